@@ -1,0 +1,50 @@
+"""Every error dllama raises on purpose.
+
+    DllamaError
+    |-- ConfigError (ValueError)        an option, argument or YAML key is wrong
+    |-- FormatError (ValueError)        a file is not what its format says
+    |-- UnsupportedError (ValueError)   valid input that dllama cannot run
+    |-- ModelError (RuntimeError)       a model cannot be loaded or evaluated
+    |   `-- ContextError                the tokens do not fit in the context
+    `-- OutputError (OSError)           a file cannot be written
+
+The command line prints any of them as one line and exits with status 1
+(ConfigError: 2). Each also inherits the nearest built-in exception.
+"""
+
+from __future__ import annotations
+
+
+class DllamaError(Exception):
+    """Base of all errors that dllama raises on purpose."""
+
+
+class ConfigError(DllamaError, ValueError):
+    """An option, argument or configuration key is wrong; the message names it."""
+
+
+class FormatError(DllamaError, ValueError):
+    """A file breaks its format; the message names file, field, found, expected."""
+
+    def __init__(self, path: object, field: str, found: object, expected: object) -> None:
+        super().__init__(f"{path}: {field} is {found}, expected {expected}")
+        self.path = str(path)
+        self.field = field
+        self.found = found
+        self.expected = expected
+
+
+class UnsupportedError(DllamaError, ValueError):
+    """The input is valid, but asks for something dllama does not implement."""
+
+
+class ModelError(DllamaError, RuntimeError):
+    """A model cannot be loaded or evaluated."""
+
+
+class ContextError(ModelError):
+    """The tokens do not fit in the context; nothing was evaluated."""
+
+
+class OutputError(DllamaError, OSError):
+    """A file cannot be written; no file with the final name was left behind."""

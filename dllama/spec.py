@@ -1,0 +1,101 @@
+"""What a model is: its architecture and sizes, as one immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Arch(IntEnum):
+    """Architecture id, as stored in the model file."""
+
+    LLAMA = 0xABCD00
+    QWEN3 = 0xABCD01
+    QWEN3_MOE = 0xABCD02
+
+
+class FloatType(IntEnum):
+    """How numbers of a tensor are stored, as in the model file."""
+
+    F32 = 0
+    F16 = 1
+    Q40 = 2
+    Q80 = 3
+
+    @property
+    def block_size(self) -> int:
+        """Numbers in one block; rows are whole blocks."""
+        return 32 if self in (FloatType.Q40, FloatType.Q80) else 1
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return {FloatType.F32: 4, FloatType.F16: 2, FloatType.Q40: 18, FloatType.Q80: 34}[self]
+
+    def nbytes(self, count: int) -> int:
+        """Bytes of `count` numbers; `count` is a multiple of `block_size`."""
+        return count // self.block_size * self.block_bytes
+
+
+class HiddenAct(IntEnum):
+    """Activation of the feed-forward network."""
+
+    GELU = 0
+    SILU = 1
+
+
+class RopeType(IntEnum):
+    """Which pairs RoPE turns, and how its frequencies are scaled."""
+
+    LLAMA = 0
+    FALCON = 1
+    LLAMA31 = 2
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1 frequency scaling (Llama 3 paper and its reference code)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_seq_len: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Architecture and sizes of a model; lengths count elements, not bytes.
+
+    dim: width of the residual stream. hidden_dim: width of the feed-forward
+    network (moe_hidden_dim: of one expert). Query heads share KV heads in
+    contiguous groups of n_heads / n_kv_heads.
+    """
+
+    arch: Arch
+    dim: int
+    hidden_dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    seq_len: int
+    weight_type: FloatType
+    hidden_act: HiddenAct = HiddenAct.SILU
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_type: RopeType = RopeType.LLAMA
+    rope_scaling: RopeScaling | None = None
+    n_experts: int = 0
+    n_active_experts: int = 0
+    moe_hidden_dim: int = 0
+
+    @property
+    def q_dim(self) -> int:
+        """Width of all query heads together."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key (or value) heads together."""
+        return self.n_kv_heads * self.head_dim
