@@ -1,4 +1,10 @@
-"""Builds the compiled core; everything declarative is in pyproject.toml."""
+"""Builds the compiled core; everything declarative is in pyproject.toml.
+
+Environment variables: DLLAMA_NO_OPENMP=1 builds without OpenMP, DLLAMA_DEBUG=1
+with bounds checks and debug symbols, DLLAMA_SANITIZE=address,undefined with the
+compiler's sanitizers. Each combination has its own folder of intermediate files,
+so that one build never reuses C code generated for another.
+"""
 
 from __future__ import annotations
 
@@ -8,60 +14,89 @@ import tempfile
 from pathlib import Path
 
 import numpy
+from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("dllama/_kernels")
 PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+DEBUG = os.environ.get("DLLAMA_DEBUG") == "1"
+OPENMP = os.environ.get("DLLAMA_NO_OPENMP") != "1"
+SANITIZE = os.environ.get("DLLAMA_SANITIZE", "")
 
 
 def openmp_flags(compiler) -> list[str]:
     """Flags that compile and link an OpenMP program here, or [] where none do."""
-    if os.environ.get("DLLAMA_NO_OPENMP") == "1":
+    if not OPENMP:
         return []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text(PROBE)
+        options = {"output_dir": folder, "extra_postargs": ["-fopenmp"]}
         try:
-            objects = compiler.compile(
-                [str(source)], output_dir=folder, extra_postargs=["-fopenmp"]
-            )
-            compiler.link_executable(
-                objects, "probe", output_dir=folder, extra_postargs=["-fopenmp"]
-            )
+            objects = compiler.compile([str(source)], **options)
+            compiler.link_executable(objects, "probe", **options)
         except Exception as error:  # distutils raises several unrelated classes
             print(f"dllama: no OpenMP ({error}): kernels run on one thread", file=sys.stderr)
             return []
     return ["-fopenmp"]
 
 
-class BuildExt(build_ext):
-    """build_ext that adds the flags this compiler takes."""
-
-    def build_extensions(self) -> None:
-        """Add OpenMP and debug flags, then build."""
-        openmp = openmp_flags(self.compiler)
-        debug = os.environ.get("DLLAMA_DEBUG") == "1"
-        sanitize = os.environ.get("DLLAMA_SANITIZE", "")
-        extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
-        for extension in self.extensions:
-            extension.extra_compile_args += openmp + extra + (["-O1", "-g"] if debug else ["-O3"])
-            extension.extra_link_args += openmp + extra
-            extension.cython_directives = directives(debug)
-        super().build_extensions()
+def sanitizer_flags() -> list[str]:
+    """Flags of the sanitizers asked for; undefined behaviour ends the process."""
+    if not SANITIZE:
+        return []
+    return [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
-def directives(debug: bool) -> dict[str, object]:
+def directives() -> dict[str, object]:
     """Cython directives: bounds checks in the debug build only."""
     return {
         "language_level": 3,
-        "boundscheck": debug,
+        "boundscheck": DEBUG,
         "wraparound": False,
-        "initializedcheck": debug,
+        "initializedcheck": DEBUG,
         "cdivision": True,
         "embedsignature": True,
         "freethreading_compatible": False,
     }
+
+
+class BuildExt(build_ext):
+    """build_ext that adds the flags this compiler takes and keeps C code out of the tree."""
+
+    def finalize_options(self) -> None:
+        """Give this configuration its own intermediate folder, and compile in parallel."""
+        super().finalize_options()
+        variant = f"{'debug' if DEBUG else 'release'}-{SANITIZE.replace(',', '-') or 'plain'}"
+        variant = variant if OPENMP else variant + "-serial"
+        stamp = Path(self.build_temp, "variant")
+        if not stamp.is_file() or stamp.read_text() != variant:
+            self.force = True  # what lies in build_lib may be of another configuration
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(variant)
+        self.build_temp = str(stamp.parent / variant)
+        self.parallel = self.parallel or os.cpu_count() or 1
+
+    def build_extensions(self) -> None:
+        """Translate all .pyx, then compile them."""
+        openmp = openmp_flags(self.compiler)
+        shared = openmp + sanitizer_flags()
+        for extension in self.extensions:
+            extension.extra_compile_args += shared + (["-O1", "-g"] if DEBUG else ["-O3"])
+            extension.extra_link_args += shared
+        # Here and not while compiling: Cython is not safe in the compiling threads.
+        translated = cythonize(
+            self.extensions,
+            build_dir=self.build_temp,
+            compiler_directives=directives(),
+            force=self.force,
+            quiet=True,
+        )
+        sources = {extension.name: extension.sources for extension in translated}
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+        super().build_extensions()
 
 
 def extensions() -> list[Extension]:
