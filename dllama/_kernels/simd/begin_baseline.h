@@ -1,0 +1,2 @@
+#define DL_SUFFIX baseline
+#include "vec_baseline.h"

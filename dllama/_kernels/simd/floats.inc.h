@@ -1,0 +1,85 @@
+/* Float kernels over vectors of 16, compiled once per instruction set.
+ *
+ * n: elements of a row. A tail shorter than 16 is padded with zeros, so the
+ * order of a sum depends on n alone.
+ */
+
+DL_INLINE VT DL_FN(dl_load_n)(const float *p, int64_t n)
+{
+    float padded[16] = {0};
+    if (n >= 16) return V(load)(p);
+    memcpy(padded, p, (size_t)n * sizeof(float));
+    return V(load)(padded);
+}
+
+DL_INLINE void DL_FN(dl_store_n)(float *p, VT v, int64_t n)
+{
+    float padded[16];
+    if (n >= 16) { V(store)(p, v); return; }
+    V(store)(padded, v);
+    memcpy(p, padded, (size_t)n * sizeof(float));
+}
+
+/* e^x, relative error below 2e-7 on [-87, 88]; 0 below -87. Range reduction by
+ * ln 2 in two parts and a degree-6 Taylor polynomial (Muller, Elementary Functions, ch. 11). */
+DL_INLINE VT DL_FN(dl_exp)(VT x)
+{
+    VT lowest = V(set1)(-87.0f);
+    VT c = V(min)(V(max)(x, lowest), V(set1)(88.0f));
+    VT n = V(round)(V(mul)(c, V(set1)(1.44269504f)));
+    VT r = V(fma)(n, V(set1)(-0.693359375f), c);
+    r = V(fma)(n, V(set1)(2.12194440e-4f), r);
+    VT p = V(set1)(1.0f / 720.0f);
+    p = V(fma)(p, r, V(set1)(1.0f / 120.0f));
+    p = V(fma)(p, r, V(set1)(1.0f / 24.0f));
+    p = V(fma)(p, r, V(set1)(1.0f / 6.0f));
+    p = V(fma)(p, r, V(set1)(0.5f));
+    p = V(fma)(p, r, V(set1)(1.0f));
+    p = V(fma)(p, r, V(set1)(1.0f));
+    return V(where_gt)(x, lowest, V(scale2)(p, n));
+}
+
+/* y[n] = weight * x / sqrt(mean(x^2) + epsilon)  (Zhang and Sennrich 2019, eq. 4) */
+static void DL_FN(dl_rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y)
+{
+    VT sum = V(set1)(0.0f);
+    for (int64_t i = 0; i < n; i += 16) {
+        VT v = DL_FN(dl_load_n)(x + i, n - i);
+        sum = V(fma)(v, v, sum);
+    }
+    VT scale = V(set1)(1.0f / sqrtf(V(hsum)(sum) / (float)n + epsilon));
+    for (int64_t i = 0; i < n; i += 16) {
+        VT v = V(mul)(DL_FN(dl_load_n)(x + i, n - i), scale);
+        DL_FN(dl_store_n)(y + i, V(mul)(v, DL_FN(dl_load_n)(weight + i, n - i)), n - i);
+    }
+}
+
+/* h[n] = gate * sigmoid(gate) * up  (Shazeer 2020, SwiGLU) */
+static void DL_FN(dl_swiglu)(const float *gate, const float *up, int64_t n, float *h)
+{
+    VT one = V(set1)(1.0f), zero = V(set1)(0.0f);
+    for (int64_t i = 0; i < n; i += 16) {
+        VT g = DL_FN(dl_load_n)(gate + i, n - i);
+        VT e = DL_FN(dl_exp)(V(sub)(zero, g));
+        VT s = V(div)(g, V(add)(one, e));
+        DL_FN(dl_store_n)(h + i, V(mul)(s, DL_FN(dl_load_n)(up + i, n - i)), n - i);
+    }
+}
+
+/* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Four values go to every
+ * `step` bytes from q on; *d is d as rounded to fp16, *s is -8 times the sum of q. */
+static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t step, float *d, int32_t *s)
+{
+    VT a = V(load)(x), b = V(load)(x + 16);
+    float scale = V(hmax)(V(max)(V(abs)(a), V(abs)(b))) / 127.0f;
+    VT inverse = V(set1)(scale > 1e-30f ? 1.0f / scale : 0.0f);
+    VT top = V(set1)(127.0f), bottom = V(set1)(-127.0f);
+    int8_t values[32];
+    V(store_i8)(values, V(max)(bottom, V(min)(top, V(round)(V(mul)(a, inverse)))));
+    V(store_i8)(values + 16, V(max)(bottom, V(min)(top, V(round)(V(mul)(b, inverse)))));
+    int32_t sum = 0;
+    for (int i = 0; i < 32; i++) sum += values[i];
+    for (int j = 0; j < 8; j++) memcpy(q + j * step, values + 4 * j, 4);
+    *d = dl_half_to_float(dl_float_to_half(scale));
+    *s = -8 * sum;
+}

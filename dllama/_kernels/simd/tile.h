@@ -1,0 +1,76 @@
+/* The matmul tile: 16 rows of a packed matrix times n tokens.
+ *
+ * Packed matrix: rows in groups of 16, one group after another, `stride` bytes
+ * apart; rows beyond the last are zero. A SIMD lane is a row, so no sum ever
+ * crosses lanes and a row's order of summation is the same for every n.
+ *   Q40  K/32 blocks of 4 x 16 x 4 bytes: byte [j][r][i] of a block holds the weights
+ *        4j+i (low nibble) and 16+4j+i (high nibble) of row r; then the fp16
+ *        scales [K/32][16]
+ *   Q80  K/32 blocks of 8 x 16 x 4 int8: [j][r][i] is weight 4j+i; then the scales
+ *   F16, F32  [K][16]
+ *
+ * Quantised activations of n tokens, blocks of 32: q[K/32][8][n][4] int8,
+ * d[K/32][n] scales, s[K/32][n] = -8 * sum of the block (removes the nibbles' offset).
+ * Float activations: x[n][ldx].
+ *
+ * The K columns are cut into `lanes` (a power of two, at most 8) of equal
+ * length. out[n][16] = binary tree over the lanes of sums in column order:
+ *   acc = fma(w_scale, d * (float)integer_dot, acc)        per block
+ *   acc[k & 1] = fma(w, x, acc[k & 1]), then acc[0] + acc[1]   for floats
+ */
+#ifndef DL_TILE_H
+#define DL_TILE_H
+
+#include <math.h>
+#include "half.h"
+#include "isa.h"
+
+enum { DL_F32 = 0, DL_F16 = 1, DL_Q40 = 2, DL_Q80 = 3 };
+
+/* Most tokens a tile takes, quantised and float. */
+enum { DL_TILE_TOKENS = 8, DL_TILE_FLOATS = 4 };
+
+typedef struct {
+    const uint8_t *w;   /* one packed group */
+    const int8_t *q;
+    const float *d;
+    const int32_t *s;
+    const float *x;
+    int64_t ldx;
+    int64_t k;
+    int lanes;
+    float *out;
+} dl_tile;
+
+typedef void (*dl_tile_fn)(const dl_tile *, int n);
+
+/* Bytes of a packed group of 16 rows, padded to a cache line. */
+DL_INLINE int64_t dl_group_stride(int type, int64_t k)
+{
+    int64_t bytes = type == DL_Q40 ? k / 32 * 288 : type == DL_Q80 ? k / 32 * 544
+                  : type == DL_F16 ? k * 32 : k * 64;
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Row r (0..15) of a group from a row of the model file. */
+static void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *group)
+{
+    int64_t nb = k / 32;
+    int words = type == DL_Q40 ? 4 : 8;
+    if (type == DL_F32) {
+        for (int64_t i = 0; i < k; i++) memcpy(group + (i * 16 + r) * 4, src + i * 4, 4);
+        return;
+    }
+    if (type == DL_F16) {
+        for (int64_t i = 0; i < k; i++) memcpy(group + (i * 16 + r) * 2, src + i * 2, 2);
+        return;
+    }
+    uint8_t *scales = group + nb * words * 64;
+    for (int64_t b = 0; b < nb; b++, src += 2 + words * 4) {
+        memcpy(scales + (b * 16 + r) * 2, src, 2);
+        for (int j = 0; j < words; j++)
+            memcpy(group + ((b * words + j) * 16 + r) * 4, src + 2 + 4 * j, 4);
+    }
+}
+
+#endif

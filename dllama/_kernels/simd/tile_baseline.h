@@ -1,0 +1,53 @@
+/* Quantised tiles in portable C: what the other instruction sets must equal. */
+#ifndef DL_TILE_BASELINE_H
+#define DL_TILE_BASELINE_H
+
+DL_INLINE void dl_block_q40_baseline(const uint8_t *w, const int8_t *x, int64_t step, int32_t *dot)
+{
+    for (int j = 0; j < 4; j++)
+        for (int r = 0; r < 16; r++)
+            for (int i = 0; i < 4; i++) {
+                uint8_t pair = w[(j * 16 + r) * 4 + i];
+                dot[r] += (pair & 15) * x[j * step + i] + (pair >> 4) * x[(j + 4) * step + i];
+            }
+}
+
+DL_INLINE void dl_block_q80_baseline(const uint8_t *w, const int8_t *x, int64_t step, int32_t *dot)
+{
+    for (int j = 0; j < 8; j++)
+        for (int r = 0; r < 16; r++)
+            for (int i = 0; i < 4; i++)
+                dot[r] += (int8_t)w[(j * 16 + r) * 4 + i] * x[j * step + i];
+}
+
+DL_INLINE void dl_scale_block_baseline(const int32_t *dot, float d, const uint16_t *scales, v16_baseline *acc)
+{
+    for (int r = 0; r < 16; r++)
+        acc->f[r] = dl_fmaf((float)dot[r] * d, dl_half_to_float(scales[r]), acc->f[r]);
+}
+
+#define DL_QUANT_TILE(name, block, block_bytes, offset)                                     \
+    static void name(const dl_tile *t, int n)                                              \
+    {                                                                                      \
+        dl_lanes_baseline tree;                                                            \
+        int64_t nb = t->k / 32, per_lane = nb / t->lanes;                                  \
+        const uint16_t *scales = (const uint16_t *)(t->w + nb * (block_bytes));            \
+        for (int lane = 0; lane < t->lanes; lane++) {                                      \
+            v16_baseline acc[DL_TILE_TOKENS];                                              \
+            for (int i = 0; i < n; i++) acc[i] = v16_set1_baseline(0.0f);                  \
+            for (int64_t b = lane * per_lane; b < (lane + 1) * per_lane; b++)              \
+                for (int i = 0; i < n; i++) {                                              \
+                    int32_t dot[16];                                                       \
+                    for (int r = 0; r < 16; r++) dot[r] = (offset) ? t->s[b * n + i] : 0;  \
+                    block(t->w + b * (block_bytes), t->q + (b * 8 * n + i) * 4, n * 4, dot); \
+                    dl_scale_block_baseline(dot, t->d[b * n + i], scales + b * 16, acc + i); \
+                }                                                                          \
+            dl_lane_done_baseline(&tree, lane, acc, n);                                    \
+        }                                                                                  \
+        dl_lanes_store_baseline(&tree, t->lanes, t->out, n);                               \
+    }
+
+DL_QUANT_TILE(dl_tile_q40_baseline, dl_block_q40_baseline, 256, 1)
+DL_QUANT_TILE(dl_tile_q80_baseline, dl_block_q80_baseline, 512, 0)
+#undef DL_QUANT_TILE
+#endif

@@ -1,0 +1,40 @@
+/* Vectors of 16 floats as one 512-bit register; meanings in vec_baseline.h. */
+#ifndef DL_VEC_AVX512_H
+#define DL_VEC_AVX512_H
+#include "isa.h"
+
+typedef __m512 v16_avx512;
+
+DL_INLINE v16_avx512 v16_set1_avx512(float x) { return _mm512_set1_ps(x); }
+DL_INLINE v16_avx512 v16_load_avx512(const float *p) { return _mm512_loadu_ps(p); }
+DL_INLINE void v16_store_avx512(float *p, v16_avx512 x) { _mm512_storeu_ps(p, x); }
+DL_INLINE v16_avx512 v16_load_half_avx512(const uint16_t *p)
+{ return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+DL_INLINE v16_avx512 v16_add_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_add_ps(x, y); }
+DL_INLINE v16_avx512 v16_sub_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_sub_ps(x, y); }
+DL_INLINE v16_avx512 v16_mul_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_mul_ps(x, y); }
+DL_INLINE v16_avx512 v16_div_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_div_ps(x, y); }
+DL_INLINE v16_avx512 v16_fma_avx512(v16_avx512 x, v16_avx512 y, v16_avx512 z) { return _mm512_fmadd_ps(x, y, z); }
+DL_INLINE v16_avx512 v16_max_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_max_ps(x, y); }
+DL_INLINE v16_avx512 v16_min_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_min_ps(x, y); }
+DL_INLINE v16_avx512 v16_abs_avx512(v16_avx512 x) { return _mm512_abs_ps(x); }
+DL_INLINE v16_avx512 v16_round_avx512(v16_avx512 x) { return _mm512_roundscale_ps(x, 8); }
+DL_INLINE v16_avx512 v16_where_gt_avx512(v16_avx512 x, v16_avx512 y, v16_avx512 v)
+{ return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_GT_OQ), v); }
+DL_INLINE v16_avx512 v16_scale2_avx512(v16_avx512 x, v16_avx512 n)
+{
+    __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_mul_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(e, 23)));
+}
+DL_INLINE void v16_store_i8_avx512(int8_t *p, v16_avx512 x)
+{ _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x))); }
+DL_INLINE float v16_hmax_avx512(v16_avx512 x)
+{ return _mm512_reduce_max_ps(x); }
+DL_INLINE float v16_hsum_avx512(v16_avx512 x)
+{
+    __m256 m = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    __m128 h = _mm_add_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
+}
+#endif

@@ -1,0 +1,62 @@
+/* Vectors of 16 floats in portable C; the meaning of each operation.
+ *
+ * hsum adds lanes i and i+8, then i+4, i+2, i+1: the same tree on every ISA.
+ */
+#ifndef DL_VEC_BASELINE_H
+#define DL_VEC_BASELINE_H
+#include <math.h>
+#include "half.h"
+#include "isa.h"
+
+typedef struct { float f[16]; } v16_baseline;
+
+#define DL_EACH(expr) v16_baseline r; for (int i = 0; i < 16; i++) r.f[i] = (expr); return r
+
+DL_INLINE v16_baseline v16_set1_baseline(float x) { DL_EACH(x); }
+DL_INLINE v16_baseline v16_load_baseline(const float *p) { DL_EACH(p[i]); }
+DL_INLINE void v16_store_baseline(float *p, v16_baseline a) { memcpy(p, a.f, sizeof a.f); }
+DL_INLINE v16_baseline v16_load_half_baseline(const uint16_t *p) { DL_EACH(dl_half_to_float(p[i])); }
+DL_INLINE v16_baseline v16_add_baseline(v16_baseline a, v16_baseline b) { DL_EACH(a.f[i] + b.f[i]); }
+DL_INLINE v16_baseline v16_sub_baseline(v16_baseline a, v16_baseline b) { DL_EACH(a.f[i] - b.f[i]); }
+DL_INLINE v16_baseline v16_mul_baseline(v16_baseline a, v16_baseline b) { DL_EACH(a.f[i] * b.f[i]); }
+DL_INLINE v16_baseline v16_div_baseline(v16_baseline a, v16_baseline b) { DL_EACH(a.f[i] / b.f[i]); }
+DL_INLINE v16_baseline v16_fma_baseline(v16_baseline a, v16_baseline b, v16_baseline c)
+{ DL_EACH(dl_fmaf(a.f[i], b.f[i], c.f[i])); }
+DL_INLINE v16_baseline v16_max_baseline(v16_baseline a, v16_baseline b)
+{ DL_EACH(a.f[i] > b.f[i] ? a.f[i] : b.f[i]); }
+DL_INLINE v16_baseline v16_min_baseline(v16_baseline a, v16_baseline b)
+{ DL_EACH(a.f[i] < b.f[i] ? a.f[i] : b.f[i]); }
+DL_INLINE v16_baseline v16_abs_baseline(v16_baseline a) { DL_EACH(fabsf(a.f[i])); }
+DL_INLINE v16_baseline v16_round_baseline(v16_baseline a) { DL_EACH(rintf(a.f[i])); }
+/* v where a > b, else 0 */
+DL_INLINE v16_baseline v16_where_gt_baseline(v16_baseline a, v16_baseline b, v16_baseline v)
+{ DL_EACH(a.f[i] > b.f[i] ? v.f[i] : 0.0f); }
+/* a * 2^n for integral n in -126..127 */
+DL_INLINE v16_baseline v16_scale2_baseline(v16_baseline a, v16_baseline n)
+{
+    v16_baseline r;
+    for (int i = 0; i < 16; i++) {
+        int32_t bits = ((int32_t)n.f[i] + 127) << 23;
+        float power;
+        memcpy(&power, &bits, sizeof power);
+        r.f[i] = a.f[i] * power;
+    }
+    return r;
+}
+/* rounded lanes in -128..127 as int8 */
+DL_INLINE void v16_store_i8_baseline(int8_t *p, v16_baseline a)
+{ for (int i = 0; i < 16; i++) p[i] = (int8_t)(int32_t)a.f[i]; }
+DL_INLINE float v16_hmax_baseline(v16_baseline a)
+{
+    float m = a.f[0];
+    for (int i = 1; i < 16; i++) m = a.f[i] > m ? a.f[i] : m;
+    return m;
+}
+DL_INLINE float v16_hsum_baseline(v16_baseline a)
+{
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.f[i] += a.f[i + half];
+    return a.f[0];
+}
+#undef DL_EACH
+#endif

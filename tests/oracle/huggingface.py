@@ -1,0 +1,97 @@
+"""A reader of Hugging Face folders that owes nothing to the converter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama.spec import Arch, FloatType, ModelSpec, RopeScaling, RopeType
+
+LAYER_NAMES = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "down": "mlp.down_proj",
+    "up": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def read_folder(folder: Path) -> tuple[ModelSpec, dict[str, NDArray[np.float32]]]:
+    """Spec and float32 tensors of a folder, named as dllama names them.
+
+    q and k rows stay in Hugging Face's order: run forward with halves=True.
+    """
+    spec = read_spec(folder)
+    stored: dict[str, NDArray[np.float32]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        stored.update(read_safetensors(path))
+    tensors = {
+        "embedding": stored["model.embed_tokens.weight"],
+        "final_norm": stored["model.norm.weight"],
+        "output": stored.get("lm_head.weight", stored["model.embed_tokens.weight"]),
+    }
+    for layer in range(spec.n_layers):
+        for ours, theirs in LAYER_NAMES.items():
+            tensors[f"layers.{layer}.{ours}"] = stored[f"model.layers.{layer}.{theirs}.weight"]
+    return spec, tensors
+
+
+def read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """All tensors of a .safetensors file as float32 (F32, F16 and BF16 stored)."""
+    data = path.read_bytes()
+    header_size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + header_size])
+    header.pop("__metadata__", None)
+    body = data[8 + header_size :]
+    return {name: _tensor(body, entry) for name, entry in header.items()}
+
+
+def _tensor(body: bytes, entry: dict[str, Any]) -> NDArray[np.float32]:
+    begin, end = entry["data_offsets"]
+    raw = body[begin:end]
+    if entry["dtype"] == "BF16":
+        flat = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        flat = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[entry["dtype"]])
+    return flat.astype(np.float32).reshape(entry["shape"])
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The ModelSpec that config.json describes; weights count as float32."""
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {})}
+    scaled = rope.get("rope_type", rope.get("type")) == "llama3"
+    heads = config["num_attention_heads"]
+    return ModelSpec(
+        arch=Arch.LLAMA,
+        dim=config["hidden_size"],
+        hidden_dim=config["intermediate_size"],
+        n_layers=config["num_hidden_layers"],
+        n_heads=heads,
+        n_kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        vocab_size=config["vocab_size"],
+        seq_len=config["max_position_embeddings"],
+        weight_type=FloatType.F32,
+        norm_epsilon=config["rms_norm_eps"],
+        rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
+        rope_type=RopeType.LLAMA31 if scaled else RopeType.LLAMA,
+        rope_scaling=_scaling(rope) if scaled else None,
+    )
+
+
+def _scaling(rope: dict[str, Any]) -> RopeScaling:
+    return RopeScaling(
+        factor=rope["factor"],
+        low_freq_factor=rope["low_freq_factor"],
+        high_freq_factor=rope["high_freq_factor"],
+        original_seq_len=rope["original_max_position_embeddings"],
+    )

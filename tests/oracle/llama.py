@@ -1,0 +1,103 @@
+"""The forward pass of a dense Llama model on a whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from dllama.spec import HiddenAct, ModelSpec, RopeType
+
+from . import ops
+from .quants import Blocks
+
+Weight = NDArray[np.floating] | Blocks
+Tensors = Mapping[str, Weight]
+
+
+def forward(
+    tensors: Tensors,
+    spec: ModelSpec,
+    tokens: Sequence[int],
+    *,
+    halves: bool | None = None,
+    kv_dtype: DTypeLike = np.float32,
+    jitter: float = 0.0,
+) -> ops.Array:
+    """Logits float64 (T, vocab) after each of the tokens.
+
+    halves: RoPE turns pairs (i, i + S/2) instead of (2i, 2i+1); None: as
+    spec.rope_type says. kv_dtype: what keys and values are rounded to.
+    jitter: relative noise on every activation, to see how far the result of
+    a correct program may move (a rounding of the int8 activations may flip).
+    """
+    if halves is None:
+        halves = spec.rope_type is RopeType.FALCON
+    noise = _noise(jitter)
+    x = _dense(tensors["embedding"])[list(tokens)].astype(np.float64)
+    for layer in range(spec.n_layers):
+        weights = _layer(tensors, layer)
+        x = x + noise(_attention_block(weights, spec, x, halves, kv_dtype, noise))
+        x = x + noise(_feed_forward(weights, spec, x, noise))
+    x = noise(ops.rms_norm(x, _dense(tensors["final_norm"]), spec.norm_epsilon))
+    return ops.matmul(x, tensors["output"])
+
+
+def _attention_block(weights, spec, x, halves, kv_dtype, noise):
+    """Attention over x (T, dim), before the residual sum: (T, dim)."""
+    h = noise(ops.rms_norm(x, weights["attention_norm"], spec.norm_epsilon))
+    q, k, v = (
+        ops.matmul(h, weights[name]).reshape(len(x), -1, spec.head_dim) for name in "qkv"
+    )
+    frequencies = ops.rope_frequencies(spec.head_dim, spec.rope_theta, spec.rope_scaling)
+    positions = np.arange(len(x))
+    q = ops.rope(q, positions, frequencies, halves=halves)
+    k = ops.rope(k, positions, frequencies, halves=halves)
+    mixed = ops.attention(q, k.astype(kv_dtype), v.astype(kv_dtype))
+    return ops.matmul(noise(mixed.reshape(len(x), -1)), weights["o"])
+
+
+def _feed_forward(weights, spec, x, noise):
+    """The feed-forward network on x (T, dim), before the residual sum: (T, dim)."""
+    h = noise(ops.rms_norm(x, weights["ffn_norm"], spec.norm_epsilon))
+    gate, up = ops.matmul(h, weights["gate"]), ops.matmul(h, weights["up"])
+    activate = ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu
+    return ops.matmul(noise(activate(gate) * up), weights["down"])
+
+
+def _layer(tensors: Tensors, layer: int) -> dict[str, Weight]:
+    prefix = f"layers.{layer}."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _dense(weight: Weight) -> NDArray[np.floating]:
+    return weight.dequantise() if isinstance(weight, Blocks) else weight
+
+
+def _noise(jitter: float):
+    """A function that multiplies by 1 + jitter * a normal number, the same in every run."""
+    rng = np.random.default_rng(0)
+
+    def apply(x):
+        return x * (1 + jitter * rng.standard_normal(x.shape)) if jitter else x
+
+    return apply
+
+
+def greedy(logits_after, tokens: Sequence[int], count: int) -> tuple[list[int], list[float]]:
+    """`count` ids of greedy decoding, and for each the gap to the second best logit.
+
+    logits_after(tokens) gives the logits (T, vocab) of a sequence.
+    """
+    ids, gaps = list(tokens), []
+    for _ in range(count):
+        last = logits_after(ids)[-1]
+        order = np.argsort(-last, kind="stable")
+        ids.append(int(order[0]))
+        gaps.append(float(last[order[0]] - last[order[1]]))
+    return ids[len(tokens) :], gaps

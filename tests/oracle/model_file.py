@@ -1,0 +1,32 @@
+"""Tensors of a .m file for the oracle: quantised ones stay quantised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dllama.modelfile import ModelFile, TensorInfo
+from dllama.spec import FloatType, ModelSpec
+
+from .llama import Weight
+from .quants import unpack_q40, unpack_q80
+
+
+def read_model(path: Path) -> tuple[ModelSpec, dict[str, Weight]]:
+    """Spec and tensors of a .m file: float32, float16 or Blocks, as stored."""
+    with ModelFile.open(path) as model:
+        tensors = {
+            name: _weight(np.array(model.raw(name)), info)
+            for name, info in model.tensors.items()
+        }
+        return model.spec, tensors
+
+
+def _weight(raw: np.ndarray, info: TensorInfo) -> Weight:
+    if info.float_type is FloatType.Q40:
+        return unpack_q40(raw, info.shape[0])
+    if info.float_type is FloatType.Q80:
+        return unpack_q80(raw, info.shape[0])
+    stored = "<f2" if info.float_type is FloatType.F16 else "<f4"
+    return raw.reshape(-1).view(stored).reshape(info.shape)

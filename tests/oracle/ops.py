@@ -1,0 +1,133 @@
+"""The operations of a Llama layer in float64, on whole sequences.
+
+T: tokens, D: width, H: query heads, K: KV heads, S: size of a head, R: rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dllama.spec import RopeScaling
+
+from .quants import Blocks, quantise_q80
+
+Array = NDArray[np.float64]
+
+
+def rms_norm(x: ArrayLike, weight: ArrayLike, epsilon: float) -> Array:
+    """x / sqrt(mean(x^2) + epsilon) * weight over the last axis (Zhang, Sennrich 2019)."""
+    x = np.asarray(x, np.float64)
+    mean = np.mean(x * x, axis=-1, keepdims=True)
+    return x / np.sqrt(mean + epsilon) * np.asarray(weight, np.float64)
+
+
+def matmul(x: ArrayLike, weight: NDArray[np.floating] | Blocks) -> Array:
+    """x (T, D) times weight (R, D) transposed: (T, R).
+
+    Against quantised weights the activations are quantised to Q80 first: the
+    sum over blocks of d_w * d_x * (integer dot product).
+    """
+    if isinstance(weight, Blocks):
+        return quantised_matmul(quantise_q80(np.asarray(x)), weight)
+    return np.asarray(x, np.float64) @ weight.astype(np.float64).T
+
+
+def quantised_matmul(x: Blocks, weight: Blocks) -> Array:
+    """x (T, D) times weight (R, D) transposed, (T, R); a block's integer sum is exact in float64."""
+    out = np.zeros((x.shape[0], weight.shape[0]))
+    for block in range(weight.values.shape[1]):
+        dots = x.values[:, block].astype(np.float64) @ weight.values[:, block].astype(np.float64).T
+        scales = np.outer(
+            x.scales[:, block].astype(np.float64), weight.scales[:, block].astype(np.float64)
+        )
+        out += dots * scales
+    return out
+
+
+def rope_frequencies(
+    head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> Array:
+    """Radians per position of each of the head_dim/2 pairs: theta^(-2i/head_dim), scaled."""
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling is None:
+        return frequencies
+    return np.array([_scale_frequency(f, scaling) for f in frequencies])
+
+
+def _scale_frequency(frequency: float, scaling: RopeScaling) -> float:
+    """Llama 3.1: long waves slow down by `factor`, short ones stay, between is a blend."""
+    wavelength = 2 * math.pi / frequency
+    turns = scaling.original_seq_len / wavelength
+    if turns > scaling.high_freq_factor:
+        return frequency
+    if turns < scaling.low_freq_factor:
+        return frequency / scaling.factor
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    blend = (turns - scaling.low_freq_factor) / span
+    return (1 - blend) * frequency / scaling.factor + blend * frequency
+
+
+def rope(
+    x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, *, halves: bool
+) -> Array:
+    """Turn the pairs of each head of x (T, heads, S) by position * frequency (Su et al. 2021).
+
+    A pair is (2i, 2i+1), or with halves (i, i + S/2).
+    """
+    x = np.asarray(x, np.float64)
+    angle = np.outer(np.asarray(positions, np.float64), np.asarray(frequencies, np.float64))
+    cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    size = x.shape[-1]
+    first, second = (
+        (slice(0, size // 2), slice(size // 2, size)) if halves
+        else (slice(0, size, 2), slice(1, size, 2))
+    )  # fmt: skip
+    out = np.empty_like(x)
+    out[..., first] = x[..., first] * cos - x[..., second] * sin
+    out[..., second] = x[..., first] * sin + x[..., second] * cos
+    return out
+
+
+def softmax(scores: ArrayLike) -> Array:
+    """exp(x) / sum(exp(x)) over the last axis."""
+    scores = np.asarray(scores, np.float64)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, start: int = 0) -> Array:
+    """Causal grouped-query attention: q (T, H, S) over k, v (start + T, K, S), gives (T, H, S).
+
+    Query t stands at position start + t and sees positions 0 to start + t;
+    query head h reads KV head h / (H / K).
+    """
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    tokens, heads, size = q.shape
+    group = heads // k.shape[1]
+    out = np.empty_like(q)
+    for t in range(tokens):
+        seen = start + t + 1
+        for head in range(heads):
+            keys, values = k[:seen, head // group], v[:seen, head // group]
+            out[t, head] = softmax(keys @ q[t, head] / math.sqrt(size)) @ values
+    return out
+
+
+def silu(x: ArrayLike) -> Array:
+    """x * sigmoid(x)."""
+    x = np.asarray(x, np.float64)
+    return x / (1 + np.exp(-np.clip(x, -700, 700)))
+
+
+def gelu(x: ArrayLike) -> Array:
+    """The tanh approximation of GELU."""
+    x = np.asarray(x, np.float64)
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def swiglu(gate: ArrayLike, up: ArrayLike) -> Array:
+    """silu(gate) * up (Shazeer 2020)."""
+    return silu(gate) * np.asarray(up, np.float64)

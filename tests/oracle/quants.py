@@ -1,0 +1,108 @@
+"""Q40 and Q80 blocks: 32 numbers that share one float16 scale.
+
+B: blocks of a row, a row being a whole number of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A quantised matrix: value[r, b, i] = scales[r, b] * values[r, b, i].
+
+    scales: float16 (rows, B). values: int8 (rows, B, 32), in -8..7 for Q40 and
+    -127..127 for Q80.
+    """
+
+    scales: NDArray[np.float16]
+    values: NDArray[np.int8]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.values.shape[0], self.values.shape[1] * BLOCK
+
+    def dequantise(self) -> NDArray[np.float32]:
+        """The numbers as float32 (rows, columns); exact: 11 bits times 8 bits."""
+        product = self.scales.astype(np.float32)[:, :, None] * self.values.astype(np.float32)
+        return product.reshape(self.shape)
+
+
+def _as_blocks(x: NDArray[np.floating]) -> NDArray[np.float32]:
+    rows = np.atleast_2d(np.asarray(x, dtype=np.float32))
+    return rows.reshape(rows.shape[0], -1, BLOCK)
+
+
+def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / scale in float32, and 0 for 0."""
+    one = np.float32(1)
+    return np.divide(one, scale, out=np.zeros_like(scale), where=scale != 0)
+
+
+def quantise_q40(x: NDArray[np.floating]) -> Blocks:
+    """Q40 of x (rows, columns): d = the largest magnitude, signed, / -8; q = floor(x/d + 8.5) - 8.
+
+    The float32 scale divides; the float16 one is stored. A tie of magnitudes
+    takes the positive value, as the original converter does.
+    """
+    blocks = _as_blocks(x)
+    low, high = blocks.min(axis=2), blocks.max(axis=2)
+    scale = (np.where(-low > high, low, high) / np.float32(-8)).astype(np.float32)
+    shifted = blocks * _inverse(scale)[:, :, None] + np.float32(8.5)
+    nibbles = np.clip(shifted, 0, 15).astype(np.int8)
+    return Blocks(scale.astype(np.float16), nibbles - np.int8(8))
+
+
+def quantise_q80(x: NDArray[np.floating]) -> Blocks:
+    """Q80 of x (rows, columns): d = max|x| / 127, q = x * (1/d) rounded half to even.
+
+    The float32 scale divides; the float16 one is stored.
+    """
+    blocks = _as_blocks(x)
+    scale = (np.abs(blocks).max(axis=2) / np.float32(127)).astype(np.float32)
+    values = np.rint(blocks * _inverse(scale)[:, :, None])
+    return Blocks(scale.astype(np.float16), np.clip(values, -127, 127).astype(np.int8))
+
+
+def pack_q40(blocks: Blocks) -> NDArray[np.uint8]:
+    """File bytes (rows, B * 18): the scale, then 16 bytes of value i and value i+16."""
+    nibbles = (blocks.values + np.int8(8)).astype(np.uint8)
+    low, high = nibbles[:, :, :16], nibbles[:, :, 16:]
+    return _with_scales(blocks.scales, low | (high << 4))
+
+
+def pack_q80(blocks: Blocks) -> NDArray[np.uint8]:
+    """File bytes (rows, B * 34): the scale, then 32 int8."""
+    return _with_scales(blocks.scales, blocks.values.view(np.uint8))
+
+
+def _with_scales(
+    scales: NDArray[np.float16], payload: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    head = np.ascontiguousarray(scales.astype("<f2"))[:, :, None].view(np.uint8)
+    return np.concatenate([head, payload], axis=2).reshape(len(scales), -1)
+
+
+def unpack_q40(raw: NDArray[np.uint8], rows: int) -> Blocks:
+    """Blocks of the file bytes of a Q40 matrix with `rows` rows."""
+    data = np.asarray(raw, dtype=np.uint8).reshape(rows, -1, 2 + BLOCK // 2)
+    payload = data[:, :, 2:]
+    nibbles = np.concatenate([payload & 15, payload >> 4], axis=2).astype(np.int8)
+    return Blocks(_scales(data), nibbles - np.int8(8))
+
+
+def unpack_q80(raw: NDArray[np.uint8], rows: int) -> Blocks:
+    """Blocks of the file bytes of a Q80 matrix with `rows` rows."""
+    data = np.asarray(raw, dtype=np.uint8).reshape(rows, -1, 2 + BLOCK)
+    return Blocks(_scales(data), data[:, :, 2:].copy().view(np.int8))
+
+
+def _scales(data: NDArray[np.uint8]) -> NDArray[np.float16]:
+    return data[:, :, :2].copy().view("<f2")[:, :, 0].astype(np.float16)
