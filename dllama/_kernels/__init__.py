@@ -1,0 +1,1 @@
+"""The compiled core: kernels without Python objects, and the executor that runs them."""

@@ -1,0 +1,109 @@
+"""What this processor can do, and what dllama uses of it."""
+
+import os
+
+from dllama.errors import ConfigError
+
+
+cdef extern from "simd/cpu.h" nogil:
+    const char *dl_isa_names[]
+    int dl_isa_available(int isa)
+    int dl_isa_named(const char *name)
+    int dl_isa()
+
+cdef extern from "threads.h" nogil:
+    int dl_openmp()
+
+cdef extern from *:
+    """
+    #if DL_X86
+    #define DL_HAS(name) {name, __builtin_cpu_supports(name) != 0}
+    #else
+    #define DL_HAS(name) {name, 0}
+    #endif
+    typedef struct { const char *name; int present; } dl_feature;
+    enum { DL_FEATURES = 11 };
+    static void dl_features(dl_feature *out)
+    {
+        const dl_feature features[DL_FEATURES] = {
+            DL_HAS("sse4.1"), DL_HAS("avx"), DL_HAS("avx2"), DL_HAS("fma"), DL_HAS("f16c"),
+            DL_HAS("avx512f"), DL_HAS("avx512bw"), DL_HAS("avx512vl"), DL_HAS("avx512dq"),
+            DL_HAS("avx512vnni"), DL_HAS("avx512bf16"),
+        };
+        memcpy(out, features, sizeof features);
+    }
+    """
+    ctypedef struct dl_feature:
+        const char *name
+        int present
+    enum:
+        DL_FEATURES
+    void dl_features(dl_feature *out)
+
+
+def features():
+    """Names of the vector extensions that this processor has, oldest first."""
+    cdef dl_feature found[DL_FEATURES]
+    dl_features(found)
+    return [found[i].name.decode() for i in range(DL_FEATURES) if found[i].present]
+
+
+def available():
+    """Names of the instruction sets that kernels exist for and this machine runs, best first."""
+    return [_name(isa) for isa in range(ISA_COUNT - 1, -1, -1) if dl_isa_available(isa)]
+
+
+def isa():
+    """Name of the instruction set in use: the best, or what DLLAMA_ISA lowered it to."""
+    return _name(dl_isa())
+
+
+def openmp():
+    """Whether the kernels were built with OpenMP; without it they run on one thread."""
+    return bool(dl_openmp())
+
+
+def default_threads():
+    """Threads to use unless told otherwise: the physical cores this process may run on."""
+    if not dl_openmp():
+        return 1
+    allowed = _allowed()
+    cores = {_core(cpu) for cpu in allowed}
+    return max(1, len(cores))
+
+
+def _allowed():
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _core(int cpu):
+    """Which hyper-threads share a core, as Linux names them; the CPU itself where it does not."""
+    path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return str(cpu)
+
+
+cdef str _name(int isa):
+    return dl_isa_names[isa].decode()
+
+
+cdef extern from "simd/isa.h":
+    enum:
+        ISA_COUNT "DL_ISA_COUNT"
+
+
+def _check_environment():
+    """Refuse a DLLAMA_ISA that is unknown or that this machine lacks."""
+    wanted = os.environ.get("DLLAMA_ISA")
+    if wanted is not None and wanted not in available():
+        raise ConfigError(
+            f"DLLAMA_ISA is {wanted!r}, expected one of {', '.join(available())} on this machine"
+        )
+
+
+_check_environment()
