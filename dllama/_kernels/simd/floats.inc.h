@@ -75,11 +75,26 @@ static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t step, float 
     VT inverse = V(set1)(scale > 1e-30f ? 1.0f / scale : 0.0f);
     VT top = V(set1)(127.0f), bottom = V(set1)(-127.0f);
     int8_t values[32];
-    V(store_i8)(values, V(max)(bottom, V(min)(top, V(round)(V(mul)(a, inverse)))));
-    V(store_i8)(values + 16, V(max)(bottom, V(min)(top, V(round)(V(mul)(b, inverse)))));
+    V(store_i8)(values, V(min)(V(max)(V(round)(V(mul)(a, inverse)), bottom), top));
+    V(store_i8)(values + 16, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
     int32_t sum = 0;
     for (int i = 0; i < 32; i++) sum += values[i];
     for (int j = 0; j < 8; j++) memcpy(q + j * step, values + 4 * j, 4);
     *d = dl_half_to_float(dl_float_to_half(scale));
     *s = -8 * sum;
+}
+
+/* nb blocks of one token into a tile of n tokens (layout in tile.h); q, d and s point at the
+ * token's place in the tile's first block. */
+static void DL_FN(dl_quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s)
+{
+    for (int64_t b = 0; b < nb; b++)
+        DL_FN(dl_quantise32)(x + 32 * b, q + 32 * n * b, 4 * n, d + n * b, s + n * b);
+}
+
+/* y[n] = e^x */
+static void DL_FN(dl_exp_row)(const float *x, int64_t n, float *y)
+{
+    for (int64_t i = 0; i < n; i += 16)
+        DL_FN(dl_store_n)(y + i, DL_FN(dl_exp)(DL_FN(dl_load_n)(x + i, n - i)), n - i);
 }

@@ -1,0 +1,123 @@
+"""Row-wise float kernels: RMSNorm, SwiGLU, exp, and the rows that feed a matmul.
+
+T: tokens, D or K: width of a row. All results are the same bits on every
+instruction set and for every thread count.
+"""
+
+from cython.parallel cimport prange
+from libc.string cimport memcpy
+
+import numpy as np
+
+
+cdef class Rows:
+    """Room for `tokens` rows of `k` columns: Q80 blocks if `quantised`, else float32.
+
+    Quantised rows are whole blocks: k is a multiple of 32, else ValueError.
+    """
+
+    def __cinit__(self, int64_t tokens, int64_t k, bint quantised):
+        cdef int64_t blocks = tokens * (k // 32)
+        self.tokens = tokens
+        self.view.k = k
+        if not quantised:
+            self.memory = Memory(tokens * k * 4)
+            self.view.x = self.memory.floats()
+            return
+        if k % 32:
+            raise ValueError(f"k is {k}, expected a multiple of 32")
+        self.memory = Memory(blocks * (32 + 4 + 4))
+        self.view.d = self.memory.floats()
+        self.view.s = <int32_t *> (self.view.d + blocks)
+        self.view.q = <int8_t *> (self.view.s + blocks)
+
+    @property
+    def nbytes(self):
+        """Bytes allocated."""
+        return self.memory.nbytes
+
+
+cdef void put_blocks(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
+                     int64_t first, int64_t blocks, const float *x) noexcept nogil:
+    cdef int n = dl_tile_width(T, t)
+    cdef int64_t nb = rows.k // 32, tile = t - t % DL_TILE, i = t % DL_TILE
+    cdef int64_t count = min(32 * blocks, rows.k - 32 * first)
+    if rows.x != NULL:
+        memcpy(rows.x + t * rows.k + 32 * first, x, count * sizeof(float))
+        return
+    f.quantise_row(
+        x, blocks, n,
+        rows.q + tile * rows.k + 32 * n * first + 4 * i,
+        rows.d + tile * nb + n * first + i,
+        rows.s + tile * nb + n * first + i,
+    )
+
+
+cdef void put_row(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
+                  const float *x) noexcept nogil:
+    put_blocks(f, rows, T, t, 0, (rows.k + 31) // 32, x)
+
+
+def rmsnorm(const float[:, ::1] x, const float[::1] weight, float epsilon, int threads=1):
+    """x / sqrt(mean(x^2) + epsilon) * weight: float32 (T, D) from x (T, D), weight (D,).
+
+    Zhang and Sennrich 2019, equation 4. ValueError if the widths differ.
+    """
+    cdef int64_t t, T = x.shape[0], D = x.shape[1]
+    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    _same("weight", weight.shape[0], D)
+    out = np.empty((T, D), np.float32)
+    cdef float[:, ::1] y = out
+    if D:
+        for t in prange(T, nogil=True, num_threads=threads):
+            f.rmsnorm(&x[t, 0], &weight[0], epsilon, D, &y[t, 0])
+    return out
+
+
+def swiglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
+    """gate * sigmoid(gate) * up: float32 (T, D) from two of (T, D) (Shazeer 2020)."""
+    cdef int64_t t, T = gate.shape[0], D = gate.shape[1]
+    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    _same("rows of up", up.shape[0], T)
+    _same("columns of up", up.shape[1], D)
+    out = np.empty((T, D), np.float32)
+    cdef float[:, ::1] h = out
+    if D:
+        for t in prange(T, nogil=True, num_threads=threads):
+            f.swiglu(&gate[t, 0], &up[t, 0], D, &h[t, 0])
+    return out
+
+
+def exp(const float[::1] x):
+    """e^x: float32 (n,), relative error below 2e-7 on [-87, 88], 0 below, e^88 above."""
+    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    out = np.empty(x.shape[0], np.float32)
+    cdef float[::1] y = out
+    if x.shape[0]:
+        f.exp_row(&x[0], x.shape[0], &y[0])
+    return out
+
+
+def quantise(const float[:, ::1] x):
+    """Q80 of x (T, K) as the matmul quantises its input: int8 (T, K), float32 scales (T, K/32).
+
+    d = max|x| / 127 of a block, rounded to float16; q = x / d rounded half to even.
+    """
+    cdef int64_t t, b, T = x.shape[0], K = x.shape[1]
+    cdef int32_t s
+    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    if K % 32:
+        raise ValueError(f"K is {K}, expected a multiple of 32")
+    values = np.empty((T, K), np.int8)
+    scales = np.empty((T, K // 32), np.float32)
+    cdef signed char[:, ::1] q = values
+    cdef float[:, ::1] d = scales
+    for t in range(T):
+        for b in range(K // 32):
+            f.quantise_row(&x[t, 32 * b], 1, 1, <int8_t *> &q[t, 32 * b], &d[t, b], &s)
+    return values, scales
+
+
+cdef _same(str what, int64_t found, int64_t expected):
+    if found != expected:
+        raise ValueError(f"{what}: {found}, expected {expected}")
