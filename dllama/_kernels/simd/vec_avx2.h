@@ -62,5 +62,10 @@ DL_INLINE float v16_hsum_avx2(v16_avx2 x)
     h = _mm_add_ps(h, _mm_movehl_ps(h, h));
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
+DL_INLINE void v16_store_half_avx2(uint16_t *p, v16_avx2 x)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, 0));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, 0));
+}
 #undef DL_PAIR
 #endif

@@ -10,6 +10,8 @@ DL_INLINE v16_avx512 v16_load_avx512(const float *p) { return _mm512_loadu_ps(p)
 DL_INLINE void v16_store_avx512(float *p, v16_avx512 x) { _mm512_storeu_ps(p, x); }
 DL_INLINE v16_avx512 v16_load_half_avx512(const uint16_t *p)
 { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+DL_INLINE void v16_store_half_avx512(uint16_t *p, v16_avx512 x)
+{ _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, 0)); }
 DL_INLINE v16_avx512 v16_add_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_add_ps(x, y); }
 DL_INLINE v16_avx512 v16_sub_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_sub_ps(x, y); }
 DL_INLINE v16_avx512 v16_mul_avx512(v16_avx512 x, v16_avx512 y) { return _mm512_mul_ps(x, y); }

@@ -58,5 +58,7 @@ DL_INLINE float v16_hsum_baseline(v16_baseline a)
         for (int i = 0; i < half; i++) a.f[i] += a.f[i + half];
     return a.f[0];
 }
+DL_INLINE void v16_store_half_baseline(uint16_t *p, v16_baseline a)
+{ for (int i = 0; i < 16; i++) p[i] = dl_float_to_half(a.f[i]); }
 #undef DL_EACH
 #endif

@@ -1,0 +1,252 @@
+"""Causal grouped-query attention over a KV cache of float16 or float32.
+
+T: tokens, H: query heads, K: KV heads, group = H / K query heads read one KV head.
+A token at position p sees positions 0 to p. Scores and sums are float32; the cache is
+read in chunks whose partial softmaxes merge in order (simd/attention.h), so the result
+does not depend on the batch or the threads.
+"""
+
+from cython.parallel cimport prange
+from libc.math cimport sqrt
+from libc.string cimport memcpy
+
+import numpy as np
+
+from dllama._kernels.elementwise cimport dl_isa
+
+
+# Query rows that one item of a long batch takes.
+cdef enum:
+    ITEM_ROWS = 32
+
+
+cdef class KVCache:
+    """Keys and values of `positions` positions for every layer; half: float16, else float32."""
+
+    def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t positions,
+                  bint half):
+        if not 1 <= head_dim <= DL_HEAD_MAX:
+            raise ValueError(f"head_dim is {head_dim}, expected 1 to {DL_HEAD_MAX}")
+        self.layers, self.kv_heads, self.head_dim = layers, kv_heads, head_dim
+        self.positions, self.half = (positions + 15) // 16 * 16, half
+        self.padded = (head_dim + 15) // 16 * 16
+        self.width = 2 if half else 4
+        self.memory = Memory(
+            layers * kv_heads * self.positions * (self.head_dim + self.padded) * self.width
+        )
+
+    @property
+    def nbytes(self):
+        """Bytes reserved; pages are taken as positions fill."""
+        return self.memory.nbytes
+
+    cdef char *keys(self, int64_t layer, int64_t kv_head) noexcept nogil:
+        cdef int64_t head = layer * self.kv_heads + kv_head
+        return self.memory.data + head * self.positions * self.head_dim * self.width
+
+    cdef char *values(self, int64_t layer, int64_t kv_head) noexcept nogil:
+        cdef int64_t head = layer * self.kv_heads + kv_head
+        return self.keys(self.layers, 0) + head * self.positions * self.padded * self.width
+
+    cdef void put(self, const dl_attention *f, int64_t layer, int64_t kv_head, int64_t position,
+                  const float *key, const float *value) noexcept nogil:
+        cdef char *keys = self.keys(layer, kv_head)
+        cdef char *values = self.values(layer, kv_head)
+        cdef int64_t i = position // 16 * 16 * self.head_dim + position % 16
+        cdef int64_t d, size = self.head_dim
+        cdef float row[DL_HEAD_MAX]
+        cdef uint16_t halves[DL_HEAD_MAX]
+        if not self.half:
+            for d in range(size):
+                (<float *> keys)[i + 16 * d] = key[d]
+            memcpy(values + position * self.padded * 4, value, size * 4)
+            return
+        memcpy(row, key, size * sizeof(float))
+        for d in range(size, self.padded):
+            row[d] = 0
+        f.to_half(row, <int> self.padded, halves)
+        for d in range(size):
+            (<uint16_t *> keys)[i + 16 * d] = halves[d]
+        memcpy(row, value, size * sizeof(float))
+        f.to_half(row, <int> self.padded, <uint16_t *> values + position * self.padded)
+
+
+cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group) noexcept:
+    cdef Attention a
+    a.floats = dl_attention_of(dl_isa())
+    a.keys, a.values = cache.keys(layer, 0), cache.values(layer, 0)
+    a.keys_step = cache.positions * cache.head_dim * cache.width
+    a.values_step = cache.positions * cache.padded * cache.width
+    a.width, a.half = cache.width, cache.half
+    a.kv_heads, a.group = cache.kv_heads, group
+    a.size, a.padded = cache.head_dim, cache.padded
+    a.chunks = _chunks(cache.positions)
+    a.q, a.q_ld, a.out, a.parts = NULL, 0, NULL, NULL
+    return a
+
+
+cdef inline int64_t _chunks(int64_t positions) noexcept nogil:
+    return (positions + DL_CHUNK - 1) // DL_CHUNK
+
+
+cdef int64_t attention_parts(KVCache cache, int64_t heads) noexcept:
+    return SPLIT_TOKENS * heads * _chunks(cache.positions)
+
+
+cdef inline int64_t _tiles(int64_t rows) noexcept nogil:
+    return (rows + DL_ATTEND_ROWS - 1) // DL_ATTEND_ROWS
+
+
+cdef inline bint _split(int64_t T, int64_t position) noexcept nogil:
+    """Whether chunks are items of their own: few rows, and more than one chunk to read."""
+    return T <= SPLIT_TOKENS and position + T > DL_CHUNK
+
+
+cdef inline int64_t _item_rows(const Attention *a) noexcept nogil:
+    """Rows of an item of a long batch: whole tokens of one group."""
+    return max(1, ITEM_ROWS // a.group) * a.group
+
+
+cdef int64_t attend_items(const Attention *a, int64_t T, int64_t position) noexcept nogil:
+    cdef int64_t rows = T * a.group, step = _item_rows(a)
+    if _split(T, position):
+        return a.kv_heads * _chunks(position + T)
+    return a.kv_heads * ((rows + step - 1) // step)
+
+
+cdef void attend_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil:
+    cdef int64_t kv_head = i % a.kv_heads, unit = i // a.kv_heads
+    cdef int64_t rows = T * a.group, step = _item_rows(a), row, end, tile
+    if _split(T, position):
+        for tile in range(_tiles(rows)):
+            row = tile * DL_ATTEND_ROWS
+            _attend_split(a, kv_head, unit, position, row, min(DL_ATTEND_ROWS, rows - row))
+        return
+    unit = (rows + step - 1) // step - 1 - unit  # the longest rows first
+    end = min(rows, (unit + 1) * step)
+    for tile in range(_tiles(end - unit * step)):
+        row = unit * step + tile * DL_ATTEND_ROWS
+        _attend_rows(a, kv_head, position, row, min(DL_ATTEND_ROWS, end - row))
+
+
+cdef inline void _gather(const Attention *a, int64_t kv_head, int64_t row, int64_t n,
+                         float *q) noexcept nogil:
+    """Scaled query rows [n][size]; row = token * group + head within the group."""
+    cdef float scale = <float> (1.0 / sqrt(<double> a.size))
+    cdef int64_t r, d
+    cdef const float *src
+    for r in range(n):
+        src = a.q + (row + r) // a.group * a.q_ld
+        src += (kv_head * a.group + (row + r) % a.group) * a.size
+        for d in range(a.size):
+            q[r * a.size + d] = src[d] * scale
+
+
+cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_head, int64_t chunk,
+                               int64_t position, int64_t row, int64_t n) noexcept nogil:
+    """The job's rows against one chunk; the result is in job.part."""
+    cdef int64_t first = chunk * DL_CHUNK, r
+    cdef int64_t seen
+    job.count = 0
+    for r in range(n):
+        seen = position + (row + r) // a.group + 1 - first
+        job.limit[r] = <int> max(0, min(DL_CHUNK, seen))
+        job.count = max(job.count, job.limit[r])
+    job.size, job.padded = <int> a.size, <int> a.padded
+    job.k = a.keys + kv_head * a.keys_step + first * a.size * a.width
+    job.v = a.values + kv_head * a.values_step + first * a.padded * a.width
+    a.floats.attend[a.half](job, <int> n)
+
+
+cdef void _attend_rows(const Attention *a, int64_t kv_head, int64_t position, int64_t row,
+                       int64_t n) noexcept nogil:
+    """All chunks of n rows, merged as they come."""
+    cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
+    cdef float scores[DL_ATTEND_ROWS * DL_CHUNK]
+    cdef dl_part total[DL_ATTEND_ROWS]
+    cdef dl_part part[DL_ATTEND_ROWS]
+    cdef dl_attend job
+    cdef int64_t chunk, r
+    _gather(a, kv_head, row, n, q)
+    job.q, job.scores = q, scores
+    for chunk in range(_chunks(position + (row + n - 1) // a.group + 1)):
+        job.part = &total[0] if chunk == 0 else &part[0]
+        _attend_chunk(a, &job, kv_head, chunk, position, row, n)
+        for r in range(n):
+            if chunk and job.limit[r]:
+                a.floats.merge(&total[r], &part[r], <int> a.padded)
+    for r in range(n):
+        a.floats.finish(&total[r], <int> a.size, _out(a, kv_head, row + r))
+
+
+cdef inline float *_out(const Attention *a, int64_t kv_head, int64_t row) noexcept nogil:
+    """Where the result of a row of a KV head goes."""
+    cdef int64_t heads = a.kv_heads * a.group
+    return a.out + (row // a.group * heads + kv_head * a.group + row % a.group) * a.size
+
+
+cdef void _attend_split(const Attention *a, int64_t kv_head, int64_t chunk, int64_t position,
+                        int64_t row, int64_t n) noexcept nogil:
+    """One chunk of n rows, kept for merge_item."""
+    cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
+    cdef float scores[DL_ATTEND_ROWS * DL_CHUNK]
+    cdef dl_part part[DL_ATTEND_ROWS]
+    cdef dl_attend job
+    cdef int64_t r
+    _gather(a, kv_head, row, n, q)
+    job.q, job.scores, job.part = q, scores, part
+    _attend_chunk(a, &job, kv_head, chunk, position, row, n)
+    for r in range(n):
+        if job.limit[r]:
+            memcpy(_part(a, kv_head, row + r, chunk), &part[r], _part_bytes(a))
+
+
+cdef inline int64_t _part_bytes(const Attention *a) noexcept nogil:
+    return (2 + a.padded) * sizeof(float)
+
+
+cdef inline dl_part *_part(const Attention *a, int64_t kv_head, int64_t row,
+                           int64_t chunk) noexcept nogil:
+    """The partial result of a row and chunk."""
+    cdef int64_t rows = SPLIT_TOKENS * a.group
+    return a.parts + (kv_head * rows + row) * a.chunks + chunk
+
+
+cdef int64_t merge_items(const Attention *a, int64_t T, int64_t position) noexcept nogil:
+    return a.kv_heads * a.group * T if _split(T, position) else 0
+
+
+cdef void merge_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil:
+    cdef int64_t kv_head = i % a.kv_heads, row = i // a.kv_heads, chunk
+    cdef dl_part *total = _part(a, kv_head, row, 0)
+    for chunk in range(1, _chunks(position + row // a.group + 1)):
+        a.floats.merge(total, _part(a, kv_head, row, chunk), <int> a.padded)
+    a.floats.finish(total, <int> a.size, _out(a, kv_head, row))
+
+
+def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
+              int64_t position=0, bint half=False, int threads=1):
+    """softmax(q k^T / sqrt(S)) v, causal: float32 (T, H, S) from q (T, H, S), k and v (P, K, S).
+
+    Token t stands at position + t; P = position + T. half: keys and values pass through
+    float16. ValueError where shapes do not fit.
+    """
+    cdef int64_t T = q.shape[0], H = q.shape[1], S = q.shape[2], P = k.shape[0], K = k.shape[1], i
+    if P != position + T or v.shape[0] != P or k.shape[2] != S or v.shape[2] != S \
+            or v.shape[1] != K or K == 0 or H % K:
+        raise ValueError("shapes of q, k and v do not fit")
+    out = np.empty((T, H, S), np.float32)
+    if T == 0:
+        return out
+    cdef KVCache cache = KVCache(1, K, S, P, half)
+    cdef float[:, :, ::1] y = out
+    cdef Attention a = attention_job(cache, 0, H // K)
+    cdef Memory parts = Memory(attention_parts(cache, H) * sizeof(dl_part))
+    a.q, a.q_ld, a.out, a.parts = &q[0, 0, 0], H * S, &y[0, 0, 0], <dl_part *> parts.data
+    for i in prange(P * K, nogil=True, num_threads=threads):
+        cache.put(a.floats, 0, i % K, i // K, &k[i // K, i % K, 0], &v[i // K, i % K, 0])
+    for i in prange(attend_items(&a, T, position), nogil=True, num_threads=threads):
+        attend_item(&a, T, position, i)
+    for i in prange(merge_items(&a, T, position), nogil=True, num_threads=threads):
+        merge_item(&a, T, position, i)
+    return out

@@ -1,0 +1,14 @@
+# RoPE: the cache of cosines and sines, and the rotation of one head.
+
+from libc.stdint cimport int64_t
+
+from dllama._kernels.memory cimport Memory
+
+
+cdef class RopeCache:
+    cdef Memory memory
+    cdef readonly int64_t positions, pairs
+    cdef const float *at(self, int64_t position) noexcept nogil     # [pairs][2]: cos, sin
+
+# Turn the pairs of x[2 * pairs] in place; halves: pair i is (i, i + pairs), else (2i, 2i + 1).
+cdef void rope_head(float *x, const float *turns, int64_t pairs, bint halves) noexcept nogil

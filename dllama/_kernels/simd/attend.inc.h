@@ -1,0 +1,110 @@
+/* Attention of up to DL_ATTEND_ROWS query rows to one chunk of the KV cache; compiled once
+ * per instruction set. Layouts and meanings in attention.h.
+ */
+
+/* scores[r][p] = q[r] . k[p]; positions from a row's limit on are -infinity. */
+#define DL_SCORES(suffix, ctype, load)                                                       \
+    DL_INLINE void DL_FN(dl_scores_##suffix)(const dl_attend *a, const int n)                \
+    {                                                                                        \
+        const ctype *k = a->k;                                                               \
+        for (int p = 0; p < a->count; p += 16) {                                             \
+            VT acc[DL_ATTEND_ROWS];                                                          \
+            for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
+            for (int d = 0; d < a->size; d++, k += 16) {                                     \
+                VT keys = V(load)(k);                                                        \
+                for (int r = 0; r < n; r++)                                                  \
+                    acc[r] = V(fma)(keys, V(set1)(a->q[r * a->size + d]), acc[r]);           \
+            }                                                                                \
+            for (int r = 0; r < n; r++) V(store)(a->scores + r * DL_CHUNK + p, acc[r]);      \
+        }                                                                                    \
+    }
+
+/* o[r] = sum over positions of scores[r][p] * v[p] */
+#define DL_MIX(suffix, ctype, load)                                                          \
+    DL_INLINE void DL_FN(dl_mix_##suffix)(const dl_attend *a, const int n)                   \
+    {                                                                                        \
+        for (int d = 0; d < a->padded; d += 16) {                                            \
+            const ctype *v = (const ctype *)a->v + d;                                        \
+            VT acc[DL_ATTEND_ROWS];                                                          \
+            for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
+            for (int p = 0; p < a->count; p++, v += a->padded) {                             \
+                VT values = V(load)(v);                                                      \
+                for (int r = 0; r < n; r++)                                                  \
+                    acc[r] = V(fma)(values, V(set1)(a->scores[r * DL_CHUNK + p]), acc[r]);   \
+            }                                                                                \
+            for (int r = 0; r < n; r++) V(store)(a->part[r].o + d, acc[r]);                  \
+        }                                                                                    \
+    }
+
+/* Turns the scores of a row into exp(score - maximum), zeros from `limit` on. */
+DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_part *part)
+{
+    VT top = V(set1)(-INFINITY), sum = V(set1)(0.0f);
+    for (int p = limit; p < (count + 15) / 16 * 16; p++) scores[p] = -INFINITY;
+    for (int p = 0; p < count; p += 16) top = V(max)(top, V(load)(scores + p));
+    part->m = V(hmax)(top);
+    VT shift = V(set1)(limit ? part->m : 0.0f);
+    for (int p = 0; p < count; p += 16) {
+        VT e = DL_FN(dl_exp)(V(sub)(V(load)(scores + p), shift));
+        sum = V(add)(sum, e);
+        V(store)(scores + p, e);
+    }
+    part->l = V(hsum)(sum);
+}
+
+#define DL_ATTEND(suffix)                                                                    \
+    DL_INLINE void DL_FN(dl_attend_n_##suffix)(const dl_attend *a, const int n)              \
+    {                                                                                        \
+        DL_FN(dl_scores_##suffix)(a, n);                                                     \
+        for (int r = 0; r < n; r++)                                                          \
+            DL_FN(dl_softmax_part)(a->scores + r * DL_CHUNK, a->limit[r], a->count, a->part + r); \
+        DL_FN(dl_mix_##suffix)(a, n);                                                        \
+    }                                                                                        \
+    static void DL_FN(dl_attend_##suffix)(const dl_attend *a, int n)                         \
+    {                                                                                        \
+        switch (n) {                                                                         \
+        case 1: DL_FN(dl_attend_n_##suffix)(a, 1); break;                                    \
+        case 2: DL_FN(dl_attend_n_##suffix)(a, 2); break;                                    \
+        case 3: DL_FN(dl_attend_n_##suffix)(a, 3); break;                                    \
+        default: DL_FN(dl_attend_n_##suffix)(a, 4); break;                                   \
+        }                                                                                    \
+    }
+
+DL_SCORES(f32, float, load)
+DL_SCORES(f16, uint16_t, load_half)
+DL_MIX(f32, float, load)
+DL_MIX(f16, uint16_t, load_half)
+DL_ATTEND(f32)
+DL_ATTEND(f16)
+#undef DL_SCORES
+#undef DL_MIX
+#undef DL_ATTEND
+
+/* into = into and part together, as if one softmax had seen both; n floats of o.
+ * (Milakov and Gimelshein 2018, online softmax) */
+static void DL_FN(dl_attend_merge)(dl_part *into, const dl_part *part, int n)
+{
+    float m = into->m > part->m ? into->m : part->m;
+    VT old = DL_FN(dl_exp)(V(set1)(into->m - m)), new = DL_FN(dl_exp)(V(set1)(part->m - m));
+    float factors[2][16];
+    V(store)(factors[0], old);
+    V(store)(factors[1], new);
+    into->l = dl_fmaf(part->l, factors[1][0], into->l * factors[0][0]);
+    into->m = m;
+    for (int d = 0; d < n; d += 16)
+        V(store)(into->o + d, V(fma)(V(load)(part->o + d), new, V(mul)(V(load)(into->o + d), old)));
+}
+
+/* out[n] = o / l */
+static void DL_FN(dl_attend_finish)(const dl_part *part, int n, float *out)
+{
+    VT l = V(set1)(part->l);
+    for (int d = 0; d < n; d += 16)
+        DL_FN(dl_store_n)(out + d, V(div)(V(load)(part->o + d), l), n - d);
+}
+
+/* dst[n] = x as half precision, n a multiple of 16 */
+static void DL_FN(dl_to_half)(const float *x, int n, uint16_t *dst)
+{
+    for (int i = 0; i < n; i += 16) V(store_half)(dst + i, V(load)(x + i));
+}

@@ -1,0 +1,69 @@
+/* Attention over chunks of the KV cache, for every instruction set.
+ *
+ * A chunk is DL_CHUNK positions. Its result (maximum m, sum l of exponentials, weighted sum o of
+ * values) does not depend on what else is computed, and chunks merge from left to right: so any
+ * batch, thread count or instruction set gives the same bits.
+ *
+ * size: elements of a head. padded: size rounded up to 16.
+ */
+#ifndef DL_ATTENTION_H
+#define DL_ATTENTION_H
+
+#include "elementwise.h"
+
+enum { DL_CHUNK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 512 };
+
+typedef struct {
+    float m, l;
+    float o[DL_HEAD_MAX];
+} dl_part;
+
+typedef struct {
+    const void *k;          /* [count / 16 rounded up][size][16] */
+    const void *v;          /* [count][padded] */
+    const float *q;         /* [rows][size], scaled */
+    int size, padded;
+    int count;              /* positions of this chunk that any row sees */
+    int limit[DL_ATTEND_ROWS]; /* positions that row r sees, 0 to count */
+    float *scores;          /* [DL_ATTEND_ROWS][DL_CHUNK], scratch */
+    dl_part *part;          /* [rows], the result; a row with limit 0 gets m = -infinity */
+} dl_attend;
+
+#include "begin_baseline.h"
+#include "attend.inc.h"
+#include "end_baseline.h"
+
+#if DL_X86
+#include "begin_avx2.h"
+#include "attend.inc.h"
+#include "end.h"
+
+#include "begin_avx512.h"
+#include "attend.inc.h"
+#include "end.h"
+#endif
+
+typedef struct {
+    void (*attend[2])(const dl_attend *a, int n); /* cache of float32, of float16 */
+    void (*merge)(dl_part *into, const dl_part *part, int n);
+    void (*finish)(const dl_part *part, int n, float *out);
+    void (*to_half)(const float *x, int n, uint16_t *dst);
+} dl_attention;
+
+#define DL_ATTENTION(isa) \
+    {{dl_attend_f32_##isa, dl_attend_f16_##isa}, dl_attend_merge_##isa, dl_attend_finish_##isa, dl_to_half_##isa}
+
+/* isa must be available on this machine. */
+static inline const dl_attention *dl_attention_of(int isa)
+{
+    static const dl_attention table[DL_ISA_COUNT] = {
+        DL_ATTENTION(baseline),
+#if DL_X86
+        DL_ATTENTION(avx2),
+        DL_ATTENTION(avx512),
+#endif
+    };
+    return &table[isa];
+}
+
+#endif
