@@ -53,7 +53,7 @@ DL_INLINE int64_t dl_group_stride(int type, int64_t k)
 }
 
 /* Row r (0..15) of a group from a row of the model file. */
-static void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *group)
+static __attribute__((unused)) void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *group)
 {
     int64_t nb = k / 32;
     int words = type == DL_Q40 ? 4 : 8;

@@ -1,0 +1,342 @@
+"""Runs a Program: all tasks of a pass in one parallel region, without the GIL.
+
+T: tokens in the pass. Every task is a number of independent items, which the threads take
+from a shared counter; between tasks they meet at a barrier. Which thread computes an item
+does not change its bits.
+"""
+
+from cython.parallel cimport parallel
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+from dllama._kernels.attention cimport (
+    Attention, KVCache, attend_item, attend_items, attention_job, attention_parts, dl_part,
+    merge_item, merge_items,
+)
+from dllama._kernels.elementwise cimport (
+    Rows, dl_batch, dl_floats, dl_floats_of, dl_isa, dl_rows, put_row,
+)
+from dllama._kernels.matmul cimport (
+    ADD, GATED, STORE, Matmul, PackedMatrix, matmul_item, matmul_items, matmul_job,
+)
+from dllama._kernels.memory cimport Memory
+from dllama._kernels.rope cimport RopeCache, rope_head
+
+from dllama._kernels.ops import Form, Op, Then
+from dllama.spec import RopeType
+
+
+cdef extern from "threads.h" nogil:
+    ctypedef struct dl_barrier:
+        pass
+    ctypedef struct dl_counter:
+        int64_t next
+    int dl_thread_id()
+    int dl_team_size()
+    void dl_barrier_wait(dl_barrier *b, int team)
+    int64_t dl_counter_next(dl_counter *c)
+    int64_t dl_now()
+
+
+cdef enum:
+    EMBED = 0
+    NORM = 1
+    MATMUL = 2
+    ROPE = 3
+    ATTEND = 4
+    ENCODE = 5
+    MERGE = 6
+
+
+cdef dict STEP_OF = {
+    Op.EMBED: EMBED, Op.NORM: NORM, Op.MATMUL: MATMUL, Op.ROPE: ROPE, Op.ATTENTION: ATTEND,
+    Op.ENCODE: ENCODE,
+}
+cdef dict THEN_OF = {Then.STORE: STORE, Then.ADD: ADD, Then.GATED: GATED}
+
+
+# A task as the threads see it; which fields count depends on op.
+cdef struct Step:
+    int op
+    bint tail                       # works on the last rows only, and writes from row 0
+    int64_t width                   # of a row of src
+    const float *src                # [T][width]
+    float *dst                      # EMBED: [T][width]
+    const float *weight             # EMBED: [vocab][width], NORM: [width]
+    const dl_rows *rows             # NORM, ENCODE: the result
+    Matmul matmul
+    Attention attention
+    int64_t layer
+
+
+# What all threads share during a pass.
+cdef struct Pass:
+    dl_batch batch
+    const Step *steps
+    int64_t n_steps
+    dl_counter *counters            # [n_steps]
+    int64_t *nanoseconds            # [n_steps], summed over passes by thread 0
+    dl_barrier *barrier
+    float *scratch                  # [threads][scratch_width]
+    int64_t scratch_width
+    const dl_floats *floats
+    float epsilon
+    int64_t group, pairs, qkv_width
+    bint halves
+
+
+cdef class Executor:
+    """A dllama.program.Program, its weights, KV cache and buffers.
+
+    matrices: PackedMatrix by name; vectors: float32 arrays by name; embedding: float32
+    (vocab, dim). A pass takes up to max_batch tokens; seq_len positions fit in the cache.
+    """
+
+    cdef Pass run_
+    cdef Memory steps, counters, nanoseconds, barrier, scratch, parts
+    cdef list kept                  # Python objects whose memory the steps point to
+    cdef dict buffers               # Memory or Rows by name
+    cdef KVCache cache
+    cdef RopeCache turns
+    cdef float *logits              # [max_logits][vocab]
+    cdef readonly int64_t max_batch, max_logits, seq_len, vocab_size
+    cdef readonly int threads
+
+    def __init__(self, program, dict matrices, dict vectors, const float[:, ::1] embedding,
+                 *, int threads, int64_t max_batch, int64_t max_logits, int64_t seq_len, bint half):
+        spec = program.spec
+        self.threads, self.max_batch, self.seq_len = threads, max_batch, seq_len
+        self.max_logits, self.vocab_size = max_logits, spec.vocab_size
+        self.kept = [matrices, vectors, embedding]
+        self._allocate(program, half)
+        cdef Step *steps = <Step *> self.steps.data
+        cdef int64_t n = 0
+        for task in program.tasks:
+            n += self._add(&steps[n], task, matrices, vectors, embedding)
+        self.run_.n_steps = n
+
+    def _allocate(self, program, bint half):
+        """Buffers, KV cache and RoPE cache; sets what no task changes."""
+        spec, most = program.spec, 2 * len(program.tasks)
+        cdef int64_t width = 16
+        cdef KVCache cache = KVCache(spec.n_layers, spec.n_kv_heads, spec.head_dim, self.seq_len, half)
+        self.cache = cache
+        self.turns = RopeCache(spec.head_dim, self.seq_len, spec.rope_theta, _scaling(spec),
+                               self.threads)
+        self.buffers = {"logits": Memory(self.max_logits * spec.vocab_size * sizeof(float))}
+        for buffer in program.buffers:
+            self.buffers[buffer.name] = self._buffer(buffer, spec.weight_type.block_size > 1)
+            width = max(width, buffer.width)
+        self.logits = (<Memory> self.buffers["logits"]).floats()
+        self.parts = Memory(attention_parts(cache, spec.n_heads) * sizeof(dl_part))
+        self.steps = Memory(most * sizeof(Step))
+        self.counters = Memory(most * sizeof(dl_counter))
+        self.nanoseconds = Memory(most * sizeof(int64_t))
+        self.barrier = Memory(sizeof(dl_barrier))
+        width = (width + 15) // 16 * 16
+        self.scratch = Memory(self.threads * width * sizeof(float))
+        cdef Pass *run = &self.run_
+        run.steps = <Step *> self.steps.data
+        run.counters = <dl_counter *> self.counters.data
+        run.nanoseconds = <int64_t *> self.nanoseconds.data
+        run.barrier = <dl_barrier *> self.barrier.data
+        run.scratch, run.scratch_width = self.scratch.floats(), width
+        run.floats, run.epsilon = dl_floats_of(dl_isa()), spec.norm_epsilon
+        run.group, run.pairs = spec.n_heads // spec.n_kv_heads, spec.head_dim // 2
+        run.qkv_width = spec.q_dim + 2 * spec.kv_dim
+        run.halves = spec.rope_type is RopeType.FALCON
+
+    def _buffer(self, buffer, bint in_blocks):
+        if buffer.form == Form.INPUT:
+            return Rows(self.max_batch, buffer.width, in_blocks)
+        return Memory(self.max_batch * buffer.width * sizeof(float))
+
+    cdef int64_t _add(self, Step *step, task, dict matrices, dict vectors,
+                      const float[:, ::1] embedding) except -1:
+        """Make the steps of one task, return how many."""
+        cdef const float[::1] vector
+        memset(step, 0, sizeof(Step))
+        step.op, step.tail, step.layer = STEP_OF[task.op], task.tail, task.layer
+        if step.op == EMBED:
+            step.weight, step.width = &embedding[0, 0], embedding.shape[1]
+            step.dst = self._floats(task.dst)
+        elif step.op == NORM:
+            vector = vectors[task.weight]
+            step.weight, step.width = &vector[0], vector.shape[0]
+            step.src, step.rows = self._floats(task.src), self._rows(task.dst)
+        elif step.op == ENCODE:
+            step.src, step.rows = self._floats(task.src), self._rows(task.dst)
+            step.width = step.rows.k
+        elif step.op == MATMUL:
+            self._add_matmul(step, task, matrices[task.weight])
+        elif step.op == ROPE:
+            step.dst = self._floats(task.src)
+            step.attention = attention_job(self.cache, task.layer, self.run_.group)
+        elif step.op == ATTEND:
+            self._add_attention(step, task)
+            return 2
+        return 1
+
+    cdef int _add_matmul(self, Step *step, task, PackedMatrix matrix) except -1:
+        cdef Matmul *m = &step.matmul
+        cdef object source = self.buffers[task.src]
+        cdef const dl_rows *src
+        if isinstance(source, Rows):
+            src = self._rows(task.src)
+        else:
+            source = _float_rows(source, matrix.cols)
+            self.kept.append(source)
+            src = &(<Rows> source).view
+        m[0] = matmul_job(matrix, src, task.lanes, THEN_OF[task.then], self.threads)
+        if m.then == GATED:
+            m.gated = self._rows(task.dst)
+        else:
+            m.dst, m.ld = self._floats(task.dst), matrix.rows
+        return 0
+
+    cdef int _add_attention(self, Step *step, task) except -1:
+        cdef Attention *a = &step.attention
+        a[0] = attention_job(self.cache, task.layer, self.run_.group)
+        a.q, a.q_ld = self._floats(task.src), self.run_.qkv_width
+        a.out, a.parts = self._floats(task.dst), <dl_part *> self.parts.data
+        memcpy(step + 1, step, sizeof(Step))
+        (step + 1).op = MERGE
+        return 0
+
+    cdef float *_floats(self, str name) except NULL:
+        return (<Memory?> self.buffers[name]).floats()
+
+    cdef const dl_rows *_rows(self, str name) except NULL:
+        return &(<Rows?> self.buffers[name]).view
+
+    def run(self, const int32_t[::1] ids, int64_t position, int64_t first_logits):
+        """Evaluate T tokens at position; logits float32 (T - first_logits, vocab), a view.
+
+        The view is valid until the next call. ValueError where ids, position or the number of
+        logits are out of range; nothing is evaluated then.
+        """
+        cdef int64_t T = ids.shape[0], t, rows = T - first_logits
+        if not 1 <= T <= self.max_batch or not 0 <= position <= self.seq_len - T:
+            raise ValueError(f"{T} tokens at position {position} do not fit")
+        if not 0 <= rows <= min(T, self.max_logits):
+            raise ValueError(f"{rows} rows of logits do not fit")
+        for t in range(T):
+            if not 0 <= ids[t] < self.vocab_size:
+                raise ValueError(f"token id {ids[t]} is out of range")
+        cdef Pass *run = &self.run_
+        run.batch.tokens, run.batch.position, run.batch.ids = T, position, &ids[0]
+        run.batch.first_tail = first_logits
+        memset(run.counters, 0, run.n_steps * sizeof(dl_counter))
+        cdef RopeCache turns = self.turns
+        cdef KVCache cache = self.cache
+        with nogil, parallel(num_threads=self.threads):
+            _work(run, turns, cache)
+        if rows == 0:
+            return np.empty((0, self.vocab_size), np.float32)
+        return np.asarray(<float[:rows, :self.vocab_size]> self.logits)
+
+    def milliseconds(self):
+        """Wall-clock time of each step, summed over all passes: float64 (steps,)."""
+        cdef int64_t[::1] view = <int64_t[:self.run_.n_steps]> self.run_.nanoseconds
+        return np.asarray(view) / 1e6
+
+    def memory(self):
+        """Bytes reserved for the KV cache, and for all buffers together."""
+        others = sum(buffer.nbytes for buffer in self.buffers.values()) + self.turns.nbytes
+        own = (self.steps, self.counters, self.nanoseconds, self.barrier, self.scratch, self.parts)
+        return {"kv_cache": self.cache.nbytes, "buffers": others + sum(m.nbytes for m in own)}
+
+
+cdef object _float_rows(Memory memory, int64_t k):
+    """A float buffer as rows that a matmul reads."""
+    cdef Rows rows = Rows.__new__(Rows, 0, k, False)
+    rows.memory = memory
+    rows.view.x = memory.floats()
+    return rows
+
+
+def _scaling(spec):
+    scaling = spec.rope_scaling
+    if spec.rope_type is not RopeType.LLAMA31 or scaling is None:
+        return None
+    return (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor,
+            scaling.original_seq_len)
+
+
+cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
+    """What every thread does: all steps, a share of the items of each."""
+    cdef int thread = dl_thread_id(), team = dl_team_size()
+    cdef int64_t s, i, items, before = dl_now(), now
+    cdef float *scratch = run.scratch + thread * run.scratch_width
+    for s in range(run.n_steps):
+        items = _items(run, &run.steps[s])
+        if items == 0:
+            continue
+        i = dl_counter_next(&run.counters[s])
+        while i < items:
+            _item(run, &run.steps[s], i, scratch, turns, cache)
+            i = dl_counter_next(&run.counters[s])
+        dl_barrier_wait(run.barrier, team)
+        if thread == 0:
+            now = dl_now()
+            run.nanoseconds[s] += now - before
+            before = now
+
+
+cdef inline int64_t _tokens(const Pass *run, const Step *step) noexcept nogil:
+    return run.batch.tokens - (run.batch.first_tail if step.tail else 0)
+
+
+cdef int64_t _items(const Pass *run, const Step *step) noexcept nogil:
+    """How many items a step has in this pass."""
+    cdef int64_t T = _tokens(run, step)
+    if T == 0:
+        return 0
+    if step.op == MATMUL:
+        return matmul_items(&step.matmul)
+    if step.op == ATTEND:
+        return attend_items(&step.attention, T, run.batch.position)
+    if step.op == MERGE:
+        return merge_items(&step.attention, T, run.batch.position)
+    if step.op == ROPE:
+        return T * step.attention.kv_heads
+    return T
+
+
+cdef void _item(const Pass *run, const Step *step, int64_t i, float *scratch, RopeCache turns,
+                KVCache cache) noexcept nogil:
+    """Item i of a step."""
+    cdef int64_t T = _tokens(run, step), width = step.width
+    cdef int64_t row = i + (run.batch.first_tail if step.tail else 0)
+    if step.op == MATMUL:
+        matmul_item(&step.matmul, T, i)
+    elif step.op == ATTEND:
+        attend_item(&step.attention, T, run.batch.position, i)
+    elif step.op == MERGE:
+        merge_item(&step.attention, T, run.batch.position, i)
+    elif step.op == ROPE:
+        _rope_item(run, step, i, turns, cache)
+    elif step.op == NORM:
+        run.floats.rmsnorm(step.src + row * width, step.weight, run.epsilon, width, scratch)
+        put_row(run.floats, step.rows, T, i, scratch)
+    elif step.op == ENCODE:
+        put_row(run.floats, step.rows, T, i, step.src + row * width)
+    else:
+        memcpy(step.dst + i * width, step.weight + run.batch.ids[i] * width, width * sizeof(float))
+
+
+cdef void _rope_item(const Pass *run, const Step *step, int64_t i, RopeCache turns,
+                     KVCache cache) noexcept nogil:
+    """One KV head of one token: turn its queries and its key, store key and value."""
+    cdef int64_t kv_head = i % step.attention.kv_heads, t = i // step.attention.kv_heads
+    cdef int64_t size = 2 * run.pairs, heads = run.group * step.attention.kv_heads, h
+    cdef const float *angles = turns.at(run.batch.position + t)
+    cdef float *q = step.dst + t * run.qkv_width
+    cdef float *k = q + (heads + kv_head) * size
+    for h in range(kv_head * run.group, (kv_head + 1) * run.group):
+        rope_head(q + h * size, angles, run.pairs, run.halves)
+    rope_head(k, angles, run.pairs, run.halves)
+    cache.put(step.attention.floats, step.layer, kv_head, run.batch.position + t, k,
+              k + step.attention.kv_heads * size)
