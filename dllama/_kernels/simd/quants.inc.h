@@ -1,0 +1,122 @@
+/* Encoding and decoding of stored numbers; compiled once per instruction set. */
+
+/* n <= 32 stored numbers as floats; the rest of x is zero. */
+DL_INLINE void DL_FN(dl_widen)(const void *src, int type, int64_t n, float *x)
+{
+    if (n < 32) memset(x, 0, 32 * sizeof(float));
+    if (type == DL_SRC_F32) {
+        memcpy(x, src, (size_t)n * sizeof(float));
+    } else if (type == DL_SRC_BF16) {
+        const uint16_t *p = src;
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t bits = (uint32_t)p[i] << 16;
+            memcpy(x + i, &bits, sizeof bits);
+        }
+    } else {
+        uint16_t halves[32] = {0};
+        memcpy(halves, src, (size_t)n * sizeof(uint16_t));
+        V(store)(x, V(load_half)(halves));
+        V(store)(x + 16, V(load_half)(halves + 16));
+    }
+}
+
+/* Not 0 if any of 32 floats is infinite or not a number. */
+DL_INLINE int DL_FN(dl_not_finite)(const float *x)
+{
+    VT zero = V(set1)(0.0f);
+    VT product = V(add)(V(mul)(V(load)(x), zero), V(mul)(V(load)(x + 16), zero));
+    return V(hsum)(product) != 0.0f; /* zero, or not a number */
+}
+
+/* d = the value of largest magnitude / -8 (a tie takes the positive one), q = x / d + 8.5
+ * cut to 0..15; byte i holds q[i] and, above, q[i + 16]. */
+DL_INLINE int DL_FN(dl_encode_q40)(const float *x, uint8_t *dst)
+{
+    VT zero = V(set1)(0.0f), a = V(load)(x), b = V(load)(x + 16);
+    float high = V(hmax)(V(max)(a, b));
+    float low = -V(hmax)(V(max)(V(sub)(zero, a), V(sub)(zero, b)));
+    float d = (-low > high ? low : high) / -8.0f;
+    float inverse = d != 0.0f ? 1.0f / d : 0.0f;
+    uint8_t q[32];
+    for (int i = 0; i < 32; i++) {
+        float shifted = x[i] * inverse + 8.5f;
+        shifted = shifted > 0.0f ? shifted : 0.0f;
+        q[i] = (uint8_t)(int32_t)(shifted < 15.0f ? shifted : 15.0f);
+    }
+    uint16_t half = dl_float_to_half(d);
+    memcpy(dst, &half, 2);
+    for (int i = 0; i < 16; i++) dst[2 + i] = (uint8_t)(q[i] | q[i + 16] << 4);
+    return (half & 0x7c00) == 0x7c00;
+}
+
+/* d = max|x| / 127, q = x / d rounded half to even */
+DL_INLINE int DL_FN(dl_encode_q80)(const float *x, uint8_t *dst)
+{
+    VT a = V(load)(x), b = V(load)(x + 16);
+    float d = V(hmax)(V(max)(V(abs)(a), V(abs)(b))) / 127.0f;
+    VT inverse = V(set1)(d != 0.0f ? 1.0f / d : 0.0f);
+    VT top = V(set1)(127.0f), bottom = V(set1)(-127.0f);
+    uint16_t half = dl_float_to_half(d);
+    memcpy(dst, &half, 2);
+    V(store_i8)((int8_t *)dst + 2, V(min)(V(max)(V(round)(V(mul)(a, inverse)), bottom), top));
+    V(store_i8)((int8_t *)dst + 18, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
+    return (half & 0x7c00) == 0x7c00;
+}
+
+DL_INLINE int DL_FN(dl_encode_f16)(const float *x, int64_t n, uint8_t *dst)
+{
+    uint16_t halves[32];
+    int bad = 0;
+    V(store_half)(halves, V(load)(x));
+    V(store_half)(halves + 16, V(load)(x + 16));
+    for (int i = 0; i < 32; i++) bad |= (halves[i] & 0x7c00) == 0x7c00;
+    memcpy(dst, halves, (size_t)n * 2);
+    return bad;
+}
+
+/* n numbers from src to dst; not 0 if one is not finite, or not finite as stored. n is whole
+ * blocks for Q40 and Q80. */
+static int DL_FN(dl_encode)(const void *src, int src_type, int64_t n, int type, uint8_t *dst)
+{
+    const char *p = src;
+    int64_t width = src_type == DL_SRC_F32 ? 4 : 2;
+    int bad = 0;
+    float x[32];
+    for (int64_t i = 0; i < n; i += 32, p += 32 * width) {
+        int64_t m = n - i < 32 ? n - i : 32;
+        DL_FN(dl_widen)(p, src_type, m, x);
+        bad |= DL_FN(dl_not_finite)(x);
+        if (type == DL_F32) memcpy(dst + i * 4, x, (size_t)m * 4);
+        else if (type == DL_F16) bad |= DL_FN(dl_encode_f16)(x, m, dst + i * 2);
+        else if (type == DL_Q40) bad |= DL_FN(dl_encode_q40)(x, dst + i / 32 * 18);
+        else bad |= DL_FN(dl_encode_q80)(x, dst + i / 32 * 34);
+    }
+    return bad;
+}
+
+/* n stored numbers as floats; n is whole blocks for Q40 and Q80. */
+static void DL_FN(dl_decode)(const uint8_t *src, int type, int64_t n, float *dst)
+{
+    if (type < DL_Q40) {
+        int64_t width = type == DL_F32 ? 4 : 2;
+        for (int64_t i = 0; i < n; i += 32) {
+            int64_t m = n - i < 32 ? n - i : 32;
+            float x[32];
+            DL_FN(dl_widen)(src + i * width, type == DL_F32 ? DL_SRC_F32 : DL_SRC_F16, m, x);
+            memcpy(dst + i, x, (size_t)m * sizeof(float));
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n; i += 32, src += type == DL_Q40 ? 18 : 34, dst += 32) {
+        uint16_t half;
+        memcpy(&half, src, 2);
+        float d = dl_half_to_float(half);
+        if (type == DL_Q80)
+            for (int j = 0; j < 32; j++) dst[j] = d * (float)(int8_t)src[2 + j];
+        else
+            for (int j = 0; j < 16; j++) {
+                dst[j] = d * (float)((src[2 + j] & 15) - 8);
+                dst[j + 16] = d * (float)((src[2 + j] >> 4) - 8);
+            }
+    }
+}
