@@ -1,0 +1,302 @@
+"""The engine: a loaded model, its context, and text generation."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama import families, settings
+from dllama._kernels.executor import Executor
+from dllama.errors import ConfigError, ContextError, ModelError
+from dllama.generation import TextStream, Token
+from dllama.modelfile import ModelFile
+from dllama.sampler import Sampler, SamplerConfig
+from dllama.spec import ModelSpec
+from dllama.stats import DECODE, PREFILL, Stats, StepStats
+from dllama.tokenizer import Tokenizer
+from dllama.weights import load_weights
+
+log = logging.getLogger("dllama.engine")
+
+# The logits of one pass are at most this many numbers.
+MAX_LOGITS = 1 << 24
+
+
+class LLM:
+    """A model and a context of tokens; one thread at a time may use it.
+
+    model: a model folder or .m file (None: the demo model of the package). tokenizer: a
+    tokenizer folder or .t file (None: the one beside the model; a model without one takes
+    and gives ids). nodes: processes or machines that share the model. threads: per node
+    (None: one per core). buffer: what travels between nodes, q80, f32 or f16 (None: q80 for
+    quantised weights, else f32). max_seq_len: positions of the context (None: the model's,
+    at most 4096). kv_cache: auto, f16 or f32 (auto: f32 for f32 weights, else f16).
+    batch_size: most prompt tokens in a pass (None: 256). progress: show a bar while loading.
+
+    Raises ConfigError for an argument, FormatError or UnsupportedError for a file,
+    ModelError for a model that is missing or does not fit into memory.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        tokenizer: str | Path | None = None,
+        nodes: int = 1,
+        threads: int | None = None,
+        buffer: str | None = None,
+        max_seq_len: int | None = None,
+        kv_cache: str = "auto",
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.nodes = settings.node_count(nodes)
+        self.transport: str | None = None
+        self.threads = settings.thread_count(threads)
+        self.model_path = settings.model_file(model)
+        self.position = 0
+        self.stats = Stats()
+        self._pending: list[int] = []  # generated or given, but not yet evaluated
+        with ModelFile.open(self.model_path) as file:
+            self.spec: ModelSpec = file.spec
+            self.buffer = settings.buffer_type(buffer, self.spec)
+            self.seq_len = settings.context_length(max_seq_len, self.spec)
+            half = settings.half_cache(kv_cache, self.spec)
+            batch = min(settings.batch_tokens(batch_size), self.seq_len)
+            self.tokenizer = _open_tokenizer(self.model_path, tokenizer, self.spec)
+            self._executor: Executor | None = self._load(file, half, batch, progress)
+
+    def _load(self, file: ModelFile, half: bool, batch: int, progress: bool) -> Executor:
+        """Build the program, repack the weights, allocate cache and buffers."""
+        program = families.of_arch(self.spec.arch).build(self.spec)
+        try:
+            weights = load_weights(file, program, self.threads, progress)
+            self._weight_bytes = weights.nbytes
+            return Executor(
+                program,
+                weights.matrices,
+                weights.vectors,
+                weights.embedding,
+                threads=self.threads,
+                max_batch=batch,
+                max_logits=max(1, min(batch, MAX_LOGITS // self.spec.vocab_size)),
+                seq_len=self.seq_len,
+                half=half,
+            )
+        except MemoryError as error:
+            raise ModelError(f"{self.model_path}: {error}") from error
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing, all other use is a ModelError."""
+        self._executor = None
+
+    def reset(self) -> None:
+        """Forget the context and the statistics."""
+        self.position = 0
+        self._pending = []
+        self.stats.clear()
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of this node: weights, kv_cache (reserved, filled as the context grows), buffers."""
+        return {"weights": self._weight_bytes, **self._open().memory()}
+
+    def eval(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits float32 (n, vocab_size) after each of n tokens, which extend the context.
+
+        ConfigError for an id out of range, ContextError where the tokens do not fit; the
+        context is then as it was.
+        """
+        given = self._check_ids(tokens)
+        ids = self._pending + given
+        self._require(len(ids))
+        out = np.empty((len(given), self.spec.vocab_size), np.float32)
+        step, first = self._open().max_logits, len(ids) - len(given)
+        for begin in range(0, len(ids) if given else 0, step):
+            logits = self._pass(ids[begin : begin + step], max(0, first - begin))
+            end = min(begin + step, len(ids)) - first
+            out[end - len(logits) : end] = logits
+            self._pending = self._pending[step:]
+        return out
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = None,
+        *,
+        temperature: float = 0.8,
+        top_p: float = 0.9,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Iterator[Token]:
+        """Extend the context by the prompt, then yield tokens as they are generated.
+
+        Ends after max_tokens (None: when the context is full), with an end-of-sequence id
+        unless ignore_eos, or before a stop string. temperature 0 is greedy; a seed repeats a
+        text. Arguments are checked here, not at the first token: ConfigError for a bad one,
+        ContextError where prompt and max_tokens do not fit.
+        """
+        config = SamplerConfig(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        stops = settings.stop_strings(stop)
+        if stops and self.tokenizer is None:
+            raise ConfigError(f"stop is {stop!r}, but {self.model_path} has no tokenizer")
+        ids = self._pending + self._prompt_ids(prompt)
+        limit = self._limit(len(ids), max_tokens)
+        sampler = Sampler(config, self.spec.vocab_size)
+        eos = () if ignore_eos or self.tokenizer is None else self.tokenizer.eos_ids
+        return self._generate(ids, limit, sampler, TextStream(self.tokenizer, stops), eos)
+
+    def _generate(
+        self, ids: list[int], limit: int, sampler: Sampler, stream: TextStream, eos: Sequence[int]
+    ) -> Iterator[Token]:
+        """Up to `limit` tokens that follow ids."""
+        history = list(ids)
+        self._pending = ids
+        for count in range(1, limit + 1):
+            token = self._next(sampler, history, PREFILL if count == 1 else DECODE)
+            history.append(token)
+            ended = token in eos
+            text = "" if ended else stream.push(token)
+            if ended or count == limit:
+                text += stream.flush()
+            yield Token(token, text)
+            if ended or stream.stopped:
+                return
+
+    def _next(self, sampler: Sampler, history: list[int], phase: str) -> int:
+        """Evaluate what is pending, sample the token that follows; it is pending then."""
+        step = self._open().max_batch
+        while True:
+            chunk, rest = self._pending[:step], self._pending[step:]
+            logits = self._pass(chunk, len(chunk) if rest else len(chunk) - 1, phase)
+            self._pending = rest
+            if not rest:
+                break
+        begin = time.perf_counter()
+        token = sampler.sample(logits[0], history)
+        sample_ms = (time.perf_counter() - begin) * 1e3
+        last = self.stats.steps.pop()
+        self.stats.add(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
+        self._pending = [token]
+        return token
+
+    def _pass(
+        self, ids: list[int], first_logits: int, phase: str = PREFILL
+    ) -> NDArray[np.float32]:
+        """One pass: logits float32 (n - first_logits, vocab), a view until the next pass."""
+        executor = self._open()
+        begin = time.perf_counter()
+        logits = executor.run(np.array(ids, np.int32), self.position, first_logits)
+        total_ms = (time.perf_counter() - begin) * 1e3
+        self.position += len(ids)
+        inference_ms = float(executor.milliseconds().sum())
+        self.stats.add(StepStats(phase, len(ids), total_ms, inference_ms, 0.0, 0.0, 0, 0))
+        return logits
+
+    def _open(self) -> Executor:
+        if self._executor is None:
+            raise ModelError(f"{self.model_path} is closed")
+        return self._executor
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """Ids of a prompt; at the beginning of the context the tokenizer may put a bos."""
+        if not isinstance(prompt, str):
+            ids = self._check_ids(prompt)
+        elif self.tokenizer is None:
+            raise ConfigError(f"the prompt is text, but {self.model_path} has no tokenizer")
+        else:
+            begins = self.position == 0 and not self._pending
+            ids = self.tokenizer.encode(prompt, add_bos=None if begins else False)
+            if not ids and begins and self.tokenizer.bos_id is not None:
+                ids = [self.tokenizer.bos_id]
+        if not ids and not self._pending:
+            raise ConfigError("the prompt is empty and there is no token to begin with")
+        return self._check_ids(ids)
+
+    def _check_ids(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens as integers in range."""
+        ids = [_token_id(token) for token in tokens]
+        for token in ids:
+            if not 0 <= token < self.spec.vocab_size:
+                raise ConfigError(
+                    f"token id is {token}, expected 0 to {self.spec.vocab_size - 1}"
+                )
+        return ids
+
+    def _require(self, count: int) -> None:
+        """ContextError unless `count` more tokens fit."""
+        if self.position + count > self.seq_len:
+            raise ContextError(
+                f"{count} tokens do not fit behind {self.position} in a context of "
+                f"{self.seq_len}: shorten them, reset the context, or raise max_seq_len"
+            )
+
+    def _limit(self, prompt: int, max_tokens: int | None) -> int:
+        """How many tokens to generate; the last one needs no position of its own."""
+        self._require(prompt)
+        room = self.seq_len - self.position - prompt + 1
+        if max_tokens is None:
+            return room
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0:
+            raise ConfigError(f"max_tokens is {max_tokens!r}, expected an integer of at least 0")
+        self._require(prompt + max(0, max_tokens - 1))
+        return max_tokens
+
+
+def _token_id(token: object) -> int:
+    """A Python or NumPy integer as int."""
+    if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
+        raise ConfigError(f"token id is {token!r}, expected an integer")
+    return int(token)
+
+
+def _open_tokenizer(
+    model: Path, tokenizer: str | Path | None, spec: ModelSpec
+) -> Tokenizer | None:
+    """The tokenizer asked for, or the one beside the model, if it fits the model."""
+    path = Path(tokenizer).expanduser() if tokenizer is not None else model.parent
+    if tokenizer is None and not any(
+        (path / name).is_file() for name in ("tokenizer.json", "tokenizer.t")
+    ):
+        log.warning("%s has no tokenizer beside it: it takes and gives ids only", model)
+        return None
+    opened = Tokenizer.open(path)
+    if opened.vocab_size > spec.vocab_size:
+        raise ModelError(
+            f"{path}: the tokenizer has {opened.vocab_size} tokens, more than the "
+            f"{spec.vocab_size} of {model}"
+        )
+    if opened.vocab_size < spec.vocab_size:
+        log.warning(
+            "%s: the tokenizer has %d tokens, %s has %d",
+            path, opened.vocab_size, model, spec.vocab_size,
+        )  # fmt: skip
+    return opened

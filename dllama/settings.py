@@ -1,0 +1,105 @@
+"""What the arguments of LLM mean: defaults, ranges, and one clear error each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from dllama._kernels import cpu
+from dllama.errors import ConfigError, ModelError
+from dllama.spec import FloatType, ModelSpec
+
+log = logging.getLogger("dllama.engine")
+
+DEMO = Path(__file__).parent / "demo"
+DEFAULT_SEQ_LEN = 4096
+DEFAULT_BATCH = 256
+MAX_THREADS = 1024
+BUFFERS = ("q80", "f32", "f16")
+KV_CACHES = ("auto", "f16", "f32")
+
+
+def model_file(model: str | Path | None) -> Path:
+    """The .m file of a model folder, a path to a .m file, or None for the demo model."""
+    path = DEMO if model is None else Path(model).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ModelError(f"{path}: no such model file or folder")
+    found = sorted(path.glob("*.m"))
+    if (path / "model.m") in found:
+        return path / "model.m"
+    if len(found) != 1:
+        raise ModelError(f"{path}: holds {len(found)} .m files and no model.m, expected one")
+    return found[0]
+
+
+def node_count(nodes: int) -> int:
+    """Nodes that share the model."""
+    if _integer("nodes", nodes, 1) != 1:
+        raise ConfigError(f"nodes is {nodes}: several nodes are not supported in this version")
+    return nodes
+
+
+def thread_count(threads: int | None) -> int:
+    """Threads of this node; one where the kernels were built without OpenMP."""
+    if threads is None:
+        return cpu.default_threads()
+    _integer("threads", threads, 1, MAX_THREADS)
+    if threads > 1 and not cpu.openmp():
+        log.warning("threads is %d, but the kernels were built without OpenMP: using 1", threads)
+        return 1
+    return threads
+
+
+def buffer_type(buffer: str | None, spec: ModelSpec) -> str:
+    """What travels between nodes."""
+    return one_of("buffer", buffer, BUFFERS) if buffer else "q80" if is_quantised(spec) else "f32"
+
+
+def context_length(max_seq_len: int | None, spec: ModelSpec) -> int:
+    """Positions of the context."""
+    if max_seq_len is None:
+        return min(spec.seq_len, DEFAULT_SEQ_LEN)
+    return _integer("max_seq_len", max_seq_len, 1, spec.seq_len)
+
+
+def half_cache(kv_cache: str, spec: ModelSpec) -> bool:
+    """Whether keys and values are kept as float16."""
+    one_of("kv_cache", kv_cache, KV_CACHES)
+    return kv_cache == "f16" or (kv_cache == "auto" and spec.weight_type is not FloatType.F32)
+
+
+def batch_tokens(batch_size: int | None) -> int:
+    """Most tokens of one pass."""
+    return DEFAULT_BATCH if batch_size is None else _integer("batch_size", batch_size, 1, 4096)
+
+
+def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """Stop strings as a tuple; none is empty."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if any(not isinstance(text, str) or not text for text in stops):
+        raise ConfigError(f"stop is {stop!r}, expected strings that are not empty")
+    return stops
+
+
+def is_quantised(spec: ModelSpec) -> bool:
+    """Whether the weights are blocks."""
+    return spec.weight_type.block_size > 1
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    """value, if it is one of the choices."""
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    return value
+
+
+def _integer(name: str, value: int, least: int, most: int | None = None) -> int:
+    """value, if it is an integer in the range."""
+    bounds = f"an integer of at least {least}" if most is None else f"{least} to {most}"
+    wrong_type = isinstance(value, bool) or not isinstance(value, int)
+    if wrong_type or value < least or (most is not None and value > most):
+        raise ConfigError(f"{name} is {value!r}, expected {bounds}")
+    return value

@@ -1,0 +1,64 @@
+"""Weights of a program: read from the model file, repacked for the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dllama._kernels.matmul import PackedMatrix
+from dllama.modelfile import ModelFile
+from dllama.program import Matrix, Program
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the executor computes with.
+
+    matrices: packed, by name. vectors: float32 (n,), by name. embedding: float32
+    (vocab, dim), a view of the mapped file, of which only the rows in use take memory.
+    """
+
+    matrices: dict[str, PackedMatrix]
+    vectors: dict[str, NDArray[np.float32]]
+    embedding: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of packed matrices and vectors; the embedding stays in the file."""
+        packed = sum(matrix.nbytes for matrix in self.matrices.values())
+        return packed + sum(vector.nbytes for vector in self.vectors.values())
+
+
+def load_weights(
+    model: ModelFile, program: Program, threads: int, progress: bool = False
+) -> Weights:
+    """Repack all matrices of the program; pages of the file are given back as it goes."""
+    total = sum(model.tensors[part.tensor].nbytes for m in program.matrices for part in m.parts)
+    with tqdm(
+        total=total,
+        desc="loading",
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        delay=1.0,
+        disable=None if progress else True,
+    ) as bar:
+        matrices = {m.name: _pack(model, m, threads, bar) for m in program.matrices}
+    vectors = {name: np.array(model.f32(name), np.float32) for name in program.vectors}
+    return Weights(matrices, vectors, model.f32("embedding"))
+
+
+def _pack(model: ModelFile, matrix: Matrix, threads: int, bar: tqdm) -> PackedMatrix:  # type: ignore[type-arg]
+    """One packed matrix of the tensors that make it up."""
+    packed = PackedMatrix(matrix.rows, matrix.cols, int(model.spec.weight_type))
+    for part in matrix.parts:
+        rows = model.tensors[part.tensor].shape[0]
+        packed.fill(
+            part.at, model.raw(part.tensor).reshape(rows, -1), part.block, part.step, threads
+        )
+        model.release(part.tensor)
+        bar.update(model.tensors[part.tensor].nbytes)
+    return packed
