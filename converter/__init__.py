@@ -1,0 +1,5 @@
+"""Turns Hugging Face folders into model folders for dllama."""
+
+from dllama.converter.convert import Report, convert
+
+__all__ = ["Report", "convert"]

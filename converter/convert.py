@@ -1,0 +1,203 @@
+"""Conversion of a Hugging Face folder to a model folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dllama import families
+from dllama.converter.huggingface import HuggingFaceFolder, StoredTensor
+from dllama.converter.tokenizers import convert_tokenizer
+from dllama.errors import ConfigError, FormatError, OutputError
+from dllama.families.source import Source
+from dllama.modelfile import ModelWriter, tensor_table
+from dllama.spec import FloatType, ModelSpec
+
+WEIGHTS = ("q40", "q80", "f16", "f32")
+# Numbers that are read, put in order and written at a time.
+RUN = 1 << 22
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did: the folder, bytes read and written, and what to know about it."""
+
+    output: Path
+    spec: ModelSpec
+    read_bytes: int
+    written_bytes: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    weights: str = "q40",
+    *,
+    threads: int | None = None,
+    progress: bool = True,
+) -> Report:
+    """Write the model folder `output` from the Hugging Face folder `source`.
+
+    weights: float type of the matrices. threads: None for one per CPU. The output appears
+    complete or not at all; a model folder that is there already is replaced. Raises
+    ConfigError, FormatError, UnsupportedError and ModelError for the input, OutputError where
+    the output cannot be written.
+    """
+    begin = time.perf_counter()
+    if weights not in WEIGHTS:
+        raise ConfigError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
+    folder = HuggingFaceFolder(source)
+    target = _checked_output(Path(output), folder.path)
+    model_type = folder.config.get("model_type")
+    family = families.of_model_type(str(model_type), folder.config_path)
+    spec = family.read_config(folder.config, FloatType[weights.upper()], folder.config_path)
+    tensors = [_find(folder, item, spec) for item in family.sources(spec)]
+    _check_space(target, spec)
+    with _replaced(target) as temporary:
+        warnings = convert_tokenizer(folder.path, temporary, spec.vocab_size)
+        _write_model(temporary / "model.m", spec, tensors, threads or os.cpu_count() or 1, progress)
+        written = sum(file.stat().st_size for file in temporary.iterdir())
+    read = sum(_nbytes(stored) for _, stored in tensors)
+    seconds = time.perf_counter() - begin
+    return Report(target, spec, read, written, seconds, tuple(warnings))
+
+
+def _find(
+    folder: HuggingFaceFolder, source: Source, spec: ModelSpec
+) -> tuple[Source, StoredTensor]:
+    """The stored tensor of a source; FormatError if it is not there."""
+    flag = folder.config.get("tie_word_embeddings")
+    tied = flag or (flag is None and source.tensor not in folder.tensors)
+    name = source.tied_to if source.tied_to and tied else source.tensor
+    if name not in folder.tensors:
+        raise FormatError(folder.path, name, "missing", f"the tensor of {source.name}")
+    return source, folder.tensors[name]
+
+
+def _write_model(
+    path: Path,
+    spec: ModelSpec,
+    tensors: list[tuple[Source, StoredTensor]],
+    threads: int,
+    progress: bool,
+) -> None:
+    """Write the model file, some rows at a time."""
+    with (
+        ModelWriter(path, spec, threads) as writer,
+        tqdm(
+            total=sum(_nbytes(stored) for _, stored in tensors),
+            desc="converting",
+            unit="B",
+            unit_scale=True,
+            disable=None if progress else True,
+        ) as bar,
+    ):
+        for source, stored in tensors:
+            expected = writer.tensors[source.name].shape
+            if stored.shape != expected:
+                raise FormatError(
+                    stored.file.path, f"shape of {stored.name}", stored.shape, expected
+                )
+            for rows in _runs(source, stored):
+                _write_rows(writer, source, stored, rows)
+                bar.update(rows.nbytes)
+            stored.release()
+        writer.commit()
+
+
+def _write_rows(
+    writer: ModelWriter, source: Source, stored: StoredTensor, rows: NDArray[Any]
+) -> None:
+    try:
+        writer.write_rows(source.name, rows, stored.bf16)
+    except FormatError as error:
+        raise FormatError(
+            stored.file.path, f"a number of {stored.name}", "not finite", error.expected
+        ) from error
+
+
+def _runs(source: Source, stored: StoredTensor) -> Iterator[NDArray[Any]]:
+    """The rows of a tensor in runs of whole heads, in the order of the model file."""
+    count = stored.shape[0]
+    width = int(np.prod(stored.shape[1:], dtype=np.int64))
+    unit = count // source.paired_heads if source.paired_heads else 1
+    step = max(1, RUN // max(1, unit * width)) * unit
+    for first in range(0, count, step):
+        rows = stored.rows(first, min(step, count - first))
+        yield _paired(rows, unit) if source.paired_heads else rows
+
+
+def _paired(rows: NDArray[Any], head: int) -> NDArray[Any]:
+    """Rows of heads of `head` rows, halves (i, i + head/2) put as pairs (2i, 2i + 1)."""
+    halves = rows.reshape(-1, 2, head // 2, rows.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _nbytes(stored: StoredTensor) -> int:
+    return int(np.prod(stored.shape, dtype=np.int64)) * (4 if stored.dtype == "F32" else 2)
+
+
+def _checked_output(output: Path, source: Path) -> Path:
+    """The output folder, if it may be written: absent, empty, or a model folder."""
+    if output.resolve() == source.resolve():
+        raise ConfigError(f"output {output} is the source folder")
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: is a file, expected a folder or nothing")
+    if output.is_dir() and any(output.iterdir()) and not (output / "model.m").is_file():
+        raise OutputError(f"{output}: is not empty and not a model folder, nothing was written")
+    return output
+
+
+def _check_space(target: Path, spec: ModelSpec) -> None:
+    """OutputError where the disk has less room than the model file takes."""
+    needed = sum(info.nbytes for info in tensor_table(spec, 0).values())
+    folder = target.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(f"{target}: needs {needed} bytes, the disk has {free} free")
+
+
+@contextmanager
+def _replaced(target: Path) -> Iterator[Path]:
+    """A temporary folder beside the target that takes its name if all goes well."""
+    target = target.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """Give the finished folder its name; the old one goes away only then."""
+    try:
+        if target.is_dir() and any(target.iterdir()):
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            target.rename(old / "old")
+            temporary.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write: {error.strerror}") from error
