@@ -16,7 +16,7 @@ from dllama.errors import FormatError, OutputError, UnsupportedError
 from dllama.tokenizer import open_fast
 from dllama.tokenizerfile import TokenizerData, write_tokenizer
 
-COPIED = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 
 
 def convert_tokenizer(source: Path, output: Path, vocab_size: int) -> list[str]:
@@ -35,7 +35,8 @@ def convert_tokenizer(source: Path, output: Path, vocab_size: int) -> list[str]:
             f"{path}: has {len(vocab)} tokens, more than the {vocab_size} of the model"
         )
     write_tokenizer(output / "tokenizer.t", _data(source, tokenizer, vocab, path))
-    _write(output / "tokenizer.json", tokenizer.to_str(pretty=False))
+    if path.name != "tokenizer.json":
+        _write(output / "tokenizer.json", tokenizer.to_str())
     if len(vocab) < vocab_size:
         return [f"{path}: has {len(vocab)} tokens, the model {vocab_size}"]
     return []

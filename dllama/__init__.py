@@ -1,3 +1,34 @@
-"""Run Llama-family language models on several ordinary CPU machines at once."""
+"""Run Llama-family language models on several ordinary CPU machines at once.
+
+    with dllama.LLM("model-folder") as llm:
+        for token in llm.generate("MACBETH:\\n", max_tokens=64):
+            print(token.text, end="", flush=True)
+"""
+
+from dllama.errors import (
+    ConfigError,
+    ContextError,
+    DllamaError,
+    FormatError,
+    ModelError,
+    OutputError,
+    UnsupportedError,
+)
 
 __version__ = "0.1.0"
+
+from dllama.engine import LLM
+from dllama.generation import Token
+
+__all__ = [
+    "LLM",
+    "ConfigError",
+    "ContextError",
+    "DllamaError",
+    "FormatError",
+    "ModelError",
+    "OutputError",
+    "Token",
+    "UnsupportedError",
+    "__version__",
+]

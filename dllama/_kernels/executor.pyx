@@ -77,7 +77,7 @@ cdef struct Pass:
     const Step *steps
     int64_t n_steps
     dl_counter *counters            # [n_steps]
-    int64_t *nanoseconds            # [n_steps], summed over passes by thread 0
+    int64_t *nanoseconds            # [n_steps], of this pass, by thread 0
     dl_barrier *barrier
     float *scratch                  # [threads][scratch_width]
     int64_t scratch_width
@@ -229,6 +229,7 @@ cdef class Executor:
         run.batch.tokens, run.batch.position, run.batch.ids = T, position, &ids[0]
         run.batch.first_tail = first_logits
         memset(run.counters, 0, run.n_steps * sizeof(dl_counter))
+        memset(run.nanoseconds, 0, run.n_steps * sizeof(int64_t))
         cdef RopeCache turns = self.turns
         cdef KVCache cache = self.cache
         with nogil, parallel(num_threads=self.threads):
@@ -238,9 +239,8 @@ cdef class Executor:
         return np.asarray(<float[:rows, :self.vocab_size]> self.logits)
 
     def milliseconds(self):
-        """Wall-clock time of each step, summed over all passes: float64 (steps,)."""
-        cdef int64_t[::1] view = <int64_t[:self.run_.n_steps]> self.run_.nanoseconds
-        return np.asarray(view) / 1e6
+        """Wall-clock time of each step of the last pass: float64 (steps,)."""
+        return np.asarray(<int64_t[:self.run_.n_steps]> self.run_.nanoseconds) / 1e6
 
     def memory(self):
         """Bytes reserved for the KV cache, and for all buffers together."""
@@ -281,7 +281,7 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
         dl_barrier_wait(run.barrier, team)
         if thread == 0:
             now = dl_now()
-            run.nanoseconds[s] += now - before
+            run.nanoseconds[s] = now - before
             before = now
 
 

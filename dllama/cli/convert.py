@@ -1,0 +1,50 @@
+"""`dllama convert`: make a model folder from a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dllama.cli.options import add_command
+from dllama.converter import convert
+from dllama.converter.convert import WEIGHTS
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        subparsers,
+        "convert",
+        run,
+        "Convert a Hugging Face folder to a model folder.",
+        "dllama convert Llama-3.2-1B --output llama --weights q40",
+    )
+    parser.add_argument("source", metavar="SRC", help="folder with config.json and safetensors")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default="q40", help="type of the weights (default: q40)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="default: one per CPU")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no report")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and say how much in what time."""
+    report = convert(
+        args.source,
+        args.output,
+        args.weights,
+        threads=args.threads,
+        progress=not args.quiet,
+    )
+    for warning in report.warnings:
+        print(f"dllama: warning: {warning}", file=sys.stderr)
+    if not args.quiet:
+        rate = (report.read_bytes + report.written_bytes) / report.seconds / 1e9
+        print(
+            f"{report.output}: {report.read_bytes / 1e9:.3f} GB read, "
+            f"{report.written_bytes / 1e9:.3f} GB written in {report.seconds:.1f} s "
+            f"({rate:.2f} GB/s)"
+        )
+    return 0
