@@ -9,13 +9,13 @@
         const ctype *k = a->k;                                                               \
         for (int p = 0; p < a->count; p += 16) {                                             \
             VT acc[DL_ATTEND_ROWS];                                                          \
-            for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
+            DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
             for (int d = 0; d < a->size; d++, k += 16) {                                     \
                 VT keys = V(load)(k);                                                        \
-                for (int r = 0; r < n; r++)                                                  \
+                DL_UNROLL for (int r = 0; r < n; r++)                                                  \
                     acc[r] = V(fma)(keys, V(set1)(a->q[r * a->size + d]), acc[r]);           \
             }                                                                                \
-            for (int r = 0; r < n; r++) V(store)(a->scores + r * DL_CHUNK + p, acc[r]);      \
+            DL_UNROLL for (int r = 0; r < n; r++) V(store)(a->scores + r * DL_CHUNK + p, acc[r]);      \
         }                                                                                    \
     }
 
@@ -26,13 +26,13 @@
         for (int d = 0; d < a->padded; d += 16) {                                            \
             const ctype *v = (const ctype *)a->v + d;                                        \
             VT acc[DL_ATTEND_ROWS];                                                          \
-            for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
+            DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
             for (int p = 0; p < a->count; p++, v += a->padded) {                             \
                 VT values = V(load)(v);                                                      \
-                for (int r = 0; r < n; r++)                                                  \
+                DL_UNROLL for (int r = 0; r < n; r++)                                                  \
                     acc[r] = V(fma)(values, V(set1)(a->scores[r * DL_CHUNK + p]), acc[r]);   \
             }                                                                                \
-            for (int r = 0; r < n; r++) V(store)(a->part[r].o + d, acc[r]);                  \
+            DL_UNROLL for (int r = 0; r < n; r++) V(store)(a->part[r].o + d, acc[r]);                  \
         }                                                                                    \
     }
 
@@ -56,7 +56,7 @@ DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_pa
     DL_INLINE void DL_FN(dl_attend_n_##suffix)(const dl_attend *a, const int n)              \
     {                                                                                        \
         DL_FN(dl_scores_##suffix)(a, n);                                                     \
-        for (int r = 0; r < n; r++)                                                          \
+        DL_UNROLL for (int r = 0; r < n; r++)                                                          \
             DL_FN(dl_softmax_part)(a->scores + r * DL_CHUNK, a->limit[r], a->count, a->part + r); \
         DL_FN(dl_mix_##suffix)(a, n);                                                        \
     }                                                                                        \

@@ -20,6 +20,9 @@ enum { DL_ISA_BASELINE = 0, DL_ISA_AVX2 = 1, DL_ISA_AVX512 = 2, DL_ISA_COUNT = 3
 #endif
 
 #define DL_INLINE static inline __attribute__((always_inline, unused))
+/* Before a loop over tokens, words or rows whose arrays must live in registers. */
+#define DL_UNROLL _Pragma("GCC unroll 16")
+
 #define DL_CAT2(a, b) a##_##b
 #define DL_CAT(a, b) DL_CAT2(a, b)
 #define DL_FN(name) DL_CAT(name, DL_SUFFIX)

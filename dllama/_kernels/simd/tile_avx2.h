@@ -31,24 +31,24 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
     const int32_t *s = t->s;
     for (int lane = 0; lane < t->lanes; lane++) {
         v16_avx2 acc[DL_TILE_TOKENS];
-        for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
+        DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
         for (int64_t b = 0; b < per_lane; b++) {
             v16_avx2 scale = v16_load_half_avx2(scales);
             _mm_prefetch((const char *)w + 2048, _MM_HINT_T0);
             _mm_prefetch((const char *)w + 2112, _MM_HINT_T0);
             _mm_prefetch((const char *)w + 2176, _MM_HINT_T0);
             _mm_prefetch((const char *)w + 2240, _MM_HINT_T0);
-            for (int i0 = 0; i0 < n; i0 += 4) {
+            DL_UNROLL for (int i0 = 0; i0 < n; i0 += 4) {
                 const int m = n - i0 < 4 ? n - i0 : 4;
                 __m256i a[4], c[4];
-                for (int i = 0; i < m; i++) a[i] = c[i] = _mm256_setzero_si256();
-                for (int j = 0; j < 4; j++) {
+                DL_UNROLL for (int i = 0; i < m; i++) a[i] = c[i] = _mm256_setzero_si256();
+                DL_UNROLL for (int j = 0; j < 4; j++) {
                     __m256i v0 = _mm256_loadu_si256((const __m256i *)(w + 64 * j));
                     __m256i v1 = _mm256_loadu_si256((const __m256i *)(w + 64 * j + 32));
                     __m256i lo0 = _mm256_and_si256(v0, nibble), lo1 = _mm256_and_si256(v1, nibble);
                     __m256i hi0 = _mm256_and_si256(_mm256_srli_epi16(v0, 4), nibble);
                     __m256i hi1 = _mm256_and_si256(_mm256_srli_epi16(v1, 4), nibble);
-                    for (int i = 0; i < m; i++) {
+                    DL_UNROLL for (int i = 0; i < m; i++) {
                         __m256i xl = dl_x4_avx2(x + (j * n + i0 + i) * 4);
                         __m256i xh = dl_x4_avx2(x + ((j + 4) * n + i0 + i) * 4);
                         a[i] = _mm256_add_epi16(a[i], _mm256_maddubs_epi16(lo0, xl));
@@ -57,7 +57,7 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
                         c[i] = _mm256_add_epi16(c[i], _mm256_maddubs_epi16(hi1, xh));
                     }
                 }
-                for (int i = 0; i < m; i++) {
+                DL_UNROLL for (int i = 0; i < m; i++) {
                     __m256i offset = _mm256_set1_epi32(s[i0 + i]);
                     __m256i p = _mm256_add_epi32(_mm256_madd_epi16(a[i], ones), offset);
                     __m256i r = _mm256_add_epi32(_mm256_madd_epi16(c[i], ones), offset);
@@ -88,21 +88,21 @@ DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
     const float *d = t->d;
     for (int lane = 0; lane < t->lanes; lane++) {
         v16_avx2 acc[DL_TILE_TOKENS];
-        for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
+        DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
         for (int64_t b = 0; b < per_lane; b++) {
             v16_avx2 scale = v16_load_half_avx2(scales);
             __m256i p[DL_TILE_TOKENS], r[DL_TILE_TOKENS];
-            for (int i = 0; i < n; i++) p[i] = r[i] = _mm256_setzero_si256();
-            for (int j = 0; j < 8; j++) {
+            DL_UNROLL for (int i = 0; i < n; i++) p[i] = r[i] = _mm256_setzero_si256();
+            DL_UNROLL for (int j = 0; j < 8; j++) {
                 __m256i v0 = _mm256_loadu_si256((const __m256i *)(w + 64 * j));
                 __m256i v1 = _mm256_loadu_si256((const __m256i *)(w + 64 * j + 32));
-                for (int i = 0; i < n; i++) {
+                DL_UNROLL for (int i = 0; i < n; i++) {
                     __m256i xj = dl_x4_avx2(x + (j * n + i) * 4);
                     p[i] = dl_dot_s8_avx2(v0, xj, p[i]);
                     r[i] = dl_dot_s8_avx2(v1, xj, r[i]);
                 }
             }
-            for (int i = 0; i < n; i++) {
+            DL_UNROLL for (int i = 0; i < n; i++) {
                 acc[i].a = dl_scaled_avx2(p[i], d[i], scale.a, acc[i].a);
                 acc[i].b = dl_scaled_avx2(r[i], d[i], scale.b, acc[i].b);
             }

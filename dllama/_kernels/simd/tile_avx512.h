@@ -19,7 +19,7 @@ DL_INLINE __m512 dl_scaled_avx512(__m512i dot, float d, __m512 scale, __m512 acc
 DL_INLINE void dl_unpack_q40_avx512(const uint8_t *w, __m512i *v)
 {
     const __m512i nibble = _mm512_set1_epi8(15);
-    for (int j = 0; j < 4; j++) {
+    DL_UNROLL for (int j = 0; j < 4; j++) {
         __m512i pairs = _mm512_loadu_si512(w + 64 * j);
         v[j] = _mm512_and_si512(pairs, nibble);
         v[4 + j] = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), nibble);
@@ -29,7 +29,7 @@ DL_INLINE void dl_unpack_q40_avx512(const uint8_t *w, __m512i *v)
 /* Flips the sign bit: w + 128 is unsigned, s << 4 = -128 * sum takes it back. */
 DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
 {
-    for (int j = 0; j < 8; j++)
+    DL_UNROLL for (int j = 0; j < 8; j++)
         v[j] = _mm512_xor_si512(_mm512_loadu_si512(w + 64 * j), _mm512_set1_epi8(-128));
 }
 
@@ -45,16 +45,16 @@ DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
         const int32_t *s = t->s;                                                        \
         for (int lane = 0; lane < t->lanes; lane++) {                                   \
             __m512 acc[DL_TILE_TOKENS];                                                 \
-            for (int i = 0; i < n; i++) acc[i] = _mm512_setzero_ps();                   \
+            DL_UNROLL for (int i = 0; i < n; i++) acc[i] = _mm512_setzero_ps();                   \
             for (int64_t b = 0; b < per_lane; b++) {                                    \
                 __m512i v[8];                                                           \
                 unpack(w, v);                                                           \
                 for (int p = 0; p < (block_bytes); p += 64)                             \
                     _mm_prefetch((const char *)w + 3072 + p, _MM_HINT_T0);              \
                 __m512 scale = v16_load_half_avx512(scales);                            \
-                for (int i = 0; i < n; i++) {                                           \
+                DL_UNROLL for (int i = 0; i < n; i++) {                                           \
                     __m512i dot = _mm512_set1_epi32(s[i] * (1 << (shift)));             \
-                    for (int j = 0; j < 8; j++)                                         \
+                    DL_UNROLL for (int j = 0; j < 8; j++)                                         \
                         dot = _mm512_dpbusd_epi32(dot, v[j], dl_x4_avx512(x + (j * n + i) * 4)); \
                     acc[i] = dl_scaled_avx512(dot, d[i], scale, acc[i]);                \
                 }                                                                       \

@@ -8,23 +8,23 @@
         const ctype *w = (const ctype *)t->w;                                         \
         for (int lane = 0; lane < t->lanes; lane++) {                                 \
             VT even[DL_TILE_FLOATS], odd[DL_TILE_FLOATS];                             \
-            for (int i = 0; i < n; i++) even[i] = odd[i] = V(set1)(0.0f);             \
+            DL_UNROLL for (int i = 0; i < n; i++) even[i] = odd[i] = V(set1)(0.0f);             \
             const float *x = t->x + lane * width;                                     \
             int64_t k = 0;                                                            \
             for (; k + 2 <= width; k += 2, w += 32) {                                 \
                 VT w0 = V(load)(w), w1 = V(load)(w + 16);                             \
-                for (int i = 0; i < n; i++) {                                         \
+                DL_UNROLL for (int i = 0; i < n; i++) {                                         \
                     even[i] = V(fma)(w0, V(set1)(x[i * t->ldx + k]), even[i]);        \
                     odd[i] = V(fma)(w1, V(set1)(x[i * t->ldx + k + 1]), odd[i]);      \
                 }                                                                     \
             }                                                                         \
             if (k < width) {                                                          \
                 VT w0 = V(load)(w);                                                   \
-                for (int i = 0; i < n; i++)                                           \
+                DL_UNROLL for (int i = 0; i < n; i++)                                           \
                     even[i] = V(fma)(w0, V(set1)(x[i * t->ldx + k]), even[i]);        \
                 w += 16;                                                              \
             }                                                                         \
-            for (int i = 0; i < n; i++) even[i] = V(add)(even[i], odd[i]);            \
+            DL_UNROLL for (int i = 0; i < n; i++) even[i] = V(add)(even[i], odd[i]);            \
             DL_FN(dl_lane_done)(&tree, lane, even, n);                                \
         }                                                                             \
         DL_FN(dl_lanes_store)(&tree, t->lanes, t->out, n);                            \

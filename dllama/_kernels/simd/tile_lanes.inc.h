@@ -7,15 +7,15 @@ DL_INLINE void DL_FN(dl_lane_done)(DL_FN(dl_lanes) *tree, int lane, VT *acc, int
 {
     int level = 0;
     for (; lane >> level & 1; level++)
-        for (int t = 0; t < n; t++) acc[t] = V(add)(tree->sum[level][t], acc[t]);
-    for (int t = 0; t < n; t++) tree->sum[level][t] = acc[t];
+        DL_UNROLL for (int t = 0; t < n; t++) acc[t] = V(add)(tree->sum[level][t], acc[t]);
+    DL_UNROLL for (int t = 0; t < n; t++) tree->sum[level][t] = acc[t];
 }
 
 DL_INLINE void DL_FN(dl_lanes_store)(DL_FN(dl_lanes) *tree, int lanes, float *out, int n)
 {
     int level = 0;
     while (lanes >> level > 1) level++;
-    for (int t = 0; t < n; t++) V(store)(out + 16 * t, tree->sum[level][t]);
+    DL_UNROLL for (int t = 0; t < n; t++) V(store)(out + 16 * t, tree->sum[level][t]);
 }
 
 #define DL_SPECIALISE(name)                                          \
