@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dllama.converter.huggingface import HuggingFaceFolder, StoredTensor
+from dllama.converter.tokenizers import convert_tokenizer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dllama import families
-from dllama.converter.huggingface import HuggingFaceFolder, StoredTensor
-from dllama.converter.tokenizers import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError
 from dllama.families.source import Source
 from dllama.modelfile import ModelWriter, tensor_table

@@ -80,14 +80,22 @@ class SafetensorsFile:
     def _tensor(self, name: str, entry: Any) -> StoredTensor:
         """One entry of the header, checked against the size of the file."""
         try:
-            dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            dtype, shape, (begin, end) = (
+                entry["dtype"],
+                tuple(entry["shape"]),
+                entry["data_offsets"],
+            )
             count = int(np.prod(shape, dtype=object))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(self.path, name, repr(entry), "dtype, shape and offsets") from error
         if dtype not in DTYPES:
             raise UnsupportedError(f"{self.path}: {name} is {dtype}, only {', '.join(DTYPES)} work")
         start = 8 + self.header_size
-        if begin < 0 or end - begin != count * DTYPES[dtype].itemsize or start + end > len(self.data):
+        if (
+            begin < 0
+            or end - begin != count * DTYPES[dtype].itemsize
+            or start + end > len(self.data)
+        ):
             found = f"bytes {begin} to {end} of {len(self.data) - start}"
             raise FormatError(self.path, name, found, f"{count} numbers of {dtype} in the file")
         return StoredTensor(self, name, dtype, shape, start + begin)

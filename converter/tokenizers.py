@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer as HfTokenizer
-
 from dllama.converter.huggingface import read_json
 from dllama.converter.sentencepiece import read_sentencepiece
+from tokenizers import Tokenizer as HfTokenizer
+
 from dllama.errors import FormatError, OutputError, UnsupportedError
 from dllama.tokenizer import open_fast
 from dllama.tokenizerfile import TokenizerData, write_tokenizer
 
-COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 
 def convert_tokenizer(source: Path, output: Path, vocab_size: int) -> list[str]:

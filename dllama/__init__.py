@@ -1,8 +1,8 @@
 """Run Llama-family language models on several ordinary CPU machines at once.
 
-    with dllama.LLM("model-folder") as llm:
-        for token in llm.generate("MACBETH:\\n", max_tokens=64):
-            print(token.text, end="", flush=True)
+with dllama.LLM("model-folder") as llm:
+    for token in llm.generate("MACBETH:\\n", max_tokens=64):
+        print(token.text, end="", flush=True)
 """
 
 from dllama.errors import (

@@ -64,7 +64,7 @@ class ScoredBpe:
         """Merge neighbours, best score first, leftmost first among equals."""
         left = list(range(-1, len(ids) - 1))
         right = [*range(1, len(ids)), -1]
-        alive: list[int | None] = list(ids)
+        alive = list(ids)  # -1 where a token was merged into its left neighbour
         heap: list[tuple[float, int, int, int, int]] = []
 
         def propose(at: int) -> None:
@@ -72,7 +72,6 @@ class ScoredBpe:
             if at < 0 or after < 0:
                 return
             first, second = alive[at], alive[after]
-            assert first is not None and second is not None
             merged = self._ids.get(self._vocab[first] + self._vocab[second])
             if merged is not None:
                 heapq.heappush(heap, (-self._scores[merged], at, first, second, merged))
@@ -84,13 +83,13 @@ class ScoredBpe:
             after = right[at]
             if alive[at] != first or after < 0 or alive[after] != second:
                 continue  # one of the two was merged with another neighbour
-            alive[at], alive[after] = merged, None
+            alive[at], alive[after] = merged, -1
             right[at] = right[after]
             if right[at] >= 0:
                 left[right[at]] = at
             propose(left[at])
             propose(at)
-        return [token for token in alive if token is not None]
+        return [token for token in alive if token >= 0]
 
 
 def _special_ids(data: TokenizerData) -> frozenset[int]:

@@ -115,7 +115,7 @@ class LLM:
         self.stats.clear()
 
     def memory(self) -> dict[str, int]:
-        """Bytes of this node: weights, kv_cache (reserved, filled as the context grows), buffers."""
+        """Bytes of this node: weights, kv_cache (all of the context), buffers."""
         return {"weights": self._weight_bytes, **self._open().memory()}
 
     def eval(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -208,9 +208,7 @@ class LLM:
         self._pending = [token]
         return token
 
-    def _pass(
-        self, ids: list[int], first_logits: int, phase: str = PREFILL
-    ) -> NDArray[np.float32]:
+    def _pass(self, ids: list[int], first_logits: int, phase: str = PREFILL) -> NDArray[np.float32]:
         """One pass: logits float32 (n - first_logits, vocab), a view until the next pass."""
         executor = self._open()
         begin = time.perf_counter()
@@ -246,9 +244,7 @@ class LLM:
         ids = [_token_id(token) for token in tokens]
         for token in ids:
             if not 0 <= token < self.spec.vocab_size:
-                raise ConfigError(
-                    f"token id is {token}, expected 0 to {self.spec.vocab_size - 1}"
-                )
+                raise ConfigError(f"token id is {token}, expected 0 to {self.spec.vocab_size - 1}")
         return ids
 
     def _require(self, count: int) -> None:
@@ -278,9 +274,7 @@ def _token_id(token: object) -> int:
     return int(token)
 
 
-def _open_tokenizer(
-    model: Path, tokenizer: str | Path | None, spec: ModelSpec
-) -> Tokenizer | None:
+def _open_tokenizer(model: Path, tokenizer: str | Path | None, spec: ModelSpec) -> Tokenizer | None:
     """The tokenizer asked for, or the one beside the model, if it fits the model."""
     path = Path(tokenizer).expanduser() if tokenizer is not None else model.parent
     if tokenizer is None and not any(

@@ -66,9 +66,7 @@ def _tensors(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], FloatType]
     yield "output", (spec.vocab_size, spec.dim), weights
 
 
-def _feed_forward(
-    spec: ModelSpec, at: str
-) -> Iterator[tuple[str, tuple[int, ...], FloatType]]:
+def _feed_forward(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...], FloatType]]:
     """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
     if spec.n_experts == 0:
         prefixes, hidden = [at], spec.hidden_dim
@@ -82,7 +80,9 @@ def _feed_forward(
         yield prefix + "up", (hidden, spec.dim), spec.weight_type
 
 
-def encode(array: Rows, float_type: FloatType, threads: int = 1, bf16: bool = False) -> NDArray[np.uint8]:
+def encode(
+    array: Rows, float_type: FloatType, threads: int = 1, bf16: bool = False
+) -> NDArray[np.uint8]:
     """The bytes that store an array, uint8 (n,); ValueError if a number is not finite."""
     out = np.empty(quants.nbytes(int(float_type), array.size), np.uint8)
     if not quants.encode(array, out, int(float_type), threads, bf16):
@@ -231,7 +231,7 @@ class ModelWriter:
                 self.path, name, "not a finite number", f"numbers that {info.float_type.name} holds"
             ) from error
         with _output_errors(self.path):
-            self._file.write(memoryview(data))
+            self._file.write(data.data)
         if self._rows == info.shape[0]:
             self._todo.pop(0)
             self._rows = 0

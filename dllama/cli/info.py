@@ -75,9 +75,7 @@ def _tensors(file: ModelFile) -> list[tuple[str, str]]:
 
 def _memory(args: argparse.Namespace, path: Path) -> list[tuple[str, str]]:
     """The tokenizer, and what each node allocates."""
-    with LLM(
-        path, nodes=args.nodes, max_seq_len=args.max_seq_len, threads=args.threads
-    ) as llm:
+    with LLM(path, nodes=args.nodes, max_seq_len=args.max_seq_len, threads=args.threads) as llm:
         tokenizer = llm.tokenizer
         rows = [("tokenizer", f"{tokenizer.vocab_size} tokens" if tokenizer else "none")]
         rows.append(("context", f"{llm.seq_len} positions"))

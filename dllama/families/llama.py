@@ -10,10 +10,11 @@ import logging
 from collections.abc import Iterator
 
 from dllama import program
+from dllama._kernels.ops import Op
 from dllama.families import config as fields
 from dllama.families.config import Config
 from dllama.families.source import Source
-from dllama.program import Op, Program, Task
+from dllama.program import Program, Task
 from dllama.spec import Arch, FloatType, ModelSpec
 
 log = logging.getLogger("dllama.convert")

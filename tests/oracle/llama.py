@@ -47,9 +47,7 @@ def forward(
 def _attention_block(weights, spec, x, halves, kv_dtype, noise):
     """Attention over x (T, dim), before the residual sum: (T, dim)."""
     h = noise(ops.rms_norm(x, weights["attention_norm"], spec.norm_epsilon))
-    q, k, v = (
-        ops.matmul(h, weights[name]).reshape(len(x), -1, spec.head_dim) for name in "qkv"
-    )
+    q, k, v = (ops.matmul(h, weights[name]).reshape(len(x), -1, spec.head_dim) for name in "qkv")
     frequencies = ops.rope_frequencies(spec.head_dim, spec.rope_theta, spec.rope_scaling)
     positions = np.arange(len(x))
     q = ops.rope(q, positions, frequencies, halves=halves)

@@ -17,8 +17,7 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Weight]]:
     """Spec and tensors of a .m file: float32, float16 or Blocks, as stored."""
     with ModelFile.open(path) as model:
         tensors = {
-            name: _weight(np.array(model.raw(name)), info)
-            for name, info in model.tensors.items()
+            name: _weight(np.array(model.raw(name)), info) for name, info in model.tensors.items()
         }
         return model.spec, tensors
 

@@ -36,7 +36,7 @@ def matmul(x: ArrayLike, weight: NDArray[np.floating] | Blocks) -> Array:
 
 
 def quantised_matmul(x: Blocks, weight: Blocks) -> Array:
-    """x (T, D) times weight (R, D) transposed, (T, R); a block's integer sum is exact in float64."""
+    """x (T, D) times weight (R, D) transposed, (T, R); integer sums are exact."""
     out = np.zeros((x.shape[0], weight.shape[0]))
     for block in range(weight.values.shape[1]):
         dots = x.values[:, block].astype(np.float64) @ weight.values[:, block].astype(np.float64).T
@@ -47,9 +47,7 @@ def quantised_matmul(x: Blocks, weight: Blocks) -> Array:
     return out
 
 
-def rope_frequencies(
-    head_dim: int, theta: float, scaling: RopeScaling | None = None
-) -> Array:
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Array:
     """Radians per position of each of the head_dim/2 pairs: theta^(-2i/head_dim), scaled."""
     frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling is None:
@@ -70,9 +68,7 @@ def _scale_frequency(frequency: float, scaling: RopeScaling) -> float:
     return (1 - blend) * frequency / scaling.factor + blend * frequency
 
 
-def rope(
-    x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, *, halves: bool
-) -> Array:
+def rope(x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, *, halves: bool) -> Array:
     """Turn the pairs of each head of x (T, heads, S) by position * frequency (Su et al. 2021).
 
     A pair is (2i, 2i+1), or with halves (i, i + S/2).

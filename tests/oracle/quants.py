@@ -83,9 +83,7 @@ def pack_q80(blocks: Blocks) -> NDArray[np.uint8]:
     return _with_scales(blocks.scales, blocks.values.view(np.uint8))
 
 
-def _with_scales(
-    scales: NDArray[np.float16], payload: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
+def _with_scales(scales: NDArray[np.float16], payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
     head = np.ascontiguousarray(scales.astype("<f2"))[:, :, None].view(np.uint8)
     return np.concatenate([head, payload], axis=2).reshape(len(scales), -1)
 
