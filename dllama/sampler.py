@@ -1,10 +1,12 @@
 """Sampling: from logits to the next token id.
 
 The filters and their order are those of Hugging Face transformers: repetition penalty,
-temperature, top-k, top-p, min-p. What is drawn from the rest is the token with the largest
-logit / temperature + Gumbel noise, where the noise is a function of seed, step and token id:
-so the vocabulary may be cut into slices, each of which is asked for little, and the result
-is the same.
+temperature, top-k, top-p, min-p; where tokens are equally good, the lower id comes first.
+What is drawn from the rest is the token with the largest logit / temperature + Gumbel
+number, where that number is a function of seed, step and token id.
+
+The vocabulary may be cut into slices, each known to another node: `choose` asks all slices
+the same few questions, whose answers are small, and gives the same token for every split.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +23,9 @@ from numpy.typing import NDArray
 from dllama._kernels import sampling
 from dllama.errors import ConfigError, ModelError
 
-FIRST_CANDIDATES = 64
 MAX_SEED = (1 << 64) - 1
+# Beyond these, sampling is taking the best token, or any token, to more digits than matter.
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,96 @@ def _check(name: str, value: float, holds: bool, expected: str) -> None:
         raise ConfigError(f"{name} is {value!r}, expected {expected}")
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Logits float32 (n,) of the token ids from `offset` on."""
+class Draw(NamedTuple):
+    """What determines one token, besides the logits; temperature is not 0."""
 
-    logits: NDArray[np.float32]
-    offset: int = 0
+    temperature: float
+    seed: int
+    step: int
+
+
+class Masses(NamedTuple):
+    """Sums of token weights by octave (a factor of 2) of a token's weight.
+
+    sums[i] counts the tokens i octaves below `octave`, in units of 2^(octave - i - 23).
+    """
+
+    octave: int
+    sums: list[int]
+
+
+class Cut(NamedTuple):
+    """Which tokens may be chosen.
+
+    Those of higher octaves; of `octave` those that come before `token` with its `logit`; and
+    none below `least`. The default is all.
+    """
+
+    octave: int = -2 * sampling.MAX_OCTAVE
+    logit: float = -math.inf
+    token: int = -1
+    least: float = -math.inf
+
+
+class Race(NamedTuple):
+    """Winners of a race, with value -inf where none took part: above the octave of a Cut,
+    and in it."""
+
+    inside: tuple[float, int]
+    edge: tuple[float, int, float]
+
+
+class Slices(Protocol):
+    """Slices that together are the vocabulary; every answer has one entry per slice."""
+
+    def top(self) -> list[tuple[float, int]]:
+        """The largest logit and its id, the lowest of several."""
+
+    def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Ids (m,) and logits (m,) of the best `count` tokens, in order."""
+
+    def masses(self, draw: Draw) -> list[Masses]:
+        """The weights of all tokens."""
+
+    def race(self, draw: Draw, cut: Cut) -> list[Race]:
+        """The largest values."""
+
+    def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
+        """The weights of the tokens of the cut's octave that may be chosen."""
+
+
+class LocalSlices:
+    """Slices in this process: float32 logits (n,) each, in the order of the ids."""
+
+    def __init__(self, *logits: NDArray[np.float32]) -> None:
+        offsets = np.cumsum([0, *(len(part) for part in logits)]).tolist()
+        self._parts = list(zip(logits, offsets, strict=False))
+
+    def top(self) -> list[tuple[float, int]]:
+        tops = [(sampling.top(logits), offset) for logits, offset in self._parts]
+        return [(logit, index + offset) for (logit, index), offset in tops]
+
+    def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        return [sampling.candidates(logits, count, offset) for logits, offset in self._parts]
+
+    def masses(self, draw: Draw) -> list[Masses]:
+        found = [sampling.masses(logits, draw.temperature) for logits, _ in self._parts]
+        return [Masses(octave, sums.tolist()) for octave, sums in found]
+
+    def race(self, draw: Draw, cut: Cut) -> list[Race]:
+        return [
+            Race(*sampling.race(
+                logits, draw.temperature, draw.seed, draw.step, offset,
+                cut.octave, cut.least, cut.logit, cut.token,
+            ))
+            for logits, offset in self._parts
+        ]  # fmt: skip
+
+    def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
+        return [
+            sampling.mass_before(logits, draw.temperature, cut.octave, cut.logit, cut.token, offset)
+            for logits, offset in self._parts
+        ]
 
 
 class Sampler:
@@ -77,12 +165,14 @@ class Sampler:
     def sample(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:
         """The next id, from logits float32 (vocab_size,) and the ids of the context.
 
-        ModelError if a logit is not a finite number.
+        A logit of -inf is never chosen. ModelError if one is NaN or inf, or all are -inf.
         """
+        if len(logits) != self._vocab_size:
+            raise ModelError(f"there are {len(logits)} logits, expected {self._vocab_size}")
         if self._config.repetition_penalty != 1.0 and history:
             logits = penalised(logits, history, self._config.repetition_penalty)
         try:
-            token = choose([Slice(logits)], self._config, self._seed, self._step)
+            token = choose(LocalSlices(logits), self._config, self._seed, self._step)
         except ValueError as error:
             raise ModelError(f"the model gives no usable logits: {error}") from error
         self._step += 1
@@ -100,51 +190,81 @@ def penalised(
     return out
 
 
-def choose(slices: Sequence[Slice], config: SamplerConfig, seed: int, step: int) -> int:
-    """The token that config chooses from slices which together are the vocabulary."""
-    inverse = 1.0 / config.temperature if config.temperature > 0 else 1.0
-    scans = [sampling.scan(part.logits, inverse) for part in slices]
-    if config.temperature == 0:
-        tops = [(-top, at + part.offset) for (top, at, _), part in zip(scans, slices, strict=True)]
-        return min(tops)[1]
-    if config.top_k == 0 and config.top_p == 1.0 and config.min_p == 0.0:
-        drawn = [sampling.winner(s.logits, inverse, seed, step, s.offset) for s in slices]
-        return min((-value, token) for token, value in drawn)[1]
-    best = max(top for top, _, _ in scans)
-    total = sum(mass * math.exp((top - best) * inverse) for top, _, mass in scans)
-    ids, logits = _kept(slices, config, best, total, inverse)
-    values = logits * inverse + sampling.gumbel(ids, seed, step)
-    return int(ids[np.lexsort((ids, -values))[0]])
+def choose(slices: Slices, config: SamplerConfig, seed: int, step: int) -> int:
+    """The token that config, seed and step choose; the repetition penalty is applied before.
 
-
-def _kept(
-    slices: Sequence[Slice], config: SamplerConfig, best: float, total: float, inverse: float
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Ids and logits of the tokens that pass the filters, best first.
-
-    best: the largest logit. total: sum of exp((logit - best) / temperature). Asks the slices
-    for more candidates until the filters cut within them.
+    ValueError if a logit is NaN or inf, or all are -inf.
     """
-    size = sum(len(part.logits) for part in slices)
-    count = config.top_k or FIRST_CANDIDATES
-    while True:
-        ids, logits = _best(slices, count)
-        weights = np.exp((logits - best) * inverse)
-        mass = weights.sum() if config.top_k else total
-        before = np.concatenate([[0.0], np.cumsum(weights)[:-1]]) / mass
-        keep = (before < config.top_p) & (weights >= config.min_p)
-        keep[0] = True
-        if config.top_k or not keep[-1] or len(ids) == size:
-            return ids[keep], logits[keep]
-        count *= 4
+    best, token = min(slices.top(), key=lambda top: (-top[0], top[1]))
+    if best == -math.inf:
+        raise ValueError("all logits are -inf")
+    if config.temperature < LEAST_TEMPERATURE or config.top_k == 1:
+        return token
+    draw = Draw(min(config.temperature, MOST_TEMPERATURE), seed, step)
+    least = best + draw.temperature * math.log(config.min_p) if config.min_p else -math.inf
+    if config.top_k:
+        return _from_best(slices, config, draw, least)
+    if config.top_p == 1.0:
+        return max(race.inside for race in slices.race(draw, Cut(least=least)))[1]
+    return _from_octaves(slices, config.top_p, draw, least)
 
 
-def _best(
-    slices: Sequence[Slice], count: int
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """The `count` best of all slices, from the `count` best of each."""
-    parts = [sampling.candidates(part.logits, count, part.offset) for part in slices]
+def _from_best(slices: Slices, config: SamplerConfig, draw: Draw, least: float) -> int:
+    """The token chosen of the k best, which fit into one list."""
+    parts = slices.best(config.top_k)
     ids = np.concatenate([part[0] for part in parts])
     logits = np.concatenate([part[1] for part in parts]).astype(np.float64)
-    order = np.lexsort((ids, -logits))[:count]
-    return ids[order], logits[order]
+    order = np.lexsort((ids, -logits))[: config.top_k]
+    ids, values = ids[order], logits[order] / draw.temperature
+    sums = np.cumsum(np.exp(values - values[0]))
+    before = np.concatenate([[0.0], sums[:-1]])
+    keep = (before < config.top_p * sums[-1]) & (logits[order] >= least)
+    keep[0] = True
+    values = values[keep] + sampling.gumbel(ids[keep], draw.seed, draw.step)
+    return int(ids[keep][np.argmax(values)])
+
+
+def _from_octaves(slices: Slices, top_p: float, draw: Draw, least: float) -> int:
+    """The token chosen of the best that together have probability top_p.
+
+    They are not listed, as there may be very many. They are the tokens above some octave, and
+    the first in that octave; only if one of these wins must it be known how many.
+    """
+    octave, above, limit, unit = find_octave(merge_masses(slices.masses(draw)), top_p)
+    cut = Cut(octave, least=least)
+    while True:
+        races = slices.race(draw, cut)
+        inside = max(race.inside for race in races)
+        value, token, logit = max(race.edge for race in races)
+        if value <= inside[0]:
+            return inside[1]
+        cut = Cut(octave, logit, token, least)
+        if above + sum(slices.mass_before(draw, cut)) * unit < limit:
+            return token
+
+
+def merge_masses(masses: Sequence[Masses]) -> Masses:
+    """The masses of several slices together."""
+    octave = max(mass.octave for mass in masses)
+    sums = [0] * sampling.OCTAVES
+    for mass in masses:
+        below = range(octave - mass.octave, sampling.OCTAVES)
+        for index, value in zip(below, mass.sums, strict=False):
+            sums[index] += value
+    return Masses(octave, sums)
+
+
+def find_octave(masses: Masses, top_p: float) -> tuple[int, int, float, int]:
+    """Where the best tokens that have probability top_p end.
+
+    Returns the octave of the last of them; the mass of all above it and the mass that top_p
+    is, both in units of the lowest octave; and how many of these its own unit is.
+    """
+    last = len(masses.sums) - 1
+    sums = [value << (last - index) for index, value in enumerate(masses.sums)]
+    limit = top_p * sum(sums)
+    index = above = 0
+    while index < last and above + sums[index] < limit:
+        above += sums[index]
+        index += 1
+    return masses.octave - index, above, limit, 1 << (last - index)

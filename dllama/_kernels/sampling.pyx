@@ -1,20 +1,117 @@
 """What sampling needs from a slice of the logits, without looking at the rest.
 
-n: logits of the slice, whose first token id is `offset`. Random numbers are a function of
-(seed, step, token id), so any split of the vocabulary draws the same.
+n: logits of the slice, whose first token id is `offset`. A token's weight is
+2^y = e^(logit / T): an octave, y rounded, and an integer of 24 bits (simd/sampling.h). Random
+numbers are a function of (seed, step, token id). So slices that together are the vocabulary
+find the same whatever the split. Logits are float32, contiguous, not NaN or +infinity.
 """
 
-from libc.math cimport INFINITY, isfinite, isnan, log, log1p
+from libc.math cimport INFINITY, isnan, log, log1p
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 import numpy as np
 
-from dllama._kernels.elementwise cimport dl_floats, dl_floats_of, dl_isa
 
-cdef enum:
-    RUN = 1024
+cdef extern from "simd/sampling.h" nogil:
+    enum:
+        DL_OCTAVES
+        DL_RUN
+    ctypedef struct dl_sampling:
+        int (*usable)(const float *logits, int64_t n) noexcept nogil
+        float (*top)(const float *logits, int64_t n) noexcept nogil
+        void (*masses)(const float *logits, int64_t n, float scale, int32_t *octave, int32_t *mass) noexcept nogil
+        void (*sum_masses)(const float *logits, int64_t n, float scale, int32_t first, uint64_t *sums) noexcept nogil
+        int64_t (*select)(const float *logits, int64_t n, float scale, float octave, float least, int32_t *index) noexcept nogil
+    const dl_sampling *dl_sampling_of(int isa)
+    float dl_octave(float logit, float scale)
+    int dl_isa()
 
+cdef extern from *:
+    int __builtin_clzll(unsigned long long x) nogil
+
+OCTAVES = DL_OCTAVES
+# No token is in an octave beyond this one, in either direction.
+MAX_OCTAVE = 1 << 21
 cdef double LN2 = 0.6931471805599453
+cdef double LOG2_E = 1.4426950408889634
+
+
+cdef inline float _scale(double temperature) noexcept nogil:
+    return <float> (LOG2_E / temperature)
+
+
+def top(const float[::1] logits):
+    """(largest logit, its index) of a slice, the lowest index of several.
+
+    ValueError for NaN or +infinity, or no logits.
+    """
+    cdef int64_t n = logits.shape[0], i = 0
+    cdef const dl_sampling *f = dl_sampling_of(dl_isa())
+    cdef float largest
+    if n == 0:
+        raise ValueError("there are no logits")
+    if not f.usable(&logits[0], n):
+        raise ValueError(_complaint(logits))
+    with nogil:
+        largest = f.top(&logits[0], n)
+        while logits[i] != largest:
+            i += 1
+    return largest, i
+
+
+cdef str _complaint(const float[::1] logits):
+    cdef int64_t i
+    for i in range(logits.shape[0]):
+        if isnan(logits[i]) or logits[i] == INFINITY:
+            break
+    return f"logit {i} is {logits[i]}"
+
+
+def masses(const float[::1] logits, double temperature):
+    """(octave of the largest logit, uint64 (OCTAVES,)): sums of weights by octave.
+
+    Entry i is the sum of the integers of the tokens i octaves below the first.
+    """
+    cdef int64_t n = logits.shape[0]
+    cdef const dl_sampling *f = dl_sampling_of(dl_isa())
+    cdef float scale = _scale(temperature)
+    cdef int32_t first
+    out = np.zeros(DL_OCTAVES, np.uint64)
+    cdef uint64_t[::1] sums = out
+    with nogil:
+        first = <int32_t> dl_octave(f.top(&logits[0], n), scale)
+        f.sum_masses(&logits[0], n, scale, first, &sums[0])
+    return first, out
+
+
+cdef inline bint _before(float a, int64_t i, float b, int64_t j) noexcept nogil:
+    """Whether token i with logit a comes before token j with logit b."""
+    return a > b or (a == b and i < j)
+
+
+def mass_before(const float[::1] logits, double temperature, int32_t octave, float logit,
+                int64_t token, int64_t offset=0):
+    """Sum of the integer weights of the tokens of an octave that come before `token`.
+
+    Higher logits come first, lower ids first among equals.
+    """
+    cdef int64_t n = logits.shape[0], i, j, m, run
+    cdef int32_t octaves[DL_RUN]
+    cdef int32_t mass[DL_RUN]
+    cdef uint64_t total = 0
+    cdef float scale = _scale(temperature)
+    cdef const dl_sampling *f = dl_sampling_of(dl_isa())
+    with nogil:
+        for run in range((n + DL_RUN - 1) // DL_RUN):
+            i = run * DL_RUN
+            m = min(<int64_t> DL_RUN, n - i)
+            if f.top(&logits[i], m) < logit:
+                continue
+            f.masses(&logits[i], m, scale, octaves, mass)
+            for j in range(m):
+                if octaves[j] == octave and _before(logits[i + j], offset + i + j, logit, token):
+                    total += <uint64_t> mass[j]
+    return int(total)
 
 
 cdef inline uint64_t _mix(uint64_t z) noexcept nogil:
@@ -29,128 +126,66 @@ cdef inline uint64_t _key(uint64_t seed, uint64_t step) noexcept nogil:
 
 
 cdef inline uint64_t _bits(uint64_t key, uint64_t token) noexcept nogil:
-    """53 random bits of a token."""
-    return _mix(key + <uint64_t> 0x9e3779b97f4a7c15 * (token + 1)) >> 11
+    """53 random bits of a token, the last of them set: never 0."""
+    return (_mix(key + <uint64_t> 0x9e3779b97f4a7c15 * (token + 1)) >> 11) | 1
 
 
 cdef inline double _gumbel(uint64_t bits) noexcept nogil:
     """A standard Gumbel number: -log(-log(1 - x)) for x uniform in (0, 1)."""
-    return -log(-log1p(-(<double> bits + 0.5) * (1.0 / 9007199254740992.0)))
+    return -log(-log1p(-<double> bits * (1.0 / 9007199254740992.0)))
 
 
-def scan(const float[::1] logits, double inverse_temperature):
-    """(largest logit, its index, sum of exp((logit - largest) / temperature)) of a slice.
+cdef inline double _gumbel_bound(uint64_t bits) noexcept nogil:
+    """At least _gumbel(bits): -log(-log(1 - x)) <= -log(x), bounded by x's leading zeros."""
+    return LN2 * (__builtin_clzll(bits) - 10)
 
-    The lowest index of several largest. ValueError for NaN, infinity, or no logits.
+
+def race(const float[::1] logits, double temperature, uint64_t seed, uint64_t step,
+         int64_t offset=0, int32_t octave=-(1 << 22), float least=-INFINITY,
+         float limit=-INFINITY, int64_t limit_token=-1):
+    """((value, id) above `octave`, (value, id, logit) in it): the two winners of a slice.
+
+    The winner has the largest value, logit / temperature + Gumbel number of (seed, step, id);
+    id -1 where no token takes part. Only tokens take part whose logit is at least `least`
+    and, in the octave, that come before `limit_token` with logit `limit`. The winner of
+    logits / temperature + Gumbel numbers is a sample of the softmax (Gumbel 1954; Maddison
+    et al. 2014).
     """
-    cdef int64_t n = logits.shape[0], i, best = 0, j, m
-    cdef double total = 0
-    cdef float top
-    cdef float x[RUN]
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
-    if n == 0:
-        raise ValueError("no logits")
-    with nogil:
-        for i in range(n):
-            if isnan(logits[i]) or logits[i] > logits[best]:
-                best = i
-                if not isfinite(logits[i]):
-                    break
-        top = logits[best]
-        i = 0
-        while i < n and isfinite(top):
-            m = min(<int64_t> RUN, n - i)
-            for j in range(m):
-                x[j] = <float> ((logits[i + j] - top) * inverse_temperature)
-            f.exp_row(x, m, x)
-            for j in range(m):
-                total += x[j]
-            i += m
-    if not isfinite(top):
-        raise ValueError(f"logit {best} is {top}")
-    return float(top), int(best), total
-
-
-cdef inline bint _worse(float a, int32_t i, float b, int32_t j) noexcept nogil:
-    """Whether token i with logit a comes after token j with logit b."""
-    return a < b or (a == b and i > j)
-
-
-cdef void _sift(float *value, int32_t *index, int64_t n, int64_t at) noexcept nogil:
-    """Restore the heap whose worst entry is on top, from `at` down."""
-    cdef int64_t child
-    cdef float v = value[at]
-    cdef int32_t k = index[at]
-    while True:
-        child = 2 * at + 1
-        if child >= n:
-            break
-        if child + 1 < n and _worse(value[child + 1], index[child + 1], value[child], index[child]):
-            child += 1
-        if not _worse(value[child], index[child], v, k):
-            break
-        value[at], index[at] = value[child], index[child]
-        at = child
-    value[at], index[at] = v, k
-
-
-def candidates(const float[::1] logits, int64_t k, int64_t offset=0):
-    """The k best of a slice: ids int32 (m,) and logits float32 (m,), m = min(k, n).
-
-    Highest logit first, lower id first among equals.
-    """
-    cdef int64_t n = logits.shape[0], m = min(max(k, 0), n), i
-    values, indices = np.empty(m, np.float32), np.empty(m, np.int32)
-    cdef float[::1] value = values
-    cdef int32_t[::1] index = indices
-    if m:
-        with nogil:
-            for i in range(m):
-                value[i], index[i] = logits[i], <int32_t> i
-            for i in range(m // 2 - 1, -1, -1):
-                _sift(&value[0], &index[0], m, i)
-            for i in range(m, n):
-                if logits[i] > value[0]:
-                    value[0], index[0] = logits[i], <int32_t> i
-                    _sift(&value[0], &index[0], m, 0)
-    order = np.lexsort((indices, -values))
-    return (indices[order] + offset).astype(np.int32), values[order]
-
-
-def winner(const float[::1] logits, double inverse_temperature, uint64_t seed, uint64_t step,
-           int64_t offset=0):
-    """(id, value) of the largest logit / temperature + Gumbel number of a slice.
-
-    Sampling by the largest is sampling from the softmax (Gumbel 1954; Maddison et al. 2014).
-    """
-    cdef int64_t n = logits.shape[0], i, best = -1
-    cdef double value = -INFINITY, x, most
+    cdef int64_t n = logits.shape[0], i, j, m, run
+    cdef int32_t index[DL_RUN]
+    cdef double value[2]
+    cdef int64_t winner[2]
+    cdef double x, inverse = 1.0 / temperature
     cdef uint64_t key = _key(seed, step), bits
+    cdef float scale = _scale(temperature)
+    cdef const dl_sampling *f = dl_sampling_of(dl_isa())
+    cdef bint edge
+    value[:] = [-INFINITY, -INFINITY]
+    winner[:] = [-1, -1]
     with nogil:
-        for i in range(n):
-            bits = _bits(key, <uint64_t> (offset + i))
-            x = logits[i] * inverse_temperature
-            # -log(-log(1 - x)) <= -log(x), and the leading zeros of x bound that.
-            most = x + LN2 * (54 - _width(bits))
-            if most <= value:
-                continue
-            x += _gumbel(bits)
-            if x > value:
-                value, best = x, i
-    return int(best + offset), value
+        for run in range((n + DL_RUN - 1) // DL_RUN):
+            i = run * DL_RUN
+            m = f.select(&logits[i], min(<int64_t> DL_RUN, n - i), scale, octave, least, index)
+            for j in range(m):
+                i = run * DL_RUN + index[j]
+                edge = dl_octave(logits[i], scale) == octave
+                bits = _bits(key, <uint64_t> (offset + i))
+                x = logits[i] * inverse
+                if x + _gumbel_bound(bits) < value[edge]:
+                    continue
+                if edge and not _before(logits[i], offset + i, limit, limit_token):
+                    continue
+                x += _gumbel(bits)
+                if x > value[edge]:
+                    value[edge], winner[edge] = x, i
+    inside = (value[0], winner[0] + offset if winner[0] >= 0 else -1)
+    if winner[1] < 0:
+        return inside, (value[1], -1, -INFINITY)
+    return inside, (value[1], winner[1] + offset, logits[winner[1]])
 
 
-cdef inline int _width(uint64_t bits) noexcept nogil:
-    """Number of bits up to the highest that is set."""
-    return 64 - __builtin_clzll(bits | 1)
-
-
-cdef extern from *:
-    int __builtin_clzll(unsigned long long x) nogil
-
-
-def gumbel(const int32_t[::1] ids, uint64_t seed, uint64_t step):
-    """Gumbel numbers of some token ids, float64 (n,)."""
+def gumbel(const int64_t[::1] ids, uint64_t seed, uint64_t step):
+    """Gumbel numbers of some token ids, float64 (n,), as `race` draws them."""
     cdef uint64_t key = _key(seed, step)
     cdef int64_t i
     out = np.empty(ids.shape[0], np.float64)
@@ -158,3 +193,49 @@ def gumbel(const int32_t[::1] ids, uint64_t seed, uint64_t step):
     for i in range(ids.shape[0]):
         y[i] = _gumbel(_bits(key, <uint64_t> ids[i]))
     return out
+
+
+cdef void _sift(float *value, int64_t *index, int64_t n, int64_t at) noexcept nogil:
+    """Restore the heap whose last entry in order is on top, from `at` down."""
+    cdef int64_t child
+    cdef float v = value[at]
+    cdef int64_t k = index[at]
+    while True:
+        child = 2 * at + 1
+        if child >= n:
+            break
+        if child + 1 < n and _before(value[child], index[child], value[child + 1], index[child + 1]):
+            child += 1
+        if not _before(v, k, value[child], index[child]):
+            break
+        value[at], index[at] = value[child], index[child]
+        at = child
+    value[at], index[at] = v, k
+
+
+def candidates(const float[::1] logits, int64_t k, int64_t offset=0):
+    """The k best of a slice: ids int64 (m,) and logits float32 (m,), m = min(k, n).
+
+    Highest logit first, lower id first among equals.
+    """
+    cdef int64_t n = logits.shape[0], m = min(max(k, 0), n), i, j, end
+    cdef const dl_sampling *f = dl_sampling_of(dl_isa())
+    values, indices = np.empty(m, np.float32), np.empty(m, np.int64)
+    cdef float[::1] value = values
+    cdef int64_t[::1] index = indices
+    if m:
+        with nogil:
+            for i in range(m):
+                value[i], index[i] = logits[i], i
+            for i in range(m // 2 - 1, -1, -1):
+                _sift(&value[0], &index[0], m, i)
+            for i in range(m, n, 64):
+                end = min(i + 64, n)
+                if f.top(&logits[i], end - i) <= value[0]:
+                    continue
+                for j in range(i, end):
+                    if logits[j] > value[0]:
+                        value[0], index[0] = logits[j], j
+                        _sift(&value[0], &index[0], m, 0)
+    order = np.lexsort((indices, -values))
+    return indices[order] + offset, values[order]

@@ -1,0 +1,71 @@
+/* Reading a slice of logits at vector speed, for every instruction set.
+ *
+ * A token's weight e^(logit / T) = 2^y is kept as an octave, y rounded, and an
+ * integer of 24 bits. Sums of integers do not depend on their order, so any
+ * split of the vocabulary finds the same sums.
+ */
+#ifndef DL_SAMPLING_H
+#define DL_SAMPLING_H
+
+#include "cpu.h"
+
+/* Octaves from the largest logit down that are counted: below them a weight is less than
+ * 2^-47 of the largest. */
+enum { DL_OCTAVES = 48 };
+/* Logits taken at a time. */
+enum { DL_RUN = 512 };
+
+/* y beyond this is cut off: a float has no room for its fraction there. */
+#define DL_MAX_Y 2097152.0f
+/* 1.5 * 2^23: adding it rounds to an integer. */
+#define DL_ROUND 12582912.0f
+
+/* y rounded, of y = logit * scale, scale = log2(e) / T. */
+DL_INLINE float dl_octave(float logit, float scale)
+{
+    float y = logit * scale;
+    y = y < DL_MAX_Y ? y : DL_MAX_Y;
+    y = y > -DL_MAX_Y ? y : -DL_MAX_Y;
+    return (y + DL_ROUND) - DL_ROUND;
+}
+
+#include "begin_baseline.h"
+#include "sampling.inc.h"
+#include "end_baseline.h"
+
+#if DL_X86
+#include "begin_avx2.h"
+#include "sampling.inc.h"
+#include "end.h"
+
+#include "begin_avx512.h"
+#include "sampling.inc.h"
+#include "end.h"
+#endif
+
+/* masses, select: at most DL_RUN logits. */
+typedef struct {
+    int (*usable)(const float *logits, int64_t n);
+    float (*top)(const float *logits, int64_t n);
+    void (*masses)(const float *logits, int64_t n, float scale, int32_t *octave, int32_t *mass);
+    void (*sum_masses)(const float *logits, int64_t n, float scale, int32_t first, uint64_t *sums);
+    int64_t (*select)(const float *logits, int64_t n, float scale, float octave, float least,
+                      int32_t *index);
+} dl_sampling;
+
+#define DL_SAMPLING(isa) {dl_usable_##isa, dl_top_##isa, dl_masses_##isa, dl_sum_masses_##isa, dl_select_##isa}
+
+/* isa must be available on this machine. */
+static inline const dl_sampling *dl_sampling_of(int isa)
+{
+    static const dl_sampling table[DL_ISA_COUNT] = {
+        DL_SAMPLING(baseline),
+#if DL_X86
+        DL_SAMPLING(avx2),
+        DL_SAMPLING(avx512),
+#endif
+    };
+    return &table[isa];
+}
+
+#endif
