@@ -1,0 +1,52 @@
+# Development in an environment of its own; `make help` lists the targets.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SANITIZED := build/sanitized
+
+.PHONY: help install test build debug sanitize lint bench clean
+
+help:
+	@echo "install   create $(VENV), build and install dllama there"
+	@echo "test      run the tests"
+	@echo "build     build the kernels in place, for an editable install"
+	@echo "debug     the same with bounds checks"
+	@echo "sanitize  run the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "lint      style and types"
+	@echo "bench     time the kernels"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+install: $(BIN)/python
+	$(BIN)/pip install ".[test,dev]"
+
+test:
+	$(BIN)/pytest
+
+build: $(BIN)/python
+	$(BIN)/pip install --quiet "cython>=3.1" "numpy>=2" "setuptools>=77.0.3"
+	$(BIN)/python setup.py build_ext --inplace
+
+debug: $(BIN)/python
+	DLLAMA_DEBUG=1 $(MAKE) build
+
+# Python itself is not built with the sanitizers, so their runtime comes first and leaks,
+# which Python has by design, do not count.
+sanitize:
+	$(PYTHON) -m venv $(SANITIZED)
+	DLLAMA_SANITIZE=address,undefined $(SANITIZED)/bin/pip install --quiet ".[test]"
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+		$(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider tests/kernels tests/dllama
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench:
+	$(BIN)/python benchmarks/kernels.py
+
+clean:
+	rm -rf build dist *.egg-info

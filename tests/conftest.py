@@ -1,0 +1,46 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dllama.converter import convert
+
+FIXTURES = Path(__file__).parent / "fixtures"
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of small Hugging Face models with reference logits by transformers."""
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of test texts."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Model folder of a fixture in a float type; each is converted once."""
+    done: dict[tuple[str, str], Path] = {}
+
+    def get(name: str, weights: str) -> Path:
+        if (name, weights) not in done:
+            output = tmp_path_factory.mktemp(f"{name}-{weights}") / "model"
+            convert(FIXTURES / name, output, weights, threads=2, progress=False)
+            done[name, weights] = output
+        return done[name, weights]
+
+    return get
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(7)
