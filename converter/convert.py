@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -132,7 +133,7 @@ def _write_rows(
 def _runs(source: Source, stored: StoredTensor) -> Iterator[NDArray[Any]]:
     """The rows of a tensor in runs of whole heads, in the order of the model file."""
     count = stored.shape[0]
-    width = int(np.prod(stored.shape[1:], dtype=np.int64))
+    width = math.prod(stored.shape[1:])
     unit = count // source.paired_heads if source.paired_heads else 1
     step = max(1, RUN // max(1, unit * width)) * unit
     for first in range(0, count, step):
@@ -147,7 +148,7 @@ def _paired(rows: NDArray[Any], head: int) -> NDArray[Any]:
 
 
 def _nbytes(stored: StoredTensor) -> int:
-    return int(np.prod(stored.shape, dtype=np.int64)) * (4 if stored.dtype == "F32" else 2)
+    return math.prod(stored.shape) * (4 if stored.dtype == "F32" else 2)
 
 
 def _checked_output(output: Path, source: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class StoredTensor:
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Rows first to first + count, a view of the file: (count, columns) or (count,)."""
-        width = int(np.prod(self.shape[1:], dtype=np.int64))
+        width = math.prod(self.shape[1:])
         dtype = DTYPES[self.dtype]
         begin = self.begin + first * width * dtype.itemsize
         flat = np.frombuffer(self.file.data, dtype, count * width, begin)
@@ -44,7 +45,7 @@ class StoredTensor:
 
     def release(self) -> None:
         """Give back the memory of the tensor's pages."""
-        nbytes = int(np.prod(self.shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
+        nbytes = math.prod(self.shape) * DTYPES[self.dtype].itemsize
         begin = -(-self.begin // mmap.PAGESIZE) * mmap.PAGESIZE
         length = self.begin + nbytes - begin
         if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
@@ -80,25 +81,20 @@ class SafetensorsFile:
     def _tensor(self, name: str, entry: Any) -> StoredTensor:
         """One entry of the header, checked against the size of the file."""
         try:
-            dtype, shape, (begin, end) = (
-                entry["dtype"],
-                tuple(entry["shape"]),
-                entry["data_offsets"],
-            )
-            count = int(np.prod(shape, dtype=object))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(self.path, name, repr(entry), "dtype, shape and offsets") from error
+            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            sizes = [*shape, begin, end]
+        except (KeyError, TypeError, ValueError):
+            sizes = [None]
+        if not all(type(size) is int and size >= 0 for size in sizes):
+            raise FormatError(self.path, name, repr(entry), "dtype, shape and data_offsets")
         if dtype not in DTYPES:
             raise UnsupportedError(f"{self.path}: {name} is {dtype}, only {', '.join(DTYPES)} work")
+        count = math.prod(shape)
         start = 8 + self.header_size
-        if (
-            begin < 0
-            or end - begin != count * DTYPES[dtype].itemsize
-            or start + end > len(self.data)
-        ):
+        if end - begin != count * DTYPES[dtype].itemsize or start + end > len(self.data):
             found = f"bytes {begin} to {end} of {len(self.data) - start}"
             raise FormatError(self.path, name, found, f"{count} numbers of {dtype} in the file")
-        return StoredTensor(self, name, dtype, shape, start + begin)
+        return StoredTensor(self, name, dtype, tuple(shape), start + begin)
 
 
 class HuggingFaceFolder:
@@ -123,8 +119,10 @@ class HuggingFaceFolder:
                 raise ModelError(f"{self.path}: holds neither {path.name} nor {index.name}")
             return SafetensorsFile(path).tensors
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise FormatError(index, "weight_map", repr(weight_map), "an object")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(file, str) for file in weight_map.values()
+        ):
+            raise FormatError(index, "weight_map", "broken", "files by the names of tensors")
         files = {name: self._shard(index, name) for name in sorted(set(weight_map.values()))}
         return {name: self._indexed(index, name, files[file]) for name, file in weight_map.items()}
 
