@@ -1,7 +1,9 @@
-"""Configuration files: the options of the command line as YAML, checked key by key."""
+"""Options with their types and ranges, and the files that set them."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +11,71 @@ from typing import Any
 
 import yaml
 
-from dllama.errors import ConfigError
+from dllama.errors import ConfigError, FormatError
+
+WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option: its name with underscores, type (str, int, float or bool) and help."""
+    """An option: its name with underscores, its type (str, int, float or bool) and help.
+
+    Numbers lie from `least` to `most`; with `above`, `least` itself is left out. `many`: the
+    option may be given several times, and its value is a list.
+    """
 
     name: str
     type: type
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
+    least: float = -math.inf
+    most: float = math.inf
+    above: bool = False
+    many: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option as the command line writes it."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for messages."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        lower = f"more than {self.least:g}" if self.above else f"at least {self.least:g}"
+        bounds = [lower] if self.least > -math.inf else []
+        bounds += [f"at most {self.most:g}"] if self.most < math.inf else []
+        return " ".join([WORDS[self.type], *(["of", " and ".join(bounds)] if bounds else [])])
+
+    def parse(self, text: str) -> Any:
+        """The value that a word of the command line stands for; ValueError if it is none."""
+        try:
+            value = self.type(text)
+        except ValueError:
+            raise ValueError(f"found {text!r}, expected {self.expected}") from None
+        return self.check(value)
+
+    def check(self, value: Any) -> Any:
+        """The value in the option's type; ValueError if it is of another or out of range."""
+        if self.type is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.type or not self._holds(value):
+            raise ValueError(f"found {value!r}, expected {self.expected}")
+        return value
+
+    def _holds(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if self.type not in (int, float):
+            return True
+        inside = self.least <= value <= self.most and math.isfinite(value)
+        return inside and not (self.above and value == self.least)
 
 
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
-    """The options that a YAML file sets, by name; ConfigError names file, key and line.
+    """The options that a YAML file sets, by name; ConfigError names file, line and key.
 
     Keys are the options' names with - or _ between words.
     """
@@ -37,30 +88,60 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"config {path}: expected keys and values")
+        raise ConfigError(f"config {path}: found no keys, expected lines of the form key: value")
     known = {option.name: option for option in options}
     values: dict[str, Any] = {}
     for key, node in root.value:
-        where = f"config {path}, line {key.start_mark.line + 1}"
+        where = f"config {path}, line {key.start_mark.line + 1}: {key.value}"
         name = str(key.value).replace("-", "_")
         if name not in known:
-            raise ConfigError(f"{where}: {key.value!r} is no option of this command")
+            raise ConfigError(f"{where}: no such option, expected one of {_names(options)}")
         if name in values:
-            raise ConfigError(f"{where}: {key.value!r} is given twice")
-        values[name] = _value(known[name], node, f"{where}: {key.value}")
+            raise ConfigError(f"{where}: given twice")
+        values[name] = _value(known[name], node, where)
     return values
 
 
 def _value(option: Option, node: yaml.Node, where: str) -> Any:
-    """The value of a key, if it is of the option's type."""
-    value = yaml.SafeLoader("").construct_object(node, deep=True)
-    if option.type is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not option.type:
-        raise ConfigError(f"{where} is {value!r}, expected {_WORDS[option.type]}")
-    if option.choices and value not in option.choices:
-        raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(option.choices)}")
-    return value
+    """The value of a key, if the option can take it."""
+    try:
+        loader = yaml.SafeLoader("")
+        value = loader.construct_object(node, deep=True)
+        if not option.many:
+            return option.check(value)
+        return [option.check(item) for item in (value if isinstance(value, list) else [value])]
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-_WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
+def _names(options: Sequence[Option]) -> str:
+    return ", ".join(sorted(option.name for option in options))
+
+
+def generation_defaults(folder: Path, options: Sequence[Option]) -> dict[str, Any]:
+    """What generation_config.json in a model folder says of the options; {} without the file.
+
+    As in transformers, it counts only where do_sample is true, and null says nothing.
+    FormatError names file and key.
+    """
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(path, "text", f"broken ({error})", "JSON") from error
+    if not isinstance(config, dict):
+        raise FormatError(path, "text", type(config).__name__, "an object")
+    if config.get("do_sample") is not True:
+        return {}
+    given = [option for option in options if config.get(option.name) is not None]
+    return {option.name: _stored(option, config[option.name], path) for option in given}
+
+
+def _stored(option: Option, value: object, path: Path) -> Any:
+    """The value of a key of a JSON file, if the option can take it."""
+    try:
+        return option.check(value)
+    except ValueError:
+        raise FormatError(path, option.name, repr(value), option.expected) from None

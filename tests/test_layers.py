@@ -19,7 +19,7 @@ LAYERS = (
     ("dllama.converter",),
     ("dllama.settings", "dllama.generation", "dllama.weights"),
     ("dllama.engine", "dllama.footprint"),
-    ("dllama", "dllama.perplexity"),
+    ("dllama", "dllama.footprint", "dllama.perplexity"),
     ("dllama.cli", "dllama.__main__"),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

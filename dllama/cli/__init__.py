@@ -7,6 +7,8 @@ it and returns the exit status.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -14,29 +16,29 @@ from collections.abc import Sequence
 
 from dllama import __version__
 from dllama.cli import convert, info, perplexity, run
+from dllama.cli.options import Parser
 from dllama.errors import ConfigError, DllamaError
 
 COMMANDS = (run, convert, perplexity, info)
 DESCRIPTION = "Run Llama-family language models on ordinary CPU machines."
 EPILOG = """\
 examples:
-  dllama run                                    a text by the built-in model
+  dllama run                                    a text by the demo model
   dllama convert Llama-3.2-1B --output llama    make a model folder
   dllama run --model llama --prompt "Once"      a text by that model
 
 Each command explains itself: dllama COMMAND --help
+
+exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
 """
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    top = argparse.ArgumentParser(
-        prog="dllama",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    top = Parser(prog="dllama", description=DESCRIPTION, epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"dllama {__version__}")
+    top.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
@@ -47,24 +49,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     logging.basicConfig(format="dllama: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
-    args = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        args = parser().parse_args(words)
         status: int = args.run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output went away; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (DllamaError, OSError, MemoryError) as error:
-        if args.debug:
+        _abandon_stdout()  # whoever read the output went away; there is nobody to tell
+        return FAILED
+    except Exception as error:
+        if "--debug" in words:
             raise
-        print(f"dllama: error: {_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return _report(error)
 
 
-def _one_line(error: BaseException) -> str:
-    """The message of an error on one line, or its name where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def _report(error: Exception) -> int:
+    """Print an error as one line, return the exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _abandon_stdout()
+    message = " ".join(str(error).split())
+    if not isinstance(error, (DllamaError, OSError, MemoryError)):
+        message = f"unexpected {type(error).__name__}: {message} (--debug shows where)"
+    print(f"dllama: error: {message or type(error).__name__}", file=sys.stderr)
+    return WRONG_USAGE if isinstance(error, ConfigError) else FAILED
+
+
+def _abandon_stdout() -> None:
+    """Let what is still to be written go nowhere: the interpreter flushes once more."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

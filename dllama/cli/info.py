@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections import Counter
-from dataclasses import fields
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
-from dllama import LLM, __version__
+from dllama import __version__, settings
 from dllama._kernels import cpu
-from dllama.cli.options import add_command
-from dllama.modelfile import ModelFile
-from dllama.settings import model_file
+from dllama.cli.options import MODEL_OPTIONS, add_command, add_options
+from dllama.footprint import footprint
+from dllama.modelfile import ModelFile, TensorInfo
+from dllama.tokenizer import Tokenizer
+
+EXAMPLES = """\
+dllama info
+dllama info llama --max-seq-len 2048"""
+OPTIONS = tuple(
+    option
+    for option in MODEL_OPTIONS
+    if option.name in ("nodes", "max_seq_len", "kv_cache", "threads")
+)
+Rows = Iterator[tuple[str, str]]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,73 +34,103 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "info",
         run,
-        "Show a model's header, tensors and memory; without a model, this machine's kernels.",
-        "dllama info llama --max-seq-len 2048",
+        "Show a model's header, tensors and memory, or without a model what this machine offers.",
+        EXAMPLES,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model folder or .m file")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes (this version: 1)")
-    parser.add_argument("--max-seq-len", type=int, metavar="N", help="positions of the context")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads per node")
+    add_options(parser, {"memory": OPTIONS}, config=False)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table."""
-    rows = _machine() if args.model is None else _model(args)
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:<{width}}  {value}".rstrip())
+    """Print a table; the model is not loaded."""
+    if args.model is None:
+        _print(_machine())
+        return 0
+    path = settings.model_file(args.model)
+    with ModelFile.open(path) as file:
+        _print(_header(file))
+        print()
+        _print_tensors(file)
+        print()
+        _print(_memory(file, args))
     return 0
 
 
-def _machine() -> list[tuple[str, str]]:
+def _print(rows: Rows) -> None:
+    """Print two columns."""
+    table = list(rows)
+    width = max(len(name) for name, _ in table)
+    for name, value in table:
+        print(f"{name:<{width}}  {value}".rstrip())
+
+
+def _machine() -> Rows:
     """What the kernels can use here."""
-    return [
-        ("dllama", __version__),
-        ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("cpu features", " ".join(cpu.features()) or "none"),
-        ("kernels", f"{cpu.isa()} (available: {', '.join(cpu.available())})"),
-        ("openmp", "yes" if cpu.openmp() else "no, kernels run on one thread"),
-        ("threads", f"{cpu.default_threads()} by default"),
-    ]
+    yield "dllama", __version__
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "cpu features", " ".join(cpu.features()) or "none"
+    yield "kernels", f"{cpu.isa()} (available: {', '.join(cpu.available())})"
+    yield "openmp", "yes" if cpu.openmp() else "no, kernels run on one thread"
+    yield "threads", f"{cpu.default_threads()} by default"
 
 
-def _model(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Header and tensors of the file, and the memory that it takes when loaded."""
-    path = model_file(args.model)
-    with ModelFile.open(path) as file:
-        rows = [("file", str(path)), ("size", _bytes(path.stat().st_size))]
-        rows += [(field.name, _word(getattr(file.spec, field.name))) for field in fields(file.spec)]
-        rows += _tensors(file)
-    return rows + _memory(args, path)
-
-
-def _tensors(file: ModelFile) -> list[tuple[str, str]]:
-    """How many tensors of each type, and their bytes."""
-    count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    for info in file.tensors.values():
-        count[info.float_type.name.lower()] += 1
-        size[info.float_type.name.lower()] += info.nbytes
-    return [(f"{name} tensors", f"{count[name]}, {_bytes(size[name])}") for name in count]
-
-
-def _memory(args: argparse.Namespace, path: Path) -> list[tuple[str, str]]:
-    """The tokenizer, and what each node allocates."""
-    with LLM(path, nodes=args.nodes, max_seq_len=args.max_seq_len, threads=args.threads) as llm:
-        tokenizer = llm.tokenizer
-        rows = [("tokenizer", f"{tokenizer.vocab_size} tokens" if tokenizer else "none")]
-        rows.append(("context", f"{llm.seq_len} positions"))
-        memory = llm.memory()
-        parts = ", ".join(f"{name.replace('_', ' ')} {_bytes(n)}" for name, n in memory.items())
-        rows.append(("memory of node 0", f"{_bytes(sum(memory.values()))}: {parts}"))
-    return rows
+def _header(file: ModelFile) -> Rows:
+    """What the header says, and the tokenizer beside the file."""
+    yield "file", str(file.path)
+    yield "size", size(file.path.stat().st_size)
+    for field in fields(file.spec):
+        yield field.name, _word(getattr(file.spec, field.name))
+    yield "tokenizer", _tokenizer(file)
 
 
 def _word(value: object) -> str:
-    """A field as a word."""
-    return value.name.lower() if isinstance(value, IntEnum) else str(value)
+    """A field of the header as words."""
+    if isinstance(value, IntEnum):
+        return value.name.lower()
+    if is_dataclass(value):
+        return ", ".join(f"{field.name} {getattr(value, field.name)}" for field in fields(value))
+    return "none" if value is None else str(value)
 
 
-def _bytes(count: int) -> str:
-    """Bytes in MB of 10^6."""
-    return f"{count / 1e6:.1f} MB"
+def _tokenizer(file: ModelFile) -> str:
+    """The tokenizer beside the file."""
+    folder = file.path.parent
+    if not (folder / "tokenizer.t").is_file():
+        return "none"
+    tokenizer = Tokenizer.open(folder)
+    eos = ", ".join(map(str, tokenizer.eos_ids)) or "none"
+    template = "" if tokenizer.chat_template is None else ", chat template"
+    return f"{tokenizer.vocab_size} tokens, bos {tokenizer.bos_id}, eos {eos}{template}"
+
+
+def _print_tensors(file: ModelFile) -> None:
+    """Print the tensors, those of all layers (and experts) as one row."""
+    groups: dict[str, list[TensorInfo]] = {}
+    for info in file.tensors.values():
+        groups.setdefault(re.sub(r"\.\d+\.", ".*.", info.name), []).append(info)
+    width = max(len(name) for name in groups)
+    print(f"{'tensor':<{width}}  type  {'shape':>16}  count {'size':>12}")
+    for name, infos in groups.items():
+        kind = infos[0].float_type.name.lower()
+        shape = " x ".join(map(str, infos[0].shape))
+        total = size(sum(info.nbytes for info in infos))
+        print(f"{name:<{width}}  {kind:<4}  {shape:>16}  {len(infos):5d} {total:>12}")
+
+
+def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
+    """What each node allocates."""
+    settings.node_count(1 if args.nodes is None else args.nodes)
+    seq_len = settings.context_length(args.max_seq_len, file.spec)
+    half = settings.half_cache(args.kv_cache or "auto", file.spec)
+    threads = settings.thread_count(args.threads)
+    memory = footprint(file, threads=threads, seq_len=seq_len, half=half)
+    yield "memory of node 0", size(sum(memory.values()))
+    yield "  weights", size(memory["weights"])
+    cache = f"{seq_len} positions in {'f16' if half else 'f32'}"
+    yield "  KV cache", f"{size(memory['kv_cache'])}, {cache}"
+    yield "  buffers", size(memory["buffers"])
+
+
+def size(count: int) -> str:
+    """Bytes in MB or GB of powers of ten."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

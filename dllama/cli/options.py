@@ -3,113 +3,167 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import tempfile
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dllama import LLM
-from dllama.config import Option, read_config
-from dllama.errors import ConfigError, OutputError
-from dllama.settings import BUFFERS, KV_CACHES
+from dllama.config import Option, generation_defaults, read_config
+from dllama.errors import ConfigError
+from dllama.sampler import MAX_SEED
+from dllama.settings import BUFFERS, KV_CACHES, MAX_THREADS
 
-MODEL_OPTIONS = (
-    Option("model", str, "model folder or .m file (default: the built-in demo model)", "PATH"),
-    Option("tokenizer", str, "tokenizer folder or .t file (default: beside the model)", "PATH"),
-    Option("nodes", int, "nodes that share the model (this version: 1)", "N"),
-    Option("threads", int, "threads per node (default: one per core)", "N"),
-    Option("buffer", str, "what travels between nodes (default: q80 for q40 and q80 weights, "
-           "else f32)", choices=BUFFERS),
-    Option("max_seq_len", int, "positions of the context (default: the model's, at most 4096)",
-           "N"),
-    Option("kv_cache", str, "numbers of the KV cache (default: auto: f32 for f32 weights, "
-           "else f16)", choices=KV_CACHES),
+DEFAULT_STEPS = 128
+DEFAULT_CONTEXT = 512
+DEMO_PROMPT = "MACBETH:\n"
+
+TEXT_OPTIONS = (
+    Option("prompt", str, f"the text to go on from (default: {DEMO_PROMPT!r} for the demo model, "
+           "else none; a model without a tokenizer takes token ids: \"1 15 9\")", "TEXT"),
+    Option("prompt_file", str, "a file with the text to go on from", "FILE"),
+    Option("steps", int, f"tokens to generate (default: {DEFAULT_STEPS}, or what fits in the "
+           "context)", "N", least=0),
+    Option("stop", str, "end before this text; may be given several times", "TEXT", many=True),
+    Option("ignore_eos", bool, "go on after an end-of-sequence token"),
 )  # fmt: skip
 SAMPLING_OPTIONS = (
-    Option("temperature", float, "0 takes the likeliest token (default: 0.8)", "T"),
+    Option("temperature", float, "0 takes the likeliest token (default: 0.8)", "T", least=0),
     Option("top_p", float, "sample from the likeliest tokens of this total probability "
-           "(default: 0.9)", "P"),
-    Option("top_k", int, "sample from the K likeliest tokens (default: 0, all)", "K"),
+           "(default: 0.9)", "P", least=0, most=1, above=True),
+    Option("top_k", int, "sample from the K likeliest tokens (default: 0, all)", "K", least=0),
     Option("min_p", float, "sample from tokens at least this likely, relative to the likeliest "
-           "(default: 0)", "P"),
+           "(default: 0)", "P", least=0, most=1),
     Option("repetition_penalty", float, "above 1, make tokens of the context less likely "
-           "(default: 1)", "R"),
-    Option("seed", int, "repeat a text (default: another one every time)", "N"),
+           "(default: 1)", "R", least=0, above=True),
+    Option("seed", int, "repeat a text (default: another one every time)", "N",
+           least=0, most=MAX_SEED),
+)  # fmt: skip
+MODEL_OPTIONS = (
+    Option("model", str, "model folder or .m file (default: the demo model)", "PATH"),
+    Option("tokenizer", str, "tokenizer folder or .t file (default: beside the model)", "PATH"),
+    Option("max_seq_len", int, "positions of the context (default: the model's, at most 4096)",
+           "N", least=1),
+    Option("kv_cache", str, "numbers of the KV cache (default: auto: f32 for f32 weights, "
+           "else f16)", choices=KV_CACHES),
+    Option("threads", int, "threads per node (default: one per core)", "N",
+           least=1, most=MAX_THREADS),
+    Option("nodes", int, "nodes that share the model (this version: 1)", "N", least=1),
+    Option("buffer", str, "what travels between nodes (default: q80 for q40 and q80 weights, "
+           "else f32)", choices=BUFFERS),
 )  # fmt: skip
 REPORT_OPTIONS = (
     Option("json", str, "write the results to FILE", "FILE"),
     Option("quiet", bool, "print nothing but the result"),
 )
-LLM_ARGUMENTS = ("model", "tokenizer", "nodes", "threads", "buffer", "max_seq_len", "kv_cache")
+CONTEXT_OPTION = Option(
+    "context", int, f"tokens of a window (default: {DEFAULT_CONTEXT}, or the model's)", "N", least=2
+)
+# A configuration file may hold the options of any command; each command takes its own.
+ALL_OPTIONS = (
+    *TEXT_OPTIONS,
+    *SAMPLING_OPTIONS,
+    *MODEL_OPTIONS,
+    *REPORT_OPTIONS,
+    CONTEXT_OPTION,
+)
+ONE_OF = ("prompt", "prompt_file")
+LLM_ARGUMENTS = tuple(option.name for option in MODEL_OPTIONS)
 
 
-def add_options(parser: argparse.ArgumentParser, *groups: tuple[Option, ...]) -> None:
-    """Add options, and --config FILE.yaml that gives them other defaults."""
-    options = [option for group in groups for option in group]
-    for option in options:
-        flag = "--" + option.name.replace("_", "-")
-        common: dict[str, Any] = {"default": None, "help": option.help, "dest": option.name}
-        if option.type is bool:
-            parser.add_argument(flag, action="store_true", **common)
-        elif option.choices:
-            parser.add_argument(flag, choices=option.choices, **common)
-        else:
-            parser.add_argument(flag, type=option.type, metavar=option.metavar, **common)
-    parser.add_argument(
-        "--config", metavar="FILE.yaml", help="options from a file; the command line wins"
-    )
-    parser.set_defaults(known=options)
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors, and whose options cannot be cut short."""
+
+    def __init__(self, **arguments: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **arguments})
+
+    def error(self, message: str) -> NoReturn:
+        """Wrong usage."""
+        raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
 def add_command(
     subparsers: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
 ) -> argparse.ArgumentParser:
-    """A subcommand with its help text and an example."""
+    """A subcommand with its help text and examples, one per line."""
+    lines = textwrap.indent(example, "  ")
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=text[0].lower() + text[1:].rstrip("."),
         description=text,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example{'s' if chr(10) in example else ''}:\n{lines}",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors"
+    )
     parser.set_defaults(run=run)
     return parser
 
 
+def add_options(
+    parser: argparse.ArgumentParser, groups: Mapping[str, Sequence[Option]], config: bool = True
+) -> None:
+    """Add options under headings, and --config FILE.yaml that gives them other defaults."""
+    for title, options in groups.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            _add_option(group, option)
+    if config:
+        parser.add_argument(
+            "--config", metavar="FILE", help="YAML file of options; the command line wins"
+        )
+    parser.set_defaults(known=[option for options in groups.values() for option in options])
+
+
+def _add_option(group: Any, option: Option) -> None:
+    """Add an option; without it, its value is None."""
+    common: dict[str, Any] = {"default": None, "help": option.help, "dest": option.name}
+    if option.type is bool:
+        group.add_argument(option.flag, action="store_true", **common)
+        return
+    metavar = "{" + ",".join(option.choices) + "}" if option.choices else option.metavar
+    action = "append" if option.many else "store"
+    group.add_argument(option.flag, type=_Type(option), metavar=metavar, action=action, **common)
+
+
+class _Type:
+    """Option.parse for argparse, which shows the message of this error only."""
+
+    def __init__(self, option: Option) -> None:
+        self._parse = option.parse
+
+    def __call__(self, text: str) -> Any:
+        try:
+            text.encode()
+            return self._parse(text)
+        except UnicodeEncodeError:
+            raise argparse.ArgumentTypeError("not UTF-8") from None
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by the command line or else by the --config file."""
-    given = {option.name: getattr(args, option.name) for option in args.known}
-    defaults = read_config(Path(args.config), args.known) if args.config else {}
-    return defaults | {name: value for name, value in given.items() if value is not None}
+    names = [option.name for option in args.known]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if not args.config:
+        return given
+    values = read_config(Path(args.config), ALL_OPTIONS)
+    if any(name in given for name in ONE_OF):
+        values = {name: value for name, value in values.items() if name not in ONE_OF}
+    return {name: value for name, value in values.items() if name in names} | given
+
+
+def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
+    """How to sample: the options given, else what the model's folder says."""
+    defaults = generation_defaults(llm.model_path.parent, SAMPLING_OPTIONS)
+    given = {option.name: values[option.name] for option in SAMPLING_OPTIONS
+             if option.name in values}  # fmt: skip
+    return defaults | given
 
 
 def open_model(values: dict[str, Any]) -> LLM:
     """The model that the options ask for."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
     return LLM(**arguments, progress=not values.get("quiet", False))
-
-
-def read_text(path: str, option: str) -> str:
-    """A text file; ConfigError names the option where it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{option} {path}: {reason}") from error
-
-
-def write_json(path: str, value: object) -> None:
-    """Write a JSON file complete or not at all."""
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}") from error

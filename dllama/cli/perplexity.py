@@ -8,24 +8,24 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dllama import LLM
+from dllama.cli.files import check_output, read_text, write_json
 from dllama.cli.options import (
+    CONTEXT_OPTION,
+    DEFAULT_CONTEXT,
     MODEL_OPTIONS,
     REPORT_OPTIONS,
     add_command,
     add_options,
     open_model,
-    read_text,
     settings,
-    write_json,
 )
-from dllama.config import Option
 from dllama.errors import ConfigError
-from dllama.perplexity import perplexity
+from dllama.perplexity import Perplexity, perplexity
 
-DEFAULT_CONTEXT = 512
-OPTIONS = (
-    Option("context", int, f"tokens of a window (default: {DEFAULT_CONTEXT}, or the model's)", "N"),
-)
+EXAMPLES = """\
+dllama perplexity text.txt
+dllama perplexity text.txt --model llama --context 2048"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,38 +35,51 @@ def add_parser(subparsers: Any) -> None:
         "perplexity",
         run,
         "Measure the perplexity of a text: exp(mean negative log likelihood of its tokens).",
-        "dllama perplexity text.txt --model llama",
+        EXAMPLES,
     )
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text")
-    add_options(parser, OPTIONS, MODEL_OPTIONS, REPORT_OPTIONS)
+    groups = {"text": (CONTEXT_OPTION,), "model": MODEL_OPTIONS, "report": REPORT_OPTIONS}
+    add_options(parser, groups)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the perplexity and how fast it was measured."""
     values = settings(args)
-    text = read_text(args.file, "file")
+    text = read_text(args.file, "FILE")
+    check_output(values.get("json"))
     with open_model(values) as llm:
-        if llm.tokenizer is None:
-            raise ConfigError(f"{llm.model_path} has no tokenizer, which perplexity needs")
-        ids = llm.tokenizer.encode(text, add_bos=False)
         context = values.get("context", min(DEFAULT_CONTEXT, llm.seq_len))
         begin = time.perf_counter()
-        hidden = True if values.get("quiet") else None
-        with tqdm(total=len(ids), unit="token", disable=hidden, leave=False) as bar:
-            measured = perplexity(llm, ids, context, bar.update)
-        seconds = time.perf_counter() - begin
-        result = {
-            "model": str(llm.model_path),
-            "file": args.file,
-            "perplexity": measured.perplexity,
-            "tokens": measured.tokens,
-            "context": context,
-            "tokens_per_s": measured.tokens / seconds,
-        }
-    print(
-        f"perplexity {measured.perplexity:.4f} of {measured.tokens} tokens "
-        f"in windows of {context}, {result['tokens_per_s']:.1f} tokens/s"
-    )
-    if "json" in values:
-        write_json(values["json"], result)
+        measured = _measure(llm, text, context, bool(values.get("quiet")))
+        rate = measured.tokens / (time.perf_counter() - begin)
+        print(
+            f"perplexity {measured.perplexity:.4f} of {measured.tokens} tokens "
+            f"in windows of {context}, {rate:.1f} tokens/s"
+        )
+        if "json" in values:
+            write_json(values["json"], _result(llm, args.file, measured, context, rate))
     return 0
+
+
+def _measure(llm: LLM, text: str, context: int, quiet: bool) -> Perplexity:
+    """The perplexity of the text, with a progress bar on a terminal."""
+    if llm.tokenizer is None:
+        raise ConfigError(f"{llm.model_path} has no tokenizer, which perplexity needs")
+    ids = llm.tokenizer.encode(text, add_bos=False)
+    hidden = True if quiet else None
+    with tqdm(total=len(ids), unit="token", disable=hidden, leave=False) as bar:
+        return perplexity(llm, ids, context, bar.update)
+
+
+def _result(
+    llm: LLM, file: str, measured: Perplexity, context: int, rate: float
+) -> dict[str, object]:
+    """What --json writes."""
+    return {
+        "model": str(llm.model_path),
+        "file": file,
+        "perplexity": measured.perplexity,
+        "tokens": measured.tokens,
+        "context": context,
+        "tokens_per_s": rate,
+    }

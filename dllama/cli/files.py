@@ -1,0 +1,55 @@
+"""Texts that commands read, and reports that they write."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from dllama.errors import ConfigError, OutputError
+
+
+def read_text(path: str, option: str) -> str:
+    """A text file; ConfigError names the option where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
+
+
+def check_output(path: str | None) -> None:
+    """OutputError where a file cannot be written, before the work that it reports."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"{path}: is a folder, expected a file to write")
+    if not os.access(target.parent, os.W_OK):
+        reason = "not writable" if target.parent.is_dir() else "not a folder"
+        raise OutputError(f"{path}: cannot write: {target.parent} is {reason}")
+
+
+def write_json(path: str, value: object) -> None:
+    """Write a JSON file complete or not at all; a device or pipe is written to."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    target = Path(path).resolve()
+    try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+        else:
+            _replace(target, text)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+
+
+def _replace(target: Path, text: str) -> None:
+    """Write under a temporary name, then take the target's."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""What a generation cost, as text and as values for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dllama import LLM
+from dllama.generation import Token
+from dllama.stats import PREFILL, StepStats
+
+HEADINGS = "phase    tokens   total ms  inference   transfer   sampling    sent kB    recv kB"
+
+
+def result(llm: LLM, tokens: Sequence[Token]) -> dict[str, Any]:
+    """All figures of a run, as --json writes them."""
+    return {
+        "model": str(llm.model_path),
+        "nodes": llm.nodes,
+        "transport": llm.transport,
+        "buffer": llm.buffer,
+        "threads": llm.threads,
+        "prompt_tokens": sum(step.tokens for step in llm.stats.phase(PREFILL)),
+        "tokens": [token.id for token in tokens],
+        "text": "".join(token.text for token in tokens),
+        "steps": [step.as_dict() for step in llm.stats.steps],
+        "summary": llm.stats.summary(),
+    }
+
+
+def report(llm: LLM) -> str:
+    """The table of steps and the summary."""
+    return "\n".join(["", HEADINGS, *map(_row, llm.stats.steps), "", *_summary(llm)])
+
+
+def _row(step: StepStats) -> str:
+    """A row of the table."""
+    times = (step.total_ms, step.inference_ms, step.transfer_ms, step.sample_ms)
+    sizes = (step.sent_bytes / 1000, step.received_bytes / 1000)
+    figures = "".join(f"{figure:11.2f}" for figure in (*times, *sizes))
+    return f"{step.phase:<8}{step.tokens:7d}{figures}"
+
+
+def _summary(llm: LLM) -> list[str]:
+    """How fast, and what a generated token cost on average."""
+    summary = llm.stats.summary()
+    weights = llm.spec.weight_type.name.lower()
+    return [
+        f"{plural(llm.nodes, 'node')}, {plural(llm.threads, 'thread')}, {weights} weights",
+        f"prompt      {summary['prompt_tokens_per_s']:10.2f} tokens/s",
+        f"generation  {summary['tokens_per_s']:10.2f} tokens/s",
+        f"per token   {summary['avg_total_ms']:10.2f} ms: "
+        f"inference {summary['avg_inference_ms']:.2f}, transfer {summary['avg_transfer_ms']:.2f}",
+        f"traffic     {summary['avg_sent_bytes'] / 1000:10.2f} kB sent, "
+        f"{summary['avg_received_bytes'] / 1000:.2f} kB received per token",
+    ]
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: 1 node, 2 nodes."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
