@@ -1,0 +1,70 @@
+"""Time the matmul kernels: GB/s of weights read, G multiply-adds/s.
+
+    python benchmarks/kernels.py --threads 1 4
+
+Matrices have the shape of TinyLlama's feed-forward network, and are more than the caches hold.
+DLLAMA_ISA=avx2 or baseline times a lower instruction set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from dllama._kernels import cpu, quants
+from dllama._kernels.matmul import PackedMatrix, matmul
+
+ROWS, COLUMNS, COPIES = 11264, 2048, 16
+TYPES = {"f32": 0, "f16": 1, "q40": 2, "q80": 3}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, cpu.default_threads()])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 256])
+    parser.add_argument("--weights", nargs="+", choices=TYPES, default=["q40", "q80"])
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    print(f"{cpu.isa()}, {ROWS} x {COLUMNS}")
+    for weights in args.weights:
+        matrices = [packed(TYPES[weights]) for _ in range(COPIES)]
+        for threads in args.threads:
+            for tokens in args.tokens:
+                seconds = timed(matrices, tokens, threads, args.rounds)
+                rate = tokens * ROWS * COLUMNS * COPIES / seconds / 1e9
+                read = sum(matrix.nbytes for matrix in matrices) / seconds / 1e9
+                print(
+                    f"{weights}  {threads} threads  {tokens:4d} tokens  "
+                    f"{rate:7.1f} G multiply-adds/s  {read:6.1f} GB/s"
+                )
+
+
+def packed(float_type: int) -> PackedMatrix:
+    """A matrix of random numbers."""
+    numbers = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
+    raw = np.empty(quants.nbytes(float_type, numbers.size), np.uint8)
+    quants.encode(numbers, raw, float_type, 4)
+    matrix = PackedMatrix(ROWS, COLUMNS, float_type)
+    matrix.fill(0, raw.reshape(ROWS, -1), threads=4)
+    return matrix
+
+
+def timed(matrices: list[PackedMatrix], tokens: int, threads: int, rounds: int) -> float:
+    """Median seconds of one pass over all matrices."""
+    x = np.random.default_rng(1).standard_normal((tokens, COLUMNS), np.float32)
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for matrix in matrices:
+            matmul(matrix, x, threads=threads)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

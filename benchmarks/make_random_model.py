@@ -1,0 +1,203 @@
+"""Write a model of a known shape with random weights: for dllama, llama.cpp, or the converter.
+
+    python benchmarks/make_random_model.py tinyllama-1.1b --m tiny.m --gguf tiny.gguf
+    python benchmarks/make_random_model.py tinyllama-1.1b --hugging-face folder
+
+--m and --gguf hold the same Q40 (Q4_0) blocks, so both programs compute the same; the .gguf has
+no vocabulary and needs the package `gguf`. --hugging-face writes float16 safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dllama.families import llama
+from dllama.modelfile import TensorInfo, tensor_table
+from dllama.modelheader import write_header
+from dllama.spec import Arch, FloatType, ModelSpec, RopeScaling, RopeType
+
+RUN = 1 << 22
+
+
+def spec(dim: int, hidden: int, layers: int, heads: int, kv: int, head: int, vocab: int, seq: int,
+         theta: float = 10000.0, scaling: RopeScaling | None = None) -> ModelSpec:  # fmt: skip
+    return ModelSpec(
+        Arch.LLAMA, dim, hidden, layers, heads, kv, head, vocab, seq, FloatType.Q40,
+        rope_theta=theta,
+        rope_type=RopeType.LLAMA31 if scaling else RopeType.LLAMA,
+        rope_scaling=scaling,
+    )  # fmt: skip
+
+
+SHAPES = {
+    "small-100m": spec(768, 2048, 12, 12, 4, 64, 32000, 2048),
+    "tinyllama-1.1b": spec(2048, 5632, 22, 32, 4, 64, 32000, 2048),
+    "llama-3.2-1b": spec(2048, 8192, 16, 32, 8, 64, 128256, 8192, 500000.0,
+                         RopeScaling(32.0, 1.0, 4.0, 8192)),
+    "llama-2-7b": spec(4096, 11008, 32, 32, 32, 128, 32000, 4096),
+}  # fmt: skip
+GGUF_NAMES = {
+    "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate",
+    "down": "ffn_down", "up": "ffn_up", "attention_norm": "attn_norm", "ffn_norm": "ffn_norm",
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("--m", type=Path, metavar="FILE")
+    parser.add_argument("--gguf", type=Path, metavar="FILE")
+    parser.add_argument("--hugging-face", type=Path, metavar="FOLDER")
+    args = parser.parse_args()
+    model = SHAPES[args.shape]
+    if args.m:
+        write_m(args.m, model)
+    if args.gguf:
+        write_gguf(args.gguf, model)
+    if args.hugging_face:
+        write_hugging_face(args.hugging_face, model)
+
+
+def blocks(index: int, info: TensorInfo) -> Iterator[np.ndarray]:
+    """The bytes of a tensor in runs: random nibbles with scales that keep activations near 1."""
+    rng = np.random.default_rng(index)
+    count = int(np.prod(info.shape))
+    for begin in range(0, count, RUN):
+        n = min(RUN, count - begin)
+        if len(info.shape) == 1:
+            yield np.ones(n, np.float32).view(np.uint8)
+        elif info.float_type is FloatType.F32:
+            yield rng.standard_normal(n, np.float32).view(np.uint8)
+        else:
+            scale = np.float16(1 / (4.6 * np.sqrt(info.shape[1])))
+            run = rng.integers(0, 256, (n // 32, 18), dtype=np.uint8)
+            run[:, :2] = np.array([scale]).view(np.uint8)
+            yield run.reshape(-1)
+
+
+def write_m(path: Path, model: ModelSpec) -> None:
+    """The model file of dllama."""
+    header = write_header(model)
+    table = tensor_table(model, len(header))
+    with path.open("wb") as file:
+        file.write(header)
+        for index, info in enumerate(tqdm(table.values(), desc=path.name, disable=None)):
+            for run in blocks(index, info):
+                file.write(run.data)
+
+
+def write_gguf(path: Path, model: ModelSpec) -> None:
+    """The same model for llama.cpp."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(model.seq_len)
+    writer.add_embedding_length(model.dim)
+    writer.add_block_count(model.n_layers)
+    writer.add_feed_forward_length(model.hidden_dim)
+    writer.add_head_count(model.n_heads)
+    writer.add_head_count_kv(model.n_kv_heads)
+    writer.add_layer_norm_rms_eps(model.norm_epsilon)
+    writer.add_rope_dimension_count(model.head_dim)
+    writer.add_rope_freq_base(model.rope_theta)
+    writer.add_vocab_size(model.vocab_size)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_tokenizer_model("no_vocab")
+    if model.rope_scaling:
+        writer.add_tensor("rope_freqs.weight", rope_factors(model))
+    for index, info in enumerate(tqdm(tensor_table(model, 0).values(), desc=path.name)):
+        raw = np.concatenate(list(blocks(index, info)))
+        name = gguf_name(info.name)
+        if len(info.shape) == 1:
+            writer.add_tensor(name, raw.view(np.float32))
+        elif info.float_type is FloatType.F32:
+            wide = raw.view(np.float32).reshape(info.shape)
+            writer.add_tensor(name, wide.astype(np.float16))
+        else:
+            kind = gguf.GGMLQuantizationType.Q4_0
+            writer.add_tensor(name, raw.reshape(info.shape[0], -1), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def rope_factors(model: ModelSpec) -> np.ndarray:
+    """What divides the frequency of each pair, which a .gguf holds as a tensor."""
+    from dllama._kernels.rope import RopeCache
+
+    scaling = model.rope_scaling
+    assert scaling is not None
+    numbers = (
+        scaling.factor,
+        scaling.low_freq_factor,
+        scaling.high_freq_factor,
+        scaling.original_seq_len,
+    )
+    plain = np.arcsin(RopeCache(model.head_dim, 2, model.rope_theta).table()[1][1])
+    scaled = np.arcsin(RopeCache(model.head_dim, 2, model.rope_theta, numbers).table()[1][1])
+    return (plain / scaled).astype(np.float32)
+
+
+def gguf_name(name: str) -> str:
+    """The name of a tensor in a .gguf."""
+    fixed = {"embedding": "token_embd", "final_norm": "output_norm", "output": "output"}
+    if name in fixed:
+        return fixed[name] + ".weight"
+    _, layer, short = name.split(".")
+    return f"blk.{layer}.{GGUF_NAMES[short]}.weight"
+
+
+def write_hugging_face(folder: Path, model: ModelSpec) -> None:
+    """A folder with config.json and model.safetensors in float16, written as a stream."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "model_type": "llama",
+        "hidden_size": model.dim,
+        "intermediate_size": model.hidden_dim,
+        "num_hidden_layers": model.n_layers,
+        "num_attention_heads": model.n_heads,
+        "num_key_value_heads": model.n_kv_heads,
+        "head_dim": model.head_dim,
+        "vocab_size": model.vocab_size,
+        "max_position_embeddings": model.seq_len,
+        "rms_norm_eps": model.norm_epsilon,
+        "rope_theta": model.rope_theta,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    names = {source.name: source.tensor for source in llama.sources(model)}
+    tensors = list(tensor_table(model, 0).values())
+    header, at = {}, 0
+    for info in tensors:
+        end = at + 2 * int(np.prod(info.shape))
+        header[names[info.name]] = {
+            "dtype": "F16",
+            "shape": list(info.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for index, info in enumerate(tqdm(tensors, desc=folder.name, disable=None)):
+            rng = np.random.default_rng(index)
+            count = int(np.prod(info.shape))
+            for begin in range(0, count, RUN):
+                numbers = rng.standard_normal(min(RUN, count - begin), np.float32)
+                file.write((numbers * np.float32(0.02)).astype(np.float16).data)
+
+
+if __name__ == "__main__":
+    main()
