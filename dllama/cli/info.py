@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from enum import IntEnum
 from typing import Any
@@ -48,15 +48,16 @@ def run(args: argparse.Namespace) -> int:
         return 0
     path = settings.model_file(args.model)
     with ModelFile.open(path) as file:
+        memory = list(_memory(file, args))  # first, because it checks the arguments
         _print(_header(file))
         print()
         _print_tensors(file)
         print()
-        _print(_memory(file, args))
+        _print(memory)
     return 0
 
 
-def _print(rows: Rows) -> None:
+def _print(rows: Iterable[tuple[str, str]]) -> None:
     """Print two columns."""
     table = list(rows)
     width = max(len(name) for name, _ in table)

@@ -1,0 +1,194 @@
+"""Every wrong input: one line that names it, the right exit status, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dllama
+from dllama.cli import main
+
+SHORT = ["--steps", "1", "--quiet"]
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command line that fails; its exit status and the line on stderr."""
+
+    def fails(*words: str) -> tuple[int, str]:
+        status = main(words)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("dllama: error: ")
+        assert err.count("\n") == 1
+        return status, err
+
+    return fails
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "required: COMMAND (see dllama --help)"),
+        (("walk",), "invalid choice: 'walk'"),
+        (("run", "--step", "1"), "unrecognized arguments: --step 1"),
+        (("run", "--steps"), "argument --steps: expected one argument (see dllama run --help)"),
+        (("run", "--steps", "-1"), "--steps: found -1, expected an integer of at least 0"),
+        (("run", "--steps", "1e3"), "--steps: found '1e3', expected an integer"),
+        (("run", "--temperature", "-0.5"), "--temperature: found -0.5"),
+        (("run", "--temperature", "nan"), "--temperature: found nan"),
+        (("run", "--top-p", "0"), "--top-p: found 0.0, expected a number of more than 0"),
+        (("run", "--repetition-penalty", "0"), "--repetition-penalty: found 0.0"),
+        (("run", "--seed", "-1"), "--seed: found -1"),
+        (("run", "--seed", "18446744073709551616"), "--seed: found 18446744073709551616"),
+        (("run", "--threads", "0"), "--threads: found 0"),
+        (("run", "--kv-cache", "q8"), "--kv-cache: found 'q8', expected one of auto, f16, f32"),
+        (("run", "--prompt", "\udcff"), "--prompt: not UTF-8"),
+        (("run", "--prompt", "a", "--prompt-file", "b"), "--prompt and --prompt-file: only one"),
+        (("run", "--prompt-file", "/none"), "--prompt-file /none: No such file"),
+        (("run", "--config", "/none"), "config /none: No such file"),
+        (("run", "--nodes", "2"), "nodes is 2: several nodes are not supported"),
+        (("run", "--max-seq-len", "513"), "max_seq_len is 513, expected 1 to 512"),
+        (("run", "--stop", ""), "stop is [''], expected strings that are not empty"),
+        (("info", "--nodes", "2", str(dllama.settings.DEMO)), "nodes is 2"),
+        (("perplexity",), "required: FILE"),
+        (("perplexity", "/none"), "FILE /none: No such file"),
+        (("perplexity", os.devnull), "the text has no tokens to score"),
+        (("perplexity", __file__, "--context", "1"), "--context: found 1"),
+        (("perplexity", __file__, "--context", "513"), "context is 513, expected 2 to 512"),
+    ],
+)
+def test_wrong_usage(fails, words, message):
+    status, line = fails(*words)
+    assert message in line
+    assert status == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "--model", "/none"), "/none: no such model file or folder"),
+        (("run", "--model", os.devnull), f"{os.devnull}"),
+        (("info", "/none"), "/none: no such model file or folder"),
+        (("info", "{tmp}"), "holds 0 .m files"),
+        (("run", "--tokenizer", "/none"), "/none"),
+        (("run", "--json", "/none/x.json"), "/none/x.json: cannot write: /none is not a folder"),
+        (("run", "--json", "{tmp}"), "is a folder, expected a file to write"),
+        (("perplexity", __file__, "--json", "/none/x.json"), "/none/x.json: cannot write"),
+        (("run", "--prompt", "x " * 600), "do not fit behind 0 in a context of 512"),
+        (("run", "--steps", "600"), "do not fit behind 0 in a context of 512"),
+        (("convert", "/none", "--output", "{tmp}/x"), "/none"),
+    ],
+)
+def test_a_failure(fails, tmp_path, words, message):
+    words = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    status, line = fails(*words)
+    assert message in line
+    assert status == 1
+
+
+def test_a_wrong_line_of_the_config_file(fails, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("steps: 1\ntemprature: 0\n")
+    status, line = fails("run", "--config", str(path))
+    assert f"{path}, line 2: temprature: no such option" in line
+    assert status == 2
+
+
+def test_a_broken_model_file(fails, tmp_path):
+    (tmp_path / "model.m").write_bytes(b"\0" * 64)
+    status, line = fails("run", "--model", str(tmp_path))
+    assert "model.m: magic is" in line
+    assert status == 1
+
+
+def test_a_text_that_is_not_utf8(fails, tmp_path):
+    (tmp_path / "text").write_bytes(b"abc\xff")
+    status, line = fails("perplexity", str(tmp_path / "text"))
+    assert "not UTF-8 at byte 3" in line
+    assert status == 2
+
+
+@pytest.mark.parametrize("prompt", ["to be", ""])
+def test_a_text_for_a_model_without_a_tokenizer(fails, converted, prompt):
+    folder = str(converted("llama-gqa", "f32"))
+    status, line = fails("run", "--model", folder, "--prompt", prompt)
+    assert "prompt is" in line
+    assert status == 2
+
+
+def test_perplexity_needs_a_tokenizer(fails, converted):
+    folder = str(converted("llama-gqa", "f32"))
+    status, line = fails("perplexity", __file__, "--model", folder)
+    assert "has no tokenizer" in line
+    assert status == 2
+
+
+def test_a_failed_report_leaves_no_file(fails, tmp_path, monkeypatch):
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("dllama.cli.run._print_text", lambda *arguments: None)
+    status, line = fails("run", *SHORT, "--json", str(tmp_path / "x.json"))
+    assert "x.json: cannot write: No space left on device" in line
+    assert status == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_defect_is_one_line_too(fails, monkeypatch):
+    monkeypatch.setattr("dllama.cli.run.settings", lambda args: 1 / 0)
+    status, line = fails("run")
+    assert "unexpected ZeroDivisionError: division by zero (--debug shows where)" in line
+    assert status == 1
+
+
+@pytest.mark.parametrize("words", [("--debug", "run"), ("run", "--debug")])
+def test_debug_shows_the_traceback(words):
+    with pytest.raises(dllama.ModelError):
+        main([*words, "--model", "/none"])
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("--version",)])
+def test_help_is_no_error(capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    assert "dllama" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["run", "convert", "perplexity", "info"])
+def test_help_has_examples(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"  dllama {command}" in text.partition("\nexample")[2]
+
+
+def dllama_process(words: list[str], stdout: int) -> tuple[int, str]:
+    """Exit status and stderr of the command in a process of its own."""
+    command = [sys.executable, "-m", "dllama", *words]
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_went_away():
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert dllama_process(["run", *SHORT], writer) == (1, "")
+    os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_is_full():
+    with Path("/dev/full").open("wb") as full:
+        status, err = dllama_process(["run", *SHORT], full.fileno())
+    assert status == 1
+    assert err.startswith("dllama: error: ")
+    assert "No space left on device" in err
+    assert err.count("\n") == 1

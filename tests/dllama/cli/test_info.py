@@ -1,0 +1,52 @@
+"""`dllama info`."""
+
+from __future__ import annotations
+
+import pytest
+
+from dllama import __version__, settings
+from dllama._kernels import cpu
+from dllama.cli import main
+
+
+@pytest.fixture
+def info(capsys):
+    """The rows that the command prints: first word (or words before two spaces) and rest."""
+
+    def info(*words: str) -> dict[str, str]:
+        assert main(["info", *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        rows = [line.strip().split("  ", 1) for line in lines if line]
+        return {row[0]: row[-1].strip() for row in rows}
+
+    return info
+
+
+def test_of_the_machine(info):
+    rows = info()
+    assert rows["dllama"] == __version__
+    assert rows["cpu features"].split() == cpu.features()
+    assert rows["kernels"].startswith(cpu.isa())
+    assert rows["threads"].split()[0] == str(cpu.default_threads())
+    assert {"python", "openmp"} <= set(rows)
+
+
+def test_of_a_model(info):
+    rows = info(str(settings.DEMO))
+    assert rows["file"] == str(settings.DEMO / "model.m")
+    assert (rows["arch"], rows["dim"], rows["weight_type"]) == ("llama", "256", "q40")
+    assert rows["tokenizer"].startswith("2048 tokens, bos 2043, eos 2044")
+    assert rows["layers.*.down"].split() == ["q40", "256", "x", "768", "6", "0.66", "MB"]
+    assert rows["KV cache"].endswith("512 positions in f16")
+
+
+def test_of_a_shorter_context(info):
+    rows = info(str(settings.DEMO), "--max-seq-len", "64", "--kv-cache", "f32", "--nodes", "1")
+    assert rows["KV cache"].endswith("64 positions in f32")
+
+
+def test_of_a_model_without_a_tokenizer(info, converted):
+    rows = info(str(converted("llama31-tied", "f32") / "model.m"))
+    assert rows["tokenizer"] == "none"
+    assert rows["rope_type"] == "llama31"
+    assert rows["rope_scaling"].startswith("factor ")

@@ -1,0 +1,40 @@
+"""`dllama perplexity`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import dllama
+from dllama.cli import main
+from dllama.perplexity import perplexity
+
+TEXT = "ROMEO:\nBut soft, what light through yonder window breaks?\n"
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A file with a short text."""
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def test_prints_what_the_function_gives(capsys, text):
+    with dllama.LLM() as llm:
+        expected = perplexity(llm, llm.tokenizer.encode(TEXT, add_bos=False), 16)
+    assert main(["perplexity", str(text), "--context", "16"]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(
+        f"perplexity {expected.perplexity:.4f} of {expected.tokens} tokens in windows of 16, "
+    )
+
+
+def test_json(capsys, text, tmp_path):
+    path = tmp_path / "result.json"
+    assert main(["perplexity", str(text), "--quiet", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert set(result) == {"model", "file", "perplexity", "tokens", "context", "tokens_per_s"}
+    assert result["context"] == 512
+    assert capsys.readouterr().err == ""
