@@ -170,24 +170,34 @@ def test_help_has_examples(capsys, command):
     assert f"  dllama {command}" in text.partition("\nexample")[2]
 
 
-def dllama_process(words: list[str], stdout: int) -> tuple[int, str]:
-    """Exit status and stderr of the command in a process of its own."""
-    command = [sys.executable, "-m", "dllama", *words]
-    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
-    return done.returncode, done.stderr
+@pytest.fixture
+def process(tmp_path):
+    """Run the command in a process of its own; its exit status and stderr.
+
+    Its folder is another one than this source tree, whose package it would find first.
+    """
+
+    def process(words: list[str], stdout: int) -> tuple[int, str]:
+        command = [sys.executable, "-m", "dllama", *words]
+        done = subprocess.run(
+            command, stdout=stdout, stderr=subprocess.PIPE, cwd=tmp_path, text=True, check=False
+        )
+        return done.returncode, done.stderr
+
+    return process
 
 
-def test_a_reader_that_went_away():
+def test_a_reader_that_went_away(process):
     reader, writer = os.pipe()
     os.close(reader)
-    assert dllama_process(["run", *SHORT], writer) == (1, "")
+    assert process(["run", *SHORT], writer) == (1, "")
     os.close(writer)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_an_output_that_is_full():
+def test_an_output_that_is_full(process):
     with Path("/dev/full").open("wb") as full:
-        status, err = dllama_process(["run", *SHORT], full.fileno())
+        status, err = process(["run", *SHORT], full.fileno())
     assert status == 1
     assert err.startswith("dllama: error: ")
     assert "No space left on device" in err
