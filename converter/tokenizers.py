@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from dllama.converter.huggingface import read_json
 from dllama.converter.sentencepiece import read_sentencepiece
 from tokenizers import Tokenizer as HfTokenizer
 
-from dllama.errors import FormatError, OutputError, UnsupportedError
-from dllama.tokenizer import open_fast
+from dllama.errors import OutputError, UnsupportedError
+from dllama.tokenizer import begins_with, open_fast
+from dllama.tokenizerconfig import read_tokenizer_config
 from dllama.tokenizerfile import TokenizerData, write_tokenizer
 
 COPIED = (
@@ -34,12 +32,13 @@ def convert_tokenizer(source: Path, output: Path, vocab_size: int) -> list[str]:
     path, tokenizer = _open(source)
     if tokenizer is None:
         return [f"{source}: has no tokenizer.json or tokenizer.model, the model runs on ids"]
+    _check_kind(path, tokenizer)
     vocab = token_bytes(tokenizer)
     if len(vocab) > vocab_size:
         raise UnsupportedError(
             f"{path}: has {len(vocab)} tokens, more than the {vocab_size} of the model"
         )
-    write_tokenizer(output / "tokenizer.t", _data(source, tokenizer, vocab, path))
+    write_tokenizer(output / "tokenizer.t", _data(source, tokenizer, vocab))
     if path.name != "tokenizer.json":
         _write(output / "tokenizer.json", tokenizer.to_str())
     if len(vocab) < vocab_size:
@@ -54,21 +53,28 @@ def _open(source: Path) -> tuple[Path, HfTokenizer | None]:
         return fast, open_fast(fast)
     if not slow.is_file():
         return slow, None
-    add_bos = _optional(source / "tokenizer_config.json").get("add_bos_token")
-    return slow, read_sentencepiece(slow, add_bos is not False)
+    return slow, read_sentencepiece(slow, _add_bos(source))
+
+
+def _check_kind(path: Path, tokenizer: HfTokenizer) -> None:
+    """UnsupportedError for a kind of tokenizer that language models of these families lack."""
+    kind = type(tokenizer.model).__name__
+    if kind not in ("BPE", "Unigram"):
+        raise UnsupportedError(f"{path}: is a {kind} tokenizer, only BPE and Unigram work")
 
 
 def token_bytes(tokenizer: HfTokenizer) -> list[bytes]:
     """The bytes of every token by id; ids without a token get a name of their own."""
     model = json.loads(tokenizer.to_str())
-    added = {entry["id"] for entry in model.get("added_tokens", [])}
     byte_level = '"ByteLevel"' in json.dumps([model.get("pre_tokenizer"), model.get("decoder")])
+    added = model.get("added_tokens", [])
+    literal = {entry["id"] for entry in added if byte_level or entry["special"]}
     names = {index: name for name, index in tokenizer.get_vocab(with_added_tokens=True).items()}
     table = _byte_level_table()
     vocab = []
     for index in range(max(names, default=-1) + 1):
         name = names.get(index, f"<unused{index}>")
-        if index in added or index not in names:
+        if index not in names or index in literal:
             vocab.append(name.encode())
         elif byte_level:
             vocab.append(_byte_level_bytes(name, table))
@@ -101,85 +107,39 @@ def _byte_level_table() -> dict[str, int]:
     return table
 
 
-def _data(source: Path, tokenizer: HfTokenizer, vocab: list[bytes], path: Path) -> TokenizerData:
-    """What the .t file says besides the tokens; a token's score is minus its rank."""
-    config = _optional(source / "tokenizer_config.json")
-    model = _optional(source / "config.json")
-    generation = _optional(source / "generation_config.json")
-    bos = _id(config.get("bos_token"), tokenizer)
-    if bos is None:
-        bos = next((i for c in (generation, model) for i in _ids(c.get("bos_token_id"))), None)
-    eos = _eos_ids(config, model, generation, tokenizer)
-    for name, index in [("bos", bos), *(("eos", index) for index in eos)]:
-        if index is not None and not 0 <= index < len(vocab):
-            raise FormatError(path, f"{name} id", index, f"0 to {len(vocab) - 1}")
+def _data(source: Path, tokenizer: HfTokenizer, vocab: list[bytes]) -> TokenizerData:
+    """What the .t file says."""
+    config = read_tokenizer_config(source, tokenizer.token_to_id, len(vocab))
     return TokenizerData(
         vocab=vocab,
-        scores=_scores(tokenizer, len(vocab)),
-        bos_id=-1 if bos is None else bos,
-        eos_ids=eos,
-        add_bos=_adds_bos(config, tokenizer, bos),
-        chat_template=_chat_template(source, config),
+        scores=token_scores(tokenizer, len(vocab)),
+        bos_id=-1 if config.bos_id is None else config.bos_id,
+        eos_ids=config.eos_ids,
+        add_bos=config.add_bos is True or begins_with(tokenizer, config.bos_id),
+        chat_template=config.chat_template,
     )
 
 
-def _eos_ids(
-    config: dict[str, Any],
-    model: dict[str, Any],
-    generation: dict[str, Any],
-    tokenizer: HfTokenizer,
-) -> tuple[int, ...]:
-    """Ids that end a text: those of the generation defaults, the model, or the tokenizer."""
-    for given in (generation, model):
-        if ids := tuple(_ids(given.get("eos_token_id"))):
-            return ids
-    index = _id(config.get("eos_token"), tokenizer)
-    return () if index is None else (index,)
+def token_scores(tokenizer: HfTokenizer, count: int) -> list[float]:
+    """By which tokens are merged, high first: Unigram scores, or minus the rank of a merge.
 
-
-def _ids(value: object) -> Iterator[int]:
-    """The ids of a number or a list of numbers."""
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, int) and not isinstance(item, bool):
-            yield item
-
-
-def _id(token: object, tokenizer: HfTokenizer) -> int | None:
-    """The id of a token given as text or as an object with its content."""
-    name = token.get("content") if isinstance(token, dict) else token
-    index = tokenizer.token_to_id(name) if isinstance(name, str) else None
-    return None if index is None else int(index)
-
-
-def _adds_bos(config: dict[str, Any], tokenizer: HfTokenizer, bos: int | None) -> bool:
-    """Whether a text gets a bos, as the tokenizer itself does it."""
-    ids = tokenizer.encode("a", add_special_tokens=True).ids
-    return bool(bos is not None and ids and ids[0] == bos) or bool(config.get("add_bos_token"))
-
-
-def _scores(tokenizer: HfTokenizer, count: int) -> list[float]:
-    """Unigram scores, or minus the id: ids of BPE tokens are in the order of the merges."""
+    Tokens that no merge makes come after those, in the order of their ids.
+    """
     model = json.loads(tokenizer.to_str())["model"]
-    if model.get("type") == "Unigram":
+    if model["type"] == "Unigram":
         scores = [float(score) for _, score in model["vocab"]]
         return scores + [0.0] * (count - len(scores))
-    return [-float(index) for index in range(count)]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    scores = [-float(len(merges) + index) for index in range(count)]
+    for rank, merge in reversed(list(enumerate(merges))):
+        if (index := model["vocab"].get("".join(merge))) is not None:
+            scores[index] = -float(rank)
+    return scores
 
 
-def _chat_template(source: Path, config: dict[str, Any]) -> str | None:
-    """The template of the file or of tokenizer_config.json; of several, the default one."""
-    file = source / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _add_bos(source: Path) -> bool:
+    """Whether a tokenizer.model gets a bos: yes, unless the configuration says no."""
+    return read_tokenizer_config(source, lambda _: None, 1 << 31).add_bos is not False
 
 
 def _copy(source: Path, output: Path) -> None:
