@@ -83,7 +83,7 @@ class BuildExt(build_ext):
         openmp = openmp_flags(self.compiler)
         shared = openmp + sanitizer_flags()
         for extension in self.extensions:
-            extension.extra_compile_args += shared + (["-O1", "-g"] if DEBUG else ["-O3"])
+            extension.extra_compile_args += shared + (["-O1", "-g"] if DEBUG else ["-O3", "-g0"])
             extension.extra_link_args += shared
         # Here and not while compiling: Cython is not safe in the compiling threads.
         translated = cythonize(

@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from dllama.errors import FormatError, ModelError, UnsupportedError
 
 # Elements per dtype of a safetensors file; bfloat16 is read as its bits.
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 MAX_HEADER = 100 << 20
 
 

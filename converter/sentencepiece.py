@@ -1,18 +1,26 @@
 """SentencePiece models (tokenizer.model) as `tokenizers` objects with the same ids.
 
-Reads the few protobuf fields it needs (sentencepiece_model.proto) with bounds checks; the
+The protobuf definition is sentencepiece_model.proto of github.com/google/sentencepiece. The
 model becomes a BPE or Unigram model without pre-tokenizer, so that merges see what
 SentencePiece sees (Kudo and Richardson 2018).
+
+In one respect the ids are those of Hugging Face: names of control pieces in a text, such as
+<s>, become their ids, and the text behind one gets a space as if it began there. SentencePiece
+itself spells such names.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+import math
+import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 
+from dllama.converter.charsmap import check_charsmap
+from dllama.converter.protobuf import Message, fields
 from tokenizers import (
     AddedToken,
     Regex,
@@ -20,6 +28,7 @@ from tokenizers import (
     decoders,
     models,
     normalizers,
+    pre_tokenizers,
     processors,
 )
 
@@ -27,6 +36,8 @@ from dllama.errors import FormatError, ModelError, UnsupportedError
 
 SPACE = "\u2581"
 UNIGRAM, BPE = 1, 2
+# SentencePiece trains pieces of up to 16 characters; splitting one is quadratic.
+MAX_PIECE = 1024
 
 
 class PieceType(IntEnum):
@@ -56,125 +67,116 @@ class SentencePieceModel:
     pieces: list[Piece]
     model_type: int
     bos_id: int
+    suffix_space: bool
     charsmap: bytes
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
+    escape_whitespaces: bool
+    decoding_charsmap: bytes
 
+    def texts(self, *types: PieceType) -> list[str]:
+        """The pieces of some types."""
+        return [piece.text for piece in self.pieces if piece.type in types]
 
-Field = tuple[int, int, int | bytes]
+    @cached_property
+    def normal_scores(self) -> tuple[float, float]:
+        """The least and the largest score of normal pieces."""
+        scores = [piece.score for piece in self.pieces if piece.type is PieceType.NORMAL]
+        return min(scores, default=0.0), max(scores, default=0.0)
+
+    @property
+    def space(self) -> str:
+        """What stands for a space in the pieces."""
+        return SPACE if self.escape_whitespaces else " "
 
 
 def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
     """The tokenizer of a tokenizer.model; add_bos: put its bos before every text.
 
-    ModelError if it cannot be read, FormatError if it is broken, UnsupportedError for a word
-    or character model.
+    ModelError if it cannot be read, FormatError if it is broken, UnsupportedError for what
+    cannot be said in a tokenizer.json.
     """
     try:
-        data = path.read_bytes()
+        model = parse(path.read_bytes())
+        _check_pieces(model)
+        if model.charsmap:
+            check_charsmap(model.charsmap)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
-    try:
-        model = _parse(data)
-    except (ValueError, struct.error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FormatError(path, "protobuf", f"broken ({error})", "a SentencePiece model") from error
-    if not model.pieces:
-        raise FormatError(path, "pieces", "none", "a vocabulary")
-    if model.model_type not in (UNIGRAM, BPE):
-        raise UnsupportedError(f"{path}: only BPE and unigram SentencePiece models are supported")
+    _check_supported(path, model)
     return _build(model, add_bos)
 
 
-def _parse(data: bytes) -> SentencePieceModel:
-    """The fields of a ModelProto: 1 pieces, 2 trainer, 3 normalizer."""
+def parse(data: bytes) -> SentencePieceModel:
+    """The fields of a ModelProto; ValueError where it is broken."""
     pieces: list[Piece] = []
-    trainer: dict[int, int | bytes] = {}
-    normalizer: dict[int, int | bytes] = {}
-    for number, _, value in _fields(data):
+    trainer, normalizer, denormalizer = Message(), Message(), Message()
+    for number, value in fields(data):
         if number == 1:
-            pieces.append(_piece(_message(value)))
+            piece = Message(value)
+            pieces.append(Piece(piece.text(1), piece.real(2), PieceType(piece.integer(3, 1))))
         elif number == 2:
-            trainer = {n: v for n, _, v in _fields(_message(value))}
+            trainer = Message(value)
         elif number == 3:
-            normalizer = {n: v for n, _, v in _fields(_message(value))}
+            normalizer = Message(value)
+        elif number == 5:
+            denormalizer = Message(value)
     return SentencePieceModel(
         pieces=pieces,
-        model_type=_integer(trainer.get(3, UNIGRAM)),
-        bos_id=_integer(trainer.get(41, 1)),
-        charsmap=_message(normalizer.get(2, b"")),
-        add_dummy_prefix=bool(_integer(normalizer.get(3, 1))),
-        remove_extra_whitespaces=bool(_integer(normalizer.get(4, 1))),
+        model_type=trainer.integer(3, UNIGRAM),
+        bos_id=trainer.integer(41, 1),
+        suffix_space=trainer.flag(24, False),
+        charsmap=normalizer.data(2),
+        add_dummy_prefix=normalizer.flag(3, True),
+        remove_extra_whitespaces=normalizer.flag(4, True),
+        escape_whitespaces=normalizer.flag(5, True),
+        decoding_charsmap=denormalizer.data(2),
     )
 
 
-def _piece(data: bytes) -> Piece:
-    """A piece: 1 text, 2 score, 3 type."""
-    fields = {number: value for number, _, value in _fields(data)}
-    score = struct.unpack("<f", _message(fields.get(2, b"\0\0\0\0")))[0]
-    text = _message(fields.get(1, b"")).decode()
-    return Piece(text, score, PieceType(_integer(fields.get(3, 1))))
+def _check_pieces(model: SentencePieceModel) -> None:
+    """ValueError for a vocabulary that SentencePiece would refuse, too."""
+    for index, piece in enumerate(model.pieces):
+        if not 0 < len(piece.text) <= MAX_PIECE:
+            raise ValueError(f"piece {index} has {len(piece.text)} characters")
+        if not math.isfinite(piece.score):
+            raise ValueError(f"the score of piece {index} is {piece.score}")
+    twice = [text for text, count in Counter(p.text for p in model.pieces).items() if count > 1]
+    if twice:
+        raise ValueError(f"piece {twice[0]!r} is there twice")
+    if len(model.texts(PieceType.UNKNOWN)) != 1:
+        raise ValueError(f"{len(model.texts(PieceType.UNKNOWN))} unknown pieces, expected 1")
+    for name in model.texts(PieceType.BYTE):
+        if not re.fullmatch("<0x[0-9A-F]{2}>", name):
+            raise ValueError(f"byte piece {name!r}")
 
 
-def _fields(data: bytes) -> Iterator[Field]:
-    """(number, wire type, value) of a message: integers, or bytes for all else."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        wire = tag & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield tag >> 3, wire, value
-            continue
-        if wire == 2:
-            size, at = _varint(data, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if size > len(data) - at:
-            raise ValueError("a field is longer than the file")
-        yield tag >> 3, wire, data[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A variable-length integer and the position behind it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("the file is cut off")
-        value |= (data[at] & 0x7F) << shift
-        at += 1
-        if data[at - 1] < 0x80:
-            break
-    else:
-        raise ValueError("an integer is too long")
-    return (value - (1 << 64) if value >= 1 << 63 else value), at
-
-
-def _message(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("an integer where bytes are expected")
-    return value
-
-
-def _integer(value: int | bytes) -> int:
-    if isinstance(value, bytes):
-        raise ValueError("bytes where an integer is expected")
-    return value
+def _check_supported(path: Path, model: SentencePieceModel) -> None:
+    """UnsupportedError for what a tokenizer.json cannot say."""
+    if model.model_type not in (UNIGRAM, BPE):
+        raise UnsupportedError(f"{path}: only BPE and unigram SentencePiece models are supported")
+    if model.texts(PieceType.UNUSED):
+        raise UnsupportedError(f"{path}: SentencePiece models with unused pieces do not work")
+    if model.suffix_space:
+        raise UnsupportedError(f"{path}: treat_whitespace_as_suffix is not supported")
+    if model.decoding_charsmap:
+        raise UnsupportedError(f"{path}: a denormalizer is not supported")
 
 
 def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
     """The same model in the terms of the `tokenizers` library."""
     tokenizer = Tokenizer(_bpe(model) if model.model_type == BPE else _unigram(model))
-    tokenizer.normalizer = normalizers.Sequence(_normalizers(model))
+    if steps := _normalizers(model):
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    symbols = sorted(model.texts(PieceType.USER_DEFINED), key=len, reverse=True)
+    if symbols and model.model_type == BPE:
+        pattern = "|".join(map(_escape, symbols))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = _decoder(model)
-    special = (PieceType.CONTROL, PieceType.UNKNOWN)
-    for piece in model.pieces:
-        if piece.type in special:
-            tokenizer.add_special_tokens([AddedToken(piece.text, normalized=False, special=True)])
-        elif piece.type is PieceType.USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=False)])
+    for name in model.texts(PieceType.CONTROL, PieceType.UNKNOWN):
+        tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True)])
     if add_bos and 0 <= model.bos_id < len(model.pieces):
         bos = model.pieces[model.bos_id].text
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -183,47 +185,59 @@ def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
     return tokenizer
 
 
-def _unknown(model: SentencePieceModel) -> int | None:
-    """The id of the piece for unknown characters."""
-    types = [piece.type for piece in model.pieces]
-    return types.index(PieceType.UNKNOWN) if PieceType.UNKNOWN in types else None
+def _escape(text: str) -> str:
+    """A text as a pattern of Oniguruma, which takes code points."""
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
 def _bpe(model: SentencePieceModel) -> models.BPE:
-    """Merges in the order of the scores of what they make."""
-    vocab = {piece.text: index for index, piece in enumerate(model.pieces)}
-    unknown = _unknown(model)
+    """Merges in the order of the scores of what they make.
+
+    User-defined pieces are cut out of the text before, and taken whole (ignore_merges).
+    """
     return models.BPE(
-        vocab=vocab,
-        merges=_merges(model, vocab),
-        unk_token=None if unknown is None else model.pieces[unknown].text,
+        vocab={piece.text: index for index, piece in enumerate(model.pieces)},
+        merges=_merges(model),
+        unk_token=model.texts(PieceType.UNKNOWN)[0],
         fuse_unk=True,
-        byte_fallback=_has_bytes(model),
+        byte_fallback=bool(model.texts(PieceType.BYTE)),
+        ignore_merges=bool(model.texts(PieceType.USER_DEFINED)),
     )
 
 
-def _merges(model: SentencePieceModel, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """All ways to make a piece of two others, best score first."""
-    normal = {piece.text for piece in model.pieces if piece.type is PieceType.NORMAL}
-    found: list[tuple[float, int, str, str]] = []
-    for piece in model.pieces:
-        if piece.text not in normal:
-            continue
-        for cut in range(1, len(piece.text)):
-            left, right = piece.text[:cut], piece.text[cut:]
-            if left in normal and right in normal:
-                found.append((-piece.score, vocab[piece.text], left, right))
-    found.sort(key=lambda merge: merge[:2])
-    return [(left, right) for _, _, left, right in found]
+def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
+    """All ways to make a piece of two others, best score first.
+
+    Of one piece the longest left part comes first: where neighbours could be merged to the
+    same piece from either side, that is mostly the leftmost, which SentencePiece takes.
+    """
+    scores = {piece.text: piece.score for piece in model.pieces if piece.type is PieceType.NORMAL}
+    found: list[tuple[float, str, str]] = []
+    for text, score in scores.items():
+        for cut in range(len(text) - 1, 0, -1):
+            left, right = text[:cut], text[cut:]
+            if left in scores and right in scores:
+                found.append((-score, left, right))
+    found.sort(key=lambda merge: merge[0])
+    return [(left, right) for _, left, right in found]
 
 
 def _unigram(model: SentencePieceModel) -> models.Unigram:
-    vocab = [(piece.text, piece.score) for piece in model.pieces]
-    return models.Unigram(vocab, unk_id=_unknown(model), byte_fallback=_has_bytes(model))
+    """Scores as they are, but for pieces whose scores SentencePiece does not use."""
+    types = [piece.type for piece in model.pieces]
+    fallback = PieceType.BYTE in types
+    vocab = [(piece.text, _unigram_score(piece, model)) for piece in model.pieces]
+    return models.Unigram(vocab, unk_id=types.index(PieceType.UNKNOWN), byte_fallback=fallback)
 
 
-def _has_bytes(model: SentencePieceModel) -> bool:
-    return any(piece.type is PieceType.BYTE for piece in model.pieces)
+def _unigram_score(piece: Piece, model: SentencePieceModel) -> float:
+    """The score with which a piece competes (unigram_model.cc of SentencePiece)."""
+    if piece.type is PieceType.USER_DEFINED:
+        return 0.0
+    if piece.type is PieceType.BYTE:
+        # The name of a byte in a text is no byte: lower than any way to spell it.
+        return 20 * (model.normal_scores[0] - 10)
+    return piece.score
 
 
 def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
@@ -232,11 +246,12 @@ def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))
     if model.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex("^ +| +$"), ""))
+        steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if model.add_dummy_prefix:
-        steps.append(normalizers.Prepend(SPACE))
-    steps.append(normalizers.Replace(" ", SPACE))
+        steps.append(normalizers.Prepend(model.space))
+    if model.escape_whitespaces:
+        steps.append(normalizers.Replace(" ", SPACE))
     return steps
 
 
