@@ -4,9 +4,10 @@ The protobuf definition is sentencepiece_model.proto of github.com/google/senten
 model becomes a BPE or Unigram model without pre-tokenizer, so that merges see what
 SentencePiece sees (Kudo and Richardson 2018).
 
-In one respect the ids are those of Hugging Face: names of control pieces in a text, such as
-<s>, become their ids, and the text behind one gets a space as if it began there. SentencePiece
-itself spells such names.
+Where ids differ from SentencePiece's, they are those of Hugging Face's own conversion: names
+of control pieces in a text, such as <s>, become their ids, and the text behind one gets a
+space as if it began there; a character with combining marks that a character map (which Llama
+models do not have) changes can lose the marks; unigram models may split near ties otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from pathlib import Path
 
 from dllama.converter.charsmap import check_charsmap
@@ -77,12 +77,6 @@ class SentencePieceModel:
     def texts(self, *types: PieceType) -> list[str]:
         """The pieces of some types."""
         return [piece.text for piece in self.pieces if piece.type in types]
-
-    @cached_property
-    def normal_scores(self) -> tuple[float, float]:
-        """The least and the largest score of normal pieces."""
-        scores = [piece.score for piece in self.pieces if piece.type is PieceType.NORMAL]
-        return min(scores, default=0.0), max(scores, default=0.0)
 
     @property
     def space(self) -> str:
@@ -223,21 +217,13 @@ def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
 
 
 def _unigram(model: SentencePieceModel) -> models.Unigram:
-    """Scores as they are, but for pieces whose scores SentencePiece does not use."""
+    """Scores as they are, but for bytes, which no text spells by their names."""
     types = [piece.type for piece in model.pieces]
-    fallback = PieceType.BYTE in types
-    vocab = [(piece.text, _unigram_score(piece, model)) for piece in model.pieces]
-    return models.Unigram(vocab, unk_id=types.index(PieceType.UNKNOWN), byte_fallback=fallback)
-
-
-def _unigram_score(piece: Piece, model: SentencePieceModel) -> float:
-    """The score with which a piece competes (unigram_model.cc of SentencePiece)."""
-    if piece.type is PieceType.USER_DEFINED:
-        return 0.0
-    if piece.type is PieceType.BYTE:
-        # The name of a byte in a text is no byte: lower than any way to spell it.
-        return 20 * (model.normal_scores[0] - 10)
-    return piece.score
+    least = min((p.score for p in model.pieces if p.type is PieceType.NORMAL), default=0.0)
+    never = 20 * (least - 10)  # below any other way to spell a text of that length
+    vocab = [(p.text, never if p.type is PieceType.BYTE else p.score) for p in model.pieces]
+    unknown, fallback = types.index(PieceType.UNKNOWN), PieceType.BYTE in types
+    return models.Unigram(vocab, unk_id=unknown, byte_fallback=fallback)
 
 
 def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
@@ -246,12 +232,14 @@ def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))
     if model.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
+        steps.append(normalizers.Replace(Regex(r"\A +"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if model.add_dummy_prefix:
         steps.append(normalizers.Prepend(model.space))
     if model.escape_whitespaces:
         steps.append(normalizers.Replace(" ", SPACE))
+    if model.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(Regex(rf"{model.space}+\z"), ""))
     return steps
 
 
