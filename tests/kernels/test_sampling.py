@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,10 +163,13 @@ print(sampling.candidates(logits, 9), sampling.top(logits))
 """
 
 
-def test_every_instruction_set_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_instruction_set_gives_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     outputs = set()
     for isa in cpu.available():
         monkeypatch.setenv("DLLAMA_ISA", isa)
         command = [sys.executable, "-c", PROBE]
-        outputs.add(subprocess.run(command, check=True, capture_output=True).stdout)
+        done = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        outputs.add(done.stdout)
     assert len(outputs) == 1
