@@ -164,10 +164,8 @@ def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
     tokenizer = Tokenizer(_bpe(model) if model.model_type == BPE else _unigram(model))
     if steps := _normalizers(model):
         tokenizer.normalizer = normalizers.Sequence(steps)
-    symbols = sorted(model.texts(PieceType.USER_DEFINED), key=len, reverse=True)
-    if symbols and model.model_type == BPE:
-        pattern = "|".join(map(_escape, symbols))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    if splitter := _pre_tokenizer(model):
+        tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = _decoder(model)
     for name in model.texts(PieceType.CONTROL, PieceType.UNKNOWN):
         tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True)])
@@ -177,6 +175,21 @@ def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, model.bos_id)]
         )
     return tokenizer
+
+
+def _pre_tokenizer(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer | None:
+    """Cuts where merging and scores would do what SentencePiece does not.
+
+    BPE takes user-defined pieces whole. Unigram would take the name of a byte in a text for
+    the byte, unless that name is cut in two.
+    """
+    if model.model_type == UNIGRAM:
+        name = Regex("<(?=0x[0-9A-F]{2}>)")
+        fallback = model.texts(PieceType.BYTE)
+        return pre_tokenizers.Split(name, "merged_with_previous") if fallback else None
+    symbols = sorted(model.texts(PieceType.USER_DEFINED), key=len, reverse=True)
+    pattern = "|".join(map(_escape, symbols))
+    return pre_tokenizers.Split(Regex(pattern), "isolated") if symbols else None
 
 
 def _escape(text: str) -> str:
@@ -217,11 +230,9 @@ def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
 
 
 def _unigram(model: SentencePieceModel) -> models.Unigram:
-    """Scores as they are, but for bytes, which no text spells by their names."""
+    """Pieces with their scores."""
     types = [piece.type for piece in model.pieces]
-    least = min((p.score for p in model.pieces if p.type is PieceType.NORMAL), default=0.0)
-    never = 20 * (least - 10)  # below any other way to spell a text of that length
-    vocab = [(p.text, never if p.type is PieceType.BYTE else p.score) for p in model.pieces]
+    vocab = [(piece.text, piece.score) for piece in model.pieces]
     unknown, fallback = types.index(PieceType.UNKNOWN), PieceType.BYTE in types
     return models.Unigram(vocab, unk_id=unknown, byte_fallback=fallback)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dllama.errors import ConfigError
 from dllama.tokenizerfile import TokenizerData
 
+MARK = "\u2581"  # what stands for a space in SentencePiece's files, but not in .t files
 BYTE_NAME = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -69,7 +70,7 @@ class ScoredBpe:
         if self._byte_level:
             symbols = [bytes([byte]) for byte in text.encode()]
         else:
-            symbols = [character.encode() for character in text]
+            symbols = [character.encode() for character in text.replace(MARK, " ")]
         ids: list[int] = []
         for symbol in self._merge(symbols):
             index = self._ids.get(symbol)
