@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dllama
+from dllama import settings
 from dllama.footprint import footprint
 from dllama.modelfile import ModelFile
 
@@ -16,5 +17,6 @@ def test_equals_the_memory_of_the_loaded_model(converted, name, weights, kv_cach
     folder = converted(name, weights)
     with dllama.LLM(folder, threads=3, max_seq_len=50, kv_cache=kv_cache) as llm:
         expected = llm.memory()
+    threads = settings.thread_count(3)
     with ModelFile.open(folder / "model.m") as file:
-        assert footprint(file, threads=3, seq_len=50, half=half) == expected
+        assert footprint(file, threads=threads, seq_len=50, half=half) == expected

@@ -7,8 +7,11 @@ import json
 import pytest
 
 import dllama
+from dllama import settings
 from dllama.cli import main
+from dllama.cli.report import plural
 
+THREADS = settings.thread_count(2)
 GREEDY = ["run", "--temperature", "0", "--threads", "2"]
 KEYS = {"tokens", "text", "prompt_tokens", "steps", "summary", "nodes", "transport", "buffer",
         "threads", "model"}  # fmt: skip
@@ -48,7 +51,7 @@ def test_prints_a_row_for_every_step_and_the_summary(run):
     rows = table.splitlines()
     assert len({len(row) for row in rows}) == 1
     assert [row.split()[0] for row in rows] == ["phase", "prefill"] + 7 * ["decode"]
-    assert summary.splitlines()[0] == "1 node, 2 threads, q40 weights"
+    assert summary.splitlines()[0] == f"1 node, {plural(THREADS, 'thread')}, q40 weights"
     assert [line.split()[0] for line in summary.splitlines()[1:]] == [
         "prompt",
         "generation",
@@ -88,7 +91,7 @@ def test_json_has_the_keys_of_the_contract(run, greedy, tmp_path):
     assert [set(step) for step in result["steps"]] == 8 * [STEP_KEYS]
     assert set(result["summary"]) == SUMMARY_KEYS
     assert result["prompt_tokens"] == result["steps"][0]["tokens"]
-    assert (result["nodes"], result["transport"], result["threads"]) == (1, None, 2)
+    assert (result["nodes"], result["transport"], result["threads"]) == (1, None, THREADS)
     assert result["buffer"] == "q80"
     assert result["model"].endswith("model.m")
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
