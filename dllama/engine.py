@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama import families, settings
+from dllama._kernels import cpu
 from dllama._kernels.executor import Executor
 from dllama.errors import ConfigError, ContextError, ModelError
 from dllama.generation import TextStream, Token
@@ -61,6 +62,7 @@ class LLM:
         self.transport: str | None = None
         self.threads = settings.thread_count(threads)
         self.model_path = settings.model_file(model)
+        log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
         self.position = 0
         self.stats = Stats()
         self._pending: list[int] = []  # generated or given, but not yet evaluated

@@ -54,7 +54,15 @@ def available():
 
 
 def isa():
-    """Name of the instruction set in use: the best, or what DLLAMA_ISA lowered it to."""
+    """Name of the instruction set in use: the best, or what DLLAMA_ISA lowered it to.
+
+    ConfigError where DLLAMA_ISA is unknown or names what this machine lacks.
+    """
+    wanted = os.environ.get("DLLAMA_ISA")
+    if wanted is not None and wanted not in available():
+        raise ConfigError(
+            f"DLLAMA_ISA is {wanted!r}, expected one of {', '.join(available())} on this machine"
+        )
     return _name(dl_isa())
 
 
@@ -95,15 +103,3 @@ cdef str _name(int isa):
 cdef extern from "simd/isa.h":
     enum:
         ISA_COUNT "DL_ISA_COUNT"
-
-
-def _check_environment():
-    """Refuse a DLLAMA_ISA that is unknown or that this machine lacks."""
-    wanted = os.environ.get("DLLAMA_ISA")
-    if wanted is not None and wanted not in available():
-        raise ConfigError(
-            f"DLLAMA_ISA is {wanted!r}, expected one of {', '.join(available())} on this machine"
-        )
-
-
-_check_environment()

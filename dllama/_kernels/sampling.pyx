@@ -60,7 +60,7 @@ def top(const float[::1] logits):
 
 
 cdef str _complaint(const float[::1] logits):
-    cdef int64_t i
+    cdef int64_t i = 0
     for i in range(logits.shape[0]):
         if isnan(logits[i]) or logits[i] == INFINITY:
             break

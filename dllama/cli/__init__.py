@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from dllama import __version__
+from dllama._kernels import cpu
 from dllama.cli import convert, info, perplexity, run
 from dllama.cli.options import Parser
 from dllama.errors import ConfigError, DllamaError
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = parser().parse_args(words)
+        cpu.isa()  # a wrong DLLAMA_ISA is an error of every command
         status: int = args.run(args)
         sys.stdout.flush()
         return status

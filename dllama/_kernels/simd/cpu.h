@@ -33,7 +33,7 @@ static inline int dl_isa_named(const char *name)
 }
 
 /* The best one, or a lower one that DLLAMA_ISA names; other names change nothing here
- * (cpu.pyx refuses them at import). */
+ * (cpu.isa refuses them). */
 static inline int dl_isa(void)
 {
     const char *wanted = getenv("DLLAMA_ISA");

@@ -202,3 +202,17 @@ def test_an_output_that_is_full(process):
     assert err.startswith("dllama: error: ")
     assert "No space left on device" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("info",), ("run", *SHORT)])
+def test_an_unknown_instruction_set(fails, monkeypatch, words):
+    monkeypatch.setenv("DLLAMA_ISA", "mmx")
+    status, err = fails(*words)
+    assert status == 2
+    assert "DLLAMA_ISA is 'mmx', expected one of" in err
+
+
+def test_an_unknown_instruction_set_in_the_api(monkeypatch):
+    monkeypatch.setenv("DLLAMA_ISA", "mmx")
+    with pytest.raises(dllama.ConfigError, match="DLLAMA_ISA is 'mmx'"):
+        dllama.LLM()
