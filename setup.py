@@ -19,6 +19,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("dllama/_kernels")
+TRANSPORTS = Path("transports")
 PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 DEBUG = os.environ.get("DLLAMA_DEBUG") == "1"
 OPENMP = os.environ.get("DLLAMA_NO_OPENMP") != "1"
@@ -100,12 +101,13 @@ class BuildExt(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """One extension per .pyx in dllama/_kernels."""
+    """One extension per .pyx in dllama/_kernels and in transports."""
     headers = [str(path) for path in sorted(KERNELS.glob("**/*.h"))]
     contracts = [str(path) for path in sorted(KERNELS.glob("*.pxd"))]
+    packages = {KERNELS: "dllama._kernels", TRANSPORTS: "dllama.transports"}
     return [
         Extension(
-            f"dllama._kernels.{path.stem}",
+            f"{package}.{path.stem}",
             sources=[str(path)],
             depends=headers + contracts,
             include_dirs=[str(KERNELS), numpy.get_include()],
@@ -113,7 +115,8 @@ def extensions() -> list[Extension]:
             extra_compile_args=["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"],
             extra_link_args=[],
         )
-        for path in sorted(KERNELS.glob("*.pyx"))
+        for folder, package in packages.items()
+        for path in sorted(folder.glob("*.pyx"))
     ]
 
 

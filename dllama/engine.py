@@ -19,6 +19,7 @@ from dllama.errors import ConfigError, ContextError, ModelError
 from dllama.generation import TextStream, Token
 from dllama.modelfile import ModelFile
 from dllama.sampler import Sampler, SamplerConfig
+from dllama.sharding import whole
 from dllama.spec import ModelSpec
 from dllama.stats import DECODE, PREFILL, Stats, StepStats
 from dllama.tokenizer import Tokenizer
@@ -77,7 +78,7 @@ class LLM:
 
     def _load(self, file: ModelFile, half: bool, batch: int, progress: bool) -> Executor:
         """Build the program, repack the weights, allocate cache and buffers."""
-        program = families.of_arch(self.spec.arch).build(self.spec)
+        program = families.of_arch(self.spec.arch).build(self.spec, whole(self.spec))
         try:
             weights = load_weights(file, program, self.threads, progress)
             self._weight_bytes = weights.nbytes

@@ -6,6 +6,10 @@
     |-- UnsupportedError (ValueError)   valid input that dllama cannot run
     |-- ModelError (RuntimeError)       a model cannot be loaded or evaluated
     |   `-- ContextError                the tokens do not fit in the context
+    |-- TransportError (ConnectionError)  a link to another node failed
+    |   `-- TransportTimeout (TimeoutError)  no byte moved in time
+    |-- ProtocolError (ValueError)      another node sent what it must not
+    |-- AuthenticationError (PermissionError)  another node did not prove the secret
     `-- OutputError (OSError)           a file cannot be written
 
 The command line prints any of them as one line and exits with status 1
@@ -44,6 +48,22 @@ class ModelError(DllamaError, RuntimeError):
 
 class ContextError(ModelError):
     """The tokens do not fit in the context; nothing was evaluated."""
+
+
+class TransportError(DllamaError, ConnectionError):
+    """A link to another node cannot be made or has failed; the message names the node."""
+
+
+class TransportTimeout(TransportError, TimeoutError):
+    """No byte moved over a link for as long as is allowed."""
+
+
+class ProtocolError(DllamaError, ValueError):
+    """Another node sent a message that the protocol does not allow, or refused ours."""
+
+
+class AuthenticationError(DllamaError, PermissionError):
+    """Another node did not prove that it knows the secret."""
 
 
 class OutputError(DllamaError, OSError):

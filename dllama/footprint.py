@@ -10,6 +10,7 @@ from dllama._kernels.matmul import PackedMatrix
 from dllama.engine import MAX_LOGITS
 from dllama.modelfile import ModelFile
 from dllama.settings import DEFAULT_BATCH
+from dllama.sharding import whole
 
 
 def footprint(model: ModelFile, *, threads: int, seq_len: int, half: bool) -> dict[str, int]:
@@ -19,7 +20,7 @@ def footprint(model: ModelFile, *, threads: int, seq_len: int, half: bool) -> di
     pages of none of them are touched.
     """
     spec = model.spec
-    program = families.of_arch(spec.arch, model.path).build(spec)
+    program = families.of_arch(spec.arch, model.path).build(spec, whole(spec))
     batch = min(DEFAULT_BATCH, seq_len)
     shapes = {(matrix.rows, matrix.cols) for matrix in program.matrices}
     packed = {shape: PackedMatrix(*shape, int(spec.weight_type)) for shape in shapes}

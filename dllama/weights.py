@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dllama._kernels.matmul import PackedMatrix
-from dllama.modelfile import ModelFile
-from dllama.program import Matrix, Program
+from dllama.modelfile import ModelFile, TensorInfo
+from dllama.program import Matrix, Part, Program
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,13 @@ class Weights:
     """What the executor computes with.
 
     matrices: packed, by name. vectors: float32 (n,), by name. embedding: float32
-    (vocab, dim), a view of the mapped file, of which only the rows in use take memory.
+    (vocab, dim), a view of the mapped file, of which only the rows in use take memory; None on
+    nodes other than the root.
     """
 
     matrices: dict[str, PackedMatrix]
     vectors: dict[str, NDArray[np.float32]]
-    embedding: NDArray[np.float32]
+    embedding: NDArray[np.float32] | None
 
     @property
     def nbytes(self) -> int:
@@ -36,7 +38,7 @@ def load_weights(
     model: ModelFile, program: Program, threads: int, progress: bool = False
 ) -> Weights:
     """Repack all matrices of the program; pages of the file are given back as it goes."""
-    total = sum(model.tensors[part.tensor].nbytes for m in program.matrices for part in m.parts)
+    total = sum(part_nbytes(model.tensors, part) for m in program.matrices for part in m.parts)
     with tqdm(
         total=total,
         desc="loading",
@@ -51,14 +53,32 @@ def load_weights(
     return Weights(matrices, vectors, model.f32("embedding"))
 
 
+def part_shape(tensors: Mapping[str, TensorInfo], part: Part) -> tuple[int, int]:
+    """Rows of a part, and bytes of each."""
+    float_type = tensors[part.tensor].float_type
+    return len(part.rows), float_type.nbytes(len(part.cols))
+
+
+def part_nbytes(tensors: Mapping[str, TensorInfo], part: Part) -> int:
+    """Bytes of a part as the model file holds them."""
+    rows, row_bytes = part_shape(tensors, part)
+    return rows * row_bytes
+
+
+def part_bytes(model: ModelFile, part: Part) -> NDArray[np.uint8]:
+    """The rows and columns of a part, uint8 (rows, bytes of a row), a view of the file."""
+    info = model.tensors[part.tensor]
+    begin = info.float_type.nbytes(part.cols.start)
+    end = info.float_type.nbytes(part.cols.stop)
+    whole = model.raw(part.tensor).reshape(info.shape[0], -1)
+    return whole[part.rows.start : part.rows.stop, begin:end]
+
+
 def _pack(model: ModelFile, matrix: Matrix, threads: int, bar: tqdm) -> PackedMatrix:  # type: ignore[type-arg]
     """One packed matrix of the tensors that make it up."""
     packed = PackedMatrix(matrix.rows, matrix.cols, int(model.spec.weight_type))
     for part in matrix.parts:
-        rows = model.tensors[part.tensor].shape[0]
-        packed.fill(
-            part.at, model.raw(part.tensor).reshape(rows, -1), part.block, part.step, threads
-        )
+        packed.fill(part.at, part_bytes(model, part), part.block, part.step, threads)
         model.release(part.tensor)
-        bar.update(model.tensors[part.tensor].nbytes)
+        bar.update(part_nbytes(model.tensors, part))
     return packed

@@ -55,16 +55,26 @@ cdef struct Attention:
     const char *keys                # of the layer's first KV head; heads follow each other
     const char *values
     int64_t keys_step, values_step  # bytes from one KV head to the next
-    int64_t width, kv_heads, group, size, padded, chunks
+    int64_t width, kv_heads, size, padded, chunks
+    int64_t group, heads, skipped   # query heads per KV head, here, and before these in a group
     int half
     const float *q                  # [T][q_ld], a token's heads side by side
     int64_t q_ld
-    float *out                      # [T][heads * size]
-    dl_part *parts                  # [SPLIT_TOKENS * heads][chunks of the cache]
+    float *out                      # [T][out_ld], as q
+    int64_t out_ld
+    dl_part *parts                  # [kv_heads][SPLIT_TOKENS * group][chunks of the cache]
 
-cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group) noexcept
+
+# The query heads that read one KV head: from first on, count of them.
+cdef struct Group:
+    int64_t first, count
+
+# Query heads `skipped` to skipped + heads, where 0 is the first that reads the first KV head.
+cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group, int64_t heads,
+                             int64_t skipped) noexcept
+cdef Group group_of(const Attention *a, int64_t kv_head) noexcept nogil
 # How many parts attention_job's `parts` must hold.
-cdef int64_t attention_parts(KVCache cache, int64_t heads) noexcept
+cdef int64_t attention_parts(KVCache cache, int64_t group) noexcept
 # First all attend items, then, after a barrier, all merge items (there may be none).
 cdef int64_t attend_items(const Attention *a, int64_t T, int64_t position) noexcept nogil
 cdef void attend_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil

@@ -71,30 +71,34 @@ cdef class KVCache:
         f.to_half(row, <int> self.padded, <uint16_t *> values + position * self.padded)
 
 
-cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group) noexcept:
+cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group, int64_t heads,
+                             int64_t skipped) noexcept:
     cdef Attention a
     a.floats = dl_attention_of(dl_isa())
     a.keys, a.values = cache.keys(layer, 0), cache.values(layer, 0)
     a.keys_step = cache.positions * cache.head_dim * cache.width
     a.values_step = cache.positions * cache.padded * cache.width
     a.width, a.half = cache.width, cache.half
-    a.kv_heads, a.group = cache.kv_heads, group
+    a.kv_heads, a.group, a.heads, a.skipped = cache.kv_heads, group, heads, skipped
     a.size, a.padded = cache.head_dim, cache.padded
     a.chunks = _chunks(cache.positions)
-    a.q, a.q_ld, a.out, a.parts = NULL, 0, NULL, NULL
+    a.q, a.q_ld, a.out, a.out_ld, a.parts = NULL, 0, NULL, 0, NULL
     return a
+
+
+cdef Group group_of(const Attention *a, int64_t kv_head) noexcept nogil:
+    cdef Group g
+    g.first = max(0, kv_head * a.group - a.skipped)
+    g.count = min(a.heads, (kv_head + 1) * a.group - a.skipped) - g.first
+    return g
 
 
 cdef inline int64_t _chunks(int64_t positions) noexcept nogil:
     return (positions + DL_CHUNK - 1) // DL_CHUNK
 
 
-cdef int64_t attention_parts(KVCache cache, int64_t heads) noexcept:
-    return SPLIT_TOKENS * heads * _chunks(cache.positions)
-
-
-cdef inline int64_t _tiles(int64_t rows) noexcept nogil:
-    return (rows + DL_ATTEND_ROWS - 1) // DL_ATTEND_ROWS
+cdef int64_t attention_parts(KVCache cache, int64_t group) noexcept:
+    return SPLIT_TOKENS * cache.kv_heads * group * _chunks(cache.positions)
 
 
 cdef inline bint _split(int64_t T, int64_t position) noexcept nogil:
@@ -102,54 +106,54 @@ cdef inline bint _split(int64_t T, int64_t position) noexcept nogil:
     return T <= SPLIT_TOKENS and position + T > DL_CHUNK
 
 
-cdef inline int64_t _item_rows(const Attention *a) noexcept nogil:
-    """Rows of an item of a long batch: whole tokens of one group."""
-    return max(1, ITEM_ROWS // a.group) * a.group
+cdef inline int64_t _item_tokens(const Attention *a) noexcept nogil:
+    """Tokens of an item of a long batch."""
+    return max(1, ITEM_ROWS // a.group)
 
 
 cdef int64_t attend_items(const Attention *a, int64_t T, int64_t position) noexcept nogil:
-    cdef int64_t rows = T * a.group, step = _item_rows(a)
+    cdef int64_t step = _item_tokens(a)
     if _split(T, position):
         return a.kv_heads * _chunks(position + T)
-    return a.kv_heads * ((rows + step - 1) // step)
+    return a.kv_heads * ((T + step - 1) // step)
 
 
 cdef void attend_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil:
     cdef int64_t kv_head = i % a.kv_heads, unit = i // a.kv_heads
-    cdef int64_t rows = T * a.group, step = _item_rows(a), row, end, tile
-    if _split(T, position):
-        for tile in range(_tiles(rows)):
-            row = tile * DL_ATTEND_ROWS
-            _attend_split(a, kv_head, unit, position, row, min(DL_ATTEND_ROWS, rows - row))
-        return
-    unit = (rows + step - 1) // step - 1 - unit  # the longest rows first
-    end = min(rows, (unit + 1) * step)
-    for tile in range(_tiles(end - unit * step)):
-        row = unit * step + tile * DL_ATTEND_ROWS
-        _attend_rows(a, kv_head, position, row, min(DL_ATTEND_ROWS, end - row))
+    cdef Group g = group_of(a, kv_head)
+    cdef int64_t step = _item_tokens(a), row = 0, end = T * g.count
+    if not _split(T, position):
+        unit = (T + step - 1) // step - 1 - unit  # the longest rows first
+        row, end = unit * step * g.count, min(end, (unit + 1) * step * g.count)
+    while row < end:
+        if _split(T, position):
+            _attend_split(a, kv_head, &g, unit, position, row, min(DL_ATTEND_ROWS, end - row))
+        else:
+            _attend_rows(a, kv_head, &g, position, row, min(DL_ATTEND_ROWS, end - row))
+        row += DL_ATTEND_ROWS
 
 
-cdef inline void _gather(const Attention *a, int64_t kv_head, int64_t row, int64_t n,
+cdef inline void _gather(const Attention *a, const Group *g, int64_t row, int64_t n,
                          float *q) noexcept nogil:
-    """Scaled query rows [n][size]; row = token * group + head within the group."""
+    """Scaled query rows [n][size]; row = token * count + head within the group."""
     cdef float scale = <float> (1.0 / sqrt(<double> a.size))
     cdef int64_t r, d
     cdef const float *src
     for r in range(n):
-        src = a.q + (row + r) // a.group * a.q_ld
-        src += (kv_head * a.group + (row + r) % a.group) * a.size
+        src = a.q + (row + r) // g.count * a.q_ld + (g.first + (row + r) % g.count) * a.size
         for d in range(a.size):
             q[r * a.size + d] = src[d] * scale
 
 
-cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_head, int64_t chunk,
-                               int64_t position, int64_t row, int64_t n) noexcept nogil:
+cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_head,
+                               const Group *g, int64_t chunk, int64_t position, int64_t row,
+                               int64_t n) noexcept nogil:
     """The job's rows against one chunk; the result is in job.part."""
     cdef int64_t first = chunk * DL_CHUNK, r
     cdef int64_t seen
     job.count = 0
     for r in range(n):
-        seen = position + (row + r) // a.group + 1 - first
+        seen = position + (row + r) // g.count + 1 - first
         job.limit[r] = <int> max(0, min(DL_CHUNK, seen))
         job.count = max(job.count, job.limit[r])
     job.size, job.padded = <int> a.size, <int> a.padded
@@ -158,8 +162,8 @@ cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_he
     a.floats.attend[a.half](job, <int> n)
 
 
-cdef void _attend_rows(const Attention *a, int64_t kv_head, int64_t position, int64_t row,
-                       int64_t n) noexcept nogil:
+cdef void _attend_rows(const Attention *a, int64_t kv_head, const Group *g, int64_t position,
+                       int64_t row, int64_t n) noexcept nogil:
     """All chunks of n rows, merged as they come."""
     cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
     cdef float scores[DL_ATTEND_ROWS * DL_CHUNK]
@@ -167,35 +171,34 @@ cdef void _attend_rows(const Attention *a, int64_t kv_head, int64_t position, in
     cdef dl_part part[DL_ATTEND_ROWS]
     cdef dl_attend job
     cdef int64_t chunk, r
-    _gather(a, kv_head, row, n, q)
+    _gather(a, g, row, n, q)
     job.q, job.scores = q, scores
-    for chunk in range(_chunks(position + (row + n - 1) // a.group + 1)):
+    for chunk in range(_chunks(position + (row + n - 1) // g.count + 1)):
         job.part = &total[0] if chunk == 0 else &part[0]
-        _attend_chunk(a, &job, kv_head, chunk, position, row, n)
+        _attend_chunk(a, &job, kv_head, g, chunk, position, row, n)
         for r in range(n):
             if chunk and job.limit[r]:
                 a.floats.merge(&total[r], &part[r], <int> a.padded)
     for r in range(n):
-        a.floats.finish(&total[r], <int> a.size, _out(a, kv_head, row + r))
+        a.floats.finish(&total[r], <int> a.size, _out(a, g, row + r))
 
 
-cdef inline float *_out(const Attention *a, int64_t kv_head, int64_t row) noexcept nogil:
-    """Where the result of a row of a KV head goes."""
-    cdef int64_t heads = a.kv_heads * a.group
-    return a.out + (row // a.group * heads + kv_head * a.group + row % a.group) * a.size
+cdef inline float *_out(const Attention *a, const Group *g, int64_t row) noexcept nogil:
+    """Where the result of a row of a group goes."""
+    return a.out + row // g.count * a.out_ld + (g.first + row % g.count) * a.size
 
 
-cdef void _attend_split(const Attention *a, int64_t kv_head, int64_t chunk, int64_t position,
-                        int64_t row, int64_t n) noexcept nogil:
+cdef void _attend_split(const Attention *a, int64_t kv_head, const Group *g, int64_t chunk,
+                        int64_t position, int64_t row, int64_t n) noexcept nogil:
     """One chunk of n rows, kept for merge_item."""
     cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
     cdef float scores[DL_ATTEND_ROWS * DL_CHUNK]
     cdef dl_part part[DL_ATTEND_ROWS]
     cdef dl_attend job
     cdef int64_t r
-    _gather(a, kv_head, row, n, q)
+    _gather(a, g, row, n, q)
     job.q, job.scores, job.part = q, scores, part
-    _attend_chunk(a, &job, kv_head, chunk, position, row, n)
+    _attend_chunk(a, &job, kv_head, g, chunk, position, row, n)
     for r in range(n):
         if job.limit[r]:
             memcpy(_part(a, kv_head, row + r, chunk), &part[r], _part_bytes(a))
@@ -213,15 +216,18 @@ cdef inline dl_part *_part(const Attention *a, int64_t kv_head, int64_t row,
 
 
 cdef int64_t merge_items(const Attention *a, int64_t T, int64_t position) noexcept nogil:
-    return a.kv_heads * a.group * T if _split(T, position) else 0
+    return a.heads * T if _split(T, position) else 0
 
 
 cdef void merge_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil:
-    cdef int64_t kv_head = i % a.kv_heads, row = i // a.kv_heads, chunk
+    cdef int64_t head = i % a.heads, t = i // a.heads, chunk
+    cdef int64_t kv_head = (head + a.skipped) // a.group
+    cdef Group g = group_of(a, kv_head)
+    cdef int64_t row = t * g.count + head - g.first
     cdef dl_part *total = _part(a, kv_head, row, 0)
-    for chunk in range(1, _chunks(position + row // a.group + 1)):
+    for chunk in range(1, _chunks(position + t + 1)):
         a.floats.merge(total, _part(a, kv_head, row, chunk), <int> a.padded)
-    a.floats.finish(total, <int> a.size, _out(a, kv_head, row))
+    a.floats.finish(total, <int> a.size, _out(a, &g, row))
 
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
@@ -240,9 +246,10 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
         return out
     cdef KVCache cache = KVCache(1, K, S, P, half)
     cdef float[:, :, ::1] y = out
-    cdef Attention a = attention_job(cache, 0, H // K)
-    cdef Memory parts = Memory(attention_parts(cache, H) * sizeof(dl_part))
-    a.q, a.q_ld, a.out, a.parts = &q[0, 0, 0], H * S, &y[0, 0, 0], <dl_part *> parts.data
+    cdef Attention a = attention_job(cache, 0, H // K, H, 0)
+    cdef Memory parts = Memory(attention_parts(cache, H // K) * sizeof(dl_part))
+    a.q, a.q_ld, a.out, a.out_ld = &q[0, 0, 0], H * S, &y[0, 0, 0], H * S
+    a.parts = <dl_part *> parts.data
     for i in prange(P * K, nogil=True, num_threads=threads):
         cache.put(a.floats, 0, i % K, i // K, &k[i // K, i % K, 0], &v[i // K, i % K, 0])
     for i in prange(attend_items(&a, T, position), nogil=True, num_threads=threads):

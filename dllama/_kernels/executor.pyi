@@ -1,30 +1,35 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dllama._kernels.collectives import Group
 from dllama._kernels.matmul import PackedMatrix
-from dllama.program import Program
+from dllama.program import Program, Task
 
 class Executor:
     max_batch: int
     max_logits: int
     seq_len: int
     vocab_size: int
+    local_vocab: int
     threads: int
     def __init__(
         self,
         program: Program,
         matrices: dict[str, PackedMatrix],
         vectors: dict[str, NDArray[np.float32]],
-        embedding: NDArray[np.float32],
+        embedding: NDArray[np.float32] | None,
         *,
         threads: int,
         max_batch: int,
         max_logits: int,
         seq_len: int,
         half: bool,
+        group: Group | None = None,
     ) -> None: ...
     def run(
-        self, ids: NDArray[np.int32], position: int, first_logits: int
+        self, ids: NDArray[np.int32], position: int, first_logits: int, form: int = 0
     ) -> NDArray[np.float32]: ...
+    def tasks(self) -> list[Task]: ...
+    def transfers(self) -> NDArray[np.bool_]: ...
     def milliseconds(self) -> NDArray[np.float64]: ...
     def memory(self) -> dict[str, int]: ...

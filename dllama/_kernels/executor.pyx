@@ -12,8 +12,12 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from dllama._kernels.attention cimport (
-    Attention, KVCache, attend_item, attend_items, attention_job, attention_parts, dl_part,
-    merge_item, merge_items,
+    Attention, Group as HeadGroup, KVCache, attend_item, attend_items, attention_job,
+    attention_parts, dl_part, group_of, merge_item, merge_items,
+)
+from dllama._kernels.collectives cimport (
+    AS_FLOAT, AllReduce, Broadcast, Group, first_swap, pack_item, pack_items, receive_row,
+    reduce_item, reduce_items, second_swap, send_row, spread, two_step, unpack_item, unpack_items,
 )
 from dllama._kernels.elementwise cimport (
     Rows, dl_batch, dl_floats, dl_floats_of, dl_isa, dl_rows, put_row,
@@ -24,7 +28,8 @@ from dllama._kernels.matmul cimport (
 from dllama._kernels.memory cimport Memory
 from dllama._kernels.rope cimport RopeCache, rope_head
 
-from dllama._kernels.ops import Form, Op, Then
+from dllama._kernels.ops import Form, Kind, Op, Then
+from dllama.sharding import columns_of
 from dllama.spec import RopeType
 
 
@@ -48,12 +53,24 @@ cdef enum:
     ATTEND = 4
     ENCODE = 5
     MERGE = 6
+    SEND_ROW = 7
+    SPREAD = 8
+    RECEIVE_ROW = 9
+    PACK = 10
+    FIRST_SWAP = 11
+    REDUCE = 12
+    SECOND_SWAP = 13
+    UNPACK = 14
 
 
-cdef dict STEP_OF = {
-    Op.EMBED: EMBED, Op.NORM: NORM, Op.MATMUL: MATMUL, Op.ROPE: ROPE, Op.ATTENTION: ATTEND,
-    Op.ENCODE: ENCODE,
+# The steps that a task is cut into; all but the first have the fields of the first.
+cdef dict STEPS_OF = {
+    Op.EMBED: (EMBED,), Op.NORM: (NORM,), Op.MATMUL: (MATMUL,), Op.ROPE: (ROPE,),
+    Op.ATTENTION: (ATTEND, MERGE), Op.ENCODE: (ENCODE,),
+    Op.BROADCAST: (SEND_ROW, SPREAD, RECEIVE_ROW),
+    Op.ALL_REDUCE: (PACK, FIRST_SWAP, REDUCE, SECOND_SWAP, UNPACK),
 }
+cdef int MOST_STEPS = max(map(len, STEPS_OF.values()))
 cdef dict THEN_OF = {Then.STORE: STORE, Then.ADD: ADD, Then.GATED: GATED}
 
 
@@ -68,6 +85,8 @@ cdef struct Step:
     const dl_rows *rows             # NORM, ENCODE: the result
     Matmul matmul
     Attention attention
+    AllReduce sum
+    Broadcast copy
     int64_t layer
 
 
@@ -83,15 +102,18 @@ cdef struct Pass:
     int64_t scratch_width
     const dl_floats *floats
     float epsilon
-    int64_t group, pairs, qkv_width
+    int64_t pairs, qkv_width
     bint halves
+    int form                        # of the rows that a broadcast sends
+    bint failed                     # a swap failed: nothing after it is computed
 
 
 cdef class Executor:
     """A dllama.program.Program, its weights, KV cache and buffers.
 
     matrices: PackedMatrix by name; vectors: float32 arrays by name; embedding: float32
-    (vocab, dim). A pass takes up to max_batch tokens; seq_len positions fit in the cache.
+    (vocab, dim), or None where a program does not use it. A pass takes up to max_batch tokens;
+    seq_len positions fit in the cache. group: the links of a program for several nodes.
     """
 
     cdef Pass run_
@@ -100,37 +122,49 @@ cdef class Executor:
     cdef dict buffers               # Memory or Rows by name
     cdef KVCache cache
     cdef RopeCache turns
-    cdef float *logits              # [max_logits][vocab]
-    cdef readonly int64_t max_batch, max_logits, seq_len, vocab_size
+    cdef Group group
+    cdef float *logits              # [max_logits][local_vocab]
+    cdef list step_tasks            # for each step, its task
+    cdef readonly int64_t max_batch, max_logits, seq_len, vocab_size, local_vocab
     cdef readonly int threads
 
     def __init__(self, program, dict matrices, dict vectors, const float[:, ::1] embedding,
-                 *, int threads, int64_t max_batch, int64_t max_logits, int64_t seq_len, bint half):
+                 *, int threads, int64_t max_batch, int64_t max_logits, int64_t seq_len, bint half,
+                 Group group=None):
         spec = program.spec
         self.threads, self.max_batch, self.seq_len = threads, max_batch, seq_len
         self.max_logits, self.vocab_size = max_logits, spec.vocab_size
-        self.kept = [matrices, vectors, embedding]
+        self.local_vocab, self.group = len(program.shard.vocab), group
+        self.kept, self.step_tasks = [matrices, vectors, embedding], []
         self._allocate(program, half)
         cdef Step *steps = <Step *> self.steps.data
         cdef int64_t n = 0
         for task in program.tasks:
-            n += self._add(&steps[n], task, matrices, vectors, embedding)
+            self._add(&steps[n], program, task, matrices, vectors, embedding)
+            for index, op in enumerate(STEPS_OF[task.op]):
+                if index:
+                    memcpy(&steps[n], &steps[n - 1], sizeof(Step))
+                steps[n].op = op
+                self.step_tasks.append(task)
+                n += 1
         self.run_.n_steps = n
 
     def _allocate(self, program, bint half):
         """Buffers, KV cache and RoPE cache; sets what no task changes."""
-        spec, most = program.spec, 2 * len(program.tasks)
+        spec, shard, most = program.spec, program.shard, MOST_STEPS * len(program.tasks)
         cdef int64_t width = 16
-        cdef KVCache cache = KVCache(spec.n_layers, spec.n_kv_heads, spec.head_dim, self.seq_len, half)
+        cdef KVCache cache = KVCache(spec.n_layers, len(shard.kv_heads), spec.head_dim,
+                                     self.seq_len, half)
         self.cache = cache
         self.turns = RopeCache(spec.head_dim, self.seq_len, spec.rope_theta, _scaling(spec),
                                self.threads)
-        self.buffers = {"logits": Memory(self.max_logits * spec.vocab_size * sizeof(float))}
+        self.buffers = {"logits": Memory(self.max_logits * self.local_vocab * sizeof(float))}
         for buffer in program.buffers:
             self.buffers[buffer.name] = self._buffer(buffer, spec.weight_type.block_size > 1)
             width = max(width, buffer.width)
         self.logits = (<Memory> self.buffers["logits"]).floats()
-        self.parts = Memory(attention_parts(cache, spec.n_heads) * sizeof(dl_part))
+        self.parts = Memory(attention_parts(cache, spec.n_heads // spec.n_kv_heads)
+                            * sizeof(dl_part))
         self.steps = Memory(most * sizeof(Step))
         self.counters = Memory(most * sizeof(dl_counter))
         self.nanoseconds = Memory(most * sizeof(int64_t))
@@ -144,8 +178,8 @@ cdef class Executor:
         run.barrier = <dl_barrier *> self.barrier.data
         run.scratch, run.scratch_width = self.scratch.floats(), width
         run.floats, run.epsilon = dl_floats_of(dl_isa()), spec.norm_epsilon
-        run.group, run.pairs = spec.n_heads // spec.n_kv_heads, spec.head_dim // 2
-        run.qkv_width = spec.q_dim + 2 * spec.kv_dim
+        run.pairs = spec.head_dim // 2
+        run.qkv_width = (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim
         run.halves = spec.rope_type is RopeType.FALCON
 
     def _buffer(self, buffer, bint in_blocks):
@@ -153,31 +187,32 @@ cdef class Executor:
             return Rows(self.max_batch, buffer.width, in_blocks)
         return Memory(self.max_batch * buffer.width * sizeof(float))
 
-    cdef int64_t _add(self, Step *step, task, dict matrices, dict vectors,
-                      const float[:, ::1] embedding) except -1:
-        """Make the steps of one task, return how many."""
+    cdef int _add(self, Step *step, program, task, dict matrices, dict vectors,
+                  const float[:, ::1] embedding) except -1:
+        """Make the first step of a task."""
         cdef const float[::1] vector
         memset(step, 0, sizeof(Step))
-        step.op, step.tail, step.layer = STEP_OF[task.op], task.tail, task.layer
-        if step.op == EMBED:
+        op = task.op
+        step.tail, step.layer = task.tail, task.layer
+        if op == Op.EMBED:
             step.weight, step.width = &embedding[0, 0], embedding.shape[1]
             step.dst = self._floats(task.dst)
-        elif step.op == NORM:
+        elif op == Op.NORM:
             vector = vectors[task.weight]
             step.weight, step.width = &vector[0], vector.shape[0]
             step.src, step.rows = self._floats(task.src), self._rows(task.dst)
-        elif step.op == ENCODE:
+        elif op == Op.ENCODE:
             step.src, step.rows = self._floats(task.src), self._rows(task.dst)
             step.width = step.rows.k
-        elif step.op == MATMUL:
+        elif op == Op.MATMUL:
             self._add_matmul(step, task, matrices[task.weight])
-        elif step.op == ROPE:
-            step.dst = self._floats(task.src)
-            step.attention = attention_job(self.cache, task.layer, self.run_.group)
-        elif step.op == ATTEND:
-            self._add_attention(step, task)
-            return 2
-        return 1
+        elif op == Op.ROPE or op == Op.ATTENTION:
+            self._add_attention(step, program, task)
+        elif op == Op.BROADCAST:
+            step.copy = self.group.broadcast_job(self._floats(task.dst))
+        else:
+            step.sum = self.group.all_reduce_job(self._floats(task.src), self._floats(task.dst))
+        return 0
 
     cdef int _add_matmul(self, Step *step, task, PackedMatrix matrix) except -1:
         cdef Matmul *m = &step.matmul
@@ -196,13 +231,21 @@ cdef class Executor:
             m.dst, m.ld = self._floats(task.dst), matrix.rows
         return 0
 
-    cdef int _add_attention(self, Step *step, task) except -1:
+    cdef int _add_attention(self, Step *step, program, task) except -1:
+        """The heads of the shard; RoPE turns them where they are."""
         cdef Attention *a = &step.attention
-        a[0] = attention_job(self.cache, task.layer, self.run_.group)
+        cdef int64_t before
+        spec, heads = program.spec, program.shard.heads
+        group = spec.n_heads // spec.n_kv_heads
+        a[0] = attention_job(self.cache, task.layer, group, len(heads), heads.start % group)
         a.q, a.q_ld = self._floats(task.src), self.run_.qkv_width
-        a.out, a.parts = self._floats(task.dst), <dl_part *> self.parts.data
-        memcpy(step + 1, step, sizeof(Step))
-        (step + 1).op = MERGE
+        if task.op == Op.ROPE:
+            step.dst = self._floats(task.dst)
+            return 0
+        cols = columns_of(spec, heads)
+        before = heads.start * spec.head_dim - cols.start
+        a.out, a.out_ld = self._floats(task.dst) + before, len(cols)
+        a.parts = <dl_part *> self.parts.data
         return 0
 
     cdef float *_floats(self, str name) except NULL:
@@ -211,11 +254,14 @@ cdef class Executor:
     cdef const dl_rows *_rows(self, str name) except NULL:
         return &(<Rows?> self.buffers[name]).view
 
-    def run(self, const int32_t[::1] ids, int64_t position, int64_t first_logits):
-        """Evaluate T tokens at position; logits float32 (T - first_logits, vocab), a view.
+    def run(self, const int32_t[::1] ids, int64_t position, int64_t first_logits,
+            int form=AS_FLOAT):
+        """Evaluate T tokens at position; logits float32 (T - first_logits, local_vocab), a view.
 
-        The view is valid until the next call. ValueError where ids, position or the number of
-        logits are out of range; nothing is evaluated then.
+        The view is valid until the next call. form: how a broadcast sends rows, the same on
+        all nodes; only the root's ids are looked at. ValueError where ids, position or the
+        number of logits are out of range; nothing is evaluated then. TransportError where a
+        node failed; the executor cannot go on then.
         """
         cdef int64_t T = ids.shape[0], t, rows = T - first_logits
         if not 1 <= T <= self.max_batch or not 0 <= position <= self.seq_len - T:
@@ -227,24 +273,35 @@ cdef class Executor:
                 raise ValueError(f"token id {ids[t]} is out of range")
         cdef Pass *run = &self.run_
         run.batch.tokens, run.batch.position, run.batch.ids = T, position, &ids[0]
-        run.batch.first_tail = first_logits
+        run.batch.first_tail, run.form = first_logits, form
         memset(run.counters, 0, run.n_steps * sizeof(dl_counter))
         memset(run.nanoseconds, 0, run.n_steps * sizeof(int64_t))
         cdef RopeCache turns = self.turns
         cdef KVCache cache = self.cache
         with nogil, parallel(num_threads=self.threads):
             _work(run, turns, cache)
+        if self.group is not None:
+            self.group.check()
         if rows == 0:
-            return np.empty((0, self.vocab_size), np.float32)
-        return np.asarray(<float[:rows, :self.vocab_size]> self.logits)
+            return np.empty((0, self.local_vocab), np.float32)
+        return np.asarray(<float[:rows, :self.local_vocab]> self.logits)
+
+    def tasks(self):
+        """The task of each step of milliseconds()."""
+        return list(self.step_tasks)
 
     def milliseconds(self):
         """Wall-clock time of each step of the last pass: float64 (steps,)."""
         return np.asarray(<int64_t[:self.run_.n_steps]> self.run_.nanoseconds) / 1e6
 
+    def transfers(self):
+        """Which steps are transfers: bool (steps,)."""
+        return np.array([task.kind is Kind.TRANSFER for task in self.step_tasks])
+
     def memory(self):
         """Bytes reserved for the KV cache, and for all buffers together."""
         others = sum(buffer.nbytes for buffer in self.buffers.values()) + self.turns.nbytes
+        others += self.group.nbytes if self.group is not None else 0
         own = (self.steps, self.counters, self.nanoseconds, self.barrier, self.scratch, self.parts)
         return {"kv_cache": self.cache.nbytes, "buffers": others + sum(m.nbytes for m in own)}
 
@@ -279,6 +336,8 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
             _item(run, &run.steps[s], i, scratch, turns, cache)
             i = dl_counter_next(&run.counters[s])
         dl_barrier_wait(run.barrier, team)
+        if run.failed:
+            break
         if thread == 0:
             now = dl_now()
             run.nanoseconds[s] = now - before
@@ -302,10 +361,28 @@ cdef int64_t _items(const Pass *run, const Step *step) noexcept nogil:
         return merge_items(&step.attention, T, run.batch.position)
     if step.op == ROPE:
         return T * step.attention.kv_heads
+    if step.op >= SEND_ROW:
+        return _transfer_items(step, T)
     return T
 
 
-cdef void _item(const Pass *run, const Step *step, int64_t i, float *scratch, RopeCache turns,
+cdef int64_t _transfer_items(const Step *step, int64_t T) noexcept nogil:
+    if step.op == SEND_ROW:
+        return T if step.copy.peers.rank == 0 else 0
+    if step.op == RECEIVE_ROW:
+        return 0 if step.copy.peers.rank == 0 else T
+    if step.op == PACK:
+        return pack_items(&step.sum, T)
+    if step.op == REDUCE:
+        return reduce_items(&step.sum, T)
+    if step.op == SECOND_SWAP:
+        return 1 if two_step(&step.sum, T) else 0
+    if step.op == UNPACK:
+        return unpack_items(&step.sum, T)
+    return 1
+
+
+cdef void _item(Pass *run, const Step *step, int64_t i, float *scratch, RopeCache turns,
                 KVCache cache) noexcept nogil:
     """Item i of a step."""
     cdef int64_t T = _tokens(run, step), width = step.width
@@ -323,20 +400,45 @@ cdef void _item(const Pass *run, const Step *step, int64_t i, float *scratch, Ro
         put_row(run.floats, step.rows, T, i, scratch)
     elif step.op == ENCODE:
         put_row(run.floats, step.rows, T, i, step.src + row * width)
-    else:
+    elif step.op == EMBED:
         memcpy(step.dst + i * width, step.weight + run.batch.ids[i] * width, width * sizeof(float))
+    else:
+        _transfer_item(run, step, T, i)
+
+
+cdef void _transfer_item(Pass *run, const Step *step, int64_t T, int64_t i) noexcept nogil:
+    """Item i of a step of a collective."""
+    cdef int failed = 0
+    if step.op == SEND_ROW:
+        send_row(&step.copy, run.form, i)
+    elif step.op == SPREAD:
+        failed = spread(&step.copy, run.form, T)
+    elif step.op == RECEIVE_ROW:
+        receive_row(&step.copy, run.form, i)
+    elif step.op == PACK:
+        pack_item(&step.sum, T, i)
+    elif step.op == FIRST_SWAP:
+        failed = first_swap(&step.sum, T)
+    elif step.op == REDUCE:
+        reduce_item(&step.sum, T, i)
+    elif step.op == SECOND_SWAP:
+        failed = second_swap(&step.sum, T)
+    else:
+        unpack_item(&step.sum, T, i)
+    if failed:
+        run.failed = True  # others read it behind the barrier
 
 
 cdef void _rope_item(const Pass *run, const Step *step, int64_t i, RopeCache turns,
                      KVCache cache) noexcept nogil:
     """One KV head of one token: turn its queries and its key, store key and value."""
-    cdef int64_t kv_head = i % step.attention.kv_heads, t = i // step.attention.kv_heads
-    cdef int64_t size = 2 * run.pairs, heads = run.group * step.attention.kv_heads, h
+    cdef const Attention *a = &step.attention
+    cdef int64_t kv_head = i % a.kv_heads, t = i // a.kv_heads, size = a.size, h
+    cdef HeadGroup g = group_of(a, kv_head)
     cdef const float *angles = turns.at(run.batch.position + t)
     cdef float *q = step.dst + t * run.qkv_width
-    cdef float *k = q + (heads + kv_head) * size
-    for h in range(kv_head * run.group, (kv_head + 1) * run.group):
+    cdef float *k = q + (a.heads + kv_head) * size
+    for h in range(g.first, g.first + g.count):
         rope_head(q + h * size, angles, run.pairs, run.halves)
     rope_head(k, angles, run.pairs, run.halves)
-    cache.put(step.attention.floats, step.layer, kv_head, run.batch.position + t, k,
-              k + step.attention.kv_heads * size)
+    cache.put(a.floats, step.layer, kv_head, run.batch.position + t, k, k + a.kv_heads * size)

@@ -43,7 +43,7 @@ cdef class PackedMatrix:
     cdef const uint8_t *data(self) noexcept:
         return <const uint8_t *> self.memory.data
 
-    def fill(self, int64_t first, const uint8_t[:, ::1] src, int64_t block=0, int64_t step=0,
+    def fill(self, int64_t first, const uint8_t[:, :] src, int64_t block=0, int64_t step=0,
              int threads=1):
         """Copy rows as the model file holds them, uint8 (n, bytes of a row), to rows from `first`.
 
@@ -54,6 +54,8 @@ cdef class PackedMatrix:
         cdef int64_t width = block if block else max(n, 1)
         cdef int64_t row_bytes = _row_bytes(self.float_type, self.cols)
         cdef int64_t last = first + (n - 1) // width * step + (n - 1) % width
+        if src.shape[1] > 1 and src.strides[1] != 1:
+            raise ValueError("the bytes of a row lie apart")
         if first < 0 or last >= self.rows or (n and src.shape[1] != row_bytes):
             raise ValueError(
                 f"{n} rows of {src.shape[1]} bytes from row {first} do not fit in "

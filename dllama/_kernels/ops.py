@@ -12,6 +12,7 @@ class Kind(IntEnum):
     """What a task's time counts as."""
 
     INFERENCE = 0
+    TRANSFER = 1
 
 
 class Op(IntEnum):
@@ -23,6 +24,8 @@ class Op(IntEnum):
     ROPE = 3  # turns q and k of src in place, stores k and v in the KV cache
     ATTENTION = 4  # dst[t] = attention of the q of src[t] to the KV cache
     ENCODE = 5  # dst[t] = src[t] in the form a matmul reads
+    BROADCAST = 6  # dst[t] = src[t] of the root
+    ALL_REDUCE = 7  # dst[t] += sum of src[t] over all nodes
 
 
 class Then(IntEnum):

@@ -5,7 +5,7 @@ A family module has
   ARCH            the architecture id of its model files
   read_config     config.json -> ModelSpec
   sources         where the converter finds each tensor of the model file
-  build           ModelSpec -> Program
+  build           ModelSpec, Shard -> Program
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Iterator
 
 from dllama import program
-from dllama._kernels.ops import Op
 from dllama.families import config as fields
 from dllama.families.config import Config
 from dllama.families.source import Source
-from dllama.program import Program, Task
+from dllama.program import Program
+from dllama.sharding import Shard
 from dllama.spec import Arch, FloatType, ModelSpec
 
 log = logging.getLogger("dllama.convert")
@@ -87,17 +87,18 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
     yield Source("output", "lm_head.weight", tied_to="model.embed_tokens.weight")
 
 
-def build(spec: ModelSpec) -> Program:
-    """The forward pass: embedding, layers of attention and feed-forward, logits."""
-    tasks = [Task(Op.EMBED, "", "x")]
+def build(spec: ModelSpec, shard: Shard) -> Program:
+    """A node's part of the forward pass: embedding, attention and feed-forward layers, logits."""
+    tasks = [*program.embedding_tasks(shard)]
     for layer in range(spec.n_layers):
-        tasks += program.attention_tasks(spec, layer)
-        tasks += program.feed_forward_tasks(spec, layer)
+        tasks += program.attention_tasks(spec, shard, layer)
+        tasks += program.feed_forward_tasks(spec, shard, layer)
     tasks += program.logits_tasks(spec)
     return Program(
         spec,
-        program.dense_buffers(spec),
-        tuple(program.dense_matrices(spec)),
+        shard,
+        program.dense_buffers(spec, shard),
+        tuple(program.dense_matrices(spec, shard)),
         tuple(program.dense_vectors(spec)),
         tuple(tasks),
     )

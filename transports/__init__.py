@@ -1,0 +1,61 @@
+"""Transports: how nodes are connected, selected by name.
+
+Other packages add theirs under the entry-point group "dllama.transports": the entry's name is
+the transport's, its object a Transport (dllama.transports.base).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from dllama.errors import ConfigError
+from dllama.transports.base import Listener, Transport
+
+__all__ = ["BUILTIN", "Listener", "Transport", "get", "names", "of_address", "scheme_of"]
+
+BUILTIN = ("blocking", "nonblocking", "unix")
+GROUP = "dllama.transports"
+DEFAULT_SCHEME = "tcp"
+
+
+def names() -> list[str]:
+    """Names of all transports that are installed, the built-in ones first."""
+    others = {entry.name for entry in entry_points(group=GROUP)} - set(BUILTIN)
+    return [*BUILTIN, *sorted(others)]
+
+
+def get(name: str) -> Transport:
+    """The transport of a name; ConfigError names those there are."""
+    if name in BUILTIN:
+        return _checked(import_module(f"{__name__}.{name}").TRANSPORT, name)
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise ConfigError(f"transport {name}: cannot load {entry.value}: {error}") from error
+        return _checked(found, name)
+    raise ConfigError(f"transport is {name!r}, expected one of {', '.join(names())}")
+
+
+def scheme_of(address: str) -> str:
+    """The scheme of an address: what is before :// or of unix:/path, else tcp."""
+    before, found, _ = address.partition("://")
+    if found:
+        return before
+    return "unix" if address.startswith("unix:") else DEFAULT_SCHEME
+
+
+def of_address(address: str) -> Transport:
+    """The first transport that connects to addresses of this scheme; ConfigError for none."""
+    scheme = scheme_of(address)
+    for name in names():
+        if (transport := get(name)).scheme == scheme:
+            return transport
+    raise ConfigError(f"address is {address!r}: no transport has the scheme {scheme!r}")
+
+
+def _checked(found: object, name: str) -> Transport:
+    if not isinstance(found, Transport):
+        raise ConfigError(f"transport {name}: {found!r} is not a dllama.transports.Transport")
+    return found

@@ -1,0 +1,169 @@
+"""What socket transports share: connecting and listening, without the hot half."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dllama._kernels.link import Link
+from dllama.errors import ConfigError, TransportError, TransportTimeout
+from dllama.transports.base import Listener
+
+MakeLink = Callable[[socket.socket, str], Link]
+BACKLOG = 64
+# A peer whose machine or network is gone is noticed within half a minute of silence.
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+
+
+def parse_tcp(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT or [IPV6]:PORT, with or without tcp:// in front."""
+    bare = address.removeprefix("tcp://")
+    host, colon, port = bare.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"address is {address!r}, expected HOST:PORT or [IPV6]:PORT")
+    return host, int(port)
+
+
+def format_tcp(host: str, port: int) -> str:
+    """HOST:PORT, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_unix(address: str) -> str:
+    """The path of unix:/path (or unix:///path)."""
+    path = address.removeprefix("unix:")
+    path = path.removeprefix("//") if path.startswith("///") else path
+    if not address.startswith("unix:") or not path.startswith("/"):
+        raise ConfigError(f"address is {address!r}, expected unix:/path")
+    if len(os.fsencode(path)) > 100:  # sockaddr_un holds 104 to 108 bytes
+        raise ConfigError(f"address is {address!r}, expected a path of at most 100 bytes")
+    return path
+
+
+class SocketListener(Listener):
+    """Listens on a stream socket; path: a socket file, removed on close."""
+
+    def __init__(
+        self, server: socket.socket, address: str, make: MakeLink, path: Path | None = None
+    ) -> None:
+        self.address = address
+        self._server: socket.socket | None = server
+        self._make = make
+        self._path = path
+
+    def accept(self, timeout: float) -> Link | None:
+        if self._server is None:
+            raise TransportError(f"listening at {self.address}: closed")
+        try:
+            self._server.settimeout(timeout)
+            connection, peer = self._server.accept()
+        except (TimeoutError, BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            raise TransportError(f"listening at {self.address}: {error.strerror}") from error
+        name = format_tcp(*peer[:2]) if isinstance(peer, tuple) else self.address
+        return self._make(prepared(connection), name)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
+
+
+def prepared(connection: socket.socket) -> socket.socket:
+    """The socket without delays, ready for calls that do not wait."""
+    connection.setblocking(False)
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "SO_NOSIGPIPE"):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_NOSIGPIPE, 1)
+    return connection
+
+
+def listen_tcp(address: str, make: MakeLink) -> Listener:
+    """Listen at HOST:PORT; port 0 takes a free one."""
+    host, port = parse_tcp(address)
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        server = socket.create_server(info[0][4][:2], family=info[0][0], backlog=BACKLOG)
+    except OSError as error:
+        raise TransportError(f"listening at {address}: {error.strerror}") from error
+    return SocketListener(server, format_tcp(*server.getsockname()[:2]), make)
+
+
+def connect_tcp(address: str, timeout: float, make: MakeLink) -> Link:
+    """Connect to HOST:PORT, trying all addresses of the host."""
+    host, port = parse_tcp(address)
+    try:
+        connection = socket.create_connection((host, port), timeout)
+    except OSError as error:
+        raise _unreachable(address, error, timeout) from error
+    return make(prepared(connection), address)
+
+
+def listen_unix(address: str, make: MakeLink) -> Listener:
+    """Listen at unix:/path; a socket file that nobody listens at is replaced."""
+    path = Path(parse_unix(address))
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        server.bind(str(path))
+        path.chmod(0o600)
+        server.listen(BACKLOG)
+    except OSError as error:
+        server.close()
+        raise TransportError(f"listening at {address}: {error.strerror}") from error
+    return SocketListener(server, f"unix:{path}", make, path)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket file if connecting to it is refused."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+        probe.settimeout(1.0)
+        if probe.connect_ex(str(path)) != 0:
+            path.unlink()
+
+
+def connect_unix(address: str, timeout: float, make: MakeLink) -> Link:
+    """Connect to unix:/path."""
+    path, end = parse_unix(address), time.monotonic() + timeout
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    while True:
+        try:
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            connection.connect(path)
+            return make(prepared(connection), address)
+        except OSError as error:
+            # The listener's queue is full: unlike TCP, Unix sockets do not wait for it.
+            if isinstance(error, BlockingIOError) and time.monotonic() < end:
+                time.sleep(0.01)
+                continue
+            connection.close()
+            raise _unreachable(address, error, timeout) from error
+
+
+def _unreachable(address: str, error: OSError, timeout: float) -> TransportError:
+    """The error of a connection that could not be made."""
+    if isinstance(error, TimeoutError):
+        return TransportTimeout(f"connecting to {address}: no answer within {timeout:g} s")
+    return TransportError(f"connecting to {address}: {error.strerror or error}")

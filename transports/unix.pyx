@@ -1,0 +1,40 @@
+"""Unix sockets, for nodes on one machine; waits poll for a moment, then sleep in the kernel."""
+
+from dllama._kernels.link cimport (
+    SocketLink, dl_link_ops, dl_socket_eager, dl_socket_recv, dl_socket_send, dl_socket_shutdown,
+)
+
+from dllama.transports.base import Transport
+from dllama.transports.sockets import connect_unix, listen_unix, prepared
+
+cdef dl_link_ops OPS
+OPS.send_some = dl_socket_send
+OPS.recv_some = dl_socket_recv
+OPS.wait = dl_socket_eager
+OPS.shutdown = dl_socket_shutdown
+
+
+cdef class UnixLink(SocketLink):
+    """A link of this transport."""
+
+    def __cinit__(self, *args):
+        self.hot.ops = &OPS
+
+
+class Unix(Transport):
+    """Transport `unix`."""
+
+    name = "unix"
+    scheme = "unix"
+
+    def listen(self, address):
+        return listen_unix(address, UnixLink)
+
+    def connect(self, address, timeout):
+        return connect_unix(address, timeout, UnixLink)
+
+    def adopt(self, link):
+        return UnixLink(prepared(link.detach()), link.peer)
+
+
+TRANSPORT = Unix()
