@@ -12,18 +12,19 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama import families, settings
+from dllama import settings
 from dllama._kernels import cpu
-from dllama._kernels.executor import Executor
-from dllama.errors import ConfigError, ContextError, ModelError
+from dllama.errors import ConfigError, ContextError, ModelError, ProtocolError
 from dllama.generation import TextStream, Token
 from dllama.modelfile import ModelFile
+from dllama.node import Plan
+from dllama.protocol import Want, read_secret
+from dllama.root import Layout, Root
 from dllama.sampler import Sampler, SamplerConfig
-from dllama.sharding import whole
 from dllama.spec import ModelSpec
 from dllama.stats import DECODE, PREFILL, Stats, StepStats
 from dllama.tokenizer import Tokenizer
-from dllama.weights import load_weights
+from dllama.trace import NodePass
 
 log = logging.getLogger("dllama.engine")
 
@@ -36,14 +37,24 @@ class LLM:
 
     model: a model folder or .m file (None: the demo model of the package). tokenizer: a
     tokenizer folder or .t file (None: the one beside the model; a model without one takes
-    and gives ids). nodes: processes or machines that share the model. threads: per node
-    (None: one per core). buffer: what travels between nodes, q80, f32 or f16 (None: q80 for
-    quantised weights, else f32). max_seq_len: positions of the context (None: the model's,
-    at most 4096). kv_cache: auto, f16 or f32 (auto: f32 for f32 weights, else f16).
-    batch_size: most prompt tokens in a pass (None: 256). progress: show a bar while loading.
+    and gives ids).
+
+    nodes: processes on this machine that share the model; they are started and stopped here.
+    workers: addresses of workers that run already, instead. transport: blocking, nonblocking,
+    unix, or one that another package brings (None: unix for nodes of this machine, else what the
+    addresses say). threads: per node (None: one per core, divided among nodes of this machine).
+    shares: how much of the model each node holds, by rank (None: equal parts). buffer: what
+    travels between nodes, q80, f32 or f16 (None: q80 for quantised weights, else f32). all_reduce:
+    auto, exchange or two-step. timeout: seconds after which a node that does not answer is given
+    up. secret_file: what nodes prove to each other (None: DLLAMA_SECRET, if set).
+
+    max_seq_len: positions of the context (None: the model's, at most 4096). kv_cache: auto,
+    f16 or f32 (auto: f32 for f32 weights, else f16). batch_size: most prompt tokens in a
+    pass (None: 256). trace: keep the timeline of every pass. progress: show a bar while loading.
 
     Raises ConfigError for an argument, FormatError or UnsupportedError for a file,
-    ModelError for a model that is missing or does not fit into memory.
+    ModelError for a model that is missing or does not fit into memory, TransportError,
+    ProtocolError or AuthenticationError for a worker.
     """
 
     def __init__(
@@ -52,49 +63,53 @@ class LLM:
         *,
         tokenizer: str | Path | None = None,
         nodes: int = 1,
+        workers: Sequence[str] = (),
+        transport: str | None = None,
         threads: int | None = None,
+        shares: Sequence[float] | None = None,
         buffer: str | None = None,
+        all_reduce: str = "auto",
+        timeout: float = settings.DEFAULT_TIMEOUT,
+        secret_file: str | Path | None = None,
         max_seq_len: int | None = None,
         kv_cache: str = "auto",
         batch_size: int | None = None,
+        trace: bool = False,
         progress: bool = False,
     ) -> None:
-        self.nodes = settings.node_count(nodes)
-        self.transport: str | None = None
-        self.threads = settings.thread_count(threads)
+        self.nodes = settings.node_count(nodes, workers)
+        chosen = settings.transport_of(transport, self.nodes, workers)
+        self.transport: str | None = chosen.name if chosen else None
+        self.threads = settings.thread_count(threads, 1 if workers else self.nodes)
         self.model_path = settings.model_file(model)
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
         self.position = 0
         self.stats = Stats()
+        self.timelines: list[NodePass] = []
+        self._trace = trace
         self._pending: list[int] = []  # generated or given, but not yet evaluated
+        self._traffic = (0, 0)
+        self._root: Root | None = None
         with ModelFile.open(self.model_path) as file:
             self.spec: ModelSpec = file.spec
             self.buffer = settings.buffer_type(buffer, self.spec)
             self.seq_len = settings.context_length(max_seq_len, self.spec)
-            half = settings.half_cache(kv_cache, self.spec)
             batch = min(settings.batch_tokens(batch_size), self.seq_len)
-            self.tokenizer = _open_tokenizer(self.model_path, tokenizer, self.spec)
-            self._executor: Executor | None = self._load(file, half, batch, progress)
-
-    def _load(self, file: ModelFile, half: bool, batch: int, progress: bool) -> Executor:
-        """Build the program, repack the weights, allocate cache and buffers."""
-        program = families.of_arch(self.spec.arch).build(self.spec, whole(self.spec))
-        try:
-            weights = load_weights(file, program, self.threads, progress)
-            self._weight_bytes = weights.nbytes
-            return Executor(
-                program,
-                weights.matrices,
-                weights.vectors,
-                weights.embedding,
-                threads=self.threads,
-                max_batch=batch,
-                max_logits=max(1, min(batch, MAX_LOGITS // self.spec.vocab_size)),
+            self._plan = Plan(
+                shares=settings.node_shares(shares, self.nodes),
                 seq_len=self.seq_len,
-                half=half,
+                half=settings.half_cache(kv_cache, self.spec),
+                batch=batch,
+                logits=max(1, min(batch, MAX_LOGITS // self.spec.vocab_size)),
+                buffer=self.buffer,
+                all_reduce=settings.one_of("all_reduce", all_reduce, settings.ALL_REDUCES),
+                timeout=settings.seconds("timeout", timeout),
             )
-        except MemoryError as error:
-            raise ModelError(f"{self.model_path}: {error}") from error
+            self.tokenizer = _open_tokenizer(self.model_path, tokenizer, self.spec)
+            secret = read_secret(secret_file)
+            layout = Layout(chosen, tuple(workers), secret)
+            self._root = Root(file, self._plan, layout, self.threads, progress)
+            self._traffic = self._root.traffic()
 
     def __enter__(self) -> LLM:
         return self
@@ -108,18 +123,22 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Give the memory back; a second call does nothing, all other use is a ModelError."""
-        self._executor = None
+        """Let workers go and give the memory back; a second call does nothing, all other use is
+        a ModelError."""
+        root, self._root = self._root, None
+        if root is not None:
+            root.close()
 
     def reset(self) -> None:
-        """Forget the context and the statistics."""
+        """Forget the context, the statistics and the timelines."""
         self.position = 0
         self._pending = []
         self.stats.clear()
+        self.timelines.clear()
 
-    def memory(self) -> dict[str, int]:
-        """Bytes of this node: weights, kv_cache (all of the context), buffers."""
-        return {"weights": self._weight_bytes, **self._open().memory()}
+    def memory(self, rank: int = 0) -> dict[str, int]:
+        """Bytes of a node (0: this one): weights, kv_cache (all of the context), buffers."""
+        return self._open().memory()[rank]
 
     def eval(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits float32 (n, vocab_size) after each of n tokens, which extend the context.
@@ -131,11 +150,15 @@ class LLM:
         ids = self._pending + given
         self._require(len(ids))
         out = np.empty((len(given), self.spec.vocab_size), np.float32)
-        step, first = self._open().max_logits, len(ids) - len(given)
+        step, first = self._plan.logits, len(ids) - len(given)
         for begin in range(0, len(ids) if given else 0, step):
-            logits = self._pass(ids[begin : begin + step], max(0, first - begin))
-            end = min(begin + step, len(ids)) - first
-            out[end - len(logits) : end] = logits
+            end = min(begin + step, len(ids))
+            rows = end - max(begin, first)
+            want = Want.LOGITS if rows > 0 else Want.NOTHING
+            self._pass(ids[begin:end], max(0, first - begin), PREFILL, want)
+            if rows > 0:
+                out[end - first - rows : end - first] = self._open().logits()
+            self._count_traffic()
             self._pending = self._pending[step:]
         return out
 
@@ -173,7 +196,7 @@ class LLM:
             raise ConfigError(f"stop is {stop!r}, but {self.model_path} has no tokenizer")
         ids = self._pending + self._prompt_ids(prompt)
         limit = self._limit(len(ids), max_tokens)
-        sampler = Sampler(config, self.spec.vocab_size)
+        sampler = Sampler(config)
         eos = () if ignore_eos or self.tokenizer is None else self.tokenizer.eos_ids
         return self._generate(ids, limit, sampler, TextStream(self.tokenizer, stops), eos)
 
@@ -196,36 +219,55 @@ class LLM:
 
     def _next(self, sampler: Sampler, history: list[int], phase: str) -> int:
         """Evaluate what is pending, sample the token that follows; it is pending then."""
-        step = self._open().max_batch
-        while True:
-            chunk, rest = self._pending[:step], self._pending[step:]
-            logits = self._pass(chunk, len(chunk) if rest else len(chunk) - 1, phase)
-            self._pending = rest
-            if not rest:
-                break
+        step = self._plan.batch
+        while len(self._pending) > step:
+            self._pass(self._pending[:step], step, phase, Want.NOTHING)
+            self._pending = self._pending[step:]
+        self._pass(self._pending, len(self._pending) - 1, phase, Want.TOP)
         begin = time.perf_counter()
-        token = sampler.sample(logits[0], history)
+        token = sampler.sample(self._open().slices(), history)
         sample_ms = (time.perf_counter() - begin) * 1e3
         last = self.stats.steps.pop()
         self.stats.add(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
+        self._count_traffic()
         self._pending = [token]
         return token
 
-    def _pass(self, ids: list[int], first_logits: int, phase: str = PREFILL) -> NDArray[np.float32]:
-        """One pass: logits float32 (n - first_logits, vocab), a view until the next pass."""
-        executor = self._open()
+    def _pass(self, ids: list[int], first_logits: int, phase: str, want: Want) -> None:
+        """One pass over all nodes."""
+        root = self._open()
         begin = time.perf_counter()
-        logits = executor.run(np.array(ids, np.int32), self.position, first_logits)
+        try:
+            root.run(ids, self.position, first_logits, want)
+        except (ConnectionError, ProtocolError):
+            self.close()
+            raise
         total_ms = (time.perf_counter() - begin) * 1e3
         self.position += len(ids)
-        inference_ms = float(executor.milliseconds().sum())
-        self.stats.add(StepStats(phase, len(ids), total_ms, inference_ms, 0.0, 0.0, 0, 0))
-        return logits
+        inference_ms, transfer_ms = root.times()
+        step = StepStats(phase, len(ids), total_ms, inference_ms, transfer_ms, 0.0, 0, 0)
+        self.stats.add(step)
+        self._count_traffic()
+        if self._trace:
+            self.timelines += root.timelines()
+            self._traffic = root.traffic()
 
-    def _open(self) -> Executor:
-        if self._executor is None:
+    def _count_traffic(self) -> None:
+        """Add what this node sent and received since the last count to the last step."""
+        before, self._traffic = self._traffic, self._open().traffic()
+        last = self.stats.steps.pop()
+        self.stats.add(
+            replace(
+                last,
+                sent_bytes=last.sent_bytes + self._traffic[0] - before[0],
+                received_bytes=last.received_bytes + self._traffic[1] - before[1],
+            )
+        )
+
+    def _open(self) -> Root:
+        if self._root is None:
             raise ModelError(f"{self.model_path} is closed")
-        return self._executor
+        return self._root
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a prompt; at the beginning of the context the tokenizer may put a bos."""

@@ -9,6 +9,7 @@
     |-- TransportError (ConnectionError)  a link to another node failed
     |   `-- TransportTimeout (TimeoutError)  no byte moved in time
     |-- ProtocolError (ValueError)      another node sent what it must not
+    |   `-- NodeError                     another node says that it cannot go on
     |-- AuthenticationError (PermissionError)  another node did not prove the secret
     `-- OutputError (OSError)           a file cannot be written
 
@@ -59,7 +60,15 @@ class TransportTimeout(TransportError, TimeoutError):
 
 
 class ProtocolError(DllamaError, ValueError):
-    """Another node sent a message that the protocol does not allow, or refused ours."""
+    """Another node sent a message that the protocol does not allow."""
+
+
+class NodeError(ProtocolError):
+    """Another node says that it cannot go on; blames: the rank of the node that it blames."""
+
+    def __init__(self, message: str, blames: int | None = None) -> None:
+        super().__init__(message)
+        self.blames = blames
 
 
 class AuthenticationError(DllamaError, PermissionError):

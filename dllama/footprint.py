@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from dllama import families
-from dllama._kernels.executor import Executor
+from dllama._kernels.link import Link
 from dllama._kernels.matmul import PackedMatrix
-from dllama.engine import MAX_LOGITS
 from dllama.modelfile import ModelFile
-from dllama.settings import DEFAULT_BATCH
-from dllama.sharding import whole
+from dllama.node import Node, Plan, group_of, program_of
+from dllama.weights import Weights
 
 
-def footprint(model: ModelFile, *, threads: int, seq_len: int, half: bool) -> dict[str, int]:
-    """Bytes of weights, kv_cache and buffers, as LLM.memory() gives them after loading.
+def footprint(model: ModelFile, plan: Plan, *, threads: int, rank: int = 0) -> dict[str, int]:
+    """Bytes of weights, kv_cache and buffers of a node, as it has them after loading.
 
-    The executor is built on matrices that are never filled, one for each size, so that
-    pages of none of them are touched.
+    The node is built on matrices that are never filled, one for each size, so that pages of
+    none of them are touched, and on links that lead nowhere.
     """
     spec = model.spec
-    program = families.of_arch(spec.arch, model.path).build(spec, whole(spec))
-    batch = min(DEFAULT_BATCH, seq_len)
+    program = program_of(spec, plan, rank, model.path)
     shapes = {(matrix.rows, matrix.cols) for matrix in program.matrices}
     packed = {shape: PackedMatrix(*shape, int(spec.weight_type)) for shape in shapes}
     matrices = {matrix.name: packed[matrix.rows, matrix.cols] for matrix in program.matrices}
     vectors = {name: np.zeros(model.tensors[name].shape, np.float32) for name in program.vectors}
-    executor = Executor(
-        program,
-        matrices,
-        vectors,
-        model.f32("embedding"),
-        threads=threads,
-        max_batch=batch,
-        max_logits=max(1, min(batch, MAX_LOGITS // spec.vocab_size)),
-        seq_len=seq_len,
-        half=half,
-    )
-    weights = sum(matrix.nbytes for matrix in matrices.values())
-    weights += sum(vector.nbytes for vector in vectors.values())
-    return {"weights": weights, **executor.memory()}
+    weights = Weights(matrices, vectors, model.f32("embedding"))
+    group = None
+    if plan.world > 1:
+        links = [None if other == rank else Link() for other in range(plan.world)]
+        group = group_of(spec, plan, links, rank, {})
+    return Node(program, weights, plan, threads, group).memory()

@@ -146,6 +146,11 @@ class ModelFile:
         self._map = None
         self._bytes = np.empty(0, np.uint8)
 
+    @property
+    def header(self) -> bytes:
+        """The bytes before the first tensor."""
+        return self._bytes[: self.header_size].tobytes()
+
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor, uint8 (nbytes,), read-only, not copied."""
         info = self.tensors[name]

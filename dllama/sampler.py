@@ -101,7 +101,13 @@ class Race(NamedTuple):
 
 
 class Slices(Protocol):
-    """Slices that together are the vocabulary; every answer has one entry per slice."""
+    """Slices that together are the vocabulary; every answer has one entry per slice.
+
+    ValueError where a logit is NaN or inf.
+    """
+
+    def penalise(self, history: Sequence[int], penalty: float) -> None:
+        """Make tokens of the history less likely (penalty > 1) in all later answers."""
 
     def top(self) -> list[tuple[float, int]]:
         """The largest logit and its id, the lowest of several."""
@@ -120,11 +126,21 @@ class Slices(Protocol):
 
 
 class LocalSlices:
-    """Slices in this process: float32 logits (n,) each, in the order of the ids."""
+    """Slices in this process: float32 logits (n,) each, in the order of the ids.
 
-    def __init__(self, *logits: NDArray[np.float32]) -> None:
-        offsets = np.cumsum([0, *(len(part) for part in logits)]).tolist()
+    offset: the id of the first.
+    """
+
+    def __init__(self, *logits: NDArray[np.float32], offset: int = 0) -> None:
+        offsets = np.cumsum([offset, *(len(part) for part in logits)]).tolist()
         self._parts = list(zip(logits, offsets, strict=False))
+
+    def penalise(self, history: Sequence[int], penalty: float) -> None:
+        ids = np.unique(np.asarray(history, np.int64))
+        self._parts = [
+            (penalised(logits, ids[(ids >= at) & (ids < at + len(logits))] - at, penalty), at)
+            for logits, at in self._parts
+        ]
 
     def top(self) -> list[tuple[float, int]]:
         tops = [(sampling.top(logits), offset) for logits, offset in self._parts]
@@ -156,23 +172,20 @@ class LocalSlices:
 class Sampler:
     """Chooses one token after another; the same seed and logits give the same tokens."""
 
-    def __init__(self, config: SamplerConfig, vocab_size: int) -> None:
+    def __init__(self, config: SamplerConfig) -> None:
         self._config = config
-        self._vocab_size = vocab_size
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         self._step = 0
 
-    def sample(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:
-        """The next id, from logits float32 (vocab_size,) and the ids of the context.
+    def sample(self, slices: Slices, history: Sequence[int]) -> int:
+        """The next id, from the logits of the vocabulary and the ids of the context.
 
         A logit of -inf is never chosen. ModelError if one is NaN or inf, or all are -inf.
         """
-        if len(logits) != self._vocab_size:
-            raise ModelError(f"there are {len(logits)} logits, expected {self._vocab_size}")
-        if self._config.repetition_penalty != 1.0 and history:
-            logits = penalised(logits, history, self._config.repetition_penalty)
         try:
-            token = choose(LocalSlices(logits), self._config, self._seed, self._step)
+            if self._config.repetition_penalty != 1.0 and history:
+                slices.penalise(history, self._config.repetition_penalty)
+            token = choose(slices, self._config, self._seed, self._step)
         except ValueError as error:
             raise ModelError(f"the model gives no usable logits: {error}") from error
         self._step += 1
@@ -180,11 +193,10 @@ class Sampler:
 
 
 def penalised(
-    logits: NDArray[np.float32], history: Sequence[int], penalty: float
+    logits: NDArray[np.float32], ids: NDArray[np.int64], penalty: float
 ) -> NDArray[np.float32]:
-    """A copy of the logits in which tokens of the history are less likely (penalty > 1)."""
+    """A copy of the logits in which some tokens are less likely (penalty > 1)."""
     out = logits.copy()
-    ids = np.unique(np.asarray(history, np.int64))
     values = out[ids]
     out[ids] = np.where(values > 0, values / penalty, values * penalty)
     return out

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from dllama import transports
 from dllama._kernels import cpu
+from dllama._kernels.collectives import ALGORITHMS
 from dllama.errors import ConfigError, ModelError
 from dllama.spec import FloatType, ModelSpec
+from dllama.transports import Transport
 
 log = logging.getLogger("dllama.engine")
 
@@ -17,6 +20,10 @@ DEFAULT_SEQ_LEN = 4096
 DEFAULT_BATCH = 256
 MAX_THREADS = 1024
 BUFFERS = ("q80", "f32", "f16")
+MAX_NODES = 256
+LOCAL_TRANSPORT = "unix"
+DEFAULT_TIMEOUT = 5.0
+ALL_REDUCES = tuple(ALGORITHMS)
 KV_CACHES = ("auto", "f16", "f32")
 
 
@@ -35,17 +42,57 @@ def model_file(model: str | Path | None) -> Path:
     return found[0]
 
 
-def node_count(nodes: int) -> int:
-    """Nodes that share the model."""
-    if _integer("nodes", nodes, 1) != 1:
-        raise ConfigError(f"nodes is {nodes}: several nodes are not supported in this version")
-    return nodes
+def node_count(nodes: int, workers: Sequence[str]) -> int:
+    """Nodes that share the model: the workers and this one, or so many on this machine."""
+    _integer("nodes", nodes, 1, MAX_NODES)
+    if workers and nodes not in (1, len(workers) + 1):
+        raise ConfigError(f"nodes is {nodes}, but there are {len(workers)} workers and the root")
+    for address in workers:
+        if list(workers).count(address) > 1:
+            raise ConfigError(f"workers: {address} is given twice")
+    return len(workers) + 1 if workers else nodes
 
 
-def thread_count(threads: int | None) -> int:
-    """Threads of this node; one where the kernels were built without OpenMP."""
+def transport_of(name: str | None, nodes: int, workers: Sequence[str]) -> Transport | None:
+    """How nodes are connected; None for one that is alone."""
+    if name is None and workers:
+        chosen = transports.of_address(workers[0])
+    else:
+        chosen = transports.get(name or LOCAL_TRANSPORT)
+    for address in workers:
+        if transports.scheme_of(address) != chosen.scheme:
+            raise ConfigError(
+                f"workers: {address} is no address of transport {chosen.name}, whose scheme "
+                f"is {chosen.scheme}"
+            )
+    return chosen if nodes > 1 else None
+
+
+def node_shares(shares: Sequence[float] | None, nodes: int) -> tuple[float, ...]:
+    """One share per node; equal ones unless given."""
+    if shares is None:
+        return (1.0,) * nodes
+    if len(shares) != nodes:
+        raise ConfigError(f"shares are {list(shares)}, expected {nodes}, one for each node")
+    if not all(isinstance(share, (int, float)) and 0 < share < 1e9 for share in shares):
+        raise ConfigError(f"shares are {list(shares)}, expected numbers above 0")
+    return tuple(float(share) for share in shares)
+
+
+def seconds(name: str, value: float) -> float:
+    """A time limit."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.1 <= value <= 86400:
+        raise ConfigError(f"{name} is {value!r}, expected 0.1 to 86400 seconds")
+    return float(value)
+
+
+def thread_count(threads: int | None, local_nodes: int = 1) -> int:
+    """Threads of this node; 1 where the kernels were built without OpenMP.
+
+    Unless given, nodes on one machine share its cores.
+    """
     if threads is None:
-        return cpu.default_threads()
+        return max(1, cpu.default_threads() // local_nodes)
     _integer("threads", threads, 1, MAX_THREADS)
     if threads > 1 and not cpu.openmp():
         log.warning("threads is %d, but the kernels were built without OpenMP: using 1", threads)

@@ -75,12 +75,19 @@ def default_threads():
     """Threads to use unless told otherwise: the physical cores this process may run on."""
     if not dl_openmp():
         return 1
-    allowed = _allowed()
-    cores = {_core(cpu) for cpu in allowed}
-    return max(1, len(cores))
+    return max(1, len(cores()))
 
 
-def _allowed():
+def cores():
+    """The CPUs this process may run on, those of one physical core together: list of lists."""
+    groups = {}
+    for cpu in allowed():
+        groups.setdefault(_core(cpu), []).append(cpu)
+    return list(groups.values())
+
+
+def allowed():
+    """The CPUs this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

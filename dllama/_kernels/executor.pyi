@@ -12,6 +12,7 @@ class Executor:
     vocab_size: int
     local_vocab: int
     threads: int
+    began: int
     def __init__(
         self,
         program: Program,

@@ -127,6 +127,7 @@ cdef class Executor:
     cdef list step_tasks            # for each step, its task
     cdef readonly int64_t max_batch, max_logits, seq_len, vocab_size, local_vocab
     cdef readonly int threads
+    cdef readonly int64_t began     # when the last pass began, nanoseconds of the monotonic clock
 
     def __init__(self, program, dict matrices, dict vectors, const float[:, ::1] embedding,
                  *, int threads, int64_t max_batch, int64_t max_logits, int64_t seq_len, bint half,
@@ -278,6 +279,7 @@ cdef class Executor:
         memset(run.nanoseconds, 0, run.n_steps * sizeof(int64_t))
         cdef RopeCache turns = self.turns
         cdef KVCache cache = self.cache
+        self.began = dl_now()
         with nogil, parallel(num_threads=self.threads):
             _work(run, turns, cache)
         if self.group is not None:

@@ -44,9 +44,11 @@ cdef class Link:
                         "receiving from")
 
     def wait(self, double seconds):
-        """Whether there is something to receive, or an error, within this time."""
-        cdef int64_t end = dl_now() + <int64_t> (seconds * 1e9)
-        return bool(_readable(&self.hot, end))
+        """Whether there is something to receive, or an error, within this time.
+
+        Sleeps meanwhile, except in the first milliseconds of a wait of some milliseconds.
+        """
+        return bool(_readable(&self.hot, <int64_t> (seconds * 1e9)))
 
     def close(self):
         """End the connection; a second call does nothing."""
@@ -135,24 +137,24 @@ cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit
                 return -ETIMEDOUT
             else:
                 events = DL_WRITE if sending else DL_READ
-                events |= DL_IDLE if now > end - limit + EAGER else 0
+                events |= DL_IDLE if now > end - limit + EAGER or link.crowded else 0
                 link.ops.wait(&link, &events, 1, end - now)
     return 0
 
 
-cdef int _readable(dl_link *link, int64_t end) noexcept:
+cdef int _readable(dl_link *link, int64_t limit) noexcept:
     cdef int events = 0
-    cdef int64_t now, eager
+    cdef int64_t now, begin = dl_now(), eager = EAGER if limit <= 10 * EAGER else 0
     if link.error:
         return DL_READ
+    if link.crowded:
+        eager = 0
     with nogil:
-        now = dl_now()
-        eager = now + EAGER
         while True:
+            now = dl_now() - begin
             events = DL_READ | DL_IDLE
-            link.ops.wait(&link, &events, 1, 0 if now < eager else end - now)
-            now = dl_now()
-            if events & DL_READ or now >= end:
+            link.ops.wait(&link, &events, 1, 0 if now < eager else max(0, limit - now))
+            if events & DL_READ or now >= limit:
                 return events & DL_READ
 
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 from dllama import __version__
 from dllama._kernels import cpu
-from dllama.cli import convert, info, perplexity, run
+from dllama.cli import convert, info, perplexity, run, worker
 from dllama.cli.options import Parser
 from dllama.errors import ConfigError, DllamaError
 
-COMMANDS = (run, convert, perplexity, info)
+COMMANDS = (run, worker, convert, perplexity, info)
 DESCRIPTION = "Run Llama-family language models on ordinary CPU machines."
 EPILOG = """\
 examples:

@@ -93,8 +93,8 @@ def test_slices_choose_what_the_whole_does(config: SamplerConfig, cuts: tuple[in
 def test_tokens_are_as_frequent_as_probable(config: SamplerConfig) -> None:
     logits = logits_of(12, 4, 1.0)
     count = 20_000
-    sampler = Sampler(replace(config, seed=17), logits.size)
-    found = np.bincount([sampler.sample(logits, []) for _ in range(count)], minlength=12)
+    sampler = Sampler(replace(config, seed=17))
+    found = np.bincount([sampler.sample(LocalSlices(logits), []) for _ in range(count)], minlength=12)
     kept = allowed(logits, config)
     weights = np.where(kept, np.exp(logits.astype(np.float64) / config.temperature), 0)
     wanted = weights / weights.sum() * count
@@ -108,8 +108,8 @@ def test_a_seed_repeats_the_tokens_and_another_does_not() -> None:
     logits = logits_of(500, 1, 1.0)
 
     def tokens(seed: int | None) -> list[int]:
-        sampler = Sampler(SamplerConfig(temperature=1.0, seed=seed), 500)
-        return [sampler.sample(logits, []) for _ in range(50)]
+        sampler = Sampler(SamplerConfig(temperature=1.0, seed=seed))
+        return [sampler.sample(LocalSlices(logits), []) for _ in range(50)]
 
     assert tokens(1) == tokens(1)
     assert len({tuple(tokens(seed)) for seed in (1, 2, (1 << 64) - 1, None, None)}) == 5
@@ -118,15 +118,15 @@ def test_a_seed_repeats_the_tokens_and_another_does_not() -> None:
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
     logits = np.array([1, 4, 2, 4, 4], np.float32)
-    assert Sampler(SamplerConfig(temperature=0.0), 5).sample(logits, []) == 1
+    assert Sampler(SamplerConfig(temperature=0.0)).sample(LocalSlices(logits), []) == 1
 
 
 def test_repetition_penalty_is_that_of_hugging_face() -> None:
     logits = np.array([2.0, -2.0, 1.0, 0.0], np.float32)
     given = logits.copy()
-    np.testing.assert_array_equal(penalised(logits, [0, 1, 1, 3], 2.0), [1.0, -4.0, 1.0, 0.0])
+    np.testing.assert_array_equal(penalised(logits, np.array([0, 1, 1, 3]), 2.0), [1.0, -4.0, 1.0, 0.0])
     config = SamplerConfig(temperature=0.0, repetition_penalty=3.0)
-    assert Sampler(config, 4).sample(logits, [0]) == 2
+    assert Sampler(config).sample(LocalSlices(logits), [0]) == 2
     np.testing.assert_array_equal(logits, given)
 
 
@@ -134,20 +134,20 @@ def test_repetition_penalty_is_that_of_hugging_face() -> None:
 def test_masked_tokens_are_never_chosen(config: SamplerConfig) -> None:
     logits = np.full(100, -math.inf, np.float32)
     logits[[3, 90]] = -1000.0, -1000.5
-    sampler = Sampler(replace(config, seed=1), 100)
-    assert {sampler.sample(logits, []) for _ in range(30)} <= {3, 90}
+    sampler = Sampler(replace(config, seed=1))
+    assert {sampler.sample(LocalSlices(logits), []) for _ in range(30)} <= {3, 90}
     parts = LocalSlices(*np.split(logits, [4, 50]))
     for step in range(30):
         assert choose(parts, config, 1, step) == choose(LocalSlices(logits), config, 1, step)
     with pytest.raises(ModelError, match="all logits are -inf"):
-        sampler.sample(np.full(100, -math.inf, np.float32), [])
+        sampler.sample(LocalSlices(np.full(100, -math.inf, np.float32)), [])
 
 
 @pytest.mark.parametrize("temperature", [1e-9, 1e-3, 1e5, 1e30])
 def test_extreme_temperatures(temperature: float) -> None:
     logits = logits_of(100, 2)
-    sampler = Sampler(SamplerConfig(temperature=temperature, top_p=0.99, seed=1), 100)
-    tokens = {sampler.sample(logits, []) for _ in range(200)}
+    sampler = Sampler(SamplerConfig(temperature=temperature, top_p=0.99, seed=1))
+    tokens = {sampler.sample(LocalSlices(logits), []) for _ in range(200)}
     assert (
         (len(tokens) > 50)
         if temperature > 1
@@ -161,12 +161,7 @@ def test_unusable_logits_are_an_error_that_names_them(config: SamplerConfig, bad
     logits = logits_of(50, 0)
     logits[7] = bad
     with pytest.raises(ModelError, match="logit 7 is"):
-        Sampler(config, 50).sample(logits, [])
-
-
-def test_logits_of_another_size_are_an_error() -> None:
-    with pytest.raises(ModelError, match="49 logits, expected 50"):
-        Sampler(SamplerConfig(), 50).sample(np.zeros(49, np.float32), [])
+        Sampler(config).sample(LocalSlices(logits), [])
 
 
 @pytest.mark.parametrize(

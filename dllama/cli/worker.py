@@ -1,0 +1,83 @@
+"""`dllama worker`: serve one node of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import signal
+from typing import Any
+
+from dllama import settings, transports
+from dllama.cli.options import add_command
+from dllama.errors import ConfigError
+from dllama.protocol import read_secret
+from dllama.transports.sockets import parse_tcp
+from dllama.worker import Worker
+
+DEFAULT_ADDRESS = "127.0.0.1:9999"
+EXAMPLES = """\
+dllama worker
+dllama worker --listen 10.0.0.2:9999 --secret-file secret.txt
+dllama worker --listen unix:/run/user/1000/dllama.sock --threads 2"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        subparsers, "worker", run, "Serve one node of a cluster, to one root after another.",
+        EXAMPLES,
+    )  # fmt: skip
+    parser.add_argument(
+        "--listen",
+        default=DEFAULT_ADDRESS,
+        metavar="ADDRESS",
+        help=f"HOST:PORT, [IPV6]:PORT or unix:/path (default: {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
+    parser.add_argument(
+        "--secret-file", metavar="FILE",
+        help="what the root must prove to know (default: DLLAMA_SECRET)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--insecure", action="store_true",
+        help="listen where other machines can connect, without a secret",
+    )  # fmt: skip
+    parser.add_argument(
+        "--once", action="store_true", help="exit when the first root has left, or none came"
+    )
+    parser.add_argument("--quiet", action="store_true", help="log warnings only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Listen until Ctrl-C or SIGTERM."""
+    logging.getLogger("dllama").setLevel(logging.WARNING if args.quiet else logging.INFO)
+    secret = read_secret(args.secret_file)
+    threads = settings.thread_count(args.threads)
+    transport = transports.of_address(args.listen)
+    if secret is None and not args.insecure and is_public(args.listen):
+        raise ConfigError(
+            f"--listen {args.listen}: other machines could connect: give --secret-file, or "
+            f"--insecure for a network you trust"
+        )
+    with transport.listen(args.listen) as listener:
+        worker = Worker(listener, threads, secret, args.once)
+        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+        print(f"listening at {listener.address}", flush=True)
+        try:
+            worker.serve()
+        except KeyboardInterrupt:
+            worker.stop()
+    return 0
+
+
+def is_public(address: str) -> bool:
+    """Whether a listener at this address can be reached from other machines."""
+    scheme = transports.scheme_of(address)
+    if scheme == "unix":
+        return False
+    host, _ = parse_tcp(address.partition("://")[2] or address)
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"

@@ -1,0 +1,135 @@
+"""What every node does, root or worker: hold a shard of a model and evaluate it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama import families, sharding
+from dllama._kernels.collectives import Group
+from dllama._kernels.executor import Executor
+from dllama._kernels.link import Link
+from dllama.program import Program
+from dllama.spec import FloatType, ModelSpec
+from dllama.weights import Weights
+
+WIRE = {"f32": FloatType.F32, "f16": FloatType.F16, "q80": FloatType.Q80}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all nodes agree on.
+
+    shares: one per node, by rank. seq_len: positions of the context. half: KV cache in float16.
+    batch: most tokens of a pass. logits: most rows of logits of a pass. buffer: numbers of an
+    all-reduce (q80, f32, f16). all_reduce: auto, exchange, two-step. timeout: seconds.
+    """
+
+    shares: tuple[float, ...]
+    seq_len: int
+    half: bool
+    batch: int
+    logits: int
+    buffer: str
+    all_reduce: str = "auto"
+    timeout: float = 5.0
+
+    @property
+    def world(self) -> int:
+        """Number of nodes."""
+        return len(self.shares)
+
+    @property
+    def patience(self) -> float:
+        """Seconds a node waits for bytes of another; the rest of the timeout is for finding
+        out which node is to blame."""
+        return 0.8 * self.timeout
+
+
+def program_of(spec: ModelSpec, plan: Plan, rank: int, path: object = "model") -> Program:
+    """The program of one node; ConfigError for more nodes than the model can be split over."""
+    shard = sharding.split(spec, plan.shares)[rank]
+    program: Program = families.of_arch(spec.arch, path).build(spec, shard)
+    return program
+
+
+def group_of(
+    spec: ModelSpec,
+    plan: Plan,
+    links: list[Link | None],
+    rank: int,
+    watched: dict[int, Link],
+) -> Group:
+    """The links to all other nodes as the program's collectives use them."""
+    return Group(
+        links,
+        rank,
+        dim=spec.dim,
+        tokens=plan.batch,
+        wire=int(WIRE[plan.buffer]),
+        algorithm=plan.all_reduce,
+        timeout=plan.patience,
+        watched=watched,
+        any_message=rank == 0,
+    )
+
+
+class Node:
+    """One node's executor and weights, and the logits of the last pass."""
+
+    def __init__(
+        self, program: Program, weights: Weights, plan: Plan, threads: int, group: Group | None
+    ) -> None:
+        self.program = program
+        self.shard = program.shard
+        self.group = group
+        self.max_batch = plan.batch
+        self.max_logits = plan.logits
+        self._weight_bytes = weights.nbytes
+        self._executor = Executor(
+            program,
+            weights.matrices,
+            weights.vectors,
+            weights.embedding,
+            threads=threads,
+            max_batch=plan.batch,
+            max_logits=plan.logits,
+            seq_len=plan.seq_len,
+            half=plan.half,
+            group=group,
+        )
+        self._transfers = self._executor.transfers()
+        self.logits: NDArray[np.float32] = np.empty((0, len(self.shard.vocab)), np.float32)
+
+    def run(
+        self, ids: NDArray[np.int32], position: int, first_logits: int, form: int = 0
+    ) -> NDArray[np.float32]:
+        """Evaluate tokens; logits float32 (n - first_logits, rows of this node), a view that
+        is valid until the next pass. Errors as Executor.run."""
+        self.logits = self._executor.run(ids, position, first_logits, form)
+        return self.logits
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of weights, kv_cache (all of the context) and buffers."""
+        return {"weights": self._weight_bytes, **self._executor.memory()}
+
+    def times(self) -> tuple[float, float]:
+        """Milliseconds of computing and of transfers in the last pass."""
+        steps = self._executor.milliseconds()
+        transfer = float(steps[self._transfers].sum())
+        return float(steps.sum()) - transfer, transfer
+
+    def timeline(self) -> dict[str, Any]:
+        """When the last pass began (nanoseconds of this node's clock) and its steps'
+        milliseconds."""
+        return {"began": self._executor.began, "ms": self._executor.milliseconds().tolist()}
+
+    def labels(self) -> list[tuple[str, str]]:
+        """A name and a kind for each step of a timeline."""
+        return [
+            (f"{task.op.name.lower()} {task.weight or task.layer}", task.kind.name.lower())
+            for task in self._executor.tasks()
+        ]

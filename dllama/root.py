@@ -1,0 +1,159 @@
+"""The root: its own node, and the workers where there are some, as one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama._kernels import cpu
+from dllama.cluster import Cluster
+from dllama.errors import ModelError
+from dllama.local import LocalWorkers
+from dllama.modelfile import ModelFile
+from dllama.node import Node, Plan, program_of
+from dllama.protocol import Want
+from dllama.sampler import LocalSlices, Slices
+from dllama.session import Run
+from dllama.slices import RemoteSlices
+from dllama.trace import NodePass
+from dllama.transports import Transport
+from dllama.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the nodes are: at addresses, or on this machine if there are none.
+
+    transport: None for a node that is alone. secret: what nodes prove to each other.
+    """
+
+    transport: Transport | None
+    addresses: tuple[str, ...] = ()
+    secret: bytes | None = None
+
+
+class Root:
+    """A model on one or several nodes, without a context. Close it.
+
+    Errors as Cluster.join; ModelError where the model does not fit into memory.
+    """
+
+    def __init__(
+        self, model: ModelFile, plan: Plan, layout: Layout, threads: int, progress: bool = False
+    ) -> None:
+        self._local: LocalWorkers | None = None
+        self._cluster: Cluster | None = None
+        self._plan = plan
+        self._want = Want.NOTHING
+        program = program_of(model.spec, plan, 0, model.path)
+        try:
+            if plan.world > 1:
+                self._cluster = self._join(model, layout, threads, progress)
+            weights = load_weights(model, program, threads, progress)
+            assert weights.embedding is not None
+            self._embedding = weights.embedding
+            group = self._cluster.group if self._cluster else None
+            self._node: Node | None = Node(program, weights, plan, threads, group)
+        except MemoryError as error:
+            self.close()
+            raise ModelError(f"{model.path}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, model: ModelFile, layout: Layout, threads: int, progress: bool) -> Cluster:
+        """Form the cluster, with workers on this machine where no others are named."""
+        assert layout.transport is not None
+        addresses: Sequence[str] = layout.addresses
+        secret, crowded = layout.secret, False
+        if not addresses:
+            count = self._plan.world - 1
+            self._local = LocalWorkers(count, layout.transport, threads)
+            addresses, secret = self._local.addresses, self._local.secret
+            crowded = self._plan.world * threads > len(cpu.cores())
+        return Cluster.join(
+            addresses,
+            layout.transport,
+            secret,
+            model,
+            self._plan,
+            crowded=crowded,
+            progress=progress,
+        )
+
+    def run(self, ids: Sequence[int], position: int, first_logits: int, want: Want) -> None:
+        """Evaluate tokens on all nodes; want: what is asked of their logits afterwards.
+
+        TransportError, ProtocolError: a worker failed, and the model cannot go on.
+        """
+        node, array = self._opened(), np.array(ids, np.int32)
+        self._want, form = want, 0
+        if self._cluster:
+            assert node.group is not None
+            form = node.group.form_of(self._embedding[array])
+            self._cluster.start(Run(len(ids), position, first_logits, form, want))
+        try:
+            node.run(array, position, first_logits, form)
+        except ConnectionError:
+            if self._cluster:
+                self._cluster.check()
+            raise
+
+    def logits(self) -> NDArray[np.float32]:
+        """The logits of the last pass, float32 (n, vocab), valid until the next."""
+        node = self._opened()
+        if self._cluster is None or self._want is not Want.LOGITS:
+            return node.logits
+        return self._cluster.logits(node.logits)
+
+    def slices(self) -> Slices:
+        """The logits of the last token, for the sampler."""
+        own = LocalSlices(self._opened().logits[-1])
+        if self._cluster is None:
+            return own
+        return RemoteSlices(own, self._cluster.tops(), self._cluster.ask)
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that this node sent and received so far."""
+        return self._cluster.traffic() if self._cluster else (0, 0)
+
+    def times(self) -> tuple[float, float]:
+        """Milliseconds of computing and of transfers in the last pass, of this node."""
+        return self._opened().times()
+
+    def memory(self) -> list[dict[str, int]]:
+        """Bytes of weights, kv_cache and buffers of every node."""
+        members = self._cluster.members if self._cluster else []
+        return [self._opened().memory(), *(member.memory for member in members)]
+
+    def timelines(self) -> list[NodePass]:
+        """The steps of the last pass on every node, in the root's time."""
+        node = self._opened()
+        passes = [NodePass.of(0, node.timeline(), node.labels(), 0)]
+        if self._cluster:
+            lines = self._cluster.ask({"ask": "timeline"})
+            labels = self._cluster.ask({"ask": "labels"})
+            for member, line, names in zip(self._cluster.members, lines, labels, strict=True):
+                passes.append(NodePass.of(member.rank, line, names["labels"], member.clock))
+        return passes
+
+    def close(self) -> None:
+        """Let the workers go, and the memory; a second call does nothing."""
+        self._node = None
+        if self._cluster:
+            self._cluster.close()
+        if self._local:
+            self._local.stop()
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that this process started."""
+        return self._local.pids() if self._local else []
+
+    def _opened(self) -> Node:
+        if self._node is None:
+            raise ModelError("the model is closed")
+        return self._node

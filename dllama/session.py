@@ -1,0 +1,152 @@
+"""What root and workers tell each other to form a cluster, as checked values."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dllama._kernels.collectives import ALGORITHMS
+from dllama.errors import DllamaError, ProtocolError
+from dllama.modelheader import read_header
+from dllama.node import WIRE, Plan
+from dllama.protocol import Want
+from dllama.spec import ModelSpec
+
+MAX_NODES = 256
+RUN = struct.Struct("<IqIBB")
+
+
+@dataclass(frozen=True)
+class Join:
+    """The root's invitation to one worker.
+
+    session: the cluster's name, in hex, which its nodes show when they connect to each other.
+    addresses: of all nodes by rank, empty for the root. header: of the model file, in hex.
+    model: names the model's content, so that a worker can tell whether it still has it. crowded:
+    nodes share processors, so that waiting must not keep them busy.
+    """
+
+    session: str
+    rank: int
+    addresses: tuple[str, ...]
+    transport: str
+    header: str
+    model: str
+    crowded: bool
+    plan: Plan
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of a JOIN message."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], peer: str) -> Join:
+        """The checked content of a JOIN message; ProtocolError names the field."""
+        take = _Fields(content, peer)
+        plan = _Fields(take.value("plan", dict), peer)
+        shares = plan.values("shares", float)
+        join = cls(
+            session=take.value("session", str),
+            rank=take.number("rank", 1, MAX_NODES - 1),
+            addresses=tuple(take.values("addresses", str)),
+            transport=take.value("transport", str),
+            header=take.value("header", str),
+            model=take.value("model", str),
+            crowded=take.value("crowded", bool),
+            plan=Plan(
+                shares=tuple(shares),
+                seq_len=plan.number("seq_len", 1, 1 << 31),
+                half=plan.value("half", bool),
+                batch=plan.number("batch", 1, 4096),
+                logits=plan.number("logits", 1, 4096),
+                buffer=plan.choice("buffer", tuple(WIRE)),
+                all_reduce=plan.choice("all_reduce", tuple(ALGORITHMS)),
+                timeout=float(plan.value("timeout", float)),
+            ),
+        )
+        world = len(join.addresses)
+        if not 2 <= world <= MAX_NODES or len(shares) != world or join.rank >= world:
+            raise ProtocolError(f"{peer}: rank {join.rank} of {world} nodes, {len(shares)} shares")
+        if not 0.1 <= join.plan.timeout <= 86400:
+            raise ProtocolError(f"{peer}: timeout is {join.plan.timeout}")
+        return join
+
+    def spec(self, peer: str) -> ModelSpec:
+        """The model that the header describes; ProtocolError says what is wrong with it."""
+        try:
+            spec, size = read_header(bytes.fromhex(self.header), f"the model of {peer}")
+        except (DllamaError, ValueError) as error:
+            raise ProtocolError(str(error)) from error
+        if self.plan.seq_len > spec.seq_len or self.plan.batch > self.plan.seq_len:
+            raise ProtocolError(f"{peer}: {self.plan} does not fit {spec}")
+        return spec
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass: T tokens at position, the first row whose logits are asked for, the form of the
+    rows that the root broadcasts, and what the worker sends afterwards."""
+
+    tokens: int
+    position: int
+    first_logits: int
+    form: int
+    want: Want
+
+    def pack(self) -> bytes:
+        """The content of a RUN message."""
+        values = (self.tokens, self.position, self.first_logits, self.form, self.want)
+        return RUN.pack(*values)
+
+    @classmethod
+    def unpack(cls, content: bytes | bytearray, plan: Plan, peer: str) -> Run:
+        """The checked content of a RUN message."""
+        if len(content) != RUN.size:
+            raise ProtocolError(f"{peer}: RUN of {len(content)} bytes, expected {RUN.size}")
+        tokens, position, first, form, want = RUN.unpack(content)
+        rows = tokens - first
+        if (
+            not 1 <= tokens <= plan.batch
+            or not 0 <= position <= plan.seq_len - tokens
+            or not 0 <= rows <= min(tokens, plan.logits)
+            or form > 2
+            or want > max(Want)
+            or (want != Want.NOTHING and rows == 0)
+        ):
+            raise ProtocolError(f"{peer}: cannot run {RUN.unpack(content)}")
+        return cls(tokens, position, first, form, Want(want))
+
+
+class _Fields:
+    """Values of a JSON object by name and type."""
+
+    def __init__(self, content: dict[str, Any], peer: str) -> None:
+        self._content = content
+        self._peer = peer
+
+    def value(self, name: str, kind: type) -> Any:
+        found = self._content.get(name)
+        if kind is float and type(found) is int:
+            found = float(found)
+        if type(found) is not kind:
+            raise ProtocolError(f"{self._peer}: {name} is {str(found)[:100]!r}, not {kind.__name__}")
+        return found
+
+    def values(self, name: str, kind: type) -> list[Any]:
+        found = self.value(name, list)
+        if len(found) > MAX_NODES or not all(type(item) in (kind, int) for item in found):
+            raise ProtocolError(f"{self._peer}: {name} is {str(found)[:100]}")
+        return [kind(item) for item in found]
+
+    def number(self, name: str, least: int, most: int) -> int:
+        found: int = self.value(name, int)
+        if not least <= found <= most:
+            raise ProtocolError(f"{self._peer}: {name} is {found}, expected {least} to {most}")
+        return found
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        found: str = self.value(name, str)
+        if found not in choices:
+            raise ProtocolError(f"{self._peer}: {name} is {found[:100]!r}, expected {choices}")
+        return found
