@@ -6,12 +6,17 @@ with dllama.LLM("model-folder") as llm:
 """
 
 from dllama.errors import (
+    AuthenticationError,
     ConfigError,
     ContextError,
     DllamaError,
     FormatError,
     ModelError,
+    NodeError,
     OutputError,
+    ProtocolError,
+    TransportError,
+    TransportTimeoutError,
     UnsupportedError,
 )
 
@@ -22,13 +27,18 @@ from dllama.generation import Token
 
 __all__ = [
     "LLM",
+    "AuthenticationError",
     "ConfigError",
     "ContextError",
     "DllamaError",
     "FormatError",
     "ModelError",
+    "NodeError",
     "OutputError",
+    "ProtocolError",
     "Token",
+    "TransportError",
+    "TransportTimeoutError",
     "UnsupportedError",
     "__version__",
 ]

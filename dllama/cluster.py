@@ -1,4 +1,4 @@
-"""The root's side of a cluster: invite workers, hand out weights, start passes, find the culprit."""
+"""The root's side of a cluster: invite workers, hand out weights, start passes, find who failed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from dllama._kernels.collectives import Group
 from dllama._kernels.link import Link
 from dllama.distribute import model_digest, program_nbytes, send_weights
 from dllama.errors import (
-    ConfigError,
     DllamaError,
     NodeError,
     ProtocolError,
     TransportError,
-    TransportTimeout,
+    TransportTimeoutError,
 )
 from dllama.modelfile import ModelFile
-from dllama.node import Plan, group_of, program_of
+from dllama.node import group_of, program_of
+from dllama.plan import Plan
 from dllama.program import Program
 from dllama.protocol import Kind
 from dllama.session import Join, Run
@@ -77,15 +77,18 @@ class Cluster:
         model: ModelFile,
         plan: Plan,
         *,
+        threads: Sequence[int],
         crowded: bool = False,
         progress: bool = False,
     ) -> Cluster:
         """Connect to workers, form the cluster and give them their weights.
 
+        threads: by rank, 0 for what a worker was started with. crowded: nodes share processors.
+
         TransportError, AuthenticationError or ProtocolError names the worker that is
         unreachable, refuses, or fails; nothing stays open then.
         """
-        forming = _Forming(addresses, transport, secret, model, plan, crowded)
+        forming = _Forming(addresses, transport, secret, model, plan, threads, crowded)
         try:
             return forming.form(progress)
         except BaseException:
@@ -182,8 +185,8 @@ class Cluster:
                 return report
             if blamed is not None:
                 timeout = blamed.control.timeout
-                return TransportTimeout(f"{blamed.name} does not answer within {timeout:g} s")
-        return reports[0] if reports and not isinstance(error, TransportTimeout) else error
+                return TransportTimeoutError(f"{blamed.name} does not answer within {timeout:g} s")
+        return reports[0] if reports and not isinstance(error, TransportTimeoutError) else error
 
 
 def _last_words(member: Member) -> NodeError | TransportError | None:
@@ -194,7 +197,7 @@ def _last_words(member: Member) -> NodeError | TransportError | None:
             member.control.recv_into(bytearray(min(length, 1 << 28)))
     except NodeError as report:
         return report
-    except TransportTimeout:
+    except TransportTimeoutError:
         return None
     except TransportError as error:
         return error
@@ -218,6 +221,7 @@ class _Forming:
         secret: bytes | None,
         model: ModelFile,
         plan: Plan,
+        threads: Sequence[int],
         crowded: bool,
     ) -> None:
         self.addresses = addresses
@@ -225,6 +229,7 @@ class _Forming:
         self.secret = secret
         self.model = model
         self.plan = plan
+        self.threads = threads
         self.crowded = crowded
         self.session = secrets.token_hex(16)
         self.members: list[Member] = []
@@ -233,9 +238,7 @@ class _Forming:
     def form(self, progress: bool) -> Cluster:
         """All steps, each with all workers at once."""
         ranks = range(1, self.plan.world)
-        programs = [
-            program_of(self.model.spec, self.plan, rank, self.model.path) for rank in ranks
-        ]
+        programs = [program_of(self.model.spec, self.plan, rank, self.model.path) for rank in ranks]
         self.members = self._each(ranks, self._invite)
         cached = self._each(self.members, self._accepted)
         for member, link in zip(self.members, self._each(self.members, self._peer), strict=True):
@@ -285,6 +288,7 @@ class _Forming:
             transport=self.transport.name,
             header=self.model.header.hex(),
             model=model_digest(self.model),
+            threads=self.threads[rank],
             crowded=self.crowded,
             plan=self.plan,
         )
@@ -341,7 +345,7 @@ class _Forming:
         """Send one worker's weights; what it says when it hangs up is the error."""
         try:
             send_weights(member.control, self.model, program, moved)
-        except TransportTimeout:
+        except TransportTimeoutError:
             raise
         except TransportError as error:
             raise TransportError(f"{member.name}: {error}") from error
@@ -357,10 +361,3 @@ class _Forming:
             member.clock = clock - (begin + time.monotonic_ns()) // 2
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(f"{member.name}: READY is not as expected: {error}") from error
-
-
-def check_addresses(addresses: Sequence[str]) -> None:
-    """ConfigError for the same worker twice."""
-    for address in addresses:
-        if list(addresses).count(address) > 1:
-            raise ConfigError(f"workers: {address} is given twice")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or fal
 class Option:
     """An option: its name with underscores, its type (str, int, float or bool) and help.
 
-    Numbers lie from `least` to `most`; with `above`, `least` itself is left out. `many`: the
-    option may be given several times, and its value is a list.
+    Numbers lie from `least` to `most`; with `above`, `least` itself is left out. many: the
+    option may be given several times, and its value is a list; several: its value is a list
+    of words that follow each other; commas: a list of words with commas between.
     """
 
     name: str
@@ -33,6 +34,13 @@ class Option:
     most: float = math.inf
     above: bool = False
     many: bool = False
+    several: bool = False
+    commas: bool = False
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return self.many or self.several or self.commas
 
     @property
     def flag(self) -> str:
@@ -51,6 +59,8 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value that a word of the command line stands for; ValueError if it is none."""
+        if self.commas:
+            return [replace(self, commas=False).parse(part) for part in text.split(",")]
         try:
             value = self.type(text)
         except ValueError:
@@ -77,7 +87,9 @@ class Option:
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     """The options that a YAML file sets, by name; ConfigError names file, line and key.
 
-    Keys are the options' names with - or _ between words.
+    Keys are the options' names with - or _ between words. `nodes` may be a list instead of a
+    number: one mapping per node with address, threads and share, the root first and without an
+    address; it sets workers, threads and shares.
     """
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
@@ -96,9 +108,52 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
         name = str(key.value).replace("-", "_")
         if name not in known:
             raise ConfigError(f"{where}: no such option, expected one of {_names(options)}")
-        if name in values:
-            raise ConfigError(f"{where}: given twice")
-        values[name] = _value(known[name], node, where)
+        found = {name: node}
+        if name == "nodes" and isinstance(node, yaml.SequenceNode):
+            found = _nodes(node, path)
+        for one, value in found.items():
+            if one in values:
+                raise ConfigError(f"{where}: {one} is given twice")
+            is_node = isinstance(value, yaml.Node)
+            values[one] = _value(known[one], value, where) if is_node else value
+    return values
+
+
+NODE_OPTIONS = (
+    Option("address", str, "where a worker listens"),
+    Option("threads", int, "for computing", least=1, most=1024),
+    Option("share", float, "how much of the model it holds", least=0, above=True),
+)
+
+
+def _nodes(node: yaml.SequenceNode, path: Path) -> dict[str, Any]:
+    """workers, threads and shares of a list of nodes."""
+    entries = [_node(entry, path) for entry in node.value]
+    where = f"config {path}, line {node.start_mark.line + 1}: nodes"
+    if len(entries) < 2 or "address" in entries[0]:
+        raise ConfigError(f"{where}: expected the root, without an address, and then workers")
+    if not all("address" in entry for entry in entries[1:]):
+        raise ConfigError(f"{where}: expected an address for every node but the first")
+    found: dict[str, Any] = {"workers": [entry["address"] for entry in entries[1:]]}
+    if any("threads" in entry for entry in entries):
+        found["threads"] = [entry.get("threads") for entry in entries]
+    if any("share" in entry for entry in entries):
+        found["shares"] = [entry.get("share", 1.0) for entry in entries]
+    return found
+
+
+def _node(entry: yaml.Node, path: Path) -> dict[str, Any]:
+    """One node of the list."""
+    line = f"config {path}, line {entry.start_mark.line + 1}"
+    if not isinstance(entry, yaml.MappingNode):
+        raise ConfigError(f"{line}: expected a node with {_names(NODE_OPTIONS)}")
+    known = {option.name: option for option in NODE_OPTIONS}
+    values: dict[str, Any] = {}
+    for key, node in entry.value:
+        where = f"config {path}, line {key.start_mark.line + 1}: {key.value}"
+        if key.value not in known or key.value in values:
+            raise ConfigError(f"{where}: expected each of {_names(NODE_OPTIONS)} once at most")
+        values[key.value] = _value(known[key.value], node, where)
     return values
 
 
@@ -107,7 +162,7 @@ def _value(option: Option, node: yaml.Node, where: str) -> Any:
     try:
         loader = yaml.SafeLoader("")
         value = loader.construct_object(node, deep=True)
-        if not option.many:
+        if not option.is_list:
             return option.check(value)
         return [option.check(item) for item in (value if isinstance(value, list) else [value])]
     except (ValueError, yaml.YAMLError) as error:

@@ -30,7 +30,7 @@ Progress = Callable[[int], object]
 
 
 def model_digest(model: ModelFile) -> str:
-    """A name for the content of a model file: its header, size, time, and a sample of every tensor."""
+    """A name for a model file's content: its header, size, time, and a sample of every tensor."""
     status = model.path.stat()
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,6 @@ from dllama._kernels import cpu
 from dllama.errors import ConfigError, ContextError, ModelError, ProtocolError
 from dllama.generation import TextStream, Token
 from dllama.modelfile import ModelFile
-from dllama.node import Plan
 from dllama.protocol import Want, read_secret
 from dllama.root import Layout, Root
 from dllama.sampler import Sampler, SamplerConfig
@@ -27,9 +28,6 @@ from dllama.tokenizer import Tokenizer
 from dllama.trace import NodePass
 
 log = logging.getLogger("dllama.engine")
-
-# The logits of one pass are at most this many numbers.
-MAX_LOGITS = 1 << 24
 
 
 class LLM:
@@ -42,7 +40,8 @@ class LLM:
     nodes: processes on this machine that share the model; they are started and stopped here.
     workers: addresses of workers that run already, instead. transport: blocking, nonblocking,
     unix, or one that another package brings (None: unix for nodes of this machine, else what the
-    addresses say). threads: per node (None: one per core, divided among nodes of this machine).
+    addresses say). threads: per node, or a list by rank (None: one per core, divided among nodes
+    of this machine; workers that run already have their own unless the list says otherwise).
     shares: how much of the model each node holds, by rank (None: equal parts). buffer: what
     travels between nodes, q80, f32 or f16 (None: q80 for quantised weights, else f32). all_reduce:
     auto, exchange or two-step. timeout: seconds after which a node that does not answer is given
@@ -65,7 +64,7 @@ class LLM:
         nodes: int = 1,
         workers: Sequence[str] = (),
         transport: str | None = None,
-        threads: int | None = None,
+        threads: int | Sequence[int | None] | None = None,
         shares: Sequence[float] | None = None,
         buffer: str | None = None,
         all_reduce: str = "auto",
@@ -80,7 +79,8 @@ class LLM:
         self.nodes = settings.node_count(nodes, workers)
         chosen = settings.transport_of(transport, self.nodes, workers)
         self.transport: str | None = chosen.name if chosen else None
-        self.threads = settings.thread_count(threads, 1 if workers else self.nodes)
+        by_rank = settings.node_threads(threads, self.nodes, local=not workers)
+        self.threads = by_rank[0]
         self.model_path = settings.model_file(model)
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
         self.position = 0
@@ -88,28 +88,27 @@ class LLM:
         self.timelines: list[NodePass] = []
         self._trace = trace
         self._pending: list[int] = []  # generated or given, but not yet evaluated
-        self._traffic = (0, 0)
         self._root: Root | None = None
+        self._failure: Exception | None = None
         with ModelFile.open(self.model_path) as file:
             self.spec: ModelSpec = file.spec
-            self.buffer = settings.buffer_type(buffer, self.spec)
-            self.seq_len = settings.context_length(max_seq_len, self.spec)
-            batch = min(settings.batch_tokens(batch_size), self.seq_len)
-            self._plan = Plan(
-                shares=settings.node_shares(shares, self.nodes),
-                seq_len=self.seq_len,
-                half=settings.half_cache(kv_cache, self.spec),
-                batch=batch,
-                logits=max(1, min(batch, MAX_LOGITS // self.spec.vocab_size)),
-                buffer=self.buffer,
-                all_reduce=settings.one_of("all_reduce", all_reduce, settings.ALL_REDUCES),
-                timeout=settings.seconds("timeout", timeout),
+            self._plan = settings.plan_of(
+                self.spec,
+                self.nodes,
+                shares=shares,
+                buffer=buffer,
+                all_reduce=all_reduce,
+                timeout=timeout,
+                max_seq_len=max_seq_len,
+                kv_cache=kv_cache,
+                batch_size=batch_size,
             )
+            self.buffer, self.seq_len = self._plan.buffer, self._plan.seq_len
             self.tokenizer = _open_tokenizer(self.model_path, tokenizer, self.spec)
-            secret = read_secret(secret_file)
-            layout = Layout(chosen, tuple(workers), secret)
-            self._root = Root(file, self._plan, layout, self.threads, progress)
-            self._traffic = self._root.traffic()
+            layout = Layout(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
+            self._root = Root(file, self._plan, layout, progress)
+            weakref.finalize(self, self._root.close)  # where nobody calls close
+        self._traffic = self._root.traffic()
 
     def __enter__(self) -> LLM:
         return self
@@ -157,8 +156,9 @@ class LLM:
             want = Want.LOGITS if rows > 0 else Want.NOTHING
             self._pass(ids[begin:end], max(0, first - begin), PREFILL, want)
             if rows > 0:
-                out[end - first - rows : end - first] = self._open().logits()
-            self._count_traffic()
+                with self._ending_on_failure():
+                    out[end - first - rows : end - first] = self._open().logits()
+            self._finish_step()
             self._pending = self._pending[step:]
         return out
 
@@ -222,14 +222,16 @@ class LLM:
         step = self._plan.batch
         while len(self._pending) > step:
             self._pass(self._pending[:step], step, phase, Want.NOTHING)
+            self._finish_step()
             self._pending = self._pending[step:]
         self._pass(self._pending, len(self._pending) - 1, phase, Want.TOP)
         begin = time.perf_counter()
-        token = sampler.sample(self._open().slices(), history)
+        with self._ending_on_failure():
+            token = sampler.sample(self._open().slices(), history)
         sample_ms = (time.perf_counter() - begin) * 1e3
         last = self.stats.steps.pop()
         self.stats.add(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
-        self._count_traffic()
+        self._finish_step()
         self._pending = [token]
         return token
 
@@ -237,19 +239,21 @@ class LLM:
         """One pass over all nodes."""
         root = self._open()
         begin = time.perf_counter()
-        try:
+        with self._ending_on_failure():
             root.run(ids, self.position, first_logits, want)
-        except (ConnectionError, ProtocolError):
-            self.close()
-            raise
         total_ms = (time.perf_counter() - begin) * 1e3
         self.position += len(ids)
         inference_ms, transfer_ms = root.times()
         step = StepStats(phase, len(ids), total_ms, inference_ms, transfer_ms, 0.0, 0, 0)
         self.stats.add(step)
+
+    def _finish_step(self) -> None:
+        """After the last message of a step: its traffic, and its timeline if one is kept."""
         self._count_traffic()
         if self._trace:
-            self.timelines += root.timelines()
+            root = self._open()
+            with self._ending_on_failure():
+                self.timelines += root.timelines()
             self._traffic = root.traffic()
 
     def _count_traffic(self) -> None:
@@ -264,9 +268,20 @@ class LLM:
             )
         )
 
+    @contextmanager
+    def _ending_on_failure(self) -> Iterator[None]:
+        """Let all nodes go where one failed; later calls repeat the first cause."""
+        try:
+            yield
+        except (ConnectionError, ProtocolError) as error:
+            self._failure = error
+            self.close()
+            raise
+
     def _open(self) -> Root:
         if self._root is None:
-            raise ModelError(f"{self.model_path} is closed")
+            why = f"cannot go on: {self._failure}" if self._failure else "is closed"
+            raise ModelError(f"{self.model_path} {why}") from self._failure
         return self._root
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:

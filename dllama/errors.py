@@ -7,7 +7,7 @@
     |-- ModelError (RuntimeError)       a model cannot be loaded or evaluated
     |   `-- ContextError                the tokens do not fit in the context
     |-- TransportError (ConnectionError)  a link to another node failed
-    |   `-- TransportTimeout (TimeoutError)  no byte moved in time
+    |   `-- TransportTimeoutError (TimeoutError)  no byte moved in time
     |-- ProtocolError (ValueError)      another node sent what it must not
     |   `-- NodeError                     another node says that it cannot go on
     |-- AuthenticationError (PermissionError)  another node did not prove the secret
@@ -55,7 +55,7 @@ class TransportError(DllamaError, ConnectionError):
     """A link to another node cannot be made or has failed; the message names the node."""
 
 
-class TransportTimeout(TransportError, TimeoutError):
+class TransportTimeoutError(TransportError, TimeoutError):
     """No byte moved over a link for as long as is allowed."""
 
 

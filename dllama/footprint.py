@@ -7,7 +7,8 @@ import numpy as np
 from dllama._kernels.link import Link
 from dllama._kernels.matmul import PackedMatrix
 from dllama.modelfile import ModelFile
-from dllama.node import Node, Plan, group_of, program_of
+from dllama.node import Node, group_of, program_of
+from dllama.plan import Plan
 from dllama.weights import Weights
 
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from dllama._kernels import cpu
 from dllama.errors import TransportError
@@ -24,22 +25,23 @@ LEAVING = 1.0
 
 
 class LocalWorkers:
-    """`count` worker processes for one root, this process; stop them, in any case.
+    """Worker processes for one root, this process; stop them, in any case.
 
-    threads: per node. Where the cores suffice, every node, the root included, gets cores of
-    its own. TransportError, with what the worker said, if one does not start.
+    threads: of every node by rank, the root included. Where there are enough cores, every node
+    gets cores of its own. TransportError, with what the worker said, if one does not start.
     """
 
-    def __init__(self, count: int, transport: Transport, threads: int) -> None:
+    def __init__(self, transport: Transport, threads: Sequence[int]) -> None:
         self.secret = secrets.token_hex(32).encode()
         self.addresses: list[str] = []
         self._processes: list[subprocess.Popen[str]] = []
+        self._logs: list[IO[str]] = []
         self._folder = Path(tempfile.mkdtemp(prefix="dllama-"))
         self._before = cpu.allowed()
-        sets = divide_cores(count + 1, threads)
+        sets = divide_cores(threads)
         try:
-            for rank in range(1, count + 1):
-                self._processes.append(self._start(rank, transport, threads))
+            for rank in range(1, len(threads)):
+                self._processes.append(self._start(rank, transport, threads[rank]))
                 _pin(self._processes[-1].pid, sets[rank] if sets else None)
             end = time.monotonic() + STARTING
             self.addresses = [self._address(process, end) for process in self._processes]
@@ -57,12 +59,17 @@ class LocalWorkers:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            for stream in (process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
+            if process.stdout is not None:
+                process.stdout.close()
         if self._processes:
             _pin(0, self._before)
+        for log in self._logs:
+            log.close()
         self._processes = []
+        self.forget_addresses()
+
+    def forget_addresses(self) -> None:
+        """Remove the socket files, which nobody needs once all nodes are connected."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pids(self) -> list[int]:
@@ -79,16 +86,16 @@ class LocalWorkers:
         command = [sys.executable, "-m", "dllama", "worker", "--once", "--quiet"]
         command += ["--listen", address, "--threads", str(threads)]
         environment = {**os.environ, "DLLAMA_SECRET": self.secret.decode()}
-        with (self._folder / f"{rank}.log").open("w") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-                start_new_session=True,
-            )
+        self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 (in stop)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._logs[-1],
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
 
     def _address(self, process: subprocess.Popen[str], end: float) -> str:
         """Where a worker listens, as its first line says."""
@@ -98,22 +105,21 @@ class LocalWorkers:
         if line.startswith(READY):
             return line.removeprefix(READY)
         rank = self._processes.index(process) + 1
-        said = (self._folder / f"{rank}.log").read_text(errors="replace").strip().splitlines()
+        log = self._logs[rank - 1]
+        log.seek(0)
+        said = log.read().strip().splitlines()
         why = said[-1] if said else f"no answer within {STARTING:g} s"
         raise TransportError(f"local worker {rank} did not start: {why}")
 
 
-def divide_cores(nodes: int, threads: int) -> list[list[int]] | None:
-    """CPUs for every node, disjoint; None where there are too few cores."""
+def divide_cores(threads: Sequence[int]) -> list[list[int]] | None:
+    """CPUs for every node, disjoint; None where there are fewer cores than threads."""
     cores = cpu.cores()
-    if nodes * threads > len(cores) or not hasattr(os, "sched_setaffinity"):
+    if sum(threads) > len(cores) or not hasattr(os, "sched_setaffinity"):
         return None
-    return [
-        [number for core in cores[node * threads : (node + 1) * threads] for number in core]
-        for node in range(nodes)
-    ]
-
-
+    ends = [sum(threads[: rank + 1]) for rank in range(len(threads))]
+    parts = [cores[end - count : end] for end, count in zip(ends, threads, strict=True)]
+    return [[number for core in part for number in core] for part in parts]
 
 
 def _pin(pid: int, cpus: Sequence[int] | None) -> None:

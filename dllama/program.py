@@ -1,7 +1,7 @@
 """A forward pass as data: buffers, matrices and a list of tasks.
 
-A model family builds a Program from its ModelSpec and the Shard of a node
-(dllama.families); the executor runs it without knowing any family. T below is the number of tokens in a pass.
+A model family builds a Program from its ModelSpec and the Shard of a node (dllama.families);
+the executor runs it without knowing any family. T below is the number of tokens in a pass.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def feed_forward_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Ta
 
 
 def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
-    """Logits of the rows that are asked for: final norm and this node's rows of the output matrix."""
+    """Logits of the rows that are asked for: final norm, this node's rows of the output matrix."""
     last = spec.n_layers - 1
     yield Task(Op.NORM, "x", "normed", "final_norm", last, tail=True)
     yield Task(Op.MATMUL, "normed", "logits", "output", last, tail=True)

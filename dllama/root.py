@@ -13,7 +13,8 @@ from dllama.cluster import Cluster
 from dllama.errors import ModelError
 from dllama.local import LocalWorkers
 from dllama.modelfile import ModelFile
-from dllama.node import Node, Plan, program_of
+from dllama.node import Node, program_of
+from dllama.plan import Plan
 from dllama.protocol import Want
 from dllama.sampler import LocalSlices, Slices
 from dllama.session import Run
@@ -27,12 +28,14 @@ from dllama.weights import load_weights
 class Layout:
     """Where the nodes are: at addresses, or on this machine if there are none.
 
-    transport: None for a node that is alone. secret: what nodes prove to each other.
+    transport: None for a node that is alone. secret: what nodes prove to each other. threads: of
+    every node by rank, 0 for what a worker was started with.
     """
 
     transport: Transport | None
     addresses: tuple[str, ...] = ()
     secret: bytes | None = None
+    threads: tuple[int, ...] = (1,)
 
 
 class Root:
@@ -42,7 +45,7 @@ class Root:
     """
 
     def __init__(
-        self, model: ModelFile, plan: Plan, layout: Layout, threads: int, progress: bool = False
+        self, model: ModelFile, plan: Plan, layout: Layout, progress: bool = False
     ) -> None:
         self._local: LocalWorkers | None = None
         self._cluster: Cluster | None = None
@@ -51,7 +54,8 @@ class Root:
         program = program_of(model.spec, plan, 0, model.path)
         try:
             if plan.world > 1:
-                self._cluster = self._join(model, layout, threads, progress)
+                self._cluster = self._join(model, layout, progress)
+            threads = layout.threads[0]
             weights = load_weights(model, program, threads, progress)
             assert weights.embedding is not None
             self._embedding = weights.embedding
@@ -64,25 +68,28 @@ class Root:
             self.close()
             raise
 
-    def _join(self, model: ModelFile, layout: Layout, threads: int, progress: bool) -> Cluster:
+    def _join(self, model: ModelFile, layout: Layout, progress: bool) -> Cluster:
         """Form the cluster, with workers on this machine where no others are named."""
         assert layout.transport is not None
         addresses: Sequence[str] = layout.addresses
         secret, crowded = layout.secret, False
         if not addresses:
-            count = self._plan.world - 1
-            self._local = LocalWorkers(count, layout.transport, threads)
+            self._local = LocalWorkers(layout.transport, layout.threads)
             addresses, secret = self._local.addresses, self._local.secret
-            crowded = self._plan.world * threads > len(cpu.cores())
-        return Cluster.join(
+            crowded = sum(layout.threads) > len(cpu.cores())
+        cluster = Cluster.join(
             addresses,
             layout.transport,
             secret,
             model,
             self._plan,
+            threads=layout.threads,
             crowded=crowded,
             progress=progress,
         )
+        if self._local:
+            self._local.forget_addresses()
+        return cluster
 
     def run(self, ids: Sequence[int], position: int, first_logits: int, want: Want) -> None:
         """Evaluate tokens on all nodes; want: what is asked of their logits afterwards.

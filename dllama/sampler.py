@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels import sampling
-from dllama.errors import ConfigError, ModelError
+from dllama.errors import ConfigError, DllamaError, ModelError
 
 MAX_SEED = (1 << 64) - 1
 # Beyond these, sampling is taking the best token, or any token, to more digits than matter.
@@ -186,6 +186,8 @@ class Sampler:
             if self._config.repetition_penalty != 1.0 and history:
                 slices.penalise(history, self._config.repetition_penalty)
             token = choose(slices, self._config, self._seed, self._step)
+        except DllamaError:
+            raise
         except ValueError as error:
             raise ModelError(f"the model gives no usable logits: {error}") from error
         self._step += 1

@@ -9,11 +9,12 @@ from typing import Any
 from dllama._kernels.collectives import ALGORITHMS
 from dllama.errors import DllamaError, ProtocolError
 from dllama.modelheader import read_header
-from dllama.node import WIRE, Plan
+from dllama.plan import WIRE, Plan
 from dllama.protocol import Want
 from dllama.spec import ModelSpec
 
 MAX_NODES = 256
+MAX_THREADS = 1024
 RUN = struct.Struct("<IqIBB")
 
 
@@ -23,8 +24,9 @@ class Join:
 
     session: the cluster's name, in hex, which its nodes show when they connect to each other.
     addresses: of all nodes by rank, empty for the root. header: of the model file, in hex.
-    model: names the model's content, so that a worker can tell whether it still has it. crowded:
-    nodes share processors, so that waiting must not keep them busy.
+    model: names the model's content, so that a worker can tell whether it still has it. threads:
+    for computing, 0 for what the worker was started with. crowded: nodes share processors, so
+    that waiting must not keep them busy.
     """
 
     session: str
@@ -33,6 +35,7 @@ class Join:
     transport: str
     header: str
     model: str
+    threads: int
     crowded: bool
     plan: Plan
 
@@ -53,6 +56,7 @@ class Join:
             transport=take.value("transport", str),
             header=take.value("header", str),
             model=take.value("model", str),
+            threads=take.number("threads", 0, MAX_THREADS),
             crowded=take.value("crowded", bool),
             plan=Plan(
                 shares=tuple(shares),
@@ -75,7 +79,7 @@ class Join:
     def spec(self, peer: str) -> ModelSpec:
         """The model that the header describes; ProtocolError says what is wrong with it."""
         try:
-            spec, size = read_header(bytes.fromhex(self.header), f"the model of {peer}")
+            spec, _ = read_header(bytes.fromhex(self.header), f"the model of {peer}")
         except (DllamaError, ValueError) as error:
             raise ProtocolError(str(error)) from error
         if self.plan.seq_len > spec.seq_len or self.plan.batch > self.plan.seq_len:
@@ -130,7 +134,8 @@ class _Fields:
         if kind is float and type(found) is int:
             found = float(found)
         if type(found) is not kind:
-            raise ProtocolError(f"{self._peer}: {name} is {str(found)[:100]!r}, not {kind.__name__}")
+            shown = str(found)[:100]
+            raise ProtocolError(f"{self._peer}: {name} is {shown!r}, not {kind.__name__}")
         return found
 
     def values(self, name: str, kind: type) -> list[Any]:

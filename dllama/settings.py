@@ -10,6 +10,7 @@ from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.collectives import ALGORITHMS
 from dllama.errors import ConfigError, ModelError
+from dllama.plan import Plan
 from dllama.spec import FloatType, ModelSpec
 from dllama.transports import Transport
 
@@ -18,6 +19,8 @@ log = logging.getLogger("dllama.engine")
 DEMO = Path(__file__).parent / "demo"
 DEFAULT_SEQ_LEN = 4096
 DEFAULT_BATCH = 256
+# The logits of one pass are at most this many numbers.
+MAX_LOGITS = 1 << 24
 MAX_THREADS = 1024
 BUFFERS = ("q80", "f32", "f16")
 MAX_NODES = 256
@@ -51,6 +54,33 @@ def node_count(nodes: int, workers: Sequence[str]) -> int:
         if list(workers).count(address) > 1:
             raise ConfigError(f"workers: {address} is given twice")
     return len(workers) + 1 if workers else nodes
+
+
+def plan_of(
+    spec: ModelSpec,
+    nodes: int,
+    *,
+    shares: Sequence[float] | None = None,
+    buffer: str | None = None,
+    all_reduce: str | None = None,
+    timeout: float | None = None,
+    max_seq_len: int | None = None,
+    kv_cache: str | None = None,
+    batch_size: int | None = None,
+) -> Plan:
+    """What the nodes agree on; None stands for the default."""
+    seq_len = context_length(max_seq_len, spec)
+    batch = min(batch_tokens(batch_size), seq_len)
+    return Plan(
+        shares=node_shares(shares, nodes),
+        seq_len=seq_len,
+        half=half_cache(kv_cache or "auto", spec),
+        batch=batch,
+        logits=max(1, min(batch, MAX_LOGITS // spec.vocab_size)),
+        buffer=buffer_type(buffer, spec),
+        all_reduce=one_of("all_reduce", all_reduce or "auto", ALL_REDUCES),
+        timeout=seconds("timeout", DEFAULT_TIMEOUT if timeout is None else timeout),
+    )
 
 
 def transport_of(name: str | None, nodes: int, workers: Sequence[str]) -> Transport | None:
@@ -87,7 +117,7 @@ def seconds(name: str, value: float) -> float:
 
 
 def thread_count(threads: int | None, local_nodes: int = 1) -> int:
-    """Threads of this node; 1 where the kernels were built without OpenMP.
+    """Threads of a node of this machine; 1 where the kernels were built without OpenMP.
 
     Unless given, nodes on one machine share its cores.
     """
@@ -98,6 +128,24 @@ def thread_count(threads: int | None, local_nodes: int = 1) -> int:
         log.warning("threads is %d, but the kernels were built without OpenMP: using 1", threads)
         return 1
     return threads
+
+
+def node_threads(threads: int | Sequence[int | None] | None, nodes: int, local: bool) -> list[int]:
+    """Threads of every node, by rank: a number for each, or one for all nodes of this machine.
+
+    0 leaves it to a worker that runs already.
+    """
+    if isinstance(threads, Sequence):
+        if len(threads) != nodes:
+            raise ConfigError(f"threads are {list(threads)}, expected {nodes}, one for each node")
+        given = list(threads)
+    else:
+        given = [threads] * nodes if local else [threads] + [None] * (nodes - 1)
+    shared = nodes if local else 1
+    own = [thread_count(count, shared) for count in (given if local else given[:1])]
+    return own + [
+        0 if n is None else _integer("threads", n, 1, MAX_THREADS) for n in given[len(own) :]
+    ]
 
 
 def buffer_type(buffer: str | None, spec: ModelSpec) -> str:

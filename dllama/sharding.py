@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import gcd
 
 from dllama.errors import ConfigError
@@ -47,7 +48,7 @@ def deal(count: int, shares: Sequence[float], least: int = 0) -> list[range]:
         behind = least * (len(parts) - index)
         borders.append(max(borders[-1] + least, min(border, count - behind)))
     borders.append(count)
-    return [range(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(borders)]
 
 
 def split(spec: ModelSpec, shares: Sequence[float]) -> list[Shard]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from dllama.errors import ProtocolError
 from dllama.sampler import Cut, Draw, LocalSlices, Masses, Race, Slices
 
 TOP = struct.Struct("<dq")
+T = TypeVar("T")
 Ask = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -35,40 +36,51 @@ class RemoteSlices:
     def penalise(self, history: Sequence[int], penalty: float) -> None:
         ids = sorted({int(token) for token in history})
         self._own.penalise(ids, penalty)
-        self._asked("penalise", ids=ids, penalty=penalty)
+        self._asked(bool, "penalise", ids=ids, penalty=penalty)
         self._tops = None
 
     def top(self) -> list[tuple[float, int]]:
         own = self._own.top()
         if self._tops is None:
-            self._tops = [(a["logit"], a["token"]) for a in self._asked("top")]
+            self._tops = self._asked(lambda a: (float(a["logit"]), int(a["token"])), "top")
         for logit, token in self._tops:
             if math.isnan(logit):
                 raise ValueError(f"logit {token} is not a number or infinite")
         return own + list(self._tops)
 
     def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        answers = self._asked("best", count=count)
-        return self._own.best(count) + [
-            (np.array(a["ids"], np.int64), np.array(a["logits"], np.float32)) for a in answers
-        ]
+        def parse(a: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            return np.array(a["ids"], np.int64), np.array(a["logits"], np.float32)
+
+        return self._own.best(count) + self._asked(parse, "best", count=count)
 
     def masses(self, draw: Draw) -> list[Masses]:
-        answers = self._asked("masses", draw=draw)
-        return self._own.masses(draw) + [Masses(a["octave"], a["sums"]) for a in answers]
+        def parse(a: dict[str, Any]) -> Masses:
+            return Masses(int(a["octave"]), [int(value) for value in a["sums"]])
+
+        return self._own.masses(draw) + self._asked(parse, "masses", draw=draw)
 
     def race(self, draw: Draw, cut: Cut) -> list[Race]:
-        answers = self._asked("race", draw=draw, cut=cut)
-        return self._own.race(draw, cut) + [
-            Race(tuple(a["inside"]), tuple(a["edge"])) for a in answers
-        ]
+        def parse(a: dict[str, Any]) -> Race:
+            (value, token), (edge, last, logit) = a["inside"], a["edge"]
+            return Race((float(value), int(token)), (float(edge), int(last), float(logit)))
+
+        return self._own.race(draw, cut) + self._asked(parse, "race", draw=draw, cut=cut)
 
     def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
-        answers = self._asked("mass_before", draw=draw, cut=cut)
-        return self._own.mass_before(draw, cut) + [a["mass"] for a in answers]
+        answers = self._asked(lambda a: int(a["mass"]), "mass_before", draw=draw, cut=cut)
+        return self._own.mass_before(draw, cut) + answers
 
-    def _asked(self, question: str, **arguments: Any) -> list[dict[str, Any]]:
-        return self._ask({"ask": question, **arguments})
+    def _asked(self, parse: Callable[[dict[str, Any]], T], question: str, **words: Any) -> list[T]:
+        """The answers of the others to a question; ProtocolError for what is none."""
+        try:
+            return [parse(answer) for answer in self._ask({"ask": question, **words})]
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ProtocolError(f"a worker's answer to {question} lacks {error}") from error
+        except ProtocolError:
+            raise
+        except ValueError as error:
+            raise ProtocolError(f"a worker's answer to {question} is wrong: {error}") from error
 
 
 def top_of(slices: LocalSlices) -> bytes:

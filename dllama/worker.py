@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dllama import protocol, transports
+from dllama._kernels import cpu
 from dllama._kernels.link import Link
 from dllama.distribute import receive_weights, table_of
 from dllama.errors import DllamaError, ProtocolError, TransportError
@@ -232,6 +233,7 @@ class _Session:
         self.links: list[Link | None] = [None] * join.plan.world
         self.node: Node | None = None
         self.slices = LocalSlices()
+        self.threads = join.threads if join.threads and cpu.openmp() else worker.threads
         root.timeout = join.plan.timeout
 
     def run(self) -> None:
@@ -245,7 +247,7 @@ class _Session:
         self._connect()
         weights = self.worker.weights(key, lambda: self._load(program))
         group = group_of(spec, plan, self.links, join.rank, {0: self.root})
-        self.node = Node(program, weights, plan, self.worker.threads, group)
+        self.node = Node(program, weights, plan, self.threads, group)
         protocol.send_json(self.root, Kind.READY, {"memory": self.node.memory()})
         while self._message(self.node):
             pass
@@ -273,7 +275,7 @@ class _Session:
                 link.crowded = join.crowded
 
     def _load(self, program: Program) -> Weights:
-        return receive_weights(self.root, table_of(program), program, self.worker.threads)
+        return receive_weights(self.root, table_of(program), program, self.threads)
 
     def _message(self, node: Node) -> bool:
         """Answer one message of the root; False when it leaves."""
@@ -340,4 +342,3 @@ def _key(join: Join, program: Program) -> str:
     """A name for the weights of a shard of a model."""
     text = f"{join.model} {join.header} {program.matrices}"
     return hashlib.sha256(text.encode()).hexdigest()
-

@@ -12,16 +12,21 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a name stands for the module and all within it. The longest match counts.
 LAYERS = (
     ("dllama.errors", "dllama.spec", "dllama.stats", "dllama.sharding"),
-    ("dllama._kernels", "dllama.config"),
+    ("dllama._kernels", "dllama.config", "dllama.plan"),
     ("dllama.modelheader", "dllama.modelfile", "dllama.tokenizerfile", "dllama.tokenizerconfig"),
     ("dllama.bpe", "dllama.tokenizer", "dllama.sampler", "dllama.program"),
-    ("dllama.families",),
+    ("dllama.families", "dllama.transports"),
     ("dllama.converter",),
-    ("dllama.settings", "dllama.generation", "dllama.weights"),
-    ("dllama.engine", "dllama.footprint"),
-    ("dllama", "dllama.footprint", "dllama.perplexity"),
+    ("dllama.settings", "dllama.generation", "dllama.weights", "dllama.protocol", "dllama.slices"),
+    ("dllama.node", "dllama.distribute", "dllama.session", "dllama.trace"),
+    ("dllama.worker", "dllama.cluster", "dllama.local", "dllama.footprint"),
+    ("dllama.root",),
+    ("dllama.engine",),
+    ("dllama", "dllama.perplexity"),
     ("dllama.cli", "dllama.__main__"),
 )
+# Subpackages whose folders lie beside dllama/.
+OUTSIDE = ("converter", "transports")
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 CIMPORT = re.compile(r"^\s*(?:from\s+(dllama[\w.]*)\s+cimport|cimport\s+(dllama[\w.]*))", re.M)
 
@@ -58,8 +63,8 @@ def _module(package: str, name: str) -> str:
 def source_of(module: str) -> Path | None:
     """The file or folder of a module, if there is one."""
     parts = module.split(".")
-    base = ROOT / "converter" if parts[:2] == ["dllama", "converter"] else ROOT / "dllama"
-    base = base.joinpath(*parts[2 if base.name == "converter" else 1 :])
+    outside = parts[1:2] and parts[1] in OUTSIDE
+    base = ROOT.joinpath(*parts[1:]) if outside else ROOT.joinpath(*parts)
     found = [base.with_suffix(suffix) for suffix in (".py", ".pyx")]
     return next((path for path in (base, *found) if path.exists()), None)
 
@@ -67,7 +72,9 @@ def source_of(module: str) -> Path | None:
 def sources() -> dict[str, list[Path]]:
     """All source files by the module they belong to."""
     modules: dict[str, list[Path]] = {}
-    for folder, package in ((ROOT / "dllama", "dllama"), (ROOT / "converter", "dllama.converter")):
+    folders = {"dllama": "dllama"} | {name: f"dllama.{name}" for name in OUTSIDE}
+    for name, package in folders.items():
+        folder = ROOT / name
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".py", ".pyx", ".pxd"):
                 inner = path.relative_to(folder).with_suffix("").parts

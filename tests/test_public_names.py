@@ -16,6 +16,11 @@ NAMES = {
     "OutputError",
     "Token",
     "UnsupportedError",
+    "AuthenticationError",
+    "NodeError",
+    "ProtocolError",
+    "TransportError",
+    "TransportTimeoutError",
     "__version__",
 }
 
@@ -39,6 +44,7 @@ def test_methods_and_attributes_of_the_engine():
     with dllama.LLM() as llm:
         attributes = {name for name in vars(llm) if not name.startswith("_")}
     assert attributes == {
+        "timelines",
         "buffer",
         "model_path",
         "nodes",

@@ -9,8 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from dllama.errors import ConfigError
 from dllama.transports.base import Listener, Transport
+
+from dllama.errors import ConfigError
 
 __all__ = ["BUILTIN", "Listener", "Transport", "get", "names", "of_address", "scheme_of"]
 

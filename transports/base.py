@@ -60,7 +60,7 @@ class Transport(ABC):
     @abstractmethod
     def connect(self, address: str, timeout: float) -> Link:
         """Connect to a listener. ConfigError for what is not an address, TransportError, or
-        TransportTimeout after so many seconds."""
+        TransportTimeoutError after so many seconds."""
 
     @abstractmethod
     def adopt(self, link: Link) -> Link:

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dllama._kernels.link import Link
-from dllama.errors import ConfigError, TransportError, TransportTimeout
 from dllama.transports.base import Listener
+
+from dllama._kernels.link import Link
+from dllama.errors import ConfigError, TransportError, TransportTimeoutError
 
 MakeLink = Callable[[socket.socket, str], Link]
 BACKLOG = 64
@@ -165,5 +166,5 @@ def connect_unix(address: str, timeout: float, make: MakeLink) -> Link:
 def _unreachable(address: str, error: OSError, timeout: float) -> TransportError:
     """The error of a connection that could not be made."""
     if isinstance(error, TimeoutError):
-        return TransportTimeout(f"connecting to {address}: no answer within {timeout:g} s")
+        return TransportTimeoutError(f"connecting to {address}: no answer within {timeout:g} s")
     return TransportError(f"connecting to {address}: {error.strerror or error}")

@@ -1,7 +1,7 @@
-"""Unix sockets, for nodes on one machine; waits poll for a moment, then sleep in the kernel."""
+"""Unix sockets, for nodes on one machine; waits poll without sleeping."""
 
 from dllama._kernels.link cimport (
-    SocketLink, dl_link_ops, dl_socket_eager, dl_socket_recv, dl_socket_send, dl_socket_shutdown,
+    SocketLink, dl_link_ops, dl_socket_recv, dl_socket_send, dl_socket_shutdown, dl_socket_spin,
 )
 
 from dllama.transports.base import Transport
@@ -10,7 +10,7 @@ from dllama.transports.sockets import connect_unix, listen_unix, prepared
 cdef dl_link_ops OPS
 OPS.send_some = dl_socket_send
 OPS.recv_some = dl_socket_recv
-OPS.wait = dl_socket_eager
+OPS.wait = dl_socket_spin
 OPS.shutdown = dl_socket_shutdown
 
 

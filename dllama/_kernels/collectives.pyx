@@ -32,6 +32,10 @@ cdef enum:
 cdef enum:
     LOOK = 256
 
+# Nanoseconds without progress after which a swap is no longer in a hurry: a node is late by
+# more than a wait that sleeps could add.
+cdef int64_t URGENT = 2000000
+
 # Latency times bandwidth of the links that AUTO is made for, in bytes: Gigabit Ethernet's 80
 # microseconds at 117 MB/s. An exchange pays while its extra bytes take less than one latency.
 cdef int64_t LATENCY_BYTES = 9400
@@ -104,14 +108,14 @@ cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, con
     """Wait until some link of the swap may be ready; -1 if a control link reports trouble."""
     cdef dl_link *links[2 * MOST_NODES]
     cdef int events[2 * MOST_NODES]
-    cdef int r, n = 0, first, asked
+    cdef int r, n = 0, first, asked, idle = DL_IDLE if peers.patience - limit > URGENT else 0
     for r in range(peers.world):
         if r == peers.rank:
             continue
         asked = DL_READ if got[r] < into_bytes[r] else 0
         asked |= DL_WRITE if sent[r] < out_bytes[r] else 0
         if asked:
-            links[n], events[n] = peers.links[r], asked
+            links[n], events[n] = peers.links[r], asked | idle
             n += 1
     first = n
     for r in range(peers.n_watched):

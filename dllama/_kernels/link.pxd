@@ -32,7 +32,6 @@ cdef extern from "socket.h" nogil:
     int64_t dl_socket_send(dl_link *link, const void *data, int64_t n)
     int64_t dl_socket_recv(dl_link *link, void *data, int64_t n)
     void dl_socket_sleep(dl_link *const *links, int *events, int n, int64_t nanoseconds)
-    void dl_socket_eager(dl_link *const *links, int *events, int n, int64_t nanoseconds)
     void dl_socket_spin(dl_link *const *links, int *events, int n, int64_t nanoseconds)
     void dl_socket_shutdown(dl_link *link)
 

@@ -1,6 +1,7 @@
-from typing_extensions import Buffer, Self
 from socket import socket
 from types import TracebackType
+
+from typing_extensions import Buffer, Self
 
 class Link:
     peer: str

@@ -2,7 +2,7 @@
 
 import os
 
-from dllama.errors import TransportError, TransportTimeout
+from dllama.errors import TransportError, TransportTimeoutError
 
 
 cdef extern from "errno.h" nogil:
@@ -29,14 +29,14 @@ cdef class Link:
         self.peer, self.timeout = "", 5.0
 
     def send(self, data):
-        """Send all bytes of a C-contiguous buffer. TransportError, TransportTimeout."""
+        """Send all bytes of a C-contiguous buffer. TransportError, TransportTimeoutError."""
         cdef const unsigned char[::1] view = memoryview(data).cast("B")
         cdef int64_t n = view.shape[0]
         if n:
             self._check(_move(&self.hot, <char *> &view[0], n, True, self._limit()), "sending to")
 
     def recv_into(self, buffer):
-        """Fill a writable C-contiguous buffer. TransportError, TransportTimeout."""
+        """Fill a writable C-contiguous buffer. TransportError, TransportTimeoutError."""
         cdef unsigned char[::1] view = memoryview(buffer).cast("B")
         cdef int64_t n = view.shape[0]
         if n:
@@ -160,7 +160,7 @@ cdef int _readable(dl_link *link, int64_t limit) noexcept:
 
 cdef object failure(int error, str operation, str peer, double timeout):
     if error == -ETIMEDOUT:
-        return TransportTimeout(f"{operation} {peer}: no byte moved for {timeout:g} s")
+        return TransportTimeoutError(f"{operation} {peer}: no byte moved for {timeout:g} s")
     if error in (-ECONNRESET, -EPIPE):
         return TransportError(f"{operation} {peer}: the connection is closed")
     if error == -ECANCELED:

@@ -16,9 +16,6 @@
 /* Links that one call of poll takes; a wait on more looks at these and returns early. */
 enum { DL_POLL_MOST = 512 };
 
-/* Nanoseconds that dl_socket_eager polls. */
-enum { DL_EAGER = 100000 };
-
 static inline int64_t dl_socket_send(dl_link *link, const void *data, int64_t n)
 {
     ssize_t moved = send(link->fd, data, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -62,26 +59,6 @@ static inline void dl_socket_sleep(dl_link *const *links, int *events, int n, in
         if (asked & DL_CLOSED && events[i] & DL_READ && dl_socket_closed(links[i]))
             events[i] |= DL_CLOSED;
     }
-}
-
-/* Poll for about as long as a node on the same machine lags behind, then sleep. */
-static inline void dl_socket_eager(dl_link *const *links, int *events, int n, int64_t nanoseconds)
-{
-    int asked[DL_POLL_MOST], found = 0;
-    int64_t now = dl_now(), end = now + (nanoseconds < DL_EAGER ? nanoseconds : DL_EAGER);
-    if (n == 0 || n > DL_POLL_MOST || links[0]->crowded || events[0] & DL_IDLE) {
-        dl_socket_sleep(links, events, n, nanoseconds);
-        return;
-    }
-    memcpy(asked, events, (size_t)n * sizeof *events);
-    for (int64_t t = now; !found && t < end; t = dl_now()) {
-        memcpy(events, asked, (size_t)n * sizeof *events);
-        dl_socket_sleep(links, events, n, 0);
-        for (int i = 0; i < n; i++) found |= events[i];
-    }
-    if (found || end - now < DL_EAGER) return;
-    memcpy(events, asked, (size_t)n * sizeof *events);
-    dl_socket_sleep(links, events, n, nanoseconds - DL_EAGER);
 }
 
 /* Come back soon, with all that was asked for as maybe ready; sleep only where nothing is urgent. */

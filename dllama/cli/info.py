@@ -10,21 +10,20 @@ from dataclasses import fields, is_dataclass
 from enum import IntEnum
 from typing import Any
 
-from dllama import __version__, settings
+from dllama import __version__, settings, transports
 from dllama._kernels import cpu
-from dllama.cli.options import MODEL_OPTIONS, add_command, add_options
+from dllama.cli.options import CLUSTER_OPTIONS, MODEL_OPTIONS, add_command, add_options
 from dllama.footprint import footprint
 from dllama.modelfile import ModelFile, TensorInfo
+from dllama.sharding import split
 from dllama.tokenizer import Tokenizer
 
 EXAMPLES = """\
 dllama info
-dllama info llama --max-seq-len 2048"""
-OPTIONS = tuple(
-    option
-    for option in MODEL_OPTIONS
-    if option.name in ("nodes", "max_seq_len", "kv_cache", "threads")
-)
+dllama info llama --max-seq-len 2048
+dllama info llama --nodes 4 --shares 2,1,1,1"""
+NAMES = ("max_seq_len", "kv_cache", "threads", "nodes", "shares", "buffer", "all_reduce")
+OPTIONS = tuple(option for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS) if option.name in NAMES)
 Rows = Iterator[tuple[str, str]]
 
 
@@ -73,6 +72,7 @@ def _machine() -> Rows:
     yield "kernels", f"{cpu.isa()} (available: {', '.join(cpu.available())})"
     yield "openmp", "yes" if cpu.openmp() else "no, kernels run on one thread"
     yield "threads", f"{cpu.default_threads()} by default"
+    yield "transports", ", ".join(transports.names())
 
 
 def _header(file: ModelFile) -> Rows:
@@ -119,17 +119,35 @@ def _print_tensors(file: ModelFile) -> None:
 
 
 def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
-    """What each node allocates."""
-    settings.node_count(1 if args.nodes is None else args.nodes)
-    seq_len = settings.context_length(args.max_seq_len, file.spec)
-    half = settings.half_cache(args.kv_cache or "auto", file.spec)
-    threads = settings.thread_count(args.threads)
-    memory = footprint(file, threads=threads, seq_len=seq_len, half=half)
-    yield "memory of node 0", size(sum(memory.values()))
-    yield "  weights", size(memory["weights"])
-    cache = f"{seq_len} positions in {'f16' if half else 'f32'}"
-    yield "  KV cache", f"{size(memory['kv_cache'])}, {cache}"
-    yield "  buffers", size(memory["buffers"])
+    """What each node allocates, and what it holds."""
+    nodes = settings.node_count(args.nodes or 1, ())
+    plan = settings.plan_of(
+        file.spec,
+        nodes,
+        shares=args.shares,
+        buffer=args.buffer,
+        all_reduce=args.all_reduce,
+        max_seq_len=args.max_seq_len,
+        kv_cache=args.kv_cache,
+    )
+    threads = settings.thread_count(args.threads, nodes)
+    cache = f"{plan.seq_len} positions in {'f16' if plan.half else 'f32'}"
+    for shard in split(file.spec, plan.shares):
+        memory = footprint(file, plan, threads=threads, rank=shard.rank)
+        yield f"memory of node {shard.rank}", size(sum(memory.values()))
+        yield "  weights", size(memory["weights"])
+        yield "  KV cache", f"{size(memory['kv_cache'])}, {cache}"
+        yield "  buffers", size(memory["buffers"])
+        if nodes > 1:
+            yield "  query heads", _range(shard.heads)
+            yield "  KV heads", _range(shard.kv_heads)
+            yield "  hidden units", _range(shard.hidden)
+            yield "  vocabulary", _range(shard.vocab)
+
+
+def _range(part: range) -> str:
+    """The members of a range."""
+    return f"{part.start} to {part.stop - 1}" if part else "none"
 
 
 def size(count: int) -> str:

@@ -12,7 +12,14 @@ from dllama import LLM
 from dllama.config import Option, generation_defaults, read_config
 from dllama.errors import ConfigError
 from dllama.sampler import MAX_SEED
-from dllama.settings import BUFFERS, KV_CACHES, MAX_THREADS
+from dllama.settings import (
+    ALL_REDUCES,
+    BUFFERS,
+    DEFAULT_TIMEOUT,
+    KV_CACHES,
+    MAX_NODES,
+    MAX_THREADS,
+)
 
 DEFAULT_STEPS = 128
 DEFAULT_CONTEXT = 512
@@ -46,15 +53,33 @@ MODEL_OPTIONS = (
            "N", least=1),
     Option("kv_cache", str, "numbers of the KV cache (default: auto: f32 for f32 weights, "
            "else f16)", choices=KV_CACHES),
-    Option("threads", int, "threads per node (default: one per core)", "N",
+    Option("threads", int, "threads per node (default: one per core, divided among --nodes)", "N",
            least=1, most=MAX_THREADS),
-    Option("nodes", int, "nodes that share the model (this version: 1)", "N", least=1),
+)  # fmt: skip
+CLUSTER_OPTIONS = (
+    Option("nodes", int, "share the model between N processes on this machine (default: 1)", "N",
+           least=1, most=MAX_NODES),
+    Option("workers", str, "share the model with workers that run already", "ADDRESS",
+           several=True),
+    Option("transport", str, "how nodes are connected: blocking, nonblocking, unix, or one that "
+           "is installed (default: unix for --nodes, else what the addresses say)", "NAME"),
     Option("buffer", str, "what travels between nodes (default: q80 for q40 and q80 weights, "
            "else f32)", choices=BUFFERS),
+    Option("all_reduce", str, "how sums over nodes are made (default: auto, by size and number "
+           "of nodes)", choices=ALL_REDUCES),
+    Option("shares", float, "how much of the model each node holds, the root first (default: "
+           "equal parts)", "A,B,...", least=0, above=True, commas=True),
+    Option("timeout", float, f"give up a node that does not answer for S seconds (default: "
+           f"{DEFAULT_TIMEOUT:g})", "S", least=0.1, most=86400),
+    Option("secret_file", str, "what nodes prove to each other (default: DLLAMA_SECRET, if set)",
+           "FILE"),
 )  # fmt: skip
 REPORT_OPTIONS = (
     Option("json", str, "write the results to FILE", "FILE"),
     Option("quiet", bool, "print nothing but the result"),
+)
+TRACE_OPTION = Option(
+    "trace", str, "write the time of every task on every node to FILE (Chrome trace format)", "FILE"
 )
 CONTEXT_OPTION = Option(
     "context", int, f"tokens of a window (default: {DEFAULT_CONTEXT}, or the model's)", "N", least=2
@@ -64,11 +89,14 @@ ALL_OPTIONS = (
     *TEXT_OPTIONS,
     *SAMPLING_OPTIONS,
     *MODEL_OPTIONS,
+    *CLUSTER_OPTIONS,
     *REPORT_OPTIONS,
+    TRACE_OPTION,
     CONTEXT_OPTION,
 )
-ONE_OF = ("prompt", "prompt_file")
-LLM_ARGUMENTS = tuple(option.name for option in MODEL_OPTIONS)
+# Of these, the command line's takes the place of the file's.
+ONE_OF = (("prompt", "prompt_file"), ("nodes", "workers"))
+LLM_ARGUMENTS = tuple(option.name for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS))
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,8 +151,11 @@ def _add_option(group: Any, option: Option) -> None:
         group.add_argument(option.flag, action="store_true", **common)
         return
     metavar = "{" + ",".join(option.choices) + "}" if option.choices else option.metavar
-    action = "append" if option.many else "store"
-    group.add_argument(option.flag, type=_Type(option), metavar=metavar, action=action, **common)
+    if option.many or option.several:
+        common["action"] = "append" if option.many else "extend"
+    if option.several:
+        common["nargs"] = "+"
+    group.add_argument(option.flag, type=_Type(option), metavar=metavar, **common)
 
 
 class _Type:
@@ -150,8 +181,9 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     if not args.config:
         return given
     values = read_config(Path(args.config), ALL_OPTIONS)
-    if any(name in given for name in ONE_OF):
-        values = {name: value for name, value in values.items() if name not in ONE_OF}
+    for names_of_one in ONE_OF:
+        if any(name in given for name in names_of_one):
+            values = {name: value for name, value in values.items() if name not in names_of_one}
     return {name: value for name, value in values.items() if name in names} | given
 
 
@@ -166,4 +198,4 @@ def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
 def open_model(values: dict[str, Any]) -> LLM:
     """The model that the options ask for."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
-    return LLM(**arguments, progress=not values.get("quiet", False))
+    return LLM(**arguments, trace="trace" in values, progress=not values.get("quiet", False))

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dllama import LLM
 from dllama.cli.files import check_output, read_text, write_json
 from dllama.cli.options import (
+    CLUSTER_OPTIONS,
     CONTEXT_OPTION,
     DEFAULT_CONTEXT,
     MODEL_OPTIONS,
@@ -38,7 +39,12 @@ def add_parser(subparsers: Any) -> None:
         EXAMPLES,
     )
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text")
-    groups = {"text": (CONTEXT_OPTION,), "model": MODEL_OPTIONS, "report": REPORT_OPTIONS}
+    groups = {
+        "text": (CONTEXT_OPTION,),
+        "model": MODEL_OPTIONS,
+        "cluster": CLUSTER_OPTIONS,
+        "report": REPORT_OPTIONS,
+    }
     add_options(parser, groups)
 
 

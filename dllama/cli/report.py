@@ -44,9 +44,8 @@ def _row(step: StepStats) -> str:
 def _summary(llm: LLM) -> list[str]:
     """How fast, and what a generated token cost on average."""
     summary = llm.stats.summary()
-    weights = llm.spec.weight_type.name.lower()
     return [
-        f"{plural(llm.nodes, 'node')}, {plural(llm.threads, 'thread')}, {weights} weights",
+        _setup(llm),
         f"prompt      {summary['prompt_tokens_per_s']:10.2f} tokens/s",
         f"generation  {summary['tokens_per_s']:10.2f} tokens/s",
         f"per token   {summary['avg_total_ms']:10.2f} ms: "
@@ -54,6 +53,15 @@ def _summary(llm: LLM) -> list[str]:
         f"traffic     {summary['avg_sent_bytes'] / 1000:10.2f} kB sent, "
         f"{summary['avg_received_bytes'] / 1000:.2f} kB received per token",
     ]
+
+
+def _setup(llm: LLM) -> str:
+    """What ran on what."""
+    weights = f"{llm.spec.weight_type.name.lower()} weights"
+    threads = plural(llm.threads, "thread")
+    if llm.nodes == 1:
+        return f"1 node, {threads}, {weights}"
+    return f"{llm.nodes} nodes over {llm.transport}, {threads}, {weights}, {llm.buffer} buffer"
 
 
 def plural(count: int, noun: str) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 from dllama import LLM
 from dllama.cli.files import check_output, read_text, write_json
 from dllama.cli.options import (
+    CLUSTER_OPTIONS,
     DEFAULT_STEPS,
     DEMO_PROMPT,
     MODEL_OPTIONS,
     REPORT_OPTIONS,
     SAMPLING_OPTIONS,
     TEXT_OPTIONS,
+    TRACE_OPTION,
     add_command,
     add_options,
     open_model,
@@ -25,11 +27,14 @@ from dllama.cli.options import (
 from dllama.cli.report import report, result
 from dllama.errors import ConfigError
 from dllama.generation import Token
+from dllama.trace import write_trace
 
 EXAMPLES = """\
 dllama run
 dllama run --model llama --prompt "Once upon a time" --steps 64
-dllama run --model llama --prompt-file letter.txt --temperature 0 --json costs.json"""
+dllama run --model llama --prompt-file letter.txt --temperature 0 --json costs.json
+dllama run --nodes 4
+dllama run --model llama --workers 10.0.0.2:9999 10.0.0.3:9999 --transport nonblocking"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,7 +47,8 @@ def add_parser(subparsers: Any) -> None:
         "sampling (defaults: generation_config.json of the model folder, or as given here)":
             SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
-        "report": REPORT_OPTIONS,
+        "cluster": CLUSTER_OPTIONS,
+        "report": (*REPORT_OPTIONS, TRACE_OPTION),
     }  # fmt: skip
     add_options(parser, groups)
 
@@ -52,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     values = settings(args)
     text = _prompt_text(values)
     check_output(values.get("json"))
+    check_output(values.get("trace"))
     with open_model(values) as llm:
         prompt = text if llm.tokenizer else _ids(text)
         tokens: list[Token] = []
@@ -64,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
                 print(report(llm), file=sys.stderr)
         if "json" in values:
             write_json(values["json"], result(llm, tokens))
+        if "trace" in values:
+            write_trace(values["trace"], llm.timelines)
     return 0
 
 

@@ -34,7 +34,9 @@ def add_parser(subparsers: Any) -> None:
         metavar="ADDRESS",
         help=f"HOST:PORT, [IPV6]:PORT or unix:/path (default: {DEFAULT_ADDRESS})",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="for computing (default: one per core)"
+    )
     parser.add_argument(
         "--secret-file", metavar="FILE",
         help="what the root must prove to know (default: DLLAMA_SECRET)",

@@ -80,8 +80,8 @@ def test_an_empty_file_sets_nothing(read, text):
     ("text", "message"),
     [
         ("steps: 3\nstpes: 4", "line 2: stpes: no such option, expected one of buffer, quiet,"),
-        ("steps: 3\n\nsteps: 4", "line 3: steps: given twice"),
-        ("top_p: 0.5\ntop-p: 0.5", "line 2: top-p: given twice"),
+        ("steps: 3\n\nsteps: 4", "line 3: steps: steps is given twice"),
+        ("top_p: 0.5\ntop-p: 0.5", "line 2: top-p: top_p is given twice"),
         ("steps: many", "line 1: steps: found 'many', expected an integer of at least 0"),
         ("steps: true", "line 1: steps: found True, expected an integer"),
         ("steps: 1.0", "line 1: steps: found 1.0, expected an integer"),

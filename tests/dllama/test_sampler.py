@@ -94,7 +94,9 @@ def test_tokens_are_as_frequent_as_probable(config: SamplerConfig) -> None:
     logits = logits_of(12, 4, 1.0)
     count = 20_000
     sampler = Sampler(replace(config, seed=17))
-    found = np.bincount([sampler.sample(LocalSlices(logits), []) for _ in range(count)], minlength=12)
+    found = np.bincount(
+        [sampler.sample(LocalSlices(logits), []) for _ in range(count)], minlength=12
+    )
     kept = allowed(logits, config)
     weights = np.where(kept, np.exp(logits.astype(np.float64) / config.temperature), 0)
     wanted = weights / weights.sum() * count
@@ -124,7 +126,9 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
 def test_repetition_penalty_is_that_of_hugging_face() -> None:
     logits = np.array([2.0, -2.0, 1.0, 0.0], np.float32)
     given = logits.copy()
-    np.testing.assert_array_equal(penalised(logits, np.array([0, 1, 1, 3]), 2.0), [1.0, -4.0, 1.0, 0.0])
+    np.testing.assert_array_equal(
+        penalised(logits, np.array([0, 1, 1, 3]), 2.0), [1.0, -4.0, 1.0, 0.0]
+    )
     config = SamplerConfig(temperature=0.0, repetition_penalty=3.0)
     assert Sampler(config).sample(LocalSlices(logits), [0]) == 2
     np.testing.assert_array_equal(logits, given)

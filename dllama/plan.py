@@ -1,0 +1,39 @@
+"""What the nodes of a cluster agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dllama.spec import FloatType
+
+WIRE = {"f32": FloatType.F32, "f16": FloatType.F16, "q80": FloatType.Q80}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all nodes agree on.
+
+    shares: one per node, by rank. seq_len: positions of the context. half: KV cache in float16.
+    batch: most tokens of a pass. logits: most rows of logits of a pass. buffer: numbers of an
+    all-reduce (q80, f32, f16). all_reduce: auto, exchange, two-step. timeout: seconds.
+    """
+
+    shares: tuple[float, ...]
+    seq_len: int
+    half: bool
+    batch: int
+    logits: int
+    buffer: str
+    all_reduce: str = "auto"
+    timeout: float = 5.0
+
+    @property
+    def world(self) -> int:
+        """Number of nodes."""
+        return len(self.shares)
+
+    @property
+    def patience(self) -> float:
+        """Seconds a node waits for bytes of another; the rest of the timeout is for finding
+        out which node is to blame."""
+        return 0.8 * self.timeout
