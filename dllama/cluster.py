@@ -145,6 +145,11 @@ class Cluster:
             with contextlib.suppress(DllamaError):
                 if not member.control.failed:
                     protocol.send(member.control, Kind.BYE)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close all links."""
+        for member in self.members:
             member.control.close()
         for link in self._links:
             if link is not None:
@@ -157,7 +162,7 @@ class Cluster:
             yield
         except (TransportError, ProtocolError) as error:
             blamed = self._blame(error)
-            self.close()
+            self._hang_up()
             raise blamed from error
 
     def _blame(self, error: DllamaError) -> DllamaError:
@@ -247,8 +252,7 @@ class _Forming:
         self._each(self.members, self._ready)
         for member, program in zip(self.members, programs, strict=True):
             member.vocab = program.shard.vocab
-        watched = {member.rank: member.control for member in self.members}
-        group = group_of(self.model.spec, self.plan, self.links, 0, watched)
+        group = group_of(self.model.spec, self.plan, self.links, 0, {})
         return Cluster(self.members, self.links, group)
 
     def close(self) -> None:

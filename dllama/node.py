@@ -31,7 +31,10 @@ def group_of(
     rank: int,
     watched: dict[int, Link],
 ) -> Group:
-    """The links to all other nodes as the program's collectives use them."""
+    """The links to all other nodes as the program's collectives use them.
+
+    watched: a worker's control link, whose end tells that the root has gone.
+    """
     return Group(
         links,
         rank,
@@ -41,7 +44,6 @@ def group_of(
         algorithm=plan.all_reduce,
         timeout=plan.patience,
         watched=watched,
-        any_message=rank == 0,
     )
 
 

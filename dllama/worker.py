@@ -318,8 +318,13 @@ class _Session:
         return answer(self.slices, question)
 
     def report(self, error: Exception) -> None:
-        """Tell the root; then wait until it hangs up, so that no other node takes this one for
-        the one that failed."""
+        """Tell the root; then wait until it hangs up.
+
+        The root is made to look by the end of its data link. The links to others stay open
+        meanwhile, so that they do not take this node for the one that failed.
+        """
+        if self.links[0] is not None:
+            self.links[0].close()
         blames = self.node.group.failed_rank if self.node and self.node.group else None
         with contextlib.suppress(DllamaError):
             message = str(error) or "out of memory"

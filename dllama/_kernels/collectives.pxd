@@ -30,10 +30,9 @@ cdef struct Failure:
 cdef struct Peers:
     int world, rank
     dl_link *links[MOST_NODES]      # [world], NULL at rank
-    dl_link *watched[MOST_NODES]    # control links: a swap is given up when one reports trouble
+    dl_link *watched[MOST_NODES]    # control links: a swap is given up when one ends
     int watched_ranks[MOST_NODES]
     int n_watched
-    bint any_message                # trouble is any message, else only the end of the link
     int64_t patience                # nanoseconds without a byte before a swap fails
     Failure failure
 

@@ -21,7 +21,6 @@ class Group:
         algorithm: str = "auto",
         timeout: float = 5.0,
         watched: dict[int, Link] | None = None,
-        any_message: bool = False,
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...

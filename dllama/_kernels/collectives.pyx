@@ -28,7 +28,8 @@ cdef extern from "threads.h" nogil:
 cdef enum:
     STRIP = 64
 
-# Rounds of a swap without progress after which the control links are looked at.
+# Rounds of a swap without progress after which control links are looked at, for transports
+# whose waits do not.
 cdef enum:
     LOOK = 256
 
@@ -105,7 +106,7 @@ cdef int _late(Peers *peers, const int64_t *sent, const int64_t *out_bytes, cons
 
 cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, const int64_t *got,
                 const int64_t *into_bytes, int64_t limit, bint look) noexcept nogil:
-    """Wait until some link of the swap may be ready; -1 if a control link reports trouble."""
+    """Wait until some link of the swap may be ready; -1 if a control link has ended."""
     cdef dl_link *links[2 * MOST_NODES]
     cdef int events[2 * MOST_NODES]
     cdef int r, n = 0, first, asked, idle = DL_IDLE if peers.patience - limit > URGENT else 0
@@ -128,9 +129,7 @@ cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, con
         if peers.n_watched:
             links[first].ops.wait(&links[first], &events[first], peers.n_watched, 0)
     for r in range(peers.n_watched):
-        # A link that only may be ready is not reported as closed, and looked at now and then.
-        if events[first + r] & DL_CLOSED or (look and peers.any_message
-                                             and events[first + r] & DL_READ):
+        if events[first + r] & DL_CLOSED:
             return _fail(peers, -ECANCELED, peers.watched_ranks[r], False)
     return 0
 
@@ -352,13 +351,13 @@ cdef class Group:
     """This node's links to all others, and room for collectives of `tokens` rows of dim numbers.
 
     links: one per rank, None at this node's own; they are all of one transport. watched: control
-    links by rank; a swap is given up when one ends or, with any_message, has something to receive.
+    links by rank; a swap is given up when one ends.
     wire: float type of what all-reduces send (0 f32, 1 f16, 3 q80). algorithm: auto, exchange or
     two-step. timeout: seconds without a byte. ConfigError where q80 does not divide dim.
     """
 
     def __init__(self, list links, int rank, *, int64_t dim, int64_t tokens, int wire,
-                 str algorithm="auto", double timeout=5.0, dict watched=None, bint any_message=False):
+                 str algorithm="auto", double timeout=5.0, dict watched=None):
         cdef int n = len(links), r
         if not 2 <= n <= MOST_NODES or links[rank] is not None:
             raise ConfigError(f"a group has 2 to {MOST_NODES} nodes, found {n}")
@@ -370,7 +369,6 @@ cdef class Group:
         self.algorithm = ALGORITHMS[algorithm]
         self.peers.world, self.peers.rank = n, rank
         self.peers.patience = <int64_t> (timeout * 1e9)
-        self.peers.any_message = any_message
         for r in range(n):
             self.peers.links[r] = NULL if r == rank else &(<Link?> links[r]).hot
         for r in watched:
@@ -388,7 +386,7 @@ cdef class Group:
         self._borders, self._offsets = Memory((n + 1) * 8), Memory((n + 1) * 8)
         borders, offsets = <int64_t *> self._borders.data, <int64_t *> self._offsets.data
         for r in range(n + 1):
-            borders[r] = min(self.dim, blocks * r // n * 32)
+            borders[r] = min(self.dim, (blocks * r + n - 1) // n * 32)
             offsets[r] = _bytes(self.wire, borders[r])
         most = max(offsets[n], 4 * self.dim)  # a broadcast uses the same room
         self._packed = Memory(self.tokens * most)

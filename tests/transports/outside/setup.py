@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import dllama
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+import dllama
 
 PACKAGE = Path(dllama.__file__).parent
 HEADERS = [str(PACKAGE / "_kernels")]

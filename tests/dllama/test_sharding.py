@@ -1,0 +1,176 @@
+"""The split: every weight on one node, whatever the shape of the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllama import sharding
+from dllama.errors import ConfigError
+from dllama.modelfile import tensor_table
+from dllama.node import program_of
+from dllama.plan import Plan
+from dllama.program import Then
+from dllama.sharding import deal, lanes_of, split
+from dllama.spec import Arch, FloatType, ModelSpec
+
+KV = ("k", "v")
+
+
+def spec_of(**values) -> ModelSpec:
+    given = {"arch": Arch.LLAMA, "dim": 64, "hidden_dim": 192, "n_layers": 1, "n_heads": 8,
+             "n_kv_heads": 4, "head_dim": 32, "vocab_size": 100, "seq_len": 64,
+             "weight_type": FloatType.Q40}  # fmt: skip
+    return ModelSpec(**(given | values))
+
+
+@st.composite
+def specs(draw) -> ModelSpec:
+    """Shapes of all kinds; quantised ones have whole blocks."""
+    kind = draw(st.sampled_from(list(FloatType)))
+    group, kv_heads = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    head_dim = 2 * draw(st.integers(1, 48))
+    unit = kind.block_size
+    if unit > 1:
+        while group * kv_heads * head_dim % unit:
+            head_dim *= 2
+    return spec_of(
+        dim=unit * draw(st.integers(1, 4)),
+        hidden_dim=unit * draw(st.integers(1, 40)),
+        n_heads=group * kv_heads,
+        n_kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=draw(st.integers(64, 300)),
+        weight_type=kind,
+    )
+
+
+def plan_of(shares) -> Plan:
+    return Plan(tuple(shares), seq_len=16, half=False, batch=4, logits=4, buffer="f32")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), spec=specs())
+def test_every_weight_is_held_once(data, spec):
+    nodes = data.draw(st.integers(1, min(spec.n_heads, spec.vocab_size)))
+    shares = data.draw(st.lists(st.floats(0.1, 10), min_size=nodes, max_size=nodes))
+    table = tensor_table(spec, 0)
+    holders = {name: np.zeros(info.shape, int) for name, info in table.items()}
+    for rank in range(nodes):
+        program = program_of(spec, plan_of(shares), rank)
+        for matrix in program.matrices:
+            for part in matrix.parts:
+                rows, cols = part.rows, part.cols
+                holders[part.tensor][rows.start : rows.stop, cols.start : cols.stop] += 1
+        for name in program.vectors:
+            holders[name] += 1
+    for name, count in holders.items():
+        kind = name.rpartition(".")[2]
+        if name == "embedding":
+            assert not count.any()
+        elif kind in KV:
+            assert (count >= 1).all()
+            assert (count == 1).all() or nodes > 1
+        elif kind.endswith("norm"):
+            assert (count == nodes).all()
+        elif kind == "o" and spec.head_dim % spec.weight_type.block_size:
+            assert (count >= 1).all()  # a block that two heads share is on both their nodes
+        else:
+            assert (count == 1).all(), name
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), spec=specs())
+def test_heads_find_their_kv_heads_here(data, spec):
+    nodes = data.draw(st.integers(1, min(spec.n_heads, spec.vocab_size)))
+    shards = split(spec, [1] * nodes)
+    group = spec.n_heads // spec.n_kv_heads
+    assert [head for shard in shards for head in shard.heads] == list(range(spec.n_heads))
+    for shard in shards:
+        assert {head // group for head in shard.heads} == set(shard.kv_heads)
+        assert len(shard.heads) - spec.n_heads // nodes in (0, 1)
+        assert shard.vocab
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), count=st.integers(0, 200))
+def test_shares_decide_how_much(data, count):
+    shares = data.draw(st.lists(st.floats(0.01, 100), min_size=1, max_size=20))
+    least = data.draw(st.integers(0, count // len(shares)))
+    parts = deal(count, shares, least)
+    assert [item for part in parts for item in part] == list(range(count))
+    assert all(len(part) >= least for part in parts)
+    if least == 0:
+        for part, share in zip(parts, shares, strict=True):
+            assert abs(len(part) - count * share / sum(shares)) <= 1 + 1e-9
+
+
+def test_shares_of_a_half_and_two_quarters():
+    shards = split(spec_of(hidden_dim=256), (2, 1, 1))
+    assert [shard.heads for shard in shards] == [range(4), range(4, 6), range(6, 8)]
+    assert [shard.kv_heads for shard in shards] == [range(2), range(2, 3), range(3, 4)]
+    assert [shard.hidden for shard in shards] == [range(128), range(128, 192), range(192, 256)]
+    assert [shard.vocab for shard in shards] == [range(50), range(50, 75), range(75, 100)]
+
+
+def test_more_nodes_than_kv_heads_and_blocks():
+    shards = split(spec_of(hidden_dim=64), [1] * 8)
+    assert [shard.kv_heads.start for shard in shards] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sum(bool(shard.hidden) for shard in shards) == 2
+    programs = [program_of(spec_of(hidden_dim=64), plan_of([1] * 8), rank) for rank in range(8)]
+    swaps = [[task.op for task in p.tasks if task.kind.name == "TRANSFER"] for p in programs]
+    assert all(kinds == swaps[0] for kinds in swaps)
+
+
+def test_two_all_reduces_in_a_layer_and_nothing_else():
+    for rank in range(3):
+        program = program_of(spec_of(n_layers=5), plan_of([1] * 3), rank)
+        transfers = [task.op.name for task in program.tasks if task.kind.name == "TRANSFER"]
+        assert transfers == ["BROADCAST"] + 10 * ["ALL_REDUCE"]
+    alone = program_of(spec_of(n_layers=5), plan_of([1]), 0)
+    assert not [task for task in alone.tasks if task.kind.name == "TRANSFER"]
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4, 8])
+def test_lanes_are_subtrees_where_nodes_divide_them(nodes):
+    spec = spec_of(hidden_dim=768)
+    lanes = []
+    for rank in range(nodes):
+        tasks = program_of(spec, plan_of([1] * nodes), rank).tasks
+        lanes.append({task.lanes for task in tasks if task.weight.endswith((".o", ".down"))})
+        stored = [task.then for task in tasks if task.weight.endswith((".o", ".down"))]
+        assert set(stored) == {Then.ADD if nodes == 1 else Then.STORE}
+    assert lanes == nodes * [{8 // nodes}]
+
+
+def test_lanes_of_a_part():
+    assert lanes_of(range(0, 32), 32, 8) == 8
+    assert lanes_of(range(16, 32), 32, 8) == 4
+    assert lanes_of(range(8, 16), 32, 8) == 2
+    assert lanes_of(range(4, 12), 32, 8) == 1  # two lanes, but of different subtrees
+    assert lanes_of(range(0, 12), 32, 8) == 1  # three lanes
+    assert lanes_of(range(0, 3), 32, 8) == 1
+
+
+def test_columns_are_whole_blocks():
+    spec = spec_of(head_dim=16, n_heads=4, n_kv_heads=4)
+    assert sharding.columns_of(spec, range(1, 3)) == range(0, 64)
+    assert sharding.columns_of(spec, range(3, 4)) == range(32, 64)
+    spec = spec_of(head_dim=16, n_heads=4, n_kv_heads=4, weight_type=FloatType.F32)
+    assert sharding.columns_of(spec, range(1, 3)) == range(16, 48)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([1] * 9, "nodes is 9, expected at most 8: the model has 8 query heads and 100 tokens"),
+        ([1, 0], "expected numbers above 0"),
+        ([1, float("inf")], "expected numbers above 0"),
+        ([1, float("nan")], "expected numbers above 0"),
+    ],
+)
+def test_what_cannot_be_split(shares, message):
+    with pytest.raises(ConfigError, match=message):
+        split(spec_of(), shares)
