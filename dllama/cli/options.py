@@ -178,7 +178,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by the command line or else by the --config file."""
     names = [option.name for option in args.known]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if not args.config:
+    if not getattr(args, "config", None):
         return given
     values = read_config(Path(args.config), ALL_OPTIONS)
     for names_of_one in ONE_OF:

@@ -1,0 +1,65 @@
+"""A picture of a comparison; matplotlib is imported only when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dllama.bench import Result
+from dllama.errors import OutputError
+
+Line = tuple[str | None, str | None, str | None]
+
+
+def plot(path: str, results: Sequence[Result]) -> None:
+    """Tokens per second by number of nodes, a line for each way to connect them; and what a
+    token's time consists of. OutputError names a file that cannot be written."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (speed, times) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    _draw_speed(speed, results)
+    _draw_times(times, results)
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+    finally:
+        plt.close(figure)
+
+
+def _draw_speed(axes: Any, results: Sequence[Result]) -> None:
+    """Lines of tokens per second, all from the case of one node."""
+    alone = [(result.nodes, result.tokens_per_s) for result in results if result.nodes == 1]
+    lines: dict[Line, list[tuple[int, float]]] = {}
+    for result in results:
+        if result.nodes > 1:
+            key = (result.transport, result.buffer, result.all_reduce)
+            lines.setdefault(key, list(alone)).append((result.nodes, result.tokens_per_s))
+    for key, points in (lines or {("one node", None, None): alone}).items():
+        label = ", ".join(word for word in key if word)
+        axes.plot(*zip(*points, strict=True), marker="o", label=label)
+    axes.set(xlabel="nodes", ylabel="tokens/s", title="generation")
+    axes.set_xticks(sorted({result.nodes for result in results}))
+    axes.set_ylim(bottom=0)
+    axes.legend()
+
+
+def _draw_times(axes: Any, results: Sequence[Result]) -> None:
+    """Bars of the time of a token: inference, transfer, the rest."""
+    names = [
+        f"{result.nodes} {result.transport or ''} {result.buffer or ''}".strip()
+        for result in results
+    ]
+    inference = [result.inference_ms for result in results]
+    transfer = [result.transfer_ms for result in results]
+    both = [a + b for a, b in zip(inference, transfer, strict=True)]
+    rest = [max(0.0, r.total_ms - b) for r, b in zip(results, both, strict=True)]
+    axes.bar(names, inference, label="inference")
+    axes.bar(names, transfer, bottom=inference, label="transfer")
+    axes.bar(names, rest, bottom=both, label="other")
+    axes.set(ylabel="ms", title="time of a token")
+    axes.tick_params(axis="x", rotation=60)
+    axes.legend()

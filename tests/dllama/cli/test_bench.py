@@ -1,0 +1,76 @@
+"""`dllama bench`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib.util import find_spec
+
+import pytest
+
+from dllama.bench import COLUMNS, Case, cases
+from dllama.cli import main
+from dllama.cli.bench import HEADINGS
+
+SHORT = ["bench", "--threads", "1", "--steps", "3", "--prompt-tokens", "5", "--repeats", "2"]
+
+
+def test_the_table_and_its_files(tmp_path, capsys):
+    files = {name: tmp_path / f"bench.{name}" for name in ("json", "csv")}
+    words = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    words += ["--nodes", "1,2", "--transport", "unix,blocking", "--buffer", "q80,f32"]
+    assert main([*SHORT, *words, "--all-reduce", "two-step"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert (err, len(lines), len({len(line) for line in lines})) == ("", 6, 1)
+    assert lines[0].split()[:4] == ["nodes", "transport", "buffer", "all-reduce"]
+    assert lines[1].split()[:4] == ["1", "-", "-", "-"]
+    assert [line.split()[:4] for line in lines[2:]] == [
+        ["2", transport, buffer, "two-step"]
+        for transport in ("unix", "blocking")
+        for buffer in ("q80", "f32")
+    ]
+    results = json.loads(files["json"].read_text())["cases"]
+    assert [list(result) for result in results] == 5 * [list(COLUMNS)]
+    assert results[0]["speed_up"] == 1.0
+    assert results[1]["transfer_ms"] > 0 < results[1]["sent_kb"]
+    with files["csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["tokens_per_s"]) for row in rows] == [r["tokens_per_s"] for r in results]
+    assert len(HEADINGS) == len(COLUMNS)
+
+
+def test_cases_are_all_combinations():
+    found = cases([4, 1, 2, 2], ["a", "b"], [None], ["x"])
+    assert found == [Case(1), *(Case(n, t, None, "x") for n in (2, 4) for t in "ab")]
+    assert cases([2], ["a"], [None], [None]) == [Case(2, "a")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nodes", "1,x"], "--nodes: found 'x', expected an integer"),
+        (["--buffer", "q80,f64"], "buffer is 'f64', expected some of q80, f32, f16"),
+        (["--all-reduce", "ring"], "all_reduce is 'ring', expected some of auto"),
+        (["--transport", "unix,pigeon"], "transport is 'pigeon', expected one of"),
+        (["--nodes", "3", "--workers", "127.0.0.1:1"], "nodes is 3, but there are 1 workers"),
+        (["--nodes", "1", "--steps", "600"], "5 + 600 tokens, expected at most 512"),
+    ],
+)
+def test_what_is_wrong_is_said(words, message, capsys):
+    assert main([*SHORT, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")
+def test_a_picture_needs_matplotlib(capsys, tmp_path):
+    assert main([*SHORT, "--plot", str(tmp_path / "bench.png")]) == 2
+    assert "pip install 'dllama[plot]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_picture(tmp_path, capsys):
+    path = tmp_path / "bench.png"
+    assert main([*SHORT, "--nodes", "1,2", "--transport", "unix", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")

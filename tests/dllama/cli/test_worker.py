@@ -1,0 +1,97 @@
+"""`dllama worker`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import dllama
+from dllama.cli.worker import is_public
+
+LIMIT = 20
+
+
+def start(*words, **environment):
+    """A worker, and the address it listens at."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dllama", "worker", "--threads", "1", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    line = process.stdout.readline().strip()
+    assert line.startswith("listening at "), process.communicate(timeout=LIMIT)
+    return process, line.removeprefix("listening at ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_removes_its_socket(number, tmp_path):
+    process, address = start("--listen", f"unix:{tmp_path}/socket")
+    assert address == f"unix:{tmp_path}/socket"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out, err) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_once(tmp_path):
+    process, address = start("--listen", f"unix:{tmp_path}/socket", "--once", "--quiet")
+    with dllama.LLM(workers=[address], threads=1) as llm:
+        llm.eval([1, 2])
+    _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_weights_that_are_there_are_not_sent_again():
+    process, address = start("--listen", "127.0.0.1:0")
+    sent = []
+    for seq_len in (64, 32):
+        with dllama.LLM(workers=[address], threads=1, max_seq_len=seq_len) as llm:
+            expected = llm.eval([1, 2, 3])
+            sent.append(llm._root.traffic()[0])
+    with dllama.LLM(nodes=2, threads=1) as llm:
+        assert (llm.eval([1, 2, 3]) == expected).all()
+    process.terminate()
+    process.communicate(timeout=LIMIT)
+    assert sent[0] > 1_000_000 > 50_000 > sent[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("127.0.0.1:1", False),
+        ("[::1]:1", False),
+        ("localhost:1", False),
+        ("unix:/a", False),
+        ("0.0.0.0:1", True),
+        ("[::]:1", True),
+        ("10.0.0.1:1", True),
+        ("tcp://node7:1", True),
+    ],
+)
+def test_where_others_can_connect(address, public):
+    assert is_public(address) == public
+
+
+def test_a_public_address_needs_a_secret_or_a_word(tmp_path):
+    (tmp_path / "secret").write_text("open sesame\n")
+    for words in (["--insecure"], ["--secret-file", str(tmp_path / "secret")]):
+        process, _ = start("--listen", "0.0.0.0:0", *words)
+        process.terminate()
+        process.communicate(timeout=LIMIT)
+        assert process.returncode == 0
+
+
+def test_an_address_in_use(tmp_path):
+    process, address = start("--listen", "127.0.0.1:0")
+    words = [sys.executable, "-m", "dllama", "worker", "--listen", address]
+    second = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False)
+    process.terminate()
+    process.communicate(timeout=LIMIT)
+    assert second.returncode == 1
+    expected = f"dllama: error: listening at {address}: Address already in use"
+    assert second.stderr.startswith(expected)
+    assert second.stderr.count("\n") == 1
