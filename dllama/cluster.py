@@ -66,6 +66,7 @@ class Cluster:
     def __init__(self, members: list[Member], links: list[Link | None], group: Group) -> None:
         self.members = members
         self.group = group
+        self.failed = False
         self._links = links
 
     @classmethod
@@ -161,6 +162,7 @@ class Cluster:
         try:
             yield
         except (TransportError, ProtocolError) as error:
+            self.failed = True
             blamed = self._blame(error)
             self._hang_up()
             raise blamed from error
@@ -197,15 +199,18 @@ class Cluster:
 def _last_words(member: Member) -> NodeError | TransportError | None:
     """What a worker says after a failure: an error report, or other messages before its end."""
     try:
-        while True:
+        while member.control.failed or member.control.wait(0.0):
             _, length = protocol.receive_header(member.control)
-            member.control.recv_into(bytearray(min(length, 1 << 28)))
+            if length > protocol.MAX_JSON:
+                return None
+            member.control.recv_into(bytearray(length))
     except NodeError as report:
         return report
     except TransportTimeoutError:
         return None
     except TransportError as error:
         return error
+    return None
 
 
 def _content(member: Member, kind: Kind, size: int) -> bytearray:
@@ -239,6 +244,7 @@ class _Forming:
         self.session = secrets.token_hex(16)
         self.members: list[Member] = []
         self.links: list[Link | None] = [None] * plan.world
+        self.opened: list[Link] = []
 
     def form(self, progress: bool) -> Cluster:
         """All steps, each with all workers at once."""
@@ -257,9 +263,8 @@ class _Forming:
 
     def close(self) -> None:
         """Drop all connections."""
-        for link in [*self.links, *(member.control for member in self.members)]:
-            if link is not None:
-                link.close()
+        for link in self.opened:
+            link.close()
 
     def _each(self, items: Sequence[Any], step: Callable[[Any], T]) -> list[T]:
         """Do a step for all workers at once; the first error is raised when all are done."""
@@ -274,12 +279,9 @@ class _Forming:
             link = self.transport.connect(address, self.plan.timeout)
         except TransportError as error:
             raise type(error)(f"worker {rank}: {error}") from error
+        self.opened.append(link)
         link.peer, link.timeout, link.crowded = name, self.plan.timeout, self.crowded
-        try:
-            protocol.greet(link, self.secret, caller=True)
-        except BaseException:
-            link.close()
-            raise
+        protocol.greet(link, self.secret, caller=True)
         return link
 
     def _invite(self, rank: int) -> Member:
@@ -296,11 +298,7 @@ class _Forming:
             crowded=self.crowded,
             plan=self.plan,
         )
-        try:
-            protocol.send_json(link, Kind.JOIN, join.as_json())
-        except BaseException:
-            link.close()
-            raise
+        protocol.send_json(link, Kind.JOIN, join.as_json())
         return Member(rank, self.addresses[rank - 1], link)
 
     def _accepted(self, member: Member) -> bool:
@@ -310,12 +308,8 @@ class _Forming:
     def _peer(self, member: Member) -> Link:
         """Make the data link."""
         link = self._connect(member.rank)
-        try:
-            protocol.send_json(link, Kind.PEER, {"session": self.session, "rank": 0})
-            protocol.receive_json(link, Kind.ACCEPT)
-        except BaseException:
-            link.close()
-            raise
+        protocol.send_json(link, Kind.PEER, {"session": self.session, "rank": 0})
+        protocol.receive_json(link, Kind.ACCEPT)
         return link
 
     def _distribute(self, programs: list[Program], cached: list[bool], progress: bool) -> None:
@@ -363,5 +357,7 @@ class _Forming:
             protocol.send_json(member.control, Kind.ASK, {"ask": "clock"})
             clock = int(protocol.receive_json(member.control, Kind.ANSWER)["clock"])
             member.clock = clock - (begin + time.monotonic_ns()) // 2
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ProtocolError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ProtocolError(f"{member.name}: READY is not as expected: {error}") from error

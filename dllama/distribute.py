@@ -65,8 +65,8 @@ def _send(link: Link, rows: NDArray[np.uint8], progress: Progress) -> None:
     link.send(HEADER.pack(Kind.TENSOR, rows.size + CRC.size))
     for begin in range(0, len(rows), step):
         chunk = np.ascontiguousarray(rows[begin : begin + step])
-        checksum = zlib.crc32(chunk, checksum)
-        link.send(chunk)
+        checksum = zlib.crc32(chunk.data, checksum)
+        link.send(chunk.data)
         progress(chunk.size)
     link.send(CRC.pack(checksum))
 
@@ -86,10 +86,19 @@ def receive_weights(link: Link, spec_table: Mapping[str, TensorInfo], program: P
         matrices[matrix.name] = packed
     vectors = {}
     for name in program.vectors:
-        raw = np.empty((1, spec_table[name].nbytes), np.uint8)
-        _receive(link, name, raw.shape, lambda at, rows, raw=raw: raw.__setitem__(0, rows[0]))
-        vectors[name] = raw[0].view("<f4").copy()
+        vectors[name] = _receive_vector(link, name, spec_table[name].nbytes)
     return Weights(matrices, vectors, None)
+
+
+def _receive_vector(link: Link, name: str, nbytes: int) -> NDArray[np.float32]:
+    """One vector, float32 (n,)."""
+    raw = np.empty((1, nbytes), np.uint8)
+
+    def put(at: int, rows: NDArray[np.uint8]) -> None:
+        raw[at : at + len(rows)] = rows
+
+    _receive(link, name, (1, nbytes), put)
+    return raw[0].view("<f4")
 
 
 def _receive_part(
@@ -130,8 +139,8 @@ def _receive(
     checksum = 0
     for begin in range(0, count, step):
         rows = room[: min(step, count - begin)]
-        link.recv_into(rows)
-        checksum = zlib.crc32(rows, checksum)
+        link.recv_into(rows.data)
+        checksum = zlib.crc32(rows.data, checksum)
         put(begin, rows)
     raw = bytearray(CRC.size)
     link.recv_into(raw)

@@ -21,7 +21,7 @@ from dllama.transports import Transport
 
 READY = "listening at "
 STARTING = 60.0  # seconds that Python may take to start on a slow machine
-LEAVING = 1.0
+LEAVING = 1.0  # seconds
 
 
 class LocalWorkers:
@@ -50,10 +50,13 @@ class LocalWorkers:
             self.stop()
             raise
 
-    def stop(self) -> None:
-        """End all of them, and remove what they left; a second call does nothing."""
-        end = time.monotonic() + LEAVING
-        for process in self._processes:  # they leave by themselves when the root hangs up
+    def stop(self, wait: bool = True) -> None:
+        """End all of them, and remove what they left; a second call does nothing.
+
+        They leave by themselves when the root hangs up; wait: give them the time to.
+        """
+        end = time.monotonic() + LEAVING * wait
+        for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, end - time.monotonic()))
             if process.poll() is None:

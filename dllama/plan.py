@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dllama.spec import FloatType
 
+LEAST_SHARE, MOST_SHARE = 1e-6, 1e6
 WIRE = {"f32": FloatType.F32, "f16": FloatType.F16, "q80": FloatType.Q80}
 
 

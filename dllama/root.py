@@ -121,7 +121,8 @@ class Root:
         own = LocalSlices(self._opened().logits[-1])
         if self._cluster is None:
             return own
-        return RemoteSlices(own, self._cluster.tops(), self._cluster.ask)
+        others = [(member.name, member.vocab) for member in self._cluster.members]
+        return RemoteSlices(own, self._cluster.tops(), others, self._cluster.ask)
 
     def traffic(self) -> tuple[int, int]:
         """Bytes that this node sent and received so far."""
@@ -153,7 +154,7 @@ class Root:
         if self._cluster:
             self._cluster.close()
         if self._local:
-            self._local.stop()
+            self._local.stop(wait=not (self._cluster and self._cluster.failed))
 
     @property
     def worker_pids(self) -> list[int]:

@@ -9,12 +9,13 @@ from typing import Any
 from dllama._kernels.collectives import ALGORITHMS
 from dllama.errors import DllamaError, ProtocolError
 from dllama.modelheader import read_header
-from dllama.plan import WIRE, Plan
+from dllama.plan import LEAST_SHARE, MOST_SHARE, WIRE, Plan
 from dllama.protocol import Want
 from dllama.spec import ModelSpec
 
 MAX_NODES = 256
 MAX_THREADS = 1024
+MAX_NUMBER = 1 << 53  # beyond it a float is another number
 RUN = struct.Struct("<IqIBB")
 
 
@@ -70,6 +71,8 @@ class Join:
             ),
         )
         world = len(join.addresses)
+        if not all(LEAST_SHARE <= share <= MOST_SHARE for share in shares):
+            raise ProtocolError(f"{peer}: shares are {shares}")
         if not 2 <= world <= MAX_NODES or len(shares) != world or join.rank >= world:
             raise ProtocolError(f"{peer}: rank {join.rank} of {world} nodes, {len(shares)} shares")
         if not 0.1 <= join.plan.timeout <= 86400:
@@ -131,7 +134,7 @@ class _Fields:
 
     def value(self, name: str, kind: type) -> Any:
         found = self._content.get(name)
-        if kind is float and type(found) is int:
+        if kind is float and type(found) is int and abs(found) < MAX_NUMBER:
             found = float(found)
         if type(found) is not kind:
             shown = str(found)[:100]
@@ -140,9 +143,9 @@ class _Fields:
 
     def values(self, name: str, kind: type) -> list[Any]:
         found = self.value(name, list)
-        if len(found) > MAX_NODES or not all(type(item) in (kind, int) for item in found):
-            raise ProtocolError(f"{self._peer}: {name} is {str(found)[:100]}")
-        return [kind(item) for item in found]
+        if len(found) > MAX_NODES:
+            raise ProtocolError(f"{self._peer}: {name} has {len(found)} values")
+        return [_Fields({name: item}, self._peer).value(name, kind) for item in found]
 
     def number(self, name: str, least: int, most: int) -> int:
         found: int = self.value(name, int)

@@ -10,7 +10,7 @@ from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.collectives import ALGORITHMS
 from dllama.errors import ConfigError, ModelError
-from dllama.plan import Plan
+from dllama.plan import LEAST_SHARE, MOST_SHARE, Plan
 from dllama.spec import FloatType, ModelSpec
 from dllama.transports import Transport
 
@@ -104,8 +104,10 @@ def node_shares(shares: Sequence[float] | None, nodes: int) -> tuple[float, ...]
         return (1.0,) * nodes
     if len(shares) != nodes:
         raise ConfigError(f"shares are {list(shares)}, expected {nodes}, one for each node")
-    if not all(isinstance(share, (int, float)) and 0 < share < 1e9 for share in shares):
-        raise ConfigError(f"shares are {list(shares)}, expected numbers above 0")
+    for share in shares:
+        if not isinstance(share, (int, float)) or not LEAST_SHARE <= share <= MOST_SHARE:
+            expected = f"{LEAST_SHARE:g} to {MOST_SHARE:g}"
+            raise ConfigError(f"shares are {list(shares)}, expected numbers of {expected}")
     return tuple(float(share) for share in shares)
 
 

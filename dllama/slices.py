@@ -13,74 +13,115 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dllama._kernels.sampling import MAX_OCTAVE, OCTAVES
 from dllama.errors import ProtocolError
-from dllama.sampler import Cut, Draw, LocalSlices, Masses, Race, Slices
+from dllama.sampler import (
+    LEAST_TEMPERATURE,
+    MAX_SEED,
+    MOST_TEMPERATURE,
+    Cut,
+    Draw,
+    LocalSlices,
+    Masses,
+    Race,
+    Slices,
+)
 
 TOP = struct.Struct("<dq")
+MAX_STEPS = 1 << 31
 T = TypeVar("T")
-Ask = Callable[[dict[str, Any]], list[dict[str, Any]]]
+Answer = dict[str, Any]
+Ask = Callable[[dict[str, Any]], list[Answer]]
 
 
 class RemoteSlices:
     """The slice of this node and those of the others, by rank.
 
-    tops: what the others sent after the pass. ask: sends a question to all of them and returns
-    their answers. ValueError for an answer that says a logit is NaN or inf.
+    tops: what the others sent after the pass. others: their names, for messages, and their ids.
+    ask: sends a question to all of them and returns their answers. ValueError for an answer that
+    says a logit is NaN or inf.
     """
 
-    def __init__(self, own: LocalSlices, tops: Sequence[tuple[float, int]], ask: Ask) -> None:
+    def __init__(
+        self,
+        own: LocalSlices,
+        tops: Sequence[tuple[float, int]],
+        others: Sequence[tuple[str, range]],
+        ask: Ask,
+    ) -> None:
         self._own = own
+        self._others = others
         self._tops: Sequence[tuple[float, int]] | None = tops
         self._ask = ask
 
     def penalise(self, history: Sequence[int], penalty: float) -> None:
         ids = sorted({int(token) for token in history})
         self._own.penalise(ids, penalty)
-        self._asked(bool, "penalise", ids=ids, penalty=penalty)
+        self._asked(lambda a, _: a["done"], "penalise", ids=ids, penalty=penalty)
         self._tops = None
 
     def top(self) -> list[tuple[float, int]]:
         own = self._own.top()
         if self._tops is None:
-            self._tops = self._asked(lambda a: (float(a["logit"]), int(a["token"])), "top")
-        for logit, token in self._tops:
+            self._tops = self._asked(lambda a, _: (float(a["logit"]), int(a["token"])), "top")
+        for (name, ids), (logit, token) in zip(self._others, self._tops, strict=True):
             if math.isnan(logit):
                 raise ValueError(f"logit {token} is not a number or infinite")
+            if token not in ids:
+                raise ProtocolError(f"{name}: best token is {token}, expected one of {ids}")
         return own + list(self._tops)
 
     def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        def parse(a: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            return np.array(a["ids"], np.int64), np.array(a["logits"], np.float32)
+        def parse(a: Answer, ids: range) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            tokens = [_token(token, ids) for token in a["ids"]]
+            logits = np.array(a["logits"], np.float32)
+            if len(tokens) != min(count, len(ids)) or logits.shape != (len(tokens),):
+                raise ValueError(f"{len(tokens)} tokens")
+            return np.array(tokens, np.int64), logits
 
         return self._own.best(count) + self._asked(parse, "best", count=count)
 
     def masses(self, draw: Draw) -> list[Masses]:
-        def parse(a: dict[str, Any]) -> Masses:
-            return Masses(int(a["octave"]), [int(value) for value in a["sums"]])
+        def parse(a: Answer, _: range) -> Masses:
+            masses = Masses(int(a["octave"]), [int(value) for value in a["sums"]])
+            if abs(masses.octave) > MAX_OCTAVE or len(masses.sums) != OCTAVES:
+                raise ValueError(f"{len(masses.sums)} sums from octave {masses.octave}")
+            return masses
 
         return self._own.masses(draw) + self._asked(parse, "masses", draw=draw)
 
     def race(self, draw: Draw, cut: Cut) -> list[Race]:
-        def parse(a: dict[str, Any]) -> Race:
+        def parse(a: Answer, ids: range) -> Race:
             (value, token), (edge, last, logit) = a["inside"], a["edge"]
-            return Race((float(value), int(token)), (float(edge), int(last), float(logit)))
+            inside = (float(value), token if value == -math.inf else _token(token, ids))
+            return Race(
+                inside,
+                (float(edge), last if edge == -math.inf else _token(last, ids), float(logit)),
+            )
 
         return self._own.race(draw, cut) + self._asked(parse, "race", draw=draw, cut=cut)
 
     def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
-        answers = self._asked(lambda a: int(a["mass"]), "mass_before", draw=draw, cut=cut)
+        answers = self._asked(lambda a, _: int(a["mass"]), "mass_before", draw=draw, cut=cut)
         return self._own.mass_before(draw, cut) + answers
 
-    def _asked(self, parse: Callable[[dict[str, Any]], T], question: str, **words: Any) -> list[T]:
-        """The answers of the others to a question; ProtocolError for what is none."""
-        try:
-            return [parse(answer) for answer in self._ask({"ask": question, **words})]
-        except (KeyError, TypeError, OverflowError) as error:
-            raise ProtocolError(f"a worker's answer to {question} lacks {error}") from error
-        except ProtocolError:
-            raise
-        except ValueError as error:
-            raise ProtocolError(f"a worker's answer to {question} is wrong: {error}") from error
+    def _asked(self, parse: Callable[[Answer, range], T], question: str, **words: Any) -> list[T]:
+        """The answers of the others to a question; ProtocolError names whose is wrong."""
+        parsed: list[T] = []
+        answers = self._ask({"ask": question, **words})
+        for (name, ids), found in zip(self._others, answers, strict=True):
+            try:
+                parsed.append(parse(found, ids))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise ProtocolError(f"{name}: wrong answer to {question}: {error!r}") from error
+        return parsed
+
+
+def _token(token: object, ids: range) -> int:
+    """A token of a slice."""
+    if type(token) is not int or token not in ids:
+        raise ValueError(f"token {str(token)[:100]} is none of {ids}")
+    return token
 
 
 def top_of(slices: LocalSlices) -> bytes:
@@ -96,13 +137,38 @@ def answer(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
     """The answer of the node that has one slice; ProtocolError for what is not a question."""
     try:
         return _ANSWERS[question["ask"]](slices, question)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"no answer to {str(question)[:200]}: {error}") from error
 
 
+def _draw(question: dict[str, Any]) -> Draw:
+    """The draw of a question, as the sampler makes them."""
+    temperature, seed, step = question["draw"]
+    draw = Draw(float(temperature), int(seed), int(step))
+    if not LEAST_TEMPERATURE <= draw.temperature <= MOST_TEMPERATURE:
+        raise ValueError(f"temperature is {draw.temperature}")
+    if not 0 <= draw.seed <= MAX_SEED or not 0 <= draw.step < MAX_STEPS:
+        raise ValueError(f"seed is {draw.seed}, step is {draw.step}")
+    return draw
+
+
+def _cut(question: dict[str, Any]) -> Cut:
+    """The cut of a question."""
+    octave, logit, token, least = question["cut"]
+    cut = Cut(int(octave), float(logit), int(token), float(least))
+    if not -2 * MAX_OCTAVE <= cut.octave <= MAX_OCTAVE or not -1 <= cut.token < MAX_STEPS:
+        raise ValueError(f"octave is {cut.octave}, token is {cut.token}")
+    if math.isnan(cut.logit) or math.isnan(cut.least):
+        raise ValueError("a bound is not a number")
+    return cut
+
+
 def _penalise(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
-    slices.penalise([int(token) for token in question["ids"]], float(question["penalty"]))
-    return {}
+    ids = [int(token) for token in question["ids"]]
+    if not all(0 <= token < MAX_STEPS for token in ids):
+        raise ValueError("an id is out of range")
+    slices.penalise(ids, float(question["penalty"]))
+    return {"done": True}
 
 
 def _top(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
@@ -111,22 +177,25 @@ def _top(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _best(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
-    ids, logits = slices.best(int(question["count"]))[0]
+    count = int(question["count"])
+    if not 0 < count <= MAX_STEPS:
+        raise ValueError(f"count is {count}")
+    ids, logits = slices.best(count)[0]
     return {"ids": ids.tolist(), "logits": logits.tolist()}
 
 
 def _masses(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
-    masses = slices.masses(Draw(*question["draw"]))[0]
+    masses = slices.masses(_draw(question))[0]
     return {"octave": masses.octave, "sums": masses.sums}
 
 
 def _race(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
-    race = slices.race(Draw(*question["draw"]), Cut(*question["cut"]))[0]
+    race = slices.race(_draw(question), _cut(question))[0]
     return {"inside": race.inside, "edge": race.edge}
 
 
 def _mass_before(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
-    return {"mass": slices.mass_before(Draw(*question["draw"]), Cut(*question["cut"]))[0]}
+    return {"mass": slices.mass_before(_draw(question), _cut(question))[0]}
 
 
 _ANSWERS: dict[str, Callable[[Slices, dict[str, Any]], dict[str, Any]]] = {

@@ -45,6 +45,7 @@ class _Meeting:
     """Data links of the session that forms now, as other nodes make them."""
 
     session: str = ""
+    ranks: range = range(0)
     links: dict[int, Link] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -142,7 +143,7 @@ class Worker:
         if not self._busy.acquire(blocking=False):
             raise ProtocolError("this worker serves another root")
         with self._meeting.changed:
-            self._meeting.session = join.session
+            self._meeting.session, self._meeting.ranks = join.session, range(join.rank)
             self._meeting.links = {}
             self._meeting.changed.notify_all()
         self._roots.put((link, join))
@@ -151,9 +152,13 @@ class Worker:
         """Hand the data link of another node to the session that it names."""
         session, rank = content.get("session"), content.get("rank")
         meeting = self._meeting
+        if not session or type(session) is not str or type(rank) is not int:
+            raise ProtocolError(
+                f"{link.peer}: session {str(session)[:100]}, rank {str(rank)[:100]}"
+            )
         with meeting.changed:
             known = meeting.changed.wait_for(lambda: meeting.session == session, GREETING)
-            if not known or not isinstance(rank, int) or rank in meeting.links:
+            if not known or rank not in meeting.ranks or rank in meeting.links:
                 raise ProtocolError(f"{link.peer} wants to join a session that is not here")
             protocol.send_json(link, Kind.ACCEPT, {})
             meeting.links[rank] = link
@@ -178,11 +183,18 @@ class Worker:
                 self._meeting.session = ""
             self._busy.release()
 
-    def links_of(self, ranks: set[int], timeout: float) -> dict[int, Link]:
-        """The data links that nodes of these ranks have made; TransportError if some are late."""
-        meeting = self._meeting
+    def links_of(self, ranks: set[int], timeout: float, root: Link) -> dict[int, Link]:
+        """The data links that nodes of these ranks have made.
+
+        TransportError if some are late, or the root has gone; it has nothing to say meanwhile.
+        """
+        meeting, end = self._meeting, time.monotonic() + timeout
         with meeting.changed:
-            meeting.changed.wait_for(lambda: ranks <= set(meeting.links), timeout)
+            while not ranks <= set(meeting.links) and time.monotonic() < end:
+                if root.wait(0.0):
+                    root.recv_into(bytearray(1))
+                    raise ProtocolError(f"{root.peer} sent a message before its turn")
+                meeting.changed.wait(SOON)
             missing = ranks - set(meeting.links)
             if missing:
                 raise TransportError(f"rank {min(missing)} did not connect within {timeout:g} s")
@@ -265,14 +277,14 @@ class _Session:
             content = {"session": join.session, "rank": join.rank}
             protocol.send_json(link, Kind.PEER, content)
             protocol.receive_json(link, Kind.ACCEPT)
-        for rank, made in self.worker.links_of(set(range(join.rank)), timeout).items():
+        for rank, made in self.worker.links_of(set(range(join.rank)), timeout, self.root).items():
             made.peer = f"worker {rank} ({join.addresses[rank]})" if rank else "the root"
             self.links[rank] = transport.adopt(made)
         self.root = transport.adopt(self.root)
         self.root.timeout = timeout
-        for link in [*self.links, self.root]:
-            if link is not None:
-                link.crowded = join.crowded
+        for one in [*self.links, self.root]:
+            if one is not None:
+                one.crowded = join.crowded
 
     def _load(self, program: Program) -> Weights:
         return receive_weights(self.root, table_of(program), program, self.threads)

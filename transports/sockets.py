@@ -72,7 +72,11 @@ class SocketListener(Listener):
         except OSError as error:
             raise TransportError(f"listening at {self.address}: {error.strerror}") from error
         name = format_tcp(*peer[:2]) if isinstance(peer, tuple) else self.address
-        return self._make(prepared(connection), name)
+        try:
+            return self._make(prepared(connection), name)
+        except OSError:  # the peer has gone already
+            connection.close()
+            return None
 
     def close(self) -> None:
         if self._server is not None:

@@ -53,6 +53,7 @@ def same_up_to_near_ties(ids, logits, found):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("all_reduce", ["exchange", "two-step"])
 @pytest.mark.parametrize("nodes", range(2, 9))
 @pytest.mark.parametrize("transport", TRANSPORTS)
