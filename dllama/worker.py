@@ -186,14 +186,13 @@ class Worker:
     def links_of(self, ranks: set[int], timeout: float, root: Link) -> dict[int, Link]:
         """The data links that nodes of these ranks have made.
 
-        TransportError if some are late, or the root has gone; it has nothing to say meanwhile.
+        TransportError if some are late, or the root has gone.
         """
         meeting, end = self._meeting, time.monotonic() + timeout
         with meeting.changed:
             while not ranks <= set(meeting.links) and time.monotonic() < end:
-                if root.wait(0.0):
-                    root.recv_into(bytearray(1))
-                    raise ProtocolError(f"{root.peer} sent a message before its turn")
+                if root.ended():
+                    raise TransportError(f"{root.peer} has gone: the connection is closed")
                 meeting.changed.wait(SOON)
             missing = ranks - set(meeting.links)
             if missing:

@@ -100,8 +100,13 @@ class Conformance:
             assert far.wait(LIMIT)
             far.recv_into(bytearray(1))
             assert not far.wait(0.0)
+            assert not far.ended()
+            near.send(b"y")
             near.close()
             assert far.wait(LIMIT)
+            far.recv_into(bytearray(1))
+            assert far.wait(LIMIT)
+            assert far.ended()
 
     def test_three_nodes_exchange_at_once(self, tmp_path: Path) -> None:
         """More than fits into any buffer, in all directions: whoever waits must also receive."""

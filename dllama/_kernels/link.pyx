@@ -50,6 +50,14 @@ cdef class Link:
         """
         return bool(_readable(&self.hot, <int64_t> (seconds * 1e9)))
 
+    def ended(self):
+        """Whether the other side has closed and all it sent was received; does not wait."""
+        cdef int events = DL_READ | DL_CLOSED | DL_IDLE
+        cdef dl_link *link = &self.hot
+        if link.error == 0:
+            link.ops.wait(&link, &events, 1, 0)
+        return bool(link.error or events & DL_CLOSED and events & DL_READ)
+
     def close(self):
         """End the connection; a second call does nothing."""
         if self.hot.error == 0:
