@@ -1,0 +1,404 @@
+"""Compare the two TCP transports, blocking and nonblocking, over slow links on one machine.
+
+    sudo python benchmarks/network_modes.py --model tiny.m --threads 1 --json samples.json
+
+Every node gets a network namespace of its own, joined to the others by a bridge; both directions
+of its link are limited to --rate. Cores are divided among the nodes, so that each is like a
+machine of its own. The transports take turns, with the machine otherwise idle and with a busy loop
+on every core. A link here has no latency beyond that of its rate, unless --delay adds some.
+
+Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed; all
+of it is gone afterwards, unless the script itself is killed (SIGKILL).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import dllama
+
+MODES = ("blocking", "nonblocking")
+MACHINES = ("idle", "loaded")
+# Label, key of a sample, and what one unit of the key is in the table.
+MEASURES = (
+    ("decode, tokens/s", "tokens_per_s", 1.0),
+    ("inference, ms/token", "avg_inference_ms", 1.0),
+    ("transfer, ms/token", "avg_transfer_ms", 1.0),
+    ("sent, kB/token", "avg_sent_bytes", 1e-3),
+    ("received, kB/token", "avg_received_bytes", 1e-3),
+    ("prompt, tokens/s", "prompt_tokens_per_s", 1.0),
+)
+WARM_UP = 4  # tokens
+PORT = 9999
+NETWORK = "10.77.0"
+MAX_NODES = 254  # hosts of the network
+READY = "listening at "
+COMMAND = 30.0  # seconds that a call of ip or tc may take
+STARTING = 60.0  # seconds that a worker may take to start
+QUIET = 0.3  # cores that may be busy before a run on an idle machine
+CALMING = 60.0  # seconds that a machine may take to become idle
+LEAVING = 5.0  # seconds that a process may take to end when told to
+# What a link may send at once is what its rate makes of this time. Timers wake up late, so less
+# costs speed, the more so on virtual machines; more lets short messages pass without a limit.
+BURST = 32e-6  # seconds
+LEAST_BURST = 4096  # bytes; two packets of Ethernet
+BUSY = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1_000_000):
+        pass
+"""
+
+Sample = dict[str, Any]
+Cores = set[int]
+
+
+class BenchmarkError(Exception):
+    """What went wrong, in a line."""
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.measure:
+        print(json.dumps(measure(args)))
+        return
+    check_system()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    try:
+        samples = run_all(args)
+    except BenchmarkError as error:
+        sys.exit(f"network_modes.py: {error}")
+    print(table(samples))
+    if any(sample.get("others", 0.0) > QUIET for sample in samples):
+        print("\nThe idle machine was not idle: other programs ran.")
+    if args.json:
+        content = {"settings": settings(args), "samples": samples}
+        Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line, and for the root's process what the script itself passes on."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", type=Path, help="model folder or .m file (default: the demo model)")
+    add("--nodes", type=between(2, MAX_NODES), default=4)
+    add("--rate", type=positive, default=1000.0, metavar="MBIT", help="Mbit/s of every link")
+    add("--burst", type=between(2048, 1 << 24), metavar="BYTES", help="sent at once by a link")
+    add("--delay", type=float, default=0.0, metavar="MS", help="one way, more than the link has")
+    add("--congestion-control", default="cubic", metavar="NAME", help="of TCP: cubic, bbr, ...")
+    add("--threads", type=between(1, 1024), default=1, help="of every node")
+    add("--repeats", type=between(1, 1000), default=5)
+    add("--prompt-tokens", type=between(1, 1 << 20), default=64)
+    add("--tokens", type=between(1, 1 << 20), default=64, help="decoded, behind the first one")
+    add("--all-reduce", default="auto", help="auto, exchange or two-step")
+    add("--buffer", help="q80, f32 or f16 (default: as the weights are)")
+    add("--timeout", type=positive, default=600.0, metavar="S", help="seconds for one run")
+    add("--json", metavar="FILE", help="save settings and all samples")
+    add("--measure", choices=MODES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def between(least: int, most: int) -> Callable[[str], int]:
+    """A type of argument: integers in a range."""
+
+    def number(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text}, expected {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def positive(text: str) -> float:
+    """A type of argument: numbers above 0."""
+    if not 0 < float(text) < 1e9:
+        raise argparse.ArgumentTypeError(f"{text}, expected a number above 0")
+    return float(text)
+
+
+def check_system() -> None:
+    """End with a line if this system cannot run the benchmark."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        sys.exit("network_modes.py: needs root, for network namespaces")
+    for program in ("ip", "tc"):
+        if shutil.which(program) is None:
+            sys.exit(f"network_modes.py: needs the program {program}: install iproute2")
+
+
+def leave(number: int, frame: object) -> NoReturn:
+    """End as after an error; signals that follow do not disturb the cleaning up."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def run_all(args: argparse.Namespace) -> list[Sample]:
+    """All samples: everything takes turns, and who begins takes turns too."""
+    samples: list[Sample] = []
+    with cluster(args) as root:
+        root.sample(MODES[0])  # hands out the weights, which the workers keep
+        for repeat in range(args.repeats):
+            order = MODES if repeat % 2 == 0 else MODES[::-1]
+            for machine in MACHINES:
+                with busy_cores() if machine == "loaded" else contextlib.nullcontext():
+                    for mode in order:
+                        labels: Sample = {"machine": machine, "transport": mode, "repeat": repeat}
+                        if machine == "idle":
+                            labels["others"] = calm()
+                        samples.append({**labels, **root.sample(mode)})
+    return samples
+
+
+def calm() -> float:
+    """Wait for an idle machine, though not for ever; how many cores other programs use then."""
+    end = time.monotonic() + CALMING
+    while True:
+        before = idle_seconds()
+        time.sleep(0.5)
+        busy = max(0.0, (os.cpu_count() or 1) - (idle_seconds() - before) / 0.5)
+        if busy <= QUIET or time.monotonic() > end:
+            return busy
+
+
+def idle_seconds() -> float:
+    """Time that all cores together have spent doing nothing."""
+    return float(Path("/proc/uptime").read_text().split()[1])
+
+
+@contextlib.contextmanager
+def cluster(args: argparse.Namespace) -> Iterator[Root]:
+    """Namespaces with a worker in each but the first; all is gone afterwards."""
+    names = [f"dllama-{os.getpid()}-{rank}" for rank in range(args.nodes)]
+    cores = divide_cores(args.nodes, args.threads)
+    with contextlib.ExitStack() as stack:
+        switch = stack.enter_context(namespace(f"dllama-{os.getpid()}-switch"))
+        run("ip", "-n", switch, "link", "add", "switch", "up", "type", "bridge")
+        for rank, name in enumerate(names):
+            stack.enter_context(namespace(name))
+            connect(name, rank, switch, args)
+        workers = [
+            stack.enter_context(worker(name, rank, cores[rank], args))
+            for rank, name in enumerate(names)
+            if rank > 0
+        ]
+        for rank, process in enumerate(workers, 1):
+            await_worker(process, rank)
+        yield Root(names[0], cores[0], args)
+
+
+def divide_cores(nodes: int, threads: int) -> list[Cores]:
+    """Cores of every node: its own where there are enough, else all of them."""
+    cores = sorted(os.sched_getaffinity(0))
+    if nodes * threads > len(cores):
+        return [set(cores)] * nodes
+    return [set(cores[rank * threads : (rank + 1) * threads]) for rank in range(nodes)]
+
+
+@contextlib.contextmanager
+def namespace(name: str) -> Iterator[str]:
+    """A network namespace; what still runs in it is ended with it."""
+    try:
+        run("ip", "netns", "add", name)
+        yield name
+    finally:
+        with contextlib.suppress(BenchmarkError):
+            for pid in run("ip", "netns", "pids", name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            run("ip", "netns", "del", name)
+
+
+def connect(name: str, rank: int, switch: str, args: argparse.Namespace) -> None:
+    """A link from a namespace to the switch, limited in both directions."""
+    port = f"port{rank}"
+    pair = ("name", "uplink", "type", "veth", "peer", "name", port, "netns", switch)
+    run("ip", "-n", name, "link", "add", *pair)
+    run("ip", "-n", name, "address", "add", f"{host(rank)}/24", "dev", "uplink")
+    run("ip", "-n", switch, "link", "set", port, "master", "switch")
+    for where, device in ((name, "lo"), (name, "uplink"), (switch, port)):
+        run("ip", "-n", where, "link", "set", device, "up")
+    # A route says it, as the kernel's default may be another one, and not ours to change.
+    control = ("congctl", args.congestion_control)
+    run("ip", "-n", name, "route", "replace", f"{NETWORK}.0/24", "dev", "uplink", *control)
+    burst = args.burst or max(LEAST_BURST, int(args.rate * 1e6 / 8 * BURST))
+    limit(switch, port, args.rate, burst, 0.0)
+    limit(name, "uplink", args.rate, burst, args.delay)
+
+
+def limit(where: str, device: str, rate: float, burst: int, delay: float) -> None:
+    """Limit what a device sends; delay (in ms) is before that, and once on a way."""
+    add = ("tc", "-n", where, "qdisc", "add", "dev", device)
+    parent: tuple[str, ...] = ("root",)
+    if delay > 0:
+        run(*add, "root", "handle", "1:", "netem", "delay", f"{delay}ms", "limit", "100000")
+        parent = ("parent", "1:1")
+    shape = ("tbf", "rate", f"{int(rate * 1e3)}kbit", "burst", str(burst), "latency", "50ms")
+    run(*add, *parent, *shape)
+
+
+def host(rank: int) -> str:
+    """Address of a node."""
+    return f"{NETWORK}.{rank + 1}"
+
+
+def run(*command: str) -> str:
+    """What a short command prints; BenchmarkError with its own words if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND)
+    except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"{' '.join(command)}: took more than {COMMAND:g} s") from None
+    if done.returncode != 0:
+        raise BenchmarkError(f"{' '.join(command)}: {last_line(done.stderr)}")
+    return done.stdout
+
+
+def last_line(text: str) -> str:
+    """Where a traceback, or a longer complaint, says what it is."""
+    return (text.strip().splitlines() or ["failed"])[-1]
+
+
+@contextlib.contextmanager
+def worker(
+    name: str, rank: int, cores: Cores, args: argparse.Namespace
+) -> Iterator[subprocess.Popen[str]]:
+    """A worker in a namespace, not yet ready; its warnings go to stderr."""
+    process = subprocess.Popen(
+        [
+            "ip", "netns", "exec", name, sys.executable, "-m", "dllama", "worker", "--insecure",
+            "--quiet", "--listen", f"{host(rank)}:{PORT}", "--threads", str(args.threads),
+        ],
+        stdout=subprocess.PIPE, text=True, **on(cores),
+    )  # fmt: skip
+    with stopping(process):
+        yield process
+
+
+def on(cores: Cores) -> dict[str, Any]:
+    """Options of a process with cores of its own, out of reach of a terminal's Ctrl-C."""
+    return {"preexec_fn": partial(os.sched_setaffinity, 0, cores), "start_new_session": True}
+
+
+def await_worker(process: subprocess.Popen[str], rank: int) -> None:
+    """Return when the worker listens."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], STARTING)
+    if not ready or not process.stdout.readline().startswith(READY):
+        raise BenchmarkError(f"worker {rank} did not start, or not within {STARTING:g} s")
+
+
+@contextlib.contextmanager
+def stopping(*processes: subprocess.Popen[str]) -> Iterator[None]:
+    """End processes afterwards, with force if need be."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(LEAVING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(LEAVING)
+
+
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """Other work: a loop on every core; it also ends when this process is gone."""
+    with contextlib.ExitStack() as stack:
+        for core in os.sched_getaffinity(0):
+            command = [sys.executable, "-S", "-c", BUSY, str(os.getpid())]
+            stack.enter_context(stopping(subprocess.Popen(command, text=True, **on({core}))))
+        yield
+
+
+class Root:
+    """Runs this script again, as the root of a cluster, in the root's namespace."""
+
+    def __init__(self, name: str, cores: Cores, args: argparse.Namespace) -> None:
+        self._enter = ["ip", "netns", "exec", name]
+        self._cores = cores
+        self._args = args
+
+    def sample(self, mode: str) -> Sample:
+        """One run in a new process; BenchmarkError if it fails or takes too long."""
+        command = [*self._enter, sys.executable, __file__, *options(self._args), "--measure", mode]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=self._args.timeout,
+                **on(self._cores),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"{mode}: no result in {self._args.timeout:g} s") from None
+        if done.returncode != 0:
+            raise BenchmarkError(f"{mode}: {last_line(done.stderr)}")
+        sample: Sample = json.loads(done.stdout)
+        return sample
+
+
+def options(args: argparse.Namespace) -> list[str]:
+    """The arguments that the root's process needs, as they are given to it."""
+    names = ("model", "nodes", "threads", "prompt_tokens", "tokens", "all_reduce", "buffer")
+    given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+
+def measure(args: argparse.Namespace) -> Sample:
+    """In the root's process: what decoding and a prompt cost, once all is warm."""
+    workers = [f"{host(rank)}:{PORT}" for rank in range(1, args.nodes)]
+    with dllama.LLM(
+        args.model, workers=workers, transport=args.measure, threads=args.threads,
+        all_reduce=args.all_reduce, buffer=args.buffer,
+    ) as llm:  # fmt: skip
+        prompt = [1 + index % (llm.spec.vocab_size - 1) for index in range(args.prompt_tokens)]
+        for tokens in (WARM_UP, args.tokens + 1):
+            llm.reset()
+            list(llm.generate(prompt, tokens, temperature=0.0, ignore_eos=True))
+        return dict(llm.stats.summary())
+
+
+def table(samples: list[Sample]) -> str:
+    """Medians of both transports and of the ratios of neighbouring runs, in Markdown."""
+    lines = [
+        "| machine | measure | blocking | nonblocking | nonblocking/blocking |",
+        "|---|---|---|---|---|",
+    ]
+    for machine in MACHINES:
+        for label, key, unit in MEASURES:
+            pairs = list(zip(*(column(samples, machine, mode, key) for mode in MODES), strict=True))
+            rates = [unit * statistics.median(values) for values in zip(*pairs, strict=True)]
+            ratio = statistics.median(b / a if a else float("nan") for a, b in pairs)
+            lines.append(f"| {machine} | {label} | {rates[0]:.2f} | {rates[1]:.2f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def column(samples: list[Sample], machine: str, mode: str, key: str) -> list[float]:
+    """One measure of one transport, by repeat."""
+    chosen = [s for s in samples if s["machine"] == machine and s["transport"] == mode]
+    return [float(sample[key]) for sample in chosen]
+
+
+def settings(args: argparse.Namespace) -> dict[str, object]:
+    """How the samples were taken."""
+    return {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+
+
+if __name__ == "__main__":
+    main()
