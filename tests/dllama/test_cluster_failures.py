@@ -30,7 +30,7 @@ from dllama.errors import TransportTimeoutError
 
 KILLS = int(os.environ.get("DLLAMA_KILLS", "5"))
 TIMEOUT = 1.5
-SOON = 1.0  # seconds that a busy machine may add to any time limit
+SOON = 2.5  # seconds that a busy machine may add to any time limit
 STARTING = 30.0  # seconds that Python may take to start
 TRANSPORTS = ("blocking", "nonblocking", "unix")
 PROMPT = "ROMEO:\n"
@@ -45,7 +45,7 @@ with dllama.LLM(sys.argv[1], workers=sys.argv[2:], threads=1, timeout=1.5) as ll
             print(token.id, flush=True)
 """
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = pytest.mark.slow
 
 
 class WorkerProcess:
@@ -506,10 +506,9 @@ def test_ctrl_c_at_any_moment_leaves_nothing(local_run):
     moments = random.Random(seed)
     for _ in range(KILLS):
         delay = moments.uniform(0.1, 0.8)
-        with local_run() as root:
-            with Later(delay, lambda root=root: root.send_signal(signal.SIGINT)):
-                root.stdout.read()
-                status = root.wait(STARTING)
+        with local_run() as root, Later(delay, lambda root=root: root.send_signal(signal.SIGINT)):
+            root.stdout.read()
+            status = root.wait(STARTING)
         assert status in (0, 130, -signal.SIGINT), f"seed {seed}, delay {delay}"
 
 
@@ -528,15 +527,13 @@ def test_worker_killed_at_any_moment(start, expected, model):
         case = f"seed {seed}, round {round}: worker {rank} killed after {delay:.4f} s"
         victim, survivor = workers[rank - 1], workers[2 - rank]
         forget(model)
-        try:
-            with Later(delay, lambda victim=victim: victim.signal(signal.SIGKILL)) as kill:
-                with dllama.LLM(model, workers=addresses(workers), **options) as llm:
-                    talk(llm)
-        except dllama.DllamaError as error:
-            assert isinstance(error, (dllama.TransportError, dllama.ProtocolError)), case
-            assert f"worker {rank}" in str(error), f"{case}: {error}"
-        else:
-            pytest.fail(f"{case}: no error")
+        with (
+            pytest.raises((dllama.TransportError, dllama.ProtocolError)) as error,
+            Later(delay, lambda victim=victim: victim.signal(signal.SIGKILL)) as kill,
+            dllama.LLM(model, workers=addresses(workers), **options) as llm,
+        ):
+            talk(llm)
+        assert f"worker {rank}" in str(error.value), f"{case}: {error.value}"
         assert time.monotonic() - kill.at < TIMEOUT + SOON, case
         try:
             check_service([survivor], expected)
