@@ -156,3 +156,55 @@ def test_broken_defaults_of_a_model(tmp_path):
     (tmp_path / "generation_config.json").write_text("{")
     with pytest.raises(FormatError, match="broken"):
         generation_defaults(tmp_path, OPTIONS)
+
+
+WORKERS = Option("workers", str, "where", several=True)
+SHARES = Option("shares", float, "how much", least=0, above=True, commas=True)
+THREADS = Option("threads", int, "for computing", least=1)
+NODES = Option("nodes", int, "how many", least=1)
+CLUSTER = (NODES, WORKERS, SHARES, THREADS)
+
+
+def read_cluster(tmp_path, text):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_config(path, CLUSTER)
+
+
+def test_a_list_of_nodes(tmp_path):
+    text = "nodes:\n  - share: 2\n  - {address: 'a:1', threads: 3}\n  - address: b:2\n"
+    assert read_cluster(tmp_path, text) == {
+        "workers": ["a:1", "b:2"],
+        "threads": [None, 3, None],
+        "shares": [2.0, 1.0, 1.0],
+    }
+    assert read_cluster(tmp_path, "nodes: 4") == {"nodes": 4}
+    assert read_cluster(tmp_path, "nodes: [{}, {address: 'a:1'}]") == {"workers": ["a:1"]}
+    assert read_cluster(tmp_path, "shares: [1, 2.5]") == {"shares": [1.0, 2.5]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nodes: [{threads: 1}]", "line 1: nodes: expected the root, without an address"),
+        ("nodes:\n- address: a:1\n- address: b:1", "line 2: nodes: expected the root"),
+        ("nodes:\n- {}\n- share: 1", "line 2: nodes: expected an address for every node but"),
+        ("nodes:\n- {}\n- a:1", "line 3: expected a node with address, share, threads"),
+        ("nodes:\n- {}\n- address: a:1\n  port: 1", "line 4: port: expected each of address"),
+        ("nodes:\n- threads: 0\n- address: a:1", "line 2: threads: found 0, expected an integer"),
+        ("nodes:\n- share: 0\n- address: a:1", "line 2: share: found 0.0, expected a number of"),
+        ("nodes: four", "line 1: nodes: found 'four', expected an integer"),
+        ("workers: [x]\nnodes: [{}, {address: y}]", "line 2: nodes: workers is given twice"),
+        ("shares: [1, x]", "line 1: shares: found 'x', expected a number of more than 0"),
+    ],
+)
+def test_a_wrong_list_of_nodes_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(ConfigError) as error:
+        read_cluster(tmp_path, text)
+    assert f"cluster.yaml, {message}" in str(error.value)
+
+
+def test_words_with_commas():
+    assert SHARES.parse("1,2.5") == [1.0, 2.5]
+    with pytest.raises(ValueError, match="found 'x', expected a number of more than 0"):
+        SHARES.parse("1,x")
