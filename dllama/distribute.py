@@ -98,7 +98,8 @@ def _receive_vector(link: Link, name: str, nbytes: int) -> NDArray[np.float32]:
         raw[at : at + len(rows)] = rows
 
     _receive(link, name, (1, nbytes), put)
-    return raw[0].view("<f4")
+    vector: NDArray[np.float32] = raw[0].view("<f4")
+    return vector
 
 
 def _receive_part(
