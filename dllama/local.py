@@ -20,6 +20,8 @@ from dllama.errors import TransportError
 from dllama.transports import Transport
 
 READY = "listening at "
+# The same package as here, wherever `python -m` would look first.
+START = "import sys; sys.path[:] = {path!r}; from dllama.cli import main; sys.exit(main())"
 STARTING = 60.0  # seconds that Python may take to start on a slow machine
 LEAVING = 1.0  # seconds
 
@@ -86,7 +88,7 @@ class LocalWorkers:
             address = f"unix:{self._folder}/{rank}.sock"
         elif transport.scheme != "tcp":
             address = f"{transport.scheme}://{address}"
-        command = [sys.executable, "-m", "dllama", "worker", "--once", "--quiet"]
+        command = [sys.executable, "-c", START.format(path=sys.path), "worker", "--once", "--quiet"]
         command += ["--listen", address, "--threads", str(threads)]
         environment = {**os.environ, "DLLAMA_SECRET": self.secret.decode()}
         self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 (in stop)
