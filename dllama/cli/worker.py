@@ -64,12 +64,10 @@ def run(args: argparse.Namespace) -> int:
         )
     with transport.listen(args.listen) as listener:
         worker = Worker(listener, threads, secret, args.once)
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: worker.stop())
         print(f"listening at {listener.address}", flush=True)
-        try:
-            worker.serve()
-        except KeyboardInterrupt:
-            worker.stop()
+        worker.serve()
     return 0
 
 
