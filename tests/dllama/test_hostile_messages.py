@@ -86,7 +86,8 @@ class Served:
             socket.create_connection((host, int(port)), timeout=10) as connection,
         ):
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may have hung up already
+                connection.shutdown(socket.SHUT_WR)
             while got := connection.recv(1 << 16):
                 said += got
         return said
