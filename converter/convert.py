@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dllama.converter.huggingface import HuggingFaceFolder, StoredTensor
+from dllama.converter.huggingface import DTYPES, HuggingFaceFolder, StoredTensor
 from dllama.converter.tokenizers import convert_tokenizer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dllama import families
-from dllama.errors import ConfigError, FormatError, OutputError
+from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
 from dllama.families.source import Source
 from dllama.modelfile import ModelWriter, tensor_table
+from dllama.modelheader import read_header, write_header
 from dllama.spec import FloatType, ModelSpec
 
 WEIGHTS = ("q40", "q80", "f16", "f32")
 # Numbers that are read, put in order and written at a time.
 RUN = 1 << 22
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -60,32 +62,48 @@ def convert(
     begin = time.perf_counter()
     if weights not in WEIGHTS:
         raise ConfigError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
+    workers = _thread_count(threads)
     folder = HuggingFaceFolder(source)
     target = _checked_output(Path(output), folder.path)
     model_type = folder.config.get("model_type")
     family = families.of_model_type(str(model_type), folder.config_path)
     spec = family.read_config(folder.config, FloatType[weights.upper()], folder.config_path)
+    read_header(write_header(spec, folder.config_path), folder.config_path)
     tensors = [_find(folder, item, spec) for item in family.sources(spec)]
     _check_space(target, spec)
     with _replaced(target) as temporary:
         warnings = convert_tokenizer(folder.path, temporary, spec.vocab_size)
-        _write_model(temporary / "model.m", spec, tensors, threads or os.cpu_count() or 1, progress)
+        _write_model(temporary / "model.m", spec, tensors, workers, progress)
         written = sum(file.stat().st_size for file in temporary.iterdir())
     read = sum(_nbytes(stored) for _, stored in tensors)
     seconds = time.perf_counter() - begin
     return Report(target, spec, read, written, seconds, tuple(warnings))
 
 
+def _thread_count(threads: int | None) -> int:
+    """The threads asked for, or one per CPU."""
+    if threads is None:
+        return min(os.cpu_count() or 1, MAX_THREADS)
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise ConfigError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
+    return threads
+
+
 def _find(
     folder: HuggingFaceFolder, source: Source, spec: ModelSpec
 ) -> tuple[Source, StoredTensor]:
-    """The stored tensor of a source; FormatError if it is not there."""
+    """The stored tensor of a source; FormatError if it is not there, UnsupportedError if its
+    numbers cannot be read."""
     flag = folder.config.get("tie_word_embeddings")
     tied = flag or (flag is None and source.tensor not in folder.tensors)
     name = source.tied_to if source.tied_to and tied else source.tensor
     if name not in folder.tensors:
         raise FormatError(folder.path, name, "missing", f"the tensor of {source.name}")
-    return source, folder.tensors[name]
+    stored = folder.tensors[name]
+    if stored.dtype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise UnsupportedError(f"{stored.file.path}: {name} is {stored.dtype}, only {known} work")
+    return source, stored
 
 
 def _write_model(

@@ -103,7 +103,7 @@ def test_no_import_goes_up():
 
 
 def test_converter_sees_errors_families_and_files_only():
-    allowed = {"errors", "spec", "families", "modelfile", "converter"}
+    allowed = {"errors", "spec", "families", "modelfile", "modelheader", "converter"}
     allowed |= {"tokenizer", "tokenizerfile", "tokenizerconfig"}
     for module, paths in sources().items():
         if module.startswith("dllama.converter"):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from dllama.cli.options import add_command
+from dllama.cli.options import THREADS, add_command, add_option
 from dllama.converter import convert
 from dllama.converter.convert import WEIGHTS
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--weights", choices=WEIGHTS, default="q40", help="type of the weights (default: q40)"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: one per CPU")
+    add_option(parser, THREADS)
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no report")
 
 

@@ -46,6 +46,7 @@ SAMPLING_OPTIONS = (
     Option("seed", int, "repeat a text (default: another one every time)", "N",
            least=0, most=MAX_SEED),
 )  # fmt: skip
+THREADS = Option("threads", int, "threads (default: one per CPU)", "N", least=1, most=MAX_THREADS)
 MODEL_OPTIONS = (
     Option("model", str, "model folder or .m file (default: the demo model)", "PATH"),
     Option("tokenizer", str, "tokenizer folder or .t file (default: beside the model)", "PATH"),
@@ -136,7 +137,7 @@ def add_options(
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for option in options:
-            _add_option(group, option)
+            add_option(group, option)
     if config:
         parser.add_argument(
             "--config", metavar="FILE", help="YAML file of options; the command line wins"
@@ -144,7 +145,7 @@ def add_options(
     parser.set_defaults(known=[option for options in groups.values() for option in options])
 
 
-def _add_option(group: Any, option: Option) -> None:
+def add_option(group: Any, option: Option) -> None:
     """Add an option; without it, its value is None."""
     common: dict[str, Any] = {"default": None, "help": option.help, "dest": option.name}
     if option.type is bool:

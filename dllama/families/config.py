@@ -9,6 +9,8 @@ from dllama.spec import HiddenAct, RopeScaling, RopeType
 
 Config = dict[str, Any]
 
+# A number of the model file is a float32.
+MOST = 3.4e38
 ACTIVATIONS = {"silu": HiddenAct.SILU, "swish": HiddenAct.SILU}
 
 
@@ -27,7 +29,7 @@ def number(config: Config, field: str, path: object, default: float | None = Non
     value = config.get(field)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < MOST:
         raise FormatError(path, field, repr(value), "a positive number")
     return float(value)
 
@@ -35,7 +37,7 @@ def number(config: Config, field: str, path: object, default: float | None = Non
 def hidden_act(config: Config, path: object) -> HiddenAct:
     """The activation of the feed-forward network."""
     name = config.get("hidden_act") or "silu"
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise UnsupportedError(f"{path}: hidden_act {name!r} is not supported, only silu")
     return ACTIVATIONS[name]
 
@@ -53,6 +55,9 @@ def rope(config: Config, path: object) -> tuple[float, RopeType, RopeScaling | N
     if not isinstance(parameters, dict):
         raise FormatError(path, "rope_parameters", repr(parameters), "an object")
     theta = number(parameters, "rope_theta", path, number(config, "rope_theta", path, 10000.0))
+    for given in (parameters, config):
+        if given.get("partial_rotary_factor") not in (None, 1):
+            raise UnsupportedError(f"{path}: partial_rotary_factor is not supported, only 1")
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if kind == "default":
         return theta, RopeType.LLAMA, None

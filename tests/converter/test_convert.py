@@ -188,11 +188,18 @@ def test_bfloat16_sources(source, tmp_path):
         ({"mlp_bias": True}, UnsupportedError, "mlp_bias"),
         ({"rope_scaling": {"type": "yarn", "factor": 2}, "rope_parameters": None},
          UnsupportedError, "'yarn'"),
+        ({"hidden_act": ["silu"]}, UnsupportedError, "hidden_act"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedError, "partial_rotary_factor"),
+        ({"rope_parameters": {"rope_theta": float("inf")}}, FormatError, "rope_theta is inf"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
+          "high_freq_factor": 1, "original_max_position_embeddings": 32}},
+         FormatError, r"config\.json: rope_scaling_high is 1"),
+        ({"rms_norm_eps": 1e-60}, FormatError, r"config\.json: norm_epsilon_f32 is 0"),
         ({"hidden_size": None}, FormatError, "hidden_size is None"),
         ({"hidden_size": "128"}, FormatError, "hidden_size is '128'"),
         ({"num_hidden_layers": 0}, FormatError, "num_hidden_layers is 0"),
         ({"num_hidden_layers": 3}, FormatError, r"model\.layers\.2"),
-        ({"num_key_value_heads": 3}, FormatError, "n_kv_heads is 3"),
+        ({"num_key_value_heads": 3}, FormatError, r"config\.json: n_kv_heads is 3"),
         ({"rms_norm_eps": -1}, FormatError, "rms_norm_eps"),
         ({"vocab_size": 193}, FormatError, r"shape of model\.embed_tokens\.weight"),
         ({"intermediate_size": 224}, FormatError, "shape of"),
@@ -223,6 +230,19 @@ def test_refuses_tensors_of_other_types(source, tmp_path):
         run(source, tmp_path)
 
 
+def test_tensors_that_the_model_does_not_need_may_be_of_any_type(source, tmp_path):
+    expected = run(source, tmp_path).output.joinpath("model.m").read_bytes()
+    edit_tensors(source, model__layers__0__attn__masked_bias=np.zeros(3, np.int64))
+    assert run(source, tmp_path).output.joinpath("model.m").read_bytes() == expected
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, True, 1.0])
+def test_refuses_numbers_of_threads(source, tmp_path, threads):
+    with pytest.raises(ConfigError, match="threads is"):
+        run(source, tmp_path, threads=threads)
+    assert files(tmp_path) == ["source"]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -233,6 +253,8 @@ def test_refuses_tensors_of_other_types(source, tmp_path):
         struct.pack("<Q", 9) + b'{"a": {}}',
         struct.pack("<Q", 2) + b"{]",
         struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}       ',
+        struct.pack("<Q", 62) + b'{"a":{"dtype":["F"],"shape":[9],"data_offsets":[0,9]}}        ',
+        struct.pack("<Q", 62) + b'{"a":{"dtype":"I64","shape":[9],"data_offsets":[9,0]}}        ',
         struct.pack("<Q", 62) + b'{"a":{"dtype":"F32","shape":[-9],"data_offsets":[0,-36]}}     ',
     ],
 )
