@@ -34,8 +34,8 @@ class LLM:
     """A model and a context of tokens; one thread at a time may use it.
 
     model: a model folder or .m file (None: the demo model of the package). tokenizer: a
-    tokenizer folder or .t file (None: the one beside the model; a model without one takes
-    and gives ids).
+    tokenizer folder, .t file or tokenizer.json (None: the one beside the model; a model without
+    one takes and gives ids).
 
     nodes: processes on this machine that share the model; they are started and stopped here.
     workers: addresses of workers that run already, instead. transport: blocking, nonblocking,
@@ -173,7 +173,7 @@ class LLM:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         ignore_eos: bool = False,
     ) -> Iterator[Token]:
         """Extend the context by the prompt, then yield tokens as they are generated.
@@ -337,12 +337,10 @@ def _token_id(token: object) -> int:
 def _open_tokenizer(model: Path, tokenizer: str | Path | None, spec: ModelSpec) -> Tokenizer | None:
     """The tokenizer asked for, or the one beside the model, if it fits the model."""
     path = Path(tokenizer).expanduser() if tokenizer is not None else model.parent
-    if tokenizer is None and not any(
-        (path / name).is_file() for name in ("tokenizer.json", "tokenizer.t")
-    ):
+    opened = Tokenizer.open(path) if tokenizer is not None else Tokenizer.beside(model)
+    if opened is None:
         log.warning("%s has no tokenizer beside it: it takes and gives ids only", model)
         return None
-    opened = Tokenizer.open(path)
     if opened.vocab_size > spec.vocab_size:
         raise ModelError(
             f"{path}: the tokenizer has {opened.vocab_size} tokens, more than the "

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -46,18 +47,21 @@ class SamplerConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, self.temperature >= 0, "0 or more")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1")
-        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
-        penalty = self.repetition_penalty
-        _check("repetition_penalty", penalty, penalty > 0, "more than 0")
+        _check("temperature", self.temperature, lambda value: value >= 0, "0 or more")
+        _check("top_p", self.top_p, lambda value: 0 < value <= 1, "more than 0, at most 1")
+        _check("min_p", self.min_p, lambda value: 0 <= value <= 1, "0 to 1")
+        positive = "more than 0"
+        _check("repetition_penalty", self.repetition_penalty, lambda value: value > 0, positive)
         for name, value, most in (("top_k", self.top_k, 1 << 31), ("seed", self.seed, MAX_SEED)):
-            if value is not None and (not isinstance(value, int) or not 0 <= value <= most):
+            if name == "seed" and value is None:
+                continue
+            if not isinstance(value, int) or not 0 <= value <= most:
                 raise ConfigError(f"{name} is {value!r}, expected an integer of at least 0")
 
 
-def _check(name: str, value: float, holds: bool, expected: str) -> None:
-    if not holds or not math.isfinite(value):
+def _check(name: str, value: float, holds: Callable[[float], bool], expected: str) -> None:
+    number = isinstance(value, Real) and math.isfinite(value)
+    if not number or not holds(value):
         raise ConfigError(f"{name} is {value!r}, expected {expected}")
 
 

@@ -173,9 +173,11 @@ def batch_tokens(batch_size: int | None) -> int:
     return DEFAULT_BATCH if batch_size is None else _integer("batch_size", batch_size, 1, 4096)
 
 
-def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """Stop strings as a tuple; none is empty."""
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if stop is None:
+        return ()
+    stops = tuple(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else (stop,)
     if any(not isinstance(text, str) or not text for text in stops):
         raise ConfigError(f"stop is {stop!r}, expected strings that are not empty")
     return stops

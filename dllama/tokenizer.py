@@ -59,13 +59,15 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
-        """Open a .t file or a folder.
+        """Open a .t file or a folder, which a tokenizer.json stands for.
 
         A folder holds tokenizer.t, another single .t file, or tokenizer.json with Hugging
         Face's config files; a tokenizer.json beside tokenizer.t does the encoding.
         ModelError where there is none, FormatError for a broken one or two that differ.
         """
         path = Path(path)
+        if path.name == "tokenizer.json" and path.is_file():
+            path = path.parent
         file = _scored_file(path) if path.is_dir() else path
         if file is None:
             return cls._of_config(path / "tokenizer.json")
@@ -105,6 +107,17 @@ class Tokenizer:
             add_bos=config.add_bos is True or begins_with(fast, config.bos_id),
             chat_template=config.chat_template,
         )
+
+    @classmethod
+    def beside(cls, model: Path) -> Tokenizer | None:
+        """The tokenizer in the folder of a model file; None where there is none.
+
+        A .t file of another name belongs to the folder's only .m file.
+        """
+        folder = model.parent
+        named = any((folder / name).is_file() for name in ("tokenizer.t", "tokenizer.json"))
+        alone = len(list(folder.glob("*.m"))) == 1 and _scored_file(folder) is not None
+        return cls.open(folder) if named or alone else None
 
     def encode(self, text: str, add_bos: bool | None = None) -> list[int]:
         """Ids of a text; names of special tokens in it become their ids.

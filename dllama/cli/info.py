@@ -95,10 +95,9 @@ def _word(value: object) -> str:
 
 def _tokenizer(file: ModelFile) -> str:
     """The tokenizer beside the file."""
-    folder = file.path.parent
-    if not (folder / "tokenizer.t").is_file():
+    tokenizer = Tokenizer.beside(file.path)
+    if tokenizer is None:
         return "none"
-    tokenizer = Tokenizer.open(folder)
     eos = ", ".join(map(str, tokenizer.eos_ids)) or "none"
     template = "" if tokenizer.chat_template is None else ", chat template"
     return f"{tokenizer.vocab_size} tokens, bos {tokenizer.bos_id}, eos {eos}{template}"

@@ -49,7 +49,8 @@ SAMPLING_OPTIONS = (
 THREADS = Option("threads", int, "threads (default: one per CPU)", "N", least=1, most=MAX_THREADS)
 MODEL_OPTIONS = (
     Option("model", str, "model folder or .m file (default: the demo model)", "PATH"),
-    Option("tokenizer", str, "tokenizer folder or .t file (default: beside the model)", "PATH"),
+    Option("tokenizer", str, "tokenizer folder, .t file or tokenizer.json (default: beside "
+           "the model)", "PATH"),
     Option("max_seq_len", int, "positions of the context (default: the model's, at most 4096)",
            "N", least=1),
     Option("kv_cache", str, "numbers of the KV cache (default: auto: f32 for f32 weights, "

@@ -209,6 +209,9 @@ def test_tokens_are_checked(converted):
             llm.generate("text", 1)
         with pytest.raises(dllama.ConfigError, match="no tokenizer"):
             llm.generate([1], 1, stop="x")
+        for stop in ([""], 5, [5]):
+            with pytest.raises(dllama.ConfigError, match="stop is"):
+                llm.generate([1], 1, stop=stop)
         with pytest.raises(dllama.ConfigError, match="empty"):
             llm.generate([], 1)
         with pytest.raises(dllama.ConfigError, match="max_tokens"):

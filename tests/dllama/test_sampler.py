@@ -172,6 +172,7 @@ def test_unusable_logits_are_an_error_that_names_them(config: SamplerConfig, bad
     ("option", "value"),
     [
         ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
+        ("temperature", None), ("temperature", "hot"), ("top_p", None), ("top_k", None),
         ("top_p", 0.0), ("top_p", 1.01), ("top_p", math.nan), ("top_k", -1), ("top_k", 1.5),
         ("min_p", -0.1), ("min_p", 1.5), ("repetition_penalty", 0.0),
         ("repetition_penalty", math.inf), ("seed", -1), ("seed", 1 << 64), ("seed", "one"),

@@ -241,6 +241,11 @@ def test_a_folder_may_hold_one_t_file_of_any_name(tmp_path: Path) -> None:
     assert Tokenizer.open(tmp_path).vocab_size == 2048
 
 
+def test_a_tokenizer_json_stands_for_its_folder() -> None:
+    tokenizer = Tokenizer.open(DEMO / "tokenizer.json")
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (2043, (2044,))
+
+
 def test_no_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no tokenizer\.t and no tokenizer\.json"):
         Tokenizer.open(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from dllama import __version__, settings
@@ -43,6 +45,14 @@ def test_of_a_model(info):
 def test_of_a_shorter_context(info):
     rows = info(str(settings.DEMO), "--max-seq-len", "64", "--kv-cache", "f32", "--nodes", "1")
     assert rows["KV cache"].endswith("64 positions in f32")
+
+
+def test_of_files_by_other_names(info, tmp_path):
+    shutil.copy(settings.DEMO / "model.m", tmp_path / "dllama_model_bard_q40.m")
+    shutil.copy(settings.DEMO / "tokenizer.t", tmp_path / "dllama_tokenizer_bard.t")
+    assert info(str(tmp_path))["tokenizer"].startswith("2048 tokens, bos 2043, eos 2044")
+    shutil.copy(settings.DEMO / "model.m", tmp_path / "another.m")
+    assert info(str(tmp_path / "another.m"))["tokenizer"] == "none"
 
 
 def test_of_a_model_without_a_tokenizer(info, converted):
