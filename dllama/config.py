@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dllama.errors import ConfigError, FormatError
+from dllama.errors import ConfigError, FormatError, InputError
 
 WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
@@ -85,7 +85,8 @@ class Option:
 
 
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
-    """The options that a YAML file sets, by name; ConfigError names file, line and key.
+    """The options that a YAML file sets, by name; ConfigError names file, line and key,
+    InputError a file that cannot be read.
 
     Keys are the options' names with - or _ between words. `nodes` may be a list instead of a
     number: one mapping per node with address, threads and share, the root first and without an
@@ -94,7 +95,7 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except OSError as error:
-        raise ConfigError(f"config {path}: {error.strerror}") from error
+        raise InputError(f"config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: not YAML: {error}") from error
     if root is None:

@@ -11,6 +11,7 @@
     |-- ProtocolError (ValueError)      another node sent what it must not
     |   `-- NodeError                     another node says that it cannot go on
     |-- AuthenticationError (PermissionError)  another node did not prove the secret
+    |-- InputError (OSError)            a text or configuration cannot be read
     `-- OutputError (OSError)           a file cannot be written
 
 The command line prints any of them as one line and exits with status 1
@@ -73,6 +74,10 @@ class NodeError(ProtocolError):
 
 class AuthenticationError(DllamaError, PermissionError):
     """Another node did not prove that it knows the secret."""
+
+
+class InputError(DllamaError, OSError):
+    """A file that an option names cannot be read; the message names both."""
 
 
 class OutputError(DllamaError, OSError):

@@ -12,6 +12,7 @@ NAMES = {
     "ContextError",
     "DllamaError",
     "FormatError",
+    "InputError",
     "ModelError",
     "OutputError",
     "Token",

@@ -6,17 +6,17 @@ import json
 import os
 from pathlib import Path
 
-from dllama.errors import ConfigError, OutputError
+from dllama.errors import InputError, OutputError
 
 
 def read_text(path: str, option: str) -> str:
-    """A text file; ConfigError names the option where it cannot be read."""
+    """A text file; InputError names the option where it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{option} {path}: {error.strerror}") from error
+        raise InputError(f"{option} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
+        raise InputError(f"{option} {path}: not UTF-8 at byte {error.start}") from error
 
 
 def check_output(path: str | None) -> None:

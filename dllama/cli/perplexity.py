@@ -21,7 +21,7 @@ from dllama.cli.options import (
     open_model,
     settings,
 )
-from dllama.errors import ConfigError
+from dllama.errors import ModelError
 from dllama.perplexity import Perplexity, perplexity
 
 EXAMPLES = """\
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def _measure(llm: LLM, text: str, context: int, quiet: bool) -> Perplexity:
     """The perplexity of the text, with a progress bar on a terminal."""
     if llm.tokenizer is None:
-        raise ConfigError(f"{llm.model_path} has no tokenizer, which perplexity needs")
+        raise ModelError(f"{llm.model_path} has no tokenizer, which perplexity needs")
     ids = llm.tokenizer.encode(text, add_bos=False)
     hidden = True if quiet else None
     with tqdm(total=len(ids), unit="token", disable=hidden, leave=False) as bar:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dllama.config import Option, generation_defaults, read_config
-from dllama.errors import ConfigError, FormatError
+from dllama.errors import ConfigError, FormatError, InputError
 
 STEPS = Option("steps", int, "how many", least=0)
 TOP_P = Option("top_p", float, "how likely", least=0, most=1, above=True)
@@ -104,7 +104,7 @@ def test_a_wrong_file_is_named_with_its_line(read, text, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+    with pytest.raises(InputError, match=r"none\.yaml: No such file"):
         read_config(tmp_path / "none.yaml", OPTIONS)
 
 
