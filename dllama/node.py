@@ -18,9 +18,11 @@ from dllama.weights import Weights
 
 
 def program_of(spec: ModelSpec, plan: Plan, rank: int, path: object = "model") -> Program:
-    """The program of one node; ConfigError for more nodes than the model can be split over."""
+    """The program of one node; ConfigError for more nodes than the model can be split over,
+    UnsupportedError for a model that no family runs."""
+    family = families.of_spec(spec, path)
     shard = sharding.split(spec, plan.shares)[rank]
-    program: Program = families.of_arch(spec.arch, path).build(spec, shard)
+    program: Program = family.build(spec, shard)
     return program
 
 

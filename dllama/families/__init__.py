@@ -14,7 +14,7 @@ from types import ModuleType
 
 from dllama.errors import UnsupportedError
 from dllama.families import llama
-from dllama.spec import Arch
+from dllama.spec import HiddenAct, ModelSpec
 
 ALL: tuple[ModuleType, ...] = (llama,)
 
@@ -28,11 +28,15 @@ def of_model_type(model_type: str, path: object) -> ModuleType:
     raise UnsupportedError(f"{path}: model_type {model_type!r} is not supported, only {known}")
 
 
-def of_arch(arch: Arch, path: object = "model") -> ModuleType:
+def of_spec(spec: ModelSpec, path: object = "model") -> ModuleType:
     """The family that runs a model file; UnsupportedError names those there are."""
+    if spec.hidden_act is not HiddenAct.SILU:
+        raise UnsupportedError(f"{path}: hidden_act {spec.hidden_act.name.lower()} does not run")
+    if spec.n_experts:
+        raise UnsupportedError(f"{path}: a model of {spec.n_experts} experts does not run")
     for family in ALL:
-        if arch is family.ARCH:
+        if spec.arch is family.ARCH:
             return family
     known = ", ".join(family.ARCH.name.lower() for family in ALL)
-    name = arch.name.lower()
+    name = spec.arch.name.lower()
     raise UnsupportedError(f"{path}: architecture {name} is not supported, only {known}")

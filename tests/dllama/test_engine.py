@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from oracle.model_file import read_model
 
 import dllama
 from dllama._kernels import cpu
+from dllama.modelfile import ModelFile, ModelWriter
+from dllama.spec import Arch, HiddenAct
 
 MODELS = ("llama-gqa", "llama-mha-odd", "llama31-tied", "mistral")
 NEAR_TIE = 1e-3
@@ -196,6 +199,26 @@ def test_arguments_are_checked(converted):
     ):
         with pytest.raises(dllama.ConfigError, match=word):
             dllama.LLM(folder, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": HiddenAct.GELU}, "hidden_act gelu"),
+        ({"n_experts": 2, "n_active_experts": 1}, "2 experts"),
+        ({"arch": Arch.QWEN3}, "architecture qwen3"),
+    ],
+)
+def test_models_that_no_family_runs_are_refused(converted, tmp_path, changes, message):
+    with ModelFile.open(converted("llama-gqa", "q40") / "model.m") as file:
+        spec = replace(file.spec, **changes)
+    path = tmp_path / "model.m"
+    with ModelWriter(path, spec) as writer:
+        for info in writer.tensors.values():
+            writer.write_rows(info.name, np.zeros(info.shape, np.float32))
+        writer.commit()
+    with pytest.raises(dllama.UnsupportedError, match=rf"model\.m: .*{message}"):
+        dllama.LLM(path)
 
 
 def test_tokens_are_checked(converted):
