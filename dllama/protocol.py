@@ -25,6 +25,7 @@ MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")
 MAX_JSON = 1 << 20
+ONE_PIECE = 1 << 16
 PROOF_BYTES = hashlib.sha256().digest_size
 CALLER, LISTENER = b"caller", b"listener"
 
@@ -110,8 +111,13 @@ def _proof(secret: bytes, role: bytes, own: bytes, theirs: bytes) -> bytes:
 
 
 def send(link: Link, kind: Kind, content: bytes | bytearray | memoryview = b"") -> None:
-    """Send a message in one piece."""
-    link.send(HEADER.pack(kind, len(content)) + bytes(content))
+    """Send a message: in one piece, or, where a copy would cost more, its header first."""
+    header = HEADER.pack(kind, len(content))
+    if len(content) <= ONE_PIECE:
+        link.send(header + bytes(content))
+    else:
+        link.send(header)
+        link.send(content)
 
 
 def send_json(link: Link, kind: Kind, content: dict[str, Any]) -> None:

@@ -316,7 +316,8 @@ class _Session:
         if run.want == Want.TOP:
             protocol.send(self.root, Kind.TOP, top_of(self.slices))
         elif run.want == Want.LOGITS:
-            protocol.send(self.root, Kind.LOGITS, logits.tobytes())
+            raw = np.ascontiguousarray(logits).reshape(-1).view(np.uint8)
+            protocol.send(self.root, Kind.LOGITS, raw.data)
 
     def _answer(self, node: Node, question: dict[str, Any]) -> dict[str, Any]:
         """The answer to a question of the root."""

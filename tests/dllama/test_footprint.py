@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import dllama
 from dllama import settings
 from dllama.footprint import footprint
-from dllama.modelfile import ModelFile
+from dllama.modelfile import ModelFile, ModelWriter
+from dllama.spec import Arch, FloatType, ModelSpec
 
 
 @pytest.mark.parametrize("weights", ["f32", "f16", "q80", "q40"])
@@ -31,3 +36,30 @@ def test_equals_the_memory_of_every_node(all_reduce):
         plan = settings.plan_of(file.spec, 3, shares=(2, 1, 1), all_reduce=all_reduce)
         found = [footprint(file, plan, threads=1, rank=rank) for rank in range(3)]
     assert found == expected
+
+
+def resident(pid: int, key: str) -> int:
+    """Bytes of a process: VmRSS now, VmHWM at the most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(re.search(rf"{key}:\s+(\d+) kB", status)[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at /proc")
+def test_a_worker_takes_no_more_than_it_says(tmp_path):
+    """With a large vocabulary, so that a copy of the logits would be seen."""
+    spec = ModelSpec(
+        arch=Arch.LLAMA, dim=64, hidden_dim=64, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=32,
+        vocab_size=32768, seq_len=512, weight_type=FloatType.Q40,
+    )  # fmt: skip
+    with ModelWriter(tmp_path / "model.m", spec) as writer:
+        for info in writer.tensors.values():
+            writer.write_rows(info.name, np.ones(info.shape, np.float32))
+        writer.commit()
+    with dllama.LLM(tmp_path / "model.m", nodes=2, threads=1) as llm:
+        (pid,) = llm._root.worker_pids
+        before = resident(pid, "VmRSS")
+        llm.eval(range(256))
+        memory = llm.memory(1)
+        taken = resident(pid, "VmHWM") - before
+    assert memory["buffers"] > 16_000_000
+    assert taken <= memory["buffers"] + memory["kv_cache"] + 3_000_000
