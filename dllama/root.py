@@ -145,7 +145,8 @@ class Root:
             lines = self._cluster.ask({"ask": "timeline"})
             labels = self._cluster.ask({"ask": "labels"})
             for member, line, names in zip(self._cluster.members, lines, labels, strict=True):
-                passes.append(NodePass.of(member.rank, line, names["labels"], member.clock))
+                found = names.get("labels", ())
+                passes.append(NodePass.of(member.rank, line, found, member.clock))
         return passes
 
     def close(self) -> None:

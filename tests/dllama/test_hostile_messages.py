@@ -687,6 +687,27 @@ def test_answers_of_wrong_types(served, answer, skip):
     root_error(served, instead(WORKER, Kind.ANSWER, frame(Kind.ANSWER, answer), skip))
 
 
+@pytest.mark.parametrize(
+    ("answer", "skip"),
+    [
+        ({}, 1),
+        ({"began": 1e400, "ms": []}, 1),
+        ({"began": 0, "ms": None}, 1),
+        ({"began": 0, "ms": [1]}, 1),
+        ({}, 2),
+        ({"labels": 5}, 2),
+        ({"labels": [[1]]}, 2),
+    ],
+)
+def test_timelines_of_wrong_types(served, expected, answer, skip):
+    change = instead(WORKER, Kind.ANSWER, frame(Kind.ANSWER, answer), skip)
+    with Between(served.address, change) as between:
+        llm = root_of(between.address, trace=True)
+        with llm, pytest.raises(dllama.ProtocolError, match="worker 1: timeline"):
+            llm.eval(IDS)
+    served.check(expected)
+
+
 ODD_ANSWERS = [
     {"ids": [-5, 1 << 40], "logits": [1e30, 2e30], "octave": 1 << 40, "sums": [-1],
      "inside": [1e300, 1 << 40], "edge": [1e300, 1 << 40, 0.0], "logit": 1e30, "token": 1 << 40,
