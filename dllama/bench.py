@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 
 from dllama.engine import LLM
 from dllama.errors import ConfigError
+from dllama.trace import NodePass
 
 WARM_UP = 4  # tokens
+PROMPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,34 @@ class Case:
     transport: str | None = None
     buffer: str | None = None
     all_reduce: str | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every case does: a prompt, then `steps` tokens, whether a text would end or not.
+
+    prompt: ids, of which the first prompt_tokens are taken; None: random ones. prompt_tokens:
+    None for all that are given, or PROMPT_TOKENS random ones. sampling: arguments of generate.
+    """
+
+    steps: int
+    prompt: Callable[[LLM], Sequence[int]] | None = None
+    prompt_tokens: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.0})
+
+    def ids(self, llm: LLM) -> list[int]:
+        """The prompt; ConfigError where it is too short, or does not fit with what follows."""
+        count = self.prompt_tokens
+        if self.prompt is None:
+            count = count or PROMPT_TOKENS
+            ids = np.random.default_rng(1).integers(0, llm.spec.vocab_size, count).tolist()
+        else:
+            ids = list(self.prompt(llm))[:count]
+        if len(ids) < (count or 1):
+            raise ConfigError(f"the prompt has {len(ids)} tokens, expected {count or 1}")
+        if len(ids) + self.steps > llm.seq_len:
+            raise ConfigError(f"{len(ids)} + {self.steps} tokens, expected at most {llm.seq_len}")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -69,35 +99,35 @@ def cases(
 def measure(
     open_llm: Callable[[Case], LLM],
     todo: Sequence[Case],
+    work: Work,
     *,
-    prompt_tokens: int,
-    steps: int,
     repeats: int,
     progress: Callable[[], object] = lambda: None,
+    timelines: list[NodePass] | None = None,
 ) -> list[Result]:
     """Every case `repeats` times, in turns, so that what disturbs the machine disturbs all.
 
-    A prompt of prompt_tokens ids, then `steps` greedy tokens. ConfigError where they do not fit.
+    timelines: takes those that the models keep. ConfigError where the work does not fit.
     """
     samples: dict[Case, list[dict[str, float]]] = {case: [] for case in todo}
     buffers: dict[Case, str] = {}
     for _ in range(repeats):
         for case in todo:
             with open_llm(case) as llm:
-                samples[case].append(_sample(llm, prompt_tokens, steps))
+                samples[case].append(_sample(llm, work))
                 buffers[case] = llm.buffer
+                if timelines is not None:
+                    timelines += llm.timelines
             progress()
     return list(_results(samples, buffers))
 
 
-def _sample(llm: LLM, prompt_tokens: int, steps: int) -> dict[str, float]:
+def _sample(llm: LLM, work: Work) -> dict[str, float]:
     """The averages of one run, after a short one that warms up."""
-    if prompt_tokens + steps > llm.seq_len:
-        raise ConfigError(f"{prompt_tokens} + {steps} tokens, expected at most {llm.seq_len}")
-    ids = np.random.default_rng(1).integers(0, llm.spec.vocab_size, prompt_tokens).tolist()
-    for count in (WARM_UP, steps):
+    ids = work.ids(llm)
+    for count in (WARM_UP, work.steps):
         llm.reset()
-        for _ in llm.generate(ids, count, temperature=0.0, ignore_eos=True):
+        for _ in llm.generate(ids, count, ignore_eos=True, **work.sampling):
             pass
     return llm.stats.summary()
 

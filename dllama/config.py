@@ -22,7 +22,7 @@ class Option:
 
     Numbers lie from `least` to `most`; with `above`, `least` itself is left out. many: the
     option may be given several times, and its value is a list; several: its value is a list
-    of words that follow each other; commas: a list of words with commas between.
+    of words that follow each other; commas: a list of words with commas between; both: either way.
     """
 
     name: str

@@ -6,13 +6,11 @@ a process, its passes follow each other on one row.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dllama.errors import OutputError, ProtocolError
+from dllama.errors import ProtocolError
 
 
 @dataclass(frozen=True)
@@ -41,22 +39,19 @@ class NodePass:
                 int(timeline["began"]) - clock,
                 tuple((name, kind, float(ms)) for (name, kind), ms in steps),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ProtocolError(f"worker {rank}: timeline is not as expected: {error}") from error
 
 
-def write_trace(path: str | Path, passes: Iterable[NodePass]) -> None:
-    """Write passes of all nodes to a file; OutputError names it."""
+def chrome_trace(passes: Iterable[NodePass]) -> dict[str, Any]:
+    """Passes of all nodes as a value for JSON."""
     events = [event for one in passes for event in _events(one)]
     ranks = sorted({event["pid"] for event in events})
     names = [
         {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"node {rank}"}}
         for rank in ranks
     ]
-    try:
-        Path(path).write_text(json.dumps({"traceEvents": names + events}), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+    return {"traceEvents": names + events}
 
 
 def _events(one: NodePass) -> Iterable[dict[str, Any]]:

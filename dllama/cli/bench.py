@@ -12,50 +12,57 @@ from typing import Any
 from tqdm import tqdm
 
 from dllama import LLM, transports
-from dllama.bench import COLUMNS, Case, Result, cases, measure
-from dllama.cli.files import check_output, write_json
+from dllama.bench import COLUMNS, Case, Result, Work, cases, measure
+from dllama.cli import options
+from dllama.cli.files import check_output, write, write_json
 from dllama.cli.options import (
     CLUSTER_OPTIONS,
     MODEL_OPTIONS,
     REPORT_OPTIONS,
+    SAMPLING_OPTIONS,
+    TEXT_OPTIONS,
+    TRACE_OPTION,
+    WORK_OPTIONS,
     add_command,
     add_options,
     settings,
 )
 from dllama.cli.plot import plot
+from dllama.cli.prompt import prompt_ids, prompt_text
 from dllama.config import Option
-from dllama.errors import ConfigError, OutputError
+from dllama.errors import ConfigError
 from dllama.settings import ALL_REDUCES, BUFFERS, MAX_NODES
+from dllama.trace import NodePass, chrome_trace
 
+STEPS = 32
 EXAMPLES = """\
 dllama bench --nodes 1,2,4
 dllama bench --model llama --nodes 1,2,4 --transport blocking,unix --buffer q80,f32
 dllama bench --model llama --workers 10.0.0.2:9999 10.0.0.3:9999 --json bench.json"""
 
 COMPARED = (
-    Option("nodes", int, "numbers of nodes (default: 1,2,4, or what --workers give)", "N,N,...",
-           least=1, most=MAX_NODES, commas=True),
-    Option("transport", str, "transports (default: all that connect the nodes)", "NAME,...",
-           commas=True),
+    Option("nodes", int, "numbers of nodes (default: 1,2,4, or what --workers give)", "N",
+           least=1, most=MAX_NODES, several=True, commas=True),
+    Option("transport", str, "transports (default: all that connect the nodes)", "NAME",
+           several=True, commas=True),
     Option("buffer", str, "what travels between nodes: q80, f32, f16 (default: the model's)",
-           "TYPE,...", commas=True),
-    Option("all_reduce", str, "auto, exchange, two-step (default: auto)", "NAME,...", commas=True),
+           "TYPE", several=True, commas=True),
+    Option("all_reduce", str, "auto, exchange, two-step (default: auto)", "NAME",
+           several=True, commas=True),
 )  # fmt: skip
-WORK = (
-    Option("prompt_tokens", int, "tokens of the prompt (default: 64)", "N", least=1),
-    Option("steps", int, "tokens to generate (default: 32)", "N", least=2),
-    Option("repeats", int, "runs of each case, in turns (default: 3)", "N", least=1),
+TEXT = (
+    *(option for option in TEXT_OPTIONS if option.name in ("prompt", "prompt_file")),
+    Option("steps", int, f"tokens to generate (default: {STEPS})", "N", least=2),
+    Option("ignore_eos", bool, "go on after an end-of-sequence token, as a benchmark always does"),
 )
-FILES = (
-    Option("csv", str, "write the table to FILE as CSV", "FILE"),
-    Option("plot", str, "draw tokens/s to FILE.png (needs matplotlib: pip install 'dllama[plot]')",
-           "FILE"),
-)  # fmt: skip
-NAMES = {option.name for option in COMPARED}
-CLUSTER = tuple(option for option in CLUSTER_OPTIONS if option.name not in NAMES | {"shares"})
+NAMES = tuple(option.name for option in COMPARED)
+CLUSTER = tuple(option for option in CLUSTER_OPTIONS if option.name not in NAMES)
+# --nodes says how many of the --workers to take, and does not take their place.
+ONE_OF = [group for group in options.ONE_OF if "workers" not in group]
 HEADINGS = ("nodes", "transport", "buffer", "all-reduce", "total ms", "inference", "transfer",
             "sent kB", "recv kB", "tokens/s", "prompt t/s", "speed-up")  # fmt: skip
 LLM_ARGUMENTS = [option.name for option in (*MODEL_OPTIONS, *CLUSTER)]
+BY_RANK = ("threads", "shares")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -68,46 +75,58 @@ def add_parser(subparsers: Any) -> None:
         EXAMPLES,
     )
     groups = {
-        "compared (lists, all combinations)": COMPARED,
-        "work": WORK,
+        "compared (lists with commas or spaces between, all combinations)": COMPARED,
+        "text (default: random tokens)": TEXT,
+        "sampling (default: the likeliest token)": SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER,
-        "report": (*REPORT_OPTIONS, *FILES),
+        "work and report": (*WORK_OPTIONS, *REPORT_OPTIONS, TRACE_OPTION),
     }
-    add_options(parser, groups, config=False)
+    add_options(parser, groups)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure all cases in turns, print the table of medians, write the files asked for."""
-    values = settings(args)
-    for name in ("json", "csv", "plot"):
+    values = settings(args, ONE_OF)
+    for name in NAMES:
+        if name in values and not isinstance(values[name], list):
+            values[name] = [values[name]]
+    for name in ("json", "csv", "plot", "trace"):
         check_output(values.get(name))
     if "plot" in values and find_spec("matplotlib") is None:
         raise ConfigError("--plot needs matplotlib: pip install 'dllama[plot]'")
-    results = _measure(values)
+    timelines: list[NodePass] = []
+    results = _measure(values, timelines)
     print(_table(results))
-    if "json" in values:
-        write_json(values["json"], {"cases": [result.as_dict() for result in results]})
-    if "csv" in values:
-        _write_csv(values["csv"], results)
-    if "plot" in values:
-        plot(values["plot"], results)
+    _write_files(values, results, timelines)
     return 0
 
 
-def _measure(values: dict[str, Any]) -> list[Result]:
+def _measure(values: dict[str, Any], timelines: list[NodePass]) -> list[Result]:
     """All cases, with a progress bar on a terminal."""
-    todo, repeats = _cases(values), values.get("repeats", 3)
+    todo, work, repeats = _cases(values), _work(values), values.get("repeats", 3)
     hidden = True if values.get("quiet") else None
     with tqdm(total=len(todo) * repeats, unit="run", disable=hidden, leave=False) as bar:
         return measure(
             lambda case: _open(case, values),
             todo,
-            prompt_tokens=values.get("prompt_tokens", 64),
-            steps=values.get("steps", 32),
+            work,
             repeats=repeats,
             progress=bar.update,
+            timelines=timelines,
         )
+
+
+def _work(values: dict[str, Any]) -> Work:
+    """What every case does."""
+    text = prompt_text(values)
+    chosen = [option.name for option in SAMPLING_OPTIONS if option.name in values]
+    return Work(
+        values.get("steps", STEPS),
+        None if text is None else lambda llm: prompt_ids(llm, text),
+        values.get("prompt_tokens"),
+        {"temperature": 0.0, **{name: values[name] for name in chosen}},
+    )
 
 
 def _cases(values: dict[str, Any]) -> list[Case]:
@@ -120,6 +139,10 @@ def _cases(values: dict[str, Any]) -> list[Case]:
         for value in values.get(name, []):
             if value not in known:
                 raise ConfigError(f"{name} is {value!r}, expected some of {', '.join(known)}")
+    for name in BY_RANK:
+        given = values.get(name)
+        if isinstance(given, list) and len(given) < max(nodes):
+            raise ConfigError(f"{name} are {given}, expected one for each of {max(nodes)} nodes")
     for name in values.get("transport", []):
         transports.get(name)
     return cases(
@@ -141,6 +164,9 @@ def _transports(workers: Sequence[str]) -> list[str]:
 def _open(case: Case, values: dict[str, Any]) -> LLM:
     """A model in the layout of a case."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
+    for name in BY_RANK:  # a case of fewer nodes is made of the first
+        if isinstance(arguments.get(name), list):
+            arguments[name] = arguments[name][: case.nodes]
     workers = arguments.pop("workers", [])[: case.nodes - 1]
     where: dict[str, Any] = {"workers": workers} if workers else {"nodes": case.nodes}
     return LLM(
@@ -149,6 +175,7 @@ def _open(case: Case, values: dict[str, Any]) -> LLM:
         transport=case.transport,
         buffer=case.buffer,
         all_reduce=case.all_reduce or "auto",
+        trace="trace" in values,
     )
 
 
@@ -172,12 +199,23 @@ def _row(result: Result) -> tuple[str, ...]:
     )
 
 
-def _write_csv(path: str, results: Sequence[Result]) -> None:
+def _write_files(
+    values: dict[str, Any], results: Sequence[Result], timelines: Sequence[NodePass]
+) -> None:
+    """The files that the options ask for."""
+    if "json" in values:
+        write_json(values["json"], {"cases": [result.as_dict() for result in results]})
+    if "csv" in values:
+        write(values["csv"], lambda path: _write_csv(path, results))
+    if "plot" in values:
+        plot(values["plot"], results)
+    if "trace" in values:
+        write_json(values["trace"], chrome_trace(timelines), indent=None)
+
+
+def _write_csv(path: Path, results: Sequence[Result]) -> None:
     """The table with a line of names."""
-    try:
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(result.as_dict() for result in results)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(result.as_dict() for result in results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from dllama.errors import InputError, OutputError
@@ -31,25 +32,33 @@ def check_output(path: str | None) -> None:
         raise OutputError(f"{path}: cannot write: {target.parent} is {reason}")
 
 
-def write_json(path: str, value: object) -> None:
+def write_json(path: str, value: object, indent: int | None = 2) -> None:
     """Write a JSON file complete or not at all; a device or pipe is written to."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    write(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def write(path: str, save: Callable[[Path], object]) -> None:
+    """Let save write a file under a temporary name, which becomes path when it is complete.
+
+    A device or pipe is written to. OutputError names a file that cannot be written.
+    """
     target = Path(path).resolve()
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+            save(target)
         else:
-            _replace(target, text)
+            _replace(target, save)
     except OSError as error:
         raise OutputError(f"{path}: cannot write: {error.strerror}") from error
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, save: Callable[[Path], object]) -> None:
     """Write under a temporary name, then take the target's."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        temporary.open("x").close()
+        save(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

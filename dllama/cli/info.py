@@ -33,16 +33,22 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "info",
         run,
-        "Show a model's header, tensors and memory, or without a model what this machine offers.",
+        "Show a model's header, tensors and memory, or without arguments what this machine offers.",
         EXAMPLES,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="model folder or .m file")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="model folder or .m file (with an option of memory: the demo model)",
+    )
     add_options(parser, {"memory": OPTIONS}, config=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table; the model is not loaded."""
-    if args.model is None:
+    asked = any(getattr(args, option.name) is not None for option in OPTIONS)
+    if args.model is None and not asked:
         _print(_machine())
         return 0
     path = settings.model_file(args.model)

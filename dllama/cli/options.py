@@ -86,6 +86,14 @@ TRACE_OPTION = Option(
 CONTEXT_OPTION = Option(
     "context", int, f"tokens of a window (default: {DEFAULT_CONTEXT}, or the model's)", "N", least=2
 )
+WORK_OPTIONS = (
+    Option("prompt_tokens", int, "tokens of the prompt (default: 64, or what --prompt has)", "N",
+           least=1),
+    Option("repeats", int, "runs of each case, in turns (default: 3)", "N", least=1),
+    Option("csv", str, "write the table to FILE as CSV", "FILE"),
+    Option("plot", str, "draw tokens/s to FILE.png (needs matplotlib: pip install 'dllama[plot]')",
+           "FILE"),
+)  # fmt: skip
 # A configuration file may hold the options of any command; each command takes its own.
 ALL_OPTIONS = (
     *TEXT_OPTIONS,
@@ -95,9 +103,11 @@ ALL_OPTIONS = (
     *REPORT_OPTIONS,
     TRACE_OPTION,
     CONTEXT_OPTION,
+    *WORK_OPTIONS,
 )
 # Of these, the command line's takes the place of the file's.
-ONE_OF = (("prompt", "prompt_file"), ("nodes", "workers"))
+OneOf = Sequence[Sequence[str]]
+ONE_OF: OneOf = (("prompt", "prompt_file"), ("nodes", "workers"))
 LLM_ARGUMENTS = tuple(option.name for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS))
 
 
@@ -153,11 +163,20 @@ def add_option(group: Any, option: Option) -> None:
         group.add_argument(option.flag, action="store_true", **common)
         return
     metavar = "{" + ",".join(option.choices) + "}" if option.choices else option.metavar
-    if option.many or option.several:
-        common["action"] = "append" if option.many else "extend"
+    if option.many:
+        common["action"] = "append"
     if option.several:
         common["nargs"] = "+"
+        common["action"] = _Join if option.commas else "extend"
     group.add_argument(option.flag, type=_Type(option), metavar=metavar, **common)
+
+
+class _Join(argparse.Action):
+    """Makes one list of words that are lists."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        found = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, found + [item for word in values for item in word])
 
 
 class _Type:
@@ -176,17 +195,31 @@ class _Type:
             raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, by the command line or else by the --config file."""
+def settings(args: argparse.Namespace, one_of: OneOf = ONE_OF) -> dict[str, Any]:
+    """The options that were given, by the command line or else by the --config file.
+
+    one_of: groups of options of which the command line's takes the place of the file's.
+    """
     names = [option.name for option in args.known]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if not getattr(args, "config", None):
         return given
     values = read_config(Path(args.config), ALL_OPTIONS)
-    for names_of_one in ONE_OF:
-        if any(name in given for name in names_of_one):
-            values = {name: value for name, value in values.items() if name not in names_of_one}
+    for group in one_of:
+        if any(name in given for name in group):
+            values = {name: value for name, value in values.items() if name not in group}
+            if "workers" in group:
+                values = _without_ranks(values)
     return {name: value for name, value in values.items() if name in names} | given
+
+
+def _without_ranks(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that are not about single nodes, where there are other nodes than the file's."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in ("threads", "shares") or not isinstance(value, list)
+    }
 
 
 def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:

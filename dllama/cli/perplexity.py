@@ -16,6 +16,7 @@ from dllama.cli.options import (
     DEFAULT_CONTEXT,
     MODEL_OPTIONS,
     REPORT_OPTIONS,
+    TRACE_OPTION,
     add_command,
     add_options,
     open_model,
@@ -23,6 +24,7 @@ from dllama.cli.options import (
 )
 from dllama.errors import ModelError
 from dllama.perplexity import Perplexity, perplexity
+from dllama.trace import NodePass, chrome_trace
 
 EXAMPLES = """\
 dllama perplexity text.txt
@@ -43,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         "text": (CONTEXT_OPTION,),
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER_OPTIONS,
-        "report": REPORT_OPTIONS,
+        "report": (*REPORT_OPTIONS, TRACE_OPTION),
     }
     add_options(parser, groups)
 
@@ -53,10 +55,12 @@ def run(args: argparse.Namespace) -> int:
     values = settings(args)
     text = read_text(args.file, "FILE")
     check_output(values.get("json"))
+    check_output(values.get("trace"))
+    timelines: list[NodePass] = []
     with open_model(values) as llm:
         context = values.get("context", min(DEFAULT_CONTEXT, llm.seq_len))
         begin = time.perf_counter()
-        measured = _measure(llm, text, context, bool(values.get("quiet")))
+        measured = _measure(llm, text, context, bool(values.get("quiet")), timelines)
         rate = measured.tokens / (time.perf_counter() - begin)
         print(
             f"perplexity {measured.perplexity:.4f} of {measured.tokens} tokens "
@@ -64,17 +68,26 @@ def run(args: argparse.Namespace) -> int:
         )
         if "json" in values:
             write_json(values["json"], _result(llm, args.file, measured, context, rate))
+        if "trace" in values:
+            write_json(values["trace"], chrome_trace(timelines), indent=None)
     return 0
 
 
-def _measure(llm: LLM, text: str, context: int, quiet: bool) -> Perplexity:
+def _measure(
+    llm: LLM, text: str, context: int, quiet: bool, timelines: list[NodePass]
+) -> Perplexity:
     """The perplexity of the text, with a progress bar on a terminal."""
     if llm.tokenizer is None:
         raise ModelError(f"{llm.model_path} has no tokenizer, which perplexity needs")
     ids = llm.tokenizer.encode(text, add_bos=False)
     hidden = True if quiet else None
     with tqdm(total=len(ids), unit="token", disable=hidden, leave=False) as bar:
-        return perplexity(llm, ids, context, bar.update)
+
+        def done(count: int) -> None:
+            bar.update(count)
+            timelines.extend(llm.timelines)
+
+        return perplexity(llm, ids, context, done)
 
 
 def _result(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama.bench import Result
-from dllama.errors import OutputError
+from dllama.cli.files import write
 
 Line = tuple[str | None, str | None, str | None]
 
@@ -23,9 +23,7 @@ def plot(path: str, results: Sequence[Result]) -> None:
     _draw_speed(speed, results)
     _draw_times(times, results)
     try:
-        figure.savefig(path, format="png", dpi=120)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+        write(path, lambda target: figure.savefig(target, format="png", dpi=120))
     finally:
         plt.close(figure)
 

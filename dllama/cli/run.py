@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dllama import LLM
-from dllama.cli.files import check_output, read_text, write_json
+from dllama.cli.files import check_output, write_json
 from dllama.cli.options import (
     CLUSTER_OPTIONS,
     DEFAULT_STEPS,
@@ -24,10 +24,10 @@ from dllama.cli.options import (
     sampling,
     settings,
 )
+from dllama.cli.prompt import prompt_ids, prompt_text, written_ids
 from dllama.cli.report import report, result
-from dllama.errors import ConfigError
 from dllama.generation import Token
-from dllama.trace import write_trace
+from dllama.trace import chrome_trace
 
 EXAMPLES = """\
 dllama run
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(values.get("json"))
     check_output(values.get("trace"))
     with open_model(values) as llm:
-        prompt = text if llm.tokenizer else _ids(text)
+        prompt = text if llm.tokenizer else written_ids(text)
         tokens: list[Token] = []
         generated = _generate(llm, prompt, values)
         try:
@@ -72,27 +72,14 @@ def run(args: argparse.Namespace) -> int:
         if "json" in values:
             write_json(values["json"], result(llm, tokens))
         if "trace" in values:
-            write_trace(values["trace"], llm.timelines)
+            write_json(values["trace"], chrome_trace(llm.timelines), indent=None)
     return 0
 
 
 def _prompt_text(values: dict[str, Any]) -> str:
-    """The text of --prompt or --prompt-file, or the demo's."""
-    if "prompt" in values and "prompt_file" in values:
-        raise ConfigError("--prompt and --prompt-file: only one of the two can be given")
-    if "prompt_file" in values:
-        return read_text(values["prompt_file"], "--prompt-file")
-    return str(values.get("prompt", "" if "model" in values else DEMO_PROMPT))
-
-
-def _ids(text: str) -> list[int]:
-    """The token ids of a prompt for a model without a tokenizer."""
-    try:
-        return [int(word) for word in text.replace(",", " ").split()]
-    except ValueError:
-        raise ConfigError(
-            f"prompt is {text!r}, expected token ids such as '1 15 9': the model has no tokenizer"
-        ) from None
+    """The text that the options ask for, or the demo's."""
+    text = prompt_text(values)
+    return ("" if "model" in values else DEMO_PROMPT) if text is None else text
 
 
 def _generate(llm: LLM, prompt: str | list[int], values: dict[str, Any]) -> Iterator[Token]:
@@ -108,9 +95,7 @@ def _generate(llm: LLM, prompt: str | list[int], values: dict[str, Any]) -> Iter
 
 def _default_steps(llm: LLM, prompt: str | list[int]) -> int:
     """DEFAULT_STEPS, or fewer where the context is short; the last takes no position."""
-    ids = prompt
-    if isinstance(prompt, str) and llm.tokenizer:
-        ids = llm.tokenizer.encode(prompt)
+    ids = prompt_ids(llm, prompt) if isinstance(prompt, str) else prompt
     return max(1, min(DEFAULT_STEPS, llm.seq_len - max(1, len(ids)) + 1))
 
 

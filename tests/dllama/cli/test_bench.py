@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
+import dllama
 from dllama.bench import COLUMNS, Case, cases
 from dllama.cli import main
 from dllama.cli.bench import HEADINGS
@@ -40,6 +41,52 @@ def test_the_table_and_its_files(tmp_path, capsys):
     assert len(HEADINGS) == len(COLUMNS)
 
 
+def test_the_options_of_a_run(tmp_path, capsys, monkeypatch):
+    """Its prompt, sampling, shares and trace; lists with spaces; and a file of options."""
+    seen = []
+    generate = dllama.LLM.generate
+
+    def spy(self, prompt, count, **options):
+        seen.append((self.nodes, self._plan.shares, prompt, count, options))
+        return generate(self, prompt, count, **options)
+
+    monkeypatch.setattr(dllama.LLM, "generate", spy)
+    (tmp_path / "bench.yaml").write_text("nodes: 4\ntransport: unix\nrepeats: 1\nseed: 7\n")
+    trace = tmp_path / "trace.json"
+    words = ["--config", str(tmp_path / "bench.yaml"), "--nodes", "1", "2", "--shares", "2,1",
+             "--prompt", "MACBETH:\n", "--steps", "3", "--temperature", "0.5", "--ignore-eos",
+             "--trace", str(trace)]  # fmt: skip
+    assert main(["bench", "--threads", "1", *words]) == 0
+    with dllama.LLM() as llm:
+        ids = llm.tokenizer.encode("MACBETH:\n")
+    options = {"temperature": 0.5, "seed": 7, "ignore_eos": True}
+    assert [one[:1] + one[2:] for one in seen if one[3] == 3] == [
+        (1, ids, 3, options),
+        (2, ids, 3, options),
+    ]
+    assert seen[-1][1] == (2.0, 1.0)
+    assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["2", "unix", "q80"]
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {event["pid"] for event in events} == {0, 1}
+
+
+def test_a_file_of_nodes(tmp_path, monkeypatch):
+    """--nodes says how many of them to take."""
+    opened = []
+
+    def spy(**arguments):
+        opened.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dllama.cli.bench.LLM", spy)
+    (tmp_path / "cluster.yaml").write_text(
+        "nodes:\n- share: 2\n- {address: 'a:1', threads: 3}\n- {address: 'b:1'}\n"
+    )
+    assert main(["bench", "--config", str(tmp_path / "cluster.yaml"), "--nodes", "2,3"]) == 130
+    (found,) = opened
+    assert (found["workers"], found["threads"], found["shares"]) == (["a:1"], [None, 3], [2.0, 1.0])
+
+
 def test_cases_are_all_combinations():
     found = cases([4, 1, 2, 2], ["a", "b"], [None], ["x"])
     assert found == [Case(1), *(Case(n, t, None, "x") for n in (2, 4) for t in "ab")]
@@ -54,6 +101,11 @@ def test_cases_are_all_combinations():
         (["--all-reduce", "ring"], "all_reduce is 'ring', expected some of auto"),
         (["--transport", "unix,pigeon"], "transport is 'pigeon', expected one of"),
         (["--nodes", "3", "--workers", "127.0.0.1:1"], "nodes is 3, but there are 1 workers"),
+        (
+            ["--nodes", "1,3", "--shares", "1,1"],
+            "shares are [1.0, 1.0], expected one for each of 3",
+        ),
+        (["--nodes", "1", "--prompt", "A"], "the prompt has 2 tokens, expected 5"),
         (["--nodes", "1", "--steps", "600"], "5 + 600 tokens, expected at most 512"),
     ],
 )

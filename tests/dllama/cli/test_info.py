@@ -60,3 +60,9 @@ def test_of_a_model_without_a_tokenizer(info, converted):
     assert rows["tokenizer"] == "none"
     assert rows["rope_type"] == "llama31"
     assert rows["rope_scaling"].startswith("factor ")
+
+
+def test_memory_of_nodes_without_a_model_is_that_of_the_demo(info):
+    rows = info("--nodes", "2")
+    assert rows["file"] == str(settings.DEMO / "model.m")
+    assert {"memory of node 0", "memory of node 1"} <= set(rows)

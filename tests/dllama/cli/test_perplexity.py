@@ -38,3 +38,14 @@ def test_json(capsys, text, tmp_path):
     assert set(result) == {"model", "file", "perplexity", "tokens", "context", "tokens_per_s"}
     assert result["context"] == 512
     assert capsys.readouterr().err == ""
+
+
+def test_trace(text, tmp_path):
+    path = tmp_path / "trace.json"
+    words = ["--nodes", "2", "--threads", "1", "--context", "16", "--trace", str(path)]
+    assert main(["perplexity", str(text), *words]) == 0
+    events = json.loads(path.read_text())["traceEvents"]
+    with dllama.LLM() as llm:
+        windows = -(-len(llm.tokenizer.encode(TEXT, add_bos=False)) // 15)
+    turns = [event["pid"] for event in events if event["name"] == "rope 0"]
+    assert sorted(turns) == windows * [0] + windows * [1]
