@@ -46,7 +46,8 @@ class Work:
         count = self.prompt_tokens
         if self.prompt is None:
             count = count or PROMPT_TOKENS
-            ids = np.random.default_rng(1).integers(0, llm.spec.vocab_size, count).tolist()
+            random = np.random.default_rng(1)
+            ids: list[int] = random.integers(0, llm.spec.vocab_size, count).tolist()
         else:
             ids = list(self.prompt(llm))[:count]
         if len(ids) < (count or 1):
