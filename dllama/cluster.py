@@ -174,26 +174,30 @@ class Cluster:
         waits for their data leave.
         """
         silent, reports = list(self.members), list[NodeError]()
+        late = isinstance(error, TransportTimeoutError)
+        suspects = {self.group.failed_rank} if late else set()
         end = time.monotonic() + 0.2 * self.members[0].control.timeout
         if isinstance(error, NodeError):
             reports.append(error)
-        while silent and time.monotonic() < end:
+        # Where time ran out and all that are silent are blamed, there is nobody to wait for.
+        while {member.rank for member in silent} - suspects and time.monotonic() < end:
             for member in [m for m in silent if m.control.failed or m.control.wait(0.001)]:
                 report = _last_words(member)
                 if isinstance(report, TransportError):
                     return TransportError(f"{member.name} has gone: the connection is closed")
                 silent.remove(member)
                 reports += [report] if report else []
+            suspects |= {report.blames for report in reports if late}
             if any(report.blames is None for report in reports):
                 break
         for report in reports:
-            blamed = next((m for m in silent if m.rank == report.blames), None)
             if report.blames is None:
                 return report
-            if blamed is not None:
-                timeout = blamed.control.timeout
-                return TransportTimeoutError(f"{blamed.name} does not answer within {timeout:g} s")
-        return reports[0] if reports and not isinstance(error, TransportTimeoutError) else error
+        for member in silent:
+            if member.rank in {report.blames for report in reports} | suspects:
+                timeout = member.control.timeout
+                return TransportTimeoutError(f"{member.name} does not answer within {timeout:g} s")
+        return reports[0] if reports and not late else error
 
 
 def _last_words(member: Member) -> NodeError | TransportError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ class Option:
 
     Numbers lie from `least` to `most`; with `above`, `least` itself is left out. many: the
     option may be given several times, and its value is a list; several: its value is a list
-    of words that follow each other; commas: a list of words with commas between; both: either way.
+    of words that follow each other; commas: a list of words with commas between; both: either
+    way. test: raises ValueError for a value (of a list: an item) that it does not take.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Option:
     many: bool = False
     several: bool = False
     commas: bool = False
+    test: Callable[[Any], object] = bool
 
     @property
     def is_list(self) -> bool:
@@ -73,6 +75,7 @@ class Option:
             value = float(value)
         if type(value) is not self.type or not self._holds(value):
             raise ValueError(f"found {value!r}, expected {self.expected}")
+        self.test(value)
         return value
 
     def _holds(self, value: Any) -> bool:
@@ -111,7 +114,7 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
             raise ConfigError(f"{where}: no such option, expected one of {_names(options)}")
         found = {name: node}
         if name == "nodes" and isinstance(node, yaml.SequenceNode):
-            found = _nodes(node, path)
+            found = _nodes(node, path, known["workers"])
         for one, value in found.items():
             if one in values:
                 raise ConfigError(f"{where}: {one} is given twice")
@@ -127,9 +130,11 @@ NODE_OPTIONS = (
 )
 
 
-def _nodes(node: yaml.SequenceNode, path: Path) -> dict[str, Any]:
+def _nodes(node: yaml.SequenceNode, path: Path, worker: Option) -> dict[str, Any]:
     """workers, threads and shares of a list of nodes."""
-    entries = [_node(entry, path) for entry in node.value]
+    options = {option.name: option for option in NODE_OPTIONS}
+    options["address"] = replace(options["address"], test=worker.test)
+    entries = [_node(entry, path, options) for entry in node.value]
     where = f"config {path}, line {node.start_mark.line + 1}: nodes"
     if len(entries) < 2 or "address" in entries[0]:
         raise ConfigError(f"{where}: expected the root, without an address, and then workers")
@@ -143,18 +148,18 @@ def _nodes(node: yaml.SequenceNode, path: Path) -> dict[str, Any]:
     return found
 
 
-def _node(entry: yaml.Node, path: Path) -> dict[str, Any]:
+def _node(entry: yaml.Node, path: Path, known: Mapping[str, Option]) -> dict[str, Any]:
     """One node of the list."""
     line = f"config {path}, line {entry.start_mark.line + 1}"
     if not isinstance(entry, yaml.MappingNode):
         raise ConfigError(f"{line}: expected a node with {_names(NODE_OPTIONS)}")
-    known = {option.name: option for option in NODE_OPTIONS}
     values: dict[str, Any] = {}
     for key, node in entry.value:
-        where = f"config {path}, line {key.start_mark.line + 1}: {key.value}"
-        if key.value not in known or key.value in values:
+        name = str(key.value)
+        where = f"config {path}, line {key.start_mark.line + 1}: {name}"
+        if name not in known or name in values:
             raise ConfigError(f"{where}: expected each of {_names(NODE_OPTIONS)} once at most")
-        values[key.value] = _value(known[key.value], node, where)
+        values[name] = _value(known[name], node, where)
     return values
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dllama import LLM
+from dllama import LLM, transports
 from dllama.config import Option, generation_defaults, read_config
 from dllama.errors import ConfigError
 from dllama.sampler import MAX_SEED
@@ -20,6 +20,7 @@ from dllama.settings import (
     MAX_NODES,
     MAX_THREADS,
 )
+from dllama.transports.sockets import parse_tcp, parse_unix
 
 DEFAULT_STEPS = 128
 DEFAULT_CONTEXT = 512
@@ -58,13 +59,26 @@ MODEL_OPTIONS = (
     Option("threads", int, "threads per node (default: one per core, divided among --nodes)", "N",
            least=1, most=MAX_THREADS),
 )  # fmt: skip
+
+
+def _check_address(address: str) -> None:
+    """ConfigError for what is no address of any transport."""
+    scheme = transports.scheme_of(address)
+    if scheme in ADDRESSES:
+        ADDRESSES[scheme](address)
+    else:
+        transports.of_address(address)
+
+
+ADDRESSES: dict[str, Callable[[str], object]] = {"tcp": parse_tcp, "unix": parse_unix}
 CLUSTER_OPTIONS = (
     Option("nodes", int, "share the model between N processes on this machine (default: 1)", "N",
            least=1, most=MAX_NODES),
     Option("workers", str, "share the model with workers that run already", "ADDRESS",
-           several=True),
+           several=True, test=_check_address),
     Option("transport", str, "how nodes are connected: blocking, nonblocking, unix, or one that "
-           "is installed (default: unix for --nodes, else what the addresses say)", "NAME"),
+           "is installed (default: unix for --nodes, else what the addresses say)", "NAME",
+           test=transports.get),
     Option("buffer", str, "what travels between nodes (default: q80 for q40 and q80 weights, "
            "else f32)", choices=BUFFERS),
     Option("all_reduce", str, "how sums over nodes are made (default: auto, by size and number "

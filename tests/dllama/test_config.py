@@ -158,7 +158,12 @@ def test_broken_defaults_of_a_model(tmp_path):
         generation_defaults(tmp_path, OPTIONS)
 
 
-WORKERS = Option("workers", str, "where", several=True)
+def check_address(text):
+    if text.isupper():
+        raise ConfigError(f"address is {text!r}")
+
+
+WORKERS = Option("workers", str, "where", several=True, test=check_address)
 SHARES = Option("shares", float, "how much", least=0, above=True, commas=True)
 THREADS = Option("threads", int, "for computing", least=1)
 NODES = Option("nodes", int, "how many", least=1)
@@ -193,6 +198,9 @@ def test_a_list_of_nodes(tmp_path):
         ("nodes:\n- {}\n- address: a:1\n  port: 1", "line 4: port: expected each of address"),
         ("nodes:\n- threads: 0\n- address: a:1", "line 2: threads: found 0, expected an integer"),
         ("nodes:\n- share: 0\n- address: a:1", "line 2: share: found 0.0, expected a number of"),
+        ("nodes:\n- {}\n- share: 1\n  address: A", "line 4: address: address is 'A'"),
+        ("\nworkers: [a, B]", "line 2: workers: address is 'B'"),
+        ("nodes:\n- [1]: 2\n- address: a:1", "line 2: "),
         ("nodes: four", "line 1: nodes: found 'four', expected an integer"),
         ("workers: [x]\nnodes: [{}, {address: y}]", "line 2: nodes: workers is given twice"),
         ("shares: [1, x]", "line 1: shares: found 'x', expected a number of more than 0"),

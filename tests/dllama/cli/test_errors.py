@@ -110,6 +110,22 @@ def test_a_wrong_line_of_the_config_file(fails, tmp_path):
     assert status == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 1\ntransport: pigeon", "line 2: transport: transport is 'pigeon', expected one"),
+        ("workers: [here]", "line 1: workers: address is 'here', expected HOST:PORT"),
+        ("nodes:\n- {}\n- address: 'ib://a'", "line 3: address: address is 'ib://a': no transport"),
+    ],
+)
+def test_what_only_a_transport_knows_is_checked_with_its_line(fails, tmp_path, text, message):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    status, line = fails("run", "--config", str(path))
+    assert f"{path}, {message}" in line
+    assert status == 2
+
+
 def test_a_broken_model_file(fails, tmp_path):
     (tmp_path / "model.m").write_bytes(b"\0" * 64)
     status, line = fails("run", "--model", str(tmp_path))
