@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import gcd
 
 from dllama.errors import ConfigError
@@ -41,11 +41,11 @@ def deal(count: int, shares: Sequence[float], least: int = 0) -> list[range]:
 
     Borders are rounded; every range has `least` members or more, for which count suffices.
     """
-    parts = [Fraction(share) for share in shares]
+    *sums, total = accumulate(map(Fraction, shares))
     borders = [0]
-    for index in range(1, len(parts)):
-        border = round(count * sum(parts[:index]) / sum(parts))
-        behind = least * (len(parts) - index)
+    for index, before in enumerate(sums, 1):
+        border = round(count * before / total)
+        behind = least * (len(shares) - index)
         borders.append(max(borders[-1] + least, min(border, count - behind)))
     borders.append(count)
     return [range(a, b) for a, b in pairwise(borders)]
