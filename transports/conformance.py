@@ -30,6 +30,7 @@ from dllama.errors import ConfigError, DllamaError, TransportError, TransportTim
 
 SIZES = (1, 2, 4095, 65536, (1 << 20) + 1, 64 << 20)
 LIMIT = 20.0  # seconds in which anything that goes well is done
+BUSY = 10.0  # seconds that a busy machine may add to what takes none; less than LIMIT
 CONNECT_AND_WAIT = """\
 import sys, time
 from dllama import transports
@@ -146,7 +147,7 @@ class Conformance:
             begin = time.monotonic()
             with raises(TransportTimeoutError, "0.2 s"):
                 near.recv_into(bytearray(1))
-            assert 0.15 < time.monotonic() - begin < 2.0
+            assert 0.15 < time.monotonic() - begin < BUSY
             far.send(b"late")
             with raises(TransportTimeoutError, "0.2 s"):
                 near.recv_into(bytearray(4))
@@ -185,7 +186,7 @@ class Conformance:
                         begin = time.monotonic()
                         with raises(TransportError, ""):
                             link.recv_into(bytearray(1))
-                        assert time.monotonic() - begin < 1.0
+                        assert time.monotonic() - begin < BUSY
                 finally:
                     process.kill()
 
@@ -207,7 +208,7 @@ class Conformance:
         with self.transport.listen(self.address(tmp_path)) as listener:
             begin = time.monotonic()
             assert listener.accept(0.05) is None
-            assert time.monotonic() - begin < 2.0
+            assert time.monotonic() - begin < BUSY
 
     def test_nobody_listens(self, tmp_path: Path) -> None:
         with self.transport.listen(self.address(tmp_path)) as listener:

@@ -31,6 +31,8 @@ from dllama.errors import TransportTimeoutError
 KILLS = int(os.environ.get("DLLAMA_KILLS", "5"))
 TIMEOUT = 1.5
 SOON = 2.5  # seconds that a busy machine may add to any time limit
+CALM = 20.0  # a timeout for what is answered at once
+AT_ONCE = 8.0  # seconds that a busy machine may take for it
 STARTING = 30.0  # seconds that Python may take to start
 TRANSPORTS = ("blocking", "nonblocking", "unix")
 PROMPT = "ROMEO:\n"
@@ -157,9 +159,9 @@ def wait_until(condition, seconds: float) -> bool:
     return True
 
 
-def check_service(workers, expected, seconds=TIMEOUT + SOON, **options) -> None:
+def check_service(workers, expected, seconds=TIMEOUT + AT_ONCE, **options) -> None:
     """Workers serve a root correctly, soon if they have not yet noticed the end of another."""
-    options = {"threads": 1, "timeout": 5.0, "buffer": "f32", **options}
+    options = {"threads": 1, "timeout": CALM, "buffer": "f32", **options}
     end = time.monotonic() + seconds
     while True:
         try:
@@ -234,7 +236,7 @@ def stranger(answer: bytes | None):
 def test_killed_worker_is_named_at_once(start, expected, transport, rank):
     workers = start(2, transport)
     victim = workers[rank - 1]
-    options = {"transport": transport, "threads": 1, "timeout": 10.0}
+    options = {"transport": transport, "threads": 1, "timeout": CALM}
     with dllama.LLM(workers=addresses(workers), **options) as llm:
         talk_a_little = llm.generate(PROMPT, ignore_eos=True)
         assert next(talk_a_little).id >= 0
@@ -243,7 +245,7 @@ def test_killed_worker_is_named_at_once(start, expected, transport, rank):
             pytest.raises(dllama.TransportError, match=name(rank, victim.address)),
         ):
             talk(llm)
-        assert time.monotonic() - kill.at < 2.0
+        assert time.monotonic() - kill.at < AT_ONCE
         with pytest.raises(dllama.DllamaError):
             llm.eval(IDS)
     survivors = [worker for worker in workers if worker is not victim]
@@ -256,14 +258,14 @@ def test_killed_worker_is_named_at_once(start, expected, transport, rank):
 def test_killed_local_worker_is_named_and_nothing_is_left(rank, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    with dllama.LLM(nodes=3, threads=1, timeout=10.0) as llm:
+    with dllama.LLM(nodes=3, threads=1, timeout=CALM) as llm:
         pids = llm._root.worker_pids
         with (
             Later(0.1, lambda: os.kill(pids[rank - 1], signal.SIGKILL)) as kill,
             pytest.raises(dllama.TransportError, match=rf"worker {rank} \(unix:"),
         ):
             talk(llm)
-        assert time.monotonic() - kill.at < 2.0 + SOON
+        assert time.monotonic() - kill.at < AT_ONCE
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert list(tmp_path.iterdir()) == []
 
@@ -321,7 +323,7 @@ def test_worker_stopped_before_the_start_is_named(start, expected):
     with pytest.raises(TransportTimeoutError, match=name(2, workers[1].address)) as held:
         dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT)
     assert time.monotonic() - begin < TIMEOUT + SOON
-    check_service(workers[:1], expected, seconds=SOON)
+    check_service(workers[:1], expected, seconds=AT_ONCE)
     workers[1].signal(signal.SIGCONT)
     check_service(workers, expected)
     assert held.value is not None
@@ -360,9 +362,9 @@ def test_worker_that_cannot_be_reached_is_named(start, expected):
         address = "{}:{}".format(*bound.getsockname())
         begin = time.monotonic()
         with pytest.raises(dllama.TransportError, match=f"worker 2.*{address}.*refused") as held:
-            dllama.LLM(workers=[worker.address, address], threads=1, timeout=TIMEOUT)
-        assert time.monotonic() - begin < SOON
-    check_service([worker], expected, seconds=SOON)
+            dllama.LLM(workers=[worker.address, address], threads=1, timeout=CALM)
+        assert time.monotonic() - begin < AT_ONCE
+    check_service([worker], expected, seconds=AT_ONCE)
     assert held.value is not None
 
 
@@ -388,7 +390,7 @@ def test_stranger_in_place_of_a_worker_is_named(start, expected, answer, error, 
         with pytest.raises(error, match=f"{name(2, address)}.*{words}") as held:
             dllama.LLM(workers=[worker.address, address], threads=1, timeout=0.5)
         assert time.monotonic() - begin < 0.5 + SOON
-    check_service([worker], expected, seconds=SOON)
+    check_service([worker], expected, seconds=AT_ONCE)
     assert held.value is not None
 
 
@@ -431,9 +433,9 @@ def test_secrets_that_do_not_match(
         monkeypatch.setenv("DLLAMA_SECRET", ours)
     begin = time.monotonic()
     with pytest.raises(dllama.AuthenticationError, match=f"{name(1, worker.address)} {words}"):
-        dllama.LLM(workers=[worker.address], threads=1, timeout=TIMEOUT, **options)
-    assert time.monotonic() - begin < SOON
-    assert wait_until(lambda: len(worker.complaints()) == 1, SOON)
+        dllama.LLM(workers=[worker.address], threads=1, timeout=CALM, **options)
+    assert time.monotonic() - begin < AT_ONCE
+    assert wait_until(lambda: len(worker.complaints()) == 1, AT_ONCE)
     file.write_text(f"{theirs}\n")
     monkeypatch.delenv("DLLAMA_SECRET", raising=False)
     check_service([worker], expected, secret_file=file if theirs else None)
@@ -442,13 +444,13 @@ def test_secrets_that_do_not_match(
 
 def test_busy_worker_says_so_and_goes_on(start):
     (worker,) = start()
-    with dllama.LLM(workers=[worker.address], threads=1, timeout=TIMEOUT) as first:
+    with dllama.LLM(workers=[worker.address], threads=1, timeout=CALM) as first:
         before = first.eval(IDS)
         begin = time.monotonic()
         with pytest.raises(dllama.ProtocolError, match=name(1, worker.address)) as refusal:
-            dllama.LLM(workers=[worker.address], threads=1, timeout=TIMEOUT)
+            dllama.LLM(workers=[worker.address], threads=1, timeout=CALM)
         assert "serves another root" in str(refusal.value)
-        assert time.monotonic() - begin < SOON
+        assert time.monotonic() - begin < AT_ONCE
         first.reset()
         np.testing.assert_array_equal(first.eval(IDS), before)
     assert len(worker.complaints()) == 1
@@ -457,7 +459,7 @@ def test_busy_worker_says_so_and_goes_on(start):
 def test_a_root_may_follow_another_at_once(start):
     workers = start(2)
     for _ in range(20):
-        with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
+        with dllama.LLM(workers=addresses(workers), threads=1, timeout=CALM) as llm:
             assert np.isfinite(llm.eval(IDS)).all()
     assert all(worker.complaints() == [] for worker in workers)
 
@@ -465,7 +467,7 @@ def test_a_root_may_follow_another_at_once(start):
 def test_ctrl_c_of_a_worker_is_no_error(start):
     (worker,) = start()
     worker.signal(signal.SIGINT)
-    assert wait_until(lambda: not worker.alive(), 2.0)
+    assert wait_until(lambda: not worker.alive(), AT_ONCE)
     assert worker.complaints() == []
 
 
@@ -510,7 +512,7 @@ def test_ctrl_c_leaves_nothing(local_run):
         begin = time.monotonic()
         root.stdout.read()
         assert root.wait(10) == 130
-    assert time.monotonic() - begin < 2.0 + SOON
+    assert time.monotonic() - begin < AT_ONCE
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")

@@ -28,7 +28,8 @@ from dllama.slices import TOP
 IDS = [5, 9, 17, 300, 41, 2]
 pytestmark = pytest.mark.slow
 
-TIMEOUT = 0.6
+TIMEOUT = 0.6  # of sessions in which a node may wait in vain
+CALM = 5.0  # of sessions in which each has its answer at once
 SOON = 2.5  # seconds that a busy machine may add to any time limit
 HUGE = (1 << 32) - 1
 LITTLE = 32 << 20  # bytes: less than any huge message, more than a session needs
@@ -228,13 +229,13 @@ def talk(address: str, **options) -> None:
             pass
 
 
-def root_error(served: Served, change, **options) -> str:
+def root_error(served: Served, change, timeout: float = TIMEOUT) -> str:
     """The error of a root that a change brings about; it names the worker and comes in time."""
     with Between(served.address, change) as between:
         begin = time.monotonic()
         with pytest.raises(dllama.DllamaError) as error:
-            talk(between.address, **options)
-        assert time.monotonic() - begin < 2 * TIMEOUT + SOON
+            talk(between.address, timeout=timeout)
+        assert time.monotonic() - begin < 2 * timeout + SOON
         assert f"worker 1 ({between.address})" in str(error.value)
         assert "\n" not in str(error.value)
     return str(error.value)
@@ -243,7 +244,7 @@ def root_error(served: Served, change, **options) -> str:
 @pytest.fixture
 def served(caplog, monkeypatch):
     monkeypatch.delenv("DLLAMA_SECRET", raising=False)
-    monkeypatch.setattr(worker, "GREETING", 0.3)
+    monkeypatch.setattr(worker, "GREETING", 2.0)
     monkeypatch.setattr(worker, "TICK", 0.02)
     caplog.set_level(logging.WARNING, "dllama.worker")
     one = Served(caplog)
@@ -271,7 +272,7 @@ def conversation():
     thread = threading.Thread(target=peer.serve)
     thread.start()
     with listener, Between(listener.address, record) as between:
-        talk(between.address)
+        talk(between.address, timeout=CALM)
         peer.stop()
         thread.join(10)
     assert {kind for _, kind, _ in messages} >= set(Kind) - {Kind.ERROR}
@@ -289,7 +290,7 @@ def invitation(conversation):
 
 def test_the_proxy_changes_nothing_by_itself(served, expected):
     with Between(served.address, lambda *_: None) as between:
-        talk(between.address)
+        talk(between.address, timeout=CALM)
     served.check(expected)
     assert served.complaints(0) == []
 
@@ -328,7 +329,8 @@ def test_first_message_that_is_no_object(served, kind, content):
     assert len(served.complaints()) == 1
 
 
-def test_silence_and_half_a_greeting_are_given_up(served, expected):
+def test_silence_and_half_a_greeting_are_given_up(served, expected, monkeypatch):
+    monkeypatch.setattr(worker, "GREETING", 0.3)
     host, port = served.address.split(":")
     with (
         socket.create_connection((host, int(port)), timeout=5) as one,
@@ -344,7 +346,8 @@ def test_silence_and_half_a_greeting_are_given_up(served, expected):
 
 @pytest.mark.parametrize("session", ["", "x", None, 7, [], {}])
 @pytest.mark.parametrize("rank", [0, -1, 10**30, True, "0", None, 1.5, []])
-def test_data_link_for_no_session(served, session, rank):
+def test_data_link_for_no_session(served, session, rank, monkeypatch):
+    monkeypatch.setattr(worker, "GREETING", 0.3)
     answer = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": rank}))
     assert HEADER.unpack(answer[HELLO.size : HELLO.size + HEADER.size])[0] == Kind.ERROR
     assert len(served.complaints()) == 1
@@ -478,7 +481,7 @@ def test_wrong_weights(served, expected, conversation, which, how):
         "kind": frame(Kind.LOGITS, content),
         "huge": frame(Kind.TENSOR, content, HUGE),
     }[how]
-    said = root_error(served, instead(ROOT, Kind.TENSOR, bad, skip))
+    said = root_error(served, instead(ROOT, Kind.TENSOR, bad, skip), CALM)
     assert "tensor" in said
     (line,) = served.complaints()
     assert "tensor" in line
@@ -506,7 +509,8 @@ BAD_RUNS = [
 
 @pytest.mark.parametrize("values", BAD_RUNS)
 def test_runs_out_of_range(served, expected, values):
-    said = root_error(served, instead(ROOT, Kind.RUN, frame(Kind.RUN, RUN.pack(*values))))
+    change = instead(ROOT, Kind.RUN, frame(Kind.RUN, RUN.pack(*values)))
+    said = root_error(served, change, CALM)
     assert "cannot run" in said
     assert len(served.complaints()) == 1
     served.check(expected)
@@ -531,7 +535,7 @@ def test_runs_out_of_range(served, expected, values):
     ids=lambda message: message[:12].hex(),
 )
 def test_nonsense_in_place_of_a_run(served, expected, message):
-    root_error(served, instead(ROOT, Kind.RUN, message))
+    root_error(served, instead(ROOT, Kind.RUN, message), CALM)
     (line,) = served.complaints()
     assert line.isprintable()
     served.check(expected)
@@ -761,16 +765,18 @@ def stages(conversation) -> list[tuple[str, object, int, int]]:
     for sender, kind, content in conversation:
         number = count.setdefault((sender, kind), 0)
         count[sender, kind] += 1
-        many = kind in (Kind.TENSOR, "data", Kind.ASK, Kind.ANSWER, Kind.RUN)
+        many = kind in (Kind.TENSOR, "data", Kind.ASK, Kind.ANSWER, Kind.RUN, Kind.TOP)
         if kind != Kind.BYE and (not many or number in (0, 1, 2, 30)):
             found.append((sender, kind, number, len(content)))
     return found
 
 
 def test_conversations_that_end_early(served, expected, conversation):
-    """At the beginning, in the header, and in the content of every kind of message."""
+    """At the beginning, in the header, and in the content of every kind of message, and in the
+    content of later ones."""
     for sender, kind, number, size in stages(conversation):
-        for at in sorted({0, 4, HEADER.size + size // 2}):
+        middle = HEADER.size + size // 2
+        for at in sorted({0, 4, middle}) if number == 0 else [middle]:
             served._caplog.clear()
             with Between(served.address, instead(sender, kind, Cut(at), number)) as between:
                 case = f"{sender}'s {kind!r} number {number}, cut at {at}"
