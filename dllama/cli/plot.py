@@ -45,12 +45,15 @@ def _draw_speed(axes: Any, results: Sequence[Result]) -> None:
     axes.legend()
 
 
+def name_of(result: Result) -> str:
+    """A case in words, which are no other's."""
+    words = (str(result.nodes), result.transport, result.buffer, result.all_reduce)
+    return " ".join(word for word in words if word)
+
+
 def _draw_times(axes: Any, results: Sequence[Result]) -> None:
     """Bars of the time of a token: inference, transfer, the rest."""
-    names = [
-        f"{result.nodes} {result.transport or ''} {result.buffer or ''}".strip()
-        for result in results
-    ]
+    names = [name_of(result) for result in results]
     inference = [result.inference_ms for result in results]
     transfer = [result.transfer_ms for result in results]
     both = [a + b for a, b in zip(inference, transfer, strict=True)]

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 import pytest
 
 import dllama
-from dllama.bench import COLUMNS, Case, cases
+from dllama.bench import COLUMNS, Case, Result, cases
 from dllama.cli import main
 from dllama.cli.bench import HEADINGS
+from dllama.cli.plot import name_of
 
 SHORT = ["bench", "--threads", "1", "--steps", "3", "--prompt-tokens", "5", "--repeats", "2"]
 
@@ -112,6 +113,13 @@ def test_cases_are_all_combinations():
 def test_what_is_wrong_is_said(words, message, capsys):
     assert main([*SHORT, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_every_bar_of_a_picture_has_a_name_of_its_own():
+    found = cases([1, 2], ["unix", "blocking"], ["q80", "f32"], ["exchange", "two-step"])
+    figures = dict.fromkeys(COLUMNS[4:], 1.0)
+    names = [name_of(Result(**vars(case), **figures)) for case in found]
+    assert len(set(names)) == len(found) == 9
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")
