@@ -17,6 +17,7 @@ enum {
     DL_WRITE = 2,  /* bytes can be sent, or an error */
     DL_CLOSED = 4, /* asked together with DL_READ: report whether the peer has closed */
     DL_IDLE = 8,   /* asked only: nothing is urgent, so the wait should cost no processor time */
+    DL_LATE = 16,  /* asked only: it takes long; other threads may need the processor */
 };
 
 typedef struct {

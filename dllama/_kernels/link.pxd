@@ -13,6 +13,7 @@ cdef extern from "link.h" nogil:
         DL_WRITE
         DL_CLOSED
         DL_IDLE
+        DL_LATE
     ctypedef struct dl_link_ops:
         int64_t (*send_some)(dl_link *link, const void *data, int64_t n) noexcept nogil
         int64_t (*recv_some)(dl_link *link, void *data, int64_t n) noexcept nogil

@@ -61,14 +61,15 @@ static inline void dl_socket_sleep(dl_link *const *links, int *events, int n, in
     }
 }
 
-/* Come back soon, with all that was asked for as maybe ready; sleep only where nothing is urgent. */
+/* Come back soon, with all that was asked for as maybe ready; sleep only where nothing is urgent.
+   A wait that is late already may be for a node that needs this very processor: others go first. */
 static inline void dl_socket_spin(dl_link *const *links, int *events, int n, int64_t nanoseconds)
 {
     if (n > 0 && events[0] & DL_IDLE) {
         dl_socket_sleep(links, events, n, nanoseconds);
         return;
     }
-    if (n > 0 && links[0]->crowded) sched_yield();
+    if (n > 0 && (links[0]->crowded || events[0] & DL_LATE)) sched_yield();
     else for (int i = 0; i < 8; i++) dl_pause();
     for (int i = 0; i < n; i++) events[i] &= DL_READ | DL_WRITE;
 }

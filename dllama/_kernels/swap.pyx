@@ -4,7 +4,7 @@ All peers progress in the same loop, so that no order of sends and receives can 
 """
 
 from dllama._kernels.link cimport (
-    DL_CLOSED, DL_IDLE, DL_READ, DL_WRITE, dl_link_recv, dl_link_send,
+    DL_CLOSED, DL_IDLE, DL_LATE, DL_READ, DL_WRITE, dl_link_recv, dl_link_send,
 )
 
 
@@ -23,6 +23,9 @@ cdef enum:
 # Nanoseconds without progress after which a swap is no longer in a hurry: a node is late by
 # more than a wait that sleeps could add.
 cdef int64_t URGENT = 2000000
+
+# Nanoseconds after which the peer may be waiting for this node's processor.
+cdef int64_t LATE = 30000
 
 
 cdef int swap(Peers *peers, const uint8_t *const *out, const int64_t *out_bytes,
@@ -90,14 +93,17 @@ cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, con
     """Wait until some link of the swap may be ready; -1 if a control link has ended."""
     cdef dl_link *links[2 * MOST_NODES]
     cdef int events[2 * MOST_NODES]
-    cdef int r, n = 0, first, asked, idle = DL_IDLE if peers.patience - limit > URGENT else 0
+    cdef int r, n = 0, first, asked, hint = 0
+    cdef int64_t waited = peers.patience - limit
+    if waited > LATE:
+        hint = DL_IDLE if waited > URGENT else DL_LATE
     for r in range(peers.world):
         if r == peers.rank:
             continue
         asked = DL_READ if got[r] < into_bytes[r] else 0
         asked |= DL_WRITE if sent[r] < out_bytes[r] else 0
         if asked:
-            links[n], events[n] = peers.links[r], asked | idle
+            links[n], events[n] = peers.links[r], asked | hint
             n += 1
     first = n
     for r in range(peers.n_watched):
