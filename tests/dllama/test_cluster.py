@@ -285,11 +285,11 @@ def workers(tmp_path):
     yield [line.removeprefix("listening at ") for line in lines]
     for process in processes:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         process.stdout.close()
 
 
-def wait_until(holds, limit=10.0):
+def wait_until(holds, limit=30.0):
     """Wait for a condition."""
     end = time.monotonic() + limit
     while not holds():

@@ -12,7 +12,7 @@ import pytest
 import dllama
 from dllama.cli.worker import is_public
 
-LIMIT = 20
+LIMIT = 60
 
 
 def start(*words, **environment):
