@@ -179,7 +179,7 @@ class Cluster:
         end = time.monotonic() + 0.2 * self.members[0].control.timeout
         if isinstance(error, NodeError):
             reports.append(error)
-        # Where time ran out and all that are silent are blamed, there is nobody to wait for.
+        # When all that are silent are blamed for it, there is nobody left to wait for.
         while {member.rank for member in silent} - suspects and time.monotonic() < end:
             for member in [m for m in silent if m.control.failed or m.control.wait(0.001)]:
                 report = _last_words(member)
@@ -187,7 +187,7 @@ class Cluster:
                     return TransportError(f"{member.name} has gone: the connection is closed")
                 silent.remove(member)
                 reports += [report] if report else []
-            suspects |= {report.blames for report in reports if late}
+            suspects |= {report.blames for report in reports if report.late}
             if any(report.blames is None for report in reports):
                 break
         for report in reports:

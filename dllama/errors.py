@@ -65,11 +65,13 @@ class ProtocolError(DllamaError, ValueError):
 
 
 class NodeError(ProtocolError):
-    """Another node says that it cannot go on; blames: the rank of the node that it blames."""
+    """Another node says that it cannot go on; blames: the rank of the node that it blames, late:
+    for not answering."""
 
-    def __init__(self, message: str, blames: int | None = None) -> None:
+    def __init__(self, message: str, blames: int | None = None, late: bool = False) -> None:
         super().__init__(message)
         self.blames = blames
+        self.late = late
 
 
 class AuthenticationError(DllamaError, PermissionError):

@@ -134,7 +134,9 @@ def receive_header(link: Link) -> tuple[int, int]:
         content = read_json(link, length)
         blames = content.get("blames")
         raise NodeError(
-            f"{link.peer}: {_error_text(content)}", blames if isinstance(blames, int) else None
+            f"{link.peer}: {_error_text(content)}",
+            blames if isinstance(blames, int) else None,
+            content.get("late") is True,
         )
     return kind, length
 

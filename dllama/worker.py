@@ -21,7 +21,7 @@ from dllama import protocol, transports
 from dllama._kernels import cpu
 from dllama._kernels.link import Link
 from dllama.distribute import receive_weights, table_of
-from dllama.errors import DllamaError, ProtocolError, TransportError
+from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.node import Node, group_of, program_of
 from dllama.program import Program
 from dllama.protocol import Kind, Want
@@ -339,8 +339,9 @@ class _Session:
             self.links[0].close()
         blames = self.node.group.failed_rank if self.node and self.node.group else None
         with contextlib.suppress(DllamaError):
-            message = str(error) or "out of memory"
-            protocol.send_json(self.root, Kind.ERROR, {"message": message, "blames": blames})
+            late = isinstance(error, TransportTimeoutError)
+            content = {"message": str(error) or "out of memory", "blames": blames, "late": late}
+            protocol.send_json(self.root, Kind.ERROR, content)
             end = time.monotonic() + self.join.plan.timeout
             while time.monotonic() < end and not self.worker.stopped:
                 if self.root.wait(TICK):
