@@ -37,6 +37,7 @@ TICK = 0.25  # seconds between looks at signals while nothing happens
 SOON = 0.005  # seconds after which the next pass is not to be expected any more
 GREETING = 5.0  # seconds that a stranger has to say who it is
 MAX_STRANGERS = 64
+PIECE = 4096  # bytes that are read at a time of what nobody wants any more
 FIRST_ROOT = 60.0  # seconds that a worker for one root waits for it
 
 
@@ -343,9 +344,10 @@ class _Session:
             content = {"message": str(error) or "out of memory", "blames": blames, "late": late}
             protocol.send_json(self.root, Kind.ERROR, content)
             end = time.monotonic() + self.join.plan.timeout
-            while time.monotonic() < end and not self.worker.stopped:
-                if self.root.wait(TICK):
-                    self.root.recv_into(bytearray(1))
+            while (left := end - time.monotonic()) > 0 and not self.worker.stopped:
+                if self.root.wait(min(TICK, left)):
+                    self.root.timeout = left
+                    self.root.recv_into(bytearray(PIECE))
 
     def close(self) -> None:
         """Close all connections."""
