@@ -3,23 +3,19 @@
     python benchmarks/make_random_model.py tinyllama-1.1b --m tiny.m --gguf tiny.gguf
     python benchmarks/versus_llama_cpp.py tiny.m tiny.gguf --llama-python VENV/bin/python
 
-Each program runs in a process of its own and stays loaded; they take turns, so that both meet
-the same state of the machine. Printed are the medians of both and the median of the ratios of
-neighbouring runs. VENV has the package llama-cpp-python, compiled for this machine.
+VENV has the package llama-cpp-python, compiled for this machine. Decoding is also given as GB/s of
+weights, beside the best rate at which as many threads read memory before and after.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-PROMPT = 16
-MEASURES = ("prefill", "decode")
+from turns import PROMPT, Contestant, answer, compare, load_dllama, prompt, read_bandwidth
 
 
 def main() -> None:
@@ -34,92 +30,55 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--decode-tokens", type=int, default=128)
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--worker", choices=["dllama", "llama.cpp"], help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", choices=["dllama", "llama.cpp"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        serve(args)
-        return
-    results = [compare(args, threads) for threads in args.threads]
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+    if args.contestant == "dllama":
+        sizes = (args.prompt_tokens, args.decode_tokens)
+        answer(load_dllama(args.model, args.threads[0], *sizes))
+    elif args.contestant == "llama.cpp":
+        answer(load_llama_cpp(args))
+    else:
+        results = [contest(args, threads) for threads in args.threads]
+        if args.json:
+            Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
 
 
-def compare(args: argparse.Namespace, threads: int) -> dict[str, object]:
+def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
     """All rounds with one number of threads."""
-    ours = Worker(sys.executable, "dllama", args, threads)
-    theirs = Worker(args.llama_python, "llama.cpp", args, threads)
-    result: dict[str, object] = {"threads": threads}
-    for measure in MEASURES:
-        for worker in (ours, theirs):
-            worker.ask(measure)  # warm up
-        pairs = [(ours.ask(measure), theirs.ask(measure)) for _ in range(args.rounds)]
-        rates = [statistics.median(column) for column in zip(*pairs, strict=True)]
-        ratio = statistics.median(a / b for a, b in pairs)
-        result[measure] = {"dllama": rates[0], "llama.cpp": rates[1], "ratio": ratio}
-        print(
-            f"{threads} threads  {measure:<8} dllama {rates[0]:8.1f} tokens/s  "
-            f"llama.cpp {rates[1]:8.1f} tokens/s  ratio {ratio:.2f}",
-            flush=True,
+    rest = [
+        args.model, args.gguf, "--threads", str(threads),
+        "--prompt-tokens", str(args.prompt_tokens), "--decode-tokens", str(args.decode_tokens),
+    ]  # fmt: skip
+    before = read_bandwidth(threads)
+    contestants = [
+        Contestant(name, [python, __file__, *rest, "--contestant", name])
+        for name, python in (("dllama", sys.executable), ("llama.cpp", args.llama_python))
+    ]
+    result = compare(contestants[0], contestants[1], args.rounds, threads)
+    for contestant in contestants:
+        contestant.stop()
+    memory = max(before, read_bandwidth(threads))
+    read = weight_bytes(args.model) * result["decode"]["dllama"] / 1e9
+    print(
+        f"{threads} threads  decode   {read:.1f} GB/s of weights, {read / memory:.0%} of the "
+        f"{memory:.1f} GB/s that {threads} threads read",
+        flush=True,
+    )
+    return {"threads": threads, **result, "weights_gb_s": read, "memory_gb_s": memory}
+
+
+def weight_bytes(model: str) -> int:
+    """Bytes that a token reads: all matrices but the embedding."""
+    from dllama.modelfile import ModelFile
+    from dllama.spec import FloatType
+
+    with ModelFile.open(Path(model)) as file:
+        tensors = file.tensors.values()
+        return sum(
+            info.float_type.nbytes(info.shape[0] * info.shape[1])
+            for info in tensors
+            if len(info.shape) == 2 and info.float_type is not FloatType.F32
         )
-    ours.stop()
-    theirs.stop()
-    return result
-
-
-class Worker:
-    """A process that times what it is told to, one line at a time."""
-
-    def __init__(self, python: str, name: str, args: argparse.Namespace, threads: int) -> None:
-        command = [
-            python, __file__, args.model, args.gguf, "--worker", name, "--threads", str(threads),
-            "--prompt-tokens", str(args.prompt_tokens), "--decode-tokens", str(args.decode_tokens),
-        ]  # fmt: skip
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, measure: str) -> float:
-        """Tokens per second of one run."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(measure + "\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def stop(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-
-
-def serve(args: argparse.Namespace) -> None:
-    """The other side of Worker."""
-    measure = {"dllama": load_dllama, "llama.cpp": load_llama_cpp}[args.worker](args)
-    for line in sys.stdin:
-        print(measure(line.strip()), flush=True)
-
-
-def prompt(count: int) -> list[int]:
-    """Token ids that differ."""
-    return [(index * 7919 + 1) % 32000 for index in range(count)]
-
-
-def load_dllama(args: argparse.Namespace) -> Callable[[str], float]:
-    """Tokens per second by dllama's own statistics, sampling (greedy) included."""
-    import dllama
-
-    llm = dllama.LLM(args.model, threads=args.threads[0], max_seq_len=1024)
-
-    def measure(what: str) -> float:
-        llm.reset()
-        if what == "prefill":
-            list(llm.generate(prompt(args.prompt_tokens), 1, temperature=0.0))
-            return llm.stats.summary()["prompt_tokens_per_s"]
-        list(llm.generate(prompt(PROMPT), args.decode_tokens + 1, temperature=0.0))
-        return llm.stats.summary()["tokens_per_s"]
-
-    return measure
 
 
 def load_llama_cpp(args: argparse.Namespace) -> Callable[[str], float]:

@@ -1,8 +1,9 @@
 """Runs a Program: all tasks of a pass in one parallel region, without the GIL.
 
-T: tokens in the pass. Every task is a number of independent items, which the threads take
-from a shared counter; between tasks they meet at a barrier. Which thread computes an item
-does not change its bits.
+T: tokens in the pass. Every task is a number of independent items. Each thread has a share of
+them, which it takes in order, so that it reads its rows of a matrix as one stream; then it takes what
+others have left. Between tasks they meet at a barrier. Which thread computes an item does not
+change its bits.
 """
 
 from cython.parallel cimport parallel
@@ -41,7 +42,7 @@ cdef extern from "threads.h" nogil:
     int dl_thread_id()
     int dl_team_size()
     void dl_barrier_wait(dl_barrier *b, int team)
-    int64_t dl_counter_next(dl_counter *c)
+    int64_t dl_counter_next(dl_counter *c, int64_t end)
     int64_t dl_now()
 
 
@@ -95,7 +96,8 @@ cdef struct Pass:
     dl_batch batch
     const Step *steps
     int64_t n_steps
-    dl_counter *counters            # [n_steps]
+    dl_counter *counters            # [n_steps][threads], items taken of each thread's share
+    int threads
     int64_t *nanoseconds            # [n_steps], of this pass, by thread 0
     dl_barrier *barrier
     float *scratch                  # [threads][scratch_width]
@@ -167,14 +169,14 @@ cdef class Executor:
         self.parts = Memory(attention_parts(cache, spec.n_heads // spec.n_kv_heads)
                             * sizeof(dl_part))
         self.steps = Memory(most * sizeof(Step))
-        self.counters = Memory(most * sizeof(dl_counter))
+        self.counters = Memory(most * self.threads * sizeof(dl_counter))
         self.nanoseconds = Memory(most * sizeof(int64_t))
         self.barrier = Memory(sizeof(dl_barrier))
         width = (width + 15) // 16 * 16
         self.scratch = Memory(self.threads * width * sizeof(float))
         cdef Pass *run = &self.run_
         run.steps = <Step *> self.steps.data
-        run.counters = <dl_counter *> self.counters.data
+        run.counters, run.threads = <dl_counter *> self.counters.data, self.threads
         run.nanoseconds = <int64_t *> self.nanoseconds.data
         run.barrier = <dl_barrier *> self.barrier.data
         run.scratch, run.scratch_width = self.scratch.floats(), width
@@ -275,7 +277,7 @@ cdef class Executor:
         cdef Pass *run = &self.run_
         run.batch.tokens, run.batch.position, run.batch.ids = T, position, &ids[0]
         run.batch.first_tail, run.form = first_logits, form
-        memset(run.counters, 0, run.n_steps * sizeof(dl_counter))
+        memset(run.counters, 0, run.n_steps * self.threads * sizeof(dl_counter))
         memset(run.nanoseconds, 0, run.n_steps * sizeof(int64_t))
         cdef RopeCache turns = self.turns
         cdef KVCache cache = self.cache
@@ -327,16 +329,15 @@ def _scaling(spec):
 cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
     """What every thread does: all steps, a share of the items of each."""
     cdef int thread = dl_thread_id(), team = dl_team_size()
-    cdef int64_t s, i, items, before = dl_now(), now
+    cdef int64_t s, items, before = dl_now(), now
+    cdef int owner
     cdef float *scratch = run.scratch + thread * run.scratch_width
     for s in range(run.n_steps):
         items = _items(run, &run.steps[s])
         if items == 0:
             continue
-        i = dl_counter_next(&run.counters[s])
-        while i < items:
-            _item(run, &run.steps[s], i, scratch, turns, cache)
-            i = dl_counter_next(&run.counters[s])
+        for owner in range(thread, thread + team):
+            _share(run, s, items, owner % team, team, scratch, turns, cache)
         dl_barrier_wait(run.barrier, team)
         if run.failed:
             break
@@ -344,6 +345,17 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
             now = dl_now()
             run.nanoseconds[s] = now - before
             before = now
+
+
+cdef inline void _share(Pass *run, int64_t s, int64_t items, int owner, int team, float *scratch,
+                        RopeCache turns, KVCache cache) noexcept nogil:
+    """What is left of the items of the thread `owner` in step s."""
+    cdef int64_t first = items * owner // team, count = items * (owner + 1) // team - first
+    cdef dl_counter *taken = &run.counters[s * run.threads + owner]
+    cdef int64_t i = dl_counter_next(taken, count)
+    while i < count:
+        _item(run, &run.steps[s], first + i, scratch, turns, cache)
+        i = dl_counter_next(taken, count)
 
 
 cdef inline int64_t _tokens(const Pass *run, const Step *step) noexcept nogil:

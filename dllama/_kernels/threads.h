@@ -52,14 +52,16 @@ static inline void dl_barrier_wait(dl_barrier *b, int team)
         if (spin < DL_SPINS) dl_pause(); else sched_yield();
 }
 
-/* A shared counter of work items, alone on its cache line. */
+/* A shared counter of work items taken, alone on its cache line. */
 typedef struct {
     _Alignas(64) int64_t next;
     char padding[56];
 } dl_counter;
 
-static inline int64_t dl_counter_next(dl_counter *c)
+/* The next item; `end` or more where none is left, which mostly costs no write. */
+static inline int64_t dl_counter_next(dl_counter *c, int64_t end)
 {
+    if (__atomic_load_n(&c->next, __ATOMIC_RELAXED) >= end) return end;
     return __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED);
 }
 

@@ -3,11 +3,11 @@
  * Packed matrix: rows in groups of 16, one group after another, `stride` bytes
  * apart; rows beyond the last are zero. A SIMD lane is a row, so no sum ever
  * crosses lanes and a row's order of summation is the same for every n.
- *   Q40  K/32 blocks of 4 x 16 x 4 bytes: byte [j][r][i] of a block holds the weights
- *        4j+i (low nibble) and 16+4j+i (high nibble) of row r; then the fp16
- *        scales [K/32][16]
- *   Q80  K/32 blocks of 8 x 16 x 4 int8: [j][r][i] is weight 4j+i; then the scales
+ *   Q40  K/32 blocks: 16 fp16 scales, then 4 x 16 x 4 bytes; byte [j][r][i] holds the weights
+ *        4j+i (low nibble) and 16+4j+i (high nibble) of row r
+ *   Q80  K/32 blocks: 16 fp16 scales, then 8 x 16 x 4 int8; [j][r][i] is weight 4j+i of row r
  *   F16, F32  [K][16]
+ * So a matrix is read as one stream from its first byte to its last.
  *
  * Quantised activations of n tokens, blocks of 32: q[K/32][8][n][4] int8,
  * d[K/32][n] scales, s[K/32][n] = -8 * sum of the block (removes the nibbles' offset).
@@ -24,6 +24,9 @@
 #include <math.h>
 #include "half.h"
 #include "isa.h"
+
+/* Bytes of the scales before the words of a block, and of whole blocks of 16 rows. */
+enum { DL_SCALES = 32, DL_Q40_BLOCK = DL_SCALES + 256, DL_Q80_BLOCK = DL_SCALES + 512 };
 
 enum { DL_F32 = 0, DL_F16 = 1, DL_Q40 = 2, DL_Q80 = 3 };
 
@@ -47,7 +50,7 @@ typedef void (*dl_tile_fn)(const dl_tile *, int n);
 /* Bytes of a packed group of 16 rows, padded to a cache line. */
 DL_INLINE int64_t dl_group_stride(int type, int64_t k)
 {
-    int64_t bytes = type == DL_Q40 ? k / 32 * 288 : type == DL_Q80 ? k / 32 * 544
+    int64_t bytes = type == DL_Q40 ? k / 32 * DL_Q40_BLOCK : type == DL_Q80 ? k / 32 * DL_Q80_BLOCK
                   : type == DL_F16 ? k * 32 : k * 64;
     return (bytes + 63) / 64 * 64;
 }
@@ -65,11 +68,10 @@ static __attribute__((unused)) void dl_pack_row(int type, int64_t k, int r, cons
         for (int64_t i = 0; i < k; i++) memcpy(group + (i * 16 + r) * 2, src + i * 2, 2);
         return;
     }
-    uint8_t *scales = group + nb * words * 64;
-    for (int64_t b = 0; b < nb; b++, src += 2 + words * 4) {
-        memcpy(scales + (b * 16 + r) * 2, src, 2);
+    for (int64_t b = 0; b < nb; b++, src += 2 + words * 4, group += DL_SCALES + words * 64) {
+        memcpy(group + r * 2, src, 2);
         for (int j = 0; j < words; j++)
-            memcpy(group + ((b * words + j) * 16 + r) * 4, src + 2 + 4 * j, 4);
+            memcpy(group + DL_SCALES + (j * 16 + r) * 4, src + 2 + 4 * j, 4);
     }
 }
 

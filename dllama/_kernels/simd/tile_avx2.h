@@ -6,6 +6,10 @@
 #ifndef DL_TILE_AVX2_H
 #define DL_TILE_AVX2_H
 
+/* The sum so far stays in a register: compilers would else collect all products of a block in
+ * memory and add them up as a tree. */
+#define DL_KEEP(v) __asm__("" : "+x"(v))
+
 DL_INLINE __m256i dl_x4_avx2(const int8_t *p)
 {
     int32_t four;
@@ -19,13 +23,24 @@ DL_INLINE __m256 dl_scaled_avx2(__m256i dot, float d, __m256 scale, __m256 acc)
     return _mm256_fmadd_ps(t, scale, acc);
 }
 
+/* Add the products of four columns of 16 rows with those of m tokens, in pairs. */
+DL_INLINE void dl_pairs_avx2(__m256i w0, __m256i w1, const int8_t *x, const int m, __m256i *a, __m256i *c)
+{
+    DL_UNROLL for (int i = 0; i < m; i++) {
+        __m256i x4 = dl_x4_avx2(x + 4 * i);
+        a[i] = _mm256_add_epi16(a[i], _mm256_maddubs_epi16(w0, x4));
+        c[i] = _mm256_add_epi16(c[i], _mm256_maddubs_epi16(w1, x4));
+        DL_KEEP(a[i]);
+        DL_KEEP(c[i]);
+    }
+}
+
 DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
 {
     const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     dl_lanes_avx2 tree;
     int64_t nb = t->k / 32, per_lane = nb / t->lanes;
     const uint8_t *w = t->w;
-    const uint16_t *scales = (const uint16_t *)(t->w + nb * 256);
     const int8_t *x = t->q;
     const float *d = t->d;
     const int32_t *s = t->s;
@@ -33,29 +48,21 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
         v16_avx2 acc[DL_TILE_TOKENS];
         DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
         for (int64_t b = 0; b < per_lane; b++) {
-            v16_avx2 scale = v16_load_half_avx2(scales);
-            _mm_prefetch((const char *)w + 2048, _MM_HINT_T0);
-            _mm_prefetch((const char *)w + 2112, _MM_HINT_T0);
-            _mm_prefetch((const char *)w + 2176, _MM_HINT_T0);
-            _mm_prefetch((const char *)w + 2240, _MM_HINT_T0);
+            v16_avx2 scale = v16_load_half_avx2((const uint16_t *)w);
+            DL_UNROLL for (int p = 0; p < DL_Q40_BLOCK; p += 64)
+                _mm_prefetch((const char *)w + 2048 + p, _MM_HINT_T0);
             DL_UNROLL for (int i0 = 0; i0 < n; i0 += 4) {
                 const int m = n - i0 < 4 ? n - i0 : 4;
                 __m256i a[4], c[4];
                 DL_UNROLL for (int i = 0; i < m; i++) a[i] = c[i] = _mm256_setzero_si256();
                 DL_UNROLL for (int j = 0; j < 4; j++) {
-                    __m256i v0 = _mm256_loadu_si256((const __m256i *)(w + 64 * j));
-                    __m256i v1 = _mm256_loadu_si256((const __m256i *)(w + 64 * j + 32));
-                    __m256i lo0 = _mm256_and_si256(v0, nibble), lo1 = _mm256_and_si256(v1, nibble);
-                    __m256i hi0 = _mm256_and_si256(_mm256_srli_epi16(v0, 4), nibble);
-                    __m256i hi1 = _mm256_and_si256(_mm256_srli_epi16(v1, 4), nibble);
-                    DL_UNROLL for (int i = 0; i < m; i++) {
-                        __m256i xl = dl_x4_avx2(x + (j * n + i0 + i) * 4);
-                        __m256i xh = dl_x4_avx2(x + ((j + 4) * n + i0 + i) * 4);
-                        a[i] = _mm256_add_epi16(a[i], _mm256_maddubs_epi16(lo0, xl));
-                        c[i] = _mm256_add_epi16(c[i], _mm256_maddubs_epi16(lo1, xl));
-                        a[i] = _mm256_add_epi16(a[i], _mm256_maddubs_epi16(hi0, xh));
-                        c[i] = _mm256_add_epi16(c[i], _mm256_maddubs_epi16(hi1, xh));
-                    }
+                    __m256i v0 = _mm256_loadu_si256((const __m256i *)(w + DL_SCALES + 64 * j));
+                    __m256i v1 = _mm256_loadu_si256((const __m256i *)(w + DL_SCALES + 64 * j + 32));
+                    dl_pairs_avx2(_mm256_and_si256(v0, nibble), _mm256_and_si256(v1, nibble),
+                                  x + (j * n + i0) * 4, m, a, c);
+                    v0 = _mm256_and_si256(_mm256_srli_epi16(v0, 4), nibble);
+                    v1 = _mm256_and_si256(_mm256_srli_epi16(v1, 4), nibble);
+                    dl_pairs_avx2(v0, v1, x + ((j + 4) * n + i0) * 4, m, a, c);
                 }
                 DL_UNROLL for (int i = 0; i < m; i++) {
                     __m256i offset = _mm256_set1_epi32(s[i0 + i]);
@@ -65,7 +72,7 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
                     acc[i0 + i].b = dl_scaled_avx2(r, d[i0 + i], scale.b, acc[i0 + i].b);
                 }
             }
-            w += 256, scales += 16, x += 32 * n, d += n, s += n;
+            w += DL_Q40_BLOCK, x += 32 * n, d += n, s += n;
         }
         dl_lane_done_avx2(&tree, lane, acc, n);
     }
@@ -83,30 +90,30 @@ DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
     dl_lanes_avx2 tree;
     int64_t nb = t->k / 32, per_lane = nb / t->lanes;
     const uint8_t *w = t->w;
-    const uint16_t *scales = (const uint16_t *)(t->w + nb * 512);
     const int8_t *x = t->q;
     const float *d = t->d;
     for (int lane = 0; lane < t->lanes; lane++) {
         v16_avx2 acc[DL_TILE_TOKENS];
         DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
         for (int64_t b = 0; b < per_lane; b++) {
-            v16_avx2 scale = v16_load_half_avx2(scales);
+            v16_avx2 scale = v16_load_half_avx2((const uint16_t *)w);
             __m256i p[DL_TILE_TOKENS], r[DL_TILE_TOKENS];
             DL_UNROLL for (int i = 0; i < n; i++) p[i] = r[i] = _mm256_setzero_si256();
             DL_UNROLL for (int j = 0; j < 8; j++) {
-                __m256i v0 = _mm256_loadu_si256((const __m256i *)(w + 64 * j));
-                __m256i v1 = _mm256_loadu_si256((const __m256i *)(w + 64 * j + 32));
+                __m256i v0 = _mm256_loadu_si256((const __m256i *)(w + DL_SCALES + 64 * j));
+                __m256i v1 = _mm256_loadu_si256((const __m256i *)(w + DL_SCALES + 64 * j + 32));
                 DL_UNROLL for (int i = 0; i < n; i++) {
                     __m256i xj = dl_x4_avx2(x + (j * n + i) * 4);
                     p[i] = dl_dot_s8_avx2(v0, xj, p[i]);
                     r[i] = dl_dot_s8_avx2(v1, xj, r[i]);
+                    DL_KEEP(p[i]); DL_KEEP(r[i]);
                 }
             }
             DL_UNROLL for (int i = 0; i < n; i++) {
                 acc[i].a = dl_scaled_avx2(p[i], d[i], scale.a, acc[i].a);
                 acc[i].b = dl_scaled_avx2(r[i], d[i], scale.b, acc[i].b);
             }
-            w += 512, scales += 16, x += 32 * n, d += n;
+            w += DL_Q80_BLOCK, x += 32 * n, d += n;
         }
         dl_lane_done_avx2(&tree, lane, acc, n);
     }

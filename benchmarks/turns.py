@@ -1,0 +1,105 @@
+"""Two programs that take turns: what the scripts that compare have in common.
+
+Each program runs in a process of its own and stays loaded, so that both meet the same state of the
+machine. Printed are the medians of both and the median of the ratios of neighbouring runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+MEASURES = ("prefill", "decode")
+PROMPT = 16
+
+
+class Contestant:
+    """A process that times what it is told to, one line at a time."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, measure: str) -> float:
+        """Tokens per second of one run."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(measure + "\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def stop(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+def answer(measure: Callable[[str], float]) -> None:
+    """The other side of a Contestant."""
+    for line in sys.stdin:
+        print(measure(line.strip()), flush=True)
+
+
+def compare(
+    ours: Contestant, theirs: Contestant, rounds: int, threads: int
+) -> dict[str, dict[str, float]]:
+    """All rounds of all measures; prints a line for each."""
+    result = {}
+    for measure in MEASURES:
+        for contestant in (ours, theirs):
+            contestant.ask(measure)  # warm up
+        pairs = [(ours.ask(measure), theirs.ask(measure)) for _ in range(rounds)]
+        rates = [statistics.median(column) for column in zip(*pairs, strict=True)]
+        ratio = statistics.median(a / b for a, b in pairs)
+        result[measure] = {ours.name: rates[0], theirs.name: rates[1], "ratio": ratio}
+        print(
+            f"{threads} threads  {measure:<8} {ours.name} {rates[0]:8.1f} tokens/s  "
+            f"{theirs.name} {rates[1]:8.1f} tokens/s  ratio {ratio:.2f}",
+            flush=True,
+        )
+    return result
+
+
+def prompt(count: int) -> list[int]:
+    """Token ids that differ."""
+    return [(index * 7919 + 1) % 32000 for index in range(count)]
+
+
+def load_dllama(
+    model: str, threads: int, prompt_tokens: int, decode_tokens: int
+) -> Callable[[str], float]:
+    """Tokens per second by dllama's own statistics, sampling (greedy) included."""
+    import dllama
+
+    llm = dllama.LLM(model, threads=threads, max_seq_len=1024)
+
+    def measure(what: str) -> float:
+        llm.reset()
+        if what == "prefill":
+            list(llm.generate(prompt(prompt_tokens), 1, temperature=0.0, ignore_eos=True))
+            return llm.stats.summary()["prompt_tokens_per_s"]
+        list(llm.generate(prompt(PROMPT), decode_tokens + 1, temperature=0.0, ignore_eos=True))
+        return llm.stats.summary()["tokens_per_s"]
+
+    return measure
+
+
+def read_bandwidth(threads: int, rounds: int = 3) -> float:
+    """The best rate in GB/s at which this many threads read memory (read_bandwidth.c)."""
+    source = Path(__file__).with_name("read_bandwidth.c")
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder, "read_bandwidth"))
+        subprocess.run(
+            ["cc", "-O3", "-march=native", "-fopenmp", str(source), "-o", program], check=True
+        )
+        done = subprocess.run(
+            [program, "600", str(threads), str(rounds)], check=True, capture_output=True, text=True
+        )
+    return float(done.stdout)

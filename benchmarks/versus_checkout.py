@@ -1,0 +1,57 @@
+"""Time this checkout of dllama and another one alternately on the same model.
+
+    git worktree add /tmp/before COMMIT
+    python3 -m venv /tmp/before/venv && /tmp/before/venv/bin/pip install /tmp/before
+    python benchmarks/versus_checkout.py tiny.m --other /tmp/before/venv/bin/python
+
+--other: the Python of an environment in which the other checkout is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from turns import Contestant, answer, compare, load_dllama
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help=".m file")
+    parser.add_argument("--other", metavar="PYTHON", required=True)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--decode-tokens", type=int, default=128)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contestant:
+        sizes = (args.prompt_tokens, args.decode_tokens)
+        answer(load_dllama(args.model, args.threads[0], *sizes))
+        return
+    results = [contest(args, threads) for threads in args.threads]
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+
+
+def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
+    """All rounds with one number of threads."""
+    rest = [
+        __file__, args.model, "--contestant", "--other", args.other, "--threads", str(threads),
+        "--prompt-tokens", str(args.prompt_tokens), "--decode-tokens", str(args.decode_tokens),
+    ]  # fmt: skip
+    here = Contestant("this", [sys.executable, *rest])
+    there = Contestant("other", [args.other, *rest])
+    result = compare(here, there, args.rounds, threads)
+    for contestant in (here, there):
+        contestant.stop()
+    return {"threads": threads, **result}
+
+
+if __name__ == "__main__":
+    main()
