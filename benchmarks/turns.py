@@ -103,3 +103,17 @@ def read_bandwidth(threads: int, rounds: int = 3) -> float:
             [program, "600", str(threads), str(rounds)], check=True, capture_output=True, text=True
         )
     return float(done.stdout)
+
+
+def weight_bytes(model: str) -> int:
+    """Bytes that a token reads: all matrices but the embedding."""
+    from dllama.modelfile import ModelFile
+    from dllama.spec import FloatType
+
+    with ModelFile.open(Path(model)) as file:
+        tensors = file.tensors.values()
+        return sum(
+            info.float_type.nbytes(info.shape[0] * info.shape[1])
+            for info in tensors
+            if len(info.shape) == 2 and info.float_type is not FloatType.F32
+        )

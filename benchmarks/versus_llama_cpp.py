@@ -15,7 +15,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from turns import PROMPT, Contestant, answer, compare, load_dllama, prompt, read_bandwidth
+from turns import (
+    PROMPT,
+    Contestant,
+    answer,
+    compare,
+    load_dllama,
+    prompt,
+    read_bandwidth,
+    weight_bytes,
+)
 
 
 def main() -> None:
@@ -65,20 +74,6 @@ def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
         flush=True,
     )
     return {"threads": threads, **result, "weights_gb_s": read, "memory_gb_s": memory}
-
-
-def weight_bytes(model: str) -> int:
-    """Bytes that a token reads: all matrices but the embedding."""
-    from dllama.modelfile import ModelFile
-    from dllama.spec import FloatType
-
-    with ModelFile.open(Path(model)) as file:
-        tensors = file.tensors.values()
-        return sum(
-            info.float_type.nbytes(info.shape[0] * info.shape[1])
-            for info in tensors
-            if len(info.shape) == 2 and info.float_type is not FloatType.F32
-        )
 
 
 def load_llama_cpp(args: argparse.Namespace) -> Callable[[str], float]:

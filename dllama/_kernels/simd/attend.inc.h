@@ -2,15 +2,18 @@
  * per instruction set. Layouts and meanings in attention.h.
  */
 
-/* scores[r][p] = q[r] . k[p]; positions from a row's limit on are -infinity. */
+/* scores[r][p] = q[r] . k[p]; positions from a row's limit on are -infinity. With each vector of
+ * keys as many bytes of values are fetched, which dl_mix reads next, row by row. */
 #define DL_SCORES(suffix, ctype, load)                                                       \
     DL_INLINE void DL_FN(dl_scores_##suffix)(const dl_attend *a, const int n)                \
     {                                                                                        \
         const ctype *k = a->k;                                                               \
+        const char *values = a->v;                                                           \
         for (int p = 0; p < a->count; p += 16) {                                             \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
-            for (int d = 0; d < a->size; d++, k += 16) {                                     \
+            for (int d = 0; d < a->size; d++, k += 16, values += 16 * sizeof(ctype)) {       \
+                __builtin_prefetch(values);                                                  \
                 VT keys = V(load)(k);                                                        \
                 DL_UNROLL for (int r = 0; r < n; r++)                                                  \
                     acc[r] = V(fma)(keys, V(set1)(a->q[r * a->size + d]), acc[r]);           \
