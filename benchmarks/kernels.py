@@ -1,9 +1,11 @@
-"""Time the matmul kernels: GB/s of weights read, G multiply-adds/s.
+"""Time the matmul kernels: GB/s of weights, G multiply-adds/s, shares of the machine's limits.
 
     python benchmarks/kernels.py --threads 1 4
 
-Matrices have the shape of TinyLlama's feed-forward network, and are more than the caches hold.
-DLLAMA_ISA=avx2 or baseline times a lower instruction set.
+The limits are the rate at which as many threads read memory, and that at which a core multiplies
+and adds 8-bit integers in registers; both are measured first. Matrices have the shape of
+TinyLlama's feed-forward network, and are more than the caches hold. DLLAMA_ISA=avx2 or baseline
+times a lower instruction set.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import statistics
 import time
 
 import numpy as np
+from turns import integer_rate, read_bandwidth
 
 from dllama._kernels import cpu, quants
 from dllama._kernels.matmul import PackedMatrix, matmul
@@ -31,6 +34,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     print(f"{cpu.isa()}, {ROWS} x {COLUMNS}")
+    memory = {threads: read_bandwidth(threads) for threads in args.threads}
+    integer = integer_rate()
     for weights in args.weights:
         matrices = [packed(TYPES[weights]) for _ in range(COPIES)]
         for threads in args.threads:
@@ -40,7 +45,8 @@ def main() -> None:
                 read = sum(matrix.nbytes for matrix in matrices) / seconds / 1e9
                 print(
                     f"{weights}  {threads} threads  {tokens:4d} tokens  "
-                    f"{rate:7.1f} G multiply-adds/s  {read:6.1f} GB/s"
+                    f"{rate:7.1f} G multiply-adds/s ({rate / integer / threads:4.0%})  "
+                    f"{read:6.1f} GB/s ({read / memory[threads]:4.0%})"
                 )
 
 

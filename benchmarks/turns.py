@@ -93,15 +93,22 @@ def load_dllama(
 
 def read_bandwidth(threads: int, rounds: int = 3) -> float:
     """The best rate in GB/s at which this many threads read memory (read_bandwidth.c)."""
-    source = Path(__file__).with_name("read_bandwidth.c")
+    return _run_c("read_bandwidth.c", "600", str(threads), str(rounds))
+
+
+def integer_rate(rounds: int = 7) -> float:
+    """G multiply-adds/s of 8-bit integers that one core can do (integer_rate.c)."""
+    return _run_c("integer_rate.c", str(rounds))
+
+
+def _run_c(name: str, *arguments: str) -> float:
+    """The number that a C program beside this file prints, compiled for this machine."""
+    source = str(Path(__file__).with_name(name))
     with tempfile.TemporaryDirectory() as folder:
-        program = str(Path(folder, "read_bandwidth"))
-        subprocess.run(
-            ["cc", "-O3", "-march=native", "-fopenmp", str(source), "-o", program], check=True
-        )
-        done = subprocess.run(
-            [program, "600", str(threads), str(rounds)], check=True, capture_output=True, text=True
-        )
+        program = str(Path(folder, "program"))
+        command = ["cc", "-O3", "-march=native", "-fopenmp", source, "-o", program]
+        subprocess.run(command, check=True)
+        done = subprocess.run([program, *arguments], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
