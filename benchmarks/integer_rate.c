@@ -14,13 +14,13 @@ typedef __m512i vector;
 enum { PRODUCTS = 64 };
 #define ZERO() _mm512_setzero_si512()
 #define ADD_PRODUCTS(sum, w, x) _mm512_dpbusd_epi32(sum, w, x)
-#define KEEP(v) __asm__("" : "+v"(v))
+#define KEEP(v) __asm__ volatile("" : "+v"(v))
 #elif defined(__AVX2__)
 typedef __m256i vector;
 enum { PRODUCTS = 32 };
 #define ZERO() _mm256_setzero_si256()
 #define ADD_PRODUCTS(sum, w, x) _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x))
-#define KEEP(v) __asm__("" : "+x"(v))
+#define KEEP(v) __asm__ volatile("" : "+x"(v))
 #else
 #error "this machine has neither AVX2 nor AVX-512 VNNI"
 #endif
@@ -43,7 +43,8 @@ static vector multiply(vector w, vector x)
     for (int step = 0; step < STEPS; step++) {
 #pragma GCC unroll 8
         for (int i = 0; i < SUMS; i++) {
-            KEEP(w); /* so that each product is computed */
+            KEEP(w); /* unknown numbers, so that each product is computed */
+            KEEP(x);
             sum[i] = ADD_PRODUCTS(sum[i], w, x);
             KEEP(sum[i]);
         }
