@@ -22,6 +22,7 @@ cdef extern from "simd/attention.h" nogil:
         int padded
         int count
         int *limit
+        float cap
         float *scores
         dl_part *part
     ctypedef struct dl_attention:
@@ -58,6 +59,8 @@ cdef struct Attention:
     int64_t width, kv_heads, size, padded, chunks
     int64_t group, heads, skipped   # query heads per KV head, here, and before these in a group
     int half
+    float scale                     # of q k^T; 1 / sqrt(size) unless set
+    float cap                       # of the scores, 0: none
     const float *q                  # [T][q_ld], a token's heads side by side
     int64_t q_ld
     float *out                      # [T][out_ld], as q

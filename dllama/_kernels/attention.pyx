@@ -82,6 +82,7 @@ cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group, int64_
     a.kv_heads, a.group, a.heads, a.skipped = cache.kv_heads, group, heads, skipped
     a.size, a.padded = cache.head_dim, cache.padded
     a.chunks = _chunks(cache.positions)
+    a.scale, a.cap = <float> (1.0 / sqrt(<double> a.size)), 0
     a.q, a.q_ld, a.out, a.out_ld, a.parts = NULL, 0, NULL, 0, NULL
     return a
 
@@ -136,13 +137,12 @@ cdef void attend_item(const Attention *a, int64_t T, int64_t position, int64_t i
 cdef inline void _gather(const Attention *a, const Group *g, int64_t row, int64_t n,
                          float *q) noexcept nogil:
     """Scaled query rows [n][size]; row = token * count + head within the group."""
-    cdef float scale = <float> (1.0 / sqrt(<double> a.size))
     cdef int64_t r, d
     cdef const float *src
     for r in range(n):
         src = a.q + (row + r) // g.count * a.q_ld + (g.first + (row + r) % g.count) * a.size
         for d in range(a.size):
-            q[r * a.size + d] = src[d] * scale
+            q[r * a.size + d] = src[d] * a.scale
 
 
 cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_head,
@@ -156,7 +156,7 @@ cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_he
         seen = position + (row + r) // g.count + 1 - first
         job.limit[r] = <int> max(0, min(DL_CHUNK, seen))
         job.count = max(job.count, job.limit[r])
-    job.size, job.padded = <int> a.size, <int> a.padded
+    job.size, job.padded, job.cap = <int> a.size, <int> a.padded, a.cap
     job.k = a.keys + kv_head * a.keys_step + first * a.size * a.width
     job.v = a.values + kv_head * a.values_step + first * a.padded * a.width
     a.floats.attend[a.half](job, <int> n)
@@ -231,8 +231,11 @@ cdef void merge_item(const Attention *a, int64_t T, int64_t position, int64_t i)
 
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
-              int64_t position=0, bint half=False, int threads=1):
+              int64_t position=0, bint half=False, int threads=1, float scale=0, float cap=0):
     """softmax(q k^T / sqrt(S)) v, causal: float32 (T, H, S) from q (T, H, S), k and v (P, K, S).
+
+    scale, if not 0, takes the place of 1 / sqrt(S), and with a cap cap * tanh(score / cap) that of
+    a score.
 
     Token t stands at position + t; P = position + T. half: keys and values pass through
     float16. ValueError where shapes do not fit.
@@ -248,6 +251,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     cdef float[:, :, ::1] y = out
     cdef Attention a = attention_job(cache, 0, H // K, H, 0)
     cdef Memory parts = Memory(attention_parts(cache, H // K) * sizeof(dl_part))
+    a.scale, a.cap = scale or a.scale, cap
     a.q, a.q_ld, a.out, a.out_ld = &q[0, 0, 0], H * S, &y[0, 0, 0], H * S
     a.parts = <dl_part *> parts.data
     for i in prange(P * K, nogil=True, num_threads=threads):

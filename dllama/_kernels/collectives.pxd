@@ -22,7 +22,7 @@ cdef enum Algorithm:
     TWO_STEP = 2                    # reduce-scatter, then all-gather
 
 
-# dst[t] += sum over all nodes of src[t], in the order of a binary tree over the ranks. The
+# dst[t] += (or = where it is stored) the sum over all nodes of src[t], in the order of a binary tree over the ranks. The
 # same bits come out on all nodes. Steps, with a barrier after each: pack items, first swap, reduce
 # items, second swap, unpack items.
 cdef struct AllReduce:
@@ -30,6 +30,7 @@ cdef struct AllReduce:
     const dl_quants *codec
     int wire                        # float type of what travels
     int algorithm
+    bint store                      # dst[t] = the sum, instead of +=
     int64_t dim
     const int64_t *borders          # [n + 1]: columns of the slice of each rank
     const int64_t *offsets          # [n + 1]: bytes before the slice of each rank, for one token

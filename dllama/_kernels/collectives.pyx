@@ -7,7 +7,7 @@ in the same order, a binary tree over the ranks, so that with float32 on the wir
 same bits, and the same as one node that adds the same parts.
 """
 
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from dllama._kernels.elementwise cimport dl_isa
 from dllama._kernels.link cimport Link, failure
@@ -118,7 +118,7 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
         if slices:
             a.codec.encode(sums, 0, count, a.wire, own + _bytes(a.wire, begin))
         else:
-            _add(x + begin, sums, count)
+            _put(a, x + begin, sums, count)
         begin += count
 
 
@@ -134,6 +134,13 @@ cdef inline void _sum(const AllReduce *a, const uint8_t *const *rows, int64_t sk
             _add(sums + r * STRIP, sums + (r + step) * STRIP, count)
             r += 2 * step
         step *= 2
+
+
+cdef inline void _put(const AllReduce *a, float *x, const float *sums, int64_t count) noexcept nogil:
+    if a.store:
+        memcpy(x, sums, count * sizeof(float))
+    else:
+        _add(x, sums, count)
 
 
 cdef inline void _add(float *x, const float *y, int64_t count) noexcept nogil:
@@ -170,7 +177,7 @@ cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     while begin < width:
         count = min(STRIP, width - begin)
         a.codec.decode(row + _bytes(a.wire, begin), a.wire, count, strip)
-        _add(x + begin, strip, count)
+        _put(a, x + begin, strip, count)
         begin += count
 
 
@@ -354,7 +361,7 @@ cdef class Group:
         cdef AllReduce a
         a.peers, a.codec, a.wire, a.algorithm = &self.peers, dl_quants_of(dl_isa()), self.wire, \
             self.algorithm
-        a.dim, a.src, a.dst = self.dim, src, dst
+        a.store, a.dim, a.src, a.dst = False, self.dim, src, dst
         a.borders = <int64_t *> self._borders.data
         a.offsets = <int64_t *> self._offsets.data
         a.packed, a.received = <uint8_t *> self._packed.data, <uint8_t *> self._received.data

@@ -1,4 +1,4 @@
-"""Row-wise float kernels: RMSNorm, SwiGLU, exp, and the rows that feed a matmul.
+"""Row-wise float kernels: RMSNorm, SwiGLU, GEGLU, exp, and the rows that feed a matmul.
 
 T: tokens, D or K: width of a row. All results are the same bits on every
 instruction set and for every thread count.
@@ -76,6 +76,15 @@ def rmsnorm(const float[:, ::1] x, const float[::1] weight, float epsilon, int t
 
 def swiglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
     """gate * sigmoid(gate) * up: float32 (T, D) from two of (T, D) (Shazeer 2020)."""
+    return _gated(gate, up, threads, False)
+
+
+def geglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
+    """gelu(gate) * up with the tanh approximation: float32 (T, D) from two of (T, D)."""
+    return _gated(gate, up, threads, True)
+
+
+cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, bint gelu):
     cdef int64_t t, T = gate.shape[0], D = gate.shape[1]
     cdef const dl_floats *f = dl_floats_of(dl_isa())
     _same("rows of up", up.shape[0], T)
@@ -84,7 +93,7 @@ def swiglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
     cdef float[:, ::1] h = out
     if D:
         for t in prange(T, nogil=True, num_threads=threads):
-            f.swiglu(&gate[t, 0], &up[t, 0], D, &h[t, 0])
+            (f.geglu if gelu else f.swiglu)(&gate[t, 0], &up[t, 0], D, &h[t, 0])
     return out
 
 

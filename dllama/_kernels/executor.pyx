@@ -24,9 +24,13 @@ from dllama._kernels.elementwise cimport (
     Rows, dl_batch, dl_floats, dl_floats_of, dl_isa, dl_rows, put_row,
 )
 from dllama._kernels.matmul cimport (
-    ADD, GATED, STORE, Matmul, PackedMatrix, matmul_item, matmul_items, matmul_job,
+    ADD, GATED, GATED_GELU, STORE, Matmul, PackedMatrix, matmul_item, matmul_items, matmul_job,
 )
 from dllama._kernels.memory cimport Memory
+from dllama._kernels.moe cimport (
+    Experts, Routes, Routing, dispatch_item, gated_item, gated_items, gated_job, route_item,
+    sort_item, sum_item, sum_items, sum_job, sum_scratch,
+)
 from dllama._kernels.rope cimport RopeCache, rope_head
 
 from dllama._kernels.ops import Form, Kind, Op, Then
@@ -54,25 +58,35 @@ cdef enum:
     ATTEND = 4
     ENCODE = 5
     MERGE = 6
-    SEND_ROW = 7
-    SPREAD = 8
-    RECEIVE_ROW = 9
-    PACK = 10
-    FIRST_SWAP = 11
-    REDUCE = 12
-    SECOND_SWAP = 13
-    UNPACK = 14
+    SCALE = 7
+    ROUTE = 8
+    SORT = 9
+    DISPATCH = 10
+    EXPERTS_GATED = 11
+    EXPERTS_SUM = 12
+    SEND_ROW = 13
+    SPREAD = 14
+    RECEIVE_ROW = 15
+    PACK = 16
+    FIRST_SWAP = 17
+    REDUCE = 18
+    SECOND_SWAP = 19
+    UNPACK = 20
 
 
 # The steps that a task is cut into; all but the first have the fields of the first.
 cdef dict STEPS_OF = {
     Op.EMBED: (EMBED,), Op.NORM: (NORM,), Op.MATMUL: (MATMUL,), Op.ROPE: (ROPE,),
-    Op.ATTENTION: (ATTEND, MERGE), Op.ENCODE: (ENCODE,),
+    Op.ATTENTION: (ATTEND, MERGE), Op.ENCODE: (ENCODE,), Op.SCALE: (SCALE,),
+    Op.ROUTE: (ROUTE, SORT), Op.DISPATCH: (DISPATCH,), Op.EXPERTS_GATED: (EXPERTS_GATED,),
+    Op.EXPERTS_SUM: (EXPERTS_SUM,),
     Op.BROADCAST: (SEND_ROW, SPREAD, RECEIVE_ROW),
     Op.ALL_REDUCE: (PACK, FIRST_SWAP, REDUCE, SECOND_SWAP, UNPACK),
 }
 cdef int MOST_STEPS = max(map(len, STEPS_OF.values()))
-cdef dict THEN_OF = {Then.STORE: STORE, Then.ADD: ADD, Then.GATED: GATED}
+cdef dict THEN_OF = {
+    Then.STORE: STORE, Then.ADD: ADD, Then.GATED: GATED, Then.GATED_GELU: GATED_GELU,
+}
 
 
 # A task as the threads see it; which fields count depends on op.
@@ -81,10 +95,14 @@ cdef struct Step:
     bint tail                       # works on the last rows only, and writes from row 0
     int64_t width                   # of a row of src
     const float *src                # [T][width]
-    float *dst                      # EMBED: [T][width]
-    const float *weight             # EMBED: [vocab][width], NORM: [width]
-    const dl_rows *rows             # NORM, ENCODE: the result
+    float *dst                      # EMBED, SCALE: [T][width]; NORM: the same, or NULL
+    bint add                        # NORM: to dst
+    float scale                     # SCALE
+    const float *weight             # EMBED: [vocab][width], NORM: [width], ROPE: [2][size] or NULL
+    const dl_rows *rows             # NORM, ENCODE, DISPATCH: the result
+    const Routing *routing          # ROUTE, SORT, DISPATCH
     Matmul matmul
+    Experts experts
     Attention attention
     AllReduce sum
     Broadcast copy
@@ -163,8 +181,11 @@ cdef class Executor:
                                self.threads)
         self.buffers = {"logits": Memory(self.max_logits * self.local_vocab * sizeof(float))}
         for buffer in program.buffers:
-            self.buffers[buffer.name] = self._buffer(buffer, spec.weight_type.block_size > 1)
+            self.buffers[buffer.name] = self._buffer(buffer, spec)
             width = max(width, buffer.width)
+        for task in program.tasks:
+            if task.op == Op.EXPERTS_SUM:
+                width = max(width, sum_scratch(task.lanes, self.max_batch))
         self.logits = (<Memory> self.buffers["logits"]).floats()
         self.parts = Memory(attention_parts(cache, spec.n_heads // spec.n_kv_heads)
                             * sizeof(dl_part))
@@ -185,10 +206,13 @@ cdef class Executor:
         run.qkv_width = (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim
         run.halves = spec.rope_type is RopeType.FALCON
 
-    def _buffer(self, buffer, bint in_blocks):
+    def _buffer(self, buffer, spec):
+        rows = self.max_batch * buffer.rows
         if buffer.form == Form.INPUT:
-            return Rows(self.max_batch, buffer.width, in_blocks)
-        return Memory(self.max_batch * buffer.width * sizeof(float))
+            return Rows(rows, buffer.width, spec.weight_type.block_size > 1)
+        if buffer.form == Form.ROUTES:
+            return Routes(rows, spec.n_experts, buffer.width, spec.topk_normalised)
+        return Memory(rows * buffer.width * sizeof(float))
 
     cdef int _add(self, Step *step, program, task, dict matrices, dict vectors,
                   const float[:, ::1] embedding) except -1:
@@ -203,18 +227,53 @@ cdef class Executor:
         elif op == Op.NORM:
             vector = vectors[task.weight]
             step.weight, step.width = &vector[0], vector.shape[0]
-            step.src, step.rows = self._floats(task.src), self._rows(task.dst)
+            step.src, step.add = self._floats(task.src), task.then == Then.ADD
+            if isinstance(self.buffers[task.dst], Rows):
+                step.rows = self._rows(task.dst)
+            else:
+                step.dst = self._floats(task.dst)
         elif op == Op.ENCODE:
             step.src, step.rows = self._floats(task.src), self._rows(task.dst)
             step.width = step.rows.k
+        elif op == Op.SCALE:
+            step.src, step.dst = self._floats(task.src), self._floats(task.dst)
+            step.scale = task.scale
+            step.width = self.local_vocab if task.dst == "logits" else program.spec.dim
         elif op == Op.MATMUL:
             self._add_matmul(step, task, matrices[task.weight])
+            if task.bias:
+                vector = vectors[task.bias]
+                step.matmul.bias = &vector[0]
         elif op == Op.ROPE or op == Op.ATTENTION:
             self._add_attention(step, program, task)
+            if task.weight:
+                vector = vectors[task.weight]
+                step.weight = &vector[0]
         elif op == Op.BROADCAST:
             step.copy = self.group.broadcast_job(self._floats(task.dst))
-        else:
+        elif op == Op.ALL_REDUCE:
             step.sum = self.group.all_reduce_job(self._floats(task.src), self._floats(task.dst))
+            step.sum.store = task.then == Then.STORE
+        else:
+            self._add_experts(step, program.spec, task, matrices)
+        return 0
+
+    cdef int _add_experts(self, Step *step, spec, task, dict matrices) except -1:
+        """The steps of a mixture of experts."""
+        cdef Routes routes = self.buffers[task.routes or task.dst]
+        op, then, lanes = task.op, THEN_OF[task.then], task.lanes
+        step.routing = &routes.view
+        if op == Op.ROUTE:
+            step.src, step.width = self._floats(task.src), spec.n_experts
+        elif op == Op.DISPATCH:
+            step.src, step.width = self._floats(task.src), spec.dim
+            step.rows = self._rows(task.dst)
+        elif op == Op.EXPERTS_GATED:
+            step.experts = gated_job(routes, matrices[task.weight], self._rows(task.src),
+                                     self._rows(task.dst), lanes, then, self.threads)
+        else:
+            step.experts = sum_job(routes, matrices[task.weight], self._rows(task.src), lanes,
+                                   self._floats(task.dst), spec.dim, then == ADD, self.threads)
         return 0
 
     cdef int _add_matmul(self, Step *step, task, PackedMatrix matrix) except -1:
@@ -228,7 +287,7 @@ cdef class Executor:
             self.kept.append(source)
             src = &(<Rows> source).view
         m[0] = matmul_job(matrix, src, task.lanes, THEN_OF[task.then], self.threads)
-        if m.then == GATED:
+        if m.then >= GATED:
             m.gated = self._rows(task.dst)
         else:
             m.dst, m.ld = self._floats(task.dst), matrix.rows
@@ -242,6 +301,7 @@ cdef class Executor:
         group = spec.n_heads // spec.n_kv_heads
         a[0] = attention_job(self.cache, task.layer, group, len(heads), heads.start % group)
         a.q, a.q_ld = self._floats(task.src), self.run_.qkv_width
+        a.scale, a.cap = spec.attention_scale or a.scale, spec.attention_cap
         if task.op == Op.ROPE:
             step.dst = self._floats(task.dst)
             return 0
@@ -377,6 +437,14 @@ cdef int64_t _items(const Pass *run, const Step *step) noexcept nogil:
         return T * step.attention.kv_heads
     if step.op >= SEND_ROW:
         return _transfer_items(step, T)
+    if step.op == SORT:
+        return 1
+    if step.op == DISPATCH:
+        return T * step.routing.taken
+    if step.op == EXPERTS_GATED:
+        return gated_items(&step.experts)
+    if step.op == EXPERTS_SUM:
+        return sum_items(&step.experts)
     return T
 
 
@@ -410,14 +478,51 @@ cdef void _item(Pass *run, const Step *step, int64_t i, float *scratch, RopeCach
     elif step.op == ROPE:
         _rope_item(run, step, i, turns, cache)
     elif step.op == NORM:
-        run.floats.rmsnorm(step.src + row * width, step.weight, run.epsilon, width, scratch)
-        put_row(run.floats, step.rows, T, i, scratch)
+        _norm_item(run, step, T, i, row, scratch)
     elif step.op == ENCODE:
         put_row(run.floats, step.rows, T, i, step.src + row * width)
     elif step.op == EMBED:
         memcpy(step.dst + i * width, step.weight + run.batch.ids[i] * width, width * sizeof(float))
+    elif step.op == SCALE:
+        _scale_item(step, i)
+    elif step.op < SEND_ROW:
+        _expert_item(run, step, T, i, scratch)
     else:
         _transfer_item(run, step, T, i)
+
+
+cdef inline void _norm_item(const Pass *run, const Step *step, int64_t T, int64_t i, int64_t row,
+                            float *scratch) noexcept nogil:
+    """Row i of a norm: as a matmul reads it, as floats, or added to floats."""
+    cdef int64_t width = step.width, j
+    cdef float *y = scratch if step.add or step.rows != NULL else step.dst + i * width
+    run.floats.rmsnorm(step.src + row * width, step.weight, run.epsilon, width, y)
+    if step.rows != NULL:
+        put_row(run.floats, step.rows, T, i, y)
+    elif step.add:
+        for j in range(width):
+            step.dst[i * width + j] += y[j]
+
+
+cdef inline void _scale_item(const Step *step, int64_t i) noexcept nogil:
+    cdef int64_t j
+    for j in range(i * step.width, (i + 1) * step.width):
+        step.dst[j] = step.src[j] * step.scale
+
+
+cdef void _expert_item(const Pass *run, const Step *step, int64_t T, int64_t i,
+                       float *scratch) noexcept nogil:
+    """Item i of a step of a mixture of experts."""
+    if step.op == ROUTE:
+        route_item(step.routing, run.floats, step.src + i * step.width, i, scratch)
+    elif step.op == SORT:
+        sort_item(step.routing, T)
+    elif step.op == DISPATCH:
+        dispatch_item(step.routing, run.floats, step.src, step.width, step.rows, i)
+    elif step.op == EXPERTS_GATED:
+        gated_item(&step.experts, T, i)
+    else:
+        sum_item(&step.experts, T, i, scratch)
 
 
 cdef void _transfer_item(Pass *run, const Step *step, int64_t T, int64_t i) noexcept nogil:
@@ -445,7 +550,7 @@ cdef void _transfer_item(Pass *run, const Step *step, int64_t T, int64_t i) noex
 
 cdef void _rope_item(const Pass *run, const Step *step, int64_t i, RopeCache turns,
                      KVCache cache) noexcept nogil:
-    """One KV head of one token: turn its queries and its key, store key and value."""
+    """One KV head of one token: norm and turn its queries and its key, store key and value."""
     cdef const Attention *a = &step.attention
     cdef int64_t kv_head = i % a.kv_heads, t = i // a.kv_heads, size = a.size, h
     cdef HeadGroup g = group_of(a, kv_head)
@@ -453,6 +558,10 @@ cdef void _rope_item(const Pass *run, const Step *step, int64_t i, RopeCache tur
     cdef float *q = step.dst + t * run.qkv_width
     cdef float *k = q + (a.heads + kv_head) * size
     for h in range(g.first, g.first + g.count):
+        if step.weight != NULL:
+            run.floats.rmsnorm(q + h * size, step.weight, run.epsilon, size, q + h * size)
         rope_head(q + h * size, angles, run.pairs, run.halves)
+    if step.weight != NULL:
+        run.floats.rmsnorm(k, step.weight + size, run.epsilon, size, k)
     rope_head(k, angles, run.pairs, run.halves)
     cache.put(a.floats, step.layer, kv_head, run.batch.position + t, k, k + a.kv_heads * size)

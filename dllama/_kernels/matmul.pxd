@@ -27,11 +27,13 @@ cdef extern from "simd/matmul.h" nogil:
 
 
 # What happens to the product: stored, added to what is there, or, for rows that alternate
-# between 32 of gate and 32 of up, turned into SwiGLU and put into the rows of the next matmul.
+# between 32 of gate and 32 of up, turned into SwiGLU (GATED_GELU: GEGLU) and put into the rows of
+# the next matmul.
 cdef enum Then:
     STORE = 0
     ADD = 1
     GATED = 2
+    GATED_GELU = 3
 
 
 cdef class PackedMatrix:
@@ -52,6 +54,7 @@ cdef struct Matmul:
     const dl_rows *src              # [T][k]
     float *dst                      # STORE, ADD: [T][ld]
     int64_t ld
+    const float *bias               # STORE: [rows], added to the product; or NULL
     const dl_rows *gated            # GATED: [T][rows of gate]
 
 

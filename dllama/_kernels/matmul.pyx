@@ -87,9 +87,9 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int lanes, int t
     m.tile = dl_tile_of(dl_isa(), matrix.float_type)
     m.floats = dl_floats_of(dl_isa())
     m.groups_per_item = ITEM_GROUPS
-    while then != GATED and m.groups_per_item > 1 and groups < 4 * threads * m.groups_per_item:
+    while then < GATED and m.groups_per_item > 1 and groups < 4 * threads * m.groups_per_item:
         m.groups_per_item //= 2
-    m.dst, m.ld, m.gated = NULL, 0, NULL
+    m.dst, m.ld, m.bias, m.gated = NULL, 0, NULL, NULL
     return m
 
 
@@ -112,7 +112,7 @@ cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
             tile.w = m.w + (first + g) * m.stride
             tile.out = &out[g * DL_TILE_TOKENS * 16]
             m.tile(&tile, <int> n)
-        if m.then == GATED:
+        if m.then >= GATED:
             _put_gated(m, out, T, t, n, first // 4)
         else:
             _put_rows(m, out, t, n, first, count)
@@ -136,13 +136,17 @@ cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t
     """Store or add n tokens of `count` groups from group `first` on."""
     cdef int64_t g, i, r, valid
     cdef const float *src
+    cdef const float *bias = m.bias + first * 16
     cdef float *dst
     for i in range(n):
         for g in range(count):
             src = out + (g * DL_TILE_TOKENS + i) * 16
             dst = m.dst + (t + i) * m.ld + (first + g) * 16
             valid = min(16, m.rows - (first + g) * 16)
-            if m.then == STORE:
+            if m.bias != NULL:
+                for r in range(valid):
+                    dst[r] = src[r] + bias[16 * g + r]
+            elif m.then == STORE:
                 memcpy(dst, src, valid * sizeof(float))
             else:
                 for r in range(valid):
@@ -151,7 +155,7 @@ cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t
 
 cdef inline void _put_gated(const Matmul *m, const float *out, int64_t T, int64_t t, int64_t n,
                             int64_t block) noexcept nogil:
-    """SwiGLU of 32 rows of gate with 32 of up, put as block `block` of the next matmul's rows."""
+    """32 rows of gate with 32 of up, activated and put as block `block` of the next matmul's rows."""
     cdef float gate[32]
     cdef float up[32]
     cdef float h[32]
@@ -160,7 +164,10 @@ cdef inline void _put_gated(const Matmul *m, const float *out, int64_t T, int64_
         for g in range(2):
             memcpy(gate + 16 * g, out + (g * DL_TILE_TOKENS + i) * 16, 64)
             memcpy(up + 16 * g, out + ((g + 2) * DL_TILE_TOKENS + i) * 16, 64)
-        m.floats.swiglu(gate, up, 32, h)
+        if m.then == GATED:
+            m.floats.swiglu(gate, up, 32, h)
+        else:
+            m.floats.geglu(gate, up, 32, h)
         put_blocks(m.floats, m.gated, T, t + i, block, 1, h)
 
 

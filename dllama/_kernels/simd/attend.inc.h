@@ -39,6 +39,16 @@
         }                                                                                    \
     }
 
+/* scores[count] = cap * tanh(scores / cap), with tanh(u) = 1 - 2 / (e^(2 u) + 1) */
+static void DL_FN(dl_cap_scores)(float *scores, int count, float cap)
+{
+    VT one = V(set1)(1.0f), two = V(set1)(2.0f), c = V(set1)(cap), scale = V(set1)(2.0f / cap);
+    for (int p = 0; p < count; p += 16) {
+        VT e = DL_FN(dl_exp)(V(mul)(V(load)(scores + p), scale));
+        V(store)(scores + p, V(mul)(c, V(sub)(one, V(div)(two, V(add)(e, one)))));
+    }
+}
+
 /* Turns the scores of a row into exp(score - maximum), zeros from `limit` on. */
 DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_part *part)
 {
@@ -59,6 +69,8 @@ DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_pa
     DL_INLINE void DL_FN(dl_attend_n_##suffix)(const dl_attend *a, const int n)              \
     {                                                                                        \
         DL_FN(dl_scores_##suffix)(a, n);                                                     \
+        for (int r = 0; a->cap > 0.0f && r < n; r++)                                         \
+            DL_FN(dl_cap_scores)(a->scores + r * DL_CHUNK, a->count, a->cap);                \
         DL_UNROLL for (int r = 0; r < n; r++)                                                          \
             DL_FN(dl_softmax_part)(a->scores + r * DL_CHUNK, a->limit[r], a->count, a->part + r); \
         DL_FN(dl_mix_##suffix)(a, n);                                                        \

@@ -25,6 +25,7 @@ typedef struct {
     int size, padded;
     int count;              /* positions of this chunk that any row sees */
     int limit[DL_ATTEND_ROWS]; /* positions that row r sees, 0 to count */
+    float cap;              /* not 0: a score s becomes cap * tanh(s / cap) */
     float *scores;          /* [DL_ATTEND_ROWS][DL_CHUNK], scratch */
     dl_part *part;          /* [rows], the result; a row with limit 0 gets m = -infinity */
 } dl_attend;

@@ -66,6 +66,19 @@ static void DL_FN(dl_swiglu)(const float *gate, const float *up, int64_t n, floa
     }
 }
 
+/* h[n] = gelu(gate) * up, where gelu(g) = g * (1 + tanh(u)) / 2 = g * sigmoid(2 u),
+ * u = sqrt(2 / pi) (g + 0.044715 g^3)  (Hendrycks and Gimpel 2016; Shazeer 2020, GEGLU) */
+static void DL_FN(dl_geglu)(const float *gate, const float *up, int64_t n, float *h)
+{
+    VT one = V(set1)(1.0f), a = V(set1)(-1.5957691216f), b = V(set1)(-1.5957691216f * 0.044715f);
+    for (int64_t i = 0; i < n; i += 16) {
+        VT g = DL_FN(dl_load_n)(gate + i, n - i);
+        VT e = DL_FN(dl_exp)(V(mul)(g, V(fma)(V(mul)(g, g), b, a)));
+        VT s = V(div)(g, V(add)(one, e));
+        DL_FN(dl_store_n)(h + i, V(mul)(s, DL_FN(dl_load_n)(up + i, n - i)), n - i);
+    }
+}
+
 /* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Four values go to every
  * `step` bytes from q on; *d is d as rounded to fp16, *s is -8 times the sum of q. */
 static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t step, float *d, int32_t *s)
