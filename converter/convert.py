@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dllama import families
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
-from dllama.families.source import Source
+from dllama.families.source import Place, Source
 from dllama.modelfile import ModelWriter, tensor_table
 from dllama.modelheader import read_header, write_header
 from dllama.spec import FloatType, ModelSpec
@@ -65,8 +65,7 @@ def convert(
     workers = _thread_count(threads)
     folder = HuggingFaceFolder(source)
     target = _checked_output(Path(output), folder.path)
-    model_type = folder.config.get("model_type")
-    family = families.of_model_type(str(model_type), folder.config_path)
+    family = families.of_config(folder.config, folder.config_path)
     spec = family.read_config(folder.config, FloatType[weights.upper()], folder.config_path)
     read_header(write_header(spec, folder.config_path), folder.config_path)
     tensors = [_find(folder, item, spec) for item in family.sources(spec)]
@@ -97,13 +96,14 @@ def _find(
     flag = folder.config.get("tie_word_embeddings")
     tied = flag or (flag is None and source.tensor not in folder.tensors)
     name = source.tied_to if source.tied_to and tied else source.tensor
-    if name not in folder.tensors:
-        raise FormatError(folder.path, name, "missing", f"the tensor of {source.name}")
-    stored = folder.tensors[name]
-    if stored.dtype not in DTYPES:
-        known = ", ".join(DTYPES)
-        raise UnsupportedError(f"{stored.file.path}: {name} is {stored.dtype}, only {known} work")
-    return source, stored
+    for place in (Place(name), *source.others):
+        if place.tensor in folder.tensors:
+            stored = folder.tensors[place.tensor]
+            if stored.dtype not in DTYPES:
+                what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
+                raise UnsupportedError(f"{stored.file.path}: {what}, only {known} work")
+            return source, stored.part(place.part, place.parts)
+    raise FormatError(folder.path, name, "missing", f"the tensor of {source.name}")
 
 
 def _write_model(
@@ -161,7 +161,7 @@ def _runs(source: Source, stored: StoredTensor) -> Iterator[NDArray[Any]]:
 
 def _paired(rows: NDArray[Any], head: int) -> NDArray[Any]:
     """Rows of heads of `head` rows, halves (i, i + head/2) put as pairs (2i, 2i + 1)."""
-    halves = rows.reshape(-1, 2, head // 2, rows.shape[1])
+    halves = rows.reshape(-1, 2, head // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 

@@ -42,6 +42,22 @@ class StoredTensor:
         """Whether the numbers are bfloat16 bits in uint16."""
         return self.dtype == "BF16"
 
+    def part(self, index: int, count: int) -> StoredTensor:
+        """One of `count` equal runs of the rows, where all axes but the last count as rows.
+
+        The tensor itself if count is 1; FormatError where it cannot be cut so.
+        """
+        if count == 1:
+            return self
+        rows = math.prod(self.shape[:-1])
+        if len(self.shape) < 2 or rows % count:
+            raise FormatError(
+                self.file.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
+            )
+        shape = (rows // count, self.shape[-1])
+        begin = self.begin + index * math.prod(shape) * DTYPES[self.dtype].itemsize
+        return StoredTensor(self.file, self.name, self.dtype, shape, begin)
+
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Rows first to first + count, a view of the file: (count, columns) or (count,)."""
         width = math.prod(self.shape[1:])

@@ -1,7 +1,8 @@
 """Weights over the network: the root sends each worker the parts its program needs.
 
 Parts follow each other in the order of the program's matrices, then the vectors; each is a
-TENSOR message, its bytes as the model file holds them and their CRC-32 behind.
+TENSOR message, its bytes as the model file holds them and their CRC-32 behind. Slices of vectors
+are a message each.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from dllama._kernels.link import Link
 from dllama._kernels.matmul import PackedMatrix
 from dllama.errors import ProtocolError
 from dllama.modelfile import ModelFile, TensorInfo, tensor_table
-from dllama.program import Matrix, Part, Program
+from dllama.program import Matrix, Part, Program, Vector
 from dllama.protocol import HEADER, Kind, receive_header
-from dllama.weights import Weights, part_bytes, part_nbytes, part_shape
+from dllama.weights import (
+    Weights,
+    float_type_of,
+    part_bytes,
+    part_nbytes,
+    part_shape,
+    slice_floats,
+)
 
 CRC = struct.Struct("<I")
 # Bytes that travel, and are checked and repacked, at a time.
@@ -43,7 +51,7 @@ def model_digest(model: ModelFile) -> str:
 def program_nbytes(tensors: Mapping[str, TensorInfo], program: Program) -> int:
     """Bytes that send_weights sends for a program, without messages' frames."""
     parts = sum(part_nbytes(tensors, part) for m in program.matrices for part in m.parts)
-    return parts + sum(tensors[name].nbytes for name in program.vectors)
+    return parts + sum(4 * len(part.rows) for vector in program.vectors for part in vector.slices)
 
 
 def send_weights(link: Link, model: ModelFile, program: Program, progress: Progress) -> None:
@@ -52,8 +60,10 @@ def send_weights(link: Link, model: ModelFile, program: Program, progress: Progr
         for part in matrix.parts:
             _send(link, part_bytes(model, part), progress)
             model.release(part.tensor)
-    for name in program.vectors:
-        _send(link, model.raw(name).reshape(1, -1), progress)
+    for vector in program.vectors:
+        for piece in vector.slices:
+            numbers = np.ascontiguousarray(slice_floats(model, piece))
+            _send(link, numbers.view(np.uint8).reshape(1, -1), progress)
 
 
 def _send(link: Link, rows: NDArray[np.uint8], progress: Progress) -> None:
@@ -77,29 +87,28 @@ def receive_weights(link: Link, spec_table: Mapping[str, TensorInfo], program: P
 
     ProtocolError names the tensor that is not as expected. TransportError. MemoryError.
     """
-    weight_type = int(program.spec.weight_type)
     matrices: dict[str, PackedMatrix] = {}
     for matrix in program.matrices:
-        packed = PackedMatrix(matrix.rows, matrix.cols, weight_type)
+        packed = PackedMatrix(matrix.rows, matrix.cols, float_type_of(spec_table, matrix))
         for part in matrix.parts:
             _receive_part(link, spec_table, packed, matrix, part, threads)
         matrices[matrix.name] = packed
     vectors = {}
-    for name in program.vectors:
-        vectors[name] = _receive_vector(link, name, spec_table[name].nbytes)
+    for vector in program.vectors:
+        vectors[vector.name] = _receive_vector(link, vector)
     return Weights(matrices, vectors, None)
 
 
-def _receive_vector(link: Link, name: str, nbytes: int) -> NDArray[np.float32]:
-    """One vector, float32 (n,)."""
-    raw = np.empty((1, nbytes), np.uint8)
+def _receive_vector(link: Link, vector: Vector) -> NDArray[np.float32]:
+    """One vector, float32 (n,), slice by slice."""
+    slices: list[NDArray[np.float32]] = []
 
     def put(at: int, rows: NDArray[np.uint8]) -> None:
-        raw[at : at + len(rows)] = rows
+        slices.append(rows[0].view("<f4").copy())
 
-    _receive(link, name, (1, nbytes), put)
-    vector: NDArray[np.float32] = raw[0].view("<f4")
-    return vector
+    for part in vector.slices:
+        _receive(link, part.tensor, (1, 4 * len(part.rows)), put)
+    return np.concatenate(slices)
 
 
 def _receive_part(

@@ -9,7 +9,7 @@ from dllama._kernels.matmul import PackedMatrix
 from dllama.modelfile import ModelFile
 from dllama.node import Node, group_of, program_of
 from dllama.plan import Plan
-from dllama.weights import Weights
+from dllama.weights import Weights, float_type_of
 
 
 def footprint(model: ModelFile, plan: Plan, *, threads: int, rank: int = 0) -> dict[str, int]:
@@ -20,10 +20,13 @@ def footprint(model: ModelFile, plan: Plan, *, threads: int, rank: int = 0) -> d
     """
     spec = model.spec
     program = program_of(spec, plan, rank, model.path)
-    shapes = {(matrix.rows, matrix.cols) for matrix in program.matrices}
-    packed = {shape: PackedMatrix(*shape, int(spec.weight_type)) for shape in shapes}
-    matrices = {matrix.name: packed[matrix.rows, matrix.cols] for matrix in program.matrices}
-    vectors = {name: np.zeros(model.tensors[name].shape, np.float32) for name in program.vectors}
+    shapes = {m.name: (m.rows, m.cols, float_type_of(model.tensors, m)) for m in program.matrices}
+    packed = {shape: PackedMatrix(*shape) for shape in set(shapes.values())}
+    matrices = {name: packed[shape] for name, shape in shapes.items()}
+    vectors = {
+        vector.name: np.zeros(sum(len(part.rows) for part in vector.slices), np.float32)
+        for vector in program.vectors
+    }
     weights = Weights(matrices, vectors, model.f32("embedding"))
     group = None
     if plan.world > 1:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dllama._kernels import quants
 from dllama.errors import FormatError, ModelError, OutputError
 from dllama.modelheader import MAX_HEADER, read_header, write_header
-from dllama.spec import Arch, FloatType, ModelSpec
+from dllama.spec import FloatType, ModelSpec
 
 Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 
@@ -56,12 +56,19 @@ def _tensors(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], FloatType]
         yield at + "k", (spec.kv_dim, spec.dim), weights
         yield at + "v", (spec.kv_dim, spec.dim), weights
         yield at + "o", (spec.dim, spec.q_dim), weights
+        if spec.qkv_bias:
+            yield at + "q_bias", (spec.q_dim,), f32
+            yield at + "k_bias", (spec.kv_dim,), f32
+            yield at + "v_bias", (spec.kv_dim,), f32
         yield from _feed_forward(spec, at)
-        if spec.arch in (Arch.QWEN3, Arch.QWEN3_MOE):
+        if spec.qk_norms:
             yield at + "q_norm", (spec.head_dim,), f32
             yield at + "k_norm", (spec.head_dim,), f32
         yield at + "attention_norm", (spec.dim,), f32
         yield at + "ffn_norm", (spec.dim,), f32
+        if spec.post_norms:
+            yield at + "attention_post_norm", (spec.dim,), f32
+            yield at + "ffn_post_norm", (spec.dim,), f32
     yield "final_norm", (spec.dim,), f32
     yield "output", (spec.vocab_size, spec.dim), weights
 
@@ -69,15 +76,14 @@ def _tensors(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], FloatType]
 def _feed_forward(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...], FloatType]]:
     """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
     if spec.n_experts == 0:
-        prefixes, hidden = [at], spec.hidden_dim
+        prefixes = [at]
     else:
         yield at + "router", (spec.n_experts, spec.dim), FloatType.F32
         prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
-        hidden = spec.moe_hidden_dim or spec.hidden_dim
     for prefix in prefixes:
-        yield prefix + "gate", (hidden, spec.dim), spec.weight_type
-        yield prefix + "down", (spec.dim, hidden), spec.weight_type
-        yield prefix + "up", (hidden, spec.dim), spec.weight_type
+        yield prefix + "gate", (spec.ffn_dim, spec.dim), spec.weight_type
+        yield prefix + "down", (spec.dim, spec.ffn_dim), spec.weight_type
+        yield prefix + "up", (spec.ffn_dim, spec.dim), spec.weight_type
 
 
 def encode(

@@ -1,7 +1,7 @@
 """The header of a .m file: (key, value) pairs of int32, from and to a ModelSpec.
 
 Keys below 1000 are those of distributed-llama; keys from 1000 up carry what those cannot
-say and are float32 bits. docs/file-formats.md has the whole table.
+say: flags, and numbers as float32 bits. docs/file-formats.md has the whole table.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ class Key(IntEnum):
     ROPE_SCALING_FACTOR_F32 = 1002
     ROPE_SCALING_LOW_F32 = 1003
     ROPE_SCALING_HIGH_F32 = 1004
+    QKV_BIAS = 1005
+    ROUTER_UNSCALED = 1006
+    POST_NORMS = 1007
+    EMBEDDING_SCALE = 1008
+    ATTENTION_SCALE = 1009
+    ATTENTION_CAP = 1010
+    LOGITS_SCALE = 1011
 
 
 # Least and most values of the keys that are plain sizes.
@@ -69,6 +76,9 @@ RANGES = {
     Key.HEAD_DIM: (2, 512),
     Key.NORM_EPSILON: (5, 6),
     Key.MOE_HIDDEN_DIM: (0, 1 << 24),
+    Key.QKV_BIAS: (0, 1),
+    Key.ROUTER_UNSCALED: (0, 1),
+    Key.POST_NORMS: (0, 1),
 }
 ENUMS: dict[Key, type[IntEnum]] = {
     Key.ARCH: Arch,
@@ -164,6 +174,13 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
         n_experts=values.get(Key.N_EXPERTS, 0),
         n_active_experts=values.get(Key.N_ACTIVE_EXPERTS, 0),
         moe_hidden_dim=values.get(Key.MOE_HIDDEN_DIM, 0),
+        qkv_bias=bool(values.get(Key.QKV_BIAS, 0)),
+        topk_normalised=not values.get(Key.ROUTER_UNSCALED, 0),
+        post_norms=bool(values.get(Key.POST_NORMS, 0)),
+        embedding_scale=_factor(values, Key.EMBEDDING_SCALE, 1.0, path),
+        attention_scale=_factor(values, Key.ATTENTION_SCALE, 0.0, path),
+        attention_cap=_factor(values, Key.ATTENTION_CAP, 0.0, path),
+        logits_scale=_factor(values, Key.LOGITS_SCALE, 1.0, path),
     )
     check_spec(spec, path)
     return spec
@@ -180,6 +197,11 @@ def _real(values: dict[Key, int], key: Key, exact: Key, default: float, path: ob
     if exact in values:
         return _float_bits(values[exact], exact, path)
     return float(values.get(key, default))
+
+
+def _factor(values: dict[Key, int], key: Key, default: float, path: object) -> float:
+    """A number that only a key of ours can say."""
+    return _float_bits(values[key], key, path) if key in values else default
 
 
 def _rope_scaling(values: dict[Key, int], path: object) -> RopeScaling | None:
@@ -211,12 +233,13 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
     if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
         raise FormatError(path, "head_dim", spec.head_dim, "even, 2 to 512")
-    if spec.n_active_experts > spec.n_experts:
-        raise FormatError(
-            path, "n_active_experts", spec.n_active_experts, f"at most {spec.n_experts}"
-        )
+    least = min(1, spec.n_experts)
+    if not least <= spec.n_active_experts <= spec.n_experts:
+        expected = f"{least} to {spec.n_experts}"
+        raise FormatError(path, "n_active_experts", spec.n_active_experts, expected)
     block = spec.weight_type.block_size
-    widths = {"dim": spec.dim, "heads * head_dim": spec.q_dim, "hidden_dim": spec.hidden_dim}
+    hidden = "moe_hidden_dim" if spec.ffn_dim != spec.hidden_dim else "hidden_dim"
+    widths = {"dim": spec.dim, "heads * head_dim": spec.q_dim, hidden: spec.ffn_dim}
     for name, width in widths.items():
         if width % block:
             weights = f"{spec.weight_type.name.lower()} weights"
@@ -247,10 +270,28 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
     ]
     if spec.moe_hidden_dim:
         pairs.append((Key.MOE_HIDDEN_DIM, spec.moe_hidden_dim))
+    pairs += _ours(spec)
     if spec.rope_scaling is not None:
         pairs += _scaling(spec.rope_scaling)
     body = b"".join(struct.pack("<ii", key, value) for key, value in pairs)
     return struct.pack("<Ii", MAGIC, 8 + len(body)) + body
+
+
+def _ours(spec: ModelSpec) -> list[tuple[Key, int]]:
+    """Keys for what the standard ones cannot say, if it is not what their absence means."""
+    flags = {
+        Key.QKV_BIAS: spec.qkv_bias,
+        Key.ROUTER_UNSCALED: not spec.topk_normalised,
+        Key.POST_NORMS: spec.post_norms,
+    }
+    factors = {
+        Key.EMBEDDING_SCALE: (spec.embedding_scale, 1.0),
+        Key.ATTENTION_SCALE: (spec.attention_scale, 0.0),
+        Key.ATTENTION_CAP: (spec.attention_cap, 0.0),
+        Key.LOGITS_SCALE: (spec.logits_scale, 1.0),
+    }
+    pairs = [(key, 1) for key, flag in flags.items() if flag]
+    return pairs + [(key, _bits(x)) for key, (x, default) in factors.items() if x != default]
 
 
 def _scaling(scaling: RopeScaling) -> list[tuple[Key, int]]:

@@ -6,22 +6,26 @@ the executor runs it without knowing any family. T below is the number of tokens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from dllama import sharding
 from dllama._kernels.ops import Form, Kind, Op, Then
 from dllama.sharding import Shard, columns_of, lanes_of
-from dllama.spec import FloatType, ModelSpec
+from dllama.spec import FloatType, HiddenAct, ModelSpec
+
+# Rows of every expert's down projection that one work item computes (moe.pxd has the same).
+EXPERT_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """T rows of `width` numbers."""
+    """T * rows rows of `width` numbers."""
 
     name: str
     width: int
     form: Form = Form.FLOAT
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,29 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Some numbers of a vector of the file."""
+
+    tensor: str
+    rows: range
+
+
+@dataclass(frozen=True)
+class Vector:
+    """float32 numbers, made of one or several vectors of the file, one behind the other."""
+
+    name: str
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
 class Task:
-    """One operation on all rows of its buffers; on the rows whose logits are asked for: tail."""
+    """One operation on all rows of its buffers; on the rows whose logits are asked for: tail.
+
+    weight: a matrix, or the vector of a norm. bias: a vector that is added to a matmul's
+    product. routes: the buffer that says which experts a token takes. lanes: the equal parts
+    in which sums are cut. scale: what SCALE multiplies by.
+    """
 
     op: Op
     src: str
@@ -63,6 +88,9 @@ class Task:
     lanes: int = 1
     tail: bool = False
     kind: Kind = Kind.INFERENCE
+    bias: str = ""
+    routes: str = ""
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,8 +101,28 @@ class Program:
     shard: Shard
     buffers: tuple[Buffer, ...]
     matrices: tuple[Matrix, ...]
-    vectors: tuple[str, ...]
+    vectors: tuple[Vector, ...]
     tasks: tuple[Task, ...]
+
+
+LayerPart = Callable[[ModelSpec, Shard, int], Iterator[Task]]
+
+
+def decoder(spec: ModelSpec, shard: Shard, feed_forward: LayerPart) -> Program:
+    """Embedding, layers of attention and a feed-forward network, logits."""
+    tasks = [*embedding_tasks(spec, shard)]
+    for layer in range(spec.n_layers):
+        tasks += attention_tasks(spec, shard, layer)
+        tasks += feed_forward(spec, shard, layer)
+    tasks += logits_tasks(spec)
+    return Program(
+        spec,
+        shard,
+        tuple(buffers(spec, shard)),
+        tuple(matrices(spec, shard)),
+        tuple(vectors(spec, shard)),
+        tuple(tasks),
+    )
 
 
 def quantised(spec: ModelSpec) -> bool:
@@ -82,34 +130,33 @@ def quantised(spec: ModelSpec) -> bool:
     return spec.weight_type in (FloatType.Q40, FloatType.Q80)
 
 
-def gated_matrix(name: str, gate: str, up: str, hidden: range, cols: int) -> Matrix:
-    """Gate and up in alternating blocks of 32 rows, so that SwiGLU finds both side by side."""
-    blocks = (len(hidden) + 31) // 32
-    parts = (
-        Part(gate, hidden, range(cols), 0, 32, 64),
-        Part(up, hidden, range(cols), 32, 32, 64),
-    )
-    return Matrix(name, 64 * blocks, cols, parts)
-
-
-def embedding_tasks(shard: Shard) -> Iterator[Task]:
+def embedding_tasks(spec: ModelSpec, shard: Shard) -> Iterator[Task]:
     """x = rows of the embedding, which the root has and sends to the others."""
     if shard.rank == 0:
         yield Task(Op.EMBED, "", "x")
     if shard.world > 1:
         yield Task(Op.BROADCAST, "x", "x", kind=Kind.TRANSFER)
+    if spec.embedding_scale != 1.0:  # behind the broadcast, which sends rows as the file has them
+        yield Task(Op.SCALE, "x", "x", scale=spec.embedding_scale)
 
 
 def residual_tasks(
-    shard: Shard, src: str, partial: str, weight: str, layer: int, lanes: int
+    shard: Shard, product: Task | None, partial: str, layer: int, norm: str = ""
 ) -> Iterator[Task]:
-    """x += matrix times src, where every node has some columns of the matrix, or none."""
-    if shard.world == 1:
-        yield Task(Op.MATMUL, src, "x", weight, layer, Then.ADD, lanes)
-        return
-    if lanes:
-        yield Task(Op.MATMUL, src, partial, weight, layer, Then.STORE, lanes)
-    yield Task(Op.ALL_REDUCE, partial, "x", layer=layer, then=Then.ADD, kind=Kind.TRANSFER)
+    """x += the sum over all nodes of a product, or with norm its RMSNorm.
+
+    product: what writes this node's part of the sum, None if it has none.
+    """
+    alone = shard.world == 1
+    if product and alone and not norm:
+        yield replace(product, dst="x", then=Then.ADD)
+    elif product:
+        yield replace(product, dst=partial)
+    if not alone:
+        dst, then = ("branch", Then.STORE) if norm else ("x", Then.ADD)
+        yield Task(Op.ALL_REDUCE, partial, dst, layer=layer, then=then, kind=Kind.TRANSFER)
+    if norm:
+        yield Task(Op.NORM, partial if alone else "branch", "x", norm, layer, Then.ADD)
 
 
 def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
@@ -117,23 +164,52 @@ def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]
     at = f"layers.{layer}."
     mixed = "mixed_input" if quantised(spec) else "mixed"
     lanes = lanes_of(shard.heads, spec.n_heads, sharding.output_lanes(spec))
+    bias = at + "qkv_bias" if spec.qkv_bias else ""
     yield Task(Op.NORM, "x", "normed", at + "attention_norm", layer)
-    yield Task(Op.MATMUL, "normed", "qkv", at + "qkv", layer)
-    yield Task(Op.ROPE, "qkv", "qkv", layer=layer)
+    yield Task(Op.MATMUL, "normed", "qkv", at + "qkv", layer, bias=bias)
+    yield Task(Op.ROPE, "qkv", "qkv", at + "qk_norm" if spec.qk_norms else "", layer)
     yield Task(Op.ATTENTION, "qkv", "mixed", layer=layer)
     if quantised(spec):
         yield Task(Op.ENCODE, "mixed", mixed, layer=layer)
-    yield from residual_tasks(shard, mixed, "attention_out", at + "o", layer, lanes)
+    product = Task(Op.MATMUL, mixed, "", at + "o", layer, lanes=lanes)
+    norm = at + "attention_post_norm" if spec.post_norms else ""
+    yield from residual_tasks(shard, product, "attention_out", layer, norm)
 
 
 def feed_forward_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
-    """x += feed-forward network of x: norm, gate and up with SwiGLU, down projection."""
-    at, lanes = f"layers.{layer}.", 0
+    """x += feed-forward network of x: norm, gate and up with their activation, down projection."""
+    at, product = f"layers.{layer}.", None
     if shard.hidden:
-        lanes = lanes_of(shard.hidden, spec.hidden_dim, sharding.hidden_lanes(spec))
+        lanes = lanes_of(shard.hidden, spec.ffn_dim, sharding.hidden_lanes(spec))
         yield Task(Op.NORM, "x", "normed", at + "ffn_norm", layer)
-        yield Task(Op.MATMUL, "normed", "hidden", at + "gate_up", layer, Then.GATED)
-    yield from residual_tasks(shard, "hidden", "ffn_out", at + "down", layer, lanes)
+        yield Task(Op.MATMUL, "normed", "hidden", at + "gate_up", layer, _gated(spec))
+        product = Task(Op.MATMUL, "hidden", "", at + "down", layer, lanes=lanes)
+    norm = at + "ffn_post_norm" if spec.post_norms else ""
+    yield from residual_tasks(shard, product, "ffn_out", layer, norm)
+
+
+def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
+    """x += the experts that the router chooses for each token of x, weighted.
+
+    Tokens are sorted by experts, so that a pass reads the weights of an expert once, and of
+    experts that no token takes never. The router is on every node, and chooses the same everywhere.
+    """
+    at, product = f"layers.{layer}.", None
+    if shard.hidden:
+        lanes, gated = expert_lanes(spec, shard), _gated(spec)
+        yield Task(Op.NORM, "x", "routed", at + "ffn_norm", layer)
+        yield Task(Op.MATMUL, "routed", "scores", at + "router", layer)
+        yield Task(Op.ROUTE, "scores", "routes", layer=layer)
+        yield Task(Op.DISPATCH, "routed", "dispatched", layer=layer, routes="routes")
+        yield Task(
+            Op.EXPERTS_GATED, "dispatched", "hidden", at + "experts_gate_up", layer, gated,
+            lanes, routes="routes",
+        )  # fmt: skip
+        product = Task(
+            Op.EXPERTS_SUM, "hidden", "", at + "experts_down", layer, lanes=lanes, routes="routes"
+        )
+    norm = at + "ffn_post_norm" if spec.post_norms else ""
+    yield from residual_tasks(shard, product, "ffn_out", layer, norm)
 
 
 def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
@@ -141,27 +217,50 @@ def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
     last = spec.n_layers - 1
     yield Task(Op.NORM, "x", "normed", "final_norm", last, tail=True)
     yield Task(Op.MATMUL, "normed", "logits", "output", last, tail=True)
+    if spec.logits_scale != 1.0:
+        yield Task(Op.SCALE, "logits", "logits", "", last, tail=True, scale=spec.logits_scale)
 
 
-def dense_buffers(spec: ModelSpec, shard: Shard) -> tuple[Buffer, ...]:
+def _gated(spec: ModelSpec) -> Then:
+    return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
+
+
+def expert_lanes(spec: ModelSpec, shard: Shard) -> int:
+    """The lanes of a node's columns of an expert's down projection."""
+    return lanes_of(shard.hidden, spec.ffn_dim, sharding.hidden_lanes(spec))
+
+
+def buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
     """The buffers that the tasks above name, but for the logits."""
     columns = len(columns_of(spec, shard.heads))
-    buffers = [
-        Buffer("x", spec.dim),
-        Buffer("normed", spec.dim, Form.INPUT),
-        Buffer("qkv", (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim),
-        Buffer("mixed", columns),
-    ]
+    yield Buffer("x", spec.dim)
+    yield Buffer("normed", spec.dim, Form.INPUT)
+    yield Buffer("qkv", (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim)
+    yield Buffer("mixed", columns)
     if quantised(spec):
-        buffers.append(Buffer("mixed_input", columns, Form.INPUT))
-    if shard.hidden:
-        buffers.append(Buffer("hidden", len(shard.hidden), Form.INPUT))
-    if shard.world > 1:
-        buffers += [Buffer("attention_out", spec.dim), Buffer("ffn_out", spec.dim)]
-    return tuple(buffers)
+        yield Buffer("mixed_input", columns, Form.INPUT)
+    if spec.n_experts and shard.hidden:
+        yield from _expert_buffers(spec, shard)
+    elif shard.hidden:
+        yield Buffer("hidden", len(shard.hidden), Form.INPUT)
+    if shard.world > 1 or spec.post_norms:
+        yield Buffer("attention_out", spec.dim)
+        yield Buffer("ffn_out", spec.dim)
+    if shard.world > 1 and spec.post_norms:
+        yield Buffer("branch", spec.dim)
 
 
-def dense_matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
+def _expert_buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
+    """Rows for each token and each of its experts; hidden units lie apart by lanes."""
+    taken, lanes = spec.n_active_experts, expert_lanes(spec, shard)
+    yield Buffer("routed", spec.dim)
+    yield Buffer("scores", spec.n_experts)
+    yield Buffer("routes", taken, Form.ROUTES)
+    yield Buffer("dispatched", spec.dim, Form.INPUT, taken)
+    yield Buffer("hidden", len(shard.hidden) // lanes, Form.INPUT, taken * lanes)
+
+
+def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
     """The matrices that the tasks above name."""
     for layer in range(spec.n_layers):
         at = f"layers.{layer}."
@@ -169,8 +268,10 @@ def dense_matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
         cols = columns_of(spec, shard.heads)
         part = Part(at + "o", range(spec.dim), cols)
         yield Matrix(at + "o", spec.dim, len(cols), (part,))
-        if shard.hidden:
-            yield gated_matrix(at + "gate_up", at + "gate", at + "up", shard.hidden, spec.dim)
+        if spec.n_experts and shard.hidden:
+            yield from _expert_matrices(spec, shard, at)
+        elif shard.hidden:
+            yield _gated_matrix(spec, shard, at + "gate_up", [at])
             part = Part(at + "down", range(spec.dim), shard.hidden)
             yield Matrix(at + "down", spec.dim, len(shard.hidden), (part,))
     part = Part("output", shard.vocab, range(spec.dim))
@@ -193,9 +294,73 @@ def _rows(heads: range, size: int) -> range:
     return range(heads.start * size, heads.stop * size)
 
 
-def dense_vectors(spec: ModelSpec) -> Iterator[str]:
-    """The norm weights that the tasks above name."""
+def _gated_matrix(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str]) -> Matrix:
+    """Gate and up in alternating blocks of 32 rows, so that the activation finds both side by
+    side; those of experts one below the other."""
+    rows, cols = 64 * ((len(shard.hidden) + 31) // 32), range(spec.dim)
+    parts = [
+        Part(prefix + tensor, shard.hidden, cols, index * rows + at, 32, 64)
+        for index, prefix in enumerate(prefixes)
+        for at, tensor in ((0, "gate"), (32, "up"))
+    ]
+    return Matrix(name, len(prefixes) * rows, spec.dim, tuple(parts))
+
+
+def _expert_matrices(spec: ModelSpec, shard: Shard, at: str) -> Iterator[Matrix]:
+    """The router, and gate, up and down of all experts."""
+    prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
+    router = Part(at + "router", range(spec.n_experts), range(spec.dim))
+    yield Matrix(at + "router", spec.n_experts, spec.dim, (router,))
+    yield _gated_matrix(spec, shard, at + "experts_gate_up", prefixes)
+    yield _down_of_experts(spec, shard, at + "experts_down", prefixes)
+
+
+def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str]) -> Matrix:
+    """Down projections cut into lanes, which are rows of their own here.
+
+    Rows: for each expert, for each EXPERT_ROWS rows, for each lane, these rows.
+    """
+    lanes = expert_lanes(spec, shard)
+    width = len(shard.hidden) // lanes
+    rows = lanes * EXPERT_ROWS * -(-spec.dim // EXPERT_ROWS)  # of an expert
+    parts = [
+        Part(
+            prefix + "down",
+            range(spec.dim),
+            shard.hidden[lane * width : (lane + 1) * width],
+            index * rows + lane * EXPERT_ROWS,
+            EXPERT_ROWS,
+            lanes * EXPERT_ROWS,
+        )
+        for index, prefix in enumerate(prefixes)
+        for lane in range(lanes)
+    ]
+    return Matrix(name, len(prefixes) * rows, width, tuple(parts))
+
+
+def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
+    """The norm weights and biases that the tasks above name."""
+    norms = ["attention_norm", "ffn_norm"]
+    if spec.post_norms:
+        norms += ["attention_post_norm", "ffn_post_norm"]
     for layer in range(spec.n_layers):
-        yield f"layers.{layer}.attention_norm"
-        yield f"layers.{layer}.ffn_norm"
-    yield "final_norm"
+        at = f"layers.{layer}."
+        for norm in norms:
+            yield _whole(at + norm, spec.dim)
+        if spec.qk_norms:
+            heads = (Slice(at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
+            yield Vector(at + "qk_norm", tuple(heads))
+        if spec.qkv_bias:
+            yield _bias(spec, shard, at)
+    yield _whole("final_norm", spec.dim)
+
+
+def _whole(name: str, size: int) -> Vector:
+    return Vector(name, (Slice(name, range(size)),))
+
+
+def _bias(spec: ModelSpec, shard: Shard, at: str) -> Vector:
+    """Biases of the rows of q, k and v that a node has."""
+    q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
+    slices = (Slice(at + "q_bias", q), Slice(at + "k_bias", kv), Slice(at + "v_bias", kv))
+    return Vector(at + "qkv_bias", slices)

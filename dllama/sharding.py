@@ -1,8 +1,9 @@
 """The split: which part of a model each node holds, as pure functions.
 
 Megatron-style tensor parallelism (Shoeybi et al. 2019, section 3): attention is split by
-query heads, the feed-forward network by hidden units, the output matrix by rows, all in
-contiguous ranges. Nodes are numbered by rank from 0, the root; `world` is how many there are.
+query heads, the feed-forward network (or every expert) by hidden units, the output matrix by
+rows, all in contiguous ranges. Nodes are numbered by rank from 0, the root; `world` is how many
+there are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Shard:
     """The part of a model that the node of one rank holds.
 
     heads: query heads. kv_heads: the KV heads these read, which other nodes may hold too.
-    hidden: units of the feed-forward network, maybe none. vocab: rows of the output matrix.
+    hidden: units of the feed-forward network, or of every expert, maybe none. vocab: rows of the
+    output matrix.
     """
 
     rank: int
@@ -66,7 +68,7 @@ def split(spec: ModelSpec, shares: Sequence[float]) -> list[Shard]:
             f"has {spec.n_heads} query heads and {spec.vocab_size} tokens"
         )
     heads = deal(spec.n_heads, shares, 1)
-    blocks = deal(-(-spec.hidden_dim // BLOCK), shares)
+    blocks = deal(-(-spec.ffn_dim // BLOCK), shares)
     vocab = deal(spec.vocab_size, shares, 1)
     return [
         Shard(
@@ -75,8 +77,8 @@ def split(spec: ModelSpec, shares: Sequence[float]) -> list[Shard]:
             heads[rank],
             kv_heads_of(spec, heads[rank]),
             range(
-                min(spec.hidden_dim, BLOCK * blocks[rank].start),
-                min(spec.hidden_dim, BLOCK * blocks[rank].stop),
+                min(spec.ffn_dim, BLOCK * blocks[rank].start),
+                min(spec.ffn_dim, BLOCK * blocks[rank].stop),
             ),
             vocab[rank],
         )
@@ -119,7 +121,7 @@ def output_lanes(spec: ModelSpec) -> int:
 
 def hidden_lanes(spec: ModelSpec) -> int:
     """The same of the down projection, whose parts are whole blocks of 32 hidden units."""
-    return _lanes(spec.hidden_dim // BLOCK) if spec.hidden_dim % BLOCK == 0 else 1
+    return _lanes(spec.ffn_dim // BLOCK) if spec.ffn_dim % BLOCK == 0 else 1
 
 
 def _lanes(units: int) -> int:

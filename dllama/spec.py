@@ -67,8 +67,14 @@ class ModelSpec:
     """Architecture and sizes of a model; lengths count elements, not bytes.
 
     dim: width of the residual stream. hidden_dim: width of the feed-forward
-    network (moe_hidden_dim: of one expert). Query heads share KV heads in
+    network (moe_hidden_dim: of one expert, 0 for as wide). Query heads share KV heads in
     contiguous groups of n_heads / n_kv_heads.
+
+    qkv_bias: q, k and v have biases. topk_normalised: the weights of a token's experts add up to
+    1; otherwise they are the router's probabilities as they are. post_norms: what attention and
+    experts give is normed before it is added to the residual stream. embedding_scale and
+    logits_scale multiply the embedding and the logits. attention_scale multiplies q k^T, 0 stands
+    for 1 / sqrt(head_dim). attention_cap: c tanh(score / c) takes the place of a score, if not 0.
     """
 
     arch: Arch
@@ -89,6 +95,13 @@ class ModelSpec:
     n_experts: int = 0
     n_active_experts: int = 0
     moe_hidden_dim: int = 0
+    qkv_bias: bool = False
+    topk_normalised: bool = True
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    attention_scale: float = 0.0
+    attention_cap: float = 0.0
+    logits_scale: float = 1.0
 
     @property
     def q_dim(self) -> int:
@@ -99,3 +112,13 @@ class ModelSpec:
     def kv_dim(self) -> int:
         """Width of all key (or value) heads together."""
         return self.n_kv_heads * self.head_dim
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the feed-forward network, or of one expert."""
+        return (self.n_experts and self.moe_hidden_dim) or self.hidden_dim
+
+    @property
+    def qk_norms(self) -> bool:
+        """Whether the heads of q and k are normed."""
+        return self.arch in (Arch.QWEN3, Arch.QWEN3_MOE)

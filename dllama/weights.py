@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dllama._kernels.matmul import PackedMatrix
 from dllama.modelfile import ModelFile, TensorInfo
-from dllama.program import Matrix, Part, Program
+from dllama.program import Matrix, Part, Program, Slice
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,21 @@ def load_weights(
         disable=None if progress else True,
     ) as bar:
         matrices = {m.name: _pack(model, m, threads, bar) for m in program.matrices}
-    vectors = {name: np.array(model.f32(name), np.float32) for name in program.vectors}
+    vectors = {
+        vector.name: np.concatenate([slice_floats(model, part) for part in vector.slices])
+        for vector in program.vectors
+    }
     return Weights(matrices, vectors, model.f32("embedding"))
+
+
+def float_type_of(tensors: Mapping[str, TensorInfo], matrix: Matrix) -> int:
+    """The float type of a matrix, which is that of its parts."""
+    return int(tensors[matrix.parts[0].tensor].float_type)
+
+
+def slice_floats(model: ModelFile, part: Slice) -> NDArray[np.float32]:
+    """The numbers of a slice, float32 (n,)."""
+    return model.f32(part.tensor)[part.rows.start : part.rows.stop]
 
 
 def part_shape(tensors: Mapping[str, TensorInfo], part: Part) -> tuple[int, int]:
@@ -76,7 +89,7 @@ def part_bytes(model: ModelFile, part: Part) -> NDArray[np.uint8]:
 
 def _pack(model: ModelFile, matrix: Matrix, threads: int, bar: tqdm) -> PackedMatrix:  # type: ignore[type-arg]
     """One packed matrix of the tensors that make it up."""
-    packed = PackedMatrix(matrix.rows, matrix.cols, int(model.spec.weight_type))
+    packed = PackedMatrix(matrix.rows, matrix.cols, float_type_of(model.tensors, matrix))
     for part in matrix.parts:
         packed.fill(part.at, part_bytes(model, part), part.block, part.step, threads)
         model.release(part.tensor)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from dllama.errors import FormatError, UnsupportedError
 from dllama.spec import HiddenAct, RopeScaling, RopeType
 
+log = logging.getLogger("dllama.convert")
+
 Config = dict[str, Any]
 
 # A number of the model file is a float32.
 MOST = 3.4e38
-ACTIVATIONS = {"silu": HiddenAct.SILU, "swish": HiddenAct.SILU}
+# Only the tanh approximation of GELU is there; plain "gelu" means the exact one.
+ACTIVATIONS = {
+    "silu": HiddenAct.SILU,
+    "swish": HiddenAct.SILU,
+    "gelu_new": HiddenAct.GELU,
+    "gelu_pytorch_tanh": HiddenAct.GELU,
+}
 
 
 def size(config: Config, field: str, path: object, default: int | None = None) -> int:
@@ -34,12 +43,49 @@ def number(config: Config, field: str, path: object, default: float | None = Non
     return float(value)
 
 
+def flag(config: Config, field: str, path: object, default: bool) -> bool:
+    """true or false; absent or null means the default."""
+    value = config.get(field)
+    value = default if value is None else value
+    if not isinstance(value, bool):
+        raise FormatError(path, field, repr(value), "true or false")
+    return value
+
+
 def hidden_act(config: Config, path: object) -> HiddenAct:
     """The activation of the feed-forward network."""
     name = config.get("hidden_act") or "silu"
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise UnsupportedError(f"{path}: hidden_act {name!r} is not supported, only silu")
+        known = ", ".join(ACTIVATIONS)
+        raise UnsupportedError(f"{path}: hidden_act {name!r} is not supported, only {known}")
     return ACTIVATIONS[name]
+
+
+def seq_len(config: Config, path: object, windowed: bool = True) -> int:
+    """The model's context; a sliding window that is shorter cuts it.
+
+    windowed: whether `sliding_window` counts where `use_sliding_window` is absent.
+    """
+    positions = size(config, "max_position_embeddings", path)
+    if not flag(config, "use_sliding_window", path, windowed):
+        return positions
+    window = size(config, "sliding_window", path, positions)
+    if window < positions:
+        log.warning(
+            "%s: sliding_window %d is not supported beyond the window: the context is cut from "
+            "%d to %d", path, window, positions, window,
+        )  # fmt: skip
+    return min(window, positions)
+
+
+def experts(config: Config, path: object) -> tuple[int, int]:
+    """How many experts a layer has, and how many of them a token takes."""
+    field = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
+    count = size(config, field, path)
+    taken = size(config, "num_experts_per_tok", path)
+    if taken > count:
+        raise FormatError(path, "num_experts_per_tok", taken, f"at most {count}, {field}")
+    return count, taken
 
 
 def refuse_set(config: Config, fields: tuple[str, ...], path: object) -> None:
@@ -47,6 +93,12 @@ def refuse_set(config: Config, fields: tuple[str, ...], path: object) -> None:
     for field in fields:
         if config.get(field):
             raise UnsupportedError(f"{path}: {field} {config[field]!r} is not supported")
+
+
+def refuse_scaling(scaling: RopeScaling | None, path: object) -> None:
+    """UnsupportedError for scaled RoPE, where the model file has no place for it."""
+    if scaling is not None:
+        raise UnsupportedError(f"{path}: rope type 'llama3' is not supported for this model_type")
 
 
 def rope(config: Config, path: object) -> tuple[float, RopeType, RopeScaling | None]:

@@ -6,7 +6,6 @@ Touvron et al. 2023 (LLaMA, Llama 2), Grattafiori et al. 2024 (Llama 3), Jiang e
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 from dllama import program
@@ -17,10 +16,7 @@ from dllama.program import Program
 from dllama.sharding import Shard
 from dllama.spec import Arch, FloatType, ModelSpec
 
-log = logging.getLogger("dllama.convert")
-
 MODEL_TYPES = ("llama", "mistral")
-ARCH = Arch.LLAMA
 
 LAYER = {
     "q": "self_attn.q_proj",
@@ -35,6 +31,12 @@ LAYER = {
 }
 
 
+def runs(spec: ModelSpec) -> bool:
+    """Whether a model file is one of this family."""
+    dense = not spec.n_experts and not spec.qkv_bias and not spec.post_norms
+    return spec.arch is Arch.LLAMA and dense
+
+
 def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
     fields.refuse_set(config, ("attention_bias", "mlp_bias"), path)
@@ -42,7 +44,7 @@ def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
     heads = fields.size(config, "num_attention_heads", path)
     theta, rope_type, scaling = fields.rope(config, path)
     return ModelSpec(
-        arch=ARCH,
+        arch=Arch.LLAMA,
         dim=dim,
         hidden_dim=fields.size(config, "intermediate_size", path),
         n_layers=fields.size(config, "num_hidden_layers", path),
@@ -50,7 +52,7 @@ def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
         n_kv_heads=fields.size(config, "num_key_value_heads", path, heads),
         head_dim=fields.size(config, "head_dim", path, dim // heads),
         vocab_size=fields.size(config, "vocab_size", path),
-        seq_len=_seq_len(config, path),
+        seq_len=fields.seq_len(config, path),
         weight_type=weights,
         hidden_act=fields.hidden_act(config, path),
         norm_epsilon=fields.number(config, "rms_norm_eps", path, 1e-6),
@@ -58,18 +60,6 @@ def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
         rope_type=rope_type,
         rope_scaling=scaling,
     )
-
-
-def _seq_len(config: Config, path: object) -> int:
-    """The model's context; a sliding window that is shorter cuts it."""
-    positions = fields.size(config, "max_position_embeddings", path)
-    window = fields.size(config, "sliding_window", path, positions)
-    if window < positions:
-        log.warning(
-            "%s: sliding_window %d is not supported beyond the window: the context is cut from "
-            "%d to %d", path, window, positions, window,
-        )  # fmt: skip
-    return min(window, positions)
 
 
 def sources(spec: ModelSpec) -> Iterator[Source]:
@@ -89,16 +79,4 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
 
 def build(spec: ModelSpec, shard: Shard) -> Program:
     """A node's part of the forward pass: embedding, attention and feed-forward layers, logits."""
-    tasks = [*program.embedding_tasks(shard)]
-    for layer in range(spec.n_layers):
-        tasks += program.attention_tasks(spec, shard, layer)
-        tasks += program.feed_forward_tasks(spec, shard, layer)
-    tasks += program.logits_tasks(spec)
-    return Program(
-        spec,
-        shard,
-        program.dense_buffers(spec, shard),
-        tuple(program.dense_matrices(spec, shard)),
-        tuple(program.dense_vectors(spec)),
-        tuple(tasks),
-    )
+    return program.decoder(spec, shard, program.feed_forward_tasks)

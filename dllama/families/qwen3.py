@@ -1,0 +1,59 @@
+"""Qwen3: norms of the heads of q and k, and heads whose size is apart from dim / heads.
+
+Yang et al. 2025 (Qwen3 technical report). RoPE turns halves, so rows stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dllama import program
+from dllama.families import config as fields
+from dllama.families import llama
+from dllama.families.config import Config
+from dllama.families.source import Source
+from dllama.program import Program
+from dllama.sharding import Shard
+from dllama.spec import Arch, FloatType, ModelSpec, RopeType
+
+MODEL_TYPES = ("qwen3",)
+
+HEAD_DIM = 128  # where the config does not say
+
+
+def runs(spec: ModelSpec) -> bool:
+    """Whether a model file is one of this family."""
+    return spec.arch is Arch.QWEN3 and not spec.n_experts
+
+
+def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+    given = {**config, "head_dim": fields.size(config, "head_dim", path, HEAD_DIM)}
+    spec = llama.read_config({**given, "sliding_window": None}, weights, path)
+    fields.refuse_scaling(spec.rope_scaling, path)
+    return replace(
+        spec,
+        arch=Arch.QWEN3,
+        rope_type=RopeType.FALCON,
+        seq_len=fields.seq_len(config, path, windowed=False),
+    )
+
+
+def sources(spec: ModelSpec) -> Iterator[Source]:
+    """Where each tensor of the model file comes from, in the order of the file."""
+    for source in llama.sources(spec):
+        if source.name.endswith("attention_norm"):
+            yield from norm_sources(source.name.removesuffix("attention_norm"))
+        yield replace(source, paired_heads=0)
+
+
+def norm_sources(at: str) -> Iterator[Source]:
+    """The norms of q and k of a layer."""
+    for name in ("q_norm", "k_norm"):
+        yield Source(at + name, f"model.{at}self_attn.{name}.weight")
+
+
+def build(spec: ModelSpec, shard: Shard) -> Program:
+    """A node's part of the forward pass, as that of a Llama."""
+    return program.decoder(spec, shard, program.feed_forward_tasks)
