@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from oracle import huggingface, llama
 
+MODELS = (
+    "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "qwen2", "qwen3", "qwen3-moe",
+    "mixtral",
+)  # fmt: skip
 
-@pytest.mark.parametrize("name", ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral"])
+
+@pytest.mark.parametrize("name", MODELS)
 def test_equals_transformers(fixtures, name):
     spec, tensors = huggingface.read_folder(fixtures / name)
     reference = np.load(fixtures / name / "reference.npz")

@@ -105,6 +105,17 @@ def test_the_original_converters_file_is_read(fixtures):
         {"rope_type": RopeType.LLAMA31, "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 8192)},
         {"rope_type": RopeType.LLAMA31, "rope_scaling": RopeScaling(8.5, 0.25, 4.5, 8192)},
         {"head_dim": 24},
+        {"qkv_bias": True},
+        {"n_experts": 3, "n_active_experts": 1, "topk_normalised": False},
+        {
+            "n_experts": 8,
+            "n_active_experts": 2,
+            "post_norms": True,
+            "embedding_scale": 78.5,
+            "attention_scale": 0.125,
+            "attention_cap": 30.0,
+            "logits_scale": 0.75,
+        },
         {"arch": Arch.QWEN3, "rope_type": RopeType.FALCON},
         {
             "arch": Arch.QWEN3_MOE,
@@ -126,6 +137,8 @@ def test_standard_keys_suffice_where_they_can():
     spec = replace(SPEC, rope_type=RopeType.LLAMA31, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192))
     assert max(pairs_of(spec)) < 1000
     assert Key.NORM_EPSILON_F32 in pairs_of(replace(SPEC, norm_epsilon=2e-5))
+    assert max(pairs_of(replace(SPEC, n_experts=8, n_active_experts=2))) < 1000
+    assert Key.QKV_BIAS in pairs_of(replace(SPEC, qkv_bias=True))
 
 
 def test_tensors_lie_in_the_order_of_the_format():
@@ -142,6 +155,10 @@ def test_tensors_lie_in_the_order_of_the_format():
         "layers.0.experts.0.up",
     ]
     assert table["layers.0.router"].float_type is FloatType.F32
+    grok = replace(SPEC, n_layers=1, qkv_bias=True, post_norms=True)
+    layer = ["q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "gate", "down", "up"]
+    layer += ["attention_norm", "ffn_norm", "attention_post_norm", "ffn_post_norm"]
+    assert list(tensor_table(grok, 0))[1:-2] == [f"layers.0.{name}" for name in layer]
     assert table["layers.0.q_norm"].shape == (16,)
 
 
@@ -175,6 +192,14 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.MOE_HIDDEN_DIM, -1, "moe_hidden_dim"),
         (Key.NORM_EPSILON_F32, -1, "norm_epsilon_f32"),
         (Key.ROPE_THETA_F32, 0, "rope_theta_f32"),
+        (Key.N_EXPERTS, 2, "n_active_experts"),
+        (Key.QKV_BIAS, 2, "qkv_bias"),
+        (Key.ROUTER_UNSCALED, -1, "router_unscaled"),
+        (Key.POST_NORMS, 7, "post_norms"),
+        (Key.EMBEDDING_SCALE, 0, "embedding_scale"),
+        (Key.ATTENTION_SCALE, -1, "attention_scale"),
+        (Key.ATTENTION_CAP, 0x7F800000, "attention_cap"),
+        (Key.LOGITS_SCALE, 0, "logits_scale"),
     ],
 )
 def test_every_field_is_checked(tmp_path, key, value, field):

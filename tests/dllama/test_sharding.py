@@ -16,7 +16,7 @@ from dllama.program import Then
 from dllama.sharding import deal, lanes_of, split
 from dllama.spec import Arch, FloatType, ModelSpec
 
-KV = ("k", "v")
+KV = ("k", "v", "k_bias", "v_bias")
 
 
 def spec_of(**values) -> ModelSpec:
@@ -44,6 +44,10 @@ def specs(draw) -> ModelSpec:
         head_dim=head_dim,
         vocab_size=draw(st.integers(64, 300)),
         weight_type=kind,
+        n_experts=(experts := draw(st.sampled_from([0, 0, 3]))),
+        n_active_experts=min(experts, 2),
+        qkv_bias=not experts and draw(st.booleans()),
+        post_norms=experts > 0 and draw(st.booleans()),
     )
 
 
@@ -64,12 +68,15 @@ def test_every_weight_is_held_once(data, spec):
             for part in matrix.parts:
                 rows, cols = part.rows, part.cols
                 holders[part.tensor][rows.start : rows.stop, cols.start : cols.stop] += 1
-        for name in program.vectors:
-            holders[name] += 1
+        for vector in program.vectors:
+            for piece in vector.slices:
+                holders[piece.tensor][piece.rows.start : piece.rows.stop] += 1
     for name, count in holders.items():
         kind = name.rpartition(".")[2]
         if name == "embedding":
             assert not count.any()
+        elif kind == "router":
+            assert (count == sum(1 for shard in split(spec, shares) if shard.hidden)).all()
         elif kind in KV:
             assert (count >= 1).all()
             assert (count == 1).all() or nodes > 1

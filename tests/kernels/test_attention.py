@@ -45,6 +45,16 @@ def test_same_bits_for_any_batch(rng, shape):
         np.testing.assert_array_equal(whole[t : t + 1], one)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_soft_cap_and_another_scale(rng, shape):
+    q, k, v = inputs(rng, *shape)
+    expected = ops.attention(q, k, v, shape[-1], scale=3.0, cap=5.0)
+    result = attention(q, k, v, shape[-1], threads=2, scale=3.0, cap=5.0)
+    np.testing.assert_allclose(result, expected, atol=5e-6)
+    far = attention(1e6 * q, k, v, shape[-1], scale=3.0, cap=5.0)
+    assert np.isfinite(far).all()
+
+
 def test_large_scores_do_not_overflow(rng):
     q, k, v = inputs(rng, 2, 2, 1, 16, 30)
     expected = ops.attention(100 * q, 100 * k, v, 30)

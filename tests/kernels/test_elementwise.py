@@ -33,6 +33,20 @@ def test_swiglu_of_large_gates():
     np.testing.assert_allclose(result, [[0, 0, 200, 1e4]], atol=1e-30)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_geglu(rng, width):
+    gate = (4 * rng.standard_normal((4, width))).astype(np.float32)
+    up = rng.standard_normal((4, width)).astype(np.float32)
+    result = elementwise.geglu(gate, up, threads=3)
+    np.testing.assert_allclose(result, ops.geglu(gate, up), rtol=2e-6, atol=1e-6)
+
+
+def test_geglu_of_large_gates():
+    gate = np.array([[-1e4, -200, 200, 1e4]], np.float32)
+    result = elementwise.geglu(gate, np.ones_like(gate))
+    np.testing.assert_allclose(result, [[0, 0, 200, 1e4]], atol=1e-30)
+
+
 def test_exp():
     x = np.linspace(-86.9, 88, 10_001, dtype=np.float32)
     np.testing.assert_allclose(elementwise.exp(x), np.exp(x.astype(np.float64)), rtol=3e-7)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dllama.spec import Arch, FloatType, ModelSpec, RopeScaling, RopeType
 
+ARCHS = {"qwen3": Arch.QWEN3, "qwen3_moe": Arch.QWEN3_MOE}
 LAYER_NAMES = {
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -21,7 +22,11 @@ LAYER_NAMES = {
     "up": "mlp.up_proj",
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "router": "mlp.gate",
 }
+MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
 def read_folder(folder: Path) -> tuple[ModelSpec, dict[str, NDArray[np.float32]]]:
@@ -39,9 +44,27 @@ def read_folder(folder: Path) -> tuple[ModelSpec, dict[str, NDArray[np.float32]]
         "output": stored.get("lm_head.weight", stored["model.embed_tokens.weight"]),
     }
     for layer in range(spec.n_layers):
-        for ours, theirs in LAYER_NAMES.items():
-            tensors[f"layers.{layer}.{ours}"] = stored[f"model.layers.{layer}.{theirs}.weight"]
+        _read_layer(stored, layer, tensors)
     return spec, tensors
+
+
+def _read_layer(stored: dict[str, Any], layer: int, tensors: dict[str, Any]) -> None:
+    """All tensors of a layer that there are, whatever the family."""
+    ours = {theirs: name for name, theirs in LAYER_NAMES.items()}
+    prefix = f"model.layers.{layer}."
+    for name, tensor in stored.items():
+        if not name.startswith(prefix):
+            continue
+        short = name.removeprefix(prefix)
+        for theirs, other in MIXTRAL.items():
+            short = short.replace(theirs, other)
+        short, _, kind = short.rpartition(".")
+        expert = ""
+        if short.startswith("mlp.experts."):
+            number, short = short.removeprefix("mlp.experts.").split(".")
+            expert, short = f"experts.{number}.", f"mlp.{short}"
+        suffix = "_bias" if kind == "bias" else ""
+        tensors[f"layers.{layer}.{expert}{ours[short]}{suffix}"] = tensor
 
 
 def read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -70,8 +93,12 @@ def read_spec(folder: Path) -> ModelSpec:
     rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {})}
     scaled = rope.get("rope_type", rope.get("type")) == "llama3"
     heads = config["num_attention_heads"]
+    experts = config.get("num_experts") or config.get("num_local_experts") or 0
     return ModelSpec(
-        arch=Arch.LLAMA,
+        arch=ARCHS.get(config["model_type"], Arch.LLAMA),
+        n_experts=experts,
+        n_active_experts=config["num_experts_per_tok"] if experts else 0,
+        topk_normalised=config.get("norm_topk_prob", True),
         dim=config["hidden_size"],
         hidden_dim=config["intermediate_size"],
         n_layers=config["num_hidden_layers"],

@@ -1,4 +1,4 @@
-"""The forward pass of a dense Llama model on a whole sequence."""
+"""The forward pass of a Llama, dense or with experts, and its relatives on a whole sequence."""
 
 from __future__ import annotations
 
@@ -35,33 +35,69 @@ def forward(
     if halves is None:
         halves = spec.rope_type is RopeType.FALCON
     noise = _noise(jitter)
-    x = _dense(tensors["embedding"])[list(tokens)].astype(np.float64)
+    x = _dense(tensors["embedding"])[list(tokens)].astype(np.float64) * spec.embedding_scale
+    block = _experts if spec.n_experts else _feed_forward
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
-        x = x + noise(_attention_block(weights, spec, x, halves, kv_dtype, noise))
-        x = x + noise(_feed_forward(weights, spec, x, noise))
+        y = noise(_attention_block(weights, spec, x, halves, kv_dtype, noise))
+        x = x + _post_normed(weights, "attention_post_norm", spec, y)
+        y = noise(block(weights, spec, x, noise))
+        x = x + _post_normed(weights, "ffn_post_norm", spec, y)
     x = noise(ops.rms_norm(x, _dense(tensors["final_norm"]), spec.norm_epsilon))
-    return ops.matmul(x, tensors["output"])
+    return ops.matmul(x, tensors["output"]) * spec.logits_scale
+
+
+def _post_normed(weights, name, spec, y):
+    """y, or its norm in models that norm behind a block too."""
+    return ops.rms_norm(y, weights[name], spec.norm_epsilon) if spec.post_norms else y
 
 
 def _attention_block(weights, spec, x, halves, kv_dtype, noise):
     """Attention over x (T, dim), before the residual sum: (T, dim)."""
     h = noise(ops.rms_norm(x, weights["attention_norm"], spec.norm_epsilon))
-    q, k, v = (ops.matmul(h, weights[name]).reshape(len(x), -1, spec.head_dim) for name in "qkv")
+    q, k, v = (
+        (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
+            len(x), -1, spec.head_dim
+        )
+        for name in "qkv"
+    )
+    if "q_norm" in weights:
+        q = ops.rms_norm(q, weights["q_norm"], spec.norm_epsilon)
+        k = ops.rms_norm(k, weights["k_norm"], spec.norm_epsilon)
     frequencies = ops.rope_frequencies(spec.head_dim, spec.rope_theta, spec.rope_scaling)
     positions = np.arange(len(x))
     q = ops.rope(q, positions, frequencies, halves=halves)
     k = ops.rope(k, positions, frequencies, halves=halves)
-    mixed = ops.attention(q, k.astype(kv_dtype), v.astype(kv_dtype))
+    scale, cap = spec.attention_scale or None, spec.attention_cap
+    mixed = ops.attention(q, k.astype(kv_dtype), v.astype(kv_dtype), scale=scale, cap=cap)
     return ops.matmul(noise(mixed.reshape(len(x), -1)), weights["o"])
 
 
 def _feed_forward(weights, spec, x, noise):
     """The feed-forward network on x (T, dim), before the residual sum: (T, dim)."""
     h = noise(ops.rms_norm(x, weights["ffn_norm"], spec.norm_epsilon))
-    gate, up = ops.matmul(h, weights["gate"]), ops.matmul(h, weights["up"])
+    return _gated(weights, "", spec, h, noise)
+
+
+def _experts(weights, spec, x, noise):
+    """A mixture of experts on x (T, dim), token by token, before the residual sum: (T, dim)."""
+    h = noise(ops.rms_norm(x, weights["ffn_norm"], spec.norm_epsilon))
+    probabilities = ops.softmax(ops.matmul(h, weights["router"]))
+    out = np.zeros_like(h)
+    for t in range(len(h)):
+        best = np.argsort(-probabilities[t], kind="stable")[: spec.n_active_experts]
+        share = probabilities[t][best]
+        share = share / share.sum() if spec.topk_normalised else share
+        for expert, factor in zip(best, share, strict=True):
+            out[t] += factor * _gated(weights, f"experts.{expert}.", spec, h[t : t + 1], noise)[0]
+    return out
+
+
+def _gated(weights, prefix, spec, h, noise):
+    """down(activation(gate(h)) * up(h)) of the network, or of one expert."""
+    gate, up = (ops.matmul(h, weights[prefix + name]) for name in ("gate", "up"))
     activate = ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu
-    return ops.matmul(noise(activate(gate) * up), weights["down"])
+    return ops.matmul(noise(activate(gate) * up), weights[prefix + "down"])
 
 
 def _layer(tensors: Tensors, layer: int) -> dict[str, Weight]:

@@ -94,11 +94,20 @@ def softmax(scores: ArrayLike) -> Array:
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, start: int = 0) -> Array:
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    start: int = 0,
+    *,
+    scale: float | None = None,
+    cap: float = 0.0,
+) -> Array:
     """Causal grouped-query attention: q (T, H, S) over k, v (start + T, K, S), gives (T, H, S).
 
     Query t stands at position start + t and sees positions 0 to start + t;
-    query head h reads KV head h / (H / K).
+    query head h reads KV head h / (H / K). scale: None for 1 / sqrt(S). cap: if not 0,
+    cap * tanh(score / cap) takes the place of a score.
     """
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     tokens, heads, size = q.shape
@@ -108,7 +117,9 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, start: int = 0) -> Array
         seen = start + t + 1
         for head in range(heads):
             keys, values = k[:seen, head // group], v[:seen, head // group]
-            out[t, head] = softmax(keys @ q[t, head] / math.sqrt(size)) @ values
+            scores = keys @ q[t, head] * (1 / math.sqrt(size) if scale is None else scale)
+            scores = cap * np.tanh(scores / cap) if cap else scores
+            out[t, head] = softmax(scores) @ values
     return out
 
 
@@ -122,6 +133,11 @@ def gelu(x: ArrayLike) -> Array:
     """The tanh approximation of GELU."""
     x = np.asarray(x, np.float64)
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def geglu(gate: ArrayLike, up: ArrayLike) -> Array:
+    """gelu(gate) * up (Shazeer 2020)."""
+    return gelu(gate) * np.asarray(up, np.float64)
 
 
 def swiglu(gate: ArrayLike, up: ArrayLike) -> Array:

@@ -1,0 +1,300 @@
+"""All families but the dense Llama: against transformers, the oracle, and themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from dllama.converter import convert
+from oracle import grok
+from oracle import llama as oracle
+from oracle.model_file import read_model
+from safetensors.numpy import load_file, save_file
+
+import dllama
+from dllama import settings
+from dllama._kernels import cpu
+from dllama.errors import DllamaError, FormatError, UnsupportedError
+from dllama.footprint import footprint
+from dllama.modelfile import ModelFile, ModelWriter
+from dllama.program import Op
+from dllama.spec import Arch, FloatType, HiddenAct, ModelSpec
+
+MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral")
+MIXTURES = ("qwen3-moe", "mixtral", "grok")
+NEAR_TIE = 1e-3
+TOKENS = list(range(3, 90))
+
+
+@pytest.fixture(scope="session")
+def folder_of(converted, tmp_path_factory):
+    """Model folder of a fixture, or of a tiny Grok, in a float type."""
+    done = {}
+
+    def get(name, weights):
+        if name != "grok":
+            return converted(name, weights)
+        if weights not in done:
+            place = tmp_path_factory.mktemp("grok")
+            source = grok.write_folder(place / "source", grok.tensors())
+            done[weights] = convert(source, place / "model", weights, progress=False).output
+        return done[weights]
+
+    return get
+
+
+def reference(fixtures, name):
+    """Tokens, logits (T, vocab) and greedy ids by transformers in float32."""
+    stored = np.load(fixtures / name / "reference.npz")
+    tokens = stored["tokens"].ravel()
+    return tokens, stored["logits"].reshape(len(tokens), -1), stored["greedy"].ravel()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_f32_equals_transformers(converted, fixtures, name):
+    """Logits, and greedy ids up to the first choice between two that are almost the same."""
+    tokens, logits, greedy = reference(fixtures, name)
+    with dllama.LLM(converted(name, "f32"), threads=2) as llm:
+        assert np.abs(llm.eval(tokens) - logits).max() < 1e-4 * logits.std()
+        llm.reset()
+        generated = llm.generate(tokens.tolist(), len(greedy), temperature=0.0, ignore_eos=True)
+        ids = [token.id for token in generated]
+        llm.reset()
+        after = llm.eval([*tokens, *greedy])[len(tokens) - 1 : -1]
+    best = np.sort(after, axis=1)[:, -2:]
+    clear = best[:, 1] - best[:, 0] > NEAR_TIE
+    until = len(greedy) if clear.all() else int(np.argmin(clear))
+    assert until > 0
+    assert ids[:until] == greedy[:until].tolist()
+
+
+def test_grok_equals_its_reference(folder_of):
+    expected = grok.forward(grok.tensors(), TOKENS)
+    with dllama.LLM(folder_of("grok", "f32"), threads=2) as llm:
+        assert np.abs(llm.eval(TOKENS) - expected).max() < 1e-3 * expected.std()
+        assert llm.spec.hidden_act is HiddenAct.GELU
+
+
+@pytest.mark.parametrize("name", [*MODELS, "grok"])
+@pytest.mark.parametrize("weights", ["f16", "q80", "q40"])
+def test_logits_equal_the_oracle_on_the_same_weights(folder_of, name, weights):
+    """Within what the oracle itself moves when its activations are off by a rounding.
+
+    A token whose second and third expert score alike may take either; such tokens, few, are
+    left out by taking the median.
+    """
+    folder, tokens = folder_of(name, weights), TOKENS[:40]
+    spec, tensors = read_model(folder / "model.m")
+    expected = oracle.forward(tensors, spec, tokens, kv_dtype=np.float16)
+    moved = oracle.forward(tensors, spec, tokens, kv_dtype=np.float16, jitter=1e-6)
+    with dllama.LLM(folder, threads=2) as llm:
+        error = np.abs(llm.eval(tokens) - expected)
+    assert error.max() < 0.05 * expected.std() + 3 * np.abs(moved - expected).max()
+    assert np.median(error) < 0.01 * expected.std()
+
+
+@pytest.mark.parametrize("name", [*MODELS, "grok"])
+@pytest.mark.parametrize("weights", ["f32", "q40"])
+def test_same_bits_for_any_threads_chunks_and_nodes(folder_of, name, weights):
+    folder = folder_of(name, weights)
+    with dllama.LLM(folder, threads=1) as llm:
+        expected = llm.eval(TOKENS)
+    with dllama.LLM(folder, threads=3, batch_size=29) as llm:
+        parts = [llm.eval(part) for part in np.split(np.array(TOKENS), [1, 2, 9, 60])]
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
+    with dllama.LLM(folder, nodes=2, threads=1, buffer="f32") as llm:
+        np.testing.assert_array_equal(llm.eval(TOKENS), expected)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "grok"])
+@pytest.mark.parametrize("nodes", [3, 4])
+def test_more_nodes_than_kv_heads(folder_of, name, nodes):
+    """4 nodes share 2 KV heads; some have no hidden units of experts that are 2 blocks wide."""
+    folder = folder_of(name, "f32")
+    with dllama.LLM(folder, threads=1) as llm:
+        expected = llm.eval(TOKENS)
+    with dllama.LLM(folder, nodes=nodes, threads=1, buffer="f32") as llm:
+        result = llm.eval(TOKENS)
+        memory = [llm.memory(rank) for rank in range(nodes)]
+    assert np.abs(result - expected).max() < 1e-4 * expected.std()
+    with ModelFile.open(folder / "model.m") as file:
+        plan = settings.plan_of(file.spec, nodes, buffer="f32")
+        assert [footprint(file, plan, threads=1, rank=r) for r in range(nodes)] == memory
+
+
+def random_model(path):
+    """Grok's parts at a shape that 8 nodes can share: heads, and blocks of hidden units."""
+    spec = ModelSpec(
+        arch=Arch.LLAMA, dim=72, hidden_dim=512, n_layers=2, n_heads=8, n_kv_heads=4, head_dim=32,
+        vocab_size=96, seq_len=128, weight_type=FloatType.F32, hidden_act=HiddenAct.GELU,
+        n_experts=5, n_active_experts=3, topk_normalised=False, qkv_bias=True, post_norms=True,
+        embedding_scale=7.5, attention_scale=0.25, attention_cap=4.0, logits_scale=0.5,
+    )  # fmt: skip
+    rng = np.random.default_rng(5)
+    with ModelWriter(path, spec) as writer:
+        for info in writer.tensors.values():
+            gain = info.shape[-1] ** -0.5 if len(info.shape) > 1 else 1.0
+            writer.write_rows(
+                info.name, (gain * rng.standard_normal(info.shape)).astype(np.float32)
+            )
+        writer.commit()
+
+
+def test_same_bits_on_one_two_four_and_eight_nodes(tmp_path):
+    """Also where dim is no multiple of the rows of a work item."""
+    random_model(tmp_path / "model.m")
+    with dllama.LLM(tmp_path, threads=1) as llm:
+        expected = llm.eval(TOKENS)
+    spec, tensors = read_model(tmp_path / "model.m")
+    reference = oracle.forward(tensors, spec, TOKENS)
+    assert np.abs(expected - reference).max() < 1e-4 * reference.std()
+    for nodes in (2, 4, 8):
+        with dllama.LLM(tmp_path, nodes=nodes, threads=1, buffer="f32") as llm:
+            np.testing.assert_array_equal(llm.eval(TOKENS), expected)
+
+
+def test_same_bits_on_every_instruction_set(folder_of, tmp_path):
+    results = []
+    for isa in cpu.available():
+        output = tmp_path / f"{isa}.npy"
+        code = (
+            "import sys, numpy as np, dllama\n"
+            "logits = [dllama.LLM(p, threads=2).eval(range(50)) for p in sys.argv[2:]]\n"
+            "np.save(sys.argv[1], logits)\n"
+        )
+        folders = [str(folder_of(name, "q40")) for name in MIXTURES]
+        command = [sys.executable, "-c", code, str(output), *folders]
+        environment = {**os.environ, "DLLAMA_ISA": isa}
+        subprocess.run(command, env=environment, check=True, cwd=tmp_path)
+        results.append(np.load(output))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_two_transfers_a_layer(folder_of, name):
+    """Whatever a layer does besides, only two sums travel."""
+    with ModelFile.open(folder_of(name, "q40") / "model.m") as file:
+        plan = settings.plan_of(file.spec, 4)
+        program = dllama.node.program_of(file.spec, plan, 1)
+    sums = [task.layer for task in program.tasks if task.op is Op.ALL_REDUCE]
+    assert sums == [0, 0, 1, 1]
+    assert sum(task.op is Op.BROADCAST for task in program.tasks) == 1
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
+def test_fused_experts_give_the_same_file(fixtures, tmp_path, name):
+    """gate_up_proj and down_proj of all experts, as newer folders have them."""
+    expected = convert(fixtures / name, tmp_path / "a", progress=False).output / "model.m"
+    source = shutil.copytree(fixtures / name, tmp_path / "source")
+    path = source / "model.safetensors"
+    tensors = load_file(path)
+    old, names = "mlp", ("gate_proj", "up_proj", "down_proj")
+    if name == "mixtral":
+        old, names = "block_sparse_moe", ("w1", "w3", "w2")
+    count = json.loads((source / "config.json").read_text())["num_local_experts"]
+    for layer in range(2):
+        at = f"model.layers.{layer}."
+        gate, up, down = (
+            np.stack([tensors.pop(f"{at}{old}.experts.{e}.{n}.weight") for e in range(count)])
+            for n in names
+        )
+        tensors[at + "mlp.experts.gate_up_proj"] = np.concatenate([gate, up], axis=1)
+        tensors[at + "mlp.experts.down_proj"] = down
+        tensors[at + "mlp.gate.weight"] = tensors.pop(f"{at}{old}.gate.weight")
+    save_file(tensors, path)
+    config = json.loads((source / "config.json").read_text())
+    config["num_experts"] = config.pop("num_local_experts")
+    (source / "config.json").write_text(json.dumps(config))
+    fused = convert(source, tmp_path / "b", progress=False).output / "model.m"
+    assert fused.read_bytes() == expected.read_bytes()
+    tensors[at + "mlp.experts.gate_up_proj"] = np.zeros((3, 3, 128), np.float16)
+    save_file(tensors, path)
+    with pytest.raises(FormatError, match=r"shape of .*gate_up_proj .* equal parts"):
+        convert(source, tmp_path / "c", progress=False)
+
+
+def test_both_layouts_of_grok_give_the_same_file(tmp_path):
+    short = {
+        "attn.q_proj": "multi_head_attention.query", "attn.k_proj": "multi_head_attention.key",
+        "attn.v_proj": "multi_head_attention.value", "attn.o_proj": "multi_head_attention.linear",
+        "moe_block.gate": "router", "moe_block.experts": "moe", "pre_attn_norm.scale":
+        "rms_norm.weight", "post_attn_norm.scale": "rms_norm_1.weight", "pre_moe_norm.scale":
+        "rms_norm_2.weight", "post_moe_norm.scale": "rms_norm_3.weight", "model.norm.scale":
+        "transformer.rms_norm.weight", "model.layers": "transformer.decoder_layer",
+        "model.embed_tokens": "transformer.in_out_embed",
+    }  # fmt: skip
+    weights, renamed = grok.tensors(), {}
+    for name, tensor in weights.items():
+        for old, new in short.items():
+            name = name.replace(old, new)
+        renamed[name] = tensor
+    files = []
+    for number, tensors in enumerate((weights, renamed)):
+        source = grok.write_folder(tmp_path / f"source{number}", tensors)
+        files.append(convert(source, tmp_path / f"out{number}", progress=False).output / "model.m")
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "error", "message"),
+    [
+        ("mixtral", {"num_experts_per_tok": 5}, FormatError, "num_experts_per_tok is 5"),
+        ("mixtral", {"num_experts_per_tok": 0}, FormatError, "num_experts_per_tok is 0"),
+        ("mixtral", {"num_local_experts": None}, FormatError, "num_local_experts is None"),
+        ("mixtral", {"num_local_experts": 3}, FormatError, "shape of .*gate"),
+        ("mixtral", {"num_local_experts": 5}, FormatError, "shape of .*gate"),
+        ("qwen3-moe", {"mlp_only_layers": [0]}, UnsupportedError, "mlp_only_layers"),
+        ("qwen3-moe", {"decoder_sparse_step": 2}, UnsupportedError, "decoder_sparse_step"),
+        ("qwen3-moe", {"norm_topk_prob": 1}, FormatError, "norm_topk_prob is 1"),
+        ("qwen3-moe", {"moe_intermediate_size": None}, FormatError, "moe_intermediate_size"),
+        ("qwen3-moe", {"moe_intermediate_size": 48}, FormatError, "moe_hidden_dim is 48"),
+        ("qwen3", {"attention_bias": True}, UnsupportedError, "attention_bias"),
+        ("qwen3", {"head_dim": None}, FormatError, "shape of .*q_proj"),
+        ("qwen2", {"use_sliding_window": "no"}, FormatError, "use_sliding_window is 'no'"),
+        ("qwen2", {"hidden_act": "relu"}, UnsupportedError, "hidden_act 'relu'"),
+    ],
+)
+def test_refuses_configs_it_cannot_represent(fixtures, tmp_path, name, changes, error, message):
+    source = shutil.copytree(fixtures / name, tmp_path / "source")
+    config = {**json.loads((source / "config.json").read_text()), **changes}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(error, match=message):
+        convert(source, tmp_path / "out", progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_window_that_is_not_used_cuts_nothing(fixtures, tmp_path):
+    source = shutil.copytree(fixtures / "qwen2", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    for used, expected in ((False, 256), (None, 256), (True, 100)):
+        changes = {"sliding_window": 100, "use_sliding_window": used}
+        (source / "config.json").write_text(json.dumps({**config, **changes}))
+        assert convert(source, tmp_path / "out", progress=False).spec.seq_len == expected
+
+
+@pytest.mark.parametrize(
+    "changes", [{"residual_moe": True}, {"final_logit_softcapping": 50}, {"max_attn_value": -1}]
+)
+def test_other_groks_are_refused(tmp_path, changes):
+    source = grok.write_folder(tmp_path / "source", grok.tensors(), **changes)
+    with pytest.raises(DllamaError, match=next(iter(changes))):
+        convert(source, tmp_path / "out", progress=False)
+
+
+def test_probabilities_that_do_not_add_up_to_one(fixtures, tmp_path):
+    """norm_topk_prob false or absent: the router's probabilities as they are."""
+    source = shutil.copytree(fixtures / "qwen3-moe", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "norm_topk_prob": None}))
+    folder = convert(source, tmp_path / "out", "f32", progress=False).output
+    spec, tensors = read_model(folder / "model.m")
+    assert not spec.topk_normalised
+    expected = oracle.forward(tensors, spec, TOKENS[:20])
+    with dllama.LLM(folder) as llm:
+        assert np.abs(llm.eval(TOKENS[:20]) - expected).max() < 1e-4 * expected.std()
