@@ -17,7 +17,7 @@ from oracle.model_file import read_model
 import dllama
 from dllama._kernels import cpu
 from dllama.modelfile import ModelFile, ModelWriter
-from dllama.spec import Arch, HiddenAct
+from dllama.spec import Arch
 
 MODELS = ("llama-gqa", "llama-mha-odd", "llama31-tied", "mistral")
 NEAR_TIE = 1e-3
@@ -204,9 +204,9 @@ def test_arguments_are_checked(converted):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": HiddenAct.GELU}, "hidden_act gelu"),
-        ({"n_experts": 2, "n_active_experts": 1}, "2 experts"),
-        ({"arch": Arch.QWEN3}, "architecture qwen3"),
+        ({"arch": Arch.QWEN3, "n_experts": 2, "n_active_experts": 1}, "qwen3 with 2 experts"),
+        ({"arch": Arch.QWEN3_MOE}, "architecture qwen3_moe with 0 experts"),
+        ({"post_norms": True}, "llama with 0 experts and norms"),
     ],
 )
 def test_models_that_no_family_runs_are_refused(converted, tmp_path, changes, message):
