@@ -15,6 +15,8 @@ from dllama.spec import Arch, FloatType, HiddenAct, ModelSpec, RopeScaling, Rope
 MAGIC = 0x0A00ABCD
 OLD_MAGICS = (0xABCD00, 0xABCD01)
 MAX_HEADER = 8 + 8 * 256
+# What a header may make its reader prepare: a few tensors and tasks for each.
+MOST_EXPERTS = 1 << 16
 
 
 class Key(IntEnum):
@@ -237,6 +239,9 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     if not least <= spec.n_active_experts <= spec.n_experts:
         expected = f"{least} to {spec.n_experts}"
         raise FormatError(path, "n_active_experts", spec.n_active_experts, expected)
+    if spec.n_layers * spec.n_experts > MOST_EXPERTS:
+        found = f"{spec.n_experts} in each of {spec.n_layers} layers"
+        raise FormatError(path, "n_experts", found, f"at most {MOST_EXPERTS} together")
     block = spec.weight_type.block_size
     hidden = "moe_hidden_dim" if spec.ffn_dim != spec.hidden_dim else "hidden_dim"
     widths = {"dim": spec.dim, "heads * head_dim": spec.q_dim, hidden: spec.ffn_dim}

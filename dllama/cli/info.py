@@ -92,6 +92,8 @@ def _header(file: ModelFile) -> Rows:
 
 def _word(value: object) -> str:
     """A field of the header as words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, IntEnum):
         return value.name.lower()
     if is_dataclass(value):

@@ -267,10 +267,11 @@ def test_file_size_is_checked(tmp_path):
 
 def test_huge_sizes_allocate_nothing(tmp_path):
     """All sizes at their limits: the product does not fit in 64 bits."""
-    huge = {**pairs_of(SPEC), 2: 1 << 20, 3: 1 << 24, 4: 4096, 7: 4096, 9: 1 << 24, 21: 1 << 24}
-    (tmp_path / "bad.m").write_bytes(header(huge))
-    with pytest.raises(FormatError, match="size"):
-        ModelFile.open(tmp_path / "bad.m")
+    huge = {**pairs_of(SPEC), 2: 1 << 20, 3: 1 << 24, 4: 4096, 8: 2, 9: 1 << 24, 21: 1 << 24}
+    for experts, message in ((16, "file size is"), (4096, "n_experts is 4096 in each of 4096")):
+        (tmp_path / "bad.m").write_bytes(header({**huge, 7: experts}))
+        with pytest.raises(FormatError, match=message):
+            ModelFile.open(tmp_path / "bad.m")
 
 
 @settings(

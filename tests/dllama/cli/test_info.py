@@ -55,6 +55,17 @@ def test_of_files_by_other_names(info, tmp_path):
     assert info(str(tmp_path / "another.m"))["tokenizer"] == "none"
 
 
+def test_of_a_mixture_of_experts(info, converted):
+    rows = info(str(converted("qwen3-moe", "q40")), "--nodes", "2")
+    assert (rows["n_experts"], rows["n_active_experts"], rows["topk_normalised"]) == (
+        "8",
+        "2",
+        "yes",
+    )
+    assert rows["layers.*.experts.*.gate"].split() == ["q40", "64", "x", "128", "16", "0.07", "MB"]
+    assert rows["hidden units"] == "32 to 63"
+
+
 def test_of_a_model_without_a_tokenizer(info, converted):
     rows = info(str(converted("llama31-tied", "f32") / "model.m"))
     assert rows["tokenizer"] == "none"
