@@ -13,65 +13,26 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from dllama._kernels.attention cimport (
-    Attention, Group as HeadGroup, KVCache, attend_item, attend_items, attention_job,
-    attention_parts, dl_part, group_of, merge_item, merge_items,
+    Attention, KVCache, attention_job, attention_parts, dl_part,
 )
-from dllama._kernels.collectives cimport (
-    AS_FLOAT, AllReduce, Broadcast, Group, first_swap, pack_item, pack_items, receive_row,
-    reduce_item, reduce_items, second_swap, send_row, spread, two_step, unpack_item, unpack_items,
-)
-from dllama._kernels.elementwise cimport (
-    Rows, dl_batch, dl_floats, dl_floats_of, dl_isa, dl_rows, put_row,
-)
+from dllama._kernels.collectives cimport AS_FLOAT, Group
+from dllama._kernels.elementwise cimport Rows, dl_floats_of, dl_isa, dl_rows
 from dllama._kernels.matmul cimport (
-    ADD, GATED, GATED_GELU, STORE, Matmul, PackedMatrix, matmul_item, matmul_items, matmul_job,
+    ADD, GATED, GATED_GELU, STORE, Matmul, PackedMatrix, matmul_job,
 )
 from dllama._kernels.memory cimport Memory
-from dllama._kernels.moe cimport (
-    Experts, Routes, Routing, dispatch_item, gated_item, gated_items, gated_job, route_item,
-    sort_item, sum_item, sum_items, sum_job, sum_scratch,
+from dllama._kernels.moe cimport Routes, gated_job, sum_job, sum_scratch
+from dllama._kernels.rope cimport RopeCache
+from dllama._kernels.steps cimport (
+    ATTEND, DISPATCH, EMBED, ENCODE, EXPERTS_GATED, EXPERTS_SUM, FIRST_SWAP, MATMUL, MERGE, NORM,
+    PACK, RECEIVE_ROW, REDUCE, ROPE, ROUTE, SCALE, SECOND_SWAP, SEND_ROW, SORT, SPREAD, UNPACK,
+    Pass, Step, dl_barrier, dl_barrier_wait, dl_counter, dl_counter_next, dl_now, dl_team_size,
+    dl_thread_id, step_item, step_items,
 )
-from dllama._kernels.rope cimport RopeCache, rope_head
 
 from dllama._kernels.ops import Form, Kind, Op, Then
 from dllama.sharding import columns_of
 from dllama.spec import RopeType
-
-
-cdef extern from "threads.h" nogil:
-    ctypedef struct dl_barrier:
-        pass
-    ctypedef struct dl_counter:
-        int64_t next
-    int dl_thread_id()
-    int dl_team_size()
-    void dl_barrier_wait(dl_barrier *b, int team)
-    int64_t dl_counter_next(dl_counter *c, int64_t end)
-    int64_t dl_now()
-
-
-cdef enum:
-    EMBED = 0
-    NORM = 1
-    MATMUL = 2
-    ROPE = 3
-    ATTEND = 4
-    ENCODE = 5
-    MERGE = 6
-    SCALE = 7
-    ROUTE = 8
-    SORT = 9
-    DISPATCH = 10
-    EXPERTS_GATED = 11
-    EXPERTS_SUM = 12
-    SEND_ROW = 13
-    SPREAD = 14
-    RECEIVE_ROW = 15
-    PACK = 16
-    FIRST_SWAP = 17
-    REDUCE = 18
-    SECOND_SWAP = 19
-    UNPACK = 20
 
 
 # The steps that a task is cut into; all but the first have the fields of the first.
@@ -87,45 +48,6 @@ cdef int MOST_STEPS = max(map(len, STEPS_OF.values()))
 cdef dict THEN_OF = {
     Then.STORE: STORE, Then.ADD: ADD, Then.GATED: GATED, Then.GATED_GELU: GATED_GELU,
 }
-
-
-# A task as the threads see it; which fields count depends on op.
-cdef struct Step:
-    int op
-    bint tail                       # works on the last rows only, and writes from row 0
-    int64_t width                   # of a row of src
-    const float *src                # [T][width]
-    float *dst                      # EMBED, SCALE: [T][width]; NORM: the same, or NULL
-    bint add                        # NORM: to dst
-    float scale                     # SCALE
-    const float *weight             # EMBED: [vocab][width], NORM: [width], ROPE: [2][size] or NULL
-    const dl_rows *rows             # NORM, ENCODE, DISPATCH: the result
-    const Routing *routing          # ROUTE, SORT, DISPATCH
-    Matmul matmul
-    Experts experts
-    Attention attention
-    AllReduce sum
-    Broadcast copy
-    int64_t layer
-
-
-# What all threads share during a pass.
-cdef struct Pass:
-    dl_batch batch
-    const Step *steps
-    int64_t n_steps
-    dl_counter *counters            # [n_steps][threads], items taken of each thread's share
-    int threads
-    int64_t *nanoseconds            # [n_steps], of this pass, by thread 0
-    dl_barrier *barrier
-    float *scratch                  # [threads][scratch_width]
-    int64_t scratch_width
-    const dl_floats *floats
-    float epsilon
-    int64_t pairs, qkv_width
-    bint halves
-    int form                        # of the rows that a broadcast sends
-    bint failed                     # a swap failed: nothing after it is computed
 
 
 cdef class Executor:
@@ -393,7 +315,7 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
     cdef int owner
     cdef float *scratch = run.scratch + thread * run.scratch_width
     for s in range(run.n_steps):
-        items = _items(run, &run.steps[s])
+        items = step_items(run, &run.steps[s])
         if items == 0:
             continue
         for owner in range(thread, thread + team):
@@ -414,154 +336,5 @@ cdef inline void _share(Pass *run, int64_t s, int64_t items, int owner, int team
     cdef dl_counter *taken = &run.counters[s * run.threads + owner]
     cdef int64_t i = dl_counter_next(taken, count)
     while i < count:
-        _item(run, &run.steps[s], first + i, scratch, turns, cache)
+        step_item(run, &run.steps[s], first + i, scratch, turns, cache)
         i = dl_counter_next(taken, count)
-
-
-cdef inline int64_t _tokens(const Pass *run, const Step *step) noexcept nogil:
-    return run.batch.tokens - (run.batch.first_tail if step.tail else 0)
-
-
-cdef int64_t _items(const Pass *run, const Step *step) noexcept nogil:
-    """How many items a step has in this pass."""
-    cdef int64_t T = _tokens(run, step)
-    if T == 0:
-        return 0
-    if step.op == MATMUL:
-        return matmul_items(&step.matmul)
-    if step.op == ATTEND:
-        return attend_items(&step.attention, T, run.batch.position)
-    if step.op == MERGE:
-        return merge_items(&step.attention, T, run.batch.position)
-    if step.op == ROPE:
-        return T * step.attention.kv_heads
-    if step.op >= SEND_ROW:
-        return _transfer_items(step, T)
-    if step.op == SORT:
-        return 1
-    if step.op == DISPATCH:
-        return T * step.routing.taken
-    if step.op == EXPERTS_GATED:
-        return gated_items(&step.experts)
-    if step.op == EXPERTS_SUM:
-        return sum_items(&step.experts)
-    return T
-
-
-cdef int64_t _transfer_items(const Step *step, int64_t T) noexcept nogil:
-    if step.op == SEND_ROW:
-        return T if step.copy.peers.rank == 0 else 0
-    if step.op == RECEIVE_ROW:
-        return 0 if step.copy.peers.rank == 0 else T
-    if step.op == PACK:
-        return pack_items(&step.sum, T)
-    if step.op == REDUCE:
-        return reduce_items(&step.sum, T)
-    if step.op == SECOND_SWAP:
-        return 1 if two_step(&step.sum, T) else 0
-    if step.op == UNPACK:
-        return unpack_items(&step.sum, T)
-    return 1
-
-
-cdef void _item(Pass *run, const Step *step, int64_t i, float *scratch, RopeCache turns,
-                KVCache cache) noexcept nogil:
-    """Item i of a step."""
-    cdef int64_t T = _tokens(run, step), width = step.width
-    cdef int64_t row = i + (run.batch.first_tail if step.tail else 0)
-    if step.op == MATMUL:
-        matmul_item(&step.matmul, T, i)
-    elif step.op == ATTEND:
-        attend_item(&step.attention, T, run.batch.position, i)
-    elif step.op == MERGE:
-        merge_item(&step.attention, T, run.batch.position, i)
-    elif step.op == ROPE:
-        _rope_item(run, step, i, turns, cache)
-    elif step.op == NORM:
-        _norm_item(run, step, T, i, row, scratch)
-    elif step.op == ENCODE:
-        put_row(run.floats, step.rows, T, i, step.src + row * width)
-    elif step.op == EMBED:
-        memcpy(step.dst + i * width, step.weight + run.batch.ids[i] * width, width * sizeof(float))
-    elif step.op == SCALE:
-        _scale_item(step, i)
-    elif step.op < SEND_ROW:
-        _expert_item(run, step, T, i, scratch)
-    else:
-        _transfer_item(run, step, T, i)
-
-
-cdef inline void _norm_item(const Pass *run, const Step *step, int64_t T, int64_t i, int64_t row,
-                            float *scratch) noexcept nogil:
-    """Row i of a norm: as a matmul reads it, as floats, or added to floats."""
-    cdef int64_t width = step.width, j
-    cdef float *y = scratch if step.add or step.rows != NULL else step.dst + i * width
-    run.floats.rmsnorm(step.src + row * width, step.weight, run.epsilon, width, y)
-    if step.rows != NULL:
-        put_row(run.floats, step.rows, T, i, y)
-    elif step.add:
-        for j in range(width):
-            step.dst[i * width + j] += y[j]
-
-
-cdef inline void _scale_item(const Step *step, int64_t i) noexcept nogil:
-    cdef int64_t j
-    for j in range(i * step.width, (i + 1) * step.width):
-        step.dst[j] = step.src[j] * step.scale
-
-
-cdef void _expert_item(const Pass *run, const Step *step, int64_t T, int64_t i,
-                       float *scratch) noexcept nogil:
-    """Item i of a step of a mixture of experts."""
-    if step.op == ROUTE:
-        route_item(step.routing, run.floats, step.src + i * step.width, i, scratch)
-    elif step.op == SORT:
-        sort_item(step.routing, T)
-    elif step.op == DISPATCH:
-        dispatch_item(step.routing, run.floats, step.src, step.width, step.rows, i)
-    elif step.op == EXPERTS_GATED:
-        gated_item(&step.experts, T, i)
-    else:
-        sum_item(&step.experts, T, i, scratch)
-
-
-cdef void _transfer_item(Pass *run, const Step *step, int64_t T, int64_t i) noexcept nogil:
-    """Item i of a step of a collective."""
-    cdef int failed = 0
-    if step.op == SEND_ROW:
-        send_row(&step.copy, run.form, i)
-    elif step.op == SPREAD:
-        failed = spread(&step.copy, run.form, T)
-    elif step.op == RECEIVE_ROW:
-        receive_row(&step.copy, run.form, i)
-    elif step.op == PACK:
-        pack_item(&step.sum, T, i)
-    elif step.op == FIRST_SWAP:
-        failed = first_swap(&step.sum, T)
-    elif step.op == REDUCE:
-        reduce_item(&step.sum, T, i)
-    elif step.op == SECOND_SWAP:
-        failed = second_swap(&step.sum, T)
-    else:
-        unpack_item(&step.sum, T, i)
-    if failed:
-        run.failed = True  # others read it behind the barrier
-
-
-cdef void _rope_item(const Pass *run, const Step *step, int64_t i, RopeCache turns,
-                     KVCache cache) noexcept nogil:
-    """One KV head of one token: norm and turn its queries and its key, store key and value."""
-    cdef const Attention *a = &step.attention
-    cdef int64_t kv_head = i % a.kv_heads, t = i // a.kv_heads, size = a.size, h
-    cdef HeadGroup g = group_of(a, kv_head)
-    cdef const float *angles = turns.at(run.batch.position + t)
-    cdef float *q = step.dst + t * run.qkv_width
-    cdef float *k = q + (a.heads + kv_head) * size
-    for h in range(g.first, g.first + g.count):
-        if step.weight != NULL:
-            run.floats.rmsnorm(q + h * size, step.weight, run.epsilon, size, q + h * size)
-        rope_head(q + h * size, angles, run.pairs, run.halves)
-    if step.weight != NULL:
-        run.floats.rmsnorm(k, step.weight + size, run.epsilon, size, k)
-    rope_head(k, angles, run.pairs, run.halves)
-    cache.put(a.floats, step.layer, kv_head, run.batch.position + t, k, k + a.kv_heads * size)
