@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from dllama import settings
 from dllama._kernels import cpu
 from dllama.errors import ConfigError, ContextError, ModelError, ProtocolError
-from dllama.generation import TextStream, Token
+from dllama.generation import End, TextStream, Token
+from dllama.logprobs import log_probabilities
 from dllama.modelfile import ModelFile
 from dllama.protocol import Want, read_secret
 from dllama.root import Layout, Root
@@ -83,11 +84,12 @@ class LLM:
         self.threads = by_rank[0]
         self.model_path = settings.model_file(model)
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
-        self.position = 0
         self.stats = Stats()
         self.timelines: list[NodePass] = []
         self._trace = trace
+        self._tokens: list[int] = []  # evaluated
         self._pending: list[int] = []  # generated or given, but not yet evaluated
+        self._interrupted = False
         self._root: Root | None = None
         self._failure: Exception | None = None
         with ModelFile.open(self.model_path) as file:
@@ -130,10 +132,56 @@ class LLM:
 
     def reset(self) -> None:
         """Forget the context, the statistics and the timelines."""
-        self.position = 0
-        self._pending = []
+        self.rewind(0)
         self.stats.clear()
         self.timelines.clear()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Ids of the context that are evaluated: those whose keys and values are kept."""
+        return tuple(self._tokens)
+
+    @property
+    def position(self) -> int:
+        """How many these are."""
+        return len(self._tokens)
+
+    def rewind(self, position: int) -> None:
+        """Keep the first `position` tokens of the context and forget all others.
+
+        What follows has the bits that it has without them. ConfigError where fewer are evaluated.
+        """
+        if not 0 <= position <= self.position:
+            raise ConfigError(f"position is {position}, expected 0 to {self.position}")
+        del self._tokens[position:]
+        self._pending = []
+
+    def continue_from(self, tokens: Sequence[int]) -> int:
+        """Make these ids the context, of which generate([]) goes on.
+
+        The longest beginning that they have in common with the context is kept and not evaluated
+        again, except for the last id, whose logits are needed. Returns how many are kept. The
+        rest waits for the next pass, so this takes no time. ConfigError for no ids or one
+        out of range, ContextError where they do not fit; the context is then as it was.
+        """
+        ids = self._check_ids(tokens)
+        if not ids:
+            raise ConfigError("there are no tokens to continue from")
+        if len(ids) > self.seq_len:
+            raise ContextError(f"{len(ids)} tokens do not fit in a context of {self.seq_len}")
+        same = zip(self._tokens, ids[:-1], strict=False)
+        kept = next((at for at, (a, b) in enumerate(same) if a != b), None)
+        self.rewind(min(len(ids) - 1, self.position) if kept is None else kept)
+        self._pending = ids[self.position :]
+        return self.position
+
+    def interrupt(self) -> None:
+        """Make generate end after the pass that it is in, from another thread or a signal handler.
+
+        A prompt that is not evaluated by then stays to be evaluated. Without a text that is being
+        generated it does nothing.
+        """
+        self._interrupted = True
 
     def memory(self, rank: int = 0) -> dict[str, int]:
         """Bytes of a node (0: this one): weights, kv_cache (all of the context), buffers."""
@@ -174,14 +222,18 @@ class LLM:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        stop_ids: Sequence[int] = (),
         ignore_eos: bool = False,
+        logprobs: int | None = None,
     ) -> Iterator[Token]:
         """Extend the context by the prompt, then yield tokens as they are generated.
 
         Ends after max_tokens (None: when the context is full), with an end-of-sequence id
-        unless ignore_eos, or before a stop string. temperature 0 is greedy; a seed repeats a
-        text. Arguments are checked here, not at the first token: ConfigError for a bad one,
-        ContextError where prompt and max_tokens do not fit.
+        unless ignore_eos, with one of stop_ids, before a stop string, or when interrupted.
+        temperature 0 is greedy; a seed repeats a text. logprobs: give tokens their
+        log-probability and this many alternatives (None: neither). Arguments are checked here,
+        not at the first token: ConfigError for a bad one, ContextError where prompt and
+        max_tokens do not fit.
         """
         config = SamplerConfig(
             temperature=temperature,
@@ -191,48 +243,75 @@ class LLM:
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
+        settings.alternatives(logprobs)
         stops = settings.stop_strings(stop)
         if stops and self.tokenizer is None:
             raise ConfigError(f"stop is {stop!r}, but {self.model_path} has no tokenizer")
         ids = self._pending + self._prompt_ids(prompt)
         limit = self._limit(len(ids), max_tokens)
         sampler = Sampler(config)
+        self._interrupted = False
         eos = () if ignore_eos or self.tokenizer is None else self.tokenizer.eos_ids
-        return self._generate(ids, limit, sampler, TextStream(self.tokenizer, stops), eos)
+        eos = (*eos, *self._check_ids(stop_ids))
+        stream = TextStream(self.tokenizer, stops)
+        return self._generate(ids, limit, sampler, stream, eos, logprobs)
 
     def _generate(
-        self, ids: list[int], limit: int, sampler: Sampler, stream: TextStream, eos: Sequence[int]
+        self,
+        ids: list[int],
+        limit: int,
+        sampler: Sampler,
+        stream: TextStream,
+        eos: Sequence[int],
+        logprobs: int | None,
     ) -> Iterator[Token]:
-        """Up to `limit` tokens that follow ids."""
-        history = list(ids)
+        """Up to `limit` tokens that follow ids; eos: those that end a text."""
+        history = self._tokens + ids
         self._pending = ids
         for count in range(1, limit + 1):
-            token = self._next(sampler, history, PREFILL if count == 1 else DECODE)
-            history.append(token)
-            ended = token in eos
-            text = "" if ended else stream.push(token)
-            if ended or count == limit:
-                text += stream.flush()
-            yield Token(token, text)
-            if ended or stream.stopped:
+            token = self._next(sampler, history, PREFILL if count == 1 else DECODE, logprobs)
+            if token is None:
+                return
+            history.append(token.id)
+            text = "" if token.id in eos else stream.push(token.id)
+            ends = (
+                (End.EOS, token.id in eos),
+                (End.STOP, stream.stopped),
+                (End.LENGTH, count == limit),
+                (End.INTERRUPT, self._interrupted),
+            )
+            end = next((end for end, reached in ends if reached), None)
+            yield replace(token, text=text + stream.flush() if end else text, end=end)
+            if end:
                 return
 
-    def _next(self, sampler: Sampler, history: list[int], phase: str) -> int:
-        """Evaluate what is pending, sample the token that follows; it is pending then."""
+    def _next(
+        self, sampler: Sampler, history: list[int], phase: str, logprobs: int | None
+    ) -> Token | None:
+        """Evaluate what is pending, sample the token that follows; it is pending then.
+
+        None where an interruption came before all but the last batch was evaluated.
+        """
         step = self._plan.batch
         while len(self._pending) > step:
             self._pass(self._pending[:step], step, phase, Want.NOTHING)
             self._finish_step()
             self._pending = self._pending[step:]
+            if self._interrupted:
+                return None
         self._pass(self._pending, len(self._pending) - 1, phase, Want.TOP)
         begin = time.perf_counter()
         with self._ending_on_failure():
-            token = sampler.sample(self._open().slices(), history)
+            slices = self._open().slices()
+            token = Token(sampler.sample(slices, history), "")
+            if logprobs is not None:
+                found = log_probabilities(slices, token.id, logprobs)
+                token = replace(token, logprob=found.token, top=found.best)
         sample_ms = (time.perf_counter() - begin) * 1e3
         last = self.stats.steps.pop()
         self.stats.add(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
         self._finish_step()
-        self._pending = [token]
+        self._pending = [token.id]
         return token
 
     def _pass(self, ids: list[int], first_logits: int, phase: str, want: Want) -> None:
@@ -242,7 +321,7 @@ class LLM:
         with self._ending_on_failure():
             root.run(ids, self.position, first_logits, want)
         total_ms = (time.perf_counter() - begin) * 1e3
-        self.position += len(ids)
+        self._tokens += ids
         inference_ms, transfer_ms = root.times()
         step = StepStats(phase, len(ids), total_ms, inference_ms, transfer_ms, 0.0, 0, 0)
         self.stats.add(step)

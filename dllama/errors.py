@@ -4,6 +4,7 @@
     |-- ConfigError (ValueError)        an option, argument or YAML key is wrong
     |-- FormatError (ValueError)        a file is not what its format says
     |-- UnsupportedError (ValueError)   valid input that dllama cannot run
+    |-- TemplateError (ValueError)      a chat template is missing, broken, or refuses the messages
     |-- ModelError (RuntimeError)       a model cannot be loaded or evaluated
     |   `-- ContextError                the tokens do not fit in the context
     |-- TransportError (ConnectionError)  a link to another node failed
@@ -42,6 +43,10 @@ class FormatError(DllamaError, ValueError):
 
 class UnsupportedError(DllamaError, ValueError):
     """The input is valid, but asks for something dllama does not implement."""
+
+
+class TemplateError(DllamaError, ValueError):
+    """A chat template is missing or broken, or refuses the messages; the message names it."""
 
 
 class ModelError(DllamaError, RuntimeError):

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from dllama.tokenizer import Tokenizer
+
+
+class End(Enum):
+    """Why a text ends."""
+
+    EOS = "eos"  # with an id that ends it
+    STOP = "stop"  # before a stop string
+    LENGTH = "length"  # after max_tokens, or where the context is full
+    INTERRUPT = "interrupt"
 
 
 @dataclass(frozen=True)
@@ -14,10 +24,17 @@ class Token:
 
     The text may be empty (an incomplete character, the beginning of a stop string) and may
     hold what earlier tokens left open; all texts joined are the generated text.
+
+    logprob: natural logarithm of its probability by the model alone, without temperature, penalty
+    and filters; None where it was not asked for. top: ids and logprobs of the likeliest tokens.
+    end: why the text ends with this token, if it does.
     """
 
     id: int
     text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    end: End | None = None
 
 
 class TextStream:

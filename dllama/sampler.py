@@ -104,6 +104,19 @@ class Race(NamedTuple):
     edge: tuple[float, int, float]
 
 
+class Likelihood(NamedTuple):
+    """What a slice knows about probabilities, before any penalty.
+
+    largest: its largest logit. total: sum of e^(logit - largest). logit: of the token asked for,
+    None if that is in another slice. best: ids and logits of its best tokens, in order.
+    """
+
+    largest: float
+    total: float
+    logit: float | None
+    best: list[tuple[int, float]]
+
+
 class Slices(Protocol):
     """Slices that together are the vocabulary; every answer has one entry per slice.
 
@@ -128,6 +141,9 @@ class Slices(Protocol):
     def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
         """The weights of the tokens of the cut's octave that may be chosen."""
 
+    def likelihood(self, token: int, count: int) -> list[Likelihood]:
+        """What gives the probability of a token and of the best `count`."""
+
 
 class LocalSlices:
     """Slices in this process: float32 logits (n,) each, in the order of the ids.
@@ -138,6 +154,7 @@ class LocalSlices:
     def __init__(self, *logits: NDArray[np.float32], offset: int = 0) -> None:
         offsets = np.cumsum([offset, *(len(part) for part in logits)]).tolist()
         self._parts = list(zip(logits, offsets, strict=False))
+        self._unpenalised = self._parts
 
     def penalise(self, history: Sequence[int], penalty: float) -> None:
         ids = np.unique(np.asarray(history, np.int64))
@@ -171,6 +188,22 @@ class LocalSlices:
             sampling.mass_before(logits, draw.temperature, cut.octave, cut.logit, cut.token, offset)
             for logits, offset in self._parts
         ]
+
+    def likelihood(self, token: int, count: int) -> list[Likelihood]:
+        return [_likelihood(part, token - at, count, at) for part, at in self._unpenalised]
+
+
+def _likelihood(logits: NDArray[np.float32], index: int, count: int, offset: int) -> Likelihood:
+    """The likelihood of a slice whose first id is offset."""
+    largest, _ = sampling.top(logits)
+    usable = largest > -math.inf
+    total = float(np.exp(logits - np.float64(largest)).sum()) if usable else 0.0
+    logit = float(logits[index]) if 0 <= index < len(logits) else None
+    best: list[tuple[int, float]] = []
+    if count:
+        ids, values = sampling.candidates(logits, count, offset)
+        best = list(zip(ids.tolist(), values.tolist(), strict=True))
+    return Likelihood(largest, total, logit, best)
 
 
 class Sampler:

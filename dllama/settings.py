@@ -24,6 +24,7 @@ MAX_LOGITS = 1 << 24
 MAX_THREADS = 1024
 BUFFERS = ("q80", "f32", "f16")
 MAX_NODES = 256
+MAX_LOGPROBS = 1000
 LOCAL_TRANSPORT = "unix"
 DEFAULT_TIMEOUT = 5.0
 ALL_REDUCES = tuple(ALGORITHMS)
@@ -181,6 +182,11 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     if any(not isinstance(text, str) or not text for text in stops):
         raise ConfigError(f"stop is {stop!r}, expected strings that are not empty")
     return stops
+
+
+def alternatives(logprobs: int | None) -> int | None:
+    """How many alternatives of a token are told, None for no log-probabilities."""
+    return None if logprobs is None else _integer("logprobs", logprobs, 0, MAX_LOGPROBS)
 
 
 def is_quantised(spec: ModelSpec) -> bool:

@@ -21,6 +21,7 @@ from dllama.sampler import (
     MOST_TEMPERATURE,
     Cut,
     Draw,
+    Likelihood,
     LocalSlices,
     Masses,
     Race,
@@ -104,6 +105,21 @@ class RemoteSlices:
     def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
         answers = self._asked(lambda a, _: int(a["mass"]), "mass_before", draw=draw, cut=cut)
         return self._own.mass_before(draw, cut) + answers
+
+    def likelihood(self, token: int, count: int) -> list[Likelihood]:
+        def parse(a: Answer, ids: range) -> Likelihood:
+            logit = float(a["logit"]) if token in ids else None
+            best = [(_token(one, ids), float(value)) for one, value in a["best"]]
+            found = Likelihood(float(a["largest"]), float(a["total"]), logit, best)
+            numbers = [found.largest, found.total, logit or 0.0, *(value for _, value in best)]
+            if any(math.isnan(number) or number == math.inf for number in numbers):
+                raise ValueError("a number that is none")
+            if len(best) != min(count, len(ids)) or found.total < 0:
+                raise ValueError(f"{len(best)} tokens, total {found.total}")
+            return found
+
+        own = self._own.likelihood(token, count)
+        return own + self._asked(parse, "likelihood", token=token, count=count)
 
     def _asked(self, parse: Callable[[Answer, range], T], question: str, **words: Any) -> list[T]:
         """The answers of the others to a question; ProtocolError names whose is wrong."""
@@ -198,6 +214,13 @@ def _mass_before(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
     return {"mass": slices.mass_before(_draw(question), _cut(question))[0]}
 
 
+def _likelihood(slices: Slices, question: dict[str, Any]) -> dict[str, Any]:
+    token, count = int(question["token"]), int(question["count"])
+    if not 0 <= token < MAX_STEPS or not 0 <= count <= MAX_STEPS:
+        raise ValueError(f"token is {token}, count is {count}")
+    return slices.likelihood(token, count)[0]._asdict()
+
+
 _ANSWERS: dict[str, Callable[[Slices, dict[str, Any]], dict[str, Any]]] = {
     "penalise": _penalise,
     "top": _top,
@@ -205,4 +228,5 @@ _ANSWERS: dict[str, Callable[[Slices, dict[str, Any]], dict[str, Any]]] = {
     "masses": _masses,
     "race": _race,
     "mass_before": _mass_before,
+    "likelihood": _likelihood,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from dllama.bpe import BYTE_NAME, ScoredBpe
 from dllama.errors import ConfigError, FormatError, ModelError
-from dllama.tokenizerconfig import read_tokenizer_config
+from dllama.tokenizerconfig import read_special_tokens, read_tokenizer_config
 from dllama.tokenizerfile import TokenizerData, read_tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -28,6 +28,7 @@ class _Backend(Protocol):
 
     def encode(self, text: str, whole: bool) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
+    def name(self, token: int) -> str: ...
 
 
 class Tokenizer:
@@ -38,7 +39,8 @@ class Tokenizer:
 
     vocab_size: ids are below it. bos_id: None where there is none. eos_ids: end a text.
     add_bos: whether a text at the beginning of a context gets a bos. chat_template: Jinja
-    source, or None.
+    source, or None. special_tokens: texts of special tokens by the name that chat templates have
+    for them: bos_token and eos_token, and what tokenizer_config.json names besides.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Tokenizer:
         eos_ids: tuple[int, ...] = (),
         add_bos: bool = False,
         chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self._backend = backend
         self.vocab_size = backend.vocab_size
@@ -56,6 +59,9 @@ class Tokenizer:
         self.eos_ids = eos_ids
         self.add_bos = add_bos and bos_id is not None
         self.chat_template = chat_template
+        ids = {"bos_token": bos_id, "eos_token": eos_ids[0] if eos_ids else None}
+        names = {name: backend.name(i) for name, i in ids.items() if i is not None}
+        self.special_tokens: dict[str, str] = {**names, **(special_tokens or {})}
 
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
@@ -74,15 +80,17 @@ class Tokenizer:
         data = read_tokenizer(file)
         fast = file.with_name("tokenizer.json")
         if file.name != "tokenizer.t" or not fast.is_file():
-            return cls._of_data(_Scored(data), data)
+            return cls._of_data(_Scored(data), data, {})
         backend = _Fast(open_fast(fast))
         if backend.vocab_size != len(data.vocab):
             found, expected = f"{backend.vocab_size} tokens", f"{len(data.vocab)} as {file}"
             raise FormatError(fast, "vocabulary", found, expected)
-        return cls._of_data(backend, data)
+        return cls._of_data(backend, data, read_special_tokens(file.parent))
 
     @classmethod
-    def _of_data(cls, backend: _Backend, data: TokenizerData) -> Tokenizer:
+    def _of_data(
+        cls, backend: _Backend, data: TokenizerData, special_tokens: Mapping[str, str]
+    ) -> Tokenizer:
         """With what a .t file says."""
         return cls(
             backend,
@@ -90,6 +98,7 @@ class Tokenizer:
             eos_ids=data.eos_ids,
             add_bos=data.add_bos,
             chat_template=data.chat_template,
+            special_tokens=special_tokens,
         )
 
     @classmethod
@@ -106,6 +115,7 @@ class Tokenizer:
             eos_ids=config.eos_ids,
             add_bos=config.add_bos is True or begins_with(fast, config.bos_id),
             chat_template=config.chat_template,
+            special_tokens=config.special_tokens,
         )
 
     @classmethod
@@ -139,6 +149,14 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens have none, bytes that are no UTF-8 become U+FFFD."""
         return self._backend.decode(ids)
+
+    def name(self, token: int) -> str:
+        """What the vocabulary calls an id, special ones too; empty beyond it."""
+        return self._backend.name(token)
+
+    def is_special(self, token: int) -> bool:
+        """Whether an id stands for no text."""
+        return token in self._backend.special
 
     def stream(self) -> StreamDecoder:
         """A decoder that takes ids one at a time."""
@@ -210,6 +228,9 @@ class _Fast:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def name(self, token: int) -> str:
+        return self._tokenizer.id_to_token(token) or ""
+
 
 class _Scored:
     """A .t file alone."""
@@ -218,6 +239,7 @@ class _Scored:
 
     def __init__(self, data: TokenizerData) -> None:
         self._bpe = ScoredBpe(data)
+        self._vocab = data.vocab
         self.vocab_size = len(data.vocab)
         self.special = self._bpe.special
 
@@ -226,6 +248,9 @@ class _Scored:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._bpe.decode(ids)
+
+    def name(self, token: int) -> str:
+        return self._vocab[token].decode(errors="replace") if token < len(self._vocab) else ""
 
 
 def _scored_file(folder: Path) -> Path | None:

@@ -17,13 +17,15 @@ TEMPLATE_FILE = "chat_template.jinja"
 class TokenizerConfig:
     """bos_id is None and eos_ids are empty where no file names them.
 
-    add_bos is None where tokenizer_config.json does not say.
+    add_bos is None where tokenizer_config.json does not say. special_tokens: texts of special
+    tokens by what it calls them (bos_token, eos_token, ...).
     """
 
     bos_id: int | None
     eos_ids: tuple[int, ...]
     add_bos: bool | None
     chat_template: str | None
+    special_tokens: dict[str, str]
 
 
 def read_tokenizer_config(
@@ -53,13 +55,31 @@ def read_tokenizer_config(
         eos_ids=tuple(dict.fromkeys(eos)),
         add_bos=add_bos if isinstance(add_bos, bool) else None,
         chat_template=_chat_template(folder, tokenizer.get("chat_template")),
+        special_tokens=_special_tokens(tokenizer),
     )
 
 
-def _named(token: object, token_to_id: Callable[[str], int | None]) -> Iterator[int]:
-    """The id of a token given as text or as an object with its content."""
+def read_special_tokens(folder: Path) -> dict[str, str]:
+    """special_tokens of the tokenizer_config.json of a folder; empty if there is none."""
+    return _special_tokens(_read_json(folder / "tokenizer_config.json"))
+
+
+def _special_tokens(values: dict[str, Any]) -> dict[str, str]:
+    """All values that are tokens, given as text or as an object with its content."""
+    named = {name: _text(value) for name, value in values.items() if name.endswith("_token")}
+    return {name: text for name, text in named.items() if text is not None}
+
+
+def _text(token: object) -> str | None:
+    """A token given as text or as an object with its content."""
     name = token.get("content") if isinstance(token, dict) else token
-    index = token_to_id(name) if isinstance(name, str) else None
+    return name if isinstance(name, str) else None
+
+
+def _named(token: object, token_to_id: Callable[[str], int | None]) -> Iterator[int]:
+    """The id of a token."""
+    name = _text(token)
+    index = token_to_id(name) if name is not None else None
     if index is not None:
         yield index
 

@@ -20,6 +20,7 @@ NAMES = {
     "AuthenticationError",
     "NodeError",
     "ProtocolError",
+    "TemplateError",
     "TransportError",
     "TransportTimeoutError",
     "__version__",
@@ -41,7 +42,18 @@ def test_all_errors_are_in_one_tree():
 
 def test_methods_and_attributes_of_the_engine():
     public = {name for name in vars(dllama.LLM) if not name.startswith("_")}
-    assert public == {"close", "eval", "generate", "memory", "reset"}
+    assert public == {
+        "close",
+        "continue_from",
+        "eval",
+        "generate",
+        "interrupt",
+        "memory",
+        "position",
+        "reset",
+        "rewind",
+        "tokens",
+    }
     with dllama.LLM() as llm:
         attributes = {name for name in vars(llm) if not name.startswith("_")}
     assert attributes == {
@@ -49,7 +61,6 @@ def test_methods_and_attributes_of_the_engine():
         "buffer",
         "model_path",
         "nodes",
-        "position",
         "seq_len",
         "spec",
         "stats",

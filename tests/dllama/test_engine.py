@@ -16,6 +16,7 @@ from oracle.model_file import read_model
 
 import dllama
 from dllama._kernels import cpu
+from dllama.generation import End
 from dllama.modelfile import ModelFile, ModelWriter
 from dllama.spec import Arch
 
@@ -282,10 +283,9 @@ def test_stop_strings_cut_the_text():
         middle = len(whole) // 2
         stop = whole[middle : middle + 9]
         llm.reset()
-        cut = "".join(
-            t.text for t in llm.generate("MACBETH:\n", 60, temperature=0.0, stop=["zzz", stop])
-        )
-    assert cut == whole[: whole.index(stop)]
+        tokens = list(llm.generate("MACBETH:\n", 60, temperature=0.0, stop=["zzz", stop]))
+    assert "".join(token.text for token in tokens) == whole[: whole.index(stop)]
+    assert tokens[-1].end is End.STOP
 
 
 def test_an_eos_id_ends_the_text():

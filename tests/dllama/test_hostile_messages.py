@@ -567,6 +567,8 @@ BAD_QUESTIONS = [
     {"ask": "mass_before", "draw": DRAW, "cut": [0, "x", 0, 0]},
     *[{"ask": "penalise", "ids": ids, "penalty": 1.1} for ids in (None, "x", [None], [10**30], 5)],
     *[{"ask": "penalise", "ids": [1], "penalty": value} for value in (None, "x", [], 10**400)],
+    *[{"ask": "likelihood", "token": token, "count": 1} for token in (None, "x", -1, 10**30)],
+    *[{"ask": "likelihood", "token": 1, "count": count} for count in (None, "x", -1, 10**30)],
 ]
 
 
@@ -585,6 +587,7 @@ ODD_QUESTIONS = [
     {"ask": "mass_before", "draw": [0, 0, 0], "cut": CUT},
     *[{"ask": "penalise", "ids": [1], "penalty": value} for value in (0, -1, float("nan"))],
     {"ask": "penalise", "ids": [-(1 << 62), -1, 1 << 62], "penalty": 1.1},
+    *[{"ask": "likelihood", "token": t, "count": n} for t, n in ((0, 5), (1 << 30, 1 << 31))],
     {"ask": "timeline"},
     {"ask": "labels"},
 ]
