@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_model import make
 from dllama.converter import convert
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -48,6 +49,12 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
         return done[name, weights]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a tokenizer and a chat template; its weights are random."""
+    return make(FIXTURES / "llama-gqa", tmp_path_factory.mktemp("chat") / "model")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ LAYERS = (
     ("dllama.worker", "dllama.cluster", "dllama.local", "dllama.footprint"),
     ("dllama.root",),
     ("dllama.engine",),
-    ("dllama", "dllama.perplexity", "dllama.bench"),
+    ("dllama", "dllama.perplexity", "dllama.bench", "dllama.conversation"),
     ("dllama.cli", "dllama.__main__"),
 )
 # Subpackages whose folders lie beside dllama/.

@@ -16,15 +16,16 @@ from collections.abc import Sequence
 
 from dllama import __version__
 from dllama._kernels import cpu
-from dllama.cli import bench, convert, info, perplexity, run, worker
+from dllama.cli import bench, chat, convert, info, perplexity, run, worker
 from dllama.cli.options import Parser
 from dllama.errors import ConfigError, DllamaError
 
-COMMANDS = (run, worker, convert, bench, perplexity, info)
+COMMANDS = (run, chat, worker, convert, bench, perplexity, info)
 DESCRIPTION = "Run Llama-family language models on several ordinary CPU machines at once."
 EPILOG = """\
 examples:
   dllama run                                    a text by the demo model
+  dllama chat                                   a conversation with it
   dllama convert Llama-3.2-1B --output llama    make a model folder
   dllama run --model llama --prompt "Once"      a text by that model
   dllama run --model llama --nodes 4            the same, shared by 4 processes

@@ -35,6 +35,19 @@ TEXT_OPTIONS = (
     Option("stop", str, "end before this text; may be given several times", "TEXT", many=True),
     Option("ignore_eos", bool, "go on after an end-of-sequence token"),
 )  # fmt: skip
+CHAT_OPTIONS = (
+    Option("system", str, "what the model is told at the beginning", "TEXT"),
+    Option("template", str, "how messages are put before the model: a file of Jinja, or plain for "
+           "a text with names of speakers (default: the model's own chat template; plain for the "
+           "demo model)", "FILE"),
+    Option("prompt", str, "the first message", "TEXT"),
+    Option("prompt_file", str, "a file with the first message", "FILE"),
+    Option("steps", int, "most tokens of an answer (default: what fits in the context)", "N",
+           least=1),
+    Option("stop", str, "end an answer before this text; may be given several times", "TEXT",
+           many=True),
+    Option("ignore_eos", bool, "go on after an end-of-sequence token"),
+)  # fmt: skip
 SAMPLING_OPTIONS = (
     Option("temperature", float, "0 takes the likeliest token (default: 0.8)", "T", least=0),
     Option("top_p", float, "sample from the likeliest tokens of this total probability "
@@ -111,6 +124,7 @@ WORK_OPTIONS = (
 # A configuration file may hold the options of any command; each command takes its own.
 ALL_OPTIONS = (
     *TEXT_OPTIONS,
+    *CHAT_OPTIONS[:2],
     *SAMPLING_OPTIONS,
     *MODEL_OPTIONS,
     *CLUSTER_OPTIONS,

@@ -1,0 +1,267 @@
+"""`dllama chat`: a conversation with a model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dllama import LLM
+from dllama.cli.console import Console, on_interrupt
+from dllama.cli.files import check_output, write_json
+from dllama.cli.options import (
+    CHAT_OPTIONS,
+    CLUSTER_OPTIONS,
+    MODEL_OPTIONS,
+    REPORT_OPTIONS,
+    SAMPLING_OPTIONS,
+    TRACE_OPTION,
+    add_command,
+    add_options,
+    open_model,
+    sampling,
+    settings,
+)
+from dllama.cli.prompt import prompt_text
+from dllama.cli.report import plural, result
+from dllama.conversation import Conversation, read_messages, to_json, tokenizer_of
+from dllama.errors import (
+    ConfigError,
+    ContextError,
+    FormatError,
+    OutputError,
+    TemplateError,
+)
+from dllama.generation import End, Token
+from dllama.settings import DEMO
+from dllama.stats import DECODE, PREFILL, Stats
+from dllama.template import PLAIN, ChatTemplate
+from dllama.trace import chrome_trace
+
+EXAMPLES = """\
+dllama chat
+dllama chat --model llama --system "Answer in one sentence."
+dllama chat --model llama --nodes 4
+dllama chat --model llama --template plain           a model that knows no chat format
+dllama chat --model llama --quiet < questions.txt    a message per line"""
+HELP = """\
+A line is a message. It goes on in the next line after a backslash at its end; lines between \"\"\"
+and \"\"\" are one message. Ctrl-C stops an answer, Ctrl-D ends the conversation.
+
+/system [TEXT]  show what the model is told at the beginning, or change it ("" for nothing)
+/reset          forget all messages
+/save FILE      write the conversation to FILE
+/load FILE      go on with the conversation in FILE
+/stats          show the context and the speed
+/help           show this
+/exit           end the conversation
+
+A message that begins with a slash is written with two: //"""
+DEMO_NOTE = (
+    "The built-in model has learnt plays, not conversations: it speaks like one of their persons."
+)
+# What leaves the model and the conversation as they were.
+HARMLESS = (ConfigError, ContextError, FormatError, OutputError, TemplateError)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = add_command(subparsers, "chat", run, "Have a conversation with a model.", EXAMPLES)
+    groups = {
+        "conversation": CHAT_OPTIONS,
+        "sampling (defaults: generation_config.json of the model folder, or as given here)":
+            SAMPLING_OPTIONS,
+        "model": MODEL_OPTIONS,
+        "cluster": CLUSTER_OPTIONS,
+        "report": (*REPORT_OPTIONS, TRACE_OPTION),
+    }  # fmt: skip
+    add_options(parser, groups)
+    parser.description = f"Have a conversation with a model.\n\n{HELP}"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer messages until there are no more."""
+    values = settings(args)
+    first = prompt_text(values)
+    check_output(values.get("json"))
+    check_output(values.get("trace"))
+    with open_model(values) as llm:
+        console = Console(bool(values.get("quiet")))
+        chat = _Chat(llm, _conversation(llm, values), console, values.get("steps"))
+        if console.interactive:
+            chat.greet()
+        chat.talk(first)
+        if "json" in values:
+            messages = to_json(chat.conversation.messages)["messages"]
+            write_json(values["json"], {**result(llm, chat.tokens), "messages": messages})
+        if "trace" in values:
+            write_json(values["trace"], chrome_trace(llm.timelines), indent=None)
+    return 0
+
+
+def _conversation(llm: LLM, values: dict[str, Any]) -> Conversation:
+    """The conversation that the options ask for."""
+    default = PLAIN if llm.model_path.parent == DEMO else None
+    template = ChatTemplate.of(tokenizer_of(llm), values.get("template", default))
+    return Conversation(
+        llm,
+        template,
+        values.get("system"),
+        values.get("steps"),
+        stop=tuple(values.get("stop", ())),
+        ignore_eos=values.get("ignore_eos", False),
+        **sampling(llm, values),
+    )
+
+
+class _Chat:
+    """Messages and commands from a console, answers and notes to it."""
+
+    def __init__(
+        self, llm: LLM, conversation: Conversation, console: Console, steps: int | None
+    ) -> None:
+        self.conversation = conversation
+        self.tokens: list[Token] = []
+        self._llm = llm
+        self._console = console
+        self._steps = steps
+        self._ended = False
+        self._commands = {
+            "help": self._help,
+            "system": self._system,
+            "reset": self._reset,
+            "save": self._save,
+            "load": self._load,
+            "stats": self._stats,
+            "exit": self._exit,
+        }
+
+    def greet(self) -> None:
+        """Say what there is."""
+        llm = self._llm
+        if llm.model_path.parent == DEMO:
+            self._console.note(DEMO_NOTE)
+        name = llm.model_path.parent.resolve().name
+        self._console.note(f"{name}, a context of {llm.seq_len} tokens. /help shows what there is.")
+
+    def talk(self, first: str | None) -> None:
+        """Answer the first message, if there is one, and those that are read."""
+        text = first if first is not None else self._console.read()
+        while text is not None:
+            self._take(text)
+            if self._ended:
+                return
+            text = self._console.read()
+
+    def _take(self, text: str) -> None:
+        """A message or a command; who types is told of an error, else it is the end."""
+        try:
+            if text.startswith("/") and not text.startswith("//"):
+                self._obey(text[1:])
+            elif text.strip():
+                self._answer(text.removeprefix("/") if text.startswith("//") else text)
+        except HARMLESS as error:
+            if not self._console.interactive:
+                raise
+            self._console.note(f"({error})")
+
+    def _answer(self, text: str) -> None:
+        """Show the answer to a message as it comes, and what it cost."""
+        begin, steps = len(self.tokens), len(self._llm.stats.steps)
+        try:
+            with on_interrupt(self._llm.interrupt) as pressed:
+                tokens = self._say(text)
+                if pressed.is_set():  # before there was something to stop
+                    self._llm.interrupt()
+                for token in tokens:
+                    self.tokens.append(token)
+                    self._console.show(token.text)
+        finally:
+            self._console.end_line()
+        cost = Stats(self._llm.stats.steps[steps:])
+        self._console.note(f"({_cost(self.tokens[begin:], cost, self._steps)})")
+
+    def _say(self, text: str) -> Iterator[Token]:
+        """The answer to come; tells what is forgotten for it."""
+        before = self.conversation.forgotten
+        tokens = self.conversation.say(text)
+        if self.conversation.forgotten > before:
+            count = plural((self.conversation.forgotten - before) // 2, "turn")
+            self._console.note(f"(the context is full: the oldest {count} are forgotten)")
+        return tokens
+
+    def _obey(self, line: str) -> None:
+        """A command and its argument."""
+        name, _, argument = line.partition(" ")
+        command = self._commands.get(name.strip())
+        if command is None:
+            raise ConfigError(f"no command /{name.strip()}: /help shows those there are")
+        command(argument.strip())
+
+    def _help(self, _: str) -> None:
+        self._console.note(HELP)
+
+    def _system(self, text: str) -> None:
+        if text:
+            self.conversation.set_system(None if text == '""' else text)
+        system = self.conversation.system
+        self._console.note(f"(system: {system})" if system else "(there is no system prompt)")
+
+    def _reset(self, _: str) -> None:
+        self.conversation.reset()
+        self._console.note("(all messages are forgotten)")
+
+    def _save(self, name: str) -> None:
+        path = Path(_file(name, "save")).expanduser()
+        if path.is_file():
+            read_messages(path)  # what is no conversation is not written over
+        check_output(str(path))
+        write_json(str(path), to_json(self.conversation.messages))
+        self._console.note(f"(saved in {path})")
+
+    def _load(self, name: str) -> None:
+        messages = read_messages(_file(name, "load"))
+        self.conversation.restore(messages)
+        self._console.note(f"({plural(len(messages), 'message')} loaded)")
+
+    def _stats(self, _: str) -> None:
+        self._console.note("\n".join(_state(self._llm, self.conversation)))
+
+    def _exit(self, _: str) -> None:
+        self._ended = True
+
+
+def _file(name: str, command: str) -> str:
+    """The argument of a command that needs a file."""
+    if not name:
+        raise ConfigError(f"/{command} needs the name of a file")
+    return name
+
+
+def _cost(tokens: list[Token], stats: Stats, steps: int | None) -> str:
+    """How an answer ended, unless by itself, its length and its speed."""
+    if not tokens:
+        return "stopped before there was an answer: the message is forgotten"
+    parts = [plural(len(tokens), "token")]
+    if tokens[-1].end is End.INTERRUPT:
+        parts.insert(0, "stopped")
+    if tokens[-1].end is End.LENGTH:
+        parts.insert(0, "cut by --steps" if len(tokens) == steps else "cut: the context is full")
+    if stats.phase(DECODE):
+        parts.append(f"{stats.summary()['tokens_per_s']:.1f} tokens/s")
+    return ", ".join(parts)
+
+
+def _state(llm: LLM, conversation: Conversation) -> list[str]:
+    """The context and what the conversation cost so far."""
+    summary = llm.stats.summary()
+    read = sum(step.tokens for step in llm.stats.phase(PREFILL))
+    written = sum(step.tokens for step in llm.stats.phase(DECODE))
+    return [
+        f"context   {llm.position} of {llm.seq_len} positions",
+        f"messages  {len(conversation.messages)}, {conversation.forgotten} of them forgotten",
+        f"prompts   {read} tokens evaluated, {conversation.kept} kept from turn to turn, "
+        f"{summary['prompt_tokens_per_s']:.1f} tokens/s",
+        f"answers   {written} tokens evaluated, {summary['tokens_per_s']:.1f} tokens/s",
+    ]

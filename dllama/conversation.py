@@ -1,0 +1,213 @@
+"""A conversation with a model: its messages, and the context that is kept from turn to turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dllama.engine import LLM
+from dllama.errors import ConfigError, ContextError, FormatError
+from dllama.generation import Token
+from dllama.sampler import MAX_SEED
+from dllama.template import ChatTemplate, Message
+from dllama.tokenizer import Tokenizer
+
+FORMAT = "dllama conversation"
+MAX_FILE = 1 << 26  # bytes
+# Of the context, this part is left for an answer, unless that is to be shorter.
+RESERVE = 4
+
+
+class Conversation:
+    """Messages that a model answers; one at a time may be answered.
+
+    The context keeps what successive turns have in common, so that only what is new is evaluated.
+    Where it becomes full the oldest turns, a message and its answer, are left out, so many
+    that half of it is free; `messages` still has them. A seed counts on from answer to answer.
+
+    system: what the model is told at the beginning. steps: most tokens of an answer (None: what
+    fits). options: of LLM.generate. ConfigError where the model has no tokenizer,
+    TemplateError where the template refuses the system prompt.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        template: ChatTemplate,
+        system: str | None = None,
+        steps: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._llm = llm
+        self._tokenizer = tokenizer_of(llm)
+        self._template = template
+        self._steps = steps
+        self._options = options
+        self._system: str | None = None
+        self.turns: list[Message] = []
+        self.forgotten = 0  # messages that the model does not see any more
+        self.kept = 0  # ids of all prompts that were evaluated before
+        self.set_system(system)
+
+    @property
+    def system(self) -> str | None:
+        """What the model is told at the beginning."""
+        return self._system
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of the conversation, oldest first."""
+        system = [] if self._system is None else [Message("system", self._system)]
+        return system + self.turns
+
+    def set_system(self, text: str | None) -> None:
+        """Tell the model something else at the beginning; the conversation goes on.
+
+        TemplateError where the template refuses it; the old one stays then.
+        """
+        before, self._system = self._system, text
+        try:
+            self._ids([Message("user", "a")])
+        except BaseException:
+            self._system = before
+            raise
+
+    def reset(self) -> None:
+        """Forget all messages but the system prompt."""
+        self.turns, self.forgotten = [], 0
+
+    def restore(self, messages: list[Message]) -> None:
+        """Go on from these messages: a system prompt or none, then messages and answers."""
+        system = messages[0].content if messages and messages[0].role == "system" else None
+        self.set_system(system)
+        self.turns = messages[system is not None :]
+        self.forgotten = 0
+
+    def say(self, text: str) -> Iterator[Token]:
+        """Give the model a message and yield the tokens of its answer.
+
+        Both are part of the conversation when the iterator ends, is closed or fails, unless there
+        is no token by then. LLM.interrupt ends an answer. TemplateError, ConfigError for text
+        that is no Unicode, ContextError for a message that is too long: the conversation is then
+        as it was.
+        """
+        message = Message("user", text)
+        ids, forgotten = self._fitting_ids([*self.turns, message])
+        self.kept += self._llm.continue_from(ids)
+        tokens = self._generate(len(ids))
+        self.forgotten = forgotten
+        return self._answer(message, tokens)
+
+    def _answer(self, message: Message, tokens: Iterator[Token]) -> Iterator[Token]:
+        """The tokens, which become a message in the end."""
+        texts: list[str] = []
+        try:
+            for token in tokens:
+                texts.append(token.text)
+                yield token
+        finally:
+            if texts:
+                self.turns = [*self.turns, message, Message("assistant", "".join(texts))]
+
+    def _generate(self, used: int) -> Iterator[Token]:
+        """What follows the context of `used` ids."""
+        room = self._llm.seq_len - used + 1
+        options = {**self._options, "stop": (*self._template.stops, *self._options.get("stop", ()))}
+        if options.get("seed") is not None:  # the same draws would repeat an answer
+            options["seed"] = (options["seed"] + len(self.turns)) % (MAX_SEED + 1)
+        ignore_eos = options.get("ignore_eos", False)
+        return self._llm.generate(
+            [],
+            room if self._steps is None else min(room, self._steps),
+            stop_ids=() if ignore_eos else self._template.stop_ids,
+            **options,
+        )
+
+    def _fitting_ids(self, turns: list[Message]) -> tuple[list[int], int]:
+        """Ids of the conversation without its oldest turns, and how many messages these are."""
+        size, forgotten = self._llm.seq_len, self.forgotten
+        reserve = size // RESERVE if self._steps is None else min(size // RESERVE, self._steps)
+        ids = self._ids(turns[forgotten:])
+        if len(ids) + reserve > size + 1:
+            while len(ids) > size // 2 and forgotten + 2 < len(turns):
+                forgotten += 2
+                ids = self._ids(turns[forgotten:])
+        if len(ids) > size:
+            raise ContextError(
+                f"the message does not fit: with what must precede it, it has {len(ids)} tokens, "
+                f"and the context has {size}"
+            )
+        return ids, forgotten
+
+    def _ids(self, turns: list[Message]) -> list[int]:
+        """Ids of the system prompt and these turns, with an answer begun."""
+        system = self.messages[: self._system is not None]
+        return self._template.encode(self._tokenizer, system + turns)
+
+
+def tokenizer_of(llm: LLM) -> Tokenizer:
+    """The tokenizer of a model; ConfigError where it has none."""
+    if llm.tokenizer is None:
+        raise ConfigError(
+            f"{llm.model_path} has no tokenizer, which a conversation needs: give one with "
+            f"--tokenizer"
+        )
+    return llm.tokenizer
+
+
+def to_json(messages: list[Message]) -> dict[str, Any]:
+    """A conversation as it is saved."""
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "messages": [{"role": one.role, "content": one.content} for one in messages],
+    }
+
+
+def read_messages(path: str | Path) -> list[Message]:
+    """The messages of a saved conversation; ConfigError where it cannot be read, FormatError
+    where it is none."""
+    path = Path(path).expanduser()
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    if len(data) > MAX_FILE:
+        raise FormatError(path, "size", f"more than {MAX_FILE} bytes", "a conversation")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, "JSON", f"broken ({error})", "a saved conversation") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("version") != 1:
+        raise FormatError(path, "content", "something else", f"a {FORMAT} of version 1")
+    return _checked(path, value.get("messages"))
+
+
+def _checked(path: Path, values: object) -> list[Message]:
+    """The messages, if their roles take turns and their texts are texts."""
+    if not isinstance(values, list):
+        raise FormatError(path, "messages", type(values).__name__, "a list")
+    messages = [_message(path, index, value) for index, value in enumerate(values)]
+    begin = 1 if messages and messages[0].role == "system" else 0
+    for index, message in enumerate(messages[begin:]):
+        expected = ("user", "assistant")[index % 2]
+        if message.role != expected:
+            found = repr(message.role)[:50]
+            raise FormatError(path, f"role of message {begin + index}", found, expected)
+    if (len(messages) - begin) % 2:
+        raise FormatError(path, "last message", "one of the user", "an answer")
+    return messages
+
+
+def _message(path: Path, index: int, value: object) -> Message:
+    role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (0, 0)
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise FormatError(path, f"message {index}", "something else", "texts role and content")
+    try:
+        (role + content).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(path, f"message {index}", "not valid Unicode", "a text") from error
+    return Message(role, content)

@@ -1,0 +1,95 @@
+"""A program in a pseudo-terminal, as a person would use it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+LONG = 60.0  # seconds: far more than anything here takes
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r|\x07")
+
+
+class Terminal:
+    """Runs Python code in a terminal of its own; `text` is all that it showed so far.
+
+    Escape sequences and carriage returns are left out of it.
+    """
+
+    def __init__(self, code: str, words: Sequence[str] = (), **environment: str) -> None:
+        self.text = ""
+        self._seen = 0
+        self._raw = b""
+        self._master, slave = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **environment},
+            preexec_fn=_take_terminal,
+        )
+        os.close(slave)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        os.close(self._master)
+
+    def type(self, keys: str) -> None:
+        """Press keys; "\\x03" is Ctrl-C, "\\x04" is Ctrl-D."""
+        os.write(self._master, keys.encode())
+
+    def wait_for(self, pattern: str) -> str:
+        """What is shown from the last match up to that of this pattern; fails if none comes."""
+        end = time.monotonic() + LONG
+        while not (found := re.compile(pattern).search(self.text, self._seen)):
+            assert time.monotonic() < end, f"no {pattern!r} in {self.text[self._seen :]!r}"
+            assert self._read(), f"ended without {pattern!r}: {self.text!r}"
+        shown = self.text[self._seen : found.end()]
+        self._seen = found.end()
+        return shown
+
+    def status(self) -> int:
+        """The exit status, when it has ended."""
+        end = time.monotonic() + LONG
+        while self._read():
+            assert time.monotonic() < end, f"does not end: {self.text!r}"
+        return self._process.wait(LONG)
+
+    def _read(self) -> bool:
+        """Take what is shown in the next second; False where there will be no more."""
+        ready, _, _ = select.select([self._master], [], [], 1.0)
+        if not ready:
+            return True
+        data = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+            data = os.read(self._master, 1 << 16)
+        self._raw += data
+        self.text = COLOURS.sub("", self._raw.decode(errors="replace"))
+        return bool(data)
+
+
+def _take_terminal() -> None:
+    """A session whose terminal is stdin, so that Ctrl-C is a signal to it."""
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
