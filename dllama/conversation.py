@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dllama import settings
 from dllama.engine import LLM
-from dllama.errors import ConfigError, ContextError, FormatError
+from dllama.errors import ContextError, FormatError, InputError, ModelError
 from dllama.generation import Token
 from dllama.sampler import MAX_SEED
 from dllama.template import ChatTemplate, Message
 from dllama.tokenizer import Tokenizer
 
 FORMAT = "dllama conversation"
-MAX_FILE = 1 << 26  # bytes
+MAX_FILE = 1 << 24  # bytes
 # Of the context, this part is left for an answer, unless that is to be shorter.
 RESERVE = 4
 
@@ -28,7 +30,7 @@ class Conversation:
     that half of it is free; `messages` still has them. A seed counts on from answer to answer.
 
     system: what the model is told at the beginning. steps: most tokens of an answer (None: what
-    fits). options: of LLM.generate. ConfigError where the model has no tokenizer,
+    fits). options: of LLM.generate. ModelError where the model has no tokenizer,
     TemplateError where the template refuses the system prompt.
     """
 
@@ -41,7 +43,7 @@ class Conversation:
         **options: Any,
     ) -> None:
         self._llm = llm
-        self._tokenizer = tokenizer_of(llm)
+        self._tokenizer = required_tokenizer(llm)
         self._template = template
         self._steps = steps
         self._options = options
@@ -114,7 +116,8 @@ class Conversation:
     def _generate(self, used: int) -> Iterator[Token]:
         """What follows the context of `used` ids."""
         room = self._llm.seq_len - used + 1
-        options = {**self._options, "stop": (*self._template.stops, *self._options.get("stop", ()))}
+        stops = settings.stop_strings(self._options.get("stop"))
+        options = {**self._options, "stop": (*self._template.stops, *stops)}
         if options.get("seed") is not None:  # the same draws would repeat an answer
             options["seed"] = (options["seed"] + len(self.turns)) % (MAX_SEED + 1)
         ignore_eos = options.get("ignore_eos", False)
@@ -131,9 +134,12 @@ class Conversation:
         reserve = size // RESERVE if self._steps is None else min(size // RESERVE, self._steps)
         ids = self._ids(turns[forgotten:])
         if len(ids) + reserve > size + 1:
-            while len(ids) > size // 2 and forgotten + 2 < len(turns):
-                forgotten += 2
-                ids = self._ids(turns[forgotten:])
+            counts = range(forgotten, len(turns) - 1, 2)
+            fits = bisect_left(
+                counts, True, key=lambda count: len(self._ids(turns[count:])) <= size // 2
+            )
+            forgotten = counts[fits] if fits < len(counts) else len(turns) - 1
+            ids = self._ids(turns[forgotten:])
         if len(ids) > size:
             raise ContextError(
                 f"the message does not fit: with what must precede it, it has {len(ids)} tokens, "
@@ -147,10 +153,10 @@ class Conversation:
         return self._template.encode(self._tokenizer, system + turns)
 
 
-def tokenizer_of(llm: LLM) -> Tokenizer:
-    """The tokenizer of a model; ConfigError where it has none."""
+def required_tokenizer(llm: LLM) -> Tokenizer:
+    """The tokenizer of a model; ModelError where it has none."""
     if llm.tokenizer is None:
-        raise ConfigError(
+        raise ModelError(
             f"{llm.model_path} has no tokenizer, which a conversation needs: give one with "
             f"--tokenizer"
         )
@@ -167,14 +173,14 @@ def to_json(messages: list[Message]) -> dict[str, Any]:
 
 
 def read_messages(path: str | Path) -> list[Message]:
-    """The messages of a saved conversation; ConfigError where it cannot be read, FormatError
+    """The messages of a saved conversation; InputError where it cannot be read, FormatError
     where it is none."""
     path = Path(path).expanduser()
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise InputError(f"{path}: {error.strerror}") from error
     if len(data) > MAX_FILE:
         raise FormatError(path, "size", f"more than {MAX_FILE} bytes", "a conversation")
     try:

@@ -25,7 +25,6 @@ from dllama.root import Layout, Root
 from dllama.sampler import Sampler, SamplerConfig
 from dllama.spec import ModelSpec
 from dllama.stats import DECODE, PREFILL, Stats, StepStats
-from dllama.tokenizer import Tokenizer
 from dllama.trace import NodePass
 
 log = logging.getLogger("dllama.engine")
@@ -106,7 +105,7 @@ class LLM:
                 batch_size=batch_size,
             )
             self.buffer, self.seq_len = self._plan.buffer, self._plan.seq_len
-            self.tokenizer = _open_tokenizer(self.model_path, tokenizer, self.spec)
+            self.tokenizer = settings.tokenizer_of(self.model_path, tokenizer, self.spec)
             layout = Layout(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
             self._root = Root(file, self._plan, layout, progress)
             weakref.finalize(self, self._root.close)  # where nobody calls close
@@ -380,7 +379,7 @@ class LLM:
 
     def _check_ids(self, tokens: Sequence[int]) -> list[int]:
         """The tokens as integers in range."""
-        ids = [_token_id(token) for token in tokens]
+        ids = [settings.token_id(token) for token in tokens]
         for token in ids:
             if not 0 <= token < self.spec.vocab_size:
                 raise ConfigError(f"token id is {token}, expected 0 to {self.spec.vocab_size - 1}")
@@ -404,30 +403,3 @@ class LLM:
             raise ConfigError(f"max_tokens is {max_tokens!r}, expected an integer of at least 0")
         self._require(prompt + max(0, max_tokens - 1))
         return max_tokens
-
-
-def _token_id(token: object) -> int:
-    """A Python or NumPy integer as int."""
-    if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
-        raise ConfigError(f"token id is {token!r}, expected an integer")
-    return int(token)
-
-
-def _open_tokenizer(model: Path, tokenizer: str | Path | None, spec: ModelSpec) -> Tokenizer | None:
-    """The tokenizer asked for, or the one beside the model, if it fits the model."""
-    path = Path(tokenizer).expanduser() if tokenizer is not None else model.parent
-    opened = Tokenizer.open(path) if tokenizer is not None else Tokenizer.beside(model)
-    if opened is None:
-        log.warning("%s has no tokenizer beside it: it takes and gives ids only", model)
-        return None
-    if opened.vocab_size > spec.vocab_size:
-        raise ModelError(
-            f"{path}: the tokenizer has {opened.vocab_size} tokens, more than the "
-            f"{spec.vocab_size} of {model}"
-        )
-    if opened.vocab_size < spec.vocab_size:
-        log.warning(
-            "%s: the tokenizer has %d tokens, %s has %d",
-            path, opened.vocab_size, model, spec.vocab_size,
-        )  # fmt: skip
-    return opened

@@ -6,12 +6,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.collectives import ALGORITHMS
 from dllama.errors import ConfigError, ModelError
 from dllama.plan import LEAST_SHARE, MOST_SHARE, Plan
 from dllama.spec import FloatType, ModelSpec
+from dllama.tokenizer import Tokenizer
 from dllama.transports import Transport
 
 log = logging.getLogger("dllama.engine")
@@ -82,6 +85,26 @@ def plan_of(
         all_reduce=one_of("all_reduce", all_reduce or "auto", ALL_REDUCES),
         timeout=seconds("timeout", DEFAULT_TIMEOUT if timeout is None else timeout),
     )
+
+
+def tokenizer_of(model: Path, tokenizer: str | Path | None, spec: ModelSpec) -> Tokenizer | None:
+    """The tokenizer asked for, or the one beside the model, if it fits the model."""
+    path = Path(tokenizer).expanduser() if tokenizer is not None else model.parent
+    opened = Tokenizer.open(path) if tokenizer is not None else Tokenizer.beside(model)
+    if opened is None:
+        log.warning("%s has no tokenizer beside it: it takes and gives ids only", model)
+        return None
+    if opened.vocab_size > spec.vocab_size:
+        raise ModelError(
+            f"{path}: the tokenizer has {opened.vocab_size} tokens, more than the "
+            f"{spec.vocab_size} of {model}"
+        )
+    if opened.vocab_size < spec.vocab_size:
+        log.warning(
+            "%s: the tokenizer has %d tokens, %s has %d",
+            path, opened.vocab_size, model, spec.vocab_size,
+        )  # fmt: skip
+    return opened
 
 
 def transport_of(name: str | None, nodes: int, workers: Sequence[str]) -> Transport | None:
@@ -187,6 +210,13 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
 def alternatives(logprobs: int | None) -> int | None:
     """How many alternatives of a token are told, None for no log-probabilities."""
     return None if logprobs is None else _integer("logprobs", logprobs, 0, MAX_LOGPROBS)
+
+
+def token_id(token: object) -> int:
+    """A Python or NumPy integer as int."""
+    if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
+        raise ConfigError(f"token id is {token!r}, expected an integer")
+    return int(token)
 
 
 def is_quantised(spec: ModelSpec) -> bool:

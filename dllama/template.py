@@ -19,7 +19,7 @@ from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-from dllama.errors import ConfigError, TemplateError
+from dllama.errors import InputError, TemplateError
 from dllama.templatelimits import LimitedEnvironment, limited_steps
 from dllama.tokenizer import Tokenizer
 
@@ -84,7 +84,7 @@ class ChatTemplate:
         """The template of a model.
 
         template: the model's own (None), the built-in "plain", or a file of Jinja.
-        TemplateError where the model has none, ConfigError for a file that cannot be read.
+        TemplateError where the model has none, InputError for a file that cannot be read.
         """
         found = cls._of(tokenizer, template)
         found.stop_ids = found._end_of_turn(tokenizer)
@@ -151,9 +151,9 @@ def _read(path: Path) -> str:
     try:
         return path.expanduser().read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"template {path}: not UTF-8 at byte {error.start}") from error
+        raise InputError(f"template {path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:
-        raise ConfigError(f"template {path}: {error.strerror}, and it is not 'plain'") from error
+        raise InputError(f"template {path}: {error.strerror}, and it is not 'plain'") from error
 
 
 def _environment() -> LimitedEnvironment:

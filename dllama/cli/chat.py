@@ -25,11 +25,13 @@ from dllama.cli.options import (
 )
 from dllama.cli.prompt import prompt_text
 from dllama.cli.report import plural, result
-from dllama.conversation import Conversation, read_messages, to_json, tokenizer_of
+from dllama.conversation import Conversation, read_messages, required_tokenizer, to_json
 from dllama.errors import (
     ConfigError,
     ContextError,
+    DllamaError,
     FormatError,
+    InputError,
     OutputError,
     TemplateError,
 )
@@ -62,7 +64,7 @@ DEMO_NOTE = (
     "The built-in model has learnt plays, not conversations: it speaks like one of their persons."
 )
 # What leaves the model and the conversation as they were.
-HARMLESS = (ConfigError, ContextError, FormatError, OutputError, TemplateError)
+HARMLESS = (ConfigError, ContextError, FormatError, InputError, OutputError, TemplateError)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 def _conversation(llm: LLM, values: dict[str, Any]) -> Conversation:
     """The conversation that the options ask for."""
     default = PLAIN if llm.model_path.parent == DEMO else None
-    template = ChatTemplate.of(tokenizer_of(llm), values.get("template", default))
+    template = ChatTemplate.of(required_tokenizer(llm), values.get("template", default))
     return Conversation(
         llm,
         template,
@@ -127,6 +129,7 @@ class _Chat:
         self._console = console
         self._steps = steps
         self._ended = False
+        self._failure: DllamaError | None = None
         self._commands = {
             "help": self._help,
             "system": self._system,
@@ -146,25 +149,34 @@ class _Chat:
         self._console.note(f"{name}, a context of {llm.seq_len} tokens. /help shows what there is.")
 
     def talk(self, first: str | None) -> None:
-        """Answer the first message, if there is one, and those that are read."""
+        """Answer the first message, if there is one, and those that are read.
+
+        Raises in the end what made the model fail.
+        """
         text = first if first is not None else self._console.read()
         while text is not None:
             self._take(text)
-            if self._ended:
-                return
-            text = self._console.read()
+            text = None if self._ended else self._console.read()
+        if self._failure:
+            raise self._failure
 
     def _take(self, text: str) -> None:
-        """A message or a command; who types is told of an error, else it is the end."""
+        """A message or a command; who types is told of an error, else it is the end.
+
+        Where the model has failed, who types can still save the conversation.
+        """
         try:
             if text.startswith("/") and not text.startswith("//"):
                 self._obey(text[1:])
             elif text.strip():
                 self._answer(text.removeprefix("/") if text.startswith("//") else text)
-        except HARMLESS as error:
+        except DllamaError as error:
             if not self._console.interactive:
                 raise
             self._console.note(f"({error})")
+            if not isinstance(error, HARMLESS):
+                self._failure = self._failure or error
+                self._console.note("(the model cannot go on; /save keeps the conversation)")
 
     def _answer(self, text: str) -> None:
         """Show the answer to a message as it comes, and what it cost."""

@@ -8,7 +8,14 @@ import pytest
 
 import dllama
 from dllama.conversation import MAX_FILE, Conversation, read_messages, to_json
-from dllama.errors import ConfigError, ContextError, FormatError, TemplateError
+from dllama.errors import (
+    ConfigError,
+    ContextError,
+    FormatError,
+    InputError,
+    ModelError,
+    TemplateError,
+)
 from dllama.generation import End
 from dllama.template import ChatTemplate, Message
 
@@ -68,6 +75,20 @@ def test_oldest_turns_go_where_the_context_is_full(llm, template):
     assert seen[-1] > 0
     assert len(set(seen)) < 7
     assert len(conversation.turns) == 24
+
+
+def test_a_long_conversation_is_cut_at_once(llm, template, monkeypatch):
+    """With few encodings, though a saved one may have very many turns."""
+    conversation = Conversation(llm, template, None, 4, **GREEDY)
+    conversation.restore([*TALK] * 500)
+    calls = []
+    encode = ChatTemplate.encode
+    monkeypatch.setattr(ChatTemplate, "encode", lambda *w: calls.append(1) or encode(*w))
+    say(conversation, "Hello")
+    assert len(calls) < 15
+    visible = conversation.turns[conversation.forgotten : -1]
+    assert 60 < len(encode(template, llm.tokenizer, visible)) <= llm.seq_len // 2
+    assert visible[0].role == "user"
 
 
 def test_an_answer_may_fill_the_context(llm, template):
@@ -183,7 +204,7 @@ def test_a_model_without_a_tokenizer_has_no_conversation(converted):
     template = ChatTemplate("{{ messages }}")
     with (
         dllama.LLM(converted("llama-gqa", "q40"), threads=1) as llm,
-        pytest.raises(ConfigError, match="no tokenizer, which a conversation needs"),
+        pytest.raises(ModelError, match="no tokenizer, which a conversation needs"),
     ):
         Conversation(llm, template)
 
@@ -224,7 +245,7 @@ def test_files_that_are_no_conversation(text, message, tmp_path):
 
 def test_files_that_cannot_be_read(tmp_path):
     for path, reason in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
-        with pytest.raises(ConfigError, match=reason):
+        with pytest.raises(InputError, match=reason):
             read_messages(path)
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(MAX_FILE + 1)

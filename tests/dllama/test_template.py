@@ -11,7 +11,7 @@ import pytest
 
 import dllama
 from dllama import templatelimits
-from dllama.errors import ConfigError, DllamaError, TemplateError
+from dllama.errors import DllamaError, InputError, TemplateError
 from dllama.template import ChatTemplate, Message
 from dllama.tokenizer import Tokenizer
 from dllama.tokenizerfile import TokenizerData, write_tokenizer
@@ -137,10 +137,10 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}")
     assert ChatTemplate.of(tokenizer, tmp_path / "mine.jinja").render(TALK) == "Be brief."
     for name, reason in (("none", "No such file"), (".", "Is a directory")):
-        with pytest.raises(ConfigError, match=f"{name}: {reason}"):
+        with pytest.raises(InputError, match=f"{name}: {reason}"):
             ChatTemplate.of(tokenizer, tmp_path / name)
     (tmp_path / "bytes").write_bytes(b"a\xff")
-    with pytest.raises(ConfigError, match="not UTF-8 at byte 1"):
+    with pytest.raises(InputError, match="not UTF-8 at byte 1"):
         ChatTemplate.of(tokenizer, tmp_path / "bytes")
 
 

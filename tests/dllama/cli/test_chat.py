@@ -140,7 +140,7 @@ def test_save_replaces_conversations_only(chat, tmp_path):
     [
         ("/fly\n", 2, "no command /fly: /help shows those there are"),
         ("/save\n", 2, "/save needs the name of a file"),
-        ("/load /none\n", 2, "/none: No such file"),
+        ("/load /none\n", 1, "/none: No such file"),
         ("/save /none/x\n", 1, "/none/x: cannot write: /none is not a folder"),
         ("a" * 300 + "\n", 1, "the message does not fit: with what must precede it, it has 3"),
         (b"a\xff\n", 2, "the text is not valid Unicode at "),
@@ -156,7 +156,7 @@ def test_the_first_error_ends_what_is_piped(chat, lines, status, message):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (("--template", "/none"), 2, "template /none: No such file or directory, and it is not"),
+        (("--template", "/none"), 1, "template /none: No such file or directory, and it is not"),
         (("--prompt", "a", "--prompt-file", "b"), 2, "only one of the two"),
         (("--steps", "0"), 2, "--steps: found 0"),
         (("--json", "/none/x"), 1, "/none/x: cannot write"),
@@ -317,3 +317,31 @@ dllama.LLM.interrupt = lambda self: print("asked", flush=True)
         terminal.type("\x03")
         assert terminal.status() == 130
     assert "Traceback" not in terminal.text
+
+
+def test_a_conversation_outlives_its_model(chat_model, tmp_path):
+    talk = tmp_path / "talk.json"
+    failing = """\
+from dllama.errors import TransportError
+from dllama.root import Root
+run, passes = Root.run, []
+def fails(*words):
+    passes.append(words)
+    if len(passes) > 8:
+        raise TransportError("worker 1 has gone")
+    run(*words)
+Root.run = fails
+"""
+    with Terminal(failing + CODE, ["chat", "--model", str(chat_model), *GREEDY]) as terminal:
+        terminal.wait_for("\n> ")
+        terminal.type("Hello\n")
+        shown = terminal.wait_for("\n> ")
+        assert "(worker 1 has gone)\n(the model cannot go on; /save keeps" in shown
+        terminal.type("Hello?\n")
+        assert "cannot go on: worker 1 has gone" in terminal.wait_for("\n> ")
+        terminal.type(f"/save {talk}\n")
+        terminal.wait_for(r"saved in .*\n> ")
+        terminal.type("\x04")
+        assert terminal.status() == 1
+    assert terminal.text.endswith("dllama: error: worker 1 has gone\n")
+    assert [message.content for message in read_messages(talk)][::2] == ["Hello"]
