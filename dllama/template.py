@@ -20,7 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from dllama.errors import InputError, TemplateError
-from dllama.templatelimits import LimitedEnvironment, limited_steps
+from dllama.templatelimits import MAX_INDENT, LimitedEnvironment, limited_steps
 from dllama.tokenizer import Tokenizer
 
 PLAIN = "plain"
@@ -175,6 +175,8 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON as it is, where Jinja's own filter escapes it for HTML."""
+    if isinstance(indent, int) and indent > MAX_INDENT:
+        raise JinjaError(f"indents by more than {MAX_INDENT}")
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

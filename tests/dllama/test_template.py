@@ -67,6 +67,10 @@ def test_functions_and_filters_of_templates() -> None:
         "{{ messages[0].tool_calls[0] | tojson }}{{ messages[0]['content'] | tojson(indent=2) }}"
     )
     assert render(source, [message]) == '{"b": 1, "a": null}"é<"'
+    assert render("{{ 'a-b' | replace('-', '+') ~ 'aa'.replace('a', 'b', 1) }}") == "a+bba"
+    assert render("{{ messages | join(', ', attribute='role') }}") == "system, user, assistant"
+    assert render("{{ ', '.join(['a', 'b']) ~ 'a\\nb' | indent(2) }}") == "a, ba\n  b"
+    assert render("{{ 7 % 4 }}{{ 'a,b'.split(',') | last | upper }}") == "3B"
     assert render("{{ strftime_now('%Y') }}") in {str(datetime.now().year + n) for n in (-1, 0)}
     assert render("{% generation %}x{{ missing }}{% endgeneration %}") == "x"
     assert (
@@ -258,6 +262,19 @@ def test_nothing_is_changed(source: str) -> None:
         ("{{ 99999999999 * 99999999999 }}", "number"),
         ("{{ 'a' * 10 ** 10 }}", "a text of more than"),
         ("{{ 10 ** 10 * [1] }}", "a text of more than"),
+        ("{{ '%9999999999d' % 1 }}", "formats a text with %"),
+        ("{{ '{:9999999999}'.format(1) }}", "unsafe"),
+        ("{{ ''.ljust(9999999999) }}", "unsafe"),
+        ("{{ ('' | attr('zfill'))(9999999999) }}", "unsafe"),
+        ("{{ '' | center(9999999999) }}", "No filter named 'center'"),
+        ("{{ 'a' | indent(9999999999, true) }}", "indents by more than"),
+        ("{{ 'a' | indent(' ' * 9999, true) }}", "indents by more than"),
+        ("{{ [1] | tojson(indent=9999999999) }}", "indents by more than"),
+        ("{% set x = 'a' * 5000 %}{{ x.replace('', x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ x | replace('a', x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ x.join(x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ x | join(x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ ([x] * 5000) | join }}", "a text of more than"),
         (
             "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}"
             "{% endfor %}",
