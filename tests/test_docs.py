@@ -40,3 +40,14 @@ def test_every_option_is_documented():
         for action in command._actions:
             for flag in action.option_strings:
                 assert flag in ("-h", "--help") or f"`{flag}" in text or f"{flag} " in text, flag
+
+
+def test_the_conversation_in_python_runs(capsys):
+    text = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    first, second = (line.split(" ", 1) for line in capsys.readouterr().out.strip().splitlines())
+    assert first[0] == "0"
+    assert int(second[0]) > 20
+    assert first[1]
+    assert second[1]
