@@ -10,6 +10,7 @@ from dllama.converter.sentencepiece import read_sentencepiece
 from tokenizers import Tokenizer as HfTokenizer
 
 from dllama.errors import OutputError, UnsupportedError
+from dllama.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
 from dllama.tokenizer import begins_with, open_fast
 from dllama.tokenizerconfig import read_tokenizer_config
 from dllama.tokenizerfile import TokenizerData, write_tokenizer
@@ -65,46 +66,19 @@ def _check_kind(path: Path, tokenizer: HfTokenizer) -> None:
 
 def token_bytes(tokenizer: HfTokenizer) -> list[bytes]:
     """The bytes of every token by id; ids without a token get a name of their own."""
-    model = json.loads(tokenizer.to_str())
-    byte_level = '"ByteLevel"' in json.dumps([model.get("pre_tokenizer"), model.get("decoder")])
-    added = model.get("added_tokens", [])
-    literal = {entry["id"] for entry in added if byte_level or entry["special"]}
+    config = json.loads(tokenizer.to_str())
+    byte_level, literal = is_byte_level(config), literal_ids(config)
     names = {index: name for name, index in tokenizer.get_vocab(with_added_tokens=True).items()}
-    table = _byte_level_table()
     vocab = []
     for index in range(max(names, default=-1) + 1):
         name = names.get(index, f"<unused{index}>")
         if index not in names or index in literal:
             vocab.append(name.encode())
         elif byte_level:
-            vocab.append(_byte_level_bytes(name, table))
+            vocab.append(byte_level_bytes(name))
         else:
-            vocab.append(_piece_bytes(name))
+            vocab.append(piece_bytes(name))
     return [token or b"<empty>" for token in vocab]
-
-
-def _byte_level_bytes(name: str, table: dict[str, int]) -> bytes:
-    """A byte-level token; characters outside the table stand for themselves."""
-    return b"".join(bytes([table[c]]) if c in table else c.encode() for c in name)
-
-
-def _piece_bytes(name: str) -> bytes:
-    """A SentencePiece token: <0xNN> is a byte, U+2581 a space."""
-    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-        try:
-            return bytes([int(name[3:5], 16)])
-        except ValueError:
-            pass
-    return name.replace("\u2581", " ").encode()
-
-
-def _byte_level_table() -> dict[str, int]:
-    """The printable character that byte-level BPE writes for each byte (Radford et al. 2019)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
-    return table
 
 
 def _data(source: Path, tokenizer: HfTokenizer, vocab: list[bytes]) -> TokenizerData:

@@ -65,6 +65,10 @@ class ScoredBpe:
         text = b"".join(self._vocab[i] for i in known).decode(errors="replace")
         return text if self._byte_level else text.removeprefix(" ")
 
+    def spell(self, token: int) -> bytes:
+        """The bytes of an id, the name of a special one; empty beyond the vocabulary."""
+        return self._vocab[token] if token < len(self._vocab) else b""
+
     def _encode_part(self, text: str) -> list[int]:
         """Ids of a text without special tokens."""
         if self._byte_level:

@@ -182,6 +182,16 @@ class LLM:
         """
         self._interrupted = True
 
+    def ping(self) -> None:
+        """Make sure that all workers are there, while nothing is generated.
+
+        TransportError, ProtocolError: one is not, and the model cannot go on.
+        """
+        root = self._open()
+        with self._ending_on_failure():
+            root.ping()
+        self._traffic = root.traffic()
+
     def memory(self, rank: int = 0) -> dict[str, int]:
         """Bytes of a node (0: this one): weights, kv_cache (all of the context), buffers."""
         return self._open().memory()[rank]

@@ -109,6 +109,12 @@ class Root:
                 self._cluster.check()
             raise
 
+    def ping(self) -> None:
+        """Wait until all workers have answered; TransportError, ProtocolError."""
+        self._opened()
+        if self._cluster:
+            self._cluster.ask({"ask": "clock"})
+
     def logits(self) -> NDArray[np.float32]:
         """The logits of the last pass, float32 (n, vocab), valid until the next."""
         node = self._opened()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer as HfTokenizer
 
 from dllama.bpe import BYTE_NAME, ScoredBpe
 from dllama.errors import ConfigError, FormatError, ModelError
+from dllama.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
 from dllama.tokenizerconfig import read_special_tokens, read_tokenizer_config
 from dllama.tokenizerfile import TokenizerData, read_tokenizer
 
@@ -29,6 +30,7 @@ class _Backend(Protocol):
     def encode(self, text: str, whole: bool) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def name(self, token: int) -> str: ...
+    def spell(self, token: int) -> bytes: ...
 
 
 class Tokenizer:
@@ -158,6 +160,11 @@ class Tokenizer:
         """Whether an id stands for no text."""
         return token in self._backend.special
 
+    def spell(self, token: int) -> bytes:
+        """The bytes that an id adds to a text, its name for a special one; empty beyond the
+        vocabulary. They need not be whole characters."""
+        return self._backend.spell(token)
+
     def stream(self) -> StreamDecoder:
         """A decoder that takes ids one at a time."""
         return StreamDecoder(self._backend)
@@ -217,7 +224,10 @@ class _Fast:
         unused = set(range(self.vocab_size)).difference(vocab.values())
         special = (index for index, token in added.items() if token.special)
         self.special = frozenset(unused.union(special))
-        names = vocab if _has_byte_fallback(tokenizer) else {}
+        config = json.loads(tokenizer.to_str())
+        self._literal = literal_ids(config)
+        self._byte_level = is_byte_level(config)
+        names = vocab if _has_byte_fallback(config) else {}
         self.fallback = frozenset(
             index for name, index in names.items() if BYTE_NAME.fullmatch(name.encode())
         )
@@ -230,6 +240,12 @@ class _Fast:
 
     def name(self, token: int) -> str:
         return self._tokenizer.id_to_token(token) or ""
+
+    def spell(self, token: int) -> bytes:
+        name = self.name(token)
+        if token in self._literal:
+            return name.encode()
+        return byte_level_bytes(name) if self._byte_level else piece_bytes(name)
 
 
 class _Scored:
@@ -252,6 +268,9 @@ class _Scored:
     def name(self, token: int) -> str:
         return self._vocab[token].decode(errors="replace") if token < len(self._vocab) else ""
 
+    def spell(self, token: int) -> bytes:
+        return self._bpe.spell(token)
+
 
 def _scored_file(folder: Path) -> Path | None:
     """tokenizer.t of a folder, else its only .t file where there is no tokenizer.json."""
@@ -261,10 +280,9 @@ def _scored_file(folder: Path) -> Path | None:
     return found[0] if len(found) == 1 and not (folder / "tokenizer.json").is_file() else None
 
 
-def _has_byte_fallback(tokenizer: HfTokenizer) -> bool:
-    """Whether the decoder turns tokens such as <0x41> into bytes."""
-    decoder = json.loads(tokenizer.to_str()).get("decoder")
-    return '"ByteFallback"' in json.dumps(decoder)
+def _has_byte_fallback(config: dict[str, Any]) -> bool:
+    """Whether the decoder of a tokenizer.json turns tokens such as <0x41> into bytes."""
+    return '"ByteFallback"' in json.dumps(config.get("decoder"))
 
 
 def begins_with(tokenizer: HfTokenizer, bos_id: int | None) -> bool:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a name stands for the module and all within it. The longest match counts.
 LAYERS = (
     ("dllama.errors", "dllama.spec", "dllama.stats", "dllama.sharding"),
-    ("dllama._kernels", "dllama.config", "dllama.plan"),
+    ("dllama._kernels", "dllama.config", "dllama.plan", "dllama.spelling"),
     ("dllama.modelheader", "dllama.modelfile", "dllama.tokenizerfile", "dllama.tokenizerconfig"),
     ("dllama.bpe", "dllama.tokenizer", "dllama.sampler", "dllama.program"),
     ("dllama.families", "dllama.transports", "dllama.template", "dllama.templatelimits"),
@@ -111,7 +111,7 @@ def test_no_import_goes_up():
 
 def test_converter_sees_errors_families_and_files_only():
     allowed = {"errors", "spec", "families", "modelfile", "modelheader", "converter"}
-    allowed |= {"tokenizer", "tokenizerfile", "tokenizerconfig"}
+    allowed |= {"spelling", "tokenizer", "tokenizerfile", "tokenizerconfig"}
     for module, paths in sources().items():
         if module.startswith("dllama.converter"):
             for other in set().union(*(imports(path) for path in paths)):

@@ -49,6 +49,7 @@ def test_methods_and_attributes_of_the_engine():
         "generate",
         "interrupt",
         "memory",
+        "ping",
         "position",
         "reset",
         "rewind",

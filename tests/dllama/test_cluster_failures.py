@@ -270,6 +270,20 @@ def test_killed_local_worker_is_named_and_nothing_is_left(rank, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_worker_that_dies_while_nothing_is_evaluated_is_found_by_a_ping():
+    with dllama.LLM(nodes=3, threads=1) as llm:
+        llm.ping()
+        expected = llm.eval(IDS)
+        llm.ping()
+        llm.reset()
+        assert (llm.eval(IDS) == expected).all()
+        os.kill(llm._root.worker_pids[1], signal.SIGKILL)
+        with pytest.raises(dllama.TransportError, match=r"worker 2 \(unix:"):
+            llm.ping()
+        with pytest.raises(dllama.ModelError, match="cannot go on"):
+            llm.eval(IDS)
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("rank", [1, 2])
 def test_stopped_worker_is_named_within_the_timeout(start, expected, transport, rank):

@@ -115,6 +115,21 @@ def test_text_survives_encoding(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_bytes_of_ids_are_the_bytes_of_the_text(kind: str, tmp_path: Path) -> None:
+    tokenizer = KINDS[kind](tmp_path)
+    for text in ["hello", " hello  abc", "a\n\nb\t", "naïve 你好 😀\x00\x7f", "\r\n \n"]:
+        raw = b"".join(tokenizer.spell(i) for i in tokenizer.encode(text, add_bos=False))
+        assert raw.lstrip(b" ") == text.lstrip(" ").encode()
+    assert tokenizer.spell(tokenizer.vocab_size) == b""
+
+
+def test_special_tokens_are_spelled_by_their_names(tmp_path: Path) -> None:
+    for tokenizer in (bard(), scored_bard(tmp_path)):
+        assert tokenizer.spell(2043) == b"<|begin_of_text|>"
+    assert fast_sentencepiece(tmp_path).spell(1) == b"<s>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_streamed_text_equals_decoded_text(kind: str, tmp_path: Path) -> None:
     tokenizer = KINDS[kind](tmp_path)
     random = np.random.default_rng(3)

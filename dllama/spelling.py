@@ -1,0 +1,48 @@
+"""What the names of tokens in a tokenizer.json stand for: bytes of a text.
+
+config: a tokenizer.json as Python objects.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def is_byte_level(config: dict[str, Any]) -> bool:
+    """Whether a character of a name is a byte of the text."""
+    return '"ByteLevel"' in json.dumps([config.get("pre_tokenizer"), config.get("decoder")])
+
+
+def literal_ids(config: dict[str, Any]) -> frozenset[int]:
+    """Ids whose names are texts as they are."""
+    byte_level = is_byte_level(config)
+    added = config.get("added_tokens", [])
+    return frozenset(entry["id"] for entry in added if byte_level or entry["special"])
+
+
+def byte_level_bytes(name: str) -> bytes:
+    """A byte-level token; characters outside the table stand for themselves."""
+    return b"".join(bytes([_TABLE[c]]) if c in _TABLE else c.encode() for c in name)
+
+
+def piece_bytes(name: str) -> bytes:
+    """A SentencePiece token: <0xNN> is a byte, U+2581 a space."""
+    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        try:
+            return bytes([int(name[3:5], 16)])
+        except ValueError:
+            pass
+    return name.replace("\u2581", " ").encode()
+
+
+def _byte_level_table() -> dict[str, int]:
+    """The printable character that byte-level BPE writes for each byte (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
+    return table
+
+
+_TABLE = _byte_level_table()
