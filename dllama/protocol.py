@@ -184,11 +184,11 @@ def _parse(link: Link, content: bytearray) -> dict[str, Any]:
     return value
 
 
-def read_secret(path: str | Path | None) -> bytes | None:
-    """The secret of a file, else of DLLAMA_SECRET, else None; white space at its ends is not part
-    of it. ConfigError for a file that cannot be read or is empty."""
+def read_secret(path: str | Path | None, variable: str = "DLLAMA_SECRET") -> bytes | None:
+    """The secret of a file, else of an environment variable, else None; white space at its ends is
+    not part of it. ConfigError for a file that cannot be read or is empty."""
     if path is None:
-        found = os.environ.get("DLLAMA_SECRET", "").strip().encode()
+        found = os.fsencode(os.environ.get(variable, "")).strip()
         return found or None
     try:
         secret = Path(path).expanduser().read_bytes().strip()

@@ -30,6 +30,7 @@ LAYERS = (
     ("dllama.root",),
     ("dllama.engine",),
     ("dllama", "dllama.perplexity", "dllama.bench", "dllama.conversation"),
+    ("dllama.server",),
     ("dllama.cli", "dllama.__main__"),
 )
 # Subpackages whose folders lie beside dllama/.

@@ -22,6 +22,7 @@ from dllama.cli.options import (
     open_model,
     sampling,
     settings,
+    template_name,
 )
 from dllama.cli.prompt import prompt_text
 from dllama.cli.report import plural, result
@@ -38,7 +39,7 @@ from dllama.errors import (
 from dllama.generation import End, Token
 from dllama.settings import DEMO
 from dllama.stats import DECODE, PREFILL, Stats
-from dllama.template import PLAIN, ChatTemplate
+from dllama.template import ChatTemplate
 from dllama.trace import chrome_trace
 
 EXAMPLES = """\
@@ -104,8 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _conversation(llm: LLM, values: dict[str, Any]) -> Conversation:
     """The conversation that the options ask for."""
-    default = PLAIN if llm.model_path.parent == DEMO else None
-    template = ChatTemplate.of(required_tokenizer(llm), values.get("template", default))
+    template = ChatTemplate.of(required_tokenizer(llm), template_name(llm, values))
     return Conversation(
         llm,
         template,

@@ -16,10 +16,12 @@ from dllama.settings import (
     ALL_REDUCES,
     BUFFERS,
     DEFAULT_TIMEOUT,
+    DEMO,
     KV_CACHES,
     MAX_NODES,
     MAX_THREADS,
 )
+from dllama.template import PLAIN
 from dllama.transports.sockets import parse_tcp, parse_unix
 
 DEFAULT_STEPS = 128
@@ -35,11 +37,14 @@ TEXT_OPTIONS = (
     Option("stop", str, "end before this text; may be given several times", "TEXT", many=True),
     Option("ignore_eos", bool, "go on after an end-of-sequence token"),
 )  # fmt: skip
+TEMPLATE_OPTION = Option(
+    "template", str, "how messages are put before the model: a file of Jinja, or plain for a text "
+    "with names of speakers (default: the model's own chat template; plain for the demo model)",
+    "FILE",
+)  # fmt: skip
 CHAT_OPTIONS = (
     Option("system", str, "what the model is told at the beginning", "TEXT"),
-    Option("template", str, "how messages are put before the model: a file of Jinja, or plain for "
-           "a text with names of speakers (default: the model's own chat template; plain for the "
-           "demo model)", "FILE"),
+    TEMPLATE_OPTION,
     Option("prompt", str, "the first message", "TEXT"),
     Option("prompt_file", str, "a file with the first message", "FILE"),
     Option("steps", int, "most tokens of an answer (default: what fits in the context)", "N",
@@ -103,10 +108,17 @@ CLUSTER_OPTIONS = (
     Option("secret_file", str, "what nodes prove to each other (default: DLLAMA_SECRET, if set)",
            "FILE"),
 )  # fmt: skip
-REPORT_OPTIONS = (
-    Option("json", str, "write the results to FILE", "FILE"),
-    Option("quiet", bool, "print nothing but the result"),
-)
+SERVER_OPTIONS = (
+    Option("listen", str, "HOST:PORT or [IPV6]:PORT (default: 127.0.0.1:8080)", "ADDRESS",
+           test=parse_tcp),
+    Option("api_key_file", str, "what clients must send as their API key (default: "
+           "DLLAMA_API_KEY, if set)", "FILE"),
+    Option("insecure", bool, "listen where other machines can connect, without an API key"),
+    Option("queue", int, "requests that may wait for their turn; more are turned away "
+           "(default: 32)", "N", least=1, most=10000),
+)  # fmt: skip
+QUIET_OPTION = Option("quiet", bool, "print nothing but the result")
+REPORT_OPTIONS = (Option("json", str, "write the results to FILE", "FILE"), QUIET_OPTION)
 TRACE_OPTION = Option(
     "trace", str, "write the time of every task on every node to FILE (Chrome trace format)", "FILE"
 )
@@ -128,6 +140,7 @@ ALL_OPTIONS = (
     *SAMPLING_OPTIONS,
     *MODEL_OPTIONS,
     *CLUSTER_OPTIONS,
+    *SERVER_OPTIONS,
     *REPORT_OPTIONS,
     TRACE_OPTION,
     CONTEXT_OPTION,
@@ -256,6 +269,12 @@ def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
     given = {option.name: values[option.name] for option in SAMPLING_OPTIONS
              if option.name in values}  # fmt: skip
     return defaults | given
+
+
+def template_name(llm: LLM, values: dict[str, Any]) -> str | None:
+    """Which template puts messages before the model, for ChatTemplate.of."""
+    default = PLAIN if llm.model_path.parent == DEMO else None
+    return values.get("template", default)
 
 
 def open_model(values: dict[str, Any]) -> LLM:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import logging
 import signal
 from typing import Any
 
 from dllama import settings, transports
+from dllama.cli.addresses import check_guarded
 from dllama.cli.options import add_command
-from dllama.errors import ConfigError
 from dllama.protocol import read_secret
-from dllama.transports.sockets import parse_tcp
 from dllama.worker import Worker
 
 DEFAULT_ADDRESS = "127.0.0.1:9999"
@@ -57,11 +55,7 @@ def run(args: argparse.Namespace) -> int:
     secret = read_secret(args.secret_file)
     threads = settings.thread_count(args.threads)
     transport = transports.of_address(args.listen)
-    if secret is None and not args.insecure and is_public(args.listen):
-        raise ConfigError(
-            f"--listen {args.listen}: other machines could connect: give --secret-file, or "
-            f"--insecure for a network you trust"
-        )
+    check_guarded(args.listen, secret, args.insecure, "--secret-file")
     with transport.listen(args.listen) as listener:
         worker = Worker(listener, threads, secret, args.once)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,15 +63,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"listening at {listener.address}", flush=True)
         worker.serve()
     return 0
-
-
-def is_public(address: str) -> bool:
-    """Whether a listener at this address can be reached from other machines."""
-    scheme = transports.scheme_of(address)
-    if scheme == "unix":
-        return False
-    host, _ = parse_tcp(address.partition("://")[2] or address)
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import dllama
-from dllama.cli.worker import is_public
+from dllama.cli.addresses import is_public
 
 LIMIT = 60
 

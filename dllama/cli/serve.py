@@ -1,0 +1,100 @@
+"""`dllama serve`: OpenAI's HTTP API and a chat page, for one model."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+from contextlib import closing
+from importlib.util import find_spec
+from typing import Any
+
+from dllama.cli.addresses import check_guarded, is_public
+from dllama.cli.options import (
+    CLUSTER_OPTIONS,
+    MODEL_OPTIONS,
+    QUIET_OPTION,
+    SAMPLING_OPTIONS,
+    SERVER_OPTIONS,
+    TEMPLATE_OPTION,
+    add_command,
+    add_options,
+    open_model,
+    sampling,
+    settings,
+    template_name,
+)
+from dllama.errors import ConfigError
+from dllama.protocol import read_secret
+
+DEFAULT_ADDRESS = "127.0.0.1:8080"
+PACKAGES = ("starlette", "uvicorn", "prometheus_client")  # of the extra `serve`
+EXAMPLES = """\
+dllama serve
+dllama serve --model llama --listen 127.0.0.1:8080
+dllama serve --model llama --listen 0.0.0.0:8080 --api-key-file key.txt
+dllama serve --model llama --workers 10.0.0.2:9999 10.0.0.3:9999"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        subparsers, "serve", run, "Serve a model over HTTP: OpenAI's API, and a page to chat.",
+        EXAMPLES,
+    )  # fmt: skip
+    groups = {
+        "server": SERVER_OPTIONS,
+        "model": (*MODEL_OPTIONS, TEMPLATE_OPTION),
+        "sampling, where a request says nothing (defaults: generation_config.json of the model "
+        "folder, or as given here)":
+            tuple(option for option in SAMPLING_OPTIONS if option.name != "seed"),
+        "cluster": CLUSTER_OPTIONS,
+        "report": (QUIET_OPTION,),
+    }  # fmt: skip
+    add_options(parser, groups)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer requests until Ctrl-C or SIGTERM."""
+    values = settings(args)
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"serve needs {', '.join(missing)}: pip install 'dllama[serve]'")
+    quiet = values.get("quiet", False)
+    logging.getLogger("dllama.server").setLevel(logging.WARNING if quiet else logging.INFO)
+    key = _read_key(values.get("api_key_file"))
+    address = values.get("listen", DEFAULT_ADDRESS)
+    check_guarded(address, key, values.get("insecure", False), "--api-key-file")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while the model is opened
+    _serve(values, address, key)
+    return 0
+
+
+def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
+    """Open the model and answer requests."""
+    from dllama.server.app import make_app
+    from dllama.server.metrics import Metrics
+    from dllama.server.scheduler import DEFAULT_QUEUE, Scheduler
+    from dllama.server.served import Served
+    from dllama.server.service import bind, serve, url_of
+
+    metrics = Metrics()
+    limit = values.get("queue", DEFAULT_QUEUE)
+    scheduler = Scheduler(lambda: open_model(values), metrics, limit)
+    with bind(address) as listener, closing(scheduler):
+        llm = scheduler.load()
+        # Its warnings are said; whoever opens the model again, after a worker was lost, knows them.
+        logging.getLogger("dllama.engine").setLevel(logging.ERROR)
+        served = Served.of(llm, sampling(llm, values), template_name(llm, values))
+        app = make_app(served, scheduler, metrics, key, local=not is_public(address))
+        ready = f"listening at {url_of(listener)}"
+        serve(scheduler, app, listener, lambda: print(ready, flush=True))
+
+
+def _read_key(path: str | None) -> bytes | None:
+    """The API key, if there is one; ConfigError for what a header cannot hold."""
+    key = read_secret(path, "DLLAMA_API_KEY")
+    if key is not None and any(byte <= 32 or byte == 127 for byte in key):
+        where = f"--api-key-file {path}" if path else "DLLAMA_API_KEY"
+        raise ConfigError(f"{where}: expected one key, without white space in it")
+    return key

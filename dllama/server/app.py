@@ -1,0 +1,167 @@
+"""The HTTP application: what each path does."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from dllama.server.answers import ChatForm, CompletionForm, Form
+from dllama.server.body import read_json
+from dllama.server.delivery import Answer, Delivery
+from dllama.server.guard import Guard, answer
+from dllama.server.metrics import CONTENT_TYPE, Metrics
+from dllama.server.problems import ApiError, shown
+from dllama.server.requests import Options, parse_chat, parse_completion
+from dllama.server.scheduler import Job, Scheduler, State
+from dllama.server.served import Served
+
+
+def make_app(
+    served: Served, scheduler: Scheduler, metrics: Metrics, key: bytes | None, local: bool
+) -> Starlette:
+    """The application; key and local as in Guard."""
+    api = Api(served, scheduler, metrics)
+    return Starlette(
+        routes=[
+            Route("/", api.page),
+            Route("/health", api.health),
+            Route("/metrics", api.metrics),
+            Route("/v1/models", api.models),
+            Route("/v1/models/{name:path}", api.model),
+            Route("/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/v1/completions", api.complete, methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, key=key, local=local, metrics=metrics)],
+        exception_handlers={ApiError: _tell, HTTPException: _tell_http, Exception: _tell_fault},
+    )
+
+
+class Api:
+    """The paths of the server."""
+
+    def __init__(self, served: Served, scheduler: Scheduler, metrics: Metrics) -> None:
+        self._served = served
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._page = _Page()
+
+    async def page(self, request: Request) -> Response:
+        """The chat page."""
+        return HTMLResponse(self._page.text, headers=self._page.headers)
+
+    async def health(self, request: Request) -> Response:
+        """Whether requests can be answered now."""
+        state = self._scheduler.state
+        body = {"status": state.value}
+        if state is State.READY:
+            return JSONResponse(body)
+        return JSONResponse(body, 503, {"retry-after": "2"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Numbers for Prometheus."""
+        return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def models(self, request: Request) -> Response:
+        """The list of the one model."""
+        return JSONResponse({"object": "list", "data": [self._served.as_json()]})
+
+    async def model(self, request: Request) -> Response:
+        """The model, by its name."""
+        self._check_model(request.path_params["name"])
+        return JSONResponse(self._served.as_json())
+
+    async def chat(self, request: Request) -> Answer:
+        """The next message of a conversation."""
+        wanted = parse_chat(await read_json(request))
+        self._check_model(wanted.options.model)
+        ids = await run_in_threadpool(self._served.chat_ids, wanted.messages)
+        stops = self._served.chat_stops
+        options = replace(wanted.options, stop=wanted.options.stop + stops.texts)
+        return self._answer(ids, options, ChatForm, stops.ids)
+
+    async def complete(self, request: Request) -> Answer:
+        """The text that follows a prompt."""
+        wanted = parse_completion(await read_json(request))
+        self._check_model(wanted.options.model)
+        ids = await run_in_threadpool(self._served.prompt_ids, wanted.prompt)
+        return self._answer(ids, wanted.options, CompletionForm)
+
+    def _answer(
+        self, ids: list[int], options: Options, form: type[Form], stop_ids: Sequence[int] = ()
+    ) -> Answer:
+        """Put a job into the queue; its answer comes as it is generated."""
+        delivery = Delivery()
+        job = Job(
+            prompt=ids,
+            max_tokens=self._served.limit(len(ids), options.max_tokens),
+            deliver=delivery.put,
+            options={
+                **self._served.defaults,
+                **options.sampling,
+                "stop": options.stop,
+                "stop_ids": () if options.ignore_eos else stop_ids,
+                "ignore_eos": options.ignore_eos,
+                "logprobs": options.top,
+            },
+        )
+        self._scheduler.submit(job)
+        made = form(self._served, options, len(ids))
+        return Answer(delivery, made, options.stream, partial(self._scheduler.cancel, job))
+
+    def _check_model(self, name: str | None) -> None:
+        """ApiError 404 for a model that is not served here; None is any."""
+        if name is not None and name != self._served.name:
+            message = f"the model {shown(name)} is not here, only {self._served.name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+
+class _Page:
+    """The chat page, which may run its own script and talk to this server only."""
+
+    def __init__(self) -> None:
+        self.text = files("dllama.server").joinpath("page.html").read_text(encoding="utf-8")
+        script = self.text.partition("<script>")[2].partition("</script>")[0]
+        digest = b64encode(sha256(script.encode()).digest()).decode()
+        rules = (
+            "default-src 'none'", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'",
+            "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'",
+            "frame-ancestors 'none'",
+        )  # fmt: skip
+        self.headers = {
+            "content-security-policy": "; ".join(rules),
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-cache",
+        }
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return answer(error)
+
+
+async def _tell_http(request: Request, error: Exception) -> Response:
+    """Errors of routing, in OpenAI's form."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {shown(request.url.path)}"
+    message = {404: f"{where}: no such path", 405: f"{where}: the path has other methods"}
+    response = answer(ApiError(error.status_code, message.get(error.status_code, error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _tell_fault(request: Request, error: Exception) -> Response:
+    """A fault of the server, which the log shows."""
+    return answer(ApiError(500, "the server failed at this request; its log has the reason"))

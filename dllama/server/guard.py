@@ -1,0 +1,94 @@
+"""The door of the server: who may come in, and a line of the log for everyone who did."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import time
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dllama.server.metrics import Metrics
+from dllama.server.problems import ApiError, shown
+
+log = logging.getLogger("dllama.server")
+
+# They tell nobody anything: the page asks for the key itself.
+OPEN = ("/", "/health")
+PATHS = (*OPEN, "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions")
+
+
+class Guard:
+    """Lets requests with the key pass to an application; counts and logs all.
+
+    key: None lets all pass. local: the server listens where only this machine can connect. It
+    then answers requests to this machine's names only if there is no key, so that a page of
+    another site cannot reach it under a name of its own that leads here (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, key: bytes | None, local: bool, metrics: Metrics) -> None:
+        self._app = app
+        self._key = key
+        self._local = local
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin, status = time.monotonic(), 499  # the client left before there was an answer
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            self._check(scope["path"], Headers(scope=scope))
+            await self._app(scope, receive, noting)
+        except ApiError as error:
+            await answer(error)(scope, receive, noting)
+        finally:
+            path = scope["path"] if scope["path"] in PATHS else "other"
+            self._metrics.requests.labels(path, str(status)).inc()
+            level = logging.DEBUG if path in ("/health", "/metrics") else logging.INFO
+            words = (scope["method"], ascii(scope["path"])[1:-1], status)
+            log.log(level, "%s %s: %d in %.2f s", *words, time.monotonic() - begin)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        """ApiError 401 without the key, 403 under a foreign name."""
+        if self._key is None:
+            if self._local and not is_local(headers.get("host", "")):
+                name = shown(headers.get("host", ""))
+                message = f"host {name} is not this machine: give the server a key to allow it"
+                raise ApiError(403, message, code="foreign_host")
+        elif path not in OPEN and not self._has_key(headers):
+            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+    def _has_key(self, headers: Headers) -> bool:
+        """Whether the key is there, in a time that does not depend on how much of it is right."""
+        assert self._key is not None
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        digests = [sha256(key).digest() for key in (given.strip().encode("latin-1"), self._key)]
+        return hmac.compare_digest(*digests) and scheme.lower() == "bearer"
+
+
+def is_local(host: str) -> bool:
+    """Whether a Host header names this machine."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def answer(error: ApiError) -> JSONResponse:
+    """The response that tells an error."""
+    return JSONResponse(error.as_json(), error.status, error.headers())

@@ -1,0 +1,221 @@
+"""Bodies of requests: OpenAI's fields, checked, in the form that the rest of the server uses.
+
+Some fields are our own, with the names of `LLM.generate`: top_k, min_p, repetition_penalty,
+ignore_eos.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dllama.errors import ConfigError
+from dllama.sampler import MAX_SEED, SamplerConfig
+from dllama.server.fields import Fields, required, wrong
+from dllama.server.problems import ApiError, shown
+
+MAX_TOKENS = 1 << 31
+MAX_TOP = 20  # alternatives of a token
+MAX_STOPS = 16
+DEFAULT_COMPLETION = 16  # tokens of /v1/completions, as with OpenAI
+ROLES = ("system", "developer", "user", "assistant", "tool")
+# They say who asks, or how an answer is billed, stored or routed.
+OF_NO_MEANING = (
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "parallel_tool_calls", "verbosity",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What both kinds of requests have in common.
+
+    max_tokens: None to the end of the context. sampling: arguments of LLM.generate that the
+    request gives. top: alternatives of every token to list, None without log probabilities.
+    """
+
+    model: str | None
+    max_tokens: int | None
+    sampling: dict[str, Any]
+    stop: tuple[str, ...]
+    ignore_eos: bool
+    stream: bool
+    include_usage: bool
+    top: int | None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A body of /v1/chat/completions; messages have a role and a content, both text."""
+
+    messages: list[dict[str, str]]
+    options: Options
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """A body of /v1/completions; prompt: text or ids."""
+
+    prompt: str | list[int]
+    options: Options
+
+
+def parse_chat(body: object) -> ChatRequest:
+    """Check a body of /v1/chat/completions; ApiError 400."""
+    fields = Fields(body)
+    messages = _messages(fields.take("messages"))
+    limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
+    old_limit = fields.integer("max_tokens", 1, MAX_TOKENS)
+    wants = fields.boolean("logprobs")
+    top = fields.integer("top_logprobs", 0, MAX_TOP)
+    if top is not None and not wants:
+        raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    fields.only("response_format", [{"type": "text"}])
+    fields.only("modalities", [["text"]])
+    for name in ("tools", "functions"):
+        fields.only(name, [[]])
+    for name in ("tool_choice", "function_call"):
+        fields.only(name, ["none", "auto"])
+    options = _options(fields, old_limit if limit is None else limit, (top or 0) if wants else None)
+    return ChatRequest(messages, options)
+
+
+def parse_completion(body: object) -> CompletionRequest:
+    """Check a body of /v1/completions; ApiError 400."""
+    fields = Fields(body)
+    prompt = _prompt(fields.take("prompt"))
+    limit = fields.integer("max_tokens", 1, MAX_TOKENS)
+    top = fields.integer("logprobs", 0, MAX_TOP)
+    fields.only("best_of", [1])
+    fields.only("echo", [False])
+    fields.only("suffix", [""])
+    options = _options(fields, DEFAULT_COMPLETION if limit is None else limit, top)
+    return CompletionRequest(prompt, options)
+
+
+def _options(fields: Fields, max_tokens: int | None, top: int | None) -> Options:
+    """The fields of both kinds; there may be no others then."""
+    fields.only("n", [1], ": ask once for each answer")
+    for name in ("frequency_penalty", "presence_penalty"):
+        fields.only(name, [0, 0.0], ": repetition_penalty is a penalty that it has")
+    fields.only("logit_bias", [{}])
+    stream = fields.boolean("stream")
+    options = Options(
+        model=fields.text("model"),
+        max_tokens=max_tokens,
+        sampling=_sampling(fields),
+        stop=_stops(fields.take("stop")),
+        ignore_eos=fields.boolean("ignore_eos"),
+        stream=stream,
+        include_usage=_include_usage(fields.take("stream_options"), stream),
+        top=top,
+    )
+    fields.ignore(OF_NO_MEANING)
+    fields.end()
+    return options
+
+
+def _sampling(fields: Fields) -> dict[str, Any]:
+    """The fields about sampling that are given."""
+    values: dict[str, Any] = {
+        "temperature": fields.number("temperature", 0, 2),
+        "top_p": fields.number("top_p", 0, 1),
+        "top_k": fields.integer("top_k", 0, 1 << 31),
+        "min_p": fields.number("min_p", 0, 1),
+        "repetition_penalty": fields.number("repetition_penalty", 0, 100),
+        "seed": fields.integer("seed", -(1 << 63), MAX_SEED),
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    if "seed" in given:
+        given["seed"] &= MAX_SEED  # OpenAI's may be negative
+    try:
+        SamplerConfig(**given)
+    except ConfigError as error:
+        raise ApiError(400, str(error), param=str(error).split()[0], code="invalid_value") from None
+    return given
+
+
+def _stops(value: object) -> tuple[str, ...]:
+    """Stop strings: one, or a list."""
+    stops = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
+        raise wrong("stop", value, f"a string or a list of at most {MAX_STOPS} strings")
+    if any(not isinstance(text, str) or not text for text in stops):
+        raise wrong("stop", value, "strings that are not empty")
+    return tuple(stops)
+
+
+def _include_usage(value: object, stream: bool) -> bool:
+    """Whether the stream ends with the usage."""
+    if value is None:
+        return False
+    if not stream:
+        raise ApiError(400, "stream_options needs stream to be true", param="stream_options")
+    fields = Fields(value, "stream_options.")
+    include = fields.boolean("include_usage")
+    fields.ignore(["include_obfuscation"])
+    fields.end()
+    return include
+
+
+def _prompt(value: object) -> str | list[int]:
+    """A prompt, or a list of one."""
+    if value is None:
+        raise required("prompt")
+    if isinstance(value, list) and value and isinstance(value[0], (str, list)):
+        if len(value) > 1:
+            message = f"prompt has {len(value)} prompts, expected one: send a request for each"
+            raise ApiError(400, message, param="prompt", code="unsupported_value")
+        value = value[0]
+    if isinstance(value, list) and all(type(token) is int for token in value):
+        return value
+    if not isinstance(value, str):
+        raise wrong("prompt", value, "a string or a list of token ids")
+    return value
+
+
+def _messages(value: object) -> list[dict[str, str]]:
+    """The messages of a conversation."""
+    if value is None:
+        raise required("messages")
+    if not isinstance(value, list) or not value:
+        raise wrong("messages", value, "a list of at least one message")
+    return [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
+
+
+def _message(value: object, where: str) -> dict[str, str]:
+    """One message: its role and its text."""
+    fields = Fields(value, f"{where}.")
+    role = fields.text("role")
+    if role not in ROLES:
+        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    content = _content(fields.take("content"), f"{where}.content")
+    for name in ("tool_calls", "function_call", "audio"):
+        fields.only(name, [[]])
+    fields.ignore(["name", "refusal", "tool_call_id", "annotations"])
+    fields.end()
+    return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def _content(value: object, where: str) -> str:
+    """The text of a message, which may come in parts."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise required(where)
+    if not isinstance(value, list):
+        raise wrong(where, value, "a string or a list of parts")
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(value))
+
+
+def _part(value: object, where: str) -> str:
+    """One part of a message."""
+    fields = Fields(value, f"{where}.")
+    kind, text = fields.text("type"), fields.text("text")
+    if kind != "text":
+        message = f"{where}.type is {shown(kind)}, this server takes parts of type 'text' only"
+        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
+    if text is None:
+        raise required(f"{where}.text")
+    fields.end()
+    return text

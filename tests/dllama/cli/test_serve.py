@@ -1,0 +1,111 @@
+"""`dllama serve`."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from dllama.cli import main, serve
+
+LIMIT = 60
+KEY = "DLLAMA_API_KEY"
+
+
+def start(*words, **environment):
+    """A server, and the URL it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dllama", "serve", "--threads", "1", "--quiet", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert select.select([process.stdout], [], [], LIMIT)[0]
+    line = process.stdout.readline().strip()
+    assert line.startswith("listening at http://"), process.communicate(timeout=LIMIT)
+    return process, line.removeprefix("listening at ")
+
+
+def complete(url, key="", **fields):
+    """The open answer to a request."""
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    body = json.dumps({"prompt": "MACBETH:\n", "temperature": 0, **fields}).encode()
+    asked = urllib.request.Request(f"{url}/v1/completions", body, headers)
+    return urllib.request.urlopen(asked, timeout=LIMIT)
+
+
+def test_ctrl_c_ends_it_behind_the_running_answer():
+    process, url = start("--listen", "127.0.0.1:0")
+    with complete(url, stream=True, max_tokens=300, ignore_eos=True) as answer:
+        assert answer.readline().startswith(b"data: ")
+        process.send_signal(signal.SIGINT)
+        assert answer.read().rstrip().endswith(b"data: [DONE]")
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_options_and_a_file_of_options(tmp_path):
+    (tmp_path / "key").write_text("open sesame".replace(" ", "-") + "\n")
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        f"listen: 0.0.0.0:0\napi_key_file: {tmp_path}/key\nmax_seq_len: 64\nnodes: 2\n"
+    )
+    process, url = start("--config", str(config))
+    with complete(url.replace("0.0.0.0", "127.0.0.1"), "open-sesame", max_tokens=100,
+                  ignore_eos=True) as answer:  # fmt: skip
+        found = json.load(answer)
+    process.terminate()
+    _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, "")
+    assert found["usage"]["total_tokens"] == 65
+
+
+def test_a_public_address_needs_a_key_or_a_word(capsys, monkeypatch):
+    monkeypatch.delenv(KEY, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main(["serve", "--listen", "0.0.0.0:0"]) == 2
+    assert "give --api-key-file, or --insecure" in capsys.readouterr().err
+    assert main(["serve", "--listen", "0.0.0.0:0", "--insecure", "--model", "missing"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--listen", "unix:/tmp/x"], 2, "expected HOST:PORT"),
+        (["--listen", "127.0.0.1"], 2, "address is '127.0.0.1', expected HOST:PORT or [IPV6]:PORT"),
+        (["--api-key-file", "missing"], 2, "secret file missing: No such file"),
+        (["--template", "missing"], 1, "template missing: No such file"),
+        (["--model", "missing"], 1, "missing: no such model file or folder"),
+        (
+            ["--workers", "127.0.0.1:1"],
+            1,
+            "worker 1: connecting to 127.0.0.1:1: Connection refused",
+        ),
+        (["--queue", "0"], 2, "expected an integer of at least 1"),
+    ],
+)
+def test_what_cannot_be_served(words, status, message, capsys, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main(["serve", "--listen", "127.0.0.1:0", *words]) == status
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_key_that_no_header_can_hold(capsys, monkeypatch):
+    monkeypatch.setenv(KEY, "two words")
+    assert main(["serve"]) == 2
+    assert "DLLAMA_API_KEY: expected one key" in capsys.readouterr().err
+
+
+def test_without_its_packages(capsys, monkeypatch):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else builtins)
+    assert main(["serve"]) == 2
+    expected = "dllama: error: serve needs uvicorn: pip install 'dllama[serve]'\n"
+    assert capsys.readouterr().err == expected

@@ -1,0 +1,140 @@
+"""Bodies of requests: what is right, and one clear error for everything else."""
+
+from __future__ import annotations
+
+import pytest
+
+from dllama.server.problems import ApiError
+from dllama.server.requests import parse_chat, parse_completion
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def test_least_bodies():
+    chat = parse_chat({"messages": HELLO})
+    assert chat.messages == HELLO
+    assert chat.options.max_tokens is None
+    assert (chat.options.sampling, chat.options.stop, chat.options.top) == ({}, (), None)
+    completion = parse_completion({"prompt": "a"})
+    assert (completion.prompt, completion.options.max_tokens) == ("a", 16)
+
+
+def test_everything_at_once():
+    options = parse_chat(
+        {
+            "model": "m", "messages": HELLO, "max_completion_tokens": 5, "temperature": 1,
+            "top_p": 0.5, "top_k": 4.0, "min_p": 0.1, "repetition_penalty": 1.1, "seed": -1,
+            "stop": "x", "stream": True, "stream_options": {"include_usage": True},
+            "logprobs": True, "top_logprobs": 3, "n": 1, "user": "me", "tools": [],
+            "response_format": {"type": "text"}, "frequency_penalty": 0, "logit_bias": {},
+            "presence_penalty": 0.0, "ignore_eos": True, "tool_choice": "auto",
+            "metadata": {"a": 1},
+        }
+    ).options  # fmt: skip
+    assert options.sampling == {
+        "temperature": 1.0, "top_p": 0.5, "top_k": 4, "min_p": 0.1, "repetition_penalty": 1.1,
+        "seed": (1 << 64) - 1,
+    }  # fmt: skip
+    assert (options.model, options.max_tokens, options.stop, options.top) == ("m", 5, ("x",), 3)
+    assert options.stream
+    assert options.include_usage
+    assert options.ignore_eos
+
+
+def test_null_is_absent():
+    names = ("stop", "seed", "max_tokens", "stream_options", "tools", "n", "logprobs")
+    assert parse_chat({"messages": HELLO, **dict.fromkeys(names)}) == parse_chat(
+        {"messages": HELLO}
+    )
+
+
+def test_logprobs_of_both_kinds():
+    assert parse_chat({"messages": HELLO, "logprobs": True}).options.top == 0
+    assert parse_chat({"messages": HELLO, "logprobs": False}).options.top is None
+    assert parse_completion({"prompt": "a", "logprobs": 0}).options.top == 0
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2], [[1, 2]], []])
+def test_prompts(prompt):
+    one = prompt[0] if prompt in (["a"], [[1, 2]]) else prompt
+    assert parse_completion({"prompt": prompt}).prompt == one
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"messages": None}, "messages", "messages is missing"),
+        ({"messages": []}, "messages", "at least one message"),
+        ({"messages": "hi"}, "messages", "messages is 'hi', expected a list"),
+        ({"messages": [1]}, "messages[0]", "messages[0] is 1, expected a JSON object"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
+        ({"messages": [{"role": "boss", "content": ""}]}, "messages[0].role", "'boss'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content[0].type",
+            "parts of type 'text' only",
+        ),
+        ({"max_tokens": 0}, "max_tokens", "max_tokens is 0, expected an integer from 1"),
+        ({"max_tokens": True}, "max_tokens", "max_tokens is True"),
+        ({"max_tokens": "5"}, "max_tokens", "max_tokens is '5'"),
+        ({"max_tokens": 1 << 70}, "max_tokens", "expected an integer from 1"),
+        ({"temperature": 2.1}, "temperature", "temperature is 2.1, expected a number from 0 to 2"),
+        ({"temperature": float("inf")}, "temperature", "temperature is inf"),
+        ({"temperature": 10**400}, "temperature", "expected a number from 0 to 2"),
+        ({"top_p": 0}, "top_p", "top_p is 0.0, expected more than 0"),
+        ({"seed": 1 << 64}, "seed", "seed is"),
+        ({"stop": ["a", ""]}, "stop", "strings that are not empty"),
+        ({"stop": ["a"] * 17}, "stop", "a list of at most 16 strings"),
+        ({"n": 2}, "n", "n is 2, which this server does not support: ask once for each answer"),
+        ({"n": True}, "n", "n is True"),
+        ({"tools": [{"type": "function"}]}, "tools", "does not support"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "does not support"),
+        ({"frequency_penalty": 1}, "frequency_penalty", "repetition_penalty is a penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "does not support"),
+        ({"top_logprobs": 2}, "top_logprobs", "needs logprobs to be true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
+        ({"stream_options": {}}, "stream_options", "needs stream to be true"),
+        (
+            {"stream": True, "stream_options": {"a": 1}},
+            "stream_options.a",
+            "unknown field 'stream_options.a'",
+        ),
+        ({"stream": 1}, "stream", "stream is 1, expected true or false"),
+        ({"temprature": 1}, "temprature", "unknown field 'temprature'"),
+        ({"\ud800": 1}, "\\ud800", "unknown field '\\ud800'"),
+        ({"model": 5}, "model", "model is 5, expected a string"),
+    ],
+)
+def test_wrong_chats(fields, param, message):
+    with pytest.raises(ApiError) as found:
+        parse_chat({"messages": HELLO, **fields})
+    assert message in str(found.value)
+    assert (found.value.status, found.value.param) == (400, param)
+    found.value.as_json()["error"]["message"].encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": None}, "prompt is missing"),
+        ({"prompt": ["a", "b"]}, "2 prompts, expected one"),
+        ({"prompt": [1, "a"]}, "expected a string or a list of token ids"),
+        ({"prompt": [True]}, "expected a string or a list of token ids"),
+        ({"prompt": {"a": 1}}, "expected a string or a list of token ids"),
+        ({"echo": True}, "echo is True, which this server does not support"),
+        ({"best_of": 2}, "best_of is 2"),
+        ({"suffix": "x"}, "suffix is 'x'"),
+        ({"logprobs": True}, "logprobs is True, expected an integer from 0 to 20"),
+    ],
+)
+def test_wrong_completions(fields, message):
+    with pytest.raises(ApiError) as found:
+        parse_completion({"prompt": "a", **fields})
+    assert message in str(found.value)
+
+
+@pytest.mark.parametrize("body", [[], "a", 5, None, True])
+def test_bodies_that_are_no_objects(body):
+    for parse in (parse_chat, parse_completion):
+        with pytest.raises(ApiError, match="expected a JSON object"):
+            parse(body)

@@ -1,0 +1,169 @@
+"""The queue: order, limits, cancelled jobs and the end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from serving import LIMIT, Gate, GatedLLM, wait_until
+
+from dllama import Token
+from dllama.server.metrics import Metrics
+from dllama.server.problems import ApiError
+from dllama.server.scheduler import Done, Job, Scheduler, State
+
+PROMPT = (5, 9, 17)
+
+
+class Desk:
+    """A scheduler in a thread, and what it delivers, in order: (name of the job, event)."""
+
+    def __init__(self, limit=8, grace=LIMIT) -> None:
+        self.gate = Gate()
+        self.events = []
+        self.scheduler = Scheduler(lambda: GatedLLM(self.gate), Metrics(), limit, grace)
+        self._loaded = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._loaded.wait(LIMIT)
+        return self
+
+    def __exit__(self, *_):
+        self.gate.open()
+        self.scheduler.stop()
+        self._thread.join(LIMIT)
+        self.scheduler.close()
+
+    def _run(self):
+        self.scheduler.load()
+        self._loaded.set()
+        self.scheduler.run()
+
+    def submit(self, name, max_tokens=3, prompt=PROMPT, **options):
+        job = Job(
+            prompt, max_tokens, lambda event: self.events.append((name, event)),
+            {"temperature": 0.0, "ignore_eos": True, **options},
+        )  # fmt: skip
+        self.scheduler.submit(job)
+        return job
+
+    def of(self, name):
+        return [event for other, event in self.events if other == name]
+
+    def ended(self, name):
+        return any(not isinstance(event, Token) for event in self.of(name))
+
+    def wait(self, *names):
+        wait_until(lambda: all(self.ended(name) for name in names))
+
+
+def test_first_come_first_served():
+    with Desk() as desk:
+        desk.gate.shut()
+        for name in "abcde":
+            desk.submit(name, max_tokens=2)
+        desk.gate.open()
+        desk.wait(*"abcde")
+    assert [name for name, _ in desk.events] == [name for name in "abcde" for _ in range(3)]
+    assert desk.of("a")[-1] == Done("length", cached=0, generated=2)
+    assert desk.of("b")[-1] == Done("length", cached=2, generated=2)
+    assert desk.of("a")[:-1] == desk.of("b")[:-1]
+
+
+def test_a_text_that_ends_by_itself():
+    with Desk() as desk:
+        desk.submit("a", 9)
+        desk.wait("a")
+        third = desk.of("a")[2].id
+        desk.submit("b", 9, ignore_eos=False, stop_ids=[third])
+        desk.wait("b")
+    assert desk.of("b")[-1] == Done("stop", cached=2, generated=3)
+
+
+def test_a_cancelled_job_costs_the_others_nothing():
+    with Desk() as desk:
+        desk.gate.shut(after=1)
+        first, second, _ = (desk.submit(name, 400) for name in "abc")
+        wait_until(lambda: len(desk.of("a")) == 1)
+        desk.scheduler.cancel(second)
+        assert desk.of("b") == [Done("cancelled")]
+        desk.scheduler.cancel(first)
+        desk.wait("a")
+        desk.scheduler.cancel(first)  # nothing happens twice
+        desk.gate.open()
+        desk.wait("c")
+    assert desk.of("a")[-1].reason == "cancelled"
+    assert desk.of("a")[-1].generated <= 2
+    assert desk.of("c")[-1] == Done("length", cached=2, generated=400)
+
+
+def test_an_interrupted_prompt_is_not_evaluated_to_its_end():
+    with Desk() as desk:
+        desk.gate.shut()
+        job = desk.submit("a", prompt=tuple(range(500)))
+        wait_until(lambda: desk.scheduler.waiting == 0)
+        desk.scheduler.cancel(job)
+        desk.wait("a")
+        desk.gate.open()
+        desk.submit("b", 1, prompt=tuple(range(500)))
+        desk.wait("b")
+    assert desk.of("a") == [Done("cancelled")]
+    assert desk.of("b")[-1].cached < 499
+
+
+def test_a_full_queue():
+    with Desk(limit=1) as desk:
+        desk.gate.shut()
+        desk.submit("a")
+        wait_until(lambda: desk.scheduler.waiting == 0)
+        desk.submit("b")
+        with pytest.raises(ApiError, match="1 requests are waiting") as found:
+            desk.submit("c")
+        assert found.value.status == 429
+
+
+def test_stopping_lets_the_running_job_end_and_rejects_the_others():
+    with Desk() as desk:
+        desk.gate.shut(after=1)
+        desk.submit("a", 5)
+        desk.submit("b")
+        wait_until(lambda: len(desk.of("a")) == 1)
+        stopping = threading.Thread(target=desk.scheduler.stop)
+        stopping.start()
+        desk.wait("b")
+        with pytest.raises(ApiError, match="the server is stopping"):
+            desk.submit("c")
+        assert not desk.ended("a")
+        desk.gate.open()
+        stopping.join(LIMIT)
+    assert desk.scheduler.state is State.STOPPING
+    assert desk.of("a")[-1].generated == 5
+    assert desk.of("b")[-1].status == 503
+
+
+@pytest.mark.parametrize("grace", [0.01, LIMIT])
+def test_stopping_cuts_a_job_that_takes_too_long(grace):
+    with Desk(grace=grace) as desk:
+        desk.gate.shut(after=1)
+        desk.submit("a", 5)
+        wait_until(lambda: len(desk.of("a")) == 1)
+        first = threading.Thread(target=desk.scheduler.stop)
+        first.start()
+        wait_until(lambda: desk.scheduler.state is State.STOPPING)
+        if grace == LIMIT:
+            desk.scheduler.stop()  # again
+        desk.wait("a")
+        first.join(LIMIT)
+    assert desk.of("a")[-1].status == 503
+
+
+def test_a_job_that_fails_costs_that_job_alone(caplog):
+    with Desk() as desk:
+        desk.submit("a", stop=[""])  # which the checks of requests do not let through
+        desk.submit("b")
+        desk.wait("a", "b")
+    assert desk.of("a")[-1].status == 500
+    assert "a request failed" in caplog.text
+    assert desk.of("b")[-1] == Done("length", cached=0, generated=3)

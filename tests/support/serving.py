@@ -1,0 +1,134 @@
+"""A server in threads of the test's process, whose model waits at a gate before every token."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import dllama
+from dllama.server.app import make_app
+from dllama.server.metrics import Metrics
+from dllama.server.scheduler import Scheduler
+from dllama.server.served import Served
+from dllama.server.service import HttpServer, bind, url_of
+
+LIMIT = 60.0  # seconds that anything may take on a busy machine
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition of another thread or process."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+class Gate:
+    """Open, or shut after a number of tokens."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._left: int | None = None
+
+    def open(self) -> None:
+        self._set(None)
+
+    def shut(self, after: int = 0) -> None:
+        self._set(after)
+
+    def _set(self, left: int | None) -> None:
+        with self._changed:
+            self._left = left
+            self._changed.notify_all()
+
+    def wait(self, interrupted: Callable[[], bool]) -> None:
+        """Until one more token may pass, or none is wanted."""
+        with self._changed:
+            while self._left == 0 and not interrupted():
+                self._changed.wait(0.01)
+            if self._left:
+                self._left -= 1
+
+
+class GatedLLM(dllama.LLM):
+    """A model that waits at a gate."""
+
+    def __init__(self, gate: Gate, **options) -> None:
+        super().__init__(**{"threads": 1, **options})
+        self._gate = gate
+
+    def generate(self, *args, **options) -> Iterator[dllama.Token]:
+        return self._gated(super().generate(*args, **options))
+
+    def _gated(self, tokens: Iterator[dllama.Token]) -> Iterator[dllama.Token]:
+        while True:
+            self._gate.wait(lambda: self._interrupted)
+            token = next(tokens, None)
+            if token is None:
+                return
+            yield token
+
+
+class Server:
+    """All parts of a server that runs: url, gate, scheduler, metrics."""
+
+    def __init__(self, *, key=None, limit=32, grace=LIMIT, template=None, **options) -> None:
+        self.gate = Gate()
+        self.metrics = Metrics()
+        self.scheduler = Scheduler(
+            lambda: GatedLLM(self.gate, **options), self.metrics, limit, grace
+        )
+        self._listener: socket.socket = bind("127.0.0.1:0")
+        self._started = threading.Event()
+        self._key, self._template = key, template
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._started.wait(LIMIT)
+        assert self._error is None, self._error
+        self.url = url_of(self._listener)
+
+    def stop(self) -> None:
+        self.gate.open()
+        self.scheduler.stop()
+        self._thread.join(LIMIT)
+
+    def count(self, name: str) -> float:
+        """The value of a metric without labels."""
+        lines = self.metrics.text().decode().splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+    def _run(self) -> None:
+        with self._listener:
+            try:
+                llm = self.scheduler.load()
+                served = Served.of(llm, {"temperature": 0.0}, self._template)
+                app = make_app(served, self.scheduler, self.metrics, self._key, local=True)
+                http = HttpServer(app, self._listener, self.scheduler.stop)
+                http.start()
+            except BaseException as error:
+                self._error = error
+                raise
+            finally:
+                self._started.set()
+            try:
+                self.scheduler.run()
+            finally:
+                http.stop()
+                self.scheduler.close()
+
+
+@contextmanager
+def serving(**options) -> Iterator[Server]:
+    """A server for the time of a with block."""
+    server = Server(**options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
