@@ -1,4 +1,4 @@
-"""Conversion of a Hugging Face folder to a model folder."""
+"""Conversion of a checkpoint to a model folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dllama.converter.huggingface import DTYPES, HuggingFaceFolder, StoredTensor
+from dllama.converter.checkpoint import Checkpoint, open_checkpoint
+from dllama.converter.stored import BLOCKS, DTYPES, Stored
 from dllama.converter.tokenizers import convert_tokenizer
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from dllama import families
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
 from dllama.families.source import Place, Source
-from dllama.modelfile import ModelWriter, tensor_table
+from dllama.modelfile import ModelWriter, decode, tensor_table
 from dllama.modelheader import read_header, write_header
 from dllama.spec import FloatType, ModelSpec
 
@@ -47,34 +48,37 @@ class Report:
 def convert(
     source: str | Path,
     output: str | Path,
-    weights: str = "q40",
+    weights: str | None = None,
     *,
     threads: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Write the model folder `output` from the Hugging Face folder `source`.
+    """Write the model folder `output` from the checkpoint `source` (checkpoint.py has the kinds).
 
-    weights: float type of the matrices. threads: None for one per CPU. The output appears
-    complete or not at all; a model folder that is there already is replaced. Raises
-    ConfigError, FormatError, UnsupportedError and ModelError for the input, OutputError where
-    the output cannot be written.
+    weights: float type of the matrices; None for q40, or for a GGUF file the one that is
+    nearest to its own. threads: None for one per CPU. The output appears complete or not at
+    all; a model folder that is there already is replaced. Raises ConfigError, FormatError,
+    UnsupportedError and ModelError for the input, OutputError where the output cannot be
+    written.
     """
     begin = time.perf_counter()
-    if weights not in WEIGHTS:
+    if weights is not None and weights not in WEIGHTS:
         raise ConfigError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
     workers = _thread_count(threads)
-    folder = HuggingFaceFolder(source)
-    target = _checked_output(Path(output), folder.path)
-    family = families.of_config(folder.config, folder.config_path)
-    spec = family.read_config(folder.config, FloatType[weights.upper()], folder.config_path)
-    read_header(write_header(spec, folder.config_path), folder.config_path)
-    tensors = [_find(folder, item, spec) for item in family.sources(spec)]
+    checkpoint = open_checkpoint(Path(source))
+    target = _checked_output(Path(output), checkpoint.path)
+    family = families.of_config(checkpoint.config, checkpoint.config_path)
+    float_type = FloatType[(weights or checkpoint.weights).upper()]
+    spec = family.read_config(checkpoint.config, float_type, checkpoint.config_path)
+    read_header(write_header(spec, checkpoint.config_path), checkpoint.config_path)
+    tensors = [_find(checkpoint, item, spec) for item in family.sources(spec)]
     _check_space(target, spec)
     with _replaced(target) as temporary:
-        warnings = convert_tokenizer(folder.path, temporary, spec.vocab_size)
+        warnings = convert_tokenizer(checkpoint.tokenizer(), temporary, spec.vocab_size)
+        warnings += _requantised(checkpoint, tensors, spec)
         _write_model(temporary / "model.m", spec, tensors, workers, progress)
         written = sum(file.stat().st_size for file in temporary.iterdir())
-    read = sum(_nbytes(stored) for _, stored in tensors)
+    read = sum(stored.nbytes for _, stored in tensors)
     seconds = time.perf_counter() - begin
     return Report(target, spec, read, written, seconds, tuple(warnings))
 
@@ -88,28 +92,49 @@ def _thread_count(threads: int | None) -> int:
     return threads
 
 
-def _find(
-    folder: HuggingFaceFolder, source: Source, spec: ModelSpec
-) -> tuple[Source, StoredTensor]:
+def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Source, Stored]:
     """The stored tensor of a source; FormatError if it is not there, UnsupportedError if its
     numbers cannot be read."""
-    flag = folder.config.get("tie_word_embeddings")
-    tied = flag or (flag is None and source.tensor not in folder.tensors)
+    flag = checkpoint.config.get("tie_word_embeddings")
+    tied = flag or (flag is None and source.tensor not in checkpoint.tensors)
     name = source.tied_to if source.tied_to and tied else source.tensor
     for place in (Place(name), *source.others):
-        if place.tensor in folder.tensors:
-            stored = folder.tensors[place.tensor]
-            if stored.dtype not in DTYPES:
+        if place.tensor in checkpoint.tensors:
+            stored = checkpoint.tensors[place.tensor]
+            if stored.dtype not in DTYPES and stored.dtype not in BLOCKS:
                 what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
-                raise UnsupportedError(f"{stored.file.path}: {what}, only {known} work")
+                raise UnsupportedError(f"{stored.path}: {what}, only {known} work")
+            if checkpoint.paired:
+                source = replace(source, paired_heads=0)
             return source, stored.part(place.part, place.parts)
-    raise FormatError(folder.path, name, "missing", f"the tensor of {source.name}")
+    raise FormatError(checkpoint.path, name, "missing", f"the tensor of {source.name}")
+
+
+def _requantised(
+    checkpoint: Checkpoint, tensors: list[tuple[Source, Stored]], spec: ModelSpec
+) -> list[str]:
+    """A warning where matrices of one quantisation are written in another."""
+    table = tensor_table(spec, 0)
+    found = [
+        stored.lossy or stored.dtype
+        for source, stored in tensors
+        if table[source.name].float_type.block_size > 1
+        and (stored.lossy or stored.dtype in BLOCKS)
+        and BLOCKS.get(stored.dtype) is not table[source.name].float_type
+    ]
+    if not found:
+        return []
+    kinds = ", ".join(sorted(set(found)))
+    name = spec.weight_type.name.lower()
+    return [
+        f"{checkpoint.path}: {len(found)} tensors of {kinds} lose accuracy on the way to {name}"
+    ]
 
 
 def _write_model(
     path: Path,
     spec: ModelSpec,
-    tensors: list[tuple[Source, StoredTensor]],
+    tensors: list[tuple[Source, Stored]],
     threads: int,
     progress: bool,
 ) -> None:
@@ -117,7 +142,7 @@ def _write_model(
     with (
         ModelWriter(path, spec, threads) as writer,
         tqdm(
-            total=sum(_nbytes(stored) for _, stored in tensors),
+            total=sum(stored.nbytes for _, stored in tensors),
             desc="converting",
             unit="B",
             unit_scale=True,
@@ -127,28 +152,31 @@ def _write_model(
         for source, stored in tensors:
             expected = writer.tensors[source.name].shape
             if stored.shape != expected:
-                raise FormatError(
-                    stored.file.path, f"shape of {stored.name}", stored.shape, expected
-                )
+                raise FormatError(stored.path, f"shape of {stored.name}", stored.shape, expected)
             for rows in _runs(source, stored):
                 _write_rows(writer, source, stored, rows)
-                bar.update(rows.nbytes)
+                bar.update(stored.nbytes // stored.shape[0] * len(rows))
             stored.release()
         writer.commit()
 
 
-def _write_rows(
-    writer: ModelWriter, source: Source, stored: StoredTensor, rows: NDArray[Any]
-) -> None:
+def _write_rows(writer: ModelWriter, source: Source, stored: Stored, rows: NDArray[Any]) -> None:
+    """Write rows: blocks as they are where the type is the same."""
+    info, kind = writer.tensors[source.name], BLOCKS.get(stored.dtype)
     try:
-        writer.write_rows(source.name, rows, stored.bf16)
+        if kind is None:
+            writer.write_rows(info.name, rows, stored.dtype == "BF16")
+        elif kind is info.float_type:
+            writer.write_blocks(info.name, rows)
+        else:
+            writer.write_rows(info.name, decode(rows, kind, (len(rows), *info.shape[1:])))
     except FormatError as error:
         raise FormatError(
-            stored.file.path, f"a number of {stored.name}", "not finite", error.expected
+            stored.path, f"a number of {stored.name}", "not finite", error.expected
         ) from error
 
 
-def _runs(source: Source, stored: StoredTensor) -> Iterator[NDArray[Any]]:
+def _runs(source: Source, stored: Stored) -> Iterator[NDArray[Any]]:
     """The rows of a tensor in runs of whole heads, in the order of the model file."""
     count = stored.shape[0]
     width = math.prod(stored.shape[1:])
@@ -161,12 +189,8 @@ def _runs(source: Source, stored: StoredTensor) -> Iterator[NDArray[Any]]:
 
 def _paired(rows: NDArray[Any], head: int) -> NDArray[Any]:
     """Rows of heads of `head` rows, halves (i, i + head/2) put as pairs (2i, 2i + 1)."""
-    halves = rows.reshape(-1, 2, head // 2, *rows.shape[1:])
+    halves = rows.reshape(-1, 2, head // 2, rows.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
-
-
-def _nbytes(stored: StoredTensor) -> int:
-    return math.prod(stored.shape) * (4 if stored.dtype == "F32" else 2)
 
 
 def _checked_output(output: Path, source: Path) -> Path:

@@ -1,9 +1,10 @@
-"""The tokenizer files of a model folder, from those of a Hugging Face folder."""
+"""The tokenizer files of a model folder, from what a checkpoint has."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from dllama.converter.sentencepiece import read_sentencepiece
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from dllama.errors import OutputError, UnsupportedError
 from dllama.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
 from dllama.tokenizer import begins_with, open_fast
-from dllama.tokenizerconfig import read_tokenizer_config
+from dllama.tokenizerconfig import TokenizerConfig, read_tokenizer_config
 from dllama.tokenizerfile import TokenizerData, write_tokenizer
 
 COPIED = (
@@ -23,38 +24,55 @@ COPIED = (
 )
 
 
-def convert_tokenizer(source: Path, output: Path, vocab_size: int) -> list[str]:
+@dataclass(frozen=True)
+class SourceTokenizer:
+    """The tokenizer of a checkpoint.
+
+    path: where it comes from, for messages. tokenizer: None where there is none. config: what is
+    known beside it. folder: holds files that go along unchanged (COPIED), or None.
+    """
+
+    path: Path
+    tokenizer: HfTokenizer | None
+    config: TokenizerConfig
+    folder: Path | None = None
+
+
+def open_tokenizer(folder: Path) -> SourceTokenizer:
+    """The tokenizer of a Hugging Face folder: tokenizer.json, else tokenizer.model."""
+    fast, slow = folder / "tokenizer.json", folder / "tokenizer.model"
+    if fast.is_file():
+        path, tokenizer = fast, open_fast(fast)
+    elif slow.is_file():
+        path, tokenizer = slow, read_sentencepiece(slow, _add_bos(folder))
+    else:
+        return SourceTokenizer(folder, None, TokenizerConfig(None, (), None, None), folder)
+    _check_kind(path, tokenizer)
+    config = read_tokenizer_config(folder, tokenizer.token_to_id, len(token_bytes(tokenizer)))
+    return SourceTokenizer(path, tokenizer, config, folder)
+
+
+def convert_tokenizer(source: SourceTokenizer, output: Path, vocab_size: int) -> list[str]:
     """Write tokenizer.t and tokenizer.json to `output`, and copy what goes with them.
 
-    Takes tokenizer.json, else tokenizer.model; a folder with neither gives a model that runs
-    on ids. Returns warnings. UnsupportedError if the tokenizer has more than vocab_size tokens.
+    A source without a tokenizer gives a model that runs on ids. Returns warnings.
+    UnsupportedError if the tokenizer has more than vocab_size tokens.
     """
-    _copy(source, output)
-    path, tokenizer = _open(source)
-    if tokenizer is None:
-        return [f"{source}: has no tokenizer.json or tokenizer.model, the model runs on ids"]
-    _check_kind(path, tokenizer)
-    vocab = token_bytes(tokenizer)
+    if source.folder:
+        _copy(source.folder, output)
+    if source.tokenizer is None:
+        return [f"{source.path}: has no tokenizer.json or tokenizer.model, the model runs on ids"]
+    vocab = token_bytes(source.tokenizer)
     if len(vocab) > vocab_size:
         raise UnsupportedError(
-            f"{path}: has {len(vocab)} tokens, more than the {vocab_size} of the model"
+            f"{source.path}: has {len(vocab)} tokens, more than the {vocab_size} of the model"
         )
-    write_tokenizer(output / "tokenizer.t", _data(source, tokenizer, vocab))
-    if path.name != "tokenizer.json":
-        _write(output / "tokenizer.json", tokenizer.to_str())
+    write_tokenizer(output / "tokenizer.t", _data(source.config, source.tokenizer, vocab))
+    if not (output / "tokenizer.json").is_file():
+        _write(output / "tokenizer.json", source.tokenizer.to_str())
     if len(vocab) < vocab_size:
-        return [f"{path}: has {len(vocab)} tokens, the model {vocab_size}"]
+        return [f"{source.path}: has {len(vocab)} tokens, the model {vocab_size}"]
     return []
-
-
-def _open(source: Path) -> tuple[Path, HfTokenizer | None]:
-    """The tokenizer of a folder, and the file it came from."""
-    fast, slow = source / "tokenizer.json", source / "tokenizer.model"
-    if fast.is_file():
-        return fast, open_fast(fast)
-    if not slow.is_file():
-        return slow, None
-    return slow, read_sentencepiece(slow, _add_bos(source))
 
 
 def _check_kind(path: Path, tokenizer: HfTokenizer) -> None:
@@ -81,9 +99,8 @@ def token_bytes(tokenizer: HfTokenizer) -> list[bytes]:
     return [token or b"<empty>" for token in vocab]
 
 
-def _data(source: Path, tokenizer: HfTokenizer, vocab: list[bytes]) -> TokenizerData:
+def _data(config: TokenizerConfig, tokenizer: HfTokenizer, vocab: list[bytes]) -> TokenizerData:
     """What the .t file says."""
-    config = read_tokenizer_config(source, tokenizer.token_to_id, len(vocab))
     return TokenizerData(
         vocab=vocab,
         scores=token_scores(tokenizer, len(vocab)),

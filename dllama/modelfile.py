@@ -229,21 +229,48 @@ class ModelWriter:
         rows: (r, columns), or (n,) for a vector. Tensors come in the order of `tensors`.
         FormatError if a number is not finite, ValueError for another order or shape.
         """
-        info = self._todo[0] if self._todo else None
-        if info is None or info.name != name or rows.shape[1:] != info.shape[1:]:
+        info = self._next(name, rows.shape[0])
+        if rows.shape[1:] != info.shape[1:]:
             raise ValueError(f"rows of {name} with shape {rows.shape} do not come next")
-        self._rows += rows.shape[0]
-        if self._rows > info.shape[0]:
-            raise ValueError(f"{self._rows} rows of {name}, expected {info.shape[0]}")
         try:
             data = encode(rows, info.float_type, self._threads, bf16)
         except ValueError as error:
-            raise FormatError(
-                self.path, name, "not a finite number", f"numbers that {info.float_type.name} holds"
-            ) from error
+            raise self._not_finite(info) from error
+        self._write(data, rows.shape[0])
+
+    def write_blocks(self, name: str, rows: NDArray[np.uint8]) -> None:
+        """The next rows of a quantised tensor as its blocks, uint8 (r, bytes of a row).
+
+        Raises what write_rows raises.
+        """
+        info = self._next(name, rows.shape[0])
+        kind = info.float_type
+        if kind.block_size == 1 or rows.shape[1] != kind.nbytes(info.shape[1]):
+            raise ValueError(f"blocks of {name} with shape {rows.shape} do not come next")
+        scales = rows.reshape(-1, kind.block_bytes)[:, :2]
+        if not np.isfinite(np.ascontiguousarray(scales).view("<f2")).all():
+            raise self._not_finite(info)
+        self._write(np.ascontiguousarray(rows), rows.shape[0])
+
+    def _next(self, name: str, count: int) -> TensorInfo:
+        """The tensor whose rows come next, if that is the one."""
+        info = self._todo[0] if self._todo else None
+        if info is None or info.name != name:
+            raise ValueError(f"rows of {name} do not come next")
+        if self._rows + count > info.shape[0]:
+            raise ValueError(f"{self._rows + count} rows of {name}, expected {info.shape[0]}")
+        return info
+
+    def _not_finite(self, info: TensorInfo) -> FormatError:
+        expected = f"numbers that {info.float_type.name} holds"
+        return FormatError(self.path, info.name, "not a finite number", expected)
+
+    def _write(self, data: NDArray[np.uint8], count: int) -> None:
+        """Write the bytes of `count` rows."""
         with _output_errors(self.path):
             self._file.write(data.data)
-        if self._rows == info.shape[0]:
+        self._rows += count
+        if self._rows == self._todo[0].shape[0]:
             self._todo.pop(0)
             self._rows = 0
 

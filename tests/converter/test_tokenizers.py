@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dllama.converter.tokenizers import convert_tokenizer, token_bytes, token_scores
+from dllama.converter.tokenizers import (
+    convert_tokenizer,
+    open_tokenizer,
+    token_bytes,
+    token_scores,
+)
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HfTokenizer
 
@@ -47,7 +52,7 @@ def put(folder: Path, name: str, **values: Any) -> None:
 
 
 def test_writes_what_the_model_folder_needs(source: Path, output: Path) -> None:
-    assert convert_tokenizer(source, output, 2048) == []
+    assert convert_tokenizer(open_tokenizer(source), output, 2048) == []
     copied = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert sorted(path.name for path in output.iterdir()) == sorted([*copied, "tokenizer.t"])
     for name in copied:
@@ -59,7 +64,7 @@ def test_writes_what_the_model_folder_needs(source: Path, output: Path) -> None:
 
 
 def test_tokens_are_raw_bytes(source: Path, output: Path) -> None:
-    convert_tokenizer(source, output, 2048)
+    convert_tokenizer(open_tokenizer(source), output, 2048)
     data = read_tokenizer(output / "tokenizer.t")
     assert sorted(token for token in data.vocab if len(token) == 1) == [
         bytes([byte]) for byte in range(256)
@@ -109,7 +114,7 @@ def test_ids_without_a_token_get_a_name(source: Path, output: Path) -> None:
     tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["model"]["vocab"]["é"] = 2050
     put(source, "tokenizer.json", **tokenizer)
-    convert_tokenizer(source, output, 2051)
+    convert_tokenizer(open_tokenizer(source), output, 2051)
     assert read_tokenizer(output / "tokenizer.t").vocab[2048:] == [
         b"<unused2048>", b"<unused2049>", b"\xe9",
     ]  # fmt: skip
@@ -117,20 +122,20 @@ def test_ids_without_a_token_get_a_name(source: Path, output: Path) -> None:
 
 
 def test_a_folder_without_tokenizer_is_a_warning(output: Path, tmp_path: Path) -> None:
-    (warning,) = convert_tokenizer(tmp_path, output, 100)
+    (warning,) = convert_tokenizer(open_tokenizer(tmp_path), output, 100)
     assert "runs on ids" in warning
     assert not list(output.iterdir())
 
 
 def test_a_smaller_tokenizer_is_a_warning(source: Path, output: Path) -> None:
-    (warning,) = convert_tokenizer(source, output, 2100)
+    (warning,) = convert_tokenizer(open_tokenizer(source), output, 2100)
     assert "has 2048 tokens, the model 2100" in warning
     assert len(read_tokenizer(output / "tokenizer.t").vocab) == 2048
 
 
 def test_a_larger_tokenizer_is_an_error(source: Path, output: Path) -> None:
     with pytest.raises(UnsupportedError, match="2048 tokens, more than the 2000 of the model"):
-        convert_tokenizer(source, output, 2000)
+        convert_tokenizer(open_tokenizer(source), output, 2000)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +161,7 @@ def test_eos_ids(
     put(source, "generation_config.json", eos_token_id=generation)
     put(source, "config.json", eos_token_id=model, bos_token_id=2043)
     put(source, "tokenizer_config.json", eos_token=config)
-    convert_tokenizer(source, output, 2048)
+    convert_tokenizer(open_tokenizer(source), output, 2048)
     assert Tokenizer.open(output).eos_ids == expected
     assert Tokenizer.open(output).bos_id == 2043
 
@@ -167,7 +172,7 @@ def test_bos_may_be_absent(source: Path, output: Path) -> None:
     tokenizer.save(str(source / "tokenizer.json"))
     put(source, "generation_config.json")
     put(source, "tokenizer_config.json", bos_token=None)
-    convert_tokenizer(source, output, 2048)
+    convert_tokenizer(open_tokenizer(source), output, 2048)
     opened = Tokenizer.open(output)
     assert (opened.bos_id, opened.add_bos) == (None, False)
     assert opened.encode("a", add_bos=True) == opened.encode("a") == tokenizer.encode("a").ids
@@ -179,10 +184,10 @@ def test_bos_may_be_absent(source: Path, output: Path) -> None:
 )
 def test_chat_templates(template: object, source: Path, output: Path) -> None:
     put(source, "tokenizer_config.json", chat_template=template)
-    convert_tokenizer(source, output, 2048)
+    convert_tokenizer(open_tokenizer(source), output, 2048)
     assert read_tokenizer(output / "tokenizer.t").chat_template == "T"
     (source / "chat_template.jinja").write_text("é J")
-    convert_tokenizer(source, output, 2048)
+    convert_tokenizer(open_tokenizer(source), output, 2048)
     assert read_tokenizer(output / "tokenizer.t").chat_template == "é J"
     assert (output / "chat_template.jinja").read_text(encoding="utf-8") == "é J"
 
@@ -190,7 +195,7 @@ def test_chat_templates(template: object, source: Path, output: Path) -> None:
 def test_a_wrong_id_names_the_file(source: Path, output: Path) -> None:
     put(source, "generation_config.json", eos_token_id=5000)
     with pytest.raises(FormatError, match=r"generation_config\.json: eos_token_id is 5000"):
-        convert_tokenizer(source, output, 2048)
+        convert_tokenizer(open_tokenizer(source), output, 2048)
 
 
 @pytest.mark.parametrize(
@@ -205,12 +210,12 @@ def test_other_kinds_are_refused(model: Any, name: str, source: Path, output: Pa
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(source / "tokenizer.json"))
     with pytest.raises(UnsupportedError, match=f"is a {name} tokenizer"):
-        convert_tokenizer(source, output, 2048)
+        convert_tokenizer(open_tokenizer(source), output, 2048)
 
 
 def test_an_output_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
-        convert_tokenizer(source, tmp_path / "missing", 2048)
+        convert_tokenizer(open_tokenizer(source), tmp_path / "missing", 2048)
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
@@ -231,7 +236,7 @@ def test_sentencepiece_models(
     (source / "tokenizer.model").write_bytes(out.getvalue())
     named = {} if add_bos is None else {"add_bos_token": add_bos}
     put(source, "tokenizer_config.json", bos_token="<s>", eos_token="</s>", **named)
-    convert_tokenizer(source, output, 600)
+    convert_tokenizer(open_tokenizer(source), output, 600)
     reference = spm.SentencePieceProcessor(model_proto=out.getvalue())
     text = MULTILINGUAL.replace("<s>", "").replace("</s>", "").replace("<unk>", "")
     bos = [] if add_bos is False else [1]

@@ -1,0 +1,28 @@
+"""JSON objects of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dllama.errors import FormatError, ModelError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; ModelError or FormatError that name it."""
+    try:
+        return parse_json(path.read_bytes(), path)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object that the bytes hold."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, "JSON", f"broken ({error})", "an object") from error
+    if not isinstance(value, dict):
+        raise FormatError(path, "JSON", type(value).__name__, "an object")
+    return value
