@@ -1,4 +1,4 @@
-"""Turns Hugging Face folders into model folders for dllama."""
+"""Turns checkpoints of several kinds into model folders for dllama."""
 
 from dllama.converter.convert import Report, convert
 

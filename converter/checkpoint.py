@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from dllama.converter.gguf import GgufFile
 from dllama.converter.huggingface import HuggingFaceFolder
 from dllama.converter.stored import Stored
 from dllama.converter.tokenizers import SourceTokenizer
@@ -35,7 +36,7 @@ class Checkpoint(Protocol):
         ...
 
 
-KINDS = (HuggingFaceFolder,)
+KINDS = (HuggingFaceFolder, GgufFile)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -45,4 +46,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
             return kind(path)
     if not path.exists():
         raise ModelError(f"{path}: no such folder or file")
+    if path.is_file():
+        raise ModelError(f"{path}: is no GGUF file, expected one or a folder")
     raise ModelError(f"{path}: holds no config.json, expected a Hugging Face folder")

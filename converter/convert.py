@@ -189,7 +189,7 @@ def _runs(source: Source, stored: Stored) -> Iterator[NDArray[Any]]:
 
 def _paired(rows: NDArray[Any], head: int) -> NDArray[Any]:
     """Rows of heads of `head` rows, halves (i, i + head/2) put as pairs (2i, 2i + 1)."""
-    halves = rows.reshape(-1, 2, head // 2, rows.shape[1])
+    halves = rows.reshape(-1, 2, head // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 

@@ -92,13 +92,23 @@ def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
     """
     try:
         model = parse(path.read_bytes())
-        _check_pieces(model)
-        if model.charsmap:
-            check_charsmap(model.charsmap)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise FormatError(path, "protobuf", f"broken ({error})", "a SentencePiece model") from error
+    return build_sentencepiece(path, model, add_bos)
+
+
+def build_sentencepiece(path: Path, model: SentencePieceModel, add_bos: bool) -> Tokenizer:
+    """The tokenizer of a model that came from a file; raises what read_sentencepiece raises."""
+    try:
+        _check_pieces(model)
+        if model.charsmap:
+            check_charsmap(model.charsmap)
+    except ValueError as error:
+        raise FormatError(
+            path, "tokenizer", f"broken ({error})", "a SentencePiece model"
+        ) from error
     _check_supported(path, model)
     return _build(model, add_bos)
 

@@ -61,7 +61,7 @@ def convert_tokenizer(source: SourceTokenizer, output: Path, vocab_size: int) ->
     if source.folder:
         _copy(source.folder, output)
     if source.tokenizer is None:
-        return [f"{source.path}: has no tokenizer.json or tokenizer.model, the model runs on ids"]
+        return [f"{source.path}: has no tokenizer, the model runs on ids"]
     vocab = token_bytes(source.tokenizer)
     if len(vocab) > vocab_size:
         raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""`dllama convert`: make a model folder from a Hugging Face folder."""
+"""`dllama convert`: make a model folder from a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from dllama.cli.options import THREADS, add_command, add_option
 from dllama.converter import convert
 from dllama.converter.convert import WEIGHTS
 
+EXAMPLES = """\
+dllama convert Llama-3.2-1B --output llama --weights q40
+dllama convert llama-3.2-1b.Q8_0.gguf --output llama"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
@@ -17,13 +21,15 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "convert",
         run,
-        "Convert a Hugging Face folder to a model folder.",
-        "dllama convert Llama-3.2-1B --output llama --weights q40",
+        "Convert a Hugging Face folder or a GGUF file to a model folder.",
+        EXAMPLES,
     )
-    parser.add_argument("source", metavar="SRC", help="folder with config.json and safetensors")
+    parser.add_argument("source", metavar="SRC", help="folder with config.json, or GGUF file")
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
-        "--weights", choices=WEIGHTS, default="q40", help="type of the weights (default: q40)"
+        "--weights",
+        choices=WEIGHTS,
+        help="type of the weights (default: q40; for a GGUF file the one nearest to its own)",
     )
     add_option(parser, THREADS)
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no report")

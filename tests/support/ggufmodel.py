@@ -1,0 +1,123 @@
+"""GGUF files as llama.cpp's converter writes them, by the gguf package's own writer and names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from oracle.huggingface import read_safetensors
+
+Tensors = dict[str, NDArray[Any]]
+Type = gguf.GGMLQuantizationType
+ARCHS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
+         "qwen3": gguf.MODEL_ARCH.QWEN3, "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE}  # fmt: skip
+
+
+def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -> dict[str, Any]:
+    """A Llama of a Hugging Face folder; matrices in a type of the gguf package.
+
+    Returns the bytes of its tensors by GGUF's names, as NumPy arrays.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    tensors: Tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors.update(read_safetensors(file))
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    for name, tensor in tensors.items():
+        for stem, count in (("q_proj", heads), ("k_proj", kv_heads)):
+            if stem in name:
+                tensors[name] = paired(tensor, count)
+    renamed = rename(tensors, "llama", config["num_hidden_layers"])
+    rope = config["rope_parameters"]
+    if rope["rope_type"] == "llama3":
+        renamed["rope_freqs.weight"] = frequency_factors(rope, config["head_dim"])
+    keys = {
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "attention.key_length": config["head_dim"],
+        "attention.value_length": config["head_dim"],
+        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "rope.dimension_count": config["head_dim"],
+        "rope.freq_base": rope["rope_theta"],
+    }
+    stored = {name: encode(name, tensor, kind) for name, tensor in renamed.items()}
+    write(path, "llama", stored, {**{f"llama.{k}": v for k, v in keys.items()}, **metadata})
+    return {name: array for name, (array, _) in stored.items()}
+
+
+def paired(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Rows of heads, each with its first half at even places and its second half at odd ones."""
+    out = np.empty_like(rows)
+    for head in np.split(np.arange(len(rows)), heads):
+        first, second = np.split(head, 2)
+        out[head[0::2]], out[head[1::2]] = rows[first], rows[second]
+    return out
+
+
+def rename(tensors: Tensors, arch: str, layers: int) -> Tensors:
+    """Tensors by the names that the gguf package has for those of Hugging Face."""
+    table = gguf.get_tensor_name_map(ARCHS[arch], layers)
+    return {
+        table.get_name(n, try_suffixes=(".weight", ".bias")) or n: t for n, t in tensors.items()
+    }
+
+
+def frequency_factors(rope: dict[str, Any], head_dim: int) -> NDArray[np.float32]:
+    """The factors of Llama 3.1's frequencies, case by case."""
+    factors = []
+    old = rope["original_max_position_embeddings"]
+    low, high = old / rope["low_freq_factor"], old / rope["high_freq_factor"]
+    for index in range(0, head_dim, 2):
+        wavelength = 2 * np.pi * rope["rope_theta"] ** (index / head_dim)
+        if wavelength < high:
+            factors.append(1.0)
+        elif wavelength > low:
+            factors.append(rope["factor"])
+        else:
+            smooth = (old / wavelength - rope["low_freq_factor"]) / (
+                rope["high_freq_factor"] - rope["low_freq_factor"]
+            )
+            factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return np.array(factors, np.float32)
+
+
+def encode(name: str, tensor: NDArray[Any], kind: str) -> tuple[NDArray[Any], Type]:
+    """The bytes of a tensor and their type; vectors stay float32."""
+    if tensor.ndim == 1:
+        return tensor.astype(np.float32), Type.F32
+    return gguf.quantize(tensor.astype(np.float32), Type[kind]), Type[kind]
+
+
+def write(
+    path: Path,
+    arch: str,
+    tensors: dict[str, tuple[NDArray[Any], Type]],
+    metadata: dict[str, Any],
+) -> None:
+    """Write a file of any tensors; metadata by whole keys, tuples are arrays of integers."""
+    writer = gguf.GGUFWriter(path, arch)
+    for key, value in metadata.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)
+    for name, (array, kind) in tensors.items():
+        writer.add_tensor(name, array, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
