@@ -11,6 +11,8 @@ import numpy as np
 from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.collectives import ALGORITHMS
+from dllama.converter.cache import cached_model
+from dllama.converter.gguf import GgufFile
 from dllama.errors import ConfigError, ModelError
 from dllama.plan import LEAST_SHARE, MOST_SHARE, Plan
 from dllama.spec import FloatType, ModelSpec
@@ -34,9 +36,15 @@ ALL_REDUCES = tuple(ALGORITHMS)
 KV_CACHES = ("auto", "f16", "f32")
 
 
-def model_file(model: str | Path | None) -> Path:
-    """The .m file of a model folder, a path to a .m file, or None for the demo model."""
+def model_file(model: str | Path | None, progress: bool = False) -> Path:
+    """The .m file of a model folder, a path to one or to a GGUF file, or None for the demo model.
+
+    A GGUF file stands for the model folder that is made of it on first use (converter/cache.py);
+    progress: show a bar while it is made.
+    """
     path = DEMO if model is None else Path(model).expanduser()
+    if path.is_file() and GgufFile.recognises(path):
+        return cached_model(path, progress) / "model.m"
     if path.is_file():
         return path
     if not path.is_dir():

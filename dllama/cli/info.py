@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help="model folder or .m file (with an option of memory: the demo model)",
+        help="model folder, .m or GGUF file (with an option of memory: the demo model)",
     )
     add_options(parser, {"memory": OPTIONS}, config=False)
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None and not asked:
         _print(_machine())
         return 0
-    path = settings.model_file(args.model)
+    path = settings.model_file(args.model, progress=True)
     with ModelFile.open(path) as file:
         memory = list(_memory(file, args))  # first, because it checks the arguments
         _print(_header(file))

@@ -67,7 +67,7 @@ SAMPLING_OPTIONS = (
 )  # fmt: skip
 THREADS = Option("threads", int, "threads (default: one per CPU)", "N", least=1, most=MAX_THREADS)
 MODEL_OPTIONS = (
-    Option("model", str, "model folder or .m file (default: the demo model)", "PATH"),
+    Option("model", str, "model folder, .m or GGUF file (default: the demo model)", "PATH"),
     Option("tokenizer", str, "tokenizer folder, .t file or tokenizer.json (default: beside "
            "the model)", "PATH"),
     Option("max_seq_len", int, "positions of the context (default: the model's, at most 4096)",
