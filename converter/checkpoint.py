@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from dllama.converter.gguf import GgufFile
 from dllama.converter.huggingface import HuggingFaceFolder
+from dllama.converter.meta import MetaFolder
 from dllama.converter.stored import Stored
 from dllama.converter.tokenizers import SourceTokenizer
 
@@ -36,7 +37,7 @@ class Checkpoint(Protocol):
         ...
 
 
-KINDS = (HuggingFaceFolder, GgufFile)
+KINDS = (HuggingFaceFolder, MetaFolder, GgufFile)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -48,4 +49,4 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path}: no such folder or file")
     if path.is_file():
         raise ModelError(f"{path}: is no GGUF file, expected one or a folder")
-    raise ModelError(f"{path}: holds no config.json, expected a Hugging Face folder")
+    raise ModelError(f"{path}: holds no config.json (Hugging Face) and no params.json (Meta)")

@@ -36,7 +36,7 @@ def piece_bytes(name: str) -> bytes:
     return name.replace("\u2581", " ").encode()
 
 
-def _byte_level_table() -> dict[str, int]:
+def byte_level_table() -> dict[str, int]:
     """The printable character that byte-level BPE writes for each byte (Radford et al. 2019)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -45,4 +45,4 @@ def _byte_level_table() -> dict[str, int]:
     return table
 
 
-_TABLE = _byte_level_table()
+_TABLE = byte_level_table()

@@ -21,10 +21,12 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "convert",
         run,
-        "Convert a Hugging Face folder or a GGUF file to a model folder.",
+        "Convert a Hugging Face folder, a checkpoint of Meta, or a GGUF file to a model folder.",
         EXAMPLES,
     )
-    parser.add_argument("source", metavar="SRC", help="folder with config.json, or GGUF file")
+    parser.add_argument(
+        "source", metavar="SRC", help="folder with config.json or params.json, or GGUF file"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--weights",

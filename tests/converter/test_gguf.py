@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dllama.converter import convert
 from dllama.converter.gguf import GgufFile
-from oracle.huggingface import read_safetensors
+from oracle.huggingface import paired, read_safetensors
 
 import dllama
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
@@ -394,5 +394,5 @@ def test_values_are_those_that_were_written(fixtures):
     """So that the files of these tests are not made of what the converter expects."""
     tensors = read_safetensors(fixtures / "llama-gqa" / "model.safetensors")
     rows = tensors["model.layers.0.self_attn.q_proj.weight"]
-    turned = ggufmodel.paired(rows, 4)
+    turned = paired(rows, 4)
     np.testing.assert_array_equal(turned[:4], rows[[0, 16, 1, 17]])

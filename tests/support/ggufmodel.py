@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 from numpy.typing import NDArray
-from oracle.huggingface import read_safetensors
+from oracle.huggingface import paired, read_safetensors
 
 Tensors = dict[str, NDArray[Any]]
 Type = gguf.GGMLQuantizationType
@@ -51,15 +51,6 @@ def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -
     stored = {name: encode(name, tensor, kind) for name, tensor in renamed.items()}
     write(path, "llama", stored, {**{f"llama.{k}": v for k, v in keys.items()}, **metadata})
     return {name: array for name, (array, _) in stored.items()}
-
-
-def paired(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Rows of heads, each with its first half at even places and its second half at odd ones."""
-    out = np.empty_like(rows)
-    for head in np.split(np.arange(len(rows)), heads):
-        first, second = np.split(head, 2)
-        out[head[0::2]], out[head[1::2]] = rows[first], rows[second]
-    return out
 
 
 def rename(tensors: Tensors, arch: str, layers: int) -> Tensors:

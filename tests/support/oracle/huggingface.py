@@ -122,3 +122,12 @@ def _scaling(rope: dict[str, Any]) -> RopeScaling:
         high_freq_factor=rope["high_freq_factor"],
         original_seq_len=rope["original_max_position_embeddings"],
     )
+
+
+def paired(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Rows of heads, each with its first half at even places and its second half at odd ones."""
+    out = np.empty_like(rows)
+    for head in np.split(np.arange(len(rows)), heads):
+        first, second = np.split(head, 2)
+        out[head[0::2]], out[head[1::2]] = rows[first], rows[second]
+    return out
