@@ -66,7 +66,7 @@ def convert(
         raise ConfigError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
     workers = _thread_count(threads)
     checkpoint = open_checkpoint(Path(source))
-    target = _checked_output(Path(output), checkpoint.path)
+    target = checked_output(Path(output), checkpoint.path)
     family = families.of_config(checkpoint.config, checkpoint.config_path)
     float_type = FloatType[(weights or checkpoint.weights).upper()]
     spec = family.read_config(checkpoint.config, float_type, checkpoint.config_path)
@@ -193,9 +193,12 @@ def _paired(rows: NDArray[Any], head: int) -> NDArray[Any]:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def _checked_output(output: Path, source: Path) -> Path:
-    """The output folder, if it may be written: absent, empty, or a model folder."""
-    if output.resolve() == source.resolve():
+def checked_output(output: Path, source: Path | None = None) -> Path:
+    """The output folder, if it may be written: absent, empty, or a model folder.
+
+    ConfigError where it is the source, OutputError where it is something else.
+    """
+    if source is not None and output.resolve() == source.resolve():
         raise ConfigError(f"output {output} is the source folder")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file, expected a folder or nothing")

@@ -15,7 +15,10 @@ from dllama.converter.tokenizers import SourceTokenizer, open_tokenizer
 from dllama.errors import FormatError, ModelError
 
 # Files of tensors, the preferred one first; INDEX is added to the name for shards.
-FILES = {"model.safetensors": SafetensorsFile, "pytorch_model.bin": PytorchFile}
+FILES: dict[str, type[SafetensorsFile | PytorchFile]] = {
+    "model.safetensors": SafetensorsFile,
+    "pytorch_model.bin": PytorchFile,
+}
 INDEX = ".index.json"
 
 

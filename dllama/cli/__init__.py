@@ -16,17 +16,18 @@ from collections.abc import Sequence
 
 from dllama import __version__
 from dllama._kernels import cpu
-from dllama.cli import bench, chat, convert, info, perplexity, run, serve, worker
+from dllama.cli import bench, chat, convert, info, perplexity, pull, run, serve, worker
 from dllama.cli.options import Parser
 from dllama.errors import ConfigError, DllamaError
 
-COMMANDS = (run, chat, serve, worker, convert, bench, perplexity, info)
+COMMANDS = (run, chat, serve, worker, convert, pull, bench, perplexity, info)
 DESCRIPTION = "Run Llama-family language models on several ordinary CPU machines at once."
 EPILOG = """\
 examples:
   dllama run                                    a text by the demo model
   dllama chat                                   a conversation with it
   dllama convert Llama-3.2-1B --output llama    make a model folder
+  dllama pull OWNER/NAME --output llama         the same from Hugging Face
   dllama run --model llama --prompt "Once"      a text by that model
   dllama run --model llama --nodes 4            the same, shared by 4 processes
   dllama serve --model llama                    OpenAI's HTTP API, and a page to chat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from dllama.cli.options import THREADS, add_command, add_option
@@ -28,6 +29,11 @@ def add_parser(subparsers: Any) -> None:
         "source", metavar="SRC", help="folder with config.json or params.json, or GGUF file"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    add_conversion_options(parser)
+
+
+def add_conversion_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that converts."""
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
@@ -39,13 +45,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and say how much in what time."""
-    report = convert(
-        args.source,
-        args.output,
-        args.weights,
-        threads=args.threads,
-        progress=not args.quiet,
-    )
+    convert_and_report(Path(args.source), Path(args.output), args)
+    return 0
+
+
+def convert_and_report(source: Path, output: Path, args: argparse.Namespace) -> None:
+    """Convert with the options of add_conversion_options."""
+    report = convert(source, output, args.weights, threads=args.threads, progress=not args.quiet)
     for warning in report.warnings:
         print(f"dllama: warning: {warning}", file=sys.stderr)
     if not args.quiet:
@@ -55,4 +61,3 @@ def run(args: argparse.Namespace) -> int:
             f"{report.written_bytes / 1e9:.3f} GB written in {report.seconds:.1f} s "
             f"({rate:.2f} GB/s)"
         )
-    return 0

@@ -1,0 +1,232 @@
+"""Repositories of Hugging Face, downloaded as far as a conversion needs them.
+
+Files grow under a name that ends in .part, go on from there after a break, and take their own
+name once their hash is the one that the hub gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dllama.converter.cache import cache_folder
+from dllama.converter.extras import require
+from dllama.converter.huggingface import FILES, INDEX
+from dllama.converter.jsonfile import read_json
+from dllama.converter.tokenizers import COPIED
+
+from dllama import families
+from dllama.errors import ConfigError, DllamaError, FormatError, ModelError, OutputError
+from dllama.spec import FloatType
+
+REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+PLAIN = re.compile(r"[\w-][\w.-]*")
+SMALL = ("config.json", *COPIED)
+SLOW_TOKENIZER = "tokenizer.model"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository: its bytes and its hash, SHA-256 or git's of a blob."""
+
+    name: str
+    size: int
+    sha256: str | None
+    blob_id: str | None
+
+
+class Hub:
+    """One revision of a repository.
+
+    endpoint: None for HF_ENDPOINT or huggingface.co. progress: show a bar for each file. Raises
+    ConfigError for a name that cannot be one, UnsupportedError without the package
+    huggingface_hub, ModelError where the hub does not answer or has no such thing.
+    """
+
+    def __init__(
+        self,
+        repo: str,
+        revision: str | None = None,
+        endpoint: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        if not REPOSITORY.fullmatch(repo):
+            raise ConfigError(f"REPO is {repo!r}, expected OWNER/NAME")
+        self.repo = repo
+        self._api = self._module("hf_api").HfApi(
+            endpoint=endpoint.rstrip("/") if endpoint else None
+        )
+        if not progress:
+            self._module("utils").disable_progress_bars()
+        with self._errors("list its files"):
+            info = self._api.model_info(repo, revision=revision, files_metadata=True)
+            self.commit = str(info.sha)
+            self.files = {file.name: file for file in map(_remote, info.siblings)}
+        if not PLAIN.fullmatch(self.commit):
+            raise ModelError(f"{repo}: the hub names the revision {self.commit!r}")
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are kept."""
+        return cache_folder() / "hub" / self.repo.replace("/", "--") / self.commit
+
+    def get(self, name: str) -> Path:
+        """A file, downloaded unless it is there already; either way its hash is checked."""
+        file = self.files.get(name)
+        if file is None or not PLAIN.fullmatch(name):
+            raise ModelError(f"{self.repo}: has no file {name!r} at {self.commit[:12]}")
+        target = self.folder / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (target.is_file() and _is_whole(target, file)):
+                self._download(file, target)
+        except DllamaError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{target}: cannot write: {error.strerror or error}") from error
+        return target
+
+    def remove(self) -> None:
+        """Remove what was downloaded."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _download(self, file: RemoteFile, target: Path) -> None:
+        """Download under a temporary name, from where an earlier download ended."""
+        part = target.with_name(target.name + ".part")
+        self._check_space(file, part)
+        with part.open("ab") as stream, self._errors(f"download {file.name}"):
+            if stream.tell() > file.size:
+                stream.truncate(stream.seek(0))
+            self._fetch(file, stream)
+        if not _is_whole(part, file):
+            part.unlink()
+            raise ModelError(
+                f"{self.repo}: {file.name} was damaged on the way (its hash is not the hub's), "
+                "the download was removed"
+            )
+        part.replace(target)
+
+    def _fetch(self, file: RemoteFile, stream: BinaryIO) -> None:
+        """Append the rest of a file; the library goes on after a broken connection."""
+        module = self._module("file_download")
+        module.http_get(
+            module.hf_hub_url(
+                self.repo, file.name, revision=self.commit, endpoint=self._api.endpoint
+            ),
+            stream,
+            resume_size=stream.tell(),
+            headers=self._module("utils").build_hf_headers(),
+            expected_size=file.size,
+            displayed_filename=file.name,
+        )
+
+    def _module(self, name: str) -> Any:
+        """A module of the library."""
+        return require(f"huggingface_hub.{name}", "hub", f"downloading {self.repo}")
+
+    def _check_space(self, file: RemoteFile, part: Path) -> None:
+        there = part.stat().st_size if part.is_file() else 0
+        free = shutil.disk_usage(self.folder).free
+        if free < file.size - there:
+            raise OutputError(f"{part}: needs {file.size - there} bytes, the disk has {free} free")
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """One error for all that the library raises."""
+        try:
+            yield
+        except DllamaError:
+            raise
+        except Exception as error:  # of several unrelated classes
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = " ".join(lines) or type(error).__name__
+            raise ModelError(
+                f"{self.repo}: {self._api.endpoint}: cannot {what}: {reason}"
+            ) from error
+
+
+def download(hub: Hub, file: str | None = None) -> Path:
+    """What the converter takes: a folder of a Hugging Face model, or the GGUF file `file`.
+
+    Without `file`, a repository without config.json must hold one GGUF file. Settings come first,
+    so that a model that cannot be converted is refused before its tensors are downloaded.
+    """
+    if file is not None or "config.json" not in hub.files:
+        return _download_gguf(hub, file or _only_gguf(hub))
+    for name in SMALL:
+        if name in hub.files:
+            hub.get(name)
+    if "tokenizer.json" not in hub.files and SLOW_TOKENIZER in hub.files:
+        hub.get(SLOW_TOKENIZER)
+    _check_config(hub.folder / "config.json")
+    for name in _tensor_files(hub):
+        hub.get(name)
+    return hub.folder
+
+
+def _check_config(path: Path) -> None:
+    """Raise what the conversion would."""
+    config = read_json(path)
+    families.of_config(config, path).read_config(config, FloatType.F32, path)
+
+
+def _tensor_files(hub: Hub) -> list[str]:
+    """The files of tensors, of the kind that the converter prefers."""
+    for name in FILES:
+        if name + INDEX in hub.files:
+            index = hub.get(name + INDEX)
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise FormatError(index, "weight_map", "broken", "files by the names of tensors")
+            return sorted({str(shard) for shard in weight_map.values()})
+        if name in hub.files:
+            return [name]
+    raise ModelError(f"{hub.repo}: holds no {' or '.join(FILES)}, and no index of such files")
+
+
+def _only_gguf(hub: Hub) -> str:
+    """The GGUF file of a repository; of a model in several files, the first."""
+    found = [name for name in sorted(hub.files) if name.endswith(".gguf") and "/" not in name]
+    found = [name for name in found if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", name)]
+    if not found:
+        raise ModelError(f"{hub.repo}: holds no config.json and no GGUF file")
+    if len(found) > 1:
+        raise ModelError(f"{hub.repo}: holds several GGUF files, name one: {', '.join(found)}")
+    return found[0]
+
+
+def _download_gguf(hub: Hub, name: str) -> Path:
+    """A GGUF file with those that follow it."""
+    match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", name)
+    for number in range(2, int(match[2]) + 1 if match else 2):
+        hub.get(f"{match[1]}-{number:05d}-of-{match[2]}.gguf" if match else name)
+    return hub.get(name)
+
+
+def _remote(entry: Any) -> RemoteFile:
+    """What the hub says of a file."""
+    lfs = entry.lfs
+    sha256 = None if lfs is None else str(lfs["sha256"])
+    return RemoteFile(str(entry.rfilename), int(entry.size or 0), sha256, entry.blob_id)
+
+
+def _is_whole(path: Path, file: RemoteFile) -> bool:
+    """Whether a file has the size and hash that it should."""
+    if path.stat().st_size != file.size:
+        return False
+    if file.sha256:
+        digest, expected = hashlib.sha256(), file.sha256
+    else:
+        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        expected = file.blob_id or ""
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == expected

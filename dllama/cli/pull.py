@@ -1,0 +1,50 @@
+"""`dllama pull`: download a model of Hugging Face and convert it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dllama.cli.convert import add_conversion_options, convert_and_report
+from dllama.cli.options import add_command
+from dllama.converter.convert import checked_output
+from dllama.converter.hub import Hub, download
+
+EXAMPLES = """\
+dllama pull TinyLlama/TinyLlama-1.1B-Chat-v1.0 --output tinyllama
+dllama pull TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF --file tinyllama-1.1b-chat-v1.0.Q8_0.gguf"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        subparsers,
+        "pull",
+        run,
+        "Download a repository of Hugging Face and convert it to a model folder.",
+        EXAMPLES,
+    )
+    parser.add_argument("repo", metavar="REPO", help="OWNER/NAME")
+    parser.add_argument(
+        "--output", metavar="DIR", help="the folder to write (default: the repository's name)"
+    )
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
+    parser.add_argument("--file", metavar="NAME", help="convert this GGUF file of the repository")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="a mirror of the hub (default: HF_ENDPOINT, if set)"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the download in the cache folder afterwards"
+    )
+    add_conversion_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Download, convert, and say how much in what time."""
+    output = checked_output(Path(args.output or args.repo.rpartition("/")[2]))
+    hub = Hub(args.repo, args.revision, args.endpoint, progress=not args.quiet)
+    convert_and_report(download(hub, args.file), output, args)
+    if not args.keep:
+        hub.remove()
+    return 0
