@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,8 @@ def convert(
     workers = _thread_count(threads)
     checkpoint = open_checkpoint(Path(source))
     target = checked_output(Path(output), checkpoint.path)
-    family = families.of_config(checkpoint.config, checkpoint.config_path)
     float_type = FloatType[(weights or checkpoint.weights).upper()]
-    spec = family.read_config(checkpoint.config, float_type, checkpoint.config_path)
-    read_header(write_header(spec, checkpoint.config_path), checkpoint.config_path)
+    family, spec = read_spec(checkpoint.config, float_type, checkpoint.config_path)
     tensors = [_find(checkpoint, item, spec) for item in family.sources(spec)]
     _check_space(target, spec)
     with _replaced(target) as temporary:
@@ -81,6 +80,19 @@ def convert(
     read = sum(stored.nbytes for _, stored in tensors)
     seconds = time.perf_counter() - begin
     return Report(target, spec, read, written, seconds, tuple(warnings))
+
+
+def read_spec(
+    config: dict[str, Any], weights: FloatType, path: Path
+) -> tuple[ModuleType, ModelSpec]:
+    """Family and spec of a config.json, if a model file can say them.
+
+    FormatError or UnsupportedError names path and field.
+    """
+    family = families.of_config(config, path)
+    spec: ModelSpec = family.read_config(config, weights, path)
+    read_header(write_header(spec, path), path)
+    return family, spec
 
 
 def _thread_count(threads: int | None) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from dllama.converter.extras import require
 from dllama.converter.ggufconfig import FREQUENCIES, hugging_face_name, read_config
-from dllama.converter.ggufheader import MAGIC, GgufHeader, TensorEntry, read_header
+from dllama.converter.ggufheader import MAGIC, GgufHeader, TensorEntry, read_header, typed
 from dllama.converter.gguftokenizer import read_tokenizer
-from dllama.converter.stored import BLOCKS, MappedFile, MappedTensor
+from dllama.converter.stored import BLOCKS, MappedFile, MappedTensor, part_shape
 from dllama.converter.tokenizers import SourceTokenizer
 from numpy.typing import NDArray
 
@@ -60,6 +60,11 @@ class QuantisedTensor:
         """Bytes in the file."""
         return math.prod(self.shape) // self.block * self.block_nbytes
 
+    def part(self, index: int, count: int) -> QuantisedTensor:
+        """One of `count` equal runs of the rows."""
+        shape, nbytes = part_shape(self, count), self.nbytes // count
+        return self if count == 1 else replace(self, shape=shape, begin=self.begin + index * nbytes)
+
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Rows first to first + count as float32 (count, columns)."""
         size = self.nbytes // self.shape[0]
@@ -94,9 +99,7 @@ class GgufFile:
         self._file = MappedFile(path)
         self._header = read_header(self._file)
         stored = dict(self._stored())
-        frequencies = stored.pop(FREQUENCIES, None)
-        factors = None if frequencies is None else frequencies.rows(0, frequencies.shape[0])
-        metadata = self._header.metadata
+        metadata, factors = self._header.metadata, self._factors(stored.pop(FREQUENCIES, None))
         self.config = read_config(metadata, stored.keys(), factors, path)
         self.config["vocab_size"] = self._vocab_size(stored)
         self.paired = metadata["general.architecture"] == "llama"
@@ -113,10 +116,19 @@ class GgufFile:
             for entry in header.tensors:
                 yield entry.name, _tensor(file, entry)
 
+    def _factors(self, tensor: Mapped | None) -> NDArray[np.float32] | None:
+        """The factors of rotation frequencies."""
+        if tensor is None:
+            return None
+        if tensor.dtype != "F32" or len(tensor.shape) != 1:
+            found = f"{tensor.dtype} {tensor.shape}"
+            raise FormatError(self.path, FREQUENCIES, found, "a vector of F32")
+        return tensor.rows(0, tensor.shape[0])
+
     def _files(self) -> Iterator[tuple[MappedFile, GgufHeader]]:
         """This file and those that follow it."""
         yield self._file, self._header
-        count = self._header.metadata.get("split.count", 0)
+        count = typed(self._header.metadata, "split.count", int, self.path, 0)
         if count in (0, 1):
             return
         match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", self.path.name)
@@ -148,7 +160,7 @@ class GgufFile:
                 yield theirs, tensor
                 continue
             for expert in range(tensor.shape[0]):
-                yield theirs.format(expert), _part(tensor, expert)
+                yield theirs.format(expert), tensor.part(expert, tensor.shape[0])
 
 
 def _tensor(file: MappedFile, entry: TensorEntry) -> Mapped:
@@ -183,13 +195,6 @@ def _quantised(file: MappedFile, entry: TensorEntry) -> QuantisedTensor:
     return QuantisedTensor(
         file, entry.name, entry.shape, entry.begin, kind, block, nbytes, package.dequantize
     )
-
-
-def _part(tensor: Mapped, index: int) -> Mapped:
-    """One of the matrices of a tensor of three dimensions."""
-    begin = tensor.begin + index * (tensor.nbytes // tensor.shape[0])
-    name = f"{tensor.name}[{index}]"
-    return replace(tensor, name=name, shape=tensor.shape[1:], begin=begin)
 
 
 def _nearest(stored: Mapping[str, Mapped]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dllama.converter.ggufheader import typed
 from numpy.typing import NDArray
 
 from dllama.errors import UnsupportedError
@@ -70,8 +71,8 @@ def read_config(
     tensors: GGUF's names. factors: of rope_freqs.weight, where there is one. UnsupportedError or
     FormatError for what a config.json could not say.
     """
-    arch = metadata.get("general.architecture")
-    if arch not in MODEL_TYPES:
+    arch = typed(metadata, "general.architecture", str, path)
+    if arch is None or arch not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise UnsupportedError(f"{path}: architecture {arch!r} is not supported, only {known}")
     found = {
@@ -85,9 +86,7 @@ def read_config(
         "tie_word_embeddings": "output.weight" not in tensors,
         "rope_scaling": _rope_scaling(metadata, arch, found, factors, path),
     }
-    if arch != "qwen2":  # whose biases need no flag
-        config["attention_bias"] = "blk.0.attn_q.bias" in tensors
-        config["mlp_bias"] = "blk.0.ffn_gate.bias" in tensors
+    config |= dict.fromkeys(_biases(arch, tensors), True)
     if arch == "llama" and found.get("num_experts"):
         config["model_type"] = "mixtral"
     if arch == "qwen3moe":
@@ -118,6 +117,13 @@ def hugging_face_name(name: str, model_type: str) -> str | None:
     return f"{prefix}{module}.experts.{number}.{names[of_experts[1]]}.{kind}"
 
 
+def _biases(arch: str, tensors: Collection[str]) -> set[str]:
+    """The fields that say which biases there are; those that all of Qwen2 have need none."""
+    stems = {name.split(".")[-2] for name in tensors if name.endswith(".bias")}
+    stems -= {"attn_q", "attn_k", "attn_v"} if arch == "qwen2" else set()
+    return {"mlp_bias" if stem.startswith("ffn") else "attention_bias" for stem in stems}
+
+
 def _expert_names(model_type: str) -> tuple[str, dict[str, str]]:
     return ("block_sparse_moe", MIXTRAL) if model_type == "mixtral" else ("mlp", QWEN)
 
@@ -144,10 +150,10 @@ def _check_heads(metadata: Metadata, arch: str, config: dict[str, Any], path: Pa
         return  # the family says what is wrong
     size = config.get("head_dim", default)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if metadata.get(f"{arch}.{key}", size) != size:
-            raise UnsupportedError(
-                f"{path}: {arch}.{key} is {metadata[f'{arch}.{key}']}, only {size} works"
-            )
+        whole = f"{arch}.{key}"
+        found = _scalar(metadata, whole, path) if whole in metadata else size
+        if found != size:
+            raise UnsupportedError(f"{path}: {whole} is {found}, only {size} works")
 
 
 def _rope_scaling(
@@ -158,15 +164,16 @@ def _rope_scaling(
     path: Path,
 ) -> dict[str, Any] | None:
     """rope_scaling of a config.json, from the metadata or from Llama 3.1's factors."""
-    kind = metadata.get(f"{arch}.rope.scaling.type", "none")
+    kind = typed(metadata, f"{arch}.rope.scaling.type", str, path, "none")
     if kind != "none":
         return {"rope_type": kind, "factor": metadata.get(f"{arch}.rope.scaling.factor")}
-    if factors is None:
-        return None
+    theta = config.get("rope_theta", 10000.0)
+    if factors is None or not isinstance(theta, float) or not 0 < theta < math.inf:
+        return None  # where theta is none, the family says so
+    if not np.isfinite(factors).all() or factors.min() < 1:
+        raise UnsupportedError(f"{path}: {FREQUENCIES} holds factors that are not Llama 3.1's")
     factor = float(factors.max())
-    wavelengths = (
-        2 * math.pi * config.get("rope_theta", 10000.0) ** (np.arange(len(factors)) / len(factors))
-    )
+    wavelengths = 2 * math.pi * theta ** (np.arange(len(factors)) / len(factors))
     seq_len = _original_context(factors.astype(np.float64), wavelengths, factor)
     expected = _llama3_factors(wavelengths, factor, seq_len)
     if not np.allclose(factors, expected, rtol=1e-4):

@@ -11,12 +11,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from dllama.converter.stored import MappedFile
 
 from dllama.errors import FormatError, UnsupportedError
+
+Value = TypeVar("Value")
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -53,6 +55,16 @@ class GgufHeader:
 def read_header(file: MappedFile) -> GgufHeader:
     """The header of a file; FormatError where it is broken, UnsupportedError for a version."""
     return _Reader(file).read()
+
+
+def typed(
+    metadata: dict[str, Any], key: str, kind: type[Value], path: Path, default: Value | None = None
+) -> Value | None:
+    """A value of the metadata; FormatError if it is of another type."""
+    value = metadata.get(key)
+    if value is not None and type(value) is not kind:
+        raise FormatError(path, key, f"a {type(value).__name__}", f"a {kind.__name__}")
+    return default if value is None else value
 
 
 class _Reader:

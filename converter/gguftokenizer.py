@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from dllama.converter.bytelevel import STYLES, build_bytelevel
+from dllama.converter.ggufheader import typed
 from dllama.converter.sentencepiece import (
     BPE,
     Piece,
@@ -44,7 +45,7 @@ class _Reader:
 
     def read(self) -> SourceTokenizer:
         """The tokenizer with what is known beside it."""
-        kind = self._metadata.get(KEY + "model", "none")
+        kind = typed(self._metadata, KEY + "model", str, self._path, "none")
         if kind == "none":
             return SourceTokenizer(self._path, None, TokenizerConfig(None, (), None, None))
         if kind not in ("llama", "gpt2"):
@@ -86,8 +87,8 @@ class _Reader:
 
     def _bytelevel(self) -> Tokenizer:
         """Tokens with merges."""
-        pre = self._metadata.get(KEY + "pre")
-        if pre not in STYLES:
+        pre = typed(self._metadata, KEY + "pre", str, self._path)
+        if pre is None or pre not in STYLES:
             raise UnsupportedError(
                 f"{self._path}: cuts texts in the way {pre!r}, only {', '.join(STYLES)} work"
             )

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dllama.converter.cache import cache_folder
+from dllama.converter.convert import read_spec
 from dllama.converter.extras import require
 from dllama.converter.huggingface import FILES, INDEX
 from dllama.converter.jsonfile import read_json
 from dllama.converter.tokenizers import COPIED
 
-from dllama import families
 from dllama.errors import ConfigError, DllamaError, FormatError, ModelError, OutputError
 from dllama.spec import FloatType
 
@@ -165,16 +165,11 @@ def download(hub: Hub, file: str | None = None) -> Path:
             hub.get(name)
     if "tokenizer.json" not in hub.files and SLOW_TOKENIZER in hub.files:
         hub.get(SLOW_TOKENIZER)
-    _check_config(hub.folder / "config.json")
+    config = hub.folder / "config.json"
+    read_spec(read_json(config), FloatType.F32, config)
     for name in _tensor_files(hub):
         hub.get(name)
     return hub.folder
-
-
-def _check_config(path: Path) -> None:
-    """Raise what the conversion would."""
-    config = read_json(path)
-    families.of_config(config, path).read_config(config, FloatType.F32, path)
 
 
 def _tensor_files(hub: Hub) -> list[str]:

@@ -79,6 +79,12 @@ class JoinedTensor:
         """Bytes in the files."""
         return sum(part.nbytes for part in self.parts)
 
+    def part(self, index: int, count: int) -> JoinedTensor:
+        """The tensor itself: these checkpoints hold nothing that is cut."""
+        if count != 1:
+            raise FormatError(self.path, f"shape of {self.name}", self.shape, f"{count} parts")
+        return self
+
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Rows first to first + count: (count, columns)."""
         if self.axis == COLUMNS:

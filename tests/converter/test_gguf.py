@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -260,6 +261,9 @@ def test_runs(path, tmp_path, fixtures):
         ({"llama.rope.dimension_count": 16}, UnsupportedError, "dimension_count is 16, only 32"),
         ({"llama.attention.head_count_kv": [2, 1]}, UnsupportedError, "differs between layers"),
         ({"llama.rope.scaling.type": "yarn"}, UnsupportedError, "rope type 'yarn'"),
+        ({"llama.rope.scaling.type": [1, 2]}, FormatError, "type is a ndarray, expected a str"),
+        ({"llama.rope.freq_base": "x"}, FormatError, "rope_theta is 'x'"),
+        ({"split.count": "x"}, FormatError, "split.count is a str, expected a int"),
         ({"llama.embedding_length": 0}, FormatError, "hidden_size is 0"),
         ({"llama.block_count": 3}, FormatError, r"model\.layers\.2"),
         ({"llama.feed_forward_length": 224}, FormatError, "shape of blk"),
@@ -373,6 +377,19 @@ def test_files_that_are_cut_off(path, fixtures):
         path.write_bytes(whole[:size])
         with pytest.raises(DllamaError, match=r"model\.gguf"):
             GgufFile(path)
+
+
+def test_any_byte_of_the_header_may_be_wrong(path, fixtures):
+    """An error of ours, or a model; nothing else, and in no time."""
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+                "tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.merges": ["a b"],
+                "tokenizer.ggml.token_type": [1, 1, 1]}  # fmt: skip
+    ggufmodel.write_folder(path, fixtures / "llama31-tied", "Q4_0", **metadata)
+    whole = path.read_bytes()
+    for at in range(4, 2500):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1, 8, 255)[at % 3]]) + whole[at + 1 :])
+        with suppress(DllamaError):
+            GgufFile(path).tokenizer()
 
 
 def test_blocks_that_are_not_finite(path, tmp_path, fixtures):
