@@ -32,7 +32,11 @@ def run(path, tmp_path, weights=None):
     return convert(path, tmp_path / "out", weights, progress=False)
 
 
-@pytest.mark.parametrize("name", ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
+     "qwen3-moe"],
+)  # fmt: skip
 def test_the_model_is_that_of_the_folder(path, tmp_path, fixtures, converted, name):
     """Header and all tensors: order of rows, rotation frequencies and tied embeddings."""
     ggufmodel.write_folder(path, fixtures / name, "F32")

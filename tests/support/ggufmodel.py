@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,72 @@ Tensors = dict[str, NDArray[Any]]
 Type = gguf.GGMLQuantizationType
 ARCHS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
          "qwen3": gguf.MODEL_ARCH.QWEN3, "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE}  # fmt: skip
+FAMILIES = {"mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
 
 
 def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -> dict[str, Any]:
-    """A Llama of a Hugging Face folder; matrices in a type of the gguf package.
+    """The model of a Hugging Face folder; matrices in a type of the gguf package.
 
     Returns the bytes of its tensors by GGUF's names, as NumPy arrays.
     """
     config = json.loads((folder / "config.json").read_text())
+    arch = FAMILIES.get(config["model_type"], config["model_type"])
     tensors: Tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors.update(read_safetensors(file))
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    for name, tensor in tensors.items():
-        for stem, count in (("q_proj", heads), ("k_proj", kv_heads)):
-            if stem in name:
-                tensors[name] = paired(tensor, count)
-    renamed = rename(tensors, "llama", config["num_hidden_layers"])
+    if arch == "llama":
+        pair(tensors, config["num_attention_heads"], config["num_key_value_heads"])
+    renamed = rename(stack_experts(tensors), arch, config["num_hidden_layers"])
     rope = config["rope_parameters"]
     if rope["rope_type"] == "llama3":
         renamed["rope_freqs.weight"] = frequency_factors(rope, config["head_dim"])
+    stored = {name: encode(name, tensor, kind) for name, tensor in renamed.items()}
+    keys = {f"{arch}.{key}": value for key, value in settings(config).items()}
+    write(path, arch, stored, {**keys, **metadata})
+    return {name: array for name, (array, _) in stored.items()}
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a config.json, without the architecture in front."""
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
     keys = {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
         "block_count": config["num_hidden_layers"],
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": heads,
-        "attention.head_count_kv": kv_heads,
-        "attention.key_length": config["head_dim"],
-        "attention.value_length": config["head_dim"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": size,
+        "attention.value_length": size,
         "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
-        "rope.dimension_count": config["head_dim"],
-        "rope.freq_base": rope["rope_theta"],
+        "rope.dimension_count": size,
+        "rope.freq_base": config["rope_parameters"]["rope_theta"],
     }
-    stored = {name: encode(name, tensor, kind) for name, tensor in renamed.items()}
-    write(path, "llama", stored, {**{f"llama.{k}": v for k, v in keys.items()}, **metadata})
-    return {name: array for name, (array, _) in stored.items()}
+    experts = {
+        "expert_count": config.get("num_experts") or config.get("num_local_experts"),
+        "expert_used_count": config.get("num_experts_per_tok"),
+        "expert_feed_forward_length": config.get("moe_intermediate_size"),
+    }
+    return keys | {key: value for key, value in experts.items() if value is not None}
+
+
+def pair(tensors: Tensors, heads: int, kv_heads: int) -> None:
+    """Put the rows of q and k in the order of GGUF's llama."""
+    for name, tensor in tensors.items():
+        for stem, count in (("q_proj", heads), ("k_proj", kv_heads)):
+            if stem in name:
+                tensors[name] = paired(tensor, count)
+
+
+def stack_experts(tensors: Tensors) -> Tensors:
+    """All experts' matrices in one tensor, under the name that the gguf package knows."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for name in sorted(tensors):
+        parts.setdefault(re.sub(r"experts\.\d+\.", "experts.", name), []).append(tensors[name])
+    return {
+        name: np.stack(found) if ".experts." in name else found[0] for name, found in parts.items()
+    }
 
 
 def rename(tensors: Tensors, arch: str, layers: int) -> Tensors:
