@@ -33,7 +33,7 @@ DL_INLINE int DL_FN(dl_not_finite)(const float *x)
 DL_INLINE int DL_FN(dl_encode_q40)(const float *x, uint8_t *dst)
 {
     VT zero = V(set1)(0.0f), a = V(load)(x), b = V(load)(x + 16);
-    float high = V(hmax)(V(max)(a, b));
+    float high = V(hmax)(V(max)(a, b)) + 0.0f; /* a zero is positive then on every ISA */
     float low = -V(hmax)(V(max)(V(sub)(zero, a), V(sub)(zero, b)));
     float d = (-low > high ? low : high) / -8.0f;
     float inverse = d != 0.0f ? 1.0f / d : 0.0f;
