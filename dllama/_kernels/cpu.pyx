@@ -10,35 +10,15 @@ cdef extern from "simd/cpu.h" nogil:
     int dl_isa_available(int isa)
     int dl_isa_named(const char *name)
     int dl_isa()
-
-cdef extern from "threads.h" nogil:
-    int dl_openmp()
-
-cdef extern from *:
-    """
-    #if DL_X86
-    #define DL_HAS(name) {name, __builtin_cpu_supports(name) != 0}
-    #else
-    #define DL_HAS(name) {name, 0}
-    #endif
-    typedef struct { const char *name; int present; } dl_feature;
-    enum { DL_FEATURES = 11 };
-    static void dl_features(dl_feature *out)
-    {
-        const dl_feature features[DL_FEATURES] = {
-            DL_HAS("sse4.1"), DL_HAS("avx"), DL_HAS("avx2"), DL_HAS("fma"), DL_HAS("f16c"),
-            DL_HAS("avx512f"), DL_HAS("avx512bw"), DL_HAS("avx512vl"), DL_HAS("avx512dq"),
-            DL_HAS("avx512vnni"), DL_HAS("avx512bf16"),
-        };
-        memcpy(out, features, sizeof features);
-    }
-    """
     ctypedef struct dl_feature:
         const char *name
         int present
     enum:
         DL_FEATURES
     void dl_features(dl_feature *out)
+
+cdef extern from "threads.h" nogil:
+    int dl_openmp()
 
 
 def features():

@@ -30,19 +30,8 @@ typedef struct {
     dl_part *part;          /* [rows], the result; a row with limit 0 gets m = -infinity */
 } dl_attend;
 
-#include "begin_baseline.h"
-#include "attend.inc.h"
-#include "end_baseline.h"
-
-#if DL_X86
-#include "begin_avx2.h"
-#include "attend.inc.h"
-#include "end.h"
-
-#include "begin_avx512.h"
-#include "attend.inc.h"
-#include "end.h"
-#endif
+#define DL_BODY "attend.inc.h"
+#include "each_vec.h"
 
 typedef struct {
     void (*attend[2])(const dl_attend *a, int n); /* cache of float32, of float16 */
@@ -51,19 +40,13 @@ typedef struct {
     void (*to_half)(const float *x, int n, uint16_t *dst);
 } dl_attention;
 
-#define DL_ATTENTION(isa) \
-    {{dl_attend_f32_##isa, dl_attend_f16_##isa}, dl_attend_merge_##isa, dl_attend_finish_##isa, dl_to_half_##isa}
+#define DL_ATTENTION(isa, vec) \
+    {{dl_attend_f32_##vec, dl_attend_f16_##vec}, dl_attend_merge_##vec, dl_attend_finish_##vec, dl_to_half_##vec},
 
 /* isa must be available on this machine. */
 static inline const dl_attention *dl_attention_of(int isa)
 {
-    static const dl_attention table[DL_ISA_COUNT] = {
-        DL_ATTENTION(baseline),
-#if DL_X86
-        DL_ATTENTION(avx2),
-        DL_ATTENTION(avx512),
-#endif
-    };
+    static const dl_attention table[DL_ISA_COUNT] = {DL_ISAS(DL_ATTENTION)};
     return &table[isa];
 }
 

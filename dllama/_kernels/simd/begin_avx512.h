@@ -1,4 +1,5 @@
 #define DL_SUFFIX avx512
+#define DL_VECTORS avx512
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target( \
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)

@@ -1,2 +1,3 @@
 #define DL_SUFFIX baseline
+#define DL_VECTORS baseline
 #include "vec_baseline.h"

@@ -5,22 +5,28 @@
 #include <stdlib.h>
 #include "isa.h"
 
-static const char *const dl_isa_names[DL_ISA_COUNT] = {"baseline", "avx2", "avx512"};
+/* A vector extension that a processor may have; dl_features lists them, oldest first. */
+typedef struct { const char *name; int present; } dl_feature;
+
+DL_INLINE int dl_has_baseline(void) { return 1; }
+#if DL_X86
+#include "cpu_x86.h"
+#elif DL_ARM64
+#include "cpu_arm64.h"
+#else
+enum { DL_FEATURES = 1 };
+DL_INLINE void dl_features(dl_feature *out) { out[0] = (dl_feature){"none", 0}; }
+#endif
+
+#define DL_ISA_NAME(isa, vec) #isa,
+static const char *const dl_isa_names[DL_ISA_COUNT] = {DL_ISAS(DL_ISA_NAME)};
 
 /* 1 if the processor and the operating system support it. */
 static inline int dl_isa_available(int isa)
 {
-    if (isa == DL_ISA_BASELINE) return 1;
-#if DL_X86
-    __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-            && __builtin_cpu_supports("f16c");
-    if (isa == DL_ISA_AVX2) return avx2;
-    if (isa == DL_ISA_AVX512)
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-            && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-            && __builtin_cpu_supports("avx512vnni");
-#endif
+#define DL_ISA_CASE(isa, vec) case dl_isa_##isa: return dl_has_##isa();
+    switch (isa) { DL_ISAS(DL_ISA_CASE) }
+#undef DL_ISA_CASE
     return 0;
 }
 
@@ -32,15 +38,16 @@ static inline int dl_isa_named(const char *name)
     return -1;
 }
 
-/* The best one, or a lower one that DLLAMA_ISA names; other names change nothing here
- * (cpu.isa refuses them). */
+/* The best one, or another one that DLLAMA_ISA names; names that this machine cannot run change
+ * nothing here (cpu.isa refuses them). */
 static inline int dl_isa(void)
 {
     const char *wanted = getenv("DLLAMA_ISA");
-    int isa = DL_ISA_COUNT - 1;
+    int isa = wanted ? dl_isa_named(wanted) : -1;
+    if (isa >= 0 && dl_isa_available(isa)) return isa;
+    isa = DL_ISA_COUNT - 1;
     while (!dl_isa_available(isa)) isa--;
-    int named = wanted ? dl_isa_named(wanted) : -1;
-    return named >= 0 && named < isa ? named : isa;
+    return isa;
 }
 
 #endif

@@ -6,19 +6,8 @@
 #include "half.h"
 #include "isa.h"
 
-#include "begin_baseline.h"
-#include "floats.inc.h"
-#include "end_baseline.h"
-
-#if DL_X86
-#include "begin_avx2.h"
-#include "floats.inc.h"
-#include "end.h"
-
-#include "begin_avx512.h"
-#include "floats.inc.h"
-#include "end.h"
-#endif
+#define DL_BODY "floats.inc.h"
+#include "each_vec.h"
 
 typedef struct {
     void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y);
@@ -28,19 +17,13 @@ typedef struct {
     void (*exp_row)(const float *x, int64_t n, float *y);
 } dl_floats;
 
-#define DL_FLOATS(isa) \
-    {dl_rmsnorm_##isa, dl_swiglu_##isa, dl_geglu_##isa, dl_quantise_row_##isa, dl_exp_row_##isa}
+#define DL_FLOATS(isa, vec) \
+    {dl_rmsnorm_##vec, dl_swiglu_##vec, dl_geglu_##vec, dl_quantise_row_##vec, dl_exp_row_##vec},
 
 /* isa must be available on this machine. */
 static inline const dl_floats *dl_floats_of(int isa)
 {
-    static const dl_floats table[DL_ISA_COUNT] = {
-        DL_FLOATS(baseline),
-#if DL_X86
-        DL_FLOATS(avx2),
-        DL_FLOATS(avx512),
-#endif
-    };
+    static const dl_floats table[DL_ISA_COUNT] = {DL_ISAS(DL_FLOATS)};
     return &table[isa];
 }
 

@@ -4,3 +4,4 @@
 #pragma GCC pop_options
 #endif
 #undef DL_SUFFIX
+#undef DL_VECTORS

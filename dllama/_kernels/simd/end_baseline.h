@@ -1,1 +1,2 @@
 #undef DL_SUFFIX
+#undef DL_VECTORS

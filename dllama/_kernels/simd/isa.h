@@ -2,7 +2,8 @@
  *
  * A header `begin_ISA.h` opens a region compiled for that instruction set and
  * names its functions: DL_FN(x) is x_ISA, V(op) is the op on vectors of 16
- * floats (vec_ISA.h). `end.h` closes the region. Every ISA gives the same bits.
+ * floats (vec_ISA.h), DL_VFN(x) is x of the instruction set that brings those vectors.
+ * `end.h` closes the region. Every ISA gives the same bits.
  */
 #ifndef DL_ISA_H
 #define DL_ISA_H
@@ -10,14 +11,40 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DL_ISA_BASELINE = 0, DL_ISA_AVX2 = 1, DL_ISA_AVX512 = 2, DL_ISA_COUNT = 3 };
-
 #if defined(__x86_64__)
 #define DL_X86 1
+#define DL_ARM64 0
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#define DL_X86 0
+#define DL_ARM64 1
+#include <arm_neon.h>
 #else
 #define DL_X86 0
+#define DL_ARM64 0
 #endif
+
+/* Compilers that know AVX-VNNI. */
+#if DL_X86 && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define DL_AVXVNNI 1
+#define DL_ISA_AVXVNNI(X) X(avxvnni, avx2)
+#else
+#define DL_AVXVNNI 0
+#define DL_ISA_AVXVNNI(X)
+#endif
+
+/* The instruction sets of this platform, the slowest first, as X(isa, vec): quantised tiles are
+ * of the isa, everything else is what vec has, whose vectors it uses. */
+#if DL_X86
+#define DL_ISAS(X) X(baseline, baseline) X(avx2, avx2) DL_ISA_AVXVNNI(X) X(avx512, avx512)
+#elif DL_ARM64
+#define DL_ISAS(X) X(baseline, baseline) X(neon, neon) X(dotprod, neon) X(i8mm, neon)
+#else
+#define DL_ISAS(X) X(baseline, baseline)
+#endif
+
+#define DL_ISA_INDEX(isa, vec) dl_isa_##isa,
+enum { DL_ISAS(DL_ISA_INDEX) DL_ISA_COUNT };
 
 #define DL_INLINE static inline __attribute__((always_inline, unused))
 /* Before a loop over tokens, words or rows whose arrays must live in registers. */
@@ -26,8 +53,9 @@ enum { DL_ISA_BASELINE = 0, DL_ISA_AVX2 = 1, DL_ISA_AVX512 = 2, DL_ISA_COUNT = 3
 #define DL_CAT2(a, b) a##_##b
 #define DL_CAT(a, b) DL_CAT2(a, b)
 #define DL_FN(name) DL_CAT(name, DL_SUFFIX)
-#define V(op) DL_CAT(v16_##op, DL_SUFFIX)
-#define VT DL_CAT(v16, DL_SUFFIX)
+#define DL_VFN(name) DL_CAT(name, DL_VECTORS)
+#define V(op) DL_CAT(v16_##op, DL_VECTORS)
+#define VT DL_CAT(v16, DL_VECTORS)
 
 /* Rounded once, like the hardware's; libm only where the double sum is a tie. */
 DL_INLINE float dl_fmaf(float a, float b, float c)

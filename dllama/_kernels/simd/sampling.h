@@ -29,19 +29,8 @@ DL_INLINE float dl_octave(float logit, float scale)
     return (y + DL_ROUND) - DL_ROUND;
 }
 
-#include "begin_baseline.h"
-#include "sampling.inc.h"
-#include "end_baseline.h"
-
-#if DL_X86
-#include "begin_avx2.h"
-#include "sampling.inc.h"
-#include "end.h"
-
-#include "begin_avx512.h"
-#include "sampling.inc.h"
-#include "end.h"
-#endif
+#define DL_BODY "sampling.inc.h"
+#include "each_vec.h"
 
 /* masses, select: at most DL_RUN logits. */
 typedef struct {
@@ -53,18 +42,13 @@ typedef struct {
                       int32_t *index);
 } dl_sampling;
 
-#define DL_SAMPLING(isa) {dl_usable_##isa, dl_top_##isa, dl_masses_##isa, dl_sum_masses_##isa, dl_select_##isa}
+#define DL_SAMPLING(isa, vec) \
+    {dl_usable_##vec, dl_top_##vec, dl_masses_##vec, dl_sum_masses_##vec, dl_select_##vec},
 
 /* isa must be available on this machine. */
 static inline const dl_sampling *dl_sampling_of(int isa)
 {
-    static const dl_sampling table[DL_ISA_COUNT] = {
-        DL_SAMPLING(baseline),
-#if DL_X86
-        DL_SAMPLING(avx2),
-        DL_SAMPLING(avx512),
-#endif
-    };
+    static const dl_sampling table[DL_ISA_COUNT] = {DL_ISAS(DL_SAMPLING)};
     return &table[isa];
 }
 

@@ -1,4 +1,6 @@
-/* F32 and F16 weights times float activations; compiled once per ISA. */
+/* F32 and F16 weights times float activations, and the tree over lanes; compiled once per ISA. */
+
+#include "tile_lanes.inc.h"
 
 #define DL_FLOAT_TILE(name, ctype, load)                                              \
     DL_INLINE void DL_FN(name##_n)(const dl_tile *t, const int n)                     \

@@ -1,0 +1,9 @@
+#define DL_SUFFIX avxvnni
+#define DL_VECTORS avx2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+#include "vec_avx2.h"

@@ -1,0 +1,14 @@
+#define DL_SUFFIX i8mm
+#define DL_VECTORS neon
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod,i8mm"))), apply_to = function)
+#else
+#pragma GCC push_options
+/* Added to what all code may use; but assemblers want Armv8.2 under it. */
+#if defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC)
+#pragma GCC target("+dotprod+i8mm")
+#else
+#pragma GCC target("arch=armv8.2-a+dotprod+i8mm")
+#endif
+#endif
+#include "vec_neon.h"

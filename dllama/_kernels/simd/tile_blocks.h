@@ -1,0 +1,47 @@
+/* The walk of a quantised tile over lanes and blocks, for instruction sets that bring the
+ * arithmetic of one block. */
+#ifndef DL_TILE_BLOCKS_H
+#define DL_TILE_BLOCKS_H
+
+/* One block of 32 columns: pointers into what tile.h describes. */
+typedef struct {
+    const uint16_t *scales; /* [16] */
+    const uint8_t *w;       /* the words after them */
+    const int8_t *x;        /* [8][n][4] */
+    const float *d;         /* [n] */
+    const int32_t *s;       /* [n] */
+} dl_block;
+
+/* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]; store(&tree, t, n) is the
+ * end. n is a constant in each copy. */
+#define DL_BLOCK_TILE(name, block, block_bytes, vectors, store)                     \
+    DL_INLINE void DL_FN(name##_n)(const dl_tile *t, const int n)                    \
+    {                                                                                \
+        DL_VFN(dl_lanes) tree;                                                       \
+        int64_t per_lane = t->k / 32 / t->lanes;                                     \
+        dl_block b = {(const uint16_t *)t->w, t->w + DL_SCALES, t->q, t->d, t->s};   \
+        for (int lane = 0; lane < t->lanes; lane++) {                                \
+            VT acc[DL_TILE_TOKENS];                                                  \
+            DL_UNROLL for (int i = 0; i < vectors(n); i++) acc[i] = V(set1)(0.0f);   \
+            for (int64_t i = 0; i < per_lane; i++) {                                 \
+                DL_UNROLL for (int p = 0; p < (block_bytes); p += 64)                \
+                    __builtin_prefetch(b.w + 2048 + p);                              \
+                block(&b, n, acc);                                                   \
+                b.w += (block_bytes), b.scales += (block_bytes) / 2;                 \
+                b.x += 32 * n, b.d += n, b.s += n;                                   \
+            }                                                                        \
+            DL_VFN(dl_lane_done)(&tree, lane, acc, vectors(n));                      \
+        }                                                                            \
+        store(&tree, t, n);                                                          \
+    }
+
+/* A value that the compiler does not know: a loop over it stays a loop. */
+DL_INLINE int dl_opaque(int value)
+{
+    __asm__("" : "+r"(value));
+    return value;
+}
+
+#define DL_PER_TOKEN(n) (n)
+#define DL_STORE_ROWS(tree, t, n) DL_VFN(dl_lanes_store)(tree, (t)->lanes, (t)->out, n)
+#endif

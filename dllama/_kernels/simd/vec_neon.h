@@ -1,0 +1,64 @@
+/* Vectors of 16 floats as four 128-bit registers; meanings in vec_baseline.h. */
+#ifndef DL_VEC_NEON_H
+#define DL_VEC_NEON_H
+#include "isa.h"
+
+typedef struct { float32x4_t q[4]; } v16_neon;
+
+#define DL_EACH(expr) v16_neon r; DL_UNROLL for (int i = 0; i < 4; i++) r.q[i] = (expr); return r
+
+DL_INLINE v16_neon v16_set1_neon(float x) { DL_EACH(vdupq_n_f32(x)); }
+DL_INLINE v16_neon v16_load_neon(const float *p) { DL_EACH(vld1q_f32(p + 4 * i)); }
+DL_INLINE void v16_store_neon(float *p, v16_neon x)
+{ DL_UNROLL for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.q[i]); }
+DL_INLINE v16_neon v16_load_half_neon(const uint16_t *p)
+{ DL_EACH(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)))); }
+DL_INLINE void v16_store_half_neon(uint16_t *p, v16_neon x)
+{
+    DL_UNROLL for (int i = 0; i < 4; i++)
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.q[i])));
+}
+DL_INLINE v16_neon v16_add_neon(v16_neon x, v16_neon y) { DL_EACH(vaddq_f32(x.q[i], y.q[i])); }
+DL_INLINE v16_neon v16_sub_neon(v16_neon x, v16_neon y) { DL_EACH(vsubq_f32(x.q[i], y.q[i])); }
+DL_INLINE v16_neon v16_mul_neon(v16_neon x, v16_neon y) { DL_EACH(vmulq_f32(x.q[i], y.q[i])); }
+DL_INLINE v16_neon v16_div_neon(v16_neon x, v16_neon y) { DL_EACH(vdivq_f32(x.q[i], y.q[i])); }
+DL_INLINE v16_neon v16_fma_neon(v16_neon x, v16_neon y, v16_neon z)
+{ DL_EACH(vfmaq_f32(z.q[i], x.q[i], y.q[i])); }
+/* Not fmax and fmin, which choose otherwise between zeros and where a number is missing. */
+DL_INLINE v16_neon v16_max_neon(v16_neon x, v16_neon y)
+{ DL_EACH(vbslq_f32(vcgtq_f32(x.q[i], y.q[i]), x.q[i], y.q[i])); }
+DL_INLINE v16_neon v16_min_neon(v16_neon x, v16_neon y)
+{ DL_EACH(vbslq_f32(vcltq_f32(x.q[i], y.q[i]), x.q[i], y.q[i])); }
+DL_INLINE v16_neon v16_abs_neon(v16_neon x) { DL_EACH(vabsq_f32(x.q[i])); }
+DL_INLINE v16_neon v16_round_neon(v16_neon x) { DL_EACH(vrndnq_f32(x.q[i])); }
+DL_INLINE v16_neon v16_where_gt_neon(v16_neon x, v16_neon y, v16_neon v)
+{
+    DL_EACH(vreinterpretq_f32_u32(
+        vandq_u32(vcgtq_f32(x.q[i], y.q[i]), vreinterpretq_u32_f32(v.q[i]))));
+}
+DL_INLINE float32x4_t dl_power2_neon(float32x4_t n)
+{
+    int32x4_t e = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
+    return vreinterpretq_f32_s32(vshlq_n_s32(e, 23));
+}
+DL_INLINE v16_neon v16_scale2_neon(v16_neon x, v16_neon n)
+{ DL_EACH(vmulq_f32(x.q[i], dl_power2_neon(n.q[i]))); }
+DL_INLINE int16x8_t dl_narrow_neon(float32x4_t x, float32x4_t y)
+{ return vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x)), vqmovn_s32(vcvtnq_s32_f32(y))); }
+DL_INLINE void v16_store_i8_neon(int8_t *p, v16_neon x)
+{
+    vst1_s8(p, vqmovn_s16(dl_narrow_neon(x.q[0], x.q[1])));
+    vst1_s8(p + 8, vqmovn_s16(dl_narrow_neon(x.q[2], x.q[3])));
+}
+DL_INLINE float v16_hmax_neon(v16_neon x)
+{
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.q[0], x.q[1]), vmaxq_f32(x.q[2], x.q[3])));
+}
+DL_INLINE float v16_hsum_neon(v16_neon x)
+{
+    float32x4_t m = vaddq_f32(vaddq_f32(x.q[0], x.q[2]), vaddq_f32(x.q[1], x.q[3]));
+    float32x2_t h = vadd_f32(vget_low_f32(m), vget_high_f32(m));
+    return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
+}
+#undef DL_EACH
+#endif
