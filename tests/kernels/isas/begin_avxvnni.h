@@ -1,0 +1,9 @@
+/* Stands in for the header of this name where the processor may lack AVX-VNNI: the instruction
+ * becomes a function, all else is compiled as it is. */
+#define DL_SUFFIX avxvnni
+#define DL_VECTORS avx2
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#include "vec_avx2.h"
+#include "emulated.h"
+#define _mm256_dpbusd_avx_epi32 dl_emulated_dpbusd256

@@ -1,0 +1,256 @@
+/* Compares every kernel of every instruction set with the baseline, bit by bit, on random inputs.
+ *
+ *   compare          the instruction sets that this machine has
+ *   compare all      all that were compiled, for a build in which what is missing is emulated
+ *
+ * Prints one line for each instruction set; exit status 1 after the first difference.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include "simd/attention.h"
+#include "simd/cpu.h"
+#include "simd/elementwise.h"
+#include "simd/matmul.h"
+#include "simd/quants.h"
+#include "simd/sampling.h"
+
+enum { MOST = 1 << 15 };
+
+static int isa;
+static uint64_t state = 88172645463325252u;
+
+static uint32_t draw(void) /* xorshift64 (Marsaglia 2003) */
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 32);
+}
+
+/* Roughly normal, deviation `size`. */
+static float normal(float size)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < 12; i++) sum += (float)(draw() >> 8) * 0x1p-24f;
+    return (sum - 6.0f) * size;
+}
+
+static void normals(float *x, int64_t n, float size)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = normal(size);
+}
+
+static void same(const void *got, const void *expected, size_t bytes, const char *what, int a, int b)
+{
+    if (memcmp(got, expected, bytes) == 0) return;
+    printf("%s differs from baseline: %s %d %d\n", dl_isa_names[isa], what, a, b);
+    exit(1);
+}
+
+/* A group of 16 packed rows; Q80 rows take all bytes, -128 too. */
+static void fill_group(int type, int64_t k, uint8_t *group)
+{
+    static uint8_t row[MOST * 4];
+    for (int r = 0; r < 16; r++) {
+        for (int64_t i = 0; i < k * 4; i++) row[i] = (uint8_t)draw();
+        for (int64_t b = 0; type >= DL_Q40 && b < k / 32; b++) {
+            uint16_t scale = dl_float_to_half(normal(0.1f));
+            memcpy(row + b * (type == DL_Q40 ? 18 : 34), &scale, 2);
+        }
+        for (int64_t i = 0; type < DL_Q40 && i < k; i++) {
+            float w = normal(1.0f);
+            uint16_t half = dl_float_to_half(w);
+            if (type == DL_F32) memcpy(row + i * 4, &w, 4); else memcpy(row + i * 2, &half, 2);
+        }
+        dl_pack_row(type, k, r, row, group);
+    }
+}
+
+/* Activations of n tokens; every third block at the limits of its bytes. Buffers of the exact
+ * size, so that a sanitizer sees a read beyond. */
+static void fill_tokens(int64_t nb, int n, int8_t *q, float *d, int32_t *s)
+{
+    float x[32];
+    for (int64_t b = 0; b < nb; b++)
+        for (int i = 0; i < n; i++) {
+            for (int e = 0; e < 32; e++) x[e] = b % 3 ? normal(1.0f) : draw() & 1 ? 1.0f : -1.0f;
+            dl_floats_of(0)->quantise_row(x, 1, n, q + (b * 8 * n + i) * 4, d + b * n + i, s + b * n + i);
+        }
+}
+
+static void check_tile(int type, int64_t k, int lanes, int n)
+{
+    int quantised = type >= DL_Q40;
+    int64_t nb = k / 32;
+    uint8_t *group = aligned_alloc(64, (size_t)dl_group_stride(type, k));
+    int8_t *q = malloc((size_t)(k * n));
+    float *x = malloc((size_t)(k * n) * sizeof *x), *d = malloc((size_t)((nb + 1) * n) * sizeof *d);
+    int32_t *s = malloc((size_t)((nb + 1) * n) * sizeof *s);
+    float got[DL_TILE_TOKENS * 16], expected[DL_TILE_TOKENS * 16];
+    dl_tile tile = {group, q, d, s, x, k, k, lanes, got};
+    fill_group(type, k, group);
+    if (quantised) fill_tokens(nb, n, q, d, s); else normals(x, k * n, 1.0f);
+    dl_tile_of(isa, type)(&tile, n);
+    tile.out = expected;
+    dl_tile_of(0, type)(&tile, n);
+    same(got, expected, (size_t)n * 64, "tile of type and tokens", type, n);
+    free(group), free(q), free(x), free(d), free(s);
+}
+
+static void check_tiles(void)
+{
+    for (int type = DL_F32; type <= DL_Q80; type++)
+        for (int n = 1; n <= (type < DL_Q40 ? DL_TILE_FLOATS : DL_TILE_TOKENS); n++) {
+            for (int lanes = 1; lanes <= 8; lanes *= 2) {
+                check_tile(type, 32 * lanes, lanes, n);
+                check_tile(type, 32 * 5 * lanes, lanes, n);
+            }
+            if (type < DL_Q40) check_tile(type, 7, 1, n), check_tile(type, 36, 4, n);
+        }
+}
+
+static void check_floats(void)
+{
+    static float x[MOST], w[MOST], got[MOST], expected[MOST];
+    static int8_t q[2][MOST];
+    static float d[2][MOST];
+    static int32_t s[2][MOST];
+    const int sizes[] = {1, 15, 16, 17, 33, 288, 1001};
+    const dl_floats *f = dl_floats_of(isa), *base = dl_floats_of(0);
+    for (int z = 0; z < 7; z++) {
+        int n = sizes[z];
+        size_t bytes = (size_t)n * sizeof(float);
+        normals(x, n, 3.0f), normals(w, n, 1.0f);
+        f->rmsnorm(x, w, 1e-5f, n, got), base->rmsnorm(x, w, 1e-5f, n, expected);
+        same(got, expected, bytes, "rmsnorm", n, 0);
+        f->swiglu(x, w, n, got), base->swiglu(x, w, n, expected);
+        same(got, expected, bytes, "swiglu", n, 0);
+        f->geglu(x, w, n, got), base->geglu(x, w, n, expected);
+        same(got, expected, bytes, "geglu", n, 0);
+        normals(x, n, 60.0f);
+        x[0] = -INFINITY;
+        f->exp_row(x, n, got), base->exp_row(x, n, expected);
+        same(got, expected, bytes, "exp", n, 0);
+    }
+    for (int n = 1; n <= DL_TILE_TOKENS; n++) {
+        normals(x, 96, 1.0f);
+        memset(x + 32, 0, 128);
+        f->quantise_row(x, 3, n, q[0], d[0], s[0]), base->quantise_row(x, 3, n, q[1], d[1], s[1]);
+        same(q[0], q[1], sizeof q[0], "quantised row", n, 0);
+        same(d[0], d[1], sizeof d[0], "scales of a row", n, 0);
+        same(s[0], s[1], sizeof s[0], "sums of a row", n, 0);
+    }
+}
+
+static void check_attend(int half, int size, int n, int count)
+{
+    static float x[DL_CHUNK * DL_HEAD_MAX], q[4 * DL_HEAD_MAX], scores[DL_ATTEND_ROWS * DL_CHUNK];
+    static uint16_t narrow[2][DL_CHUNK * DL_HEAD_MAX];
+    static dl_part part[2][DL_ATTEND_ROWS];
+    float out[2][DL_HEAD_MAX] = {{0}};
+    int padded = (size + 15) / 16 * 16;
+    const dl_attention *f[2] = {dl_attention_of(isa), dl_attention_of(0)};
+    normals(x, DL_CHUNK * padded, 1.0f), normals(q, 4 * size, 1.0f);
+    for (int i = 0; i < 2; i++) {
+        f[i]->to_half(x, DL_CHUNK * padded, narrow[i]);
+        const void *cache = half ? (const void *)narrow[i] : x;
+        dl_attend job = {
+            .k = cache, .v = cache, .q = q, .size = size, .padded = padded, .count = count,
+            .cap = n == 3 ? 5.0f : 0.0f, .scores = scores, .part = part[i],
+        };
+        for (int r = 0; r < n; r++) job.limit[r] = r == 1 ? 0 : count - r * 3 > 0 ? count - r * 3 : 1;
+        f[i]->attend[half](&job, n);
+        f[i]->merge(&part[i][0], &part[i][n - 1], padded);
+        f[i]->finish(&part[i][0], size, out[i]);
+    }
+    same(narrow[0], narrow[1], (size_t)(DL_CHUNK * padded) * 2, "to_half", size, 0);
+    for (int r = 0; r < n; r++)
+        same(&part[0][r], &part[1][r], (size_t)(2 + padded) * 4, "attention of size and rows", size, n);
+    same(out[0], out[1], sizeof out[0], "finished attention", size, n);
+}
+
+static void check_attention(void)
+{
+    const int sizes[] = {1, 12, 64, 80};
+    for (int half = 0; half < 2; half++)
+        for (int z = 0; z < 4; z++)
+            for (int n = 1; n <= DL_ATTEND_ROWS; n++) {
+                check_attend(half, sizes[z], n, 5);
+                check_attend(half, sizes[z], n, 77);
+                check_attend(half, sizes[z], n, DL_CHUNK);
+            }
+}
+
+/* Numbers of all sizes; every third block is tiny, every fourth holds zeros of both signs. */
+static void fill_source(uint8_t *src, int src_type, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float x = i / 32 % 4 == 3 ? (draw() & 1 ? 0.0f : -0.0f) : normal(i / 32 % 3 ? 1.0f : 1e-6f);
+        uint16_t half = dl_float_to_half(x);
+        uint32_t bits;
+        memcpy(&bits, &x, 4);
+        if (src_type == DL_SRC_BF16) half = (uint16_t)(bits >> 16);
+        if (src_type == DL_SRC_F32) memcpy(src + 4 * i, &x, 4); else memcpy(src + 2 * i, &half, 2);
+    }
+}
+
+static void check_quants(void)
+{
+    static uint8_t src[MOST], dst[2][MOST];
+    static float back[2][MOST];
+    const dl_quants *f = dl_quants_of(isa), *base = dl_quants_of(0);
+    for (int source = DL_SRC_F32; source <= DL_SRC_BF16; source++)
+        for (int type = DL_F32; type <= DL_Q80; type++) {
+            int64_t n = type < DL_Q40 ? 1003 : 32 * 33;
+            fill_source(src, source, n);
+            int a = f->encode(src, source, n, type, dst[0]), b = base->encode(src, source, n, type, dst[1]);
+            same(&a, &b, sizeof a, "finite", source, type);
+            same(dst[0], dst[1], sizeof dst[0], "encoded", source, type);
+            f->decode(dst[0], type, n, back[0]), base->decode(dst[1], type, n, back[1]);
+            same(back[0], back[1], sizeof back[0], "decoded", source, type);
+        }
+}
+
+static void check_sampling(void)
+{
+    static float logits[1500];
+    static int32_t octave[2][DL_RUN], mass[2][DL_RUN], index[2][DL_RUN];
+    const dl_sampling *f[2] = {dl_sampling_of(isa), dl_sampling_of(0)};
+    const int sizes[] = {1, 15, 31, 250, 512};
+    for (int z = 0; z < 5; z++) {
+        int n = sizes[z], usable[2];
+        float top[2];
+        int64_t count[2];
+        uint64_t sums[2][DL_OCTAVES] = {{0}};
+        normals(logits, 1500, 8.0f);
+        logits[n / 2] = -INFINITY;
+        for (int i = 0; i < 2; i++) {
+            usable[i] = f[i]->usable(logits, n), top[i] = f[i]->top(logits, n);
+            f[i]->masses(logits, n, 1.8f, octave[i], mass[i]);
+            f[i]->sum_masses(logits, 1500 - n, 1.8f, 90, sums[i]);
+            count[i] = f[i]->select(logits, n, 1.8f, -2.0f, -1.0f, index[i]);
+        }
+        same(&usable[0], &usable[1], sizeof(int), "usable", n, 0);
+        same(&top[0], &top[1], sizeof(float), "top", n, 0);
+        same(octave[0], octave[1], sizeof octave[0], "octaves", n, 0);
+        same(mass[0], mass[1], sizeof mass[0], "masses", n, 0);
+        same(sums[0], sums[1], sizeof sums[0], "sums of masses", n, 0);
+        same(&count[0], &count[1], sizeof(int64_t), "count of selected", n, 0);
+        same(index[0], index[1], (size_t)count[0] * 4, "selected", n, 0);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int all = argc > 1 && strcmp(argv[1], "all") == 0;
+    for (isa = 1; isa < DL_ISA_COUNT; isa++) {
+        if (!all && !dl_isa_available(isa)) continue;
+        check_tiles();
+        check_floats();
+        check_attention();
+        check_quants();
+        check_sampling();
+        printf("%s\n", dl_isa_names[isa]);
+    }
+    return 0;
+}

@@ -1,0 +1,80 @@
+"""Every kernel of every instruction set against the baseline, bit by bit, in a C program.
+
+Arm's run under qemu. What this processor lacks of AVX-512 and AVX-VNNI is compiled with
+functions in place of its instructions (isas/emulated*.h).
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dllama._kernels import cpu
+
+HERE = Path(__file__).parent / "isas"
+KERNELS = Path(__file__).parents[2] / "dllama" / "_kernels"
+CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
+# What the headers beside this file stand in for, and the feature that makes it needless.
+EMULATED = {"begin_avxvnni.h": "avxvnni", "begin_avx512.h": "avx512vnni"}
+
+
+def build(compiler: str, include: Path, output: Path, *flags: str) -> Path:
+    """The program, made with the headers in include/simd."""
+    source = str(HERE / "compare.c")
+    command = [compiler, *FLAGS, *flags, "-I", str(include), source, "-o", str(output), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def compared(*command: str) -> list[str]:
+    """The instruction sets that the program found equal to the baseline."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program for 64-bit Arm."""
+    for tool in (CROSS, QEMU):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool}")
+    return build(CROSS, KERNELS, tmp_path_factory.mktemp("arm") / "compare", "-O1", "-static")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processor", "isas"),
+    [
+        ("cortex-a72", ["neon"]),
+        ("cortex-a76", ["neon", "dotprod"]),
+        ("max", ["neon", "dotprod", "i8mm"]),
+    ],
+)
+def test_arm(arm, processor, isas):
+    """Each processor has the instruction sets that it should, and they give the same bits."""
+    assert compared(QEMU, "-cpu", processor, str(arm)) == isas
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="no x86")
+@pytest.mark.skipif("avx2" not in cpu.features(), reason="no AVX2, on which emulation builds")
+def test_x86(tmp_path):
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc")
+    headers = tmp_path / "simd"
+    shutil.copytree(KERNELS / "simd", headers)
+    for name, feature in EMULATED.items():
+        if feature not in cpu.features():
+            shutil.copy(HERE / name, headers)
+    for header in HERE.glob("emulated*.h"):
+        shutil.copy(header, headers)
+    program = build(compiler, tmp_path, tmp_path / "compare")
+    assert compared(str(program), "all") == ["avx2", "avxvnni", "avx512"]
