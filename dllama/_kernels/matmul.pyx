@@ -136,7 +136,6 @@ cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t
     """Store or add n tokens of `count` groups from group `first` on."""
     cdef int64_t g, i, r, valid
     cdef const float *src
-    cdef const float *bias = m.bias + first * 16
     cdef float *dst
     for i in range(n):
         for g in range(count):
@@ -145,7 +144,7 @@ cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t
             valid = min(16, m.rows - (first + g) * 16)
             if m.bias != NULL:
                 for r in range(valid):
-                    dst[r] = src[r] + bias[16 * g + r]
+                    dst[r] = src[r] + m.bias[(first + g) * 16 + r]
             elif m.then == STORE:
                 memcpy(dst, src, valid * sizeof(float))
             else:
