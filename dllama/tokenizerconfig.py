@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class TokenizerConfig:
     eos_ids: tuple[int, ...]
     add_bos: bool | None
     chat_template: str | None
-    special_tokens: dict[str, str]
+    special_tokens: dict[str, str] = field(default_factory=dict)
 
 
 def read_tokenizer_config(
