@@ -46,7 +46,7 @@ class _Reader:
     def read(self) -> SourceTokenizer:
         """The tokenizer with what is known beside it."""
         kind = typed(self._metadata, KEY + "model", str, self._path, "none")
-        if kind == "none":
+        if kind in ("none", "no_vocab"):
             return SourceTokenizer(self._path, None, TokenizerConfig(None, (), None, None))
         if kind not in ("llama", "gpt2"):
             raise UnsupportedError(

@@ -132,8 +132,9 @@ def test_padding_and_added_tokens(pieces):
     assert tokenizer.decode([count - 2]) == ""
 
 
-def test_a_file_without_tokenizer(tmp_path):
-    (warning,) = convert_tokenizer(read_tokenizer(FILE, {}), tmp_path, 100)
+@pytest.mark.parametrize("metadata", [{}, {"tokenizer.ggml.model": "no_vocab"}])
+def test_a_file_without_tokenizer(metadata, tmp_path):
+    (warning,) = convert_tokenizer(read_tokenizer(FILE, metadata), tmp_path, 100)
     assert "model.gguf: has no tokenizer" in warning
 
 
