@@ -13,7 +13,7 @@ from dllama import program
 from dllama.families import config as fields
 from dllama.families import llama
 from dllama.families.config import Config
-from dllama.families.source import Place, Source, expert_sources
+from dllama.families.source import Place, Source, expert_sources, with_experts
 from dllama.program import Program
 from dllama.sharding import Shard
 from dllama.spec import Arch, FloatType, ModelSpec
@@ -38,12 +38,7 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
 
     Rows of q and k are put in the order in which RoPE turns adjacent pairs.
     """
-    for source in llama.sources(spec):
-        at, _, name = source.name.rpartition(".")
-        if name == "gate":
-            yield from _expert_sources(f"{at}.", spec.n_experts)
-        elif name not in ("down", "up"):
-            yield source
+    return with_experts(llama.sources(spec), lambda at: _expert_sources(at, spec.n_experts))
 
 
 def _expert_sources(at: str, count: int) -> Iterator[Source]:

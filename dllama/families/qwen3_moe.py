@@ -13,7 +13,7 @@ from dllama.errors import UnsupportedError
 from dllama.families import config as fields
 from dllama.families import qwen3
 from dllama.families.config import Config
-from dllama.families.source import Source, expert_sources
+from dllama.families.source import Source, expert_sources, with_experts
 from dllama.program import Program
 from dllama.sharding import Shard
 from dllama.spec import Arch, FloatType, ModelSpec
@@ -44,12 +44,7 @@ def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
 
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file."""
-    for source in qwen3.sources(spec):
-        at, _, name = source.name.rpartition(".")
-        if name == "gate":
-            yield from _expert_sources(f"{at}.", spec.n_experts)
-        elif name not in ("down", "up"):
-            yield source
+    return with_experts(qwen3.sources(spec), lambda at: _expert_sources(at, spec.n_experts))
 
 
 def _expert_sources(at: str, count: int) -> Iterator[Source]:

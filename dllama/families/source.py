@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -32,6 +32,21 @@ class Source:
     tied_to: str = ""
     paired_heads: int = 0
     others: tuple[Place, ...] = ()
+
+
+def with_experts(
+    dense: Iterable[Source], layer_experts: Callable[[str], Iterator[Source]]
+) -> Iterator[Source]:
+    """Sources of a dense model, but with a mixture of experts as the network of each layer.
+
+    layer_experts: the router and the experts of a layer, whose name in the model file it gets.
+    """
+    for source in dense:
+        at, _, name = source.name.rpartition(".")
+        if name == "gate":
+            yield from layer_experts(f"{at}.")
+        elif name not in ("down", "up"):
+            yield source
 
 
 def expert_sources(
