@@ -21,7 +21,7 @@ def program_of(spec: ModelSpec, plan: Plan, rank: int, path: object = "model") -
     """The program of one node; ConfigError for more nodes than the model can be split over,
     UnsupportedError for a model that no family runs."""
     family = families.of_spec(spec, path)
-    shard = sharding.split(spec, plan.shares)[rank]
+    shard = sharding.split(spec, plan.shares, plan.exact)[rank]
     program: Program = family.build(spec, shard)
     return program
 
@@ -37,9 +37,12 @@ def group_of(
 
     watched: a worker's control link, whose end tells that the root has gone.
     """
+    shard = sharding.split(spec, plan.shares, plan.exact)[rank]
+    both = zip(shard.output_sum.adds, shard.down_sum.adds, strict=True)
     return Group(
         links,
         rank,
+        sums=[max(map(len, adds)) for adds in both],
         dim=spec.dim,
         tokens=plan.batch,
         wire=int(WIRE[plan.buffer]),

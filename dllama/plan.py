@@ -34,6 +34,11 @@ class Plan:
         return len(self.shares)
 
     @property
+    def exact(self) -> bool:
+        """Whether an all-reduce sends numbers as they are."""
+        return WIRE[self.buffer] is FloatType.F32
+
+    @property
     def patience(self) -> float:
         """Seconds a node waits for bytes of another; the rest of the timeout is for finding
         out which node is to blame."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from dllama import sharding
 from dllama._kernels.ops import Form, Kind, Op, Then
-from dllama.sharding import Shard, columns_of, lanes_of
+from dllama.sharding import Shard, columns_of, expert_lanes
 from dllama.spec import FloatType, HiddenAct, ModelSpec
+from dllama.summation import Subtree, Summation
 
 # Rows of every expert's down projection that one work item computes (moe.pxd has the same).
 EXPERT_ROWS = 32
@@ -75,8 +75,10 @@ class Task:
     """One operation on all rows of its buffers; on the rows whose logits are asked for: tail.
 
     weight: a matrix, or the vector of a norm. bias: a vector that is added to a matmul's
-    product. routes: the buffer that says which experts a token takes. lanes: the equal parts
-    in which sums are cut. scale: what SCALE multiplies by.
+    product. sums: the columns of a matmul and their order, all one after another without it;
+    the product becomes rows `part` of dst. adds: the order in which an all-reduce adds the parts
+    of all nodes. routes: the buffer that says which experts a token takes. lanes: the equal parts
+    in which sums over experts are cut. scale: what SCALE multiplies by.
     """
 
     op: Op
@@ -85,6 +87,9 @@ class Task:
     weight: str = ""
     layer: int = 0
     then: Then = Then.STORE
+    sums: Subtree | None = None
+    part: int = 0
+    adds: tuple[tuple[int, ...], ...] = ()
     lanes: int = 1
     tail: bool = False
     kind: Kind = Kind.INFERENCE
@@ -141,20 +146,23 @@ def embedding_tasks(spec: ModelSpec, shard: Shard) -> Iterator[Task]:
 
 
 def residual_tasks(
-    shard: Shard, product: Task | None, partial: str, layer: int, norm: str = ""
+    shard: Shard, product: Task | None, sums: Summation, partial: str, layer: int, norm: str = ""
 ) -> Iterator[Task]:
     """x += the sum over all nodes of a product, or with norm its RMSNorm.
 
-    product: what writes this node's part of the sum, None if it has none.
+    product: what writes this node's sums, None if it has no columns.
     """
     alone = shard.world == 1
-    if product and alone and not norm:
-        yield replace(product, dst="x", then=Then.ADD)
-    elif product:
-        yield replace(product, dst=partial)
+    for part, subtree in enumerate(sums.subtrees if product else ()):
+        assert product
+        into_x = alone and not norm
+        dst, then = ("x", Then.ADD) if into_x else (partial, Then.STORE)
+        yield replace(product, dst=dst, then=then, sums=subtree, part=part)
     if not alone:
         dst, then = ("branch", Then.STORE) if norm else ("x", Then.ADD)
-        yield Task(Op.ALL_REDUCE, partial, dst, layer=layer, then=then, kind=Kind.TRANSFER)
+        yield Task(
+            Op.ALL_REDUCE, partial, dst, layer=layer, then=then, adds=sums.adds, kind=Kind.TRANSFER
+        )
     if norm:
         yield Task(Op.NORM, partial if alone else "branch", "x", norm, layer, Then.ADD)
 
@@ -163,7 +171,6 @@ def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]
     """x += attention block of x: norm, q/k/v, RoPE, attention, output projection."""
     at = f"layers.{layer}."
     mixed = "mixed_input" if quantised(spec) else "mixed"
-    lanes = lanes_of(shard.heads, spec.n_heads, sharding.output_lanes(spec))
     bias = at + "qkv_bias" if spec.qkv_bias else ""
     yield Task(Op.NORM, "x", "normed", at + "attention_norm", layer)
     yield Task(Op.MATMUL, "normed", "qkv", at + "qkv", layer, bias=bias)
@@ -171,21 +178,20 @@ def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]
     yield Task(Op.ATTENTION, "qkv", "mixed", layer=layer)
     if quantised(spec):
         yield Task(Op.ENCODE, "mixed", mixed, layer=layer)
-    product = Task(Op.MATMUL, mixed, "", at + "o", layer, lanes=lanes)
+    product = Task(Op.MATMUL, mixed, "", at + "o", layer)
     norm = at + "attention_post_norm" if spec.post_norms else ""
-    yield from residual_tasks(shard, product, "attention_out", layer, norm)
+    yield from residual_tasks(shard, product, shard.output_sum, "attention_out", layer, norm)
 
 
 def feed_forward_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
     """x += feed-forward network of x: norm, gate and up with their activation, down projection."""
     at, product = f"layers.{layer}.", None
     if shard.hidden:
-        lanes = lanes_of(shard.hidden, spec.ffn_dim, sharding.hidden_lanes(spec))
         yield Task(Op.NORM, "x", "normed", at + "ffn_norm", layer)
         yield Task(Op.MATMUL, "normed", "hidden", at + "gate_up", layer, _gated(spec))
-        product = Task(Op.MATMUL, "hidden", "", at + "down", layer, lanes=lanes)
+        product = Task(Op.MATMUL, "hidden", "", at + "down", layer)
     norm = at + "ffn_post_norm" if spec.post_norms else ""
-    yield from residual_tasks(shard, product, "ffn_out", layer, norm)
+    yield from residual_tasks(shard, product, shard.down_sum, "ffn_out", layer, norm)
 
 
 def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
@@ -196,20 +202,20 @@ def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
     """
     at, product = f"layers.{layer}.", None
     if shard.hidden:
-        lanes, gated = expert_lanes(spec, shard), _gated(spec)
+        lanes, gated = expert_lanes(spec, shard.hidden), _gated(spec)
         yield Task(Op.NORM, "x", "routed", at + "ffn_norm", layer)
         yield Task(Op.MATMUL, "routed", "scores", at + "router", layer)
         yield Task(Op.ROUTE, "scores", "routes", layer=layer)
         yield Task(Op.DISPATCH, "routed", "dispatched", layer=layer, routes="routes")
         yield Task(
             Op.EXPERTS_GATED, "dispatched", "hidden", at + "experts_gate_up", layer, gated,
-            lanes, routes="routes",
+            lanes=lanes, routes="routes",
         )  # fmt: skip
         product = Task(
             Op.EXPERTS_SUM, "hidden", "", at + "experts_down", layer, lanes=lanes, routes="routes"
         )
     norm = at + "ffn_post_norm" if spec.post_norms else ""
-    yield from residual_tasks(shard, product, "ffn_out", layer, norm)
+    yield from residual_tasks(shard, product, shard.down_sum, "ffn_out", layer, norm)
 
 
 def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
@@ -223,11 +229,6 @@ def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
 
 def _gated(spec: ModelSpec) -> Then:
     return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
-
-
-def expert_lanes(spec: ModelSpec, shard: Shard) -> int:
-    """The lanes of a node's columns of an expert's down projection."""
-    return lanes_of(shard.hidden, spec.ffn_dim, sharding.hidden_lanes(spec))
 
 
 def buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
@@ -244,15 +245,15 @@ def buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
     elif shard.hidden:
         yield Buffer("hidden", len(shard.hidden), Form.INPUT)
     if shard.world > 1 or spec.post_norms:
-        yield Buffer("attention_out", spec.dim)
-        yield Buffer("ffn_out", spec.dim)
+        yield Buffer("attention_out", spec.dim, rows=max(1, len(shard.output_sum.subtrees)))
+        yield Buffer("ffn_out", spec.dim, rows=max(1, len(shard.down_sum.subtrees)))
     if shard.world > 1 and spec.post_norms:
         yield Buffer("branch", spec.dim)
 
 
 def _expert_buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
     """Rows for each token and each of its experts; hidden units lie apart by lanes."""
-    taken, lanes = spec.n_active_experts, expert_lanes(spec, shard)
+    taken, lanes = spec.n_active_experts, expert_lanes(spec, shard.hidden)
     yield Buffer("routed", spec.dim)
     yield Buffer("scores", spec.n_experts)
     yield Buffer("routes", taken, Form.ROUTES)
@@ -320,7 +321,7 @@ def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[st
 
     Rows: for each expert, for each EXPERT_ROWS rows, for each lane, these rows.
     """
-    lanes = expert_lanes(spec, shard)
+    lanes = expert_lanes(spec, shard.hidden)
     width = len(shard.hidden) // lanes
     rows = lanes * EXPERT_ROWS * -(-spec.dim // EXPERT_ROWS)  # of an expert
     parts = [

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import accumulate, pairwise
-from math import gcd
 
+from dllama import summation
 from dllama.errors import ConfigError
+from dllama.ranges import deal
 from dllama.spec import ModelSpec
+from dllama.summation import Summation
 
 # Hidden units are dealt out in whole blocks, so that quantised rows can be cut between them.
 BLOCK = 32
@@ -27,7 +27,8 @@ class Shard:
 
     heads: query heads. kv_heads: the KV heads these read, which other nodes may hold too.
     hidden: units of the feed-forward network, or of every expert, maybe none. vocab: rows of the
-    output matrix.
+    output matrix. output_sum, down_sum: its part of the sums over the columns of the output and
+    the down projection.
     """
 
     rank: int
@@ -36,28 +37,16 @@ class Shard:
     kv_heads: range
     hidden: range
     vocab: range
+    output_sum: Summation
+    down_sum: Summation
 
 
-def deal(count: int, shares: Sequence[float], least: int = 0) -> list[range]:
-    """Cut 0 to count into one contiguous range per share, as long as the share is large.
-
-    Borders are rounded; every range has `least` members or more, for which count suffices.
-    """
-    *sums, total = accumulate(map(Fraction, shares))
-    borders = [0]
-    for index, before in enumerate(sums, 1):
-        border = round(count * before / total)
-        behind = least * (len(shares) - index)
-        borders.append(max(borders[-1] + least, min(border, count - behind)))
-    borders.append(count)
-    return [range(a, b) for a, b in pairwise(borders)]
-
-
-def split(spec: ModelSpec, shares: Sequence[float]) -> list[Shard]:
+def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[Shard]:
     """The shards of all nodes, of sizes in proportion to the shares.
 
-    ConfigError for more nodes than query heads or rows of the output matrix, and for a share
-    that is not positive.
+    exact: what nodes send each other is exact, so they add it in the order of one node where they
+    can; otherwise every node hands on one sum. ConfigError for more nodes than query heads or rows
+    of the output matrix, and for a share that is not positive.
     """
     world = len(shares)
     if not all(0 < share < float("inf") for share in shares):
@@ -70,17 +59,17 @@ def split(spec: ModelSpec, shares: Sequence[float]) -> list[Shard]:
     heads = deal(spec.n_heads, shares, 1)
     blocks = deal(-(-spec.ffn_dim // BLOCK), shares)
     vocab = deal(spec.vocab_size, shares, 1)
+    output, down = output_sums(spec, heads, exact), down_sums(spec, blocks, exact)
     return [
         Shard(
             rank,
             world,
             heads[rank],
             kv_heads_of(spec, heads[rank]),
-            range(
-                min(spec.ffn_dim, BLOCK * blocks[rank].start),
-                min(spec.ffn_dim, BLOCK * blocks[rank].stop),
-            ),
+            hidden_of(spec, blocks[rank]),
             vocab[rank],
+            output[rank],
+            down[rank],
         )
         for rank in range(world)
     ]
@@ -97,6 +86,11 @@ def kv_heads_of(spec: ModelSpec, heads: range) -> range:
     return range(heads.start // group, (heads.stop - 1) // group + 1)
 
 
+def hidden_of(spec: ModelSpec, blocks: range) -> range:
+    """The hidden units of these blocks, the last of which may be shorter."""
+    return range(min(spec.ffn_dim, BLOCK * blocks.start), min(spec.ffn_dim, BLOCK * blocks.stop))
+
+
 def columns_of(spec: ModelSpec, heads: range) -> range:
     """The columns of the output projection for these heads, cut at whole blocks.
 
@@ -109,30 +103,29 @@ def columns_of(spec: ModelSpec, heads: range) -> range:
     return range(begin, end)
 
 
-def output_lanes(spec: ModelSpec) -> int:
-    """Equal parts in which a sum of the output projection is cut: 8, 4, 2 or 1.
-
-    The largest number that cuts heads, and blocks of quantised weights, evenly. Parts are added
-    as a binary tree, so the sum is the same however many nodes hold the parts.
-    """
+def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Summation]:
+    """How each node sums the columns of its heads; cut between heads that share no block."""
     unit = spec.weight_type.block_size
-    return _lanes(gcd(spec.n_heads, spec.q_dim // unit))
+    tree = summation.tree_of(spec.n_heads, 1, lambda head: head * spec.head_dim % unit == 0)
+    return summation.summations(heads, tree, lambda part: len(columns_of(spec, part)), exact)
 
 
-def hidden_lanes(spec: ModelSpec) -> int:
-    """The same of the down projection, whose parts are whole blocks of 32 hidden units."""
-    return _lanes(spec.ffn_dim // BLOCK) if spec.ffn_dim % BLOCK == 0 else 1
+def down_sums(spec: ModelSpec, blocks: Sequence[range], exact: bool) -> list[Summation]:
+    """The same of the columns of hidden units; experts have an order of their own."""
+    tree = summation.tree_of(-(-spec.ffn_dim // BLOCK))
+    exact = exact and not spec.n_experts
+    return summation.summations(blocks, tree, lambda part: len(hidden_of(spec, part)), exact)
 
 
-def _lanes(units: int) -> int:
-    return next(lanes for lanes in (8, 4, 2, 1) if units % lanes == 0)
+def expert_lanes(spec: ModelSpec, hidden: range) -> int:
+    """Equal parts in which a node's columns of an expert's down projection are packed apart.
 
-
-def lanes_of(part: range, count: int, lanes: int) -> int:
-    """How many of the lanes of 0 to count a part is, if it is a subtree of them; else 1."""
-    held = len(part) * lanes // count
-    lane = count // lanes
+    Of 8 lanes, or the largest power of two that cuts the blocks of hidden units evenly, those
+    that the node holds if they are a subtree of the binary tree over the lanes; else 1.
+    """
+    blocks = spec.ffn_dim // BLOCK if spec.ffn_dim % BLOCK == 0 else 1
+    lanes = next(lanes for lanes in (8, 4, 2, 1) if blocks % lanes == 0)
+    held = len(hidden) * lanes // spec.ffn_dim
     power = held > 0 and held & (held - 1) == 0
-    if power and len(part) == held * lane and part.start % (held * lane) == 0:
-        return held
-    return 1
+    size = held * (spec.ffn_dim // lanes)
+    return held if power and len(hidden) == size and hidden.start % size == 0 else 1

@@ -11,7 +11,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the bottom up; a name stands for the module and all within it. The longest match counts.
 LAYERS = (
-    ("dllama.errors", "dllama.spec", "dllama.stats", "dllama.sharding"),
+    (
+        "dllama.errors",
+        "dllama.spec",
+        "dllama.stats",
+        "dllama.sharding",
+        "dllama.summation",
+        "dllama.ranges",
+    ),
     ("dllama._kernels", "dllama.config", "dllama.plan", "dllama.spelling"),
     ("dllama.modelheader", "dllama.modelfile", "dllama.tokenizerfile", "dllama.tokenizerconfig"),
     ("dllama.bpe", "dllama.tokenizer", "dllama.sampler", "dllama.program"),

@@ -2,17 +2,12 @@
 #
 # n: nodes (world). T: tokens in the pass. Ranks are 0 to n - 1.
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
+from dllama._kernels.broadcast cimport Broadcast
 from dllama._kernels.memory cimport Memory
+from dllama._kernels.quants cimport dl_quants
 from dllama._kernels.swap cimport Peers
-
-
-cdef extern from "simd/quants.h" nogil:
-    ctypedef struct dl_quants:
-        int (*encode)(const void *src, int src_type, int64_t n, int type, uint8_t *dst) noexcept nogil
-        void (*decode)(const uint8_t *src, int type, int64_t n, float *dst) noexcept nogil
-    const dl_quants *dl_quants_of(int isa)
 
 
 # Which messages an all-reduce sends.
@@ -22,8 +17,17 @@ cdef enum Algorithm:
     TWO_STEP = 2                    # reduce-scatter, then all-gather
 
 
-# dst[t] += (or = where it is stored) the sum over all nodes of src[t], in the order of a binary tree over the ranks. The
-# same bits come out on all nodes. Steps, with a barrier after each: pack items, first swap, reduce
+# How many sums each node has for an all-reduce, and how all of them are added.
+cdef class Additions:
+    cdef Memory _parts, _adds
+    cdef readonly int world
+
+    cdef const int64_t *parts(self) noexcept
+    cdef const int32_t *adds(self) noexcept
+
+
+# dst[t] += (or = where it is stored) all sums of all nodes, added in the order of `adds`. The same
+# bits come out on all nodes. Steps, with a barrier after each: pack items, first swap, reduce
 # items, second swap, unpack items.
 cdef struct AllReduce:
     Peers *peers
@@ -34,9 +38,13 @@ cdef struct AllReduce:
     int64_t dim
     const int64_t *borders          # [n + 1]: columns of the slice of each rank
     const int64_t *offsets          # [n + 1]: bytes before the slice of each rank, for one token
-    uint8_t *packed                 # n slices, each of T rows
-    uint8_t *received               # n times what one node sends
-    const float *src                # [T][dim]
+    const int64_t *parts            # [n + 1]: sums of the nodes before each rank; its own are P
+    const int32_t *adds             # [sums]: how many of those before are added after each
+    uint8_t *packed                 # n slices, each of P * T rows; then of T rows
+    uint8_t *received               # of each node its P * T rows of one or of all slices
+    uint8_t *reduced                # T rows of this node's slice
+    const float *src                # [P][part][dim], of which the first T
+    int64_t part
     float *dst                      # [T][dim]
 
 cdef bint two_step(const AllReduce *a, int64_t T) noexcept nogil
@@ -50,32 +58,15 @@ cdef int64_t unpack_items(const AllReduce *a, int64_t T) noexcept nogil
 cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil
 
 
-# x[t] of all nodes = x[t] of the root, exactly. half: all of it fits into bfloat16 or
-# float16, which then travels. Steps: pack items (at the root), swap, unpack items (elsewhere).
-cdef struct Broadcast:
-    Peers *peers
-    int64_t dim
-    uint8_t *packed                 # [T][dim] of 2 or 4 bytes
-    float *x                        # [T][dim]
-
-cdef enum Exact:
-    AS_FLOAT = 0
-    AS_HALF = 1                     # IEEE float16
-    AS_BRAIN = 2                    # bfloat16
-
-cdef int exact_form(const float *x, int64_t n) noexcept nogil
-cdef void send_row(const Broadcast *b, int form, int64_t t) noexcept nogil
-cdef void receive_row(const Broadcast *b, int form, int64_t t) noexcept nogil
-cdef int spread(const Broadcast *b, int form, int64_t T) noexcept nogil
-
-
 # A group of nodes and the memory that its collectives use.
 cdef class Group:
     cdef Peers peers
     cdef list _links                # keeps what peers points to
-    cdef Memory _borders, _offsets, _packed, _received
+    cdef Memory _borders, _offsets, _packed, _received, _reduced
     cdef readonly int64_t dim, tokens
     cdef readonly int wire, algorithm
-    cdef int64_t _receives(self, int n, const int64_t *offsets)
-    cdef AllReduce all_reduce_job(self, const float *src, float *dst) noexcept
+    cdef list _most_sums            # by rank, most sums of an all-reduce
+    cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest)
+    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t part,
+                            float *dst, bint store) except -1
     cdef Broadcast broadcast_job(self, float *x) noexcept

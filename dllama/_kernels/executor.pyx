@@ -15,10 +15,11 @@ import numpy as np
 from dllama._kernels.attention cimport (
     Attention, KVCache, attention_job, attention_parts, dl_part,
 )
-from dllama._kernels.collectives cimport AS_FLOAT, Group
+from dllama._kernels.broadcast cimport AS_FLOAT
+from dllama._kernels.collectives cimport Additions, Group
 from dllama._kernels.elementwise cimport Rows, dl_floats_of, dl_isa, dl_rows
 from dllama._kernels.matmul cimport (
-    ADD, GATED, GATED_GELU, STORE, Matmul, PackedMatrix, matmul_job,
+    ADD, GATED, GATED_GELU, STORE, Matmul, Order, PackedMatrix, matmul_job, sum_in_order,
 )
 from dllama._kernels.memory cimport Memory
 from dllama._kernels.moe cimport Routes, gated_job, sum_job, sum_scratch
@@ -174,8 +175,10 @@ cdef class Executor:
         elif op == Op.BROADCAST:
             step.copy = self.group.broadcast_job(self._floats(task.dst))
         elif op == Op.ALL_REDUCE:
-            step.sum = self.group.all_reduce_job(self._floats(task.src), self._floats(task.dst))
-            step.sum.store = task.then == Then.STORE
+            additions = Additions(task.adds)
+            self.kept.append(additions)
+            self.group.all_reduce_job(&step.sum, additions, self._floats(task.src), self.max_batch,
+                                      self._floats(task.dst), task.then == Then.STORE)
         else:
             self._add_experts(step, program.spec, task, matrices)
         return 0
@@ -202,17 +205,23 @@ cdef class Executor:
         cdef Matmul *m = &step.matmul
         cdef object source = self.buffers[task.src]
         cdef const dl_rows *src
+        cdef Order order
         if isinstance(source, Rows):
             src = self._rows(task.src)
         else:
             source = _float_rows(source, matrix.cols)
             self.kept.append(source)
             src = &(<Rows> source).view
-        m[0] = matmul_job(matrix, src, task.lanes, THEN_OF[task.then], self.threads)
+        m[0] = matmul_job(matrix, src, THEN_OF[task.then], self.threads)
+        if task.sums:
+            order = Order([(segment.columns, segment.adds) for segment in task.sums.segments])
+            self.kept.append(order)
+            sum_in_order(m, matrix, task.sums.first, order)
         if m.then >= GATED:
             m.gated = self._rows(task.dst)
         else:
             m.dst, m.ld = self._floats(task.dst), matrix.rows
+            m.dst += <int64_t> task.part * self.max_batch * m.ld
         return 0
 
     cdef int _add_attention(self, Step *step, program, task) except -1:

@@ -10,6 +10,10 @@ cdef extern from "simd/matmul.h" nogil:
     enum:
         DL_TILE_TOKENS
         DL_TILE_FLOATS
+        DL_SUMS
+    ctypedef struct dl_segment:
+        int32_t columns
+        int32_t adds
     ctypedef struct dl_tile:
         const uint8_t *w
         const int8_t *q
@@ -17,11 +21,12 @@ cdef extern from "simd/matmul.h" nogil:
         const int32_t *s
         const float *x
         int64_t ldx
-        int64_t k
-        int lanes
+        const dl_segment *order
+        int segments
         float *out
     ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
     dl_tile_fn dl_tile_of(int isa, int type)
+    int64_t dl_group_bytes(int type, int64_t k)
     int64_t dl_group_stride(int type, int64_t k)
     void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *group)
 
@@ -44,10 +49,21 @@ cdef class PackedMatrix:
     cdef const uint8_t *data(self) noexcept
 
 
+# The order of a sum: its segments.
+cdef class Order:
+    cdef Memory memory
+    cdef readonly int count
+    cdef readonly int64_t columns
+    cdef const dl_segment *segments(self) noexcept
+
+
 cdef struct Matmul:
     const uint8_t *w
     int64_t stride, rows, k
-    int quantised, lanes, then
+    int quantised, then
+    int64_t first                   # column that the sum begins with
+    const dl_segment *order         # NULL: all columns, one after another
+    int segments
     int64_t groups_per_item
     dl_tile_fn tile
     const dl_floats *floats
@@ -59,7 +75,9 @@ cdef struct Matmul:
 
 
 # `threads` only decides how finely the rows are cut.
-cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int lanes, int then, int threads) noexcept
+cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) noexcept
+# Sum only the columns of an order, from column `first` on; the order outlives the job.
+cdef void sum_in_order(Matmul *m, PackedMatrix matrix, int64_t first, Order order) noexcept
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil
 # Item i for all T tokens; items touch different rows, so any thread may do any of them.
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil

@@ -78,12 +78,39 @@ cdef int64_t _row_bytes(int float_type, int64_t cols) noexcept nogil:
     return cols // 32 * (18 if float_type == 2 else 34)
 
 
-cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int lanes, int then, int threads) noexcept:
+cdef class Order:
+    """The order of a sum over columns: (columns, adds) of each segment (dllama.summation).
+
+    ValueError for segments without columns, and unless they add up to one sum.
+    """
+
+    def __cinit__(self, segments):
+        cdef int64_t columns, adds, waiting = 0
+        cdef dl_segment *segment
+        self.memory = Memory(max(1, len(segments)) * sizeof(dl_segment))
+        segment = <dl_segment *> self.memory.data
+        for columns, adds in segments:
+            if columns < 1 or not 0 <= adds <= waiting or waiting - adds >= DL_SUMS:
+                raise ValueError(f"no segment of {columns} columns adds {adds} of {waiting} sums")
+            segment.columns, segment.adds = <int32_t> columns, <int32_t> adds
+            segment += 1
+            waiting += 1 - adds
+            self.columns += columns
+            self.count += 1
+        if waiting != 1:
+            raise ValueError(f"the segments of an order end in {waiting} sums, expected 1")
+
+    cdef const dl_segment *segments(self) noexcept:
+        return <const dl_segment *> self.memory.data
+
+
+cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) noexcept:
     cdef Matmul m
     cdef int64_t groups = (matrix.rows + 15) // 16
     m.w, m.stride, m.rows, m.k = matrix.data(), matrix.stride, matrix.rows, matrix.cols
     m.quantised = _quantised(matrix.float_type)
-    m.lanes, m.then, m.src = lanes, then, src
+    m.then, m.src = then, src
+    m.first, m.order, m.segments = 0, NULL, 1
     m.tile = dl_tile_of(dl_isa(), matrix.float_type)
     m.floats = dl_floats_of(dl_isa())
     m.groups_per_item = ITEM_GROUPS
@@ -91,6 +118,11 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int lanes, int t
         m.groups_per_item //= 2
     m.dst, m.ld, m.bias, m.gated = NULL, 0, NULL, NULL
     return m
+
+
+cdef void sum_in_order(Matmul *m, PackedMatrix matrix, int64_t first, Order order) noexcept:
+    m.w = matrix.data() + dl_group_bytes(matrix.float_type, first)
+    m.first, m.order, m.segments = first, order.segments(), order.count
 
 
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil:
@@ -104,10 +136,13 @@ cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
     cdef int64_t count = min(m.groups_per_item, groups - first)
     cdef int64_t step = DL_TILE_TOKENS if m.quantised else DL_TILE_FLOATS
     cdef int64_t t = 0, g, n
+    cdef dl_segment whole
     cdef dl_tile tile
+    whole.columns, whole.adds = <int32_t> m.k, 0
+    tile.order, tile.segments = m.order if m.order != NULL else &whole, m.segments
     while t < T:
         n = min(step, T - t)
-        _point(m, &tile, t)
+        _point(m, &tile, t, n)
         for g in range(count):
             tile.w = m.w + (first + g) * m.stride
             tile.out = &out[g * DL_TILE_TOKENS * 16]
@@ -119,16 +154,16 @@ cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
         t += n
 
 
-cdef inline void _point(const Matmul *m, dl_tile *tile, int64_t t) noexcept nogil:
-    """Point the tile at the activations from token t on."""
-    cdef int64_t nb = m.k // 32
-    tile.k, tile.lanes, tile.ldx = m.k, m.lanes, m.k
+cdef inline void _point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil:
+    """Point the tile at the activations of n tokens from token t on."""
+    cdef int64_t before = t * m.k // 32 + n * m.first // 32
+    tile.ldx = m.k
     if m.quantised:
-        tile.q = m.src.q + t * m.k
-        tile.d = m.src.d + t * nb
-        tile.s = m.src.s + t * nb
+        tile.q = m.src.q + 32 * before
+        tile.d = m.src.d + before
+        tile.s = m.src.s + before
     else:
-        tile.x = m.src.x + t * m.k
+        tile.x = m.src.x + t * m.k + m.first
 
 
 cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t n, int64_t first,
@@ -170,25 +205,28 @@ cdef inline void _put_gated(const Matmul *m, const float *out, int64_t T, int64_
         put_blocks(m.floats, m.gated, T, t + i, block, 1, h)
 
 
-def matmul(PackedMatrix matrix, const float[:, ::1] x, int lanes=1, int threads=1):
+def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int64_t first=0, int threads=1):
     """x times the transposed matrix: float32 (T, rows) from x (T, K).
 
-    Quantised weights take x quantised to Q80. The K columns are summed in `lanes` equal
-    parts (a power of two up to 8 that cuts them into whole blocks), the parts added as a
-    binary tree. ValueError where widths or lanes do not fit.
+    Quantised weights take x quantised to Q80. order: (columns, adds) of each segment of the
+    sum, from column `first` on; without it all columns, one after another. ValueError where
+    widths or an order do not fit.
     """
     cdef int64_t T = x.shape[0], K = x.shape[1], i, t
     cdef int64_t unit = 32 if _quantised(matrix.float_type) else 1
     if K != matrix.cols:
         raise ValueError(f"x has {K} columns, expected {matrix.cols}")
-    if lanes not in (1, 2, 4, 8) or K % (lanes * unit):
-        raise ValueError(f"lanes is {lanes}, expected 1, 2, 4 or 8 equal parts of {K} columns")
+    cdef Order segments = Order(((K, 0),) if order is None else order)
+    if first < 0 or first + segments.columns > K or first % unit or any(
+            columns % unit for columns, _ in order or ()):
+        raise ValueError(f"no order of {segments.columns} columns from {first} on fits {K} columns")
     cdef Rows rows = Rows(T, K, _quantised(matrix.float_type))
     out = np.empty((T, matrix.rows), np.float32)
     if T == 0:
         return out
     cdef float[:, ::1] y = out
-    cdef Matmul m = matmul_job(matrix, &rows.view, lanes, STORE, threads)
+    cdef Matmul m = matmul_job(matrix, &rows.view, STORE, threads)
+    sum_in_order(&m, matrix, first, segments)
     m.dst, m.ld = &y[0, 0], matrix.rows
     for t in prange(T, nogil=True, num_threads=threads):
         put_row(m.floats, m.src, T, t, &x[t, 0])

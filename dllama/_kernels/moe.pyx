@@ -135,7 +135,7 @@ cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
     cdef Experts x
     memset(&x, 0, sizeof(Experts))
     x.routing, x.lanes, x.src, x.hidden = &routes.view, lanes, src, hidden
-    x.job = matmul_job(matrix, src, 1, then, threads)
+    x.job = matmul_job(matrix, src, then, threads)
     x.job.rows = matrix.rows // (routes.view.experts * lanes)
     x.lane_bytes = x.job.rows // 16 * matrix.stride
     x.expert_bytes = lanes * x.lane_bytes
@@ -167,7 +167,7 @@ cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, int
     memset(&x, 0, sizeof(Experts))
     x.routing, x.lanes, x.src = &routes.view, lanes, src
     x.dst, x.dim, x.add = dst, dim, add
-    x.job = matmul_job(matrix, src, 1, STORE, threads)
+    x.job = matmul_job(matrix, src, STORE, threads)
     x.job.rows, x.job.ld = EXPERT_ROWS, EXPERT_ROWS
     x.lane_bytes = EXPERT_ROWS // 16 * matrix.stride
     x.expert_bytes = matrix.rows // routes.view.experts // 16 * matrix.stride

@@ -14,10 +14,6 @@ cdef extern from "simd/quants.h" nogil:
         DL_SRC_F32
         DL_SRC_F16
         DL_SRC_BF16
-    ctypedef struct dl_quants:
-        int (*encode)(const void *src, int src_type, int64_t n, int type, uint8_t *dst) noexcept nogil
-        void (*decode)(const uint8_t *src, int type, int64_t n, float *dst) noexcept nogil
-    const dl_quants *dl_quants_of(int isa)
     int dl_isa()
 
 # Numbers that a thread takes at a time: whole blocks.

@@ -139,7 +139,7 @@ def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
     )
     threads = settings.thread_count(args.threads, nodes)
     cache = f"{plan.seq_len} positions in {'f16' if plan.half else 'f32'}"
-    for shard in split(file.spec, plan.shares):
+    for shard in split(file.spec, plan.shares, plan.exact):
         memory = footprint(file, plan, threads=threads, rank=shard.rank)
         yield f"memory of node {shard.rank}", size(sum(memory.values()))
         yield "  weights", size(memory["weights"])

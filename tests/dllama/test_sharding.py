@@ -12,8 +12,8 @@ from dllama.errors import ConfigError
 from dllama.modelfile import tensor_table
 from dllama.node import program_of
 from dllama.plan import Plan
-from dllama.program import Then
-from dllama.sharding import deal, lanes_of, split
+from dllama.ranges import deal
+from dllama.sharding import expert_lanes, split
 from dllama.spec import Arch, FloatType, ModelSpec
 
 KV = ("k", "v", "k_bias", "v_bias")
@@ -140,25 +140,14 @@ def test_two_all_reduces_in_a_layer_and_nothing_else():
     assert not [task for task in alone.tasks if task.kind.name == "TRANSFER"]
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 4, 8])
-def test_lanes_are_subtrees_where_nodes_divide_them(nodes):
-    spec = spec_of(hidden_dim=768)
-    lanes = []
-    for rank in range(nodes):
-        tasks = program_of(spec, plan_of([1] * nodes), rank).tasks
-        lanes.append({task.lanes for task in tasks if task.weight.endswith((".o", ".down"))})
-        stored = [task.then for task in tasks if task.weight.endswith((".o", ".down"))]
-        assert set(stored) == {Then.ADD if nodes == 1 else Then.STORE}
-    assert lanes == nodes * [{8 // nodes}]
-
-
-def test_lanes_of_a_part():
-    assert lanes_of(range(0, 32), 32, 8) == 8
-    assert lanes_of(range(16, 32), 32, 8) == 4
-    assert lanes_of(range(8, 16), 32, 8) == 2
-    assert lanes_of(range(4, 12), 32, 8) == 1  # two lanes, but of different subtrees
-    assert lanes_of(range(0, 12), 32, 8) == 1  # three lanes
-    assert lanes_of(range(0, 3), 32, 8) == 1
+def test_lanes_of_experts_are_subtrees():
+    spec = spec_of(n_experts=4, n_active_experts=2, moe_hidden_dim=1024, hidden_dim=1024)
+    assert expert_lanes(spec, range(0, 1024)) == 8
+    assert expert_lanes(spec, range(512, 1024)) == 4
+    assert expert_lanes(spec, range(256, 512)) == 2
+    assert expert_lanes(spec, range(128, 384)) == 1  # two lanes, but of different subtrees
+    assert expert_lanes(spec, range(0, 384)) == 1  # three lanes
+    assert expert_lanes(spec, range(0, 96)) == 1
 
 
 def test_columns_are_whole_blocks():

@@ -98,6 +98,36 @@ def test_all_reduce(algorithm, nodes, dim, wire, rng, tmp_path):
             np.testing.assert_array_equal(results[0], before + total)
 
 
+@pytest.mark.parametrize("algorithm", ["auto", "exchange", "two-step"])
+@pytest.mark.parametrize(("dim", "wire"), [(96, F32), (20000, F32), (96, Q80)])
+def test_nodes_with_several_sums_and_with_none(algorithm, dim, wire, rng, tmp_path):
+    """Sums a, b of node 0, none of node 1, c, d, e of node 2: (a + b) + (c + (d + e))."""
+    adds, counts = ((0, 1), (), (0, 0, 3)), (2, 0, 3)
+    for T in (1, 7):
+        sums = rng.standard_normal((5, T, dim)).astype(np.float32)
+        owned = np.split(sums, np.cumsum(counts)[:-1])
+        before = rng.standard_normal((T, dim)).astype(np.float32)
+
+        def work(group, rank, owned=owned, before=before):
+            out = before.copy()
+            src = owned[rank].reshape(-1, dim) if counts[rank] else np.zeros((0, dim), np.float32)
+            group.all_reduce(src, out, adds)
+            return out
+
+        with mesh(3, tmp_path) as links:
+            results = everywhere(
+                links, work, dim=dim, tokens=T, wire=wire, algorithm=algorithm, sums=counts
+            )
+        a, b, c, d, e = (stored(x, wire) for x in sums)
+        total = (a + b) + (c + (d + e))
+        for result in results:
+            np.testing.assert_array_equal(result, results[0])
+        if wire == F32:
+            np.testing.assert_array_equal(results[0], before + total)
+        else:
+            np.testing.assert_allclose(results[0], before + total, atol=0.1)
+
+
 @pytest.mark.parametrize("nodes", [2, 3, 5])
 @pytest.mark.parametrize("form", [0, 1, 2])
 def test_broadcast(nodes, form, rng, tmp_path):

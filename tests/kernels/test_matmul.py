@@ -49,30 +49,37 @@ def test_takes_any_number_of_float_columns(rng, float_type):
 
 
 @pytest.mark.parametrize("float_type", [F32, F16, Q40, Q80])
-@pytest.mark.parametrize("lanes", [1, 2, 4, 8])
-def test_same_bits_for_any_batch_and_threads(rng, float_type, lanes):
+@pytest.mark.parametrize("order", [None, ((64, 0), (32, 0), (96, 1), (64, 2))])
+def test_same_bits_for_any_batch_and_threads(rng, float_type, order):
     _, raw = stored(rng.standard_normal((70, 256)), float_type)
     matrix = packed(raw, (70, 256), float_type)
     x = rng.standard_normal((19, 256)).astype(np.float32)
-    whole = matmul(matrix, x, lanes=lanes, threads=3)
+    whole = matmul(matrix, x, order, threads=3)
     for size in (1, 2, 5, 8):
-        parts = [matmul(matrix, x[i : i + size], lanes=lanes) for i in range(0, 19, size)]
+        parts = [matmul(matrix, x[i : i + size], order) for i in range(0, 19, size)]
         np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
-@pytest.mark.parametrize("float_type", [F32, Q40])
-def test_lanes_add_as_a_binary_tree(rng, float_type):
-    """The sum of 4 lanes is ((a + b) + (c + d)) of the sums of each lane alone."""
-    weight = rng.standard_normal((16, 128)).astype(np.float32)
-    x = rng.standard_normal((1, 128)).astype(np.float32)
-    sums = []
-    for lane in range(4):
-        part = slice(32 * lane, 32 * lane + 32)
+@pytest.mark.parametrize("float_type", [F32, F16, Q40, Q80])
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+def test_segments_add_as_a_tree(rng, float_type, tokens):
+    """Each segment by itself is a matrix by itself; sums that wait are added, the nearest first."""
+    widths = (32, 64, 32, 96, 32)
+    weight = rng.standard_normal((20, sum(widths))).astype(np.float32)
+    x = rng.standard_normal((tokens, sum(widths))).astype(np.float32)
+    sums, first = [], 0
+    for width in widths:
+        part = slice(first, first + width)
         _, raw = stored(weight[:, part], float_type)
-        sums.append(matmul(packed(raw, (16, 32), float_type), x[:, part].copy()))
+        sums.append(matmul(packed(raw, (20, width), float_type), x[:, part].copy()))
+        first += width
     _, raw = stored(weight, float_type)
-    whole = matmul(packed(raw, (16, 128), float_type), x, lanes=4)
-    np.testing.assert_array_equal(whole, (sums[0] + sums[1]) + (sums[2] + sums[3]))
+    matrix = packed(raw, weight.shape, float_type)
+    expected = (sums[0] + sums[1]) + (sums[2] + (sums[3] + sums[4]))
+    order = [*zip(widths, (0, 1, 0, 0, 3), strict=True)]
+    np.testing.assert_array_equal(matmul(matrix, x, order), expected)
+    middle = matmul(matrix, x, [(64, 0), (32, 1)], first=32, threads=2)
+    np.testing.assert_array_equal(middle, sums[1] + sums[2])
 
 
 def test_fill_places_blocks_of_rows(rng):
@@ -97,8 +104,13 @@ def test_refuses_what_does_not_fit(rng):
         lambda: matrix.fill(0, np.zeros((1, 17), np.uint8)),
         lambda: matrix.fill(0, np.zeros((4, 18), np.uint8), block=1, step=2),
         lambda: matmul(matrix, x[:, :31].copy()),
-        lambda: matmul(matrix, x, lanes=3),
-        lambda: matmul(matrix, x, lanes=2),
+        lambda: matmul(matrix, x, [(16, 0), (16, 1)]),
+        lambda: matmul(matrix, x, [(64, 0)]),
+        lambda: matmul(matrix, x, [(32, 0)], first=32),
+        lambda: matmul(matrix, x, [(32, 1)]),
+        lambda: matmul(matrix, np.zeros((1, 64), np.float32), [(32, 0), (32, 0)]),
+        lambda: matmul(PackedMatrix(4, 320, Q40), np.zeros((1, 320), np.float32), [(32, 0)] * 10),
+        lambda: matmul(matrix, x, []),
     ):
         with pytest.raises(ValueError, match=r"\d"):
             call()

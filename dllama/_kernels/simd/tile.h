@@ -13,8 +13,8 @@
  * d[K/32][n] scales, s[K/32][n] = -8 * sum of the block (removes the nibbles' offset).
  * Float activations: x[n][ldx].
  *
- * The K columns are cut into `lanes` (a power of two, at most 8) of equal
- * length. out[n][16] = binary tree over the lanes of sums in column order:
+ * The k columns are cut into segments. out[n][16] = sums of segments, in column order each,
+ * added as their `adds` say, the tree of dllama/summation.py:
  *   acc = fma(w_scale, d * (float)integer_dot, acc)        per block
  *   acc[k & 1] = fma(w, x, acc[k & 1]), then acc[0] + acc[1]   for floats
  */
@@ -33,26 +33,37 @@ enum { DL_F32 = 0, DL_F16 = 1, DL_Q40 = 2, DL_Q80 = 3 };
 /* Most tokens a tile takes, quantised and float. */
 enum { DL_TILE_TOKENS = 8, DL_TILE_FLOATS = 4 };
 
+/* Sums that wait to be added: the depth of the tree of segments. */
+enum { DL_SUMS = 8 };
+
+/* Columns (whole blocks of quantised weights); adds: how many sums that wait are then added. */
+typedef struct { int32_t columns, adds; } dl_segment;
+
 typedef struct {
-    const uint8_t *w;   /* one packed group */
+    const uint8_t *w;   /* one packed group, from its first column of the sum */
     const int8_t *q;
     const float *d;
     const int32_t *s;
     const float *x;
     int64_t ldx;
-    int64_t k;
-    int lanes;
+    const dl_segment *order;
+    int segments;
     float *out;
 } dl_tile;
 
 typedef void (*dl_tile_fn)(const dl_tile *, int n);
 
-/* Bytes of a packed group of 16 rows, padded to a cache line. */
+/* Bytes of k columns of a packed group of 16 rows. */
+DL_INLINE int64_t dl_group_bytes(int type, int64_t k)
+{
+    return type == DL_Q40 ? k / 32 * DL_Q40_BLOCK : type == DL_Q80 ? k / 32 * DL_Q80_BLOCK
+         : type == DL_F16 ? k * 32 : k * 64;
+}
+
+/* The same padded to a cache line: the distance of groups. */
 DL_INLINE int64_t dl_group_stride(int type, int64_t k)
 {
-    int64_t bytes = type == DL_Q40 ? k / 32 * DL_Q40_BLOCK : type == DL_Q80 ? k / 32 * DL_Q80_BLOCK
-                  : type == DL_F16 ? k * 32 : k * 64;
-    return (bytes + 63) / 64 * 64;
+    return (dl_group_bytes(type, k) + 63) / 64 * 64;
 }
 
 /* Row r (0..15) of a group from a row of the model file. */

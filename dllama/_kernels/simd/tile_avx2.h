@@ -38,16 +38,16 @@ DL_INLINE void dl_pairs_avx2(__m256i w0, __m256i w1, const int8_t *x, const int 
 DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
 {
     const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    dl_lanes_avx2 tree;
-    int64_t nb = t->k / 32, per_lane = nb / t->lanes;
+    dl_sums_avx2 sums;
+    sums.count = 0;
     const uint8_t *w = t->w;
     const int8_t *x = t->q;
     const float *d = t->d;
     const int32_t *s = t->s;
-    for (int lane = 0; lane < t->lanes; lane++) {
+    for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {
         v16_avx2 acc[DL_TILE_TOKENS];
         DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
-        for (int64_t b = 0; b < per_lane; b++) {
+        for (int b = g->columns / 32; b > 0; b--) {
             v16_avx2 scale = v16_load_half_avx2((const uint16_t *)w);
             DL_UNROLL for (int p = 0; p < DL_Q40_BLOCK; p += 64)
                 _mm_prefetch((const char *)w + 2048 + p, _MM_HINT_T0);
@@ -74,9 +74,9 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
             }
             w += DL_Q40_BLOCK, x += 32 * n, d += n, s += n;
         }
-        dl_lane_done_avx2(&tree, lane, acc, n);
+        dl_segment_done_avx2(&sums, g->adds, acc, n);
     }
-    dl_lanes_store_avx2(&tree, t->lanes, t->out, n);
+    dl_sums_store_avx2(&sums, t->out, n);
 }
 
 DL_INLINE __m256i dl_dot_s8_avx2(__m256i w, __m256i x, __m256i sum)
@@ -87,15 +87,15 @@ DL_INLINE __m256i dl_dot_s8_avx2(__m256i w, __m256i x, __m256i sum)
 
 DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
 {
-    dl_lanes_avx2 tree;
-    int64_t nb = t->k / 32, per_lane = nb / t->lanes;
+    dl_sums_avx2 sums;
+    sums.count = 0;
     const uint8_t *w = t->w;
     const int8_t *x = t->q;
     const float *d = t->d;
-    for (int lane = 0; lane < t->lanes; lane++) {
+    for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {
         v16_avx2 acc[DL_TILE_TOKENS];
         DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
-        for (int64_t b = 0; b < per_lane; b++) {
+        for (int b = g->columns / 32; b > 0; b--) {
             v16_avx2 scale = v16_load_half_avx2((const uint16_t *)w);
             __m256i p[DL_TILE_TOKENS], r[DL_TILE_TOKENS];
             DL_UNROLL for (int i = 0; i < n; i++) p[i] = r[i] = _mm256_setzero_si256();
@@ -115,9 +115,9 @@ DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
             }
             w += DL_Q80_BLOCK, x += 32 * n, d += n;
         }
-        dl_lane_done_avx2(&tree, lane, acc, n);
+        dl_segment_done_avx2(&sums, g->adds, acc, n);
     }
-    dl_lanes_store_avx2(&tree, t->lanes, t->out, n);
+    dl_sums_store_avx2(&sums, t->out, n);
 }
 
 DL_SPECIALISE(dl_tile_q40)

@@ -33,35 +33,35 @@ DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
         v[j] = _mm512_xor_si512(_mm512_loadu_si512(w + 64 * j), _mm512_set1_epi8(-128));
 }
 
-#define DL_QUANT_TILE(name, unpack, block_bytes, shift)                                 \
-    DL_INLINE void name##_n_avx512(const dl_tile *t, const int n)                       \
-    {                                                                                   \
-        dl_lanes_avx512 tree;                                                           \
-        int64_t nb = t->k / 32, per_lane = nb / t->lanes;                               \
-        const uint8_t *w = t->w;                                                        \
-        const int8_t *x = t->q;                                                         \
-        const float *d = t->d;                                                          \
-        const int32_t *s = t->s;                                                        \
-        for (int lane = 0; lane < t->lanes; lane++) {                                   \
-            __m512 acc[DL_TILE_TOKENS];                                                 \
-            DL_UNROLL for (int i = 0; i < n; i++) acc[i] = _mm512_setzero_ps();         \
-            for (int64_t b = 0; b < per_lane; b++) {                                    \
-                __m512i v[8];                                                           \
-                unpack(w + DL_SCALES, v);                                               \
-                for (int p = 0; p < (block_bytes); p += 64)                             \
-                    _mm_prefetch((const char *)w + 3072 + p, _MM_HINT_T0);              \
-                __m512 scale = v16_load_half_avx512((const uint16_t *)w);               \
-                DL_UNROLL for (int i = 0; i < n; i++) {                                 \
-                    __m512i dot = _mm512_set1_epi32(s[i] * (1 << (shift)));             \
-                    DL_UNROLL for (int j = 0; j < 8; j++)                               \
+#define DL_QUANT_TILE(name, unpack, block_bytes, shift)                                          \
+    DL_INLINE void name##_n_avx512(const dl_tile *t, const int n)                                \
+    {                                                                                            \
+        dl_sums_avx512 sums;                                                                     \
+        sums.count = 0;                                                                          \
+        const uint8_t *w = t->w;                                                                 \
+        const int8_t *x = t->q;                                                                  \
+        const float *d = t->d;                                                                   \
+        const int32_t *s = t->s;                                                                 \
+        for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {                  \
+            __m512 acc[DL_TILE_TOKENS];                                                          \
+            DL_UNROLL for (int i = 0; i < n; i++) acc[i] = _mm512_setzero_ps();                  \
+            for (int b = g->columns / 32; b > 0; b--) {                                          \
+                __m512i v[8];                                                                    \
+                unpack(w + DL_SCALES, v);                                                        \
+                for (int p = 0; p < (block_bytes); p += 64)                                      \
+                    _mm_prefetch((const char *)w + 3072 + p, _MM_HINT_T0);                       \
+                __m512 scale = v16_load_half_avx512((const uint16_t *)w);                        \
+                DL_UNROLL for (int i = 0; i < n; i++) {                                          \
+                    __m512i dot = _mm512_set1_epi32(s[i] * (1 << (shift)));                      \
+                    DL_UNROLL for (int j = 0; j < 8; j++)                                        \
                         dot = _mm512_dpbusd_epi32(dot, v[j], dl_x4_avx512(x + (j * n + i) * 4)); \
-                    acc[i] = dl_scaled_avx512(dot, d[i], scale, acc[i]);                \
-                }                                                                       \
-                w += (block_bytes), x += 32 * n, d += n, s += n;                        \
-            }                                                                           \
-            dl_lane_done_avx512(&tree, lane, acc, n);                                   \
-        }                                                                               \
-        dl_lanes_store_avx512(&tree, t->lanes, t->out, n);                              \
+                    acc[i] = dl_scaled_avx512(dot, d[i], scale, acc[i]);                         \
+                }                                                                                \
+                w += (block_bytes), x += 32 * n, d += n, s += n;                                 \
+            }                                                                                    \
+            dl_segment_done_avx512(&sums, g->adds, acc, n);                                      \
+        }                                                                                        \
+        dl_sums_store_avx512(&sums, t->out, n);                                                  \
     }
 
 DL_QUANT_TILE(dl_tile_q40, dl_unpack_q40_avx512, DL_Q40_BLOCK, 0)

@@ -26,26 +26,27 @@ DL_INLINE void dl_scale_block_baseline(const int32_t *dot, float d, const uint16
         acc->f[r] = dl_fmaf((float)dot[r] * d, dl_half_to_float(scales[r]), acc->f[r]);
 }
 
-#define DL_QUANT_TILE(name, block, block_bytes, offset)                                    \
-    static void name(const dl_tile *t, int n)                                              \
-    {                                                                                      \
-        dl_lanes_baseline tree;                                                            \
-        int64_t nb = t->k / 32, per_lane = nb / t->lanes;                                  \
-        for (int lane = 0; lane < t->lanes; lane++) {                                      \
-            v16_baseline acc[DL_TILE_TOKENS];                                              \
-            for (int i = 0; i < n; i++) acc[i] = v16_set1_baseline(0.0f);                  \
-            for (int64_t b = lane * per_lane; b < (lane + 1) * per_lane; b++) {            \
-                const uint8_t *w = t->w + b * (block_bytes);                               \
-                for (int i = 0; i < n; i++) {                                              \
-                    int32_t dot[16];                                                       \
-                    for (int r = 0; r < 16; r++) dot[r] = (offset) ? t->s[b * n + i] : 0;  \
-                    block(w + DL_SCALES, t->q + (b * 8 * n + i) * 4, n * 4, dot);          \
+#define DL_QUANT_TILE(name, block, block_bytes, offset)                                          \
+    static void name(const dl_tile *t, int n)                                                    \
+    {                                                                                            \
+        dl_sums_baseline sums;                                                                   \
+        int64_t b = 0;                                                                           \
+        sums.count = 0;                                                                          \
+        for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {                  \
+            v16_baseline acc[DL_TILE_TOKENS];                                                    \
+            for (int i = 0; i < n; i++) acc[i] = v16_set1_baseline(0.0f);                        \
+            for (int64_t end = b + g->columns / 32; b < end; b++) {                              \
+                const uint8_t *w = t->w + b * (block_bytes);                                     \
+                for (int i = 0; i < n; i++) {                                                    \
+                    int32_t dot[16];                                                             \
+                    for (int r = 0; r < 16; r++) dot[r] = (offset) ? t->s[b * n + i] : 0;        \
+                    block(w + DL_SCALES, t->q + (b * 8 * n + i) * 4, n * 4, dot);                \
                     dl_scale_block_baseline(dot, t->d[b * n + i], (const uint16_t *)w, acc + i); \
-                }                                                                          \
-            }                                                                              \
-            dl_lane_done_baseline(&tree, lane, acc, n);                                    \
-        }                                                                                  \
-        dl_lanes_store_baseline(&tree, t->lanes, t->out, n);                               \
+                }                                                                                \
+            }                                                                                    \
+            dl_segment_done_baseline(&sums, g->adds, acc, n);                                    \
+        }                                                                                        \
+        dl_sums_store_baseline(&sums, t->out, n);                                                \
     }
 
 DL_QUANT_TILE(dl_tile_q40_baseline, dl_block_q40_baseline, DL_Q40_BLOCK, 1)

@@ -1,4 +1,4 @@
-/* The walk of a quantised tile over lanes and blocks, for instruction sets that bring the
+/* The walk of a quantised tile over segments and blocks, for instruction sets that bring the
  * arithmetic of one block. */
 #ifndef DL_TILE_BLOCKS_H
 #define DL_TILE_BLOCKS_H
@@ -12,27 +12,27 @@ typedef struct {
     const int32_t *s;       /* [n] */
 } dl_block;
 
-/* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]; store(&tree, t, n) is the
+/* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]; store(&sums, t, n) is the
  * end. n is a constant in each copy. */
-#define DL_BLOCK_TILE(name, block, block_bytes, vectors, store)                     \
-    DL_INLINE void DL_FN(name##_n)(const dl_tile *t, const int n)                    \
-    {                                                                                \
-        DL_VFN(dl_lanes) tree;                                                       \
-        int64_t per_lane = t->k / 32 / t->lanes;                                     \
-        dl_block b = {(const uint16_t *)t->w, t->w + DL_SCALES, t->q, t->d, t->s};   \
-        for (int lane = 0; lane < t->lanes; lane++) {                                \
-            VT acc[DL_TILE_TOKENS];                                                  \
-            DL_UNROLL for (int i = 0; i < vectors(n); i++) acc[i] = V(set1)(0.0f);   \
-            for (int64_t i = 0; i < per_lane; i++) {                                 \
-                DL_UNROLL for (int p = 0; p < (block_bytes); p += 64)                \
-                    __builtin_prefetch(b.w + 2048 + p);                              \
-                block(&b, n, acc);                                                   \
-                b.w += (block_bytes), b.scales += (block_bytes) / 2;                 \
-                b.x += 32 * n, b.d += n, b.s += n;                                   \
-            }                                                                        \
-            DL_VFN(dl_lane_done)(&tree, lane, acc, vectors(n));                      \
-        }                                                                            \
-        store(&tree, t, n);                                                          \
+#define DL_BLOCK_TILE(name, block, block_bytes, vectors, store)                    \
+    DL_INLINE void DL_FN(name##_n)(const dl_tile *t, const int n)                  \
+    {                                                                              \
+        DL_VFN(dl_sums) sums;                                                      \
+        sums.count = 0;                                                            \
+        dl_block b = {(const uint16_t *)t->w, t->w + DL_SCALES, t->q, t->d, t->s}; \
+        for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {    \
+            VT acc[DL_TILE_TOKENS];                                                \
+            DL_UNROLL for (int i = 0; i < vectors(n); i++) acc[i] = V(set1)(0.0f); \
+            for (int i = g->columns / 32; i > 0; i--) {                            \
+                DL_UNROLL for (int p = 0; p < (block_bytes); p += 64)              \
+                    __builtin_prefetch(b.w + 2048 + p);                            \
+                block(&b, n, acc);                                                 \
+                b.w += (block_bytes), b.scales += (block_bytes) / 2;               \
+                b.x += 32 * n, b.d += n, b.s += n;                                 \
+            }                                                                      \
+            DL_VFN(dl_segment_done)(&sums, g->adds, acc, vectors(n));              \
+        }                                                                          \
+        store(&sums, t, n);                                                        \
     }
 
 /* A value that the compiler does not know: a loop over it stays a loop. */
@@ -43,5 +43,5 @@ DL_INLINE int dl_opaque(int value)
 }
 
 #define DL_PER_TOKEN(n) (n)
-#define DL_STORE_ROWS(tree, t, n) DL_VFN(dl_lanes_store)(tree, (t)->lanes, (t)->out, n)
+#define DL_STORE_ROWS(sums, t, n) DL_VFN(dl_sums_store)(sums, (t)->out, n)
 #endif

@@ -119,10 +119,10 @@ DL_INLINE void dl_dots_q80_i8mm(const dl_block *b, int8x16_t x[][4], const int n
     }
 
 /* From [pair][row][token] to out[n][16]. */
-DL_INLINE void dl_store_pairs_i8mm(dl_lanes_neon *tree, const dl_tile *t, const int n)
+DL_INLINE void dl_store_pairs_i8mm(const dl_sums_neon *sums, const dl_tile *t, const int n)
 {
     float pairs[DL_TILE_TOKENS * 16];
-    dl_lanes_store_neon(tree, t->lanes, pairs, DL_PAIR_VECTORS(n));
+    dl_sums_store_neon(sums, pairs, DL_PAIR_VECTORS(n));
     for (int p = 0; p < DL_PAIRS(n); p++)
         for (int r = 0; r < 16; r += 4) {
             float32x4x2_t two = vld2q_f32(pairs + 32 * p + 2 * r);

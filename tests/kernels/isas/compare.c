@@ -78,7 +78,7 @@ static void fill_tokens(int64_t nb, int n, int8_t *q, float *d, int32_t *s)
         }
 }
 
-static void check_tile(int type, int64_t k, int lanes, int n)
+static void check_tile(int type, int64_t k, const dl_segment *order, int segments, int n)
 {
     int quantised = type >= DL_Q40;
     int64_t nb = k / 32;
@@ -87,7 +87,7 @@ static void check_tile(int type, int64_t k, int lanes, int n)
     float *x = malloc((size_t)(k * n) * sizeof *x), *d = malloc((size_t)((nb + 1) * n) * sizeof *d);
     int32_t *s = malloc((size_t)((nb + 1) * n) * sizeof *s);
     float got[DL_TILE_TOKENS * 16], expected[DL_TILE_TOKENS * 16];
-    dl_tile tile = {group, q, d, s, x, k, k, lanes, got};
+    dl_tile tile = {group, q, d, s, x, k, order, segments, got};
     fill_group(type, k, group);
     if (quantised) fill_tokens(nb, n, q, d, s); else normals(x, k * n, 1.0f);
     dl_tile_of(isa, type)(&tile, n);
@@ -99,13 +99,13 @@ static void check_tile(int type, int64_t k, int lanes, int n)
 
 static void check_tiles(void)
 {
+    const dl_segment one[] = {{32, 0}}, many[] = {{64, 0}, {32, 0}, {96, 1}, {32, 0}, {32, 0}, {160, 2}, {64, 1}};
+    const dl_segment odd[] = {{7, 0}}, odds[] = {{9, 0}, {2, 0}, {25, 2}};
     for (int type = DL_F32; type <= DL_Q80; type++)
         for (int n = 1; n <= (type < DL_Q40 ? DL_TILE_FLOATS : DL_TILE_TOKENS); n++) {
-            for (int lanes = 1; lanes <= 8; lanes *= 2) {
-                check_tile(type, 32 * lanes, lanes, n);
-                check_tile(type, 32 * 5 * lanes, lanes, n);
-            }
-            if (type < DL_Q40) check_tile(type, 7, 1, n), check_tile(type, 36, 4, n);
+            check_tile(type, 32, one, 1, n);
+            check_tile(type, 480, many, 7, n);
+            if (type < DL_Q40) check_tile(type, 7, odd, 1, n), check_tile(type, 36, odds, 3, n);
         }
 }
 

@@ -1,21 +1,20 @@
-/* The binary tree over lanes: a finished lane merges with equal-sized partial
- * sums to its left, as a binary counter carries. Compiled once per ISA. */
+/* The tree over segments: sums that wait lie on a stack, the nearest on top. Compiled once per ISA. */
 
-typedef struct { VT sum[4][DL_TILE_TOKENS]; } DL_FN(dl_lanes);
+typedef struct { VT sum[DL_SUMS][DL_TILE_TOKENS]; int count; } DL_FN(dl_sums);
 
-DL_INLINE void DL_FN(dl_lane_done)(DL_FN(dl_lanes) *tree, int lane, VT *acc, int n)
+DL_INLINE void DL_FN(dl_segment_done)(DL_FN(dl_sums) *s, int adds, VT *acc, int n)
 {
-    int level = 0;
-    for (; lane >> level & 1; level++)
-        DL_UNROLL for (int t = 0; t < n; t++) acc[t] = V(add)(tree->sum[level][t], acc[t]);
-    DL_UNROLL for (int t = 0; t < n; t++) tree->sum[level][t] = acc[t];
+    for (; adds > 0; adds--) {
+        s->count--;
+        DL_UNROLL for (int t = 0; t < n; t++) acc[t] = V(add)(s->sum[s->count][t], acc[t]);
+    }
+    DL_UNROLL for (int t = 0; t < n; t++) s->sum[s->count][t] = acc[t];
+    s->count++;
 }
 
-DL_INLINE void DL_FN(dl_lanes_store)(DL_FN(dl_lanes) *tree, int lanes, float *out, int n)
+DL_INLINE void DL_FN(dl_sums_store)(const DL_FN(dl_sums) *s, float *out, int n)
 {
-    int level = 0;
-    while (lanes >> level > 1) level++;
-    DL_UNROLL for (int t = 0; t < n; t++) V(store)(out + 16 * t, tree->sum[level][t]);
+    DL_UNROLL for (int t = 0; t < n; t++) V(store)(out + 16 * t, s->sum[0][t]);
 }
 
 #define DL_SPECIALISE(name)                                          \
