@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,5 +14,9 @@ class PackedMatrix:
     ) -> None: ...
 
 def matmul(
-    matrix: PackedMatrix, x: NDArray[np.float32], lanes: int = 1, threads: int = 1
+    matrix: PackedMatrix,
+    x: NDArray[np.float32],
+    order: Sequence[tuple[int, int]] | None = None,
+    first: int = 0,
+    threads: int = 1,
 ) -> NDArray[np.float32]: ...
