@@ -61,7 +61,7 @@ class Work:
 class Result:
     """Medians over the repeats of a case, per generated token where not said otherwise.
 
-    Times in milliseconds, bytes at the root; speed_up: against the first case of one node.
+    Times in milliseconds, bytes at the root; speed_up: against one node, if that is a case.
     """
 
     nodes: int
@@ -75,7 +75,7 @@ class Result:
     received_kb: float
     tokens_per_s: float
     prompt_tokens_per_s: float
-    speed_up: float
+    speed_up: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """The figures by name."""
@@ -153,5 +153,5 @@ def _results(
             received_kb=median["avg_received_bytes"] / 1000,
             tokens_per_s=median["tokens_per_s"],
             prompt_tokens_per_s=median["prompt_tokens_per_s"],
-            speed_up=median["tokens_per_s"] / base if base else 0.0,
+            speed_up=median["tokens_per_s"] / base if base else None,
         )

@@ -12,11 +12,12 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
+from dllama._kernels.allreduce cimport Additions
 from dllama._kernels.attention cimport (
     Attention, KVCache, attention_job, attention_parts, dl_part,
 )
 from dllama._kernels.broadcast cimport AS_FLOAT
-from dllama._kernels.collectives cimport Additions, Group
+from dllama._kernels.collectives cimport Group
 from dllama._kernels.elementwise cimport Rows, dl_floats_of, dl_isa, dl_rows
 from dllama._kernels.matmul cimport (
     ADD, GATED, GATED_GELU, STORE, Matmul, Order, PackedMatrix, matmul_job, sum_in_order,

@@ -2,9 +2,9 @@
 
 from libc.stdint cimport int64_t
 
+from dllama._kernels.allreduce cimport AllReduce
 from dllama._kernels.attention cimport Attention, KVCache
 from dllama._kernels.broadcast cimport Broadcast
-from dllama._kernels.collectives cimport AllReduce
 from dllama._kernels.elementwise cimport dl_batch, dl_floats, dl_rows
 from dllama._kernels.matmul cimport Matmul
 from dllama._kernels.moe cimport Experts, Routing

@@ -2,14 +2,14 @@
 
 from libc.string cimport memcpy
 
+from dllama._kernels.allreduce cimport (
+    first_swap, pack_item, pack_items, reduce_item, reduce_items, second_swap, two_step,
+    unpack_item, unpack_items,
+)
 from dllama._kernels.attention cimport (
     Group as HeadGroup, attend_item, attend_items, group_of, merge_item, merge_items,
 )
 from dllama._kernels.broadcast cimport receive_row, send_row, spread
-from dllama._kernels.collectives cimport (
-    first_swap, pack_item, pack_items, reduce_item, reduce_items, second_swap, two_step,
-    unpack_item, unpack_items,
-)
 from dllama._kernels.elementwise cimport put_row
 from dllama._kernels.matmul cimport matmul_item, matmul_items
 from dllama._kernels.moe cimport (

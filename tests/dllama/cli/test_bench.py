@@ -71,6 +71,14 @@ def test_the_options_of_a_run(tmp_path, capsys, monkeypatch):
     assert {event["pid"] for event in events} == {0, 1}
 
 
+def test_no_speed_up_without_one_node(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    words = ["--nodes", "2", "--steps", "2", "--repeats", "1", "--json", str(path)]
+    assert main(["bench", "--threads", "1", "--prompt", "A", "--quiet", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "-"
+    assert json.loads(path.read_text())["cases"][0]["speed_up"] is None
+
+
 def test_a_file_of_nodes(tmp_path, monkeypatch):
     """--nodes says how many of them to take."""
     opened = []
