@@ -318,8 +318,8 @@ class LLM:
                 found = log_probabilities(slices, token.id, logprobs)
                 token = replace(token, logprob=found.token, top=found.best)
         sample_ms = (time.perf_counter() - begin) * 1e3
-        last = self.stats.steps.pop()
-        self.stats.add(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
+        last = self.stats.steps[-1]
+        self.stats.amend(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
         self._finish_step()
         self._pending = [token.id]
         return token
@@ -348,8 +348,8 @@ class LLM:
     def _count_traffic(self) -> None:
         """Add what this node sent and received since the last count to the last step."""
         before, self._traffic = self._traffic, self._open().traffic()
-        last = self.stats.steps.pop()
-        self.stats.add(
+        last = self.stats.steps[-1]
+        self.stats.amend(
             replace(
                 last,
                 sent_bytes=last.sent_bytes + self._traffic[0] - before[0],

@@ -8,13 +8,15 @@ bytes are those the root sent and received.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 
 PREFILL = "prefill"
 DECODE = "decode"
+# More than a context has positions, so that a report of one text has all steps of it.
+MOST_STEPS = 1 << 18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepStats:
     """One step: total = inference + transfer + sampling + what is left between them."""
 
@@ -31,24 +33,61 @@ class StepStats:
         """The step as it stands in a report, keys in the order of the fields."""
         return asdict(self)
 
+    def plus(self, other: StepStats) -> StepStats:
+        """Both as one step of this one's phase."""
+        names = [one.name for one in fields(self)][1:]
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 @dataclass
 class Stats:
-    """The steps since the context was last emptied, oldest first."""
+    """The steps since the context was last emptied, oldest first.
+
+    Of more than MOST_STEPS the older half is kept as a sum of each phase (`earlier`), so that
+    a conversation without end takes a bounded memory; all figures but `steps` count them.
+    """
 
     steps: list[StepStats] = field(default_factory=list)
+    earlier: dict[str, StepStats] = field(default_factory=dict, init=False)
+    count: int = field(default=0, init=False)
+    """Steps that were added so far."""
+
+    def __post_init__(self) -> None:
+        self.count = len(self.steps)
 
     def add(self, step: StepStats) -> None:
         """Append one finished step."""
         self.steps.append(step)
+        self.count += 1
+        if len(self.steps) > MOST_STEPS:
+            self._shorten()
+
+    def amend(self, step: StepStats) -> None:
+        """Put a step in the place of the last one."""
+        self.steps[-1] = step
 
     def clear(self) -> None:
         """Forget all steps."""
         self.steps.clear()
+        self.earlier.clear()
+        self.count = 0
+
+    def since(self, count: int) -> Stats:
+        """The steps after the first `count`, as far as they are kept."""
+        return Stats(self.steps[max(0, len(self.steps) - (self.count - count)) :])
 
     def phase(self, phase: str) -> list[StepStats]:
-        """The steps of one phase, oldest first."""
-        return [step for step in self.steps if step.phase == phase]
+        """The steps of one phase, oldest first; those that are not kept count as one."""
+        earlier = [self.earlier[phase]] if phase in self.earlier else []
+        return earlier + [step for step in self.steps if step.phase == phase]
+
+    def _shorten(self) -> None:
+        """Add up the older half of the steps."""
+        half = len(self.steps) // 2
+        for step in self.steps[:half]:
+            before = self.earlier.get(step.phase)
+            self.earlier[step.phase] = step if before is None else before.plus(step)
+        del self.steps[:half]
 
     def summary(self) -> dict[str, float]:
         """Tokens per second of both phases, and averages per generated token.

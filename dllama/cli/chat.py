@@ -180,7 +180,7 @@ class _Chat:
 
     def _answer(self, text: str) -> None:
         """Show the answer to a message as it comes, and what it cost."""
-        begin, steps = len(self.tokens), len(self._llm.stats.steps)
+        begin, steps = len(self.tokens), self._llm.stats.count
         try:
             with on_interrupt(self._llm.interrupt) as pressed:
                 tokens = self._say(text)
@@ -191,7 +191,7 @@ class _Chat:
                     self._console.show(token.text)
         finally:
             self._console.end_line()
-        cost = Stats(self._llm.stats.steps[steps:])
+        cost = self._llm.stats.since(steps)
         self._console.note(f"({_cost(self.tokens[begin:], cost, self._steps)})")
 
     def _say(self, text: str) -> Iterator[Token]:

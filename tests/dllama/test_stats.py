@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from dllama import stats as stats_module
 from dllama.stats import DECODE, PREFILL, Stats, StepStats
 
 STEP_KEYS = [
@@ -78,3 +79,32 @@ def test_clear_forgets_the_steps() -> None:
     stats = Stats([step(DECODE, 1, 1.0)])
     stats.clear()
     assert stats.steps == []
+
+
+def test_steps_without_end_take_a_bounded_memory(monkeypatch) -> None:
+    """The oldest are added up; no figure changes by that."""
+    added = [step(DECODE if n % 3 else PREFILL, n + 1, 10.0 * n, n) for n in range(50)]
+    everything = Stats(list(added))
+    monkeypatch.setattr(stats_module, "MOST_STEPS", 8)
+    stats = Stats()
+    for one in added:
+        stats.add(one)
+        assert stats.steps == added[: stats.count][-len(stats.steps) :]
+        assert len(stats.steps) <= 8
+    assert stats.summary() == pytest.approx(everything.summary())
+    for phase in (PREFILL, DECODE):
+        tokens = sum(one.tokens for one in everything.phase(phase))
+        assert sum(one.tokens for one in stats.phase(phase)) == tokens
+
+
+def test_steps_since_a_count(monkeypatch) -> None:
+    monkeypatch.setattr(stats_module, "MOST_STEPS", 8)
+    stats = Stats()
+    for number in range(20):
+        stats.add(step(DECODE, number, 1.0))
+    assert stats.count == 20
+    assert [one.tokens for one in stats.since(18).steps] == [18, 19]
+    assert stats.since(20).steps == []
+    assert stats.since(0).steps == stats.steps
+    stats.clear()
+    assert (stats.count, stats.earlier, stats.since(0).steps) == (0, {}, [])
