@@ -153,10 +153,11 @@ class _Chat:
 
         Raises in the end what made the model fail.
         """
-        text = first if first is not None else self._console.read()
-        while text is not None:
-            self._take(text)
-            text = None if self._ended else self._console.read()
+        with self._console:
+            text = first if first is not None else self._console.read()
+            while text is not None:
+                self._take(text)
+                text = None if self._ended else self._console.read()
         if self._failure:
             raise self._failure
 

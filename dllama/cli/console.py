@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
 
 with contextlib.suppress(ImportError):  # where it is missing, lines cannot be edited
     import readline  # noqa: F401  (it edits the lines that input() reads)
@@ -22,7 +22,9 @@ _HARMLESS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd
 class Console:
     """Reads messages from stdin, shows answers on stdout and notes on stderr.
 
-    interactive: whether stdin is a terminal; else there are no prompts. quiet: no notes.
+    interactive: whether stdin is a terminal; else there are no prompts. quiet: no notes. Within
+    a with block, Ctrl-C in a terminal does nothing but where a message is typed, and in
+    on_interrupt: one that comes a moment after an answer must not end the conversation.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -31,6 +33,25 @@ class Console:
         self._open = False  # whether the last line on stdout has no end yet
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")
+        self._deaf = False
+
+    def __enter__(self) -> Console:
+        self._deaf = self.interactive and signal.getsignal(signal.SIGINT) in HEEDED
+        self._heed(False)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._heed(True)
+
+    def _heed(self, interrupts: bool) -> None:
+        """Let Ctrl-C be a KeyboardInterrupt, or nothing."""
+        if self._deaf:
+            signal.signal(signal.SIGINT, signal.default_int_handler if interrupts else _nothing)
 
     def read(self) -> str | None:
         """The next message, which may have several lines; None where there are no more.
@@ -40,7 +61,11 @@ class Console:
         """
         while True:
             try:
-                return self._message()
+                try:
+                    self._heed(True)
+                    return self._message()
+                finally:
+                    self._heed(False)
             except EOFError:
                 if self.interactive:
                     self.show("\n")
@@ -106,6 +131,14 @@ class Console:
             print(text, file=sys.stderr, flush=True)
 
 
+def _nothing(signum: int, frame: FrameType | None) -> None:
+    """A Ctrl-C that is not meant for anything."""
+
+
+# What on_interrupt takes the place of: not of a Ctrl-C that is ignored.
+HEEDED = (signal.default_int_handler, _nothing)
+
+
 @contextlib.contextmanager
 def on_interrupt(stop: Callable[[], None]) -> Iterator[threading.Event]:
     """The first Ctrl-C calls stop and sets the event, a second one is a KeyboardInterrupt.
@@ -119,11 +152,12 @@ def on_interrupt(stop: Callable[[], None]) -> Iterator[threading.Event]:
         pressed.set()
         stop()
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if before not in HEEDED:
         yield pressed
         return
     signal.signal(signal.SIGINT, interrupted)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)

@@ -221,6 +221,37 @@ def test_the_second_interrupt_is_not_caught():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_that_comes_late_is_not_the_end(monkeypatch, capsys):
+    """Between an answer and the next message, where a person means the answer."""
+    console = Console()
+    console.interactive = True
+    typed = iter([KeyboardInterrupt, "Hello", EOFError])
+
+    def type_it(prompt):
+        found = next(typed)
+        if found is KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+        if found is EOFError:
+            raise EOFError
+        return found
+
+    monkeypatch.setattr("builtins.input", lambda prompt="": type_it(prompt))
+    with console:
+        assert console.read() == "Hello"
+        assert "(Ctrl-D or /exit ends the conversation)" in capsys.readouterr().err
+        signal.raise_signal(signal.SIGINT)
+        with on_interrupt(lambda: None) as pressed:
+            signal.raise_signal(signal.SIGINT)
+            assert pressed.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert console.read() is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    piped = Console()
+    piped.interactive = False
+    with piped, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_an_ignored_interrupt_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
