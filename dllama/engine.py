@@ -34,9 +34,9 @@ class LLM:
     """A model and a context of tokens; one thread at a time may use it.
 
     model: a model folder, a .m file, or a GGUF file, which is converted into the user's cache
-    folder on first use (None: the demo model of the package). tokenizer: a tokenizer folder,
-    .t file or tokenizer.json (None: the one beside the model; a model without one takes and
-    gives ids).
+    folder on first use (None: the demo model of the package); `name` says what to call it.
+    tokenizer: a tokenizer folder, .t file or tokenizer.json (None: the one beside the model; a
+    model without one takes and gives ids).
 
     nodes: processes on this machine that share the model; they are started and stopped here.
     workers: addresses of workers that run already, instead. transport: blocking, nonblocking,
@@ -83,6 +83,7 @@ class LLM:
         by_rank = settings.node_threads(threads, self.nodes, local=not workers)
         self.threads = by_rank[0]
         self.model_path = settings.model_file(model, progress)
+        self.name = settings.model_name(model, self.model_path)
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
         self.stats = Stats()
         self.timelines: list[NodePass] = []

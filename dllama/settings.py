@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +57,19 @@ def model_file(model: str | Path | None, progress: bool = False) -> Path:
     if len(found) != 1:
         raise ModelError(f"{path}: holds {len(found)} .m files and no model.m, expected one")
     return found[0]
+
+
+def model_name(model: str | Path | None, file: Path) -> str:
+    """What to call a model, of which model_file made `file`: by its folder where that holds it as
+    model.m, else by the file; by a GGUF file that it is made of."""
+    given = file if model is None else Path(model).expanduser()
+    if given.is_file() and given != file:
+        name = re.sub(r"-00001-of-\d{5}$", "", given.stem)  # of several files
+    elif file.name == "model.m":
+        name = Path(os.path.abspath(file)).parent.name  # noqa: PTH100  (links keep their names)
+    else:
+        name = file.stem
+    return name.encode(errors="replace").decode()
 
 
 def node_count(nodes: int, workers: Sequence[str]) -> int:

@@ -61,6 +61,7 @@ def test_methods_and_attributes_of_the_engine():
         "timelines",
         "buffer",
         "model_path",
+        "name",
         "nodes",
         "seq_len",
         "spec",

@@ -145,8 +145,8 @@ class _Chat:
         llm = self._llm
         if llm.model_path.parent == DEMO:
             self._console.note(DEMO_NOTE)
-        name = llm.model_path.parent.resolve().name
-        self._console.note(f"{name}, a context of {llm.seq_len} tokens. /help shows what there is.")
+        size = llm.seq_len
+        self._console.note(f"{llm.name}, a context of {size} tokens. /help shows what there is.")
 
     def talk(self, first: str | None) -> None:
         """Answer the first message, if there is one, and those that are read.

@@ -44,7 +44,7 @@ class Served:
         """A model that is open. template: as in ChatTemplate.of, errors as well; a model whose
         own is missing or broken is served without conversations."""
         return cls(
-            name=model_name(llm.model_path),
+            name=llm.name,
             created=int(llm.model_path.stat().st_mtime),
             seq_len=llm.seq_len,
             vocab_size=llm.spec.vocab_size,
@@ -112,12 +112,6 @@ class Served:
         if wrong is not None:
             raise ConfigError(f"token id is {wrong}, expected 0 to {self.vocab_size - 1}")
         return ids
-
-
-def model_name(path: Path) -> str:
-    """The name of a model: of its folder where that holds it as model.m, else of the file."""
-    name = path.parent.resolve().name if path.name == "model.m" else path.stem
-    return name.encode(errors="replace").decode()
 
 
 def _template(llm: LLM, template: str | Path | None) -> ChatTemplate | TemplateError:

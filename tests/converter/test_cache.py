@@ -57,6 +57,22 @@ def test_converts_once(home, path, conversions):
     assert len(conversions) == 1
 
 
+def test_is_called_as_the_file(home, path, tmp_path):
+    """Not as the folder in the cache; the first of several files without its number."""
+    with dllama.LLM(path, threads=1) as llm:
+        assert llm.name == "model"
+    made = cached_model(path) / "model.m"
+    names = {"Qwen3-0.6B-Q8_0.gguf": "Qwen3-0.6B-Q8_0", "big-00001-of-00003.gguf": "big"}
+    for file, name in names.items():
+        assert settings.model_name(path.rename(tmp_path / file), made) == name
+        (tmp_path / file).rename(path)
+    folder = tmp_path / "llama"
+    folder.symlink_to(made.parent)
+    assert settings.model_name(folder, folder / "model.m") == "llama"
+    assert settings.model_name(None, settings.model_file(None)) == "demo"
+    assert settings.model_name("x/7b.m", tmp_path / "7b.m") == "7b"
+
+
 def test_runs_from_the_file(home, path, conversions, capsys):
     words = ["--prompt", "1 5 9", "--steps", "3", "--temperature", "0", "--quiet"]
     assert main(["run", "--model", str(path), *words]) == 0
