@@ -156,15 +156,20 @@ class CompletionForm(Form):
         return None
 
     def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        texts = [self.spell(token.id)[0] for token in tokens]
         offsets = []
-        for text in texts:
+        for token in tokens:
             offsets.append(self._offset)
-            self._offset += len(text)
-        tops = [{self.spell(one)[0]: value for one, value in token.top} for token in tokens]
+            self._offset += len(self.spell(token.id)[0])
+        tops = [{self._label(one): value for one, value in token.top} for token in tokens]
         return {
-            "tokens": texts,
+            "tokens": [self._label(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+    def _label(self, token: int) -> str:
+        """The text of an id, or its bytes in OpenAI's spelling where they are no text: parts of
+        characters would all have the same one."""
+        text, raw = self.spell(token)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw) if "\ufffd" in text else text

@@ -18,8 +18,11 @@ class Fields:
 
     def __init__(self, value: object, where: str = "") -> None:
         self._where = where
+        if not isinstance(value, dict) and not where:
+            message = f"the body is {shown(value)}, expected a JSON object"
+            raise ApiError(400, message, code="invalid_value")
         if not isinstance(value, dict):
-            raise wrong(where.rstrip(".") or "the body", value, "a JSON object")
+            raise wrong(where.rstrip("."), value, "a JSON object")
         self._left: dict[str, Any] = {k: v for k, v in value.items() if v is not None}
 
     def take(self, name: str) -> Any:

@@ -136,5 +136,6 @@ def test_wrong_completions(fields, message):
 @pytest.mark.parametrize("body", [[], "a", 5, None, True])
 def test_bodies_that_are_no_objects(body):
     for parse in (parse_chat, parse_completion):
-        with pytest.raises(ApiError, match="expected a JSON object"):
+        with pytest.raises(ApiError, match="expected a JSON object") as found:
             parse(body)
+        assert found.value.param is None

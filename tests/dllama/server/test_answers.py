@@ -1,0 +1,35 @@
+"""The objects of answers, where no model gives the tokens that matter."""
+
+from __future__ import annotations
+
+import pytest
+
+from dllama import TemplateError, Token
+from dllama.server.answers import ChatForm, CompletionForm
+from dllama.server.requests import Options
+from dllama.server.scheduler import Done
+from dllama.server.served import Served
+from dllama.settings import DEMO
+from dllama.tokenizer import Tokenizer
+
+OPTIONS = Options(None, None, {}, (), False, False, False, 3)
+
+
+@pytest.fixture
+def served():
+    return Served("demo", 0, 512, 2048, Tokenizer.open(DEMO), TemplateError("none"))
+
+
+def test_parts_of_characters_have_names_of_their_own(served):
+    """As texts all would be U+FFFD, and alternatives are told by what they are called."""
+    ids = served.tokenizer.encode("\u65e5", add_bos=False)
+    assert len(ids) == 3
+    tokens = [
+        Token(one, "", -0.5, tuple((other, -float(other)) for other in ids)) for one in ids[:2]
+    ] + [Token(ids[2], "\u65e5", -0.5, ((ids[2], -0.5),))]
+    (choice,) = CompletionForm(served, OPTIONS, 1).whole(tokens, Done("length", 0, 3))["choices"]
+    assert choice["text"] == "\u65e5"
+    assert choice["logprobs"]["tokens"] == ["bytes:\\xe6", "bytes:\\x97", "bytes:\\xa5"]
+    assert [len(top) for top in choice["logprobs"]["top_logprobs"]] == [3, 3, 1]
+    (choice,) = ChatForm(served, OPTIONS, 1).whole(tokens, Done("length", 0, 3))["choices"]
+    assert [one["bytes"] for one in choice["logprobs"]["content"]] == [[0xE6], [0x97], [0xA5]]
