@@ -89,17 +89,22 @@ class Api:
         ids = await run_in_threadpool(self._served.chat_ids, wanted.messages)
         stops = self._served.chat_stops
         options = replace(wanted.options, stop=wanted.options.stop + stops.texts)
-        return self._answer(ids, options, ChatForm, stops.ids)
+        return self._answer(request, ids, options, ChatForm, stops.ids)
 
     async def complete(self, request: Request) -> Answer:
         """The text that follows a prompt."""
         wanted = parse_completion(await read_json(request))
         self._check_model(wanted.options.model)
         ids = await run_in_threadpool(self._served.prompt_ids, wanted.prompt)
-        return self._answer(ids, wanted.options, CompletionForm)
+        return self._answer(request, ids, wanted.options, CompletionForm)
 
     def _answer(
-        self, ids: list[int], options: Options, form: type[Form], stop_ids: Sequence[int] = ()
+        self,
+        request: Request,
+        ids: list[int],
+        options: Options,
+        form: type[Form],
+        stop_ids: Sequence[int] = (),
     ) -> Answer:
         """Put a job into the queue; its answer comes as it is generated."""
         delivery = Delivery()
@@ -115,6 +120,7 @@ class Api:
                 "ignore_eos": options.ignore_eos,
                 "logprobs": options.top,
             },
+            client=request.client.host if request.client else "",
         )
         self._scheduler.submit(job)
         made = form(self._served, options, len(ids))

@@ -1,11 +1,15 @@
-"""The queue of requests, and the one thread that owns the model and answers them in turn."""
+"""The queue of requests, and the one thread that owns the model and answers them in turn.
+
+Clients take turns, each with its requests in the order of their arrival, so that one who asks a lot
+delays the others by one answer at a time.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,6 +27,7 @@ DEFAULT_QUEUE = 32  # requests that wait, at most
 GRACE = 8.0  # seconds that the running request has to end when the server stops
 RETRY = 1.0  # seconds between attempts to form the cluster again
 PING = 1.0  # seconds of idleness after which the workers are looked after
+MOST_CLIENTS = 10_000  # whose turns are known
 MOST_WAIT = 60  # seconds that a client is asked to wait, at most
 
 
@@ -53,19 +58,20 @@ class Job:
     """A request for the scheduler.
 
     deliver: called in the scheduler's thread with every token and at last with a Done or an
-    ApiError; it must not block. options: arguments of LLM.generate.
+    ApiError; it must not block. options: arguments of LLM.generate. client: whose it is.
     """
 
     prompt: Sequence[int]
     max_tokens: int
     deliver: Callable[[Token | Done | ApiError], None]
     options: dict[str, Any] = field(default_factory=dict)
+    client: str = ""
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
 class Scheduler:
-    """Answers jobs in the order of their arrival, with one model.
+    """Answers jobs, a client's in the order of their arrival, with one model.
 
     open_model: called by load, and again whenever the model was lost with a worker. limit: jobs
     that may wait. All methods but load and run may be called from any thread.
@@ -83,7 +89,9 @@ class Scheduler:
         self._limit = limit
         self._grace = grace
         self._model: LLM | None = None
-        self._queue: deque[Job] = deque()
+        self._queue: list[Job] = []  # in the order of arrival
+        self._turns: dict[str, int] = {}  # the last turn of a client, the latest last
+        self._turn = 0
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._state = State.LOADING
@@ -130,17 +138,32 @@ class Scheduler:
             self._model.close()
 
     def submit(self, job: Job) -> None:
-        """Put a job into the queue; ApiError 429 if it is full, 503 if there is no model."""
+        """Put a job into the queue; ApiError 503 if there is no model.
+
+        If the queue is full, the last job of the client that has most of it gets an ApiError 429,
+        which is raised here if that is this one.
+        """
         with self._changed:
             if self._state is not State.READY:
                 raise self._unavailable()
             if len(self._queue) >= self._limit:
-                seconds = max(1, min(MOST_WAIT, round(self._limit * self._seconds)))
-                message = f"{self._limit} requests are waiting already, try again later"
-                raise ApiError(429, message, code="queue_full", retry_after=seconds)
+                self._make_room(job)
             self._queue.append(job)
             self._metrics.waiting.set(len(self._queue))
             self._changed.notify_all()
+
+    def _make_room(self, job: Job) -> None:
+        """Turn away one job that waits, or this one."""
+        seconds = max(1, min(MOST_WAIT, round(self._limit * self._seconds)))
+        message = f"{self._limit} requests are waiting already, try again later"
+        full = ApiError(429, message, code="queue_full", retry_after=seconds)
+        counts = Counter(one.client for one in self._queue)
+        client, most = counts.most_common(1)[0]
+        if most <= counts[job.client] + 1:
+            raise full
+        last = next(one for one in reversed(self._queue) if one.client == client)
+        self._queue.remove(last)
+        last.deliver(full)
 
     def cancel(self, job: Job) -> None:
         """Stop a job, wherever it is; it gets a Done unless it has one."""
@@ -179,12 +202,23 @@ class Scheduler:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._stopping(), self._patience())
                 if self._queue:
-                    self._running = self._queue.popleft()
+                    self._running = self._take()
                     self._metrics.waiting.set(len(self._queue))
                     return self._running
             if not self._stopping():
                 self._look_after_cluster()
         return None
+
+    def _take(self) -> Job:
+        """The oldest job of the client whose last turn is longest ago."""
+        job = min(self._queue, key=lambda one: self._turns.get(one.client, 0))
+        self._queue.remove(job)
+        self._turn += 1
+        self._turns.pop(job.client, None)
+        self._turns[job.client] = self._turn
+        if len(self._turns) > MOST_CLIENTS:
+            del self._turns[next(iter(self._turns))]
+        return job
 
     def _stopping(self) -> bool:
         return self._state is State.STOPPING
@@ -296,7 +330,7 @@ class Scheduler:
         """Tell those who wait that there is nothing to wait for."""
         with self._changed:
             while self._queue:
-                self._queue.popleft().deliver(self._unavailable())
+                self._queue.pop(0).deliver(self._unavailable())
             self._metrics.waiting.set(0)
 
     def _unavailable(self) -> ApiError:

@@ -41,10 +41,10 @@ class Desk:
         self._loaded.set()
         self.scheduler.run()
 
-    def submit(self, name, max_tokens=3, prompt=PROMPT, **options):
+    def submit(self, name, max_tokens=3, prompt=PROMPT, client="", **options):
         job = Job(
             prompt, max_tokens, lambda event: self.events.append((name, event)),
-            {"temperature": 0.0, "ignore_eos": True, **options},
+            {"temperature": 0.0, "ignore_eos": True, **options}, client,
         )  # fmt: skip
         self.scheduler.submit(job)
         return job
@@ -70,6 +70,43 @@ def test_first_come_first_served():
     assert desk.of("a")[-1] == Done("length", cached=0, generated=2)
     assert desk.of("b")[-1] == Done("length", cached=2, generated=2)
     assert desk.of("a")[:-1] == desk.of("b")[:-1]
+
+
+def test_clients_take_turns():
+    """Also those who come back with one request at a time."""
+    with Desk() as desk:
+        desk.gate.shut()
+        for name in "abcd":
+            desk.submit(name, 1, client="many")
+        wait_until(lambda: desk.scheduler.waiting == 3)
+        for name in "xy":
+            desk.submit(name, 1, client=name)
+        desk.gate.shut(after=4)  # a token and the end, of a and of x
+        desk.wait("x")
+        for name in "XY":
+            desk.submit(name, 1, client=name.lower())
+        desk.gate.open()
+        desk.wait(*"abcdxyXY")
+    assert "".join(name for name, event in desk.events if isinstance(event, Done)) == "axybXYcd"
+
+
+def test_who_has_most_of_a_full_queue_is_turned_away():
+    with Desk(limit=3) as desk:
+        desk.gate.shut()
+        desk.submit("a", client="many")
+        wait_until(lambda: desk.scheduler.waiting == 0)
+        for name in "bcd":
+            desk.submit(name, client="many")
+        with pytest.raises(ApiError, match="3 requests are waiting"):
+            desk.submit("e", client="many")
+        desk.submit("x", client="one")
+        (turned,) = desk.of("d")
+        assert (turned.status, turned.code) == (429, "queue_full")
+        with pytest.raises(ApiError, match="3 requests are waiting"):
+            desk.submit("y", client="one")
+        desk.gate.open()
+        desk.wait(*"abcx")
+    assert [name for name, event in desk.events if isinstance(event, Done)] == [*"axbc"]
 
 
 def test_a_text_that_ends_by_itself():
