@@ -169,7 +169,9 @@ class CompletionForm(Form):
         }
 
     def _label(self, token: int) -> str:
-        """The text of an id, or its bytes in OpenAI's spelling where they are no text: parts of
-        characters would all have the same one."""
+        """The text of an id, its bytes in OpenAI's spelling where they are no text (parts of
+        characters would all have the same one), or the id where there is no tokenizer."""
         text, raw = self.spell(token)
+        if self._served.tokenizer is None:
+            return f"token_id:{token}"
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw) if "\ufffd" in text else text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dllama import TemplateError, Token
@@ -33,3 +35,11 @@ def test_parts_of_characters_have_names_of_their_own(served):
     assert [len(top) for top in choice["logprobs"]["top_logprobs"]] == [3, 3, 1]
     (choice,) = ChatForm(served, OPTIONS, 1).whole(tokens, Done("length", 0, 3))["choices"]
     assert [one["bytes"] for one in choice["logprobs"]["content"]] == [[0xE6], [0x97], [0xA5]]
+
+
+def test_ids_of_a_model_without_a_tokenizer(served):
+    ids = replace(served, tokenizer=None)
+    tokens = [Token(7, "", -0.5, ((7, -0.5), (9, -1.0)))]
+    (choice,) = CompletionForm(ids, OPTIONS, 1).whole(tokens, Done("length", 0, 1))["choices"]
+    assert choice["logprobs"]["tokens"] == ["token_id:7"]
+    assert choice["logprobs"]["top_logprobs"] == [{"token_id:7": -0.5, "token_id:9": -1.0}]
