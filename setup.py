@@ -9,10 +9,12 @@ so that one build never reuses C code generated for another.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import Cython
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -24,6 +26,7 @@ PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\
 DEBUG = os.environ.get("DLLAMA_DEBUG") == "1"
 OPENMP = os.environ.get("DLLAMA_NO_OPENMP") != "1"
 SANITIZE = os.environ.get("DLLAMA_SANITIZE", "")
+SHARED = "dllama._kernels._cyutility"
 
 
 def openmp_flags(compiler) -> list[str]:
@@ -63,6 +66,19 @@ def directives() -> dict[str, object]:
     }
 
 
+def shared_code(folder: str) -> str:
+    """A file of Cython's code for memoryviews, which all extensions share.
+
+    Each with its own would take 5 seconds more to compile. A newer Cython writes its own.
+    """
+    source = Path(folder, f"cython-{Cython.__version__}", "_cyutility.c")
+    if not source.is_file():
+        source.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "cython", "-3", f"--generate-shared={source}"]
+        subprocess.run(command, check=True)
+    return str(source)
+
+
 class BuildExt(build_ext):
     """build_ext that adds the flags this compiler takes and keeps C code out of the tree."""
 
@@ -81,43 +97,48 @@ class BuildExt(build_ext):
 
     def build_extensions(self) -> None:
         """Translate all .pyx, then compile them."""
-        openmp = openmp_flags(self.compiler)
-        shared = openmp + sanitizer_flags()
+        shared = openmp_flags(self.compiler) + sanitizer_flags()
         for extension in self.extensions:
             extension.extra_compile_args += shared + (["-O1", "-g"] if DEBUG else ["-O3", "-g0"])
             extension.extra_link_args += shared
         # Here and not while compiling: Cython is not safe in the compiling threads.
         translated = cythonize(
-            self.extensions,
+            [extension for extension in self.extensions if extension.name != SHARED],
             build_dir=self.build_temp,
             compiler_directives=directives(),
             force=self.force,
+            nthreads=self.parallel,
+            shared_utility_qualified_name=SHARED,
             quiet=True,
         )
         sources = {extension.name: extension.sources for extension in translated}
+        sources[SHARED] = [shared_code(self.build_temp)]
         for extension in self.extensions:
             extension.sources = sources[extension.name]
         super().build_extensions()
 
 
 def extensions() -> list[Extension]:
-    """One extension per .pyx in dllama/_kernels and in transports."""
+    """One extension per .pyx in dllama/_kernels and in transports, and what they share."""
     headers = [str(path) for path in sorted(KERNELS.glob("**/*.h"))]
     contracts = [str(path) for path in sorted(KERNELS.glob("*.pxd"))]
     packages = {KERNELS: "dllama._kernels", TRANSPORTS: "dllama.transports"}
-    return [
+    flags = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"]
+    found = [
         Extension(
             f"{package}.{path.stem}",
             sources=[str(path)],
             depends=headers + contracts,
             include_dirs=[str(KERNELS), numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            extra_compile_args=["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"],
+            extra_compile_args=list(flags),
             extra_link_args=[],
         )
         for folder, package in packages.items()
         for path in sorted(folder.glob("*.pyx"))
     ]
+    return [*found, Extension(SHARED, sources=[], extra_compile_args=list(flags))]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+if __name__ == "__main__":  # and not in the processes that translate
+    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
