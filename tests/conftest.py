@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from chat_model import make
 from dllama.converter import convert
+from standing import StandingWorkers
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DATA = Path(__file__).parent / "data"
@@ -62,6 +63,13 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a tokenizer and a chat template; its weights are random."""
     return make(FIXTURES / "llama-gqa", tmp_path_factory.mktemp("chat") / "model")
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingWorkers]:
+    """Workers of one thread that run already, for tests that are not about starting them."""
+    with StandingWorkers(tmp_path_factory.mktemp("standing")) as workers:
+        yield workers
 
 
 @pytest.fixture

@@ -57,10 +57,10 @@ def same_up_to_near_ties(ids, logits, found):
 @pytest.mark.parametrize("all_reduce", ["exchange", "two-step"])
 @pytest.mark.parametrize("nodes", range(2, 9))
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_the_text_of_one_node(macbeth, transport, nodes, all_reduce):
+def test_the_text_of_one_node(standing, macbeth, transport, nodes, all_reduce):
     prompt, ids, logits = macbeth
     options = {"transport": transport, "all_reduce": all_reduce, "buffer": "f32", "threads": 1}
-    with dllama.LLM(nodes=nodes, **options) as llm:
+    with dllama.LLM(workers=standing(nodes - 1, transport), **options) as llm:
         found = greedy(llm, prompt)
         llm.reset()
         result = llm.eval(prompt)
@@ -70,11 +70,12 @@ def test_the_text_of_one_node(macbeth, transport, nodes, all_reduce):
 
 @pytest.mark.parametrize("buffer", ["q80", "f16"])
 @pytest.mark.parametrize("nodes", [2, 3, 4, 8])
-def test_short_buffers_change_little(macbeth, nodes, buffer):
+def test_short_buffers_change_little(standing, macbeth, nodes, buffer):
     prompt, ids, logits = macbeth
     results = []
+    workers = standing(nodes - 1)
     for all_reduce in ("exchange", "two-step"):
-        with dllama.LLM(nodes=nodes, threads=1, buffer=buffer, all_reduce=all_reduce) as llm:
+        with dllama.LLM(workers=workers, threads=1, buffer=buffer, all_reduce=all_reduce) as llm:
             assert same_up_to_near_ties(ids, logits, greedy(llm, prompt))
             llm.reset()
             results.append(llm.eval([*prompt, *ids]))
@@ -114,14 +115,14 @@ def test_the_same_bits_for_any_chunking(macbeth, cuts):
 
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral"])
 @pytest.mark.parametrize("weights", ["f32", "q40"])
-def test_more_nodes_than_kv_heads(converted, fixtures, name, weights):
+def test_more_nodes_than_kv_heads(standing, converted, fixtures, name, weights):
     stored = np.load(fixtures / name / "reference.npz")
     tokens, reference = stored["tokens"].ravel(), stored["logits"]
     folder = converted(name, weights)
     with dllama.LLM(folder, threads=1) as llm:
         expected, heads = llm.eval(tokens), llm.spec.n_heads
     for nodes in range(2, heads + 1):
-        with dllama.LLM(folder, nodes=nodes, threads=1, buffer="f32") as llm:
+        with dllama.LLM(folder, workers=standing(nodes - 1), threads=1, buffer="f32") as llm:
             result = llm.eval(tokens)
         close = 0.05 if weights == "q40" else 1e-4
         assert np.abs(result - expected).max() < close * expected.std()
@@ -156,13 +157,14 @@ def odd_model(tmp_path_factory):
     return path
 
 
-def test_heads_that_are_not_whole_blocks(odd_model):
+def test_heads_that_are_not_whole_blocks(standing, odd_model):
     """More nodes than blocks of hidden units too; a long context, so that its chunks merge."""
     ids = np.random.default_rng(2).integers(0, 40, 290)
     with dllama.LLM(odd_model, threads=2) as llm:
         expected = [llm.eval(part) for part in (ids[:280], ids[280:281], ids[281:])]
     for nodes in range(2, 7):
-        with dllama.LLM(odd_model, nodes=nodes, threads=1, buffer="f32") as llm:
+        workers = standing(nodes - 1)
+        with dllama.LLM(odd_model, workers=workers, threads=1, buffer="f32") as llm:
             for part, logits in zip((ids[:280], ids[280:281], ids[281:]), expected, strict=True):
                 error = np.abs(llm.eval(part) - logits)
                 assert np.median(error) < 0.06 * logits.std()

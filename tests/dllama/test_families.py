@@ -118,12 +118,12 @@ def test_same_bits_for_any_threads_chunks_and_nodes(folder_of, name, weights):
 @pytest.mark.parametrize(
     ("name", "nodes"), [*((name, 3) for name in (*MODELS, "grok")), ("qwen3-moe", 4)]
 )
-def test_more_nodes_than_kv_heads(folder_of, name, nodes):
+def test_more_nodes_than_kv_heads(standing, folder_of, name, nodes):
     """There are 2 KV heads; some nodes have no hidden units of experts that are 2 blocks wide."""
     folder = folder_of(name, "f32")
     with dllama.LLM(folder, threads=1) as llm:
         expected = llm.eval(TOKENS)
-    with dllama.LLM(folder, nodes=nodes, threads=1, buffer="f32") as llm:
+    with dllama.LLM(folder, workers=standing(nodes - 1), threads=1, buffer="f32") as llm:
         result = llm.eval(TOKENS)
         memory = [llm.memory(rank) for rank in range(nodes)]
     assert np.abs(result - expected).max() < 1e-4 * expected.std()
@@ -150,7 +150,7 @@ def random_model(path):
         writer.commit()
 
 
-def test_same_bits_on_one_two_four_and_eight_nodes(tmp_path):
+def test_same_bits_on_one_two_four_and_eight_nodes(standing, tmp_path):
     """Also where dim is no multiple of the rows of a work item."""
     random_model(tmp_path / "model.m")
     with dllama.LLM(tmp_path, threads=1) as llm:
@@ -159,7 +159,8 @@ def test_same_bits_on_one_two_four_and_eight_nodes(tmp_path):
     reference = oracle.forward(tensors, spec, TOKENS)
     assert np.abs(expected - reference).max() < 1e-4 * reference.std()
     for nodes in (2, 4, 8):
-        with dllama.LLM(tmp_path, nodes=nodes, threads=1, buffer="f32") as llm:
+        workers = standing(nodes - 1)
+        with dllama.LLM(tmp_path, workers=workers, threads=1, buffer="f32") as llm:
             np.testing.assert_array_equal(llm.eval(TOKENS), expected)
 
 
