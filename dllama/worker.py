@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,14 +39,19 @@ SOON = 0.005  # seconds after which the next pass is not to be expected any more
 GREETING = 5.0  # seconds that a stranger has to say who it is
 MAX_STRANGERS = 64
 PIECE = 4096  # bytes that are read at a time of what nobody wants any more
+REMEMBERED = 16  # sessions that have ended
 FIRST_ROOT = 60.0  # seconds that a worker for one root waits for it
 
 
 @dataclass
 class _Meeting:
-    """Data links of the session that forms now, as other nodes make them."""
+    """Data links of the session that forms now, as other nodes make them.
+
+    ended: sessions whose nodes may still connect, which is nothing to complain about.
+    """
 
     session: str = ""
+    ended: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     ranks: range = range(0)
     links: dict[int, Link] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -158,7 +164,13 @@ class Worker:
                 f"{link.peer}: session {str(session)[:100]}, rank {str(rank)[:100]}"
             )
         with meeting.changed:
-            known = meeting.changed.wait_for(lambda: meeting.session == session, GREETING)
+            known = meeting.changed.wait_for(
+                lambda: session == meeting.session or session in meeting.ended, GREETING
+            )
+            if session in meeting.ended:
+                log.info("%s is late: the session it was to join has ended", link.peer)
+                link.close()
+                return
             if not known or rank not in meeting.ranks or rank in meeting.links:
                 raise ProtocolError(f"{link.peer} wants to join a session that is not here")
             protocol.send_json(link, Kind.ACCEPT, {})
@@ -182,6 +194,8 @@ class Worker:
             session.close()
             with self._meeting.changed:
                 self._meeting.session = ""
+                self._meeting.ended.append(join.session)
+                self._meeting.changed.notify_all()
             self._busy.release()
 
     def links_of(self, ranks: set[int], timeout: float, root: Link) -> dict[int, Link]:

@@ -588,4 +588,5 @@ def test_root_killed_at_any_moment(start, expected, model):
             check_service(workers, expected)
         except Exception as error:
             pytest.fail(f"{case}: then {error!r}")
-        assert all(len(worker.complaints()) <= round + 1 for worker in workers), case
+        complaints = [worker.complaints() for worker in workers]
+        assert all(len(lines) <= round + 1 for lines in complaints), f"{case}: {complaints}"

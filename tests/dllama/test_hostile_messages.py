@@ -353,6 +353,22 @@ def test_data_link_for_no_session(served, session, rank, monkeypatch):
     assert len(served.complaints()) == 1
 
 
+def test_data_link_for_a_session_that_has_ended(served):
+    """A node that was late is not a second line of the log for one root."""
+    sessions = []
+
+    def remember(sender, kind, content):
+        if kind == Kind.JOIN:
+            sessions.append(json.loads(content)["session"])
+
+    with Between(served.address, remember) as between, root_of(between.address):
+        pass
+    (session,) = sessions
+    answer = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": 0}))
+    assert len(answer) == HELLO.size  # and the end
+    assert served.complaints(0) == []
+
+
 def changed(join: dict, path: tuple[str, ...], value) -> dict:
     """A JOIN with another value of a field."""
     join = copy.deepcopy(join)
