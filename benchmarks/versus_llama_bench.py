@@ -1,0 +1,76 @@
+"""Time dllama and a program of llama.cpp's family alternately, the latter by its llama-bench.
+
+    python benchmarks/versus_llama_bench.py tiny.m tiny.gguf --llama-bench PATH -- -rtr 1 -fa 0
+
+What stands behind -- goes to llama-bench: -rtr 1 makes ik_llama.cpp repack the weights as it loads
+them. llama-bench loads the model for every run, warms up, and times itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+from turns import Contestant, answer, compare, load_dllama
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help=".m file")
+    parser.add_argument("gguf", help=".gguf file of the same shape")
+    parser.add_argument("--llama-bench", required=True, metavar="PROGRAM")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--decode-tokens", type=int, default=128)
+    parser.add_argument("--contestant", choices=["dllama", "llama-bench"], help=argparse.SUPPRESS)
+    parser.add_argument("more", nargs="*", help="arguments of llama-bench")
+    args = parser.parse_args()
+    if args.contestant == "dllama":
+        sizes = (args.prompt_tokens, args.decode_tokens)
+        answer(load_dllama(args.model, args.threads[0], *sizes))
+    elif args.contestant == "llama-bench":
+        answer(llama_bench(args))
+    else:
+        for threads in args.threads:
+            contest(args, threads)
+
+
+def contest(args: argparse.Namespace, threads: int) -> None:
+    """All rounds with one number of threads."""
+    command = [
+        sys.executable, __file__, args.model, args.gguf, "--llama-bench", args.llama_bench,
+        "--threads", str(threads), "--prompt-tokens", str(args.prompt_tokens),
+        "--decode-tokens", str(args.decode_tokens),
+    ]  # fmt: skip
+    contestants = [
+        Contestant(name, [*command, "--contestant", name, "--", *args.more])
+        for name in ("dllama", "llama-bench")
+    ]
+    compare(contestants[0], contestants[1], args.rounds, threads)
+    for contestant in contestants:
+        contestant.stop()
+
+
+def llama_bench(args: argparse.Namespace) -> Callable[[str], float]:
+    """Tokens per second as llama-bench says."""
+    command = [args.llama_bench, "-m", args.gguf, "-t", str(args.threads[0]), "-r", "1"]
+
+    def measure(what: str) -> float:
+        prompt = args.prompt_tokens if what == "prefill" else 0
+        decode = args.decode_tokens if what == "decode" else 0
+        sizes = ["-p", str(prompt), "-n", str(decode), "-o", "json", *args.more]
+        done = subprocess.run([*command, *sizes], check=True, capture_output=True, text=True)
+        (result,) = json.loads(done.stdout[done.stdout.index("[") :])
+        return float(result["avg_ts"])
+
+    return measure
+
+
+if __name__ == "__main__":
+    main()
