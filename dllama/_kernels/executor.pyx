@@ -331,7 +331,8 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
         for owner in range(thread, thread + team):
             _share(run, s, items, owner % team, team, scratch, turns, cache)
         dl_barrier_wait(run.barrier, team)
-        if run.failed:
+        # A later step may have failed already, but this thread must still come to its barrier.
+        if run.failed and run.failed <= s + 1:
             break
         if thread == 0:
             now = dl_now()

@@ -84,7 +84,7 @@ cdef struct Pass:
     int64_t pairs, qkv_width
     bint halves
     int form                        # of the rows that a broadcast sends
-    bint failed                     # a swap failed: nothing after it is computed
+    int failed                      # the step whose swap failed, from 1 on: it is the last one
 
 
 # How many items a step has in this pass; items are independent, so any thread may do any of them.

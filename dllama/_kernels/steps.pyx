@@ -143,7 +143,7 @@ cdef void _transfer_item(Pass *run, const Step *step, int64_t T, int64_t i) noex
     else:
         unpack_item(&step.sum, T, i)
     if failed:
-        run.failed = True  # others read it behind the barrier
+        run.failed = <int> (step - run.steps) + 1  # others read it behind the barrier
 
 
 cdef void _rope_item(const Pass *run, const Step *step, int64_t i, RopeCache turns,

@@ -47,6 +47,34 @@ with dllama.LLM(sys.argv[1], workers=sys.argv[2:], threads=1, timeout=1.5) as ll
             print(token.id, flush=True)
 """
 
+# Passes with more threads than cores, whose first transfer fails at once.
+LOST_AT_ONCE = """
+import sys
+import numpy as np
+from dllama import settings, transports
+from dllama.errors import TransportError
+from dllama.modelfile import ModelFile
+from dllama.node import Node, group_of, program_of
+from dllama.plan import Plan
+from dllama.weights import load_weights
+
+model = ModelFile.open(settings.DEMO / "model.m")
+plan = Plan((1, 1), seq_len=16, half=False, batch=4, logits=1, buffer="f32")
+program = program_of(model.spec, plan, 0)
+weights = load_weights(model, program, 1)
+for round in range(50):
+    with transports.get("unix").listen(f"unix:{sys.argv[1]}/{round}") as listener:
+        link = transports.get("unix").connect(listener.address, 5.0)
+        listener.accept(5.0).close()
+    group = group_of(model.spec, plan, [None, link], 0, {})
+    node = Node(program, weights, plan, 8, group)
+    try:
+        node.run(np.zeros(1, np.int32), 0, 0)
+        sys.exit("no error")
+    except TransportError:
+        link.close()
+"""
+
 pytestmark = pytest.mark.slow
 
 
@@ -530,6 +558,12 @@ def test_ctrl_c_leaves_nothing(local_run):
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
+def test_no_thread_waits_for_one_that_saw_a_failure_early(tmp_path):
+    """A thread that is late at a barrier sees that the step behind it has failed."""
+    command = [sys.executable, "-c", LOST_AT_ONCE, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=STARTING + 30)
+
+
 def test_ctrl_c_at_any_moment_leaves_nothing(local_run):
     seed = random.randrange(1 << 32)
     moments = random.Random(seed)
