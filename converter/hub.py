@@ -19,10 +19,10 @@ from dllama.converter.cache import cache_folder
 from dllama.converter.convert import read_spec
 from dllama.converter.extras import require
 from dllama.converter.huggingface import FILES, INDEX
-from dllama.converter.jsonfile import read_json
 from dllama.converter.tokenizers import COPIED
 
 from dllama.errors import ConfigError, DllamaError, FormatError, ModelError, OutputError
+from dllama.jsonfile import read_json
 from dllama.spec import FloatType
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from dllama.converter.jsonfile import read_json
 from dllama.converter.pytorch import PytorchFile
 from dllama.converter.safetensors import SafetensorsFile
 from dllama.converter.stored import MappedTensor
 from dllama.converter.tokenizers import SourceTokenizer, open_tokenizer
 
 from dllama.errors import FormatError, ModelError
+from dllama.jsonfile import read_json
 
 # Files of tensors, the preferred one first; INDEX is added to the name for shards.
 FILES: dict[str, type[SafetensorsFile | PytorchFile]] = {

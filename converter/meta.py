@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dllama.converter.jsonfile import read_json
 from dllama.converter.pytorch import PytorchFile
 from dllama.converter.sentencepiece import read_sentencepiece
 from dllama.converter.stored import MappedTensor, Stored
@@ -22,6 +21,7 @@ from dllama.converter.tokenizers import SourceTokenizer
 from numpy.typing import NDArray
 
 from dllama.errors import FormatError, ModelError, UnsupportedError
+from dllama.jsonfile import read_json
 from dllama.tokenizerconfig import TokenizerConfig
 
 ROWS, COLUMNS, SAME = 0, 1, None

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dllama.converter.jsonfile import parse_json
 from dllama.converter.stored import DTYPES, MappedFile, MappedTensor
 
 from dllama.errors import FormatError
+from dllama.jsonfile import parse_json
 
 MAX_HEADER = 100 << 20
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from dllama.errors import ConfigError, FormatError, InputError
+from dllama.jsonfile import read_json_if_any
 
 WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
@@ -183,17 +183,10 @@ def generation_defaults(folder: Path, options: Sequence[Option]) -> dict[str, An
     """What generation_config.json in a model folder says of the options; {} without the file.
 
     As in transformers, it counts only where do_sample is true, and null says nothing.
-    FormatError names file and key.
+    FormatError names file and key, ModelError a file that cannot be read.
     """
     path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(path, "text", f"broken ({error})", "JSON") from error
-    if not isinstance(config, dict):
-        raise FormatError(path, "text", type(config).__name__, "an object")
+    config = read_json_if_any(path)
     if config.get("do_sample") is not True:
         return {}
     given = [option for option in options if config.get(option.name) is not None]

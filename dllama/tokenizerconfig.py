@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dllama.errors import FormatError, ModelError
+from dllama.jsonfile import read_json_if_any
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -36,9 +36,9 @@ def read_tokenizer_config(
     eos ids are those of the generation defaults, else of the model, else of the tokenizer.
     FormatError for a broken file or an id out of range, ModelError if one cannot be read.
     """
-    tokenizer = _read_json(folder / "tokenizer_config.json")
+    tokenizer = read_json_if_any(folder / "tokenizer_config.json")
     numbered = {
-        path: _read_json(path)
+        path: read_json_if_any(path)
         for path in (folder / "generation_config.json", folder / "config.json")
     }
     bos = tuple(_named(tokenizer.get("bos_token"), token_to_id))
@@ -61,7 +61,7 @@ def read_tokenizer_config(
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
     """special_tokens of the tokenizer_config.json of a folder; empty if there is none."""
-    return _special_tokens(_read_json(folder / "tokenizer_config.json"))
+    return _special_tokens(read_json_if_any(folder / "tokenizer_config.json"))
 
 
 def _special_tokens(values: dict[str, Any]) -> dict[str, str]:
@@ -105,20 +105,6 @@ def _chat_template(folder: Path, configured: object) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in entries}
         configured = named.get("default")
     return configured if isinstance(configured, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    text = _read_text(path)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, "JSON", f"broken ({error})", "an object") from error
-    if not isinstance(value, dict):
-        raise FormatError(path, "JSON", type(value).__name__, "an object")
-    return value
 
 
 def _read_text(path: Path) -> str:

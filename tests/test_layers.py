@@ -18,6 +18,8 @@ LAYERS = (
         "dllama.sharding",
         "dllama.summation",
         "dllama.ranges",
+        "dllama.jsonfile",
+        "dllama.progress",
     ),
     ("dllama._kernels", "dllama.config", "dllama.plan", "dllama.spelling"),
     ("dllama.modelheader", "dllama.modelfile", "dllama.tokenizerfile", "dllama.tokenizerconfig"),
@@ -32,7 +34,7 @@ LAYERS = (
         "dllama.slices",
         "dllama.logprobs",
     ),
-    ("dllama.node", "dllama.distribute", "dllama.session", "dllama.trace"),
+    ("dllama.context", "dllama.node", "dllama.distribute", "dllama.session", "dllama.trace"),
     ("dllama.worker", "dllama.cluster", "dllama.local", "dllama.footprint"),
     ("dllama.root",),
     ("dllama.engine",),
@@ -119,7 +121,7 @@ def test_no_import_goes_up():
 
 def test_converter_sees_errors_families_and_files_only():
     allowed = {"errors", "spec", "families", "modelfile", "modelheader", "converter"}
-    allowed |= {"spelling", "tokenizer", "tokenizerfile", "tokenizerconfig"}
+    allowed |= {"spelling", "jsonfile", "tokenizer", "tokenizerfile", "tokenizerconfig"}
     for module, paths in sources().items():
         if module.startswith("dllama.converter"):
             for other in set().union(*(imports(path) for path in paths)):

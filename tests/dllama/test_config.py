@@ -143,7 +143,7 @@ def test_defaults_count_only_for_sampling(generation, value):
     [
         ({"do_sample": True, "top_p": 2}, "top_p is 2, expected a number of more than 0"),
         ({"do_sample": True, "top_p": "1"}, "top_p is '1', expected a number"),
-        ([], "text is list, expected an object"),
+        ([], "JSON is list, expected an object"),
     ],
 )
 def test_wrong_defaults_of_a_model(generation, value, message):

@@ -17,8 +17,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: {error.strerror}") from error
 
 
+def read_json_if_any(path: Path) -> dict[str, Any]:
+    """The same; empty if there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object that the bytes hold."""
+    """The JSON object that the bytes hold; FormatError names the file that they are of."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
