@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama import settings
 from dllama._kernels import cpu
-from dllama.errors import ConfigError, ContextError, ModelError, ProtocolError
+from dllama.context import Context
+from dllama.errors import ConfigError, ModelError, ProtocolError
 from dllama.generation import End, TextStream, Token
 from dllama.logprobs import log_probabilities
 from dllama.modelfile import ModelFile
@@ -88,8 +88,6 @@ class LLM:
         self.stats = Stats()
         self.timelines: list[NodePass] = []
         self._trace = trace
-        self._tokens: list[int] = []  # evaluated
-        self._pending: list[int] = []  # generated or given, but not yet evaluated
         self._interrupted = False
         self._root: Root | None = None
         self._failure: Exception | None = None
@@ -107,6 +105,7 @@ class LLM:
                 batch_size=batch_size,
             )
             self.buffer, self.seq_len = self._plan.buffer, self._plan.seq_len
+            self._context = Context(self.spec.vocab_size, self.seq_len)
             self.tokenizer = settings.tokenizer_of(self.model_path, tokenizer, self.spec)
             layout = Layout(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
             self._root = Root(file, self._plan, layout, progress)
@@ -116,12 +115,7 @@ class LLM:
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -140,22 +134,19 @@ class LLM:
     @property
     def tokens(self) -> tuple[int, ...]:
         """Ids of the context that are evaluated: those whose keys and values are kept."""
-        return tuple(self._tokens)
+        return tuple(self._context.tokens)
 
     @property
     def position(self) -> int:
         """How many these are."""
-        return len(self._tokens)
+        return self._context.position
 
     def rewind(self, position: int) -> None:
         """Keep the first `position` tokens of the context and forget all others.
 
         What follows has the bits that it has without them. ConfigError where fewer are evaluated.
         """
-        if not 0 <= position <= self.position:
-            raise ConfigError(f"position is {position}, expected 0 to {self.position}")
-        del self._tokens[position:]
-        self._pending = []
+        self._context.rewind(position)
 
     def continue_from(self, tokens: Sequence[int]) -> int:
         """Make these ids the context, of which generate([]) goes on.
@@ -165,16 +156,7 @@ class LLM:
         rest waits for the next pass, so this takes no time. ConfigError for no ids or one
         out of range, ContextError where they do not fit; the context is then as it was.
         """
-        ids = self._check_ids(tokens)
-        if not ids:
-            raise ConfigError("there are no tokens to continue from")
-        if len(ids) > self.seq_len:
-            raise ContextError(f"{len(ids)} tokens do not fit in a context of {self.seq_len}")
-        same = zip(self._tokens, ids[:-1], strict=False)
-        kept = next((at for at, (a, b) in enumerate(same) if a != b), None)
-        self.rewind(min(len(ids) - 1, self.position) if kept is None else kept)
-        self._pending = ids[self.position :]
-        return self.position
+        return self._context.continue_from(tokens)
 
     def interrupt(self) -> None:
         """Make generate end after the pass that it is in, from another thread or a signal handler.
@@ -204,9 +186,9 @@ class LLM:
         ConfigError for an id out of range, ContextError where the tokens do not fit; the
         context is then as it was.
         """
-        given = self._check_ids(tokens)
-        ids = self._pending + given
-        self._require(len(ids))
+        given = self._context.check(tokens)
+        ids = self._context.pending + given
+        self._context.require(len(ids))
         out = np.empty((len(given), self.spec.vocab_size), np.float32)
         step, first = self._plan.logits, len(ids) - len(given)
         for begin in range(0, len(ids) if given else 0, step):
@@ -218,7 +200,7 @@ class LLM:
                 with self._ending_on_failure():
                     out[end - first - rows : end - first] = self._open().logits()
             self._finish_step()
-            self._pending = self._pending[step:]
+            del self._context.pending[:step]
         return out
 
     def generate(
@@ -258,12 +240,12 @@ class LLM:
         stops = settings.stop_strings(stop)
         if stops and self.tokenizer is None:
             raise ConfigError(f"stop is {stop!r}, but {self.model_path} has no tokenizer")
-        ids = self._pending + self._prompt_ids(prompt)
-        limit = self._limit(len(ids), max_tokens)
+        ids = self._context.pending + self._prompt_ids(prompt)
+        limit = self._context.limit(len(ids), max_tokens)
         sampler = Sampler(config)
         self._interrupted = False
         eos = () if ignore_eos or self.tokenizer is None else self.tokenizer.eos_ids
-        eos = (*eos, *self._check_ids(stop_ids))
+        eos = (*eos, *self._context.check(stop_ids))
         stream = TextStream(self.tokenizer, stops)
         return self._generate(ids, limit, sampler, stream, eos, logprobs)
 
@@ -277,8 +259,8 @@ class LLM:
         logprobs: int | None,
     ) -> Iterator[Token]:
         """Up to `limit` tokens that follow ids; eos: those that end a text."""
-        history = self._tokens + ids
-        self._pending = ids
+        history = self._context.tokens + ids
+        self._context.pending = ids
         for count in range(1, limit + 1):
             token = self._next(sampler, history, PREFILL if count == 1 else DECODE, logprobs)
             if token is None:
@@ -303,14 +285,14 @@ class LLM:
 
         None where an interruption came before all but the last batch was evaluated.
         """
-        step = self._plan.batch
-        while len(self._pending) > step:
-            self._pass(self._pending[:step], step, phase, Want.NOTHING)
+        step, context = self._plan.batch, self._context
+        while len(context.pending) > step:
+            self._pass(context.pending[:step], step, phase, Want.NOTHING)
             self._finish_step()
-            self._pending = self._pending[step:]
+            del context.pending[:step]
             if self._interrupted:
                 return None
-        self._pass(self._pending, len(self._pending) - 1, phase, Want.TOP)
+        self._pass(context.pending, len(context.pending) - 1, phase, Want.TOP)
         begin = time.perf_counter()
         with self._ending_on_failure():
             slices = self._open().slices()
@@ -322,7 +304,7 @@ class LLM:
         last = self.stats.steps[-1]
         self.stats.amend(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
         self._finish_step()
-        self._pending = [token.id]
+        context.pending = [token.id]
         return token
 
     def _pass(self, ids: list[int], first_logits: int, phase: str, want: Want) -> None:
@@ -332,7 +314,7 @@ class LLM:
         with self._ending_on_failure():
             root.run(ids, self.position, first_logits, want)
         total_ms = (time.perf_counter() - begin) * 1e3
-        self._tokens += ids
+        self._context.tokens += ids
         inference_ms, transfer_ms = root.times()
         step = StepStats(phase, len(ids), total_ms, inference_ms, transfer_ms, 0.0, 0, 0)
         self.stats.add(step)
@@ -377,41 +359,14 @@ class LLM:
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a prompt; at the beginning of the context the tokenizer may put a bos."""
         if not isinstance(prompt, str):
-            ids = self._check_ids(prompt)
+            ids = self._context.check(prompt)
         elif self.tokenizer is None:
             raise ConfigError(f"the prompt is text, but {self.model_path} has no tokenizer")
         else:
-            begins = self.position == 0 and not self._pending
+            begins = self.position == 0 and not self._context.pending
             ids = self.tokenizer.encode(prompt, add_bos=None if begins else False)
             if not ids and begins and self.tokenizer.bos_id is not None:
                 ids = [self.tokenizer.bos_id]
-        if not ids and not self._pending:
+        if not ids and not self._context.pending:
             raise ConfigError("the prompt is empty and there is no token to begin with")
-        return self._check_ids(ids)
-
-    def _check_ids(self, tokens: Sequence[int]) -> list[int]:
-        """The tokens as integers in range."""
-        ids = [settings.token_id(token) for token in tokens]
-        for token in ids:
-            if not 0 <= token < self.spec.vocab_size:
-                raise ConfigError(f"token id is {token}, expected 0 to {self.spec.vocab_size - 1}")
-        return ids
-
-    def _require(self, count: int) -> None:
-        """ContextError unless `count` more tokens fit."""
-        if self.position + count > self.seq_len:
-            raise ContextError(
-                f"{count} tokens do not fit behind {self.position} in a context of "
-                f"{self.seq_len}: shorten them, reset the context, or raise max_seq_len"
-            )
-
-    def _limit(self, prompt: int, max_tokens: int | None) -> int:
-        """How many tokens to generate; the last one needs no position of its own."""
-        self._require(prompt)
-        room = self.seq_len - self.position - prompt + 1
-        if max_tokens is None:
-            return room
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0:
-            raise ConfigError(f"max_tokens is {max_tokens!r}, expected an integer of at least 0")
-        self._require(prompt + max(0, max_tokens - 1))
-        return max_tokens
+        return self._context.check(ids)

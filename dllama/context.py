@@ -1,0 +1,81 @@
+"""The context: ids that are evaluated, those that wait for the next pass, and how many fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dllama import settings
+from dllama.errors import ConfigError, ContextError
+
+
+class Context:
+    """Token ids below vocab_size, at most seq_len of them.
+
+    tokens: those that are evaluated, whose keys and values are kept. pending: those that come
+    next, generated or given, but not yet evaluated.
+    """
+
+    def __init__(self, vocab_size: int, seq_len: int) -> None:
+        self.tokens: list[int] = []
+        self.pending: list[int] = []
+        self._vocab_size = vocab_size
+        self._seq_len = seq_len
+
+    @property
+    def position(self) -> int:
+        """How many are evaluated."""
+        return len(self.tokens)
+
+    def rewind(self, position: int) -> None:
+        """Keep the first `position` tokens, none that wait; ConfigError where there are fewer."""
+        if not 0 <= position <= self.position:
+            raise ConfigError(f"position is {position}, expected 0 to {self.position}")
+        del self.tokens[position:]
+        self.pending = []
+
+    def continue_from(self, tokens: Sequence[int]) -> int:
+        """Let all of these ids wait that the context does not begin with, at least the last one.
+
+        Returns how many are kept. ConfigError, ContextError: they are none, out of range, or
+        too many; nothing is changed then.
+        """
+        ids = self.check(tokens)
+        if not ids:
+            raise ConfigError("there are no tokens to continue from")
+        if len(ids) > self._seq_len:
+            raise ContextError(f"{len(ids)} tokens do not fit in a context of {self._seq_len}")
+        same = zip(self.tokens, ids[:-1], strict=False)
+        kept = next((at for at, (a, b) in enumerate(same) if a != b), None)
+        self.rewind(min(len(ids) - 1, self.position) if kept is None else kept)
+        self.pending = ids[self.position :]
+        return self.position
+
+    def check(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens as integers; ConfigError for one out of range."""
+        ids = [settings.token_id(token) for token in tokens]
+        for token in ids:
+            if not 0 <= token < self._vocab_size:
+                raise ConfigError(f"token id is {token}, expected 0 to {self._vocab_size - 1}")
+        return ids
+
+    def require(self, count: int) -> None:
+        """ContextError unless `count` more tokens fit."""
+        if self.position + count > self._seq_len:
+            raise ContextError(
+                f"{count} tokens do not fit behind {self.position} in a context of "
+                f"{self._seq_len}: shorten them, reset the context, or raise max_seq_len"
+            )
+
+    def limit(self, prompt: int, max_tokens: int | None) -> int:
+        """How many tokens to generate behind a prompt; the last one needs no position of its own.
+
+        ConfigError for max_tokens that is no number, ContextError where they do not fit.
+        """
+        self.require(prompt)
+        room = self._seq_len - self.position - prompt + 1
+        if max_tokens is None:
+            return room
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0:
+            raise ConfigError(f"max_tokens is {max_tokens!r}, expected an integer of at least 0")
+        self.require(prompt + max(0, max_tokens - 1))
+        return max_tokens
