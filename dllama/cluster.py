@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dllama import protocol
 from dllama._kernels.collectives import Group
@@ -30,6 +29,7 @@ from dllama.modelfile import ModelFile
 from dllama.node import group_of, program_of
 from dllama.plan import Plan
 from dllama.program import Program
+from dllama.progress import byte_bar
 from dllama.protocol import Kind
 from dllama.session import Join, Run
 from dllama.slices import TOP
@@ -327,15 +327,7 @@ class _Forming:
             return
         total = sum(program_nbytes(self.model.tensors, program) for _, program in todo)
         lock = threading.Lock()
-        with tqdm(
-            total=total,
-            desc="sending weights",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            delay=1.0,
-            disable=None if progress else True,
-        ) as bar:
+        with byte_bar(total, "sending weights", progress) as bar:
 
             def moved(count: int) -> None:
                 with lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from dllama._kernels.matmul import PackedMatrix
 from dllama.modelfile import ModelFile, TensorInfo
 from dllama.program import Matrix, Part, Program, Slice
+from dllama.progress import byte_bar
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,7 @@ def load_weights(
 ) -> Weights:
     """Repack all matrices of the program; pages of the file are given back as it goes."""
     total = sum(part_nbytes(model.tensors, part) for m in program.matrices for part in m.parts)
-    with tqdm(
-        total=total,
-        desc="loading",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        delay=1.0,
-        disable=None if progress else True,
-    ) as bar:
+    with byte_bar(total, "loading", progress) as bar:
         matrices = {m.name: _pack(model, m, threads, bar) for m in program.matrices}
     vectors = {
         vector.name: np.concatenate([slice_floats(model, part) for part in vector.slices])
@@ -87,7 +81,7 @@ def part_bytes(model: ModelFile, part: Part) -> NDArray[np.uint8]:
     return whole[part.rows.start : part.rows.stop, begin:end]
 
 
-def _pack(model: ModelFile, matrix: Matrix, threads: int, bar: tqdm) -> PackedMatrix:  # type: ignore[type-arg]
+def _pack(model: ModelFile, matrix: Matrix, threads: int, bar: tqdm[NoReturn]) -> PackedMatrix:
     """One packed matrix of the tensors that make it up."""
     packed = PackedMatrix(matrix.rows, matrix.cols, float_type_of(model.tensors, matrix))
     for part in matrix.parts:

@@ -68,8 +68,9 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingWorkers]:
     """Workers of one thread that run already, for tests that are not about starting them."""
-    with StandingWorkers(tmp_path_factory.mktemp("standing")) as workers:
-        yield workers
+    workers = StandingWorkers(tmp_path_factory.mktemp("standing"))
+    yield workers
+    workers.close()
 
 
 @pytest.fixture

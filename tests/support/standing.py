@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
 READY = "listening at "
 
@@ -26,15 +25,8 @@ class StandingWorkers:
         known += [self._address(process) for process in started]
         return known[:count]
 
-    def __enter__(self) -> StandingWorkers:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End all of them; none may have failed."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
