@@ -20,7 +20,6 @@ from dllama.cli.options import (
     MODEL_OPTIONS,
     REPORT_OPTIONS,
     SAMPLING_OPTIONS,
-    TEXT_OPTIONS,
     TRACE_OPTION,
     WORK_OPTIONS,
     add_command,
@@ -51,9 +50,14 @@ COMPARED = (
            several=True, commas=True),
 )  # fmt: skip
 TEXT = (
-    *(option for option in TEXT_OPTIONS if option.name in ("prompt", "prompt_file")),
+    Option("prompt", str, "the text to go on from (default: random tokens)", "TEXT"),
+    Option("prompt_file", str, "a file with the text to go on from", "FILE"),
     Option("steps", int, f"tokens to generate (default: {STEPS})", "N", least=2),
     Option("ignore_eos", bool, "go on after an end-of-sequence token, as a benchmark always does"),
+)
+SAMPLING = (
+    Option("temperature", float, "0 takes the likeliest token (default: 0)", "T", least=0),
+    *(option for option in SAMPLING_OPTIONS if option.name != "temperature"),
 )
 NAMES = tuple(option.name for option in COMPARED)
 CLUSTER = tuple(option for option in CLUSTER_OPTIONS if option.name not in NAMES)
@@ -76,8 +80,8 @@ def add_parser(subparsers: Any) -> None:
     )
     groups = {
         "compared (lists with commas or spaces between, all combinations)": COMPARED,
-        "text (default: random tokens)": TEXT,
-        "sampling (default: the likeliest token)": SAMPLING_OPTIONS,
+        "text": TEXT,
+        "sampling": SAMPLING,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER,
         "work and report": (*WORK_OPTIONS, *REPORT_OPTIONS, TRACE_OPTION),

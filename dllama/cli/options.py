@@ -117,8 +117,10 @@ SERVER_OPTIONS = (
     Option("queue", int, "requests that may wait for their turn; more are turned away "
            "(default: 32)", "N", least=1, most=10000),
 )  # fmt: skip
-QUIET_OPTION = Option("quiet", bool, "print nothing but the result")
-REPORT_OPTIONS = (Option("json", str, "write the results to FILE", "FILE"), QUIET_OPTION)
+REPORT_OPTIONS = (
+    Option("json", str, "write the results to FILE", "FILE"),
+    Option("quiet", bool, "print nothing but the result"),
+)
 TRACE_OPTION = Option(
     "trace", str, "write the time of every task on every node to FILE (Chrome trace format)", "FILE"
 )
@@ -130,8 +132,8 @@ WORK_OPTIONS = (
            least=1),
     Option("repeats", int, "runs of each case, in turns (default: 3)", "N", least=1),
     Option("csv", str, "write the table to FILE as CSV", "FILE"),
-    Option("plot", str, "draw tokens/s to FILE.png (needs matplotlib: pip install 'dllama[plot]')",
-           "FILE"),
+    Option("plot", str, "draw tokens/s to FILE, a PNG (needs matplotlib: pip install "
+           "'dllama[plot]')", "FILE"),
 )  # fmt: skip
 # A configuration file may hold the options of any command; each command takes its own.
 ALL_OPTIONS = (

@@ -13,7 +13,6 @@ from dllama.cli.addresses import check_guarded, is_public
 from dllama.cli.options import (
     CLUSTER_OPTIONS,
     MODEL_OPTIONS,
-    QUIET_OPTION,
     SAMPLING_OPTIONS,
     SERVER_OPTIONS,
     TEMPLATE_OPTION,
@@ -24,6 +23,7 @@ from dllama.cli.options import (
     settings,
     template_name,
 )
+from dllama.config import Option
 from dllama.errors import ConfigError
 from dllama.protocol import read_secret
 
@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
         "folder, or as given here)":
             tuple(option for option in SAMPLING_OPTIONS if option.name != "seed"),
         "cluster": CLUSTER_OPTIONS,
-        "report": (QUIET_OPTION,),
+        "log": (Option("quiet", bool, "log warnings only"),),
     }  # fmt: skip
     add_options(parser, groups)
 
