@@ -17,6 +17,7 @@ cdef extern from "simd/attention.h" nogil:
     ctypedef struct dl_attend:
         const void *k
         const void *v
+        const void *next
         const float *q
         int size
         int padded

@@ -120,7 +120,8 @@ cdef int64_t attend_items(const Attention *a, int64_t T, int64_t position) noexc
 
 
 cdef void attend_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil:
-    cdef int64_t kv_head = i % a.kv_heads, unit = i // a.kv_heads
+    cdef int64_t units = attend_items(a, T, position) // a.kv_heads
+    cdef int64_t kv_head = i // units, unit = i % units
     cdef Group g = group_of(a, kv_head)
     cdef int64_t step = _item_tokens(a), row = 0, end = T * g.count
     if not _split(T, position):
@@ -128,7 +129,8 @@ cdef void attend_item(const Attention *a, int64_t T, int64_t position, int64_t i
         row, end = unit * step * g.count, min(end, (unit + 1) * step * g.count)
     while row < end:
         if _split(T, position):
-            _attend_split(a, kv_head, &g, unit, position, row, min(DL_ATTEND_ROWS, end - row))
+            _attend_split(a, kv_head, &g, unit, units, position, row,
+                          min(DL_ATTEND_ROWS, end - row))
         else:
             _attend_rows(a, kv_head, &g, position, row, min(DL_ATTEND_ROWS, end - row))
         row += DL_ATTEND_ROWS
@@ -146,9 +148,9 @@ cdef inline void _gather(const Attention *a, const Group *g, int64_t row, int64_
 
 
 cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_head,
-                               const Group *g, int64_t chunk, int64_t position, int64_t row,
-                               int64_t n) noexcept nogil:
-    """The job's rows against one chunk; the result is in job.part."""
+                               const Group *g, int64_t chunk, int64_t chunks, int64_t position,
+                               int64_t row, int64_t n) noexcept nogil:
+    """The job's rows against one chunk of `chunks`; the result is in job.part."""
     cdef int64_t first = chunk * DL_CHUNK, r
     cdef int64_t seen
     job.count = 0
@@ -159,7 +161,16 @@ cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_he
     job.size, job.padded, job.cap = <int> a.size, <int> a.padded, a.cap
     job.k = a.keys + kv_head * a.keys_step + first * a.size * a.width
     job.v = a.values + kv_head * a.values_step + first * a.padded * a.width
+    job.next = _keys_after(a, kv_head, chunk, chunks)
     a.floats.attend[a.half](job, <int> n)
+
+
+cdef inline const char *_keys_after(const Attention *a, int64_t kv_head, int64_t chunk,
+                                    int64_t chunks) noexcept nogil:
+    """The keys that follow a chunk of `chunks`: those of the next one, or of the next head."""
+    if chunk + 1 == chunks:
+        kv_head, chunk = min(kv_head + 1, a.kv_heads - 1), -1
+    return a.keys + kv_head * a.keys_step + (chunk + 1) * DL_CHUNK * a.size * a.width
 
 
 cdef void _attend_rows(const Attention *a, int64_t kv_head, const Group *g, int64_t position,
@@ -170,12 +181,12 @@ cdef void _attend_rows(const Attention *a, int64_t kv_head, const Group *g, int6
     cdef dl_part total[DL_ATTEND_ROWS]
     cdef dl_part part[DL_ATTEND_ROWS]
     cdef dl_attend job
-    cdef int64_t chunk, r
+    cdef int64_t chunk, r, chunks = _chunks(position + (row + n - 1) // g.count + 1)
     _gather(a, g, row, n, q)
     job.q, job.scores = q, scores
-    for chunk in range(_chunks(position + (row + n - 1) // g.count + 1)):
+    for chunk in range(chunks):
         job.part = &total[0] if chunk == 0 else &part[0]
-        _attend_chunk(a, &job, kv_head, g, chunk, position, row, n)
+        _attend_chunk(a, &job, kv_head, g, chunk, chunks, position, row, n)
         for r in range(n):
             if chunk and job.limit[r]:
                 a.floats.merge(&total[r], &part[r], <int> a.padded)
@@ -189,7 +200,7 @@ cdef inline float *_out(const Attention *a, const Group *g, int64_t row) noexcep
 
 
 cdef void _attend_split(const Attention *a, int64_t kv_head, const Group *g, int64_t chunk,
-                        int64_t position, int64_t row, int64_t n) noexcept nogil:
+                        int64_t chunks, int64_t position, int64_t row, int64_t n) noexcept nogil:
     """One chunk of n rows, kept for merge_item."""
     cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
     cdef float scores[DL_ATTEND_ROWS * DL_CHUNK]
@@ -198,7 +209,7 @@ cdef void _attend_split(const Attention *a, int64_t kv_head, const Group *g, int
     cdef int64_t r
     _gather(a, g, row, n, q)
     job.q, job.scores, job.part = q, scores, part
-    _attend_chunk(a, &job, kv_head, g, chunk, position, row, n)
+    _attend_chunk(a, &job, kv_head, g, chunk, chunks, position, row, n)
     for r in range(n):
         if job.limit[r]:
             memcpy(_part(a, kv_head, row + r, chunk), &part[r], _part_bytes(a))

@@ -22,15 +22,18 @@
         }                                                                                    \
     }
 
-/* o[r] = sum over positions of scores[r][p] * v[p] */
+/* o[r] = sum over positions of scores[r][p] * v[p]. With each vector of values as many bytes of
+ * what is read next are fetched, from where dl_softmax_part stopped. */
 #define DL_MIX(suffix, ctype, load)                                                          \
     DL_INLINE void DL_FN(dl_mix_##suffix)(const dl_attend *a, const int n)                   \
     {                                                                                        \
+        const char *next = (const char *)a->next + DL_AHEAD * n;                             \
         for (int d = 0; d < a->padded; d += 16) {                                            \
             const ctype *v = (const ctype *)a->v + d;                                        \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
-            for (int p = 0; p < a->count; p++, v += a->padded) {                             \
+            for (int p = 0; p < a->count; p++, v += a->padded, next += 16 * sizeof(ctype)) { \
+                __builtin_prefetch(next);                                                    \
                 VT values = V(load)(v);                                                      \
                 DL_UNROLL for (int r = 0; r < n; r++)                                                  \
                     acc[r] = V(fma)(values, V(set1)(a->scores[r * DL_CHUNK + p]), acc[r]);   \
@@ -49,8 +52,10 @@ static void DL_FN(dl_cap_scores)(float *scores, int count, float cap)
     }
 }
 
-/* Turns the scores of a row into exp(score - maximum), zeros from `limit` on. */
-DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_part *part)
+/* Turns the scores of a row into exp(score - maximum), zeros from `limit` on. Meanwhile memory
+ * would idle: it brings DL_AHEAD bytes of what is read next. */
+DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_part *part,
+                                      const char *next)
 {
     VT top = V(set1)(-INFINITY), sum = V(set1)(0.0f);
     for (int p = limit; p < (count + 15) / 16 * 16; p++) scores[p] = -INFINITY;
@@ -58,6 +63,7 @@ DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_pa
     part->m = V(hmax)(top);
     VT shift = V(set1)(limit ? part->m : 0.0f);
     for (int p = 0; p < count; p += 16) {
+        __builtin_prefetch(next + 4 * p);
         VT e = DL_FN(dl_exp)(V(sub)(V(load)(scores + p), shift));
         sum = V(add)(sum, e);
         V(store)(scores + p, e);
@@ -72,7 +78,8 @@ DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_pa
         for (int r = 0; a->cap > 0.0f && r < n; r++)                                         \
             DL_FN(dl_cap_scores)(a->scores + r * DL_CHUNK, a->count, a->cap);                \
         DL_UNROLL for (int r = 0; r < n; r++)                                                          \
-            DL_FN(dl_softmax_part)(a->scores + r * DL_CHUNK, a->limit[r], a->count, a->part + r); \
+            DL_FN(dl_softmax_part)(a->scores + r * DL_CHUNK, a->limit[r], a->count, a->part + r,  \
+                                   (const char *)a->next + DL_AHEAD * r);                    \
         DL_FN(dl_mix_##suffix)(a, n);                                                        \
     }                                                                                        \
     static void DL_FN(dl_attend_##suffix)(const dl_attend *a, int n)                         \

@@ -13,6 +13,9 @@
 
 enum { DL_CHUNK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 512 };
 
+/* Bytes fetched of what is read next while a row of scores becomes exponentials. */
+enum { DL_AHEAD = 64 * (DL_CHUNK / 16) };
+
 typedef struct {
     float m, l;
     float o[DL_HEAD_MAX];
@@ -21,6 +24,7 @@ typedef struct {
 typedef struct {
     const void *k;          /* [count / 16 rounded up][size][16] */
     const void *v;          /* [count][padded] */
+    const void *next;       /* what the thread reads after this chunk; any address */
     const float *q;         /* [rows][size], scaled */
     int size, padded;
     int count;              /* positions of this chunk that any row sees */
