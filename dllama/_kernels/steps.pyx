@@ -10,12 +10,17 @@ from dllama._kernels.attention cimport (
     Group as HeadGroup, attend_item, attend_items, group_of, merge_item, merge_items,
 )
 from dllama._kernels.broadcast cimport receive_row, send_row, spread
-from dllama._kernels.elementwise cimport put_row
+from dllama._kernels.elementwise cimport put_blocks
 from dllama._kernels.matmul cimport matmul_item, matmul_items
 from dllama._kernels.moe cimport (
     dispatch_item, gated_item, gated_items, route_item, sort_item, sum_item, sum_items,
 )
 from dllama._kernels.rope cimport rope_head
+
+
+# Least blocks of a row for an item of its own.
+cdef enum:
+    CUT_BLOCKS = 8
 
 
 cdef inline int64_t _tokens(const Pass *run, const Step *step) noexcept nogil:
@@ -36,6 +41,8 @@ cdef int64_t step_items(const Pass *run, const Step *step) noexcept nogil:
         return T * step.attention.kv_heads
     if step.op >= SEND_ROW:
         return _transfer_items(step, T)
+    if step.op == NORM or step.op == ENCODE:
+        return T * _cuts(run, step, T)
     if step.op == SORT:
         return 1
     if step.op == DISPATCH:
@@ -45,6 +52,13 @@ cdef int64_t step_items(const Pass *run, const Step *step) noexcept nogil:
     if step.op == EXPERTS_SUM:
         return sum_items(&step.experts)
     return T
+
+
+cdef inline int64_t _cuts(const Pass *run, const Step *step, int64_t T) noexcept nogil:
+    """Items of a row that a matmul reads: a thread each, where tokens are fewer than threads."""
+    if step.rows == NULL or T >= run.threads:
+        return 1
+    return max(1, min(run.threads, step.width // (32 * CUT_BLOCKS)))
 
 
 cdef int64_t _transfer_items(const Step *step, int64_t T) noexcept nogil:
@@ -66,7 +80,6 @@ cdef int64_t _transfer_items(const Step *step, int64_t T) noexcept nogil:
 cdef void step_item(Pass *run, const Step *step, int64_t i, float *scratch, RopeCache turns,
                     KVCache cache) noexcept nogil:
     cdef int64_t T = _tokens(run, step), width = step.width
-    cdef int64_t row = i + (run.batch.first_tail if step.tail else 0)
     if step.op == MATMUL:
         matmul_item(&step.matmul, T, i)
     elif step.op == ATTEND:
@@ -76,9 +89,9 @@ cdef void step_item(Pass *run, const Step *step, int64_t i, float *scratch, Rope
     elif step.op == ROPE:
         _rope_item(run, step, i, turns, cache)
     elif step.op == NORM:
-        _norm_item(run, step, T, i, row, scratch)
+        _norm_item(run, step, T, i, scratch)
     elif step.op == ENCODE:
-        put_row(run.floats, step.rows, T, i, step.src + row * width)
+        _encode_item(run, step, T, i)
     elif step.op == EMBED:
         memcpy(step.dst + i * width, step.weight + run.batch.ids[i] * width, width * sizeof(float))
     elif step.op == SCALE:
@@ -89,17 +102,35 @@ cdef void step_item(Pass *run, const Step *step, int64_t i, float *scratch, Rope
         _transfer_item(run, step, T, i)
 
 
-cdef inline void _norm_item(const Pass *run, const Step *step, int64_t T, int64_t i, int64_t row,
+cdef inline void _norm_item(const Pass *run, const Step *step, int64_t T, int64_t i,
                             float *scratch) noexcept nogil:
-    """Row i of a norm: as a matmul reads it, as floats, or added to floats."""
-    cdef int64_t width = step.width, j
-    cdef float *y = scratch if step.add or step.rows != NULL else step.dst + i * width
-    run.floats.rmsnorm(step.src + row * width, step.weight, run.epsilon, width, y)
+    """Item i of a norm: a cut as a matmul reads it, or a row as floats or added to floats."""
+    cdef int64_t width = step.width, cuts = _cuts(run, step, T), t = i // cuts, j
+    cdef float *y = scratch if step.add or step.rows != NULL else step.dst + t * width
+    run.floats.rmsnorm(_row(run, step, t), step.weight, run.epsilon, width, y)
     if step.rows != NULL:
-        put_row(run.floats, step.rows, T, i, y)
+        _put_cut(run, step, T, i, y)
     elif step.add:
         for j in range(width):
-            step.dst[i * width + j] += y[j]
+            step.dst[t * width + j] += y[j]
+
+
+cdef inline void _encode_item(const Pass *run, const Step *step, int64_t T,
+                              int64_t i) noexcept nogil:
+    _put_cut(run, step, T, i, _row(run, step, i // _cuts(run, step, T)))
+
+
+cdef inline const float *_row(const Pass *run, const Step *step, int64_t t) noexcept nogil:
+    """Row t of those that the step works on."""
+    return step.src + (t + (run.batch.first_tail if step.tail else 0)) * step.width
+
+
+cdef inline void _put_cut(const Pass *run, const Step *step, int64_t T, int64_t i,
+                          const float *x) noexcept nogil:
+    """The part of the row x that is item i, as a matmul reads it."""
+    cdef int64_t cuts = _cuts(run, step, T), cut = i % cuts, blocks = (step.width + 31) // 32
+    cdef int64_t first = blocks * cut // cuts, end = blocks * (cut + 1) // cuts
+    put_blocks(run.floats, step.rows, T, i // cuts, first, end - first, x + 32 * first)
 
 
 cdef inline void _scale_item(const Step *step, int64_t i) noexcept nogil:
