@@ -2,8 +2,8 @@
 
 T: tokens in the pass. Every task is a number of independent items. Each thread has a share of
 them, which it takes in order, so that it reads its rows of a matrix as one stream; then it takes what
-others have left. Between tasks they meet at a barrier, where the early ones fetch the weights that
-they read next. Which thread computes an item does not change its bits.
+others have left. Between tasks they meet at a barrier. Which thread computes an item does not
+change its bits.
 """
 
 from cython.parallel cimport parallel
@@ -20,8 +20,7 @@ from dllama._kernels.broadcast cimport AS_FLOAT
 from dllama._kernels.collectives cimport Group
 from dllama._kernels.elementwise cimport Rows, dl_floats_of, dl_isa, dl_rows
 from dllama._kernels.matmul cimport (
-    ADD, GATED, GATED_GELU, STORE, Matmul, Order, PackedMatrix, matmul_items, matmul_job,
-    matmul_weights, sum_in_order,
+    ADD, GATED, GATED_GELU, STORE, Matmul, Order, PackedMatrix, matmul_job, sum_in_order,
 )
 from dllama._kernels.memory cimport Memory
 from dllama._kernels.moe cimport Routes, gated_job, sum_job, sum_scratch
@@ -29,18 +28,14 @@ from dllama._kernels.rope cimport RopeCache
 from dllama._kernels.steps cimport (
     ATTEND, DISPATCH, EMBED, ENCODE, EXPERTS_GATED, EXPERTS_SUM, FIRST_SWAP, MATMUL, MERGE, NORM,
     PACK, RECEIVE_ROW, REDUCE, ROPE, ROUTE, SCALE, SECOND_SWAP, SEND_ROW, SORT, SPREAD, UNPACK,
-    Pass, Step, dl_ahead, dl_barrier, dl_barrier_wait, dl_counter, dl_counter_next, dl_now,
-    dl_team_size, dl_thread_id, step_item, step_items,
+    Pass, Step, dl_barrier, dl_barrier_wait, dl_counter, dl_counter_next, dl_now, dl_team_size,
+    dl_thread_id, step_item, step_items,
 )
 
 from dllama._kernels.ops import Form, Kind, Op, Then
 from dllama.sharding import columns_of
 from dllama.spec import RopeType
 
-
-# Most bytes of a matrix that a thread fetches while it waits; they stay in its second cache.
-cdef enum:
-    AHEAD = 1 << 17
 
 # The steps that a task is cut into; all but the first have the fields of the first.
 cdef dict STEPS_OF = {
@@ -326,10 +321,8 @@ def _scaling(spec):
 cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
     """What every thread does: all steps, a share of the items of each."""
     cdef int thread = dl_thread_id(), team = dl_team_size()
-    cdef int64_t s, items, before = dl_now(), now, matmul = -1
+    cdef int64_t s, items, before = dl_now(), now
     cdef int owner
-    cdef dl_ahead ahead
-    ahead.at = ahead.end = NULL
     cdef float *scratch = run.scratch + thread * run.scratch_width
     for s in range(run.n_steps):
         items = step_items(run, &run.steps[s])
@@ -337,10 +330,7 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
             continue
         for owner in range(thread, thread + team):
             _share(run, s, items, owner % team, team, scratch, turns, cache)
-        if matmul <= s:
-            matmul = _next_matmul(run, s)
-            _look_ahead(run, matmul, thread, team, &ahead)
-        dl_barrier_wait(run.barrier, team, &ahead)
+        dl_barrier_wait(run.barrier, team)
         # A later step may have failed already, but this thread must still come to its barrier.
         if run.failed and run.failed <= s + 1:
             break
@@ -348,25 +338,6 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
             now = dl_now()
             run.nanoseconds[s] = now - before
             before = now
-
-
-cdef inline int64_t _next_matmul(const Pass *run, int64_t s) noexcept nogil:
-    """The first matmul behind step s, or n_steps."""
-    s += 1
-    while s < run.n_steps and run.steps[s].op != MATMUL:
-        s += 1
-    return s
-
-
-cdef inline void _look_ahead(const Pass *run, int64_t s, int thread, int team,
-                             dl_ahead *ahead) noexcept nogil:
-    """The first weights that the thread reads in step s."""
-    cdef const Matmul *m = &run.steps[s].matmul
-    ahead.at = ahead.end = NULL
-    if s < run.n_steps:
-        ahead.at = <const char *> matmul_weights(m, matmul_items(m) * thread // team)
-        ahead.end = <const char *> matmul_weights(m, matmul_items(m) * (thread + 1) // team)
-        ahead.end = min(ahead.end, ahead.at + AHEAD)
 
 
 cdef inline void _share(Pass *run, int64_t s, int64_t items, int owner, int team, float *scratch,

@@ -79,7 +79,5 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
 # Sum only the columns of an order, from column `first` on; the order outlives the job.
 cdef void sum_in_order(Matmul *m, PackedMatrix matrix, int64_t first, Order order) noexcept
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil
-# The weights of item i, and after them those of the next.
-cdef const uint8_t *matmul_weights(const Matmul *m, int64_t i) noexcept nogil
 # Item i for all T tokens; items touch different rows, so any thread may do any of them.
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil

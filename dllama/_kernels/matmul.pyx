@@ -130,10 +130,6 @@ cdef int64_t matmul_items(const Matmul *m) noexcept nogil:
     return (groups + m.groups_per_item - 1) // m.groups_per_item
 
 
-cdef const uint8_t *matmul_weights(const Matmul *m, int64_t i) noexcept nogil:
-    return m.w + i * m.groups_per_item * m.stride
-
-
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
     cdef float out[ITEM_GROUPS * DL_TILE_TOKENS * 16]
     cdef int64_t first = i * m.groups_per_item, groups = (m.rows + 15) // 16

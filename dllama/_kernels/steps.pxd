@@ -16,12 +16,9 @@ cdef extern from "threads.h" nogil:
         pass
     ctypedef struct dl_counter:
         int64_t next
-    ctypedef struct dl_ahead:
-        const char *at
-        const char *end
     int dl_thread_id()
     int dl_team_size()
-    void dl_barrier_wait(dl_barrier *b, int team, dl_ahead *ahead)
+    void dl_barrier_wait(dl_barrier *b, int team)
     int64_t dl_counter_next(dl_counter *c, int64_t end)
     int64_t dl_now()
 

@@ -36,27 +36,11 @@ typedef struct {
     char padding[60];
 } dl_barrier;
 
-/* What a thread reads next, and fetches while it waits. */
-typedef struct {
-    const char *at, *end;
-} dl_ahead;
-
-/* Fetches two lines, if any are left. */
-static inline int dl_fetch(dl_ahead *a)
-{
-    if (a->at >= a->end) return 0;
-    __builtin_prefetch(a->at);
-    __builtin_prefetch(a->at + 64);
-    a->at += 128;
-    return 1;
-}
-
 /* Spins before the waiting thread lets others run: about 20 microseconds. */
 enum { DL_SPINS = 1000 };
 
-/* Returns when all `team` threads have called it. What they wrote before is then visible. Memory
- * would idle meanwhile: it brings what is `ahead`. */
-static inline void dl_barrier_wait(dl_barrier *b, int team, dl_ahead *ahead)
+/* Returns when all `team` threads have called it. What they wrote before is then visible. */
+static inline void dl_barrier_wait(dl_barrier *b, int team)
 {
     int round = __atomic_load_n(&b->round, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == team) {
@@ -65,8 +49,7 @@ static inline void dl_barrier_wait(dl_barrier *b, int team, dl_ahead *ahead)
         return;
     }
     for (int spin = 0; __atomic_load_n(&b->round, __ATOMIC_ACQUIRE) == round; spin++)
-        if (spin >= DL_SPINS) sched_yield();
-        else if (!dl_fetch(ahead)) dl_pause();
+        if (spin < DL_SPINS) dl_pause(); else sched_yield();
 }
 
 /* A shared counter of work items taken, alone on its cache line. */
