@@ -50,6 +50,19 @@ class Terminal:
         """Press keys; "\\x03" is Ctrl-C, "\\x04" is Ctrl-D."""
         os.write(self._master, keys.encode())
 
+    def press(self, keys: str, pattern: str) -> str:
+        """Press keys until this is shown, as wait_for.
+
+        Of a Ctrl-C that comes just before a program waits for a line it learns with the next key.
+        """
+        end = time.monotonic() + LONG
+        while not re.search(pattern, self.text[self._seen :]) and time.monotonic() < end:
+            self.type(keys)
+            pause = time.monotonic() + 2.0
+            while not re.search(pattern, self.text[self._seen :]) and time.monotonic() < pause:
+                assert self._read(), f"ended without {pattern!r}: {self.text!r}"
+        return self.wait_for(pattern)
+
     def wait_for(self, pattern: str) -> str:
         """What is shown from the last match up to that of this pattern; fails if none comes."""
         end = time.monotonic() + LONG

@@ -279,8 +279,8 @@ def test_in_a_terminal(chat_model, answers, tmp_path):
         ):
             terminal.type(command + "\n")
             assert note.replace(" +", " " * 11) in terminal.wait_for("\n> ")
-        terminal.type("half a mess\x03")
-        assert "(Ctrl-D or /exit ends the conversation)" in terminal.wait_for("\n> ")
+        terminal.type("half a mess")
+        terminal.press("\x03", r"\(Ctrl-D or /exit ends the conversation\)\n> ")
         terminal.type("\n")
         terminal.wait_for("> ")
         terminal.type("By\x7fye\\\n")
