@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dllama import settings
+from dllama.contexts import Contexts
 from dllama.errors import ConfigError, ContextError
 
 
 class Context:
-    """Token ids below vocab_size, at most seq_len of them.
+    """Token ids below vocab_size, at most seq_len of them; `count` such texts, one of them current.
 
-    tokens: those that are evaluated, whose keys and values are kept. pending: those that come
-    next, generated or given, but not yet evaluated.
+    pending: those that come next, generated or given, but not yet evaluated.
     """
 
-    def __init__(self, vocab_size: int, seq_len: int) -> None:
-        self.tokens: list[int] = []
+    def __init__(self, vocab_size: int, seq_len: int, count: int = 1) -> None:
+        self._texts = Contexts(count)
         self.pending: list[int] = []
         self._vocab_size = vocab_size
         self._seq_len = seq_len
+
+    @property
+    def tokens(self) -> list[int]:
+        """Those that are evaluated, whose keys and values are kept."""
+        return self._texts.tokens
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The context of the next pass, and the one that holds what stands before (session.Run)."""
+        return self._texts.current, self._texts.source
 
     @property
     def position(self) -> int:
@@ -34,7 +44,7 @@ class Context:
         self.pending = []
 
     def continue_from(self, tokens: Sequence[int]) -> int:
-        """Let all of these ids wait that the context does not begin with, at least the last one.
+        """Let all of these ids wait that no context begins with, at least the last one.
 
         Returns how many are kept. ConfigError, ContextError: they are none, out of range, or
         too many; nothing is changed then.
@@ -44,11 +54,18 @@ class Context:
             raise ConfigError("there are no tokens to continue from")
         if len(ids) > self._seq_len:
             raise ContextError(f"{len(ids)} tokens do not fit in a context of {self._seq_len}")
-        same = zip(self.tokens, ids[:-1], strict=False)
-        kept = next((at for at, (a, b) in enumerate(same) if a != b), None)
-        self.rewind(min(len(ids) - 1, self.position) if kept is None else kept)
-        self.pending = ids[self.position :]
-        return self.position
+        kept = self._texts.choose(ids[:-1])
+        self.pending = ids[kept:]
+        return kept
+
+    def evaluated(self, ids: Sequence[int], given: bool) -> None:
+        """A pass has evaluated these ids; given: they are of a prompt."""
+        self._texts.evaluated(ids, given)
+
+    def clear(self) -> None:
+        """Forget all texts."""
+        self._texts.clear()
+        self.pending = []
 
     def check(self, tokens: Sequence[int]) -> list[int]:
         """The tokens as integers; ConfigError for one out of range."""

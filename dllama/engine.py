@@ -31,7 +31,7 @@ log = logging.getLogger("dllama.engine")
 
 
 class LLM:
-    """A model and a context of tokens; one thread at a time may use it.
+    """A model and a context of tokens, or several; one thread at a time may use it.
 
     model: a model folder, a .m file, or a GGUF file, which is converted into the user's cache
     folder on first use (None: the demo model of the package); `name` says what to call it.
@@ -48,9 +48,11 @@ class LLM:
     auto, exchange or two-step. timeout: seconds after which a node that does not answer is given
     up. secret_file: what nodes prove to each other (None: DLLAMA_SECRET, if set).
 
-    max_seq_len: positions of the context (None: the model's, at most 4096). kv_cache: auto,
-    f16 or f32 (auto: f32 for f32 weights, else f16). batch_size: most prompt tokens in a
-    pass (None: 256). trace: keep the timeline of every pass. progress: show a bar while loading.
+    max_seq_len: positions of the context (None: the model's, at most 4096). contexts: how many
+    texts are kept for continue_from (None: up to 4, in a quarter of the model's size or 1 GB
+    together); everything else is about the one that it chose last. kv_cache: auto, f16 or f32
+    (auto: f32 for f32 weights, else f16). batch_size: most prompt tokens in a pass (None: 256).
+    trace: keep the timeline of every pass. progress: show a bar while loading.
 
     Raises ConfigError for an argument, FormatError or UnsupportedError for a file,
     ModelError for a model that is missing or does not fit into memory, TransportError,
@@ -72,6 +74,7 @@ class LLM:
         timeout: float = settings.DEFAULT_TIMEOUT,
         secret_file: str | Path | None = None,
         max_seq_len: int | None = None,
+        contexts: int | None = 1,
         kv_cache: str = "auto",
         batch_size: int | None = None,
         trace: bool = False,
@@ -101,11 +104,12 @@ class LLM:
                 all_reduce=all_reduce,
                 timeout=timeout,
                 max_seq_len=max_seq_len,
+                contexts=contexts,
                 kv_cache=kv_cache,
                 batch_size=batch_size,
             )
             self.buffer, self.seq_len = self._plan.buffer, self._plan.seq_len
-            self._context = Context(self.spec.vocab_size, self.seq_len)
+            self._context = Context(self.spec.vocab_size, self.seq_len, self._plan.contexts)
             self.tokenizer = settings.tokenizer_of(self.model_path, tokenizer, self.spec)
             layout = Layout(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
             self._root = Root(file, self._plan, layout, progress)
@@ -126,8 +130,8 @@ class LLM:
             root.close()
 
     def reset(self) -> None:
-        """Forget the context, the statistics and the timelines."""
-        self.rewind(0)
+        """Forget all contexts, the statistics and the timelines."""
+        self._context.clear()
         self.stats.clear()
         self.timelines.clear()
 
@@ -141,6 +145,11 @@ class LLM:
         """How many these are."""
         return self._context.position
 
+    @property
+    def contexts(self) -> int:
+        """How many contexts there are."""
+        return self._plan.contexts
+
     def rewind(self, position: int) -> None:
         """Keep the first `position` tokens of the context and forget all others.
 
@@ -151,10 +160,12 @@ class LLM:
     def continue_from(self, tokens: Sequence[int]) -> int:
         """Make these ids the context, of which generate([]) goes on.
 
-        The longest beginning that they have in common with the context is kept and not evaluated
+        The longest beginning that they have in common with a context is kept and not evaluated
         again, except for the last id, whose logits are needed. Returns how many are kept. The
-        rest waits for the next pass, so this takes no time. ConfigError for no ids or one
-        out of range, ContextError where they do not fit; the context is then as it was.
+        rest waits for the next pass, so this takes no time. Of several contexts the one with that
+        beginning is continued, or where that would lose some of a prompt a copy of the beginning,
+        in the context that was not used for the longest time. ConfigError for no ids or one out
+        of range, ContextError where they do not fit; nothing changes then.
         """
         return self._context.continue_from(tokens)
 
@@ -177,7 +188,7 @@ class LLM:
         self._traffic = root.traffic()
 
     def memory(self, rank: int = 0) -> dict[str, int]:
-        """Bytes of a node (0: this one): weights, kv_cache (all of the context), buffers."""
+        """Bytes of a node (0: this one): weights, kv_cache (all of all contexts), buffers."""
         return self._open().memory()[rank]
 
     def eval(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -312,9 +323,9 @@ class LLM:
         root = self._open()
         begin = time.perf_counter()
         with self._ending_on_failure():
-            root.run(ids, self.position, first_logits, want)
+            root.run(ids, self.position, first_logits, want, *self._context.place)
         total_ms = (time.perf_counter() - begin) * 1e3
-        self._context.tokens += ids
+        self._context.evaluated(ids, given=phase == PREFILL)
         inference_ms, transfer_ms = root.times()
         step = StepStats(phase, len(ids), total_ms, inference_ms, transfer_ms, 0.0, 0, 0)
         self.stats.add(step)

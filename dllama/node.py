@@ -74,10 +74,18 @@ class Node:
             max_logits=plan.logits,
             seq_len=plan.seq_len,
             half=plan.half,
+            contexts=plan.contexts,
             group=group,
         )
+        self._context = 0
         self._transfers = self._executor.transfers()
         self.logits: NDArray[np.float32] = np.empty((0, len(self.shard.vocab)), np.float32)
+
+    def use(self, context: int, source: int, positions: int) -> None:
+        """Let passes work on a context; errors and all else as Executor.use."""
+        if (context, source) != (self._context, self._context):
+            self._executor.use(context, source, positions)
+            self._context = context
 
     def run(
         self, ids: NDArray[np.int32], position: int, first_logits: int, form: int = 0
@@ -88,7 +96,7 @@ class Node:
         return self.logits
 
     def memory(self) -> dict[str, int]:
-        """Bytes of weights, kv_cache (all of the context) and buffers."""
+        """Bytes of weights, kv_cache (all of all contexts) and buffers."""
         return {"weights": self._weight_bytes, **self._executor.memory()}
 
     def times(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dllama.spec import FloatType
 
 LEAST_SHARE, MOST_SHARE = 1e-6, 1e6
+MOST_CONTEXTS = 64
 WIRE = {"f32": FloatType.F32, "f16": FloatType.F16, "q80": FloatType.Q80}
 
 
@@ -14,9 +15,10 @@ WIRE = {"f32": FloatType.F32, "f16": FloatType.F16, "q80": FloatType.Q80}
 class Plan:
     """What all nodes agree on.
 
-    shares: one per node, by rank. seq_len: positions of the context. half: KV cache in float16.
+    shares: one per node, by rank. seq_len: positions of a context. half: KV cache in float16.
     batch: most tokens of a pass. logits: most rows of logits of a pass. buffer: numbers of an
-    all-reduce (q80, f32, f16). all_reduce: auto, exchange, two-step. timeout: seconds.
+    all-reduce (q80, f32, f16). all_reduce: auto, exchange, two-step. timeout: seconds. contexts:
+    how many have a KV cache.
     """
 
     shares: tuple[float, ...]
@@ -27,6 +29,7 @@ class Plan:
     buffer: str
     all_reduce: str = "auto"
     timeout: float = 5.0
+    contexts: int = 1
 
     @property
     def world(self) -> int:

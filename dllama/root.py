@@ -39,7 +39,7 @@ class Layout:
 
 
 class Root:
-    """A model on one or several nodes, without a context. Close it.
+    """A model on one or several nodes; what its contexts hold is for others to know. Close it.
 
     Errors as Cluster.join; ModelError where the model does not fit into memory.
     """
@@ -91,8 +91,17 @@ class Root:
             self._local.forget_addresses()
         return cluster
 
-    def run(self, ids: Sequence[int], position: int, first_logits: int, want: Want) -> None:
-        """Evaluate tokens on all nodes; want: what is asked of their logits afterwards.
+    def run(
+        self,
+        ids: Sequence[int],
+        position: int,
+        first_logits: int,
+        want: Want,
+        context: int = 0,
+        source: int = 0,
+    ) -> None:
+        """Evaluate tokens on all nodes; want: what is asked of their logits afterwards. context
+        and source as in Run.
 
         TransportError, ProtocolError: a worker failed, and the model cannot go on.
         """
@@ -101,7 +110,9 @@ class Root:
         if self._cluster:
             assert node.group is not None
             form = node.group.form_of(self._embedding[array])
-            self._cluster.start(Run(len(ids), position, first_logits, form, want))
+            run = Run(len(ids), position, first_logits, form, want, context, source)
+            self._cluster.start(run)
+        node.use(context, source, position)
         try:
             node.run(array, position, first_logits, form)
         except ConnectionError:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from dllama._kernels.collectives import ALGORITHMS
 from dllama.errors import DllamaError, ProtocolError
 from dllama.modelheader import read_header
-from dllama.plan import LEAST_SHARE, MOST_SHARE, WIRE, Plan
+from dllama.plan import LEAST_SHARE, MOST_CONTEXTS, MOST_SHARE, WIRE, Plan
 from dllama.protocol import Want
 from dllama.spec import ModelSpec
 
 MAX_NODES = 256
 MAX_THREADS = 1024
 MAX_NUMBER = 1 << 53  # beyond it a float is another number
-RUN = struct.Struct("<IqIBB")
+RUN = struct.Struct("<IqIBBHH")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Join:
                 buffer=plan.choice("buffer", tuple(WIRE)),
                 all_reduce=plan.choice("all_reduce", tuple(ALGORITHMS)),
                 timeout=float(plan.value("timeout", float)),
+                contexts=plan.number("contexts", 1, MOST_CONTEXTS),
             ),
         )
         world = len(join.addresses)
@@ -93,25 +94,30 @@ class Join:
 @dataclass(frozen=True)
 class Run:
     """One pass: T tokens at position, the first row whose logits are asked for, the form of the
-    rows that the root broadcasts, and what the worker sends afterwards."""
+    rows that the root broadcasts, and what the worker sends afterwards.
+
+    context: which one is extended. source: which one holds what stands before position; it is
+    copied first if that is another one.
+    """
 
     tokens: int
     position: int
     first_logits: int
     form: int
     want: Want
+    context: int = 0
+    source: int = 0
 
     def pack(self) -> bytes:
         """The content of a RUN message."""
-        values = (self.tokens, self.position, self.first_logits, self.form, self.want)
-        return RUN.pack(*values)
+        return RUN.pack(*astuple(self))
 
     @classmethod
     def unpack(cls, content: bytes | bytearray, plan: Plan, peer: str) -> Run:
         """The checked content of a RUN message."""
         if len(content) != RUN.size:
             raise ProtocolError(f"{peer}: RUN of {len(content)} bytes, expected {RUN.size}")
-        tokens, position, first, form, want = RUN.unpack(content)
+        tokens, position, first, form, want, context, source = RUN.unpack(content)
         rows = tokens - first
         if (
             not 1 <= tokens <= plan.batch
@@ -120,9 +126,10 @@ class Run:
             or form > 2
             or want > max(Want)
             or (want != Want.NOTHING and rows == 0)
+            or max(context, source) >= plan.contexts
         ):
             raise ProtocolError(f"{peer}: cannot run {RUN.unpack(content)}")
-        return cls(tokens, position, first, form, Want(want))
+        return cls(tokens, position, first, form, Want(want), context, source)
 
 
 class _Fields:

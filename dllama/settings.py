@@ -16,7 +16,8 @@ from dllama._kernels.collectives import ALGORITHMS
 from dllama.converter.cache import cached_model
 from dllama.converter.gguf import GgufFile
 from dllama.errors import ConfigError, ModelError
-from dllama.plan import LEAST_SHARE, MOST_SHARE, Plan
+from dllama.modelfile import tensor_table
+from dllama.plan import LEAST_SHARE, MOST_CONTEXTS, MOST_SHARE, Plan
 from dllama.spec import FloatType, ModelSpec
 from dllama.tokenizer import Tokenizer
 from dllama.transports import Transport
@@ -32,6 +33,10 @@ MAX_THREADS = 1024
 BUFFERS = ("q80", "f32", "f16")
 MAX_NODES = 256
 MAX_LOGPROBS = 1000
+# Contexts unless a number is given: so many at most, in this part of the model's bytes, or so many
+# bytes where that is more.
+DEFAULT_CONTEXTS = 4
+CONTEXTS_PART, CONTEXTS_BYTES = 4, 10**9
 LOCAL_TRANSPORT = "unix"
 DEFAULT_TIMEOUT = 5.0
 ALL_REDUCES = tuple(ALGORITHMS)
@@ -92,21 +97,24 @@ def plan_of(
     all_reduce: str | None = None,
     timeout: float | None = None,
     max_seq_len: int | None = None,
+    contexts: int | None = 1,
     kv_cache: str | None = None,
     batch_size: int | None = None,
 ) -> Plan:
     """What the nodes agree on; None stands for the default."""
     seq_len = context_length(max_seq_len, spec)
     batch = min(batch_tokens(batch_size), seq_len)
+    half = half_cache(kv_cache or "auto", spec)
     return Plan(
         shares=node_shares(shares, nodes),
         seq_len=seq_len,
-        half=half_cache(kv_cache or "auto", spec),
+        half=half,
         batch=batch,
         logits=max(1, min(batch, MAX_LOGITS // spec.vocab_size)),
         buffer=buffer_type(buffer, spec),
         all_reduce=one_of("all_reduce", all_reduce or "auto", ALL_REDUCES),
         timeout=seconds("timeout", DEFAULT_TIMEOUT if timeout is None else timeout),
+        contexts=context_count(contexts, spec, seq_len, half),
     )
 
 
@@ -207,6 +215,16 @@ def context_length(max_seq_len: int | None, spec: ModelSpec) -> int:
     if max_seq_len is None:
         return min(spec.seq_len, DEFAULT_SEQ_LEN)
     return _integer("max_seq_len", max_seq_len, 1, spec.seq_len)
+
+
+def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, half: bool) -> int:
+    """How many contexts there are."""
+    if contexts is not None:
+        return _integer("contexts", contexts, 1, MOST_CONTEXTS)
+    width = 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * (2 if half else 4)
+    model = sum(info.nbytes for info in tensor_table(spec, 0).values())
+    room = max(model // CONTEXTS_PART, CONTEXTS_BYTES)
+    return max(1, min(DEFAULT_CONTEXTS, room // (width * seq_len)))
 
 
 def half_cache(kv_cache: str, spec: ModelSpec) -> bool:

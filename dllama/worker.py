@@ -325,6 +325,7 @@ class _Session:
     def _pass(self, node: Node, run: Run) -> None:
         """Evaluate tokens, and send what the root wants of the logits."""
         ids = np.zeros(run.tokens, np.int32)  # of no meaning here: the root sends their rows
+        node.use(run.context, run.source, run.position)
         logits = node.run(ids, run.position, run.first_logits, run.form)
         if run.want != Want.NOTHING:
             self.slices = LocalSlices(logits[-1], offset=node.shard.vocab.start)

@@ -20,6 +20,7 @@ LAYERS = (
         "dllama.ranges",
         "dllama.jsonfile",
         "dllama.progress",
+        "dllama.contexts",
     ),
     ("dllama._kernels", "dllama.config", "dllama.plan", "dllama.spelling"),
     ("dllama.modelheader", "dllama.modelfile", "dllama.tokenizerfile", "dllama.tokenizerconfig"),

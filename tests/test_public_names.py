@@ -44,6 +44,7 @@ def test_methods_and_attributes_of_the_engine():
     public = {name for name in vars(dllama.LLM) if not name.startswith("_")}
     assert public == {
         "close",
+        "contexts",
         "continue_from",
         "eval",
         "generate",

@@ -36,7 +36,8 @@ cdef extern from "simd/attention.h" nogil:
 
 # Keys [layer][kv_head][positions / 16][size][16], values [layer][kv_head][positions][padded].
 cdef class KVCache:
-    cdef Memory memory
+    cdef list memories              # one for each context
+    cdef Memory memory              # of the current context, which all methods are about
     cdef readonly int64_t layers, kv_heads, head_dim, positions
     cdef readonly bint half
     cdef int64_t padded
@@ -46,6 +47,8 @@ cdef class KVCache:
     # Store key[head_dim] and value[head_dim] of one position.
     cdef void put(self, const dl_attention *f, int64_t layer, int64_t kv_head, int64_t position,
                   const float *key, const float *value) noexcept nogil
+    # Make another context the current one; where `source` is another one, copy its first positions.
+    cdef int use(self, int64_t context, int64_t source, int64_t positions) except -1
 
 
 # Most tokens whose chunks are spread over threads; longer batches have enough rows to share.

@@ -21,24 +21,27 @@ cdef enum:
 
 
 cdef class KVCache:
-    """Keys and values of `positions` positions for every layer; half: float16, else float32."""
+    """Keys and values of `positions` positions for every layer; half: float16, else float32.
+
+    There are so many contexts of these; the first one is the current one.
+    """
 
     def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t positions,
-                  bint half):
+                  bint half, int64_t contexts=1):
         if not 1 <= head_dim <= DL_HEAD_MAX:
             raise ValueError(f"head_dim is {head_dim}, expected 1 to {DL_HEAD_MAX}")
         self.layers, self.kv_heads, self.head_dim = layers, kv_heads, head_dim
         self.positions, self.half = (positions + 15) // 16 * 16, half
         self.padded = (head_dim + 15) // 16 * 16
         self.width = 2 if half else 4
-        self.memory = Memory(
-            layers * kv_heads * self.positions * (self.head_dim + self.padded) * self.width
-        )
+        size = layers * kv_heads * self.positions * (self.head_dim + self.padded) * self.width
+        self.memories = [Memory(size) for _ in range(contexts)]
+        self.memory = self.memories[0]
 
     @property
     def nbytes(self):
         """Bytes reserved; pages are taken as positions fill."""
-        return self.memory.nbytes
+        return self.memory.nbytes * len(self.memories)
 
     cdef char *keys(self, int64_t layer, int64_t kv_head) noexcept nogil:
         cdef int64_t head = layer * self.kv_heads + kv_head
@@ -69,6 +72,20 @@ cdef class KVCache:
             (<uint16_t *> keys)[i + 16 * d] = halves[d]
         memcpy(row, value, size * sizeof(float))
         f.to_half(row, <int> self.padded, <uint16_t *> values + position * self.padded)
+
+    cdef int use(self, int64_t context, int64_t source, int64_t positions) except -1:
+        cdef Memory other = self.memories[source]
+        cdef int64_t head, bytes_of_16 = 16 * self.head_dim * self.width
+        self.memory = self.memories[context]
+        cdef int64_t way = other.data - self.memory.data
+        if source == context:
+            return 0
+        for head in range(self.layers * self.kv_heads):
+            memcpy(self.keys(0, head), self.keys(0, head) + way,
+                   (positions + 15) // 16 * bytes_of_16)
+            memcpy(self.values(0, head), self.values(0, head) + way,
+                   positions * self.padded * self.width)
+        return 0
 
 
 cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group, int64_t heads,

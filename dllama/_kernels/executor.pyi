@@ -9,6 +9,7 @@ class Executor:
     max_batch: int
     max_logits: int
     seq_len: int
+    contexts: int
     vocab_size: int
     local_vocab: int
     threads: int
@@ -25,8 +26,10 @@ class Executor:
         max_logits: int,
         seq_len: int,
         half: bool,
+        contexts: int = 1,
         group: Group | None = None,
     ) -> None: ...
+    def use(self, context: int, source: int, positions: int) -> None: ...
     def run(
         self, ids: NDArray[np.int32], position: int, first_logits: int, form: int = 0
     ) -> NDArray[np.float32]: ...

@@ -57,7 +57,8 @@ cdef class Executor:
 
     matrices: PackedMatrix by name; vectors: float32 arrays by name; embedding: float32
     (vocab, dim), or None where a program does not use it. A pass takes up to max_batch tokens;
-    seq_len positions fit in the cache. group: the links of a program for several nodes.
+    seq_len positions fit in the cache of each context. group: the links of a program for several
+    nodes.
     """
 
     cdef Pass run_
@@ -69,16 +70,16 @@ cdef class Executor:
     cdef Group group
     cdef float *logits              # [max_logits][local_vocab]
     cdef list step_tasks            # for each step, its task
-    cdef readonly int64_t max_batch, max_logits, seq_len, vocab_size, local_vocab
+    cdef readonly int64_t max_batch, max_logits, seq_len, contexts, vocab_size, local_vocab
     cdef readonly int threads
     cdef readonly int64_t began     # when the last pass began, nanoseconds of the monotonic clock
 
     def __init__(self, program, dict matrices, dict vectors, const float[:, ::1] embedding,
                  *, int threads, int64_t max_batch, int64_t max_logits, int64_t seq_len, bint half,
-                 Group group=None):
+                 int64_t contexts=1, Group group=None):
         spec = program.spec
         self.threads, self.max_batch, self.seq_len = threads, max_batch, seq_len
-        self.max_logits, self.vocab_size = max_logits, spec.vocab_size
+        self.max_logits, self.contexts, self.vocab_size = max_logits, contexts, spec.vocab_size
         self.local_vocab, self.group = len(program.shard.vocab), group
         self.kept, self.step_tasks = [matrices, vectors, embedding], []
         self._allocate(program, half)
@@ -99,7 +100,7 @@ cdef class Executor:
         spec, shard, most = program.spec, program.shard, MOST_STEPS * len(program.tasks)
         cdef int64_t width = 16
         cdef KVCache cache = KVCache(spec.n_layers, len(shard.kv_heads), spec.head_dim,
-                                     self.seq_len, half)
+                                     self.seq_len, half, self.contexts)
         self.cache = cache
         self.turns = RopeCache(spec.head_dim, self.seq_len, spec.rope_theta, _scaling(spec),
                                self.threads)
@@ -248,6 +249,23 @@ cdef class Executor:
 
     cdef const dl_rows *_rows(self, str name) except NULL:
         return &(<Rows?> self.buffers[name]).view
+
+    def use(self, int64_t context, int64_t source, int64_t positions):
+        """Let passes work on a context, which first gets the first positions of another one, source.
+
+        ValueError where there are no such contexts or positions.
+        """
+        cdef Step *steps = <Step *> self.steps.data
+        cdef int64_t s
+        if not (0 <= context < self.contexts and 0 <= source < self.contexts):
+            raise ValueError(f"contexts {context} and {source} of {self.contexts}")
+        if not 0 <= positions <= self.seq_len:
+            raise ValueError(f"{positions} positions of {self.seq_len}")
+        self.cache.use(context, source, positions)
+        for s in range(self.run_.n_steps):
+            if steps[s].op == ATTEND:
+                steps[s].attention.keys = self.cache.keys(steps[s].layer, 0)
+                steps[s].attention.values = self.cache.values(steps[s].layer, 0)
 
     def run(self, const int32_t[::1] ids, int64_t position, int64_t first_logits,
             int form=AS_FLOAT):

@@ -6,13 +6,19 @@ import argparse
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import IntEnum
 from typing import Any
 
 from dllama import __version__, settings, transports
 from dllama._kernels import cpu
-from dllama.cli.options import CLUSTER_OPTIONS, MODEL_OPTIONS, add_command, add_options
+from dllama.cli.options import (
+    CLUSTER_OPTIONS,
+    CONTEXTS_OPTION,
+    MODEL_OPTIONS,
+    add_command,
+    add_options,
+)
 from dllama.footprint import footprint
 from dllama.modelfile import ModelFile, TensorInfo
 from dllama.sharding import split
@@ -23,7 +29,10 @@ dllama info
 dllama info llama --max-seq-len 2048
 dllama info llama --nodes 4 --shares 2,1,1,1"""
 NAMES = ("max_seq_len", "kv_cache", "threads", "nodes", "shares", "buffer", "all_reduce")
-OPTIONS = tuple(option for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS) if option.name in NAMES)
+OPTIONS = (
+    *(option for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS) if option.name in NAMES),
+    replace(CONTEXTS_OPTION, help="contexts, as of dllama serve (default: 1, as elsewhere)"),
+)
 Rows = Iterator[tuple[str, str]]
 
 
@@ -135,10 +144,12 @@ def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
         buffer=args.buffer,
         all_reduce=args.all_reduce,
         max_seq_len=args.max_seq_len,
+        contexts=args.contexts or 1,
         kv_cache=args.kv_cache,
     )
     threads = settings.thread_count(args.threads, nodes)
-    cache = f"{plan.seq_len} positions in {'f16' if plan.half else 'f32'}"
+    times = f"{plan.contexts} x " if plan.contexts > 1 else ""
+    cache = f"{times}{plan.seq_len} positions in {'f16' if plan.half else 'f32'}"
     for shard in split(file.spec, plan.shares, plan.exact):
         memory = footprint(file, plan, threads=threads, rank=shard.rank)
         yield f"memory of node {shard.rank}", size(sum(memory.values()))

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from dllama import LLM, transports
 from dllama.config import Option, generation_defaults, read_config
 from dllama.errors import ConfigError
+from dllama.plan import MOST_CONTEXTS
 from dllama.sampler import MAX_SEED
 from dllama.settings import (
     ALL_REDUCES,
@@ -108,6 +109,11 @@ CLUSTER_OPTIONS = (
     Option("secret_file", str, "what nodes prove to each other (default: DLLAMA_SECRET, if set)",
            "FILE"),
 )  # fmt: skip
+CONTEXTS_OPTION = Option(
+    "contexts", int, "texts whose keys and values are kept, so that as many conversations can take "
+    "turns (default: up to 4, in 1 GB or a quarter of the model's size)", "N", least=1,
+    most=MOST_CONTEXTS,
+)  # fmt: skip
 SERVER_OPTIONS = (
     Option("listen", str, "HOST:PORT or [IPV6]:PORT (default: 127.0.0.1:8080)", "ADDRESS",
            test=parse_tcp),
@@ -116,6 +122,7 @@ SERVER_OPTIONS = (
     Option("insecure", bool, "listen where other machines can connect, without an API key"),
     Option("queue", int, "requests that may wait for their turn; more are turned away "
            "(default: 32)", "N", least=1, most=10000),
+    CONTEXTS_OPTION,
 )  # fmt: skip
 REPORT_OPTIONS = (
     Option("json", str, "write the results to FILE", "FILE"),
@@ -279,7 +286,8 @@ def template_name(llm: LLM, values: dict[str, Any]) -> str | None:
     return values.get("template", default)
 
 
-def open_model(values: dict[str, Any]) -> LLM:
+def open_model(values: dict[str, Any], contexts: int | None = 1) -> LLM:
     """The model that the options ask for."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
-    return LLM(**arguments, trace="trace" in values, progress=not values.get("quiet", False))
+    quiet = values.get("quiet", False)
+    return LLM(**arguments, contexts=contexts, trace="trace" in values, progress=not quiet)

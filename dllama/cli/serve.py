@@ -27,6 +27,8 @@ from dllama.config import Option
 from dllama.errors import ConfigError
 from dllama.protocol import read_secret
 
+log = logging.getLogger("dllama.server")
+
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")  # of the extra `serve`
 EXAMPLES = """\
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}: pip install 'dllama[serve]'")
     quiet = values.get("quiet", False)
-    logging.getLogger("dllama.server").setLevel(logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     key = _read_key(values.get("api_key_file"))
     address = values.get("listen", DEFAULT_ADDRESS)
     check_guarded(address, key, values.get("insecure", False), "--api-key-file")
@@ -80,11 +82,12 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
 
     metrics = Metrics()
     limit = values.get("queue", DEFAULT_QUEUE)
-    scheduler = Scheduler(lambda: open_model(values), metrics, limit)
+    scheduler = Scheduler(lambda: open_model(values, values.get("contexts")), metrics, limit)
     with bind(address) as listener, closing(scheduler):
         llm = scheduler.load()
         # Its warnings are said; whoever opens the model again, after a worker was lost, knows them.
         logging.getLogger("dllama.engine").setLevel(logging.ERROR)
+        log.info("%d contexts of %d tokens", llm.contexts, llm.seq_len)
         served = Served.of(llm, sampling(llm, values), template_name(llm, values))
         app = make_app(served, scheduler, metrics, key, local=not is_public(address))
         ready = f"listening at {url_of(listener)}"

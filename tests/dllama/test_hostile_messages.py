@@ -426,6 +426,7 @@ BAD_FIELDS = [
     *[(("plan", "seq_len"), value) for value in (-1, 0, 1 << 31, 1 << 32, 10**30)],
     *[(("plan", "batch"), value) for value in (-1, 0, 4097, 65, 10**30)],
     *[(("plan", "logits"), value) for value in (-1, 0, 4097, 10**30)],
+    *[(("plan", "contexts"), value) for value in (-1, 0, 65, 10**30)],
     *[(("plan", "buffer"), value) for value in ("", "f64", "q40")],
     *[(("plan", "all_reduce"), value) for value in ("", "ring")],
     *[
@@ -505,21 +506,24 @@ def test_wrong_weights(served, expected, conversation, which, how):
 
 
 BAD_RUNS = [
-    (0, 0, 0, 0, Want.TOP),
-    (65, 0, 64, 0, Want.TOP),
-    (HUGE, 0, HUGE - 1, 0, Want.TOP),
-    (6, -1, 5, 0, Want.TOP),
-    (6, 59, 5, 0, Want.TOP),
-    (6, (1 << 63) - 1, 5, 0, Want.TOP),
-    (6, -(1 << 63), 5, 0, Want.TOP),
-    (6, 0, 7, 0, Want.NOTHING),
-    (6, 0, HUGE, 0, Want.NOTHING),
-    (6, 0, 6, 0, Want.TOP),
-    (6, 0, 6, 0, Want.LOGITS),
-    (6, 0, 0, 3, Want.LOGITS),
-    (6, 0, 0, 255, Want.LOGITS),
-    (6, 0, 0, 0, 3),
-    (6, 0, 0, 0, 255),
+    (0, 0, 0, 0, Want.TOP, 0, 0),
+    (65, 0, 64, 0, Want.TOP, 0, 0),
+    (HUGE, 0, HUGE - 1, 0, Want.TOP, 0, 0),
+    (6, -1, 5, 0, Want.TOP, 0, 0),
+    (6, 59, 5, 0, Want.TOP, 0, 0),
+    (6, (1 << 63) - 1, 5, 0, Want.TOP, 0, 0),
+    (6, -(1 << 63), 5, 0, Want.TOP, 0, 0),
+    (6, 0, 7, 0, Want.NOTHING, 0, 0),
+    (6, 0, HUGE, 0, Want.NOTHING, 0, 0),
+    (6, 0, 6, 0, Want.TOP, 0, 0),
+    (6, 0, 6, 0, Want.LOGITS, 0, 0),
+    (6, 0, 0, 3, Want.LOGITS, 0, 0),
+    (6, 0, 0, 255, Want.LOGITS, 0, 0),
+    (6, 0, 0, 0, 3, 0, 0),
+    (6, 0, 0, 0, 255, 0, 0),
+    (6, 0, 0, 0, Want.LOGITS, 2, 0),
+    (6, 0, 0, 0, Want.LOGITS, 0, 2),
+    (6, 0, 0, 0, Want.LOGITS, 65535, 65535),
 ]
 
 
@@ -558,7 +562,7 @@ def test_nonsense_in_place_of_a_run(served, expected, message):
 
 
 def test_run_of_more_tokens_than_come(served, expected):
-    run = frame(Kind.RUN, RUN.pack(7, 0, 0, 1, Want.LOGITS))
+    run = frame(Kind.RUN, RUN.pack(7, 0, 0, 1, Want.LOGITS, 0, 0))
     root_error(served, instead(ROOT, Kind.RUN, run))
     assert len(served.complaints()) == 1
     served.check(expected)

@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 import openai
@@ -227,6 +228,31 @@ def test_what_an_earlier_request_evaluated_is_not_evaluated_again(client, server
     assert first.usage.prompt_tokens + 7 - 3 <= known < second.usage.prompt_tokens
     after = server.count("dllama_prompt_tokens_cached_total")
     assert after - before == first.usage.prompt_tokens_details.cached_tokens + known
+
+
+def test_conversations_that_take_turns_keep_what_is_evaluated():
+    """A new one knows what it shares with another one."""
+    system = {"role": "system", "content": "A room in the castle, at night."}
+    talks = [[system, {"role": "user", "content": f"{name}, who are you?"}] for name in "ABC"]
+    with (
+        serving(contexts=3, nodes=2, template="plain") as server,
+        connect(server.url) as client,
+    ):
+        known = [[] for _ in talks]
+        for _ in range(3):
+            for talk, found in zip(talks, known, strict=True):
+                answer = client.chat.completions.create(model="demo", messages=talk, max_tokens=6)
+                usage = answer.usage
+                found.append((usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens))
+                message = answer.choices[0].message
+                talk += [{"role": "assistant", "content": message.content}]
+                talk += [{"role": "user", "content": "And then?"}]
+    first, *others = known
+    assert first[0][0] == 0
+    assert all(found[0][0] > 5 for found in others), "the system prompt"
+    for found in known:
+        for (_, before), (cached, _) in pairwise(found):
+            assert cached >= before - 2, "all but where the answer was joined"
 
 
 def test_the_context_is_the_limit(client):
