@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     with open_model(values) as llm:
         console = Console(bool(values.get("quiet")))
         chat = _Chat(llm, _conversation(llm, values), console, values.get("steps"))
+        chat.keeps = "json" in values
         if console.interactive:
             chat.greet()
         chat.talk(first)
@@ -124,7 +125,8 @@ class _Chat:
         self, llm: LLM, conversation: Conversation, console: Console, steps: int | None
     ) -> None:
         self.conversation = conversation
-        self.tokens: list[Token] = []
+        self.keeps = False
+        self.tokens: list[Token] = []  # of all answers, where they are kept
         self._llm = llm
         self._console = console
         self._steps = steps
@@ -181,19 +183,20 @@ class _Chat:
 
     def _answer(self, text: str) -> None:
         """Show the answer to a message as it comes, and what it cost."""
-        begin, steps = len(self.tokens), self._llm.stats.count
+        given, steps = list[Token](), self._llm.stats.count
         try:
             with on_interrupt(self._llm.interrupt) as pressed:
                 tokens = self._say(text)
                 if pressed.is_set():  # before there was something to stop
                     self._llm.interrupt()
                 for token in tokens:
-                    self.tokens.append(token)
+                    given.append(token)
                     self._console.show(token.text)
         finally:
             self._console.end_line()
+            self.tokens += given if self.keeps else ()
         cost = self._llm.stats.since(steps)
-        self._console.note(f"({_cost(self.tokens[begin:], cost, self._steps)})")
+        self._console.note(f"({_cost(given, cost, self._steps)})")
 
     def _say(self, text: str) -> Iterator[Token]:
         """The answer to come; tells what is forgotten for it."""
