@@ -20,7 +20,7 @@ from typing import Any
 from dllama._kernels.link import Link
 from dllama.errors import AuthenticationError, ConfigError, NodeError, ProtocolError
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")
