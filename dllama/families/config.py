@@ -23,6 +23,12 @@ ACTIVATIONS = {
 }
 
 
+def completed(config: Config, defaults: Config) -> Config:
+    """The config with these values for fields that are absent or null."""
+    absent = {field: value for field, value in defaults.items() if config.get(field) is None}
+    return {**config, **absent}
+
+
 def size(config: Config, field: str, path: object, default: int | None = None) -> int:
     """A positive integer; absent or null means the default, without one a FormatError."""
     value = config.get(field)
@@ -67,7 +73,7 @@ def seq_len(config: Config, path: object, windowed: bool = True) -> int:
     windowed: whether `sliding_window` counts where `use_sliding_window` is absent.
     """
     positions = size(config, "max_position_embeddings", path)
-    if not flag(config, "use_sliding_window", path, windowed):
+    if not flag(config, "use_sliding_window", path, windowed) or not _windows(config, path):
         return positions
     window = size(config, "sliding_window", path, positions)
     if window < positions:
@@ -76,6 +82,17 @@ def seq_len(config: Config, path: object, windowed: bool = True) -> int:
             "%d to %d", path, window, positions, window,
         )  # fmt: skip
     return min(window, positions)
+
+
+def _windows(config: Config, path: object) -> bool:
+    """Whether some layer has the sliding window: those that layer_types names, or all but the
+    first max_window_layers."""
+    kinds, without = config.get("layer_types"), config.get("max_window_layers")
+    if isinstance(kinds, list):
+        return any(kind != "full_attention" for kind in kinds)
+    return not without or size(config, "max_window_layers", path) < size(
+        config, "num_hidden_layers", path
+    )
 
 
 def experts(config: Config, path: object) -> tuple[int, int]:

@@ -27,6 +27,8 @@ EMBEDDING_SCALE = 78.38367176906169
 ATTENTION_SCALE = 0.08838834764831845
 ATTENTION_CAP = 30.0
 LOGITS_SCALE = 0.5773502691896257
+# What a config.json need not say.
+DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 10000.0}
 
 # Names of the tensors of a layer in its two layouts, in the order of the model file.
 LAYER = {
@@ -52,7 +54,7 @@ def runs(spec: ModelSpec) -> bool:
 def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
     fields.refuse_set(config, ("residual_moe", "final_logit_softcapping"), path)
-    given = {"rms_norm_eps": 1e-5, **config, "hidden_act": None}
+    given = {**fields.completed(config, DEFAULTS), "hidden_act": None}
     return replace(
         mixtral.read_config(given, weights, path),
         hidden_act=HiddenAct.GELU,

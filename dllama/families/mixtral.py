@@ -19,6 +19,8 @@ from dllama.sharding import Shard
 from dllama.spec import Arch, FloatType, ModelSpec
 
 MODEL_TYPES = ("mixtral",)
+# What a config.json need not say, where it differs from Llama's.
+DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6}
 
 
 def runs(spec: ModelSpec) -> bool:
@@ -29,7 +31,7 @@ def runs(spec: ModelSpec) -> bool:
 def read_config(config: Config, weights: FloatType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
     count, taken = fields.experts(config, path)
-    spec = llama.read_config(config, weights, path)
+    spec = llama.read_config(fields.completed(config, DEFAULTS), weights, path)
     return replace(spec, n_experts=count, n_active_experts=taken)
 
 

@@ -20,6 +20,7 @@ import dllama
 from dllama import settings
 from dllama._kernels import cpu
 from dllama.errors import DllamaError, FormatError, UnsupportedError
+from dllama.families import mixtral
 from dllama.footprint import footprint
 from dllama.modelfile import ModelFile, ModelWriter
 from dllama.program import Op
@@ -299,10 +300,27 @@ def test_refuses_configs_it_cannot_represent(fixtures, tmp_path, name, changes, 
 def test_a_window_that_is_not_used_cuts_nothing(fixtures, tmp_path):
     source = shutil.copytree(fixtures / "qwen2", tmp_path / "source")
     config = json.loads((source / "config.json").read_text())
-    for used, expected in ((False, 256), (None, 256), (True, 100)):
-        changes = {"sliding_window": 100, "use_sliding_window": used}
+    layers, full, window = config["num_hidden_layers"], "full_attention", "sliding_attention"
+    config |= {"sliding_window": 100, "layer_types": None, "max_window_layers": None}
+    for changes, expected in (
+        ({"use_sliding_window": False}, 256),
+        ({"use_sliding_window": None}, 256),
+        ({"use_sliding_window": True}, 100),
+        ({"use_sliding_window": True, "max_window_layers": layers}, 256),
+        ({"use_sliding_window": True, "max_window_layers": layers - 1}, 100),
+        ({"use_sliding_window": True, "max_window_layers": 0}, 100),
+        ({"use_sliding_window": True, "layer_types": layers * [full]}, 256),
+        ({"use_sliding_window": True, "layer_types": [full, window]}, 100),
+    ):
         (source / "config.json").write_text(json.dumps({**config, **changes}))
-        assert convert(source, tmp_path / "out", progress=False).spec.seq_len == expected
+        assert convert(source, tmp_path / "out", progress=False).spec.seq_len == expected, changes
+
+
+def test_what_a_mixtral_need_not_say(fixtures):
+    config = json.loads((fixtures / "mixtral" / "config.json").read_text())
+    config |= {"rms_norm_eps": None, "rope_theta": None, "rope_parameters": None}
+    spec = mixtral.read_config(config, FloatType.Q40, "config.json")
+    assert (spec.norm_epsilon, spec.rope_theta) == (1e-5, 1e6)
 
 
 @pytest.mark.parametrize(
