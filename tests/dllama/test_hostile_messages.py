@@ -29,6 +29,7 @@ IDS = [5, 9, 17, 300, 41, 2]
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 0.6  # of sessions in which a node may wait in vain
+GRACE = 1.0  # seconds that the two sides have to hang up
 CALM = 5.0  # of sessions in which each has its answer at once
 SOON = 2.5  # seconds that a busy machine may add to any time limit
 HUGE = (1 << 32) - 1
@@ -179,6 +180,9 @@ class Between:
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        latest = time.monotonic() + GRACE  # to pass on what was said last
+        for thread in self._threads:
+            thread.join(max(0, latest - time.monotonic()))
         for end in self._sockets:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
