@@ -1,15 +1,16 @@
 """Time dllama and a program of llama.cpp's family alternately, the latter by its llama-bench.
 
-    python benchmarks/versus_llama_bench.py tiny.m tiny.gguf --llama-bench PATH -- -rtr 1 -fa 0
+    python benchmarks/versus_llama_bench.py tiny.m tiny.gguf --llama-bench PATH --more="-rtr 1"
 
-What stands behind -- goes to llama-bench: -rtr 1 makes ik_llama.cpp repack the weights as it loads
-them. llama-bench loads the model for every run, warms up, and times itself.
+--more goes to llama-bench: -rtr 1 makes ik_llama.cpp repack the weights as it loads them.
+llama-bench loads the model for every run, warms up, and times itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--decode-tokens", type=int, default=128)
     parser.add_argument("--contestant", choices=["dllama", "llama-bench"], help=argparse.SUPPRESS)
-    parser.add_argument("more", nargs="*", help="arguments of llama-bench")
+    parser.add_argument("--more", default="", help="arguments of llama-bench")
     args = parser.parse_args()
     if args.contestant == "dllama":
         sizes = (args.prompt_tokens, args.decode_tokens)
@@ -46,11 +47,10 @@ def contest(args: argparse.Namespace, threads: int) -> None:
     command = [
         sys.executable, __file__, args.model, args.gguf, "--llama-bench", args.llama_bench,
         "--threads", str(threads), "--prompt-tokens", str(args.prompt_tokens),
-        "--decode-tokens", str(args.decode_tokens),
+        "--decode-tokens", str(args.decode_tokens), f"--more={args.more}",
     ]  # fmt: skip
     contestants = [
-        Contestant(name, [*command, "--contestant", name, "--", *args.more])
-        for name in ("dllama", "llama-bench")
+        Contestant(name, [*command, "--contestant", name]) for name in ("dllama", "llama-bench")
     ]
     compare(contestants[0], contestants[1], args.rounds, threads)
     for contestant in contestants:
@@ -64,7 +64,7 @@ def llama_bench(args: argparse.Namespace) -> Callable[[str], float]:
     def measure(what: str) -> float:
         prompt = args.prompt_tokens if what == "prefill" else 0
         decode = args.decode_tokens if what == "decode" else 0
-        sizes = ["-p", str(prompt), "-n", str(decode), "-o", "json", *args.more]
+        sizes = ["-p", str(prompt), "-n", str(decode), "-o", "json", *shlex.split(args.more)]
         done = subprocess.run([*command, *sizes], check=True, capture_output=True, text=True)
         (result,) = json.loads(done.stdout[done.stdout.index("[") :])
         return float(result["avg_ts"])

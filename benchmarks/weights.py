@@ -19,6 +19,8 @@ from pathlib import Path
 
 import dllama
 
+PAUSE = 1.0  # seconds in which workers take leave of a root
+
 
 @contextlib.contextmanager
 def worker() -> Iterator[str]:
@@ -48,7 +50,7 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path, help=".m file")
     parser.add_argument("--shares", default="1,1", help="of the root and each worker: 1,1")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     shares = [float(share) for share in args.shares.split(",")]
     rounds = []
@@ -56,6 +58,7 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             addresses = [stack.enter_context(worker()) for _ in shares[1:]]
             first, nbytes = open_once(args.model, addresses, shares)
+            time.sleep(PAUSE)
             again, _ = open_once(args.model, addresses, shares)
             rounds.append((first, again))
             print(f"opened in {first:.2f} s, again in {again:.2f} s", flush=True)
