@@ -114,7 +114,8 @@ def write_gguf(path: Path, model: ModelSpec) -> None:
     writer.add_tokenizer_model("no_vocab")
     if model.rope_scaling:
         writer.add_tensor("rope_freqs.weight", rope_factors(model))
-    for index, info in enumerate(tqdm(tensor_table(model, 0).values(), desc=path.name)):
+    tensors = tensor_table(model, 0).values()
+    for index, info in enumerate(tqdm(tensors, desc=path.name, disable=None)):
         raw = np.concatenate(list(blocks(index, info)))
         name = gguf_name(info.name)
         if len(info.shape) == 1:
