@@ -6,6 +6,7 @@ machine. Printed are the medians of both and the median of the ratios of neighbo
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,22 @@ from pathlib import Path
 
 MEASURES = ("prefill", "decode")
 PROMPT = 16
+
+
+def add_options(parser: argparse.ArgumentParser, threads: Sequence[int]) -> None:
+    """What all comparisons can be told; threads: the numbers to try by default."""
+    parser.add_argument("--threads", type=int, nargs="+", default=threads)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--decode-tokens", type=int, default=128)
+
+
+def words(args: argparse.Namespace, threads: int) -> list[str]:
+    """The same for a contestant with one number of threads."""
+    return [
+        "--threads", str(threads), "--prompt-tokens", str(args.prompt_tokens),
+        "--decode-tokens", str(args.decode_tokens),
+    ]  # fmt: skip
 
 
 class Contestant:
@@ -72,20 +89,18 @@ def prompt(count: int) -> list[int]:
     return [(index * 7919 + 1) % 32000 for index in range(count)]
 
 
-def load_dllama(
-    model: str, threads: int, prompt_tokens: int, decode_tokens: int
-) -> Callable[[str], float]:
+def load_dllama(args: argparse.Namespace) -> Callable[[str], float]:
     """Tokens per second by dllama's own statistics, sampling (greedy) included."""
     import dllama
 
-    llm = dllama.LLM(model, threads=threads, max_seq_len=1024)
+    llm = dllama.LLM(args.model, threads=args.threads[0], max_seq_len=1024)
 
     def measure(what: str) -> float:
         llm.reset()
         if what == "prefill":
-            list(llm.generate(prompt(prompt_tokens), 1, temperature=0.0, ignore_eos=True))
+            list(llm.generate(prompt(args.prompt_tokens), 1, temperature=0.0, ignore_eos=True))
             return llm.stats.summary()["prompt_tokens_per_s"]
-        list(llm.generate(prompt(PROMPT), decode_tokens + 1, temperature=0.0, ignore_eos=True))
+        list(llm.generate(prompt(PROMPT), args.decode_tokens + 1, temperature=0.0, ignore_eos=True))
         return llm.stats.summary()["tokens_per_s"]
 
     return measure

@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from turns import Contestant, answer, compare, load_dllama
+from turns import Contestant, add_options, answer, compare, load_dllama, words
 
 
 def main() -> None:
@@ -23,16 +23,12 @@ def main() -> None:
     )
     parser.add_argument("model", help=".m file")
     parser.add_argument("--other", metavar="PYTHON", required=True)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--decode-tokens", type=int, default=128)
+    add_options(parser, [1])
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contestant:
-        sizes = (args.prompt_tokens, args.decode_tokens)
-        answer(load_dllama(args.model, args.threads[0], *sizes))
+        answer(load_dllama(args))
         return
     results = [contest(args, threads) for threads in args.threads]
     if args.json:
@@ -42,8 +38,7 @@ def main() -> None:
 def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
     """All rounds with one number of threads."""
     rest = [
-        __file__, args.model, "--contestant", "--other", args.other, "--threads", str(threads),
-        "--prompt-tokens", str(args.prompt_tokens), "--decode-tokens", str(args.decode_tokens),
+        __file__, args.model, "--contestant", "--other", args.other, *words(args, threads),
     ]  # fmt: skip
     here = Contestant("this", [sys.executable, *rest])
     there = Contestant("other", [args.other, *rest])

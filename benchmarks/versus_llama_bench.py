@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from turns import Contestant, answer, compare, load_dllama
+from turns import Contestant, add_options, answer, compare, load_dllama, words
 
 
 def main() -> None:
@@ -25,16 +25,12 @@ def main() -> None:
     parser.add_argument("model", help=".m file")
     parser.add_argument("gguf", help=".gguf file of the same shape")
     parser.add_argument("--llama-bench", required=True, metavar="PROGRAM")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--decode-tokens", type=int, default=128)
+    add_options(parser, [1, 4])
     parser.add_argument("--contestant", choices=["dllama", "llama-bench"], help=argparse.SUPPRESS)
     parser.add_argument("--more", default="", help="arguments of llama-bench")
     args = parser.parse_args()
     if args.contestant == "dllama":
-        sizes = (args.prompt_tokens, args.decode_tokens)
-        answer(load_dllama(args.model, args.threads[0], *sizes))
+        answer(load_dllama(args))
     elif args.contestant == "llama-bench":
         answer(llama_bench(args))
     else:
@@ -46,8 +42,7 @@ def contest(args: argparse.Namespace, threads: int) -> None:
     """All rounds with one number of threads."""
     command = [
         sys.executable, __file__, args.model, args.gguf, "--llama-bench", args.llama_bench,
-        "--threads", str(threads), "--prompt-tokens", str(args.prompt_tokens),
-        "--decode-tokens", str(args.decode_tokens), f"--more={args.more}",
+        *words(args, threads), f"--more={args.more}",
     ]  # fmt: skip
     contestants = [
         Contestant(name, [*command, "--contestant", name]) for name in ("dllama", "llama-bench")

@@ -18,12 +18,14 @@ from pathlib import Path
 from turns import (
     PROMPT,
     Contestant,
+    add_options,
     answer,
     compare,
     load_dllama,
     prompt,
     read_bandwidth,
     weight_bytes,
+    words,
 )
 
 
@@ -34,16 +36,12 @@ def main() -> None:
     parser.add_argument("model", help=".m file")
     parser.add_argument("gguf", help=".gguf file of the same shape")
     parser.add_argument("--llama-python", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--decode-tokens", type=int, default=128)
+    add_options(parser, [1, 4])
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--contestant", choices=["dllama", "llama.cpp"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contestant == "dllama":
-        sizes = (args.prompt_tokens, args.decode_tokens)
-        answer(load_dllama(args.model, args.threads[0], *sizes))
+        answer(load_dllama(args))
     elif args.contestant == "llama.cpp":
         answer(load_llama_cpp(args))
     else:
@@ -54,10 +52,7 @@ def main() -> None:
 
 def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
     """All rounds with one number of threads."""
-    rest = [
-        args.model, args.gguf, "--threads", str(threads),
-        "--prompt-tokens", str(args.prompt_tokens), "--decode-tokens", str(args.decode_tokens),
-    ]  # fmt: skip
+    rest = [args.model, args.gguf, *words(args, threads)]
     before = read_bandwidth(threads)
     contestants = [
         Contestant(name, [python, __file__, *rest, "--contestant", name])
