@@ -262,7 +262,7 @@ class _Forming:
         self._each(self.members, self._ready)
         for member, program in zip(self.members, programs, strict=True):
             member.vocab = program.shard.vocab
-        group = group_of(self.model.spec, self.plan, self.links, 0, {})
+        group = group_of(programs[0], self.plan, self.links, 0, {})
         return Cluster(self.members, self.links, group)
 
     def close(self) -> None:

@@ -18,8 +18,7 @@ def footprint(model: ModelFile, plan: Plan, *, threads: int, rank: int = 0) -> d
     The node is built on matrices that are never filled, one for each size, so that pages of
     none of them are touched, and on links that lead nowhere.
     """
-    spec = model.spec
-    program = program_of(spec, plan, rank, model.path)
+    program = program_of(model.spec, plan, rank, model.path)
     shapes = {m.name: (m.rows, m.cols, float_type_of(model.tensors, m)) for m in program.matrices}
     packed = {shape: PackedMatrix(*shape) for shape in set(shapes.values())}
     matrices = {name: packed[shape] for name, shape in shapes.items()}
@@ -31,5 +30,5 @@ def footprint(model: ModelFile, plan: Plan, *, threads: int, rank: int = 0) -> d
     group = None
     if plan.world > 1:
         links = [None if other == rank else Link() for other in range(plan.world)]
-        group = group_of(spec, plan, links, rank, {})
+        group = group_of(program, plan, links, rank, {})
     return Node(program, weights, plan, threads, group).memory()

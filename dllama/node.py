@@ -27,23 +27,24 @@ def program_of(spec: ModelSpec, plan: Plan, rank: int, path: object = "model") -
 
 
 def group_of(
-    spec: ModelSpec,
+    program: Program,
     plan: Plan,
     links: list[Link | None],
     rank: int,
     watched: dict[int, Link],
 ) -> Group:
-    """The links to all other nodes as the program's collectives use them.
+    """The links of one node to all others as its program's collectives use them.
 
-    watched: a worker's control link, whose end tells that the root has gone.
+    program: of any of the nodes, since they agree on what all of them send. watched: a worker's
+    control link, whose end tells that the root has gone.
     """
-    shard = sharding.split(spec, plan.shares, plan.exact)[rank]
+    shard = program.shard
     both = zip(shard.output_sum.adds, shard.down_sum.adds, strict=True)
     return Group(
         links,
         rank,
         sums=[max(map(len, adds)) for adds in both],
-        dim=spec.dim,
+        dim=program.spec.dim,
         tokens=plan.batch,
         wire=int(WIRE[plan.buffer]),
         algorithm=plan.all_reduce,

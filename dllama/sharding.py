@@ -75,11 +75,6 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     ]
 
 
-def whole(spec: ModelSpec) -> Shard:
-    """The shard of a node that is alone."""
-    return split(spec, (1,))[0]
-
-
 def kv_heads_of(spec: ModelSpec, heads: range) -> range:
     """The KV heads that a range of query heads, not empty, reads."""
     group = spec.n_heads // spec.n_kv_heads

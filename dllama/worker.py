@@ -272,7 +272,7 @@ class _Session:
         protocol.send_json(self.root, Kind.ACCEPT, {"cached": self.worker.has(key)})
         self._connect()
         weights = self.worker.weights(key, lambda: self._load(program))
-        group = group_of(spec, plan, self.links, join.rank, {0: self.root})
+        group = group_of(program, plan, self.links, join.rank, {0: self.root})
         self.node = Node(program, weights, plan, self.threads, group)
         protocol.send_json(self.root, Kind.READY, {"memory": self.node.memory()})
         while self._message(self.node):

@@ -66,7 +66,7 @@ for round in range(50):
     with transports.get("unix").listen(f"unix:{sys.argv[1]}/{round}") as listener:
         link = transports.get("unix").connect(listener.address, 5.0)
         listener.accept(5.0).close()
-    group = group_of(model.spec, plan, [None, link], 0, {})
+    group = group_of(program, plan, [None, link], 0, {})
     node = Node(program, weights, plan, 8, group)
     try:
         node.run(np.zeros(1, np.int32), 0, 0)
