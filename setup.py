@@ -119,14 +119,14 @@ class BuildExt(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """One extension per .pyx in dllama/_kernels and in transports, and what they share."""
+    """One extension per .pyx below dllama/_kernels and transports, and what they share."""
     headers = [str(path) for path in sorted(KERNELS.glob("**/*.h"))]
-    contracts = [str(path) for path in sorted(KERNELS.glob("*.pxd"))]
+    contracts = [str(path) for path in sorted(KERNELS.glob("**/*.pxd"))]
     packages = {KERNELS: "dllama._kernels", TRANSPORTS: "dllama.transports"}
     flags = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"]
     found = [
         Extension(
-            f"{package}.{path.stem}",
+            ".".join([package, *path.relative_to(folder).with_suffix("").parts]),
             sources=[str(path)],
             depends=headers + contracts,
             include_dirs=[str(KERNELS), numpy.get_include()],
@@ -135,7 +135,7 @@ def extensions() -> list[Extension]:
             extra_link_args=[],
         )
         for folder, package in packages.items()
-        for path in sorted(folder.glob("*.pyx"))
+        for path in sorted(folder.glob("**/*.pyx"))
     ]
     return [*found, Extension(SHARED, sources=[], extra_compile_args=list(flags))]
 

@@ -9,9 +9,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from dllama.converter import convert
-
 import dllama
+from dllama.converter import convert
 from dllama.perplexity import perplexity
 
 TEXT = Path(__file__).parent.parent / "tests" / "data" / "heldout.txt"

@@ -17,8 +17,9 @@ import time
 import numpy as np
 from turns import integer_rate, read_bandwidth
 
-from dllama._kernels import cpu, quants
-from dllama._kernels.matmul import PackedMatrix, matmul
+from dllama._kernels import cpu
+from dllama._kernels import weight_types as quants
+from dllama._kernels.ops.matmul import PackedMatrix, matmul
 
 ROWS, COLUMNS, COPIES = 11264, 2048, 16
 TYPES = {"f32": 0, "f16": 1, "q40": 2, "q80": 3}
@@ -50,12 +51,12 @@ def main() -> None:
                 )
 
 
-def packed(float_type: int) -> PackedMatrix:
+def packed(weight_type: int) -> PackedMatrix:
     """A matrix of random numbers."""
     numbers = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
-    raw = np.empty(quants.nbytes(float_type, numbers.size), np.uint8)
-    quants.encode(numbers, raw, float_type, 4)
-    matrix = PackedMatrix(ROWS, COLUMNS, float_type)
+    raw = np.empty(quants.nbytes(weight_type, numbers.size), np.uint8)
+    quants.encode(numbers, raw, weight_type, 4)
+    matrix = PackedMatrix(ROWS, COLUMNS, weight_type)
     matrix.fill(0, raw.reshape(ROWS, -1), threads=4)
     return matrix
 

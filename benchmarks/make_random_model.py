@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dllama.families import llama
-from dllama.modelfile import TensorInfo, tensor_table
-from dllama.modelheader import write_header
-from dllama.spec import Arch, FloatType, ModelSpec, RopeScaling, RopeType
+from dllama.converter.families import llama
+from dllama.model.file import TensorInfo, tensor_table
+from dllama.model.header import write_header
+from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType, WeightType
 
 RUN = 1 << 22
 
@@ -29,7 +29,7 @@ RUN = 1 << 22
 def spec(dim: int, hidden: int, layers: int, heads: int, kv: int, head: int, vocab: int, seq: int,
          theta: float = 10000.0, scaling: RopeScaling | None = None) -> ModelSpec:  # fmt: skip
     return ModelSpec(
-        Arch.LLAMA, dim, hidden, layers, heads, kv, head, vocab, seq, FloatType.Q40,
+        Arch.LLAMA, dim, hidden, layers, heads, kv, head, vocab, seq, WeightType.Q40,
         rope_theta=theta,
         rope_type=RopeType.LLAMA31 if scaling else RopeType.LLAMA,
         rope_scaling=scaling,
@@ -75,7 +75,7 @@ def blocks(index: int, info: TensorInfo) -> Iterator[np.ndarray]:
         n = min(RUN, count - begin)
         if len(info.shape) == 1:
             yield np.ones(n, np.float32).view(np.uint8)
-        elif info.float_type is FloatType.F32:
+        elif info.weight_type is WeightType.F32:
             yield rng.standard_normal(n, np.float32).view(np.uint8)
         else:
             scale = np.float16(1 / (4.6 * np.sqrt(info.shape[1])))
@@ -120,7 +120,7 @@ def write_gguf(path: Path, model: ModelSpec) -> None:
         name = gguf_name(info.name)
         if len(info.shape) == 1:
             writer.add_tensor(name, raw.view(np.float32))
-        elif info.float_type is FloatType.F32:
+        elif info.weight_type is WeightType.F32:
             wide = raw.view(np.float32).reshape(info.shape)
             writer.add_tensor(name, wide.astype(np.float16))
         else:
@@ -134,7 +134,7 @@ def write_gguf(path: Path, model: ModelSpec) -> None:
 
 def rope_factors(model: ModelSpec) -> np.ndarray:
     """What divides the frequency of each pair, which a .gguf holds as a tensor."""
-    from dllama._kernels.rope import RopeCache
+    from dllama._kernels.ops.rope import RopeCache
 
     scaling = model.rope_scaling
     assert scaling is not None

@@ -129,13 +129,13 @@ def _run_c(name: str, *arguments: str) -> float:
 
 def weight_bytes(model: str) -> int:
     """Bytes that a token reads: all matrices but the embedding."""
-    from dllama.modelfile import ModelFile
-    from dllama.spec import FloatType
+    from dllama.model.file import ModelFile
+    from dllama.model.spec import WeightType
 
     with ModelFile.open(Path(model)) as file:
         tensors = file.tensors.values()
         return sum(
-            info.float_type.nbytes(info.shape[0] * info.shape[1])
+            info.weight_type.nbytes(info.shape[0] * info.shape[1])
             for info in tensors
-            if len(info.shape) == 2 and info.float_type is not FloatType.F32
+            if len(info.shape) == 2 and info.weight_type is not WeightType.F32
         )

@@ -9,8 +9,7 @@ import shutil
 from pathlib import Path
 
 from dllama.converter.convert import convert
-from dllama.converter.gguf import GgufFile
-
+from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import ModelError, OutputError
 
 log = logging.getLogger("dllama.convert")

@@ -15,18 +15,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from dllama.converter.checkpoint import Checkpoint, open_checkpoint
-from dllama.converter.stored import BLOCKS, DTYPES, Stored
-from dllama.converter.tokenizers import convert_tokenizer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dllama import families
+from dllama.converter import families
+from dllama.converter.families.source import Place, Source
+from dllama.converter.sources.checkpoint import Checkpoint, open_checkpoint
+from dllama.converter.sources.stored import BLOCKS, DTYPES, Stored
+from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
-from dllama.families.source import Place, Source
-from dllama.modelfile import ModelWriter, decode, tensor_table
-from dllama.modelheader import read_header, write_header
-from dllama.spec import FloatType, ModelSpec
+from dllama.model.file import ModelWriter, decode, tensor_table
+from dllama.model.header import read_header, write_header
+from dllama.model.spec import ModelSpec, WeightType
 
 WEIGHTS = ("q40", "q80", "f16", "f32")
 # Numbers that are read, put in order and written at a time.
@@ -68,8 +68,8 @@ def convert(
     workers = _thread_count(threads)
     checkpoint = open_checkpoint(Path(source))
     target = checked_output(Path(output), checkpoint.path)
-    float_type = FloatType[(weights or checkpoint.weights).upper()]
-    family, spec = read_spec(checkpoint.config, float_type, checkpoint.config_path)
+    weight_type = WeightType[(weights or checkpoint.weights).upper()]
+    family, spec = read_spec(checkpoint.config, weight_type, checkpoint.config_path)
     tensors = [_find(checkpoint, item, spec) for item in family.sources(spec)]
     _check_space(target, spec)
     with _replaced(target) as temporary:
@@ -83,7 +83,7 @@ def convert(
 
 
 def read_spec(
-    config: dict[str, Any], weights: FloatType, path: Path
+    config: dict[str, Any], weights: WeightType, path: Path
 ) -> tuple[ModuleType, ModelSpec]:
     """Family and spec of a config.json, if a model file can say them.
 
@@ -130,9 +130,9 @@ def _requantised(
     found = [
         stored.lossy or stored.dtype
         for source, stored in tensors
-        if table[source.name].float_type.block_size > 1
+        if table[source.name].weight_type.block_size > 1
         and (stored.lossy or stored.dtype in BLOCKS)
-        and BLOCKS.get(stored.dtype) is not table[source.name].float_type
+        and BLOCKS.get(stored.dtype) is not table[source.name].weight_type
     ]
     if not found:
         return []
@@ -178,7 +178,7 @@ def _write_rows(writer: ModelWriter, source: Source, stored: Stored, rows: NDArr
     try:
         if kind is None:
             writer.write_rows(info.name, rows, stored.dtype == "BF16")
-        elif kind is info.float_type:
+        elif kind is info.weight_type:
             writer.write_blocks(info.name, rows)
         else:
             writer.write_rows(info.name, decode(rows, kind, (len(rows), *info.shape[1:])))

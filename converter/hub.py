@@ -18,12 +18,11 @@ from typing import Any, BinaryIO
 from dllama.converter.cache import cache_folder
 from dllama.converter.convert import read_spec
 from dllama.converter.extras import require
-from dllama.converter.huggingface import FILES, INDEX
-from dllama.converter.tokenizers import COPIED
-
+from dllama.converter.sources.huggingface import FILES, INDEX
+from dllama.converter.tokenizers.folder import COPIED
 from dllama.errors import ConfigError, DllamaError, FormatError, ModelError, OutputError
-from dllama.jsonfile import read_json
-from dllama.spec import FloatType
+from dllama.model.json_file import read_json
+from dllama.model.spec import WeightType
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 PLAIN = re.compile(r"[\w-][\w.-]*")
@@ -166,7 +165,7 @@ def download(hub: Hub, file: str | None = None) -> Path:
     if "tokenizer.json" not in hub.files and SLOW_TOKENIZER in hub.files:
         hub.get(SLOW_TOKENIZER)
     config = hub.folder / "config.json"
-    read_spec(read_json(config), FloatType.F32, config)
+    read_spec(read_json(config), WeightType.F32, config)
     for name in _tensor_files(hub):
         hub.get(name)
     return hub.folder

@@ -25,7 +25,7 @@ from dllama.errors import (
 __version__ = "0.1.0"
 
 from dllama.engine import LLM
-from dllama.generation import Token
+from dllama.text.stream import Token
 
 __all__ = [
     "LLM",

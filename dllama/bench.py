@@ -12,7 +12,7 @@ import numpy as np
 
 from dllama.engine import LLM
 from dllama.errors import ConfigError
-from dllama.trace import NodePass
+from dllama.runtime.trace import NodePass
 
 WARM_UP = 4  # tokens
 PROMPT_TOKENS = 64

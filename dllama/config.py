@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dllama.errors import ConfigError, FormatError, InputError
-from dllama.jsonfile import read_json_if_any
+from dllama.model.json_file import read_json_if_any
 
 WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 

@@ -11,10 +11,10 @@ from typing import Any
 from dllama import settings
 from dllama.engine import LLM
 from dllama.errors import ContextError, FormatError, InputError, ModelError
-from dllama.generation import Token
-from dllama.sampler import MAX_SEED
-from dllama.template import ChatTemplate, Message
-from dllama.tokenizer import Tokenizer
+from dllama.sampling.sampler import MAX_SEED
+from dllama.text.stream import Token
+from dllama.text.template import ChatTemplate, Message
+from dllama.text.tokenizer import Tokenizer
 
 FORMAT = "dllama conversation"
 MAX_FILE = 1 << 24  # bytes

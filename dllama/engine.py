@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from dllama import settings
 from dllama._kernels import cpu
-from dllama.context import Context
+from dllama.cluster.protocol import Want, read_secret
+from dllama.cluster.root import Layout, Root
 from dllama.errors import ConfigError, ModelError, ProtocolError
-from dllama.generation import End, TextStream, Token
-from dllama.logprobs import log_probabilities
-from dllama.modelfile import ModelFile
-from dllama.protocol import Want, read_secret
-from dllama.root import Layout, Root
-from dllama.sampler import Sampler, SamplerConfig
-from dllama.spec import ModelSpec
-from dllama.stats import DECODE, PREFILL, Stats, StepStats
-from dllama.trace import NodePass
+from dllama.model.file import ModelFile
+from dllama.model.spec import ModelSpec
+from dllama.runtime.context import Context
+from dllama.runtime.stats import DECODE, PREFILL, Stats, StepStats
+from dllama.runtime.trace import NodePass
+from dllama.sampling.log_probabilities import log_probabilities
+from dllama.sampling.sampler import Sampler, SamplerConfig
+from dllama.text.stream import End, TextStream, Token
 
 log = logging.getLogger("dllama.engine")
 
@@ -96,7 +96,7 @@ class LLM:
         self._failure: Exception | None = None
         with ModelFile.open(self.model_path) as file:
             self.spec: ModelSpec = file.spec
-            self._plan = settings.plan_of(
+            self._config = settings.run_config_of(
                 self.spec,
                 self.nodes,
                 shares=shares,
@@ -108,11 +108,11 @@ class LLM:
                 kv_cache=kv_cache,
                 batch_size=batch_size,
             )
-            self.buffer, self.seq_len = self._plan.buffer, self._plan.seq_len
-            self._context = Context(self.spec.vocab_size, self.seq_len, self._plan.contexts)
+            self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
+            self._context = Context(self.spec.vocab_size, self.seq_len, self._config.contexts)
             self.tokenizer = settings.tokenizer_of(self.model_path, tokenizer, self.spec)
             layout = Layout(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
-            self._root = Root(file, self._plan, layout, progress)
+            self._root = Root(file, self._config, layout, progress)
             weakref.finalize(self, self._root.close)  # where nobody calls close
         self._traffic = self._root.traffic()
 
@@ -148,7 +148,7 @@ class LLM:
     @property
     def contexts(self) -> int:
         """How many contexts there are."""
-        return self._plan.contexts
+        return self._config.contexts
 
     def rewind(self, position: int) -> None:
         """Keep the first `position` tokens of the context and forget all others.
@@ -201,7 +201,7 @@ class LLM:
         ids = self._context.pending + given
         self._context.require(len(ids))
         out = np.empty((len(given), self.spec.vocab_size), np.float32)
-        step, first = self._plan.logits, len(ids) - len(given)
+        step, first = self._config.logits, len(ids) - len(given)
         for begin in range(0, len(ids) if given else 0, step):
             end = min(begin + step, len(ids))
             rows = end - max(begin, first)
@@ -296,7 +296,7 @@ class LLM:
 
         None where an interruption came before all but the last batch was evaluated.
         """
-        step, context = self._plan.batch, self._context
+        step, context = self._config.batch, self._context
         while len(context.pending) > step:
             self._pass(context.pending[:step], step, phase, Want.NOTHING)
             self._finish_step()
@@ -306,10 +306,10 @@ class LLM:
         self._pass(context.pending, len(context.pending) - 1, phase, Want.TOP)
         begin = time.perf_counter()
         with self._ending_on_failure():
-            slices = self._open().slices()
-            token = Token(sampler.sample(slices, history), "")
+            shards = self._open().shards()
+            token = Token(sampler.sample(shards, history), "")
             if logprobs is not None:
-                found = log_probabilities(slices, token.id, logprobs)
+                found = log_probabilities(shards, token.id, logprobs)
                 token = replace(token, logprob=found.token, top=found.best)
         sample_ms = (time.perf_counter() - begin) * 1e3
         last = self.stats.steps[-1]

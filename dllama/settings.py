@@ -12,14 +12,14 @@ import numpy as np
 
 from dllama import transports
 from dllama._kernels import cpu
-from dllama._kernels.collectives import ALGORITHMS
+from dllama._kernels.comm.communicator import ALGORITHMS
 from dllama.converter.cache import cached_model
-from dllama.converter.gguf import GgufFile
+from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import ConfigError, ModelError
-from dllama.modelfile import tensor_table
-from dllama.plan import LEAST_SHARE, MOST_CONTEXTS, MOST_SHARE, Plan
-from dllama.spec import FloatType, ModelSpec
-from dllama.tokenizer import Tokenizer
+from dllama.model.file import tensor_table
+from dllama.model.spec import ModelSpec, WeightType
+from dllama.run_config import LEAST_SHARE, MOST_CONTEXTS, MOST_SHARE, RunConfig
+from dllama.text.tokenizer import Tokenizer
 from dllama.transports import Transport
 
 log = logging.getLogger("dllama.engine")
@@ -88,7 +88,7 @@ def node_count(nodes: int, workers: Sequence[str]) -> int:
     return len(workers) + 1 if workers else nodes
 
 
-def plan_of(
+def run_config_of(
     spec: ModelSpec,
     nodes: int,
     *,
@@ -100,12 +100,12 @@ def plan_of(
     contexts: int | None = 1,
     kv_cache: str | None = None,
     batch_size: int | None = None,
-) -> Plan:
+) -> RunConfig:
     """What the nodes agree on; None stands for the default."""
     seq_len = context_length(max_seq_len, spec)
     batch = min(batch_tokens(batch_size), seq_len)
     half = half_cache(kv_cache or "auto", spec)
-    return Plan(
+    return RunConfig(
         shares=node_shares(shares, nodes),
         seq_len=seq_len,
         half=half,
@@ -230,7 +230,7 @@ def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, half: boo
 def half_cache(kv_cache: str, spec: ModelSpec) -> bool:
     """Whether keys and values are kept as float16."""
     one_of("kv_cache", kv_cache, KV_CACHES)
-    return kv_cache == "f16" or (kv_cache == "auto" and spec.weight_type is not FloatType.F32)
+    return kv_cache == "f16" or (kv_cache == "auto" and spec.weight_type is not WeightType.F32)
 
 
 def batch_tokens(batch_size: int | None) -> int:

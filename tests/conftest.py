@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chat_model import make
-from dllama.converter import convert
 from standing import StandingWorkers
+
+from dllama.converter import convert
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DATA = Path(__file__).parent / "data"

@@ -9,9 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from dllama.transports.base import Listener, Transport
-
 from dllama.errors import ConfigError
+from dllama.transports.base import Listener, Transport
 
 __all__ = ["BUILTIN", "Listener", "Transport", "get", "names", "of_address", "scheme_of"]
 

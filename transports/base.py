@@ -1,6 +1,6 @@
 """What a transport is: the cold half of the interface.
 
-A transport connects nodes by links (dllama._kernels.link.Link). Its hot half is the C table
+A transport connects nodes by links (dllama._kernels.comm.link.Link). Its hot half is the C table
 of its links, which dllama/_kernels/link.h describes. A backend is one module with one
 TRANSPORT, an object of a subclass of Transport. transports/conformance.py tests all
 that is promised here.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from dllama._kernels.link import Link
+from dllama._kernels.comm.link import Link
 
 
 class Listener(ABC):

@@ -1,6 +1,6 @@
 """TCP whose waits sleep in the kernel until data comes."""
 
-from dllama._kernels.link cimport (
+from dllama._kernels.comm.link cimport (
     SocketLink, dl_link_ops, dl_socket_recv, dl_socket_send, dl_socket_shutdown, dl_socket_sleep,
 )
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dllama.transports.base import Transport
 
-from dllama._kernels.collectives import Group
-from dllama._kernels.link import Link
+from dllama._kernels.comm.communicator import Communicator
+from dllama._kernels.comm.link import Link
 from dllama.errors import ConfigError, DllamaError, TransportError, TransportTimeoutError
+from dllama.transports.base import Transport
 
 SIZES = (1, 2, 4095, 65536, (1 << 20) + 1, 64 << 20)
 LIMIT = 20.0  # seconds in which anything that goes well is done
@@ -116,10 +116,10 @@ class Conformance:
             sums = [np.zeros((rows, dim), np.float32) for _ in range(3)]
 
             def work(rank: int, links: list[Link | None], algorithm: str, out: Any) -> None:
-                group = Group(links, rank, dim=dim, tokens=rows, wire=0, algorithm=algorithm,
+                communicator = Communicator(links, rank, dim=dim, tokens=rows, wire=0, algorithm=algorithm,
                               timeout=LIMIT)  # fmt: skip
                 part = np.full((rows, dim), 10.0**rank, np.float32)
-                group.all_reduce(part, out[rank])
+                communicator.all_reduce(part, out[rank])
 
             with self.mesh(tmp_path, 3) as links:
                 threads = [background(work, rank, links[rank], algorithm, sums) for rank in (1, 2)]

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dllama.transports.base import Listener
-
-from dllama._kernels.link import Link
+from dllama._kernels.comm.link import Link
 from dllama.errors import ConfigError, TransportError, TransportTimeoutError
+from dllama.transports.base import Listener
 
 MakeLink = Callable[[socket.socket, str], Link]
 BACKLOG = 64

@@ -1,6 +1,6 @@
 """Unix sockets, for nodes on one machine; waits poll without sleeping."""
 
-from dllama._kernels.link cimport (
+from dllama._kernels.comm.link cimport (
     SocketLink, dl_link_ops, dl_socket_recv, dl_socket_send, dl_socket_shutdown, dl_socket_spin,
 )
 

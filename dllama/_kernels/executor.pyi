@@ -1,9 +1,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama._kernels.collectives import Group
-from dllama._kernels.matmul import PackedMatrix
-from dllama.program import Program, Task
+from dllama._kernels.comm.communicator import Communicator
+from dllama._kernels.ops.matmul import PackedMatrix
+from dllama.graph.build import Graph, Task
 
 class Executor:
     max_batch: int
@@ -16,7 +16,7 @@ class Executor:
     began: int
     def __init__(
         self,
-        program: Program,
+        graph: Graph,
         matrices: dict[str, PackedMatrix],
         vectors: dict[str, NDArray[np.float32]],
         embedding: NDArray[np.float32] | None,
@@ -27,7 +27,7 @@ class Executor:
         seq_len: int,
         half: bool,
         contexts: int = 1,
-        group: Group | None = None,
+        communicator: Communicator | None = None,
     ) -> None: ...
     def use(self, context: int, source: int, positions: int) -> None: ...
     def run(

@@ -1,4 +1,4 @@
-"""Runs a Program: all tasks of a pass in one parallel region, without the GIL.
+"""Runs a Graph: all tasks of a pass in one parallel region, without the GIL.
 
 T: tokens in the pass. Every task is a number of independent items. Each thread has a share of
 them, which it takes in order, so that it reads its rows of a matrix as one stream; then it takes what
@@ -12,29 +12,29 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from dllama._kernels.allreduce cimport Additions
-from dllama._kernels.attention cimport (
+from dllama._kernels.comm.allreduce cimport Additions
+from dllama._kernels.ops.attention cimport (
     Attention, KVCache, attention_job, attention_parts, dl_part,
 )
-from dllama._kernels.broadcast cimport AS_FLOAT
-from dllama._kernels.collectives cimport Group
-from dllama._kernels.elementwise cimport Rows, dl_floats_of, dl_isa, dl_rows
-from dllama._kernels.matmul cimport (
+from dllama._kernels.comm.broadcast cimport AS_FLOAT
+from dllama._kernels.comm.communicator cimport Communicator
+from dllama._kernels.ops.elementwise cimport Rows, dl_floats_of, dl_isa, dl_rows
+from dllama._kernels.ops.matmul cimport (
     ADD, GATED, GATED_GELU, STORE, Matmul, Order, PackedMatrix, matmul_job, sum_in_order,
 )
 from dllama._kernels.memory cimport Memory
-from dllama._kernels.moe cimport Routes, gated_job, sum_job, sum_scratch
-from dllama._kernels.rope cimport RopeCache
-from dllama._kernels.steps cimport (
-    ATTEND, DISPATCH, EMBED, ENCODE, EXPERTS_GATED, EXPERTS_SUM, FIRST_SWAP, MATMUL, MERGE, NORM,
-    PACK, RECEIVE_ROW, REDUCE, ROPE, ROUTE, SCALE, SECOND_SWAP, SEND_ROW, SORT, SPREAD, UNPACK,
+from dllama._kernels.ops.moe cimport Routes, gated_job, sum_job, sum_scratch
+from dllama._kernels.ops.rope cimport RopeCache
+from dllama._kernels.stages cimport (
+    ATTEND, DISPATCH, EMBED, ENCODE, EXPERTS_GATED, EXPERTS_SUM, FIRST_EXCHANGE, MATMUL, MERGE, NORM,
+    PACK, RECEIVE_ROW, REDUCE, ROPE, ROUTE, SCALE, SECOND_EXCHANGE, SEND_ROW, SORT, SPREAD, UNPACK,
     Pass, Step, dl_barrier, dl_barrier_wait, dl_counter, dl_counter_next, dl_now, dl_team_size,
     dl_thread_id, step_item, step_items,
 )
 
-from dllama._kernels.ops import Form, Kind, Op, Then
-from dllama.sharding import columns_of
-from dllama.spec import RopeType
+from dllama._kernels.tasks import Form, Kind, Op, Then
+from dllama.graph.shard import columns_of
+from dllama.model.spec import RopeType
 
 
 # The steps that a task is cut into; all but the first have the fields of the first.
@@ -44,7 +44,7 @@ cdef dict STEPS_OF = {
     Op.ROUTE: (ROUTE, SORT), Op.DISPATCH: (DISPATCH,), Op.EXPERTS_GATED: (EXPERTS_GATED,),
     Op.EXPERTS_SUM: (EXPERTS_SUM,),
     Op.BROADCAST: (SEND_ROW, SPREAD, RECEIVE_ROW),
-    Op.ALL_REDUCE: (PACK, FIRST_SWAP, REDUCE, SECOND_SWAP, UNPACK),
+    Op.ALL_REDUCE: (PACK, FIRST_EXCHANGE, REDUCE, SECOND_EXCHANGE, UNPACK),
 }
 cdef int MOST_STEPS = max(map(len, STEPS_OF.values()))
 cdef dict THEN_OF = {
@@ -53,11 +53,11 @@ cdef dict THEN_OF = {
 
 
 cdef class Executor:
-    """A dllama.program.Program, its weights, KV cache and buffers.
+    """A dllama.graph.build.Graph, its weights, KV cache and buffers.
 
     matrices: PackedMatrix by name; vectors: float32 arrays by name; embedding: float32
-    (vocab, dim), or None where a program does not use it. A pass takes up to max_batch tokens;
-    seq_len positions fit in the cache of each context. group: the links of a program for several
+    (vocab, dim), or None where a graph does not use it. A pass takes up to max_batch tokens;
+    seq_len positions fit in the cache of each context. communicator: the links of a graph for several
     nodes.
     """
 
@@ -67,26 +67,26 @@ cdef class Executor:
     cdef dict buffers               # Memory or Rows by name
     cdef KVCache cache
     cdef RopeCache turns
-    cdef Group group
+    cdef Communicator communicator
     cdef float *logits              # [max_logits][local_vocab]
     cdef list step_tasks            # for each step, its task
     cdef readonly int64_t max_batch, max_logits, seq_len, contexts, vocab_size, local_vocab
     cdef readonly int threads
     cdef readonly int64_t began     # when the last pass began, nanoseconds of the monotonic clock
 
-    def __init__(self, program, dict matrices, dict vectors, const float[:, ::1] embedding,
+    def __init__(self, graph, dict matrices, dict vectors, const float[:, ::1] embedding,
                  *, int threads, int64_t max_batch, int64_t max_logits, int64_t seq_len, bint half,
-                 int64_t contexts=1, Group group=None):
-        spec = program.spec
+                 int64_t contexts=1, Communicator communicator=None):
+        spec = graph.spec
         self.threads, self.max_batch, self.seq_len = threads, max_batch, seq_len
         self.max_logits, self.contexts, self.vocab_size = max_logits, contexts, spec.vocab_size
-        self.local_vocab, self.group = len(program.shard.vocab), group
+        self.local_vocab, self.communicator = len(graph.shard.vocab), communicator
         self.kept, self.step_tasks = [matrices, vectors, embedding], []
-        self._allocate(program, half)
+        self._allocate(graph, half)
         cdef Step *steps = <Step *> self.steps.data
         cdef int64_t n = 0
-        for task in program.tasks:
-            self._add(&steps[n], program, task, matrices, vectors, embedding)
+        for task in graph.tasks:
+            self._add(&steps[n], graph, task, matrices, vectors, embedding)
             for index, op in enumerate(STEPS_OF[task.op]):
                 if index:
                     memcpy(&steps[n], &steps[n - 1], sizeof(Step))
@@ -95,9 +95,9 @@ cdef class Executor:
                 n += 1
         self.run_.n_steps = n
 
-    def _allocate(self, program, bint half):
+    def _allocate(self, graph, bint half):
         """Buffers, KV cache and RoPE cache; sets what no task changes."""
-        spec, shard, most = program.spec, program.shard, MOST_STEPS * len(program.tasks)
+        spec, shard, most = graph.spec, graph.shard, MOST_STEPS * len(graph.tasks)
         cdef int64_t width = 16
         cdef KVCache cache = KVCache(spec.n_layers, len(shard.kv_heads), spec.head_dim,
                                      self.seq_len, half, self.contexts)
@@ -105,10 +105,10 @@ cdef class Executor:
         self.turns = RopeCache(spec.head_dim, self.seq_len, spec.rope_theta, _scaling(spec),
                                self.threads)
         self.buffers = {"logits": Memory(self.max_logits * self.local_vocab * sizeof(float))}
-        for buffer in program.buffers:
+        for buffer in graph.buffers:
             self.buffers[buffer.name] = self._buffer(buffer, spec)
             width = max(width, buffer.width)
-        for task in program.tasks:
+        for task in graph.tasks:
             if task.op == Op.EXPERTS_SUM:
                 width = max(width, sum_scratch(task.lanes, self.max_batch))
         self.logits = (<Memory> self.buffers["logits"]).floats()
@@ -139,7 +139,7 @@ cdef class Executor:
             return Routes(rows, spec.n_experts, buffer.width, spec.topk_normalised)
         return Memory(rows * buffer.width * sizeof(float))
 
-    cdef int _add(self, Step *step, program, task, dict matrices, dict vectors,
+    cdef int _add(self, Step *step, graph, task, dict matrices, dict vectors,
                   const float[:, ::1] embedding) except -1:
         """Make the first step of a task."""
         cdef const float[::1] vector
@@ -163,26 +163,26 @@ cdef class Executor:
         elif op == Op.SCALE:
             step.src, step.dst = self._floats(task.src), self._floats(task.dst)
             step.scale = task.scale
-            step.width = self.local_vocab if task.dst == "logits" else program.spec.dim
+            step.width = self.local_vocab if task.dst == "logits" else graph.spec.dim
         elif op == Op.MATMUL:
             self._add_matmul(step, task, matrices[task.weight])
             if task.bias:
                 vector = vectors[task.bias]
                 step.matmul.bias = &vector[0]
         elif op == Op.ROPE or op == Op.ATTENTION:
-            self._add_attention(step, program, task)
+            self._add_attention(step, graph, task)
             if task.weight:
                 vector = vectors[task.weight]
                 step.weight = &vector[0]
         elif op == Op.BROADCAST:
-            step.copy = self.group.broadcast_job(self._floats(task.dst))
+            step.copy = self.communicator.broadcast_job(self._floats(task.dst))
         elif op == Op.ALL_REDUCE:
             additions = Additions(task.adds)
             self.kept.append(additions)
-            self.group.all_reduce_job(&step.sum, additions, self._floats(task.src), self.max_batch,
+            self.communicator.all_reduce_job(&step.sum, additions, self._floats(task.src), self.max_batch,
                                       self._floats(task.dst), task.then == Then.STORE)
         else:
-            self._add_experts(step, program.spec, task, matrices)
+            self._add_experts(step, graph.spec, task, matrices)
         return 0
 
     cdef int _add_experts(self, Step *step, spec, task, dict matrices) except -1:
@@ -226,11 +226,11 @@ cdef class Executor:
             m.dst += <int64_t> task.part * self.max_batch * m.ld
         return 0
 
-    cdef int _add_attention(self, Step *step, program, task) except -1:
+    cdef int _add_attention(self, Step *step, graph, task) except -1:
         """The heads of the shard; RoPE turns them where they are."""
         cdef Attention *a = &step.attention
         cdef int64_t before
-        spec, heads = program.spec, program.shard.heads
+        spec, heads = graph.spec, graph.shard.heads
         group = spec.n_heads // spec.n_kv_heads
         a[0] = attention_job(self.cache, task.layer, group, len(heads), heads.start % group)
         a.q, a.q_ld = self._floats(task.src), self.run_.qkv_width
@@ -294,8 +294,8 @@ cdef class Executor:
         self.began = dl_now()
         with nogil, parallel(num_threads=self.threads):
             _work(run, turns, cache)
-        if self.group is not None:
-            self.group.check()
+        if self.communicator is not None:
+            self.communicator.check()
         if rows == 0:
             return np.empty((0, self.local_vocab), np.float32)
         return np.asarray(<float[:rows, :self.local_vocab]> self.logits)
@@ -315,7 +315,7 @@ cdef class Executor:
     def memory(self):
         """Bytes reserved for the KV cache, and for all buffers together."""
         others = sum(buffer.nbytes for buffer in self.buffers.values()) + self.turns.nbytes
-        others += self.group.nbytes if self.group is not None else 0
+        others += self.communicator.nbytes if self.communicator is not None else 0
         own = (self.steps, self.counters, self.nanoseconds, self.barrier, self.scratch, self.parts)
         return {"kv_cache": self.cache.nbytes, "buffers": others + sum(m.nbytes for m in own)}
 

@@ -30,8 +30,8 @@ from dllama.cli.plot import plot
 from dllama.cli.prompt import prompt_ids, prompt_text
 from dllama.config import Option
 from dllama.errors import ConfigError
+from dllama.runtime.trace import NodePass, chrome_trace
 from dllama.settings import ALL_REDUCES, BUFFERS, MAX_NODES
-from dllama.trace import NodePass, chrome_trace
 
 STEPS = 32
 EXAMPLES = """\

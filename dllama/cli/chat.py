@@ -36,11 +36,11 @@ from dllama.errors import (
     OutputError,
     TemplateError,
 )
-from dllama.generation import End, Token
+from dllama.runtime.stats import DECODE, PREFILL, Stats
+from dllama.runtime.trace import chrome_trace
 from dllama.settings import DEMO
-from dllama.stats import DECODE, PREFILL, Stats
-from dllama.template import ChatTemplate
-from dllama.trace import chrome_trace
+from dllama.text.stream import End, Token
+from dllama.text.template import ChatTemplate
 
 EXAMPLES = """\
 dllama chat

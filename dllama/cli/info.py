@@ -19,10 +19,10 @@ from dllama.cli.options import (
     add_command,
     add_options,
 )
-from dllama.footprint import footprint
-from dllama.modelfile import ModelFile, TensorInfo
-from dllama.sharding import split
-from dllama.tokenizer import Tokenizer
+from dllama.graph.shard import split
+from dllama.model.file import ModelFile, TensorInfo
+from dllama.runtime.footprint import footprint
+from dllama.text.tokenizer import Tokenizer
 
 EXAMPLES = """\
 dllama info
@@ -128,7 +128,7 @@ def _print_tensors(file: ModelFile) -> None:
     width = max(len(name) for name in groups)
     print(f"{'tensor':<{width}}  type  {'shape':>16}  count {'size':>12}")
     for name, infos in groups.items():
-        kind = infos[0].float_type.name.lower()
+        kind = infos[0].weight_type.name.lower()
         shape = " x ".join(map(str, infos[0].shape))
         total = size(sum(info.nbytes for info in infos))
         print(f"{name:<{width}}  {kind:<4}  {shape:>16}  {len(infos):5d} {total:>12}")
@@ -137,7 +137,7 @@ def _print_tensors(file: ModelFile) -> None:
 def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
     """What each node allocates, and what it holds."""
     nodes = settings.node_count(args.nodes or 1, ())
-    plan = settings.plan_of(
+    config = settings.run_config_of(
         file.spec,
         nodes,
         shares=args.shares,
@@ -148,10 +148,10 @@ def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
         kv_cache=args.kv_cache,
     )
     threads = settings.thread_count(args.threads, nodes)
-    times = f"{plan.contexts} x " if plan.contexts > 1 else ""
-    cache = f"{times}{plan.seq_len} positions in {'f16' if plan.half else 'f32'}"
-    for shard in split(file.spec, plan.shares, plan.exact):
-        memory = footprint(file, plan, threads=threads, rank=shard.rank)
+    times = f"{config.contexts} x " if config.contexts > 1 else ""
+    cache = f"{times}{config.seq_len} positions in {'f16' if config.half else 'f32'}"
+    for shard in split(file.spec, config.shares, config.exact):
+        memory = footprint(file, config, threads=threads, rank=shard.rank)
         yield f"memory of node {shard.rank}", size(sum(memory.values()))
         yield "  weights", size(memory["weights"])
         yield "  KV cache", f"{size(memory['kv_cache'])}, {cache}"

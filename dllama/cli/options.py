@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from dllama import LLM, transports
 from dllama.config import Option, generation_defaults, read_config
 from dllama.errors import ConfigError
-from dllama.plan import MOST_CONTEXTS
-from dllama.sampler import MAX_SEED
+from dllama.run_config import MOST_CONTEXTS
+from dllama.sampling.sampler import MAX_SEED
 from dllama.settings import (
     ALL_REDUCES,
     BUFFERS,
@@ -22,7 +22,7 @@ from dllama.settings import (
     MAX_NODES,
     MAX_THREADS,
 )
-from dllama.template import PLAIN
+from dllama.text.template import PLAIN
 from dllama.transports.sockets import parse_tcp, parse_unix
 
 DEFAULT_STEPS = 128

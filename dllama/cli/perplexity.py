@@ -24,7 +24,7 @@ from dllama.cli.options import (
 )
 from dllama.errors import ModelError
 from dllama.perplexity import Perplexity, perplexity
-from dllama.trace import NodePass, chrome_trace
+from dllama.runtime.trace import NodePass, chrome_trace
 
 EXAMPLES = """\
 dllama perplexity text.txt

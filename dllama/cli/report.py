@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import LLM
-from dllama.generation import Token
-from dllama.stats import PREFILL, StepStats
+from dllama.runtime.stats import PREFILL, StepStats
+from dllama.text.stream import Token
 
 HEADINGS = "phase    tokens   total ms  inference   transfer   sampling    sent kB    recv kB"
 

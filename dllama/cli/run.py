@@ -26,8 +26,8 @@ from dllama.cli.options import (
 )
 from dllama.cli.prompt import prompt_ids, prompt_text, written_ids
 from dllama.cli.report import report, result
-from dllama.generation import Token
-from dllama.trace import chrome_trace
+from dllama.runtime.trace import chrome_trace
+from dllama.text.stream import Token
 
 EXAMPLES = """\
 dllama run

@@ -23,9 +23,9 @@ from dllama.cli.options import (
     settings,
     template_name,
 )
+from dllama.cluster.protocol import read_secret
 from dllama.config import Option
 from dllama.errors import ConfigError
-from dllama.protocol import read_secret
 
 log = logging.getLogger("dllama.server")
 

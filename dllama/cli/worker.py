@@ -10,8 +10,8 @@ from typing import Any
 from dllama import settings, transports
 from dllama.cli.addresses import check_guarded
 from dllama.cli.options import add_command
-from dllama.protocol import read_secret
-from dllama.worker import Worker
+from dllama.cluster.protocol import read_secret
+from dllama.cluster.worker import Worker
 
 DEFAULT_ADDRESS = "127.0.0.1:9999"
 EXAMPLES = """\

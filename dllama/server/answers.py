@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import Token, __version__
-from dllama.generation import End
 from dllama.server.requests import Options
 from dllama.server.scheduler import Done
 from dllama.server.served import Served
+from dllama.text.stream import End
 
 
 class Form(ABC):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllama.errors import ConfigError
-from dllama.sampler import MAX_SEED, SamplerConfig
+from dllama.sampling.sampler import MAX_SEED, SamplerConfig
 from dllama.server.fields import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 

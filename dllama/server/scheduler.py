@@ -17,9 +17,9 @@ from typing import Any
 
 from dllama import LLM, Token
 from dllama.errors import ContextError, DllamaError, ProtocolError
-from dllama.generation import End
 from dllama.server.metrics import Metrics
 from dllama.server.problems import ApiError
+from dllama.text.stream import End
 
 log = logging.getLogger("dllama.server")
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from dllama import LLM
 from dllama.errors import ConfigError, TemplateError
 from dllama.server.problems import ApiError
-from dllama.template import ChatTemplate
-from dllama.tokenizer import Tokenizer
+from dllama.text.template import ChatTemplate
+from dllama.text.tokenizer import Tokenizer
 
 
 class Stops(NamedTuple):

@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from dllama.converter import cache
-from dllama.converter.cache import cached_model
 
 import dllama
 from dllama import settings
 from dllama.cli import main
+from dllama.converter import cache
+from dllama.converter.cache import cached_model
 from dllama.errors import DllamaError, ModelError
 
 pytest.importorskip("gguf")

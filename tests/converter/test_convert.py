@@ -11,10 +11,10 @@ import struct
 
 import numpy as np
 import pytest
-from dllama.converter import convert
 from safetensors.numpy import load_file, save_file
 
 import dllama
+from dllama.converter import convert
 from dllama.errors import (
     ConfigError,
     DllamaError,
@@ -23,8 +23,8 @@ from dllama.errors import (
     OutputError,
     UnsupportedError,
 )
-from dllama.modelfile import ModelFile
-from dllama.spec import FloatType, RopeScaling, RopeType
+from dllama.model.file import ModelFile
+from dllama.model.spec import RopeScaling, RopeType, WeightType
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_quantised_tensors_equal_the_original_converters(source, fixtures, tmp_p
 @pytest.mark.parametrize("weights", ["q40", "q80", "f16", "f32"])
 def test_reports_what_it_did(source, tmp_path, weights):
     report = run(source, tmp_path, weights=weights)
-    assert report.spec.weight_type is FloatType[weights.upper()]
+    assert report.spec.weight_type is WeightType[weights.upper()]
     assert report.written_bytes == (tmp_path / "out" / "model.m").stat().st_size
     assert report.read_bytes > 0
     assert report.seconds > 0
@@ -292,7 +292,7 @@ def test_refuses_outputs_that_hold_something_else(source, tmp_path):
 def test_replaces_a_model_folder(source, tmp_path):
     run(source, tmp_path, weights="f32")
     (tmp_path / "out" / "old.txt").write_text("x")
-    assert run(source, tmp_path, weights="q40").spec.weight_type is FloatType.Q40
+    assert run(source, tmp_path, weights="q40").spec.weight_type is WeightType.Q40
     assert files(tmp_path / "out") == ["model.m"]
     assert files(tmp_path) == ["out", "source"]
 

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from dllama.converter.hub import Hub, download
 from hubserver import COMMIT, HubServer
 
 from dllama.cli import main
+from dllama.converter.hub import Hub, download
 from dllama.errors import ConfigError, DllamaError, ModelError, OutputError, UnsupportedError
 
 constants = pytest.importorskip("huggingface_hub.constants")

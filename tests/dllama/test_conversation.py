@@ -16,8 +16,8 @@ from dllama.errors import (
     ModelError,
     TemplateError,
 )
-from dllama.generation import End
-from dllama.template import ChatTemplate, Message
+from dllama.text.stream import End
+from dllama.text.template import ChatTemplate, Message
 
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
 TALK = [Message("user", "Hi"), Message("assistant", "Ho\n\"é\""), Message("user", "?"),

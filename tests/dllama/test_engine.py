@@ -16,9 +16,9 @@ from oracle.model_file import read_model
 
 import dllama
 from dllama._kernels import cpu
-from dllama.generation import End
-from dllama.modelfile import ModelFile, ModelWriter
-from dllama.spec import Arch
+from dllama.model.file import ModelFile, ModelWriter
+from dllama.model.spec import Arch
+from dllama.text.stream import End
 
 MODELS = ("llama-gqa", "llama-mha-odd", "llama31-tied", "mistral")
 NEAR_TIE = 1e-3

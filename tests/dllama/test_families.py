@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from dllama.converter import convert
 from oracle import grok
 from oracle import llama as oracle
 from oracle.model_file import read_model
@@ -19,12 +18,13 @@ from safetensors.numpy import load_file, save_file
 import dllama
 from dllama import settings
 from dllama._kernels import cpu
+from dllama.converter import convert
+from dllama.converter.families import mixtral
 from dllama.errors import DllamaError, FormatError, UnsupportedError
-from dllama.families import mixtral
-from dllama.footprint import footprint
-from dllama.modelfile import ModelFile, ModelWriter
-from dllama.program import Op
-from dllama.spec import Arch, FloatType, HiddenAct, ModelSpec
+from dllama.graph.build import Op
+from dllama.model.file import ModelFile, ModelWriter
+from dllama.model.spec import Arch, HiddenAct, ModelSpec, WeightType
+from dllama.runtime.footprint import footprint
 
 MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral")
 MIXTURES = ("qwen3-moe", "mixtral", "grok")
@@ -129,15 +129,15 @@ def test_more_nodes_than_kv_heads(standing, folder_of, name, nodes):
         memory = [llm.memory(rank) for rank in range(nodes)]
     assert np.abs(result - expected).max() < 1e-4 * expected.std()
     with ModelFile.open(folder / "model.m") as file:
-        plan = settings.plan_of(file.spec, nodes, buffer="f32")
-        assert [footprint(file, plan, threads=1, rank=r) for r in range(nodes)] == memory
+        config = settings.run_config_of(file.spec, nodes, buffer="f32")
+        assert [footprint(file, config, threads=1, rank=r) for r in range(nodes)] == memory
 
 
 def random_model(path):
     """Grok's parts at a shape that 8 nodes can share: heads, and blocks of hidden units."""
     spec = ModelSpec(
         arch=Arch.LLAMA, dim=72, hidden_dim=512, n_layers=2, n_heads=8, n_kv_heads=4, head_dim=32,
-        vocab_size=96, seq_len=128, weight_type=FloatType.F32, hidden_act=HiddenAct.GELU,
+        vocab_size=96, seq_len=128, weight_type=WeightType.F32, hidden_act=HiddenAct.GELU,
         n_experts=5, n_active_experts=3, topk_normalised=False, qkv_bias=True, post_norms=True,
         embedding_scale=7.5, attention_scale=0.25, attention_cap=4.0, logits_scale=0.5,
     )  # fmt: skip
@@ -208,11 +208,11 @@ def test_same_bits_on_every_instruction_set(folder_of, tmp_path):
 def test_two_transfers_a_layer(folder_of, name):
     """Whatever a layer does besides, only two sums travel."""
     with ModelFile.open(folder_of(name, "q40") / "model.m") as file:
-        plan = settings.plan_of(file.spec, 4)
-        program = dllama.node.program_of(file.spec, plan, 1)
-    sums = [task.layer for task in program.tasks if task.op is Op.ALL_REDUCE]
+        config = settings.run_config_of(file.spec, 4)
+        graph = dllama.runtime.node.graph_of(file.spec, config, 1)
+    sums = [task.layer for task in graph.tasks if task.op is Op.ALL_REDUCE]
     assert sums == [0, 0, 1, 1]
-    assert sum(task.op is Op.BROADCAST for task in program.tasks) == 1
+    assert sum(task.op is Op.BROADCAST for task in graph.tasks) == 1
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
@@ -319,7 +319,7 @@ def test_a_window_that_is_not_used_cuts_nothing(fixtures, tmp_path):
 def test_what_a_mixtral_need_not_say(fixtures):
     config = json.loads((fixtures / "mixtral" / "config.json").read_text())
     config |= {"rms_norm_eps": None, "rope_theta": None, "rope_parameters": None}
-    spec = mixtral.read_config(config, FloatType.Q40, "config.json")
+    spec = mixtral.read_config(config, WeightType.Q40, "config.json")
     assert (spec.norm_epsilon, spec.rope_theta) == (1e-5, 1e6)
 
 

@@ -7,8 +7,9 @@ import shutil
 import string
 from pathlib import Path
 
-from dllama.converter import convert
 from tokenizers import Tokenizer, decoders, models
+
+from dllama.converter import convert
 
 TEMPLATE = """\
 {{ bos_token }}

@@ -7,11 +7,11 @@ import socket
 import stat
 
 import pytest
-from dllama.transports.conformance import LIMIT, Conformance
-from dllama.transports.sockets import format_tcp, parse_tcp, parse_unix
 
 from dllama import transports
 from dllama.errors import ConfigError, TransportError
+from dllama.transports.conformance import LIMIT, Conformance
+from dllama.transports.sockets import format_tcp, parse_tcp, parse_unix
 
 
 class TestBlocking(Conformance):

@@ -14,7 +14,7 @@
  * Float activations: x[n][ldx].
  *
  * The k columns are cut into segments. out[n][16] = sums of segments, in column order each,
- * added as their `adds` say, the tree of dllama/summation.py:
+ * added as their `adds` say, the tree of dllama/graph/sum_tree.py:
  *   acc = fma(w_scale, d * (float)integer_dot, acc)        per block
  *   acc[k & 1] = fma(w, x, acc[k & 1]), then acc[0] + acc[1]   for floats
  */

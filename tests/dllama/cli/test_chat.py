@@ -16,7 +16,7 @@ import dllama
 from dllama.cli import main
 from dllama.cli.console import Console, on_interrupt
 from dllama.conversation import read_messages
-from dllama.template import ChatTemplate, Message
+from dllama.text.template import ChatTemplate, Message
 
 CODE = "import sys; from dllama.cli import main; sys.exit(main())"
 # A model that takes its time, so that there is time to press Ctrl-C.
@@ -354,7 +354,7 @@ def test_a_conversation_outlives_its_model(chat_model, tmp_path):
     talk = tmp_path / "talk.json"
     failing = """\
 from dllama.errors import TransportError
-from dllama.root import Root
+from dllama.cluster.root import Root
 run, passes = Root.run, []
 def fails(*words):
     passes.append(words)

@@ -12,7 +12,7 @@ from dllama.server.requests import Options
 from dllama.server.scheduler import Done
 from dllama.server.served import Served
 from dllama.settings import DEMO
-from dllama.tokenizer import Tokenizer
+from dllama.text.tokenizer import Tokenizer
 
 OPTIONS = Options(None, None, {}, (), False, False, False, 3)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.spec import Arch, FloatType, ModelSpec, RopeScaling, RopeType
+from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType, WeightType
 
 ARCHS = {"qwen3": Arch.QWEN3, "qwen3_moe": Arch.QWEN3_MOE}
 LAYER_NAMES = {
@@ -107,7 +107,7 @@ def read_spec(folder: Path) -> ModelSpec:
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         vocab_size=config["vocab_size"],
         seq_len=config["max_position_embeddings"],
-        weight_type=FloatType.F32,
+        weight_type=WeightType.F32,
         norm_epsilon=config["rms_norm_eps"],
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         rope_type=RopeType.LLAMA31 if scaled else RopeType.LLAMA,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from dllama.spec import HiddenAct, ModelSpec, RopeType
+from dllama.model.spec import HiddenAct, ModelSpec, RopeType
 
 from . import ops
 from .quants import Blocks

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dllama.modelfile import ModelFile, TensorInfo
-from dllama.spec import FloatType, ModelSpec
+from dllama.model.file import ModelFile, TensorInfo
+from dllama.model.spec import ModelSpec, WeightType
 
 from .llama import Weight
 from .quants import unpack_q40, unpack_q80
@@ -23,9 +23,9 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Weight]]:
 
 
 def _weight(raw: np.ndarray, info: TensorInfo) -> Weight:
-    if info.float_type is FloatType.Q40:
+    if info.weight_type is WeightType.Q40:
         return unpack_q40(raw, info.shape[0])
-    if info.float_type is FloatType.Q80:
+    if info.weight_type is WeightType.Q80:
         return unpack_q80(raw, info.shape[0])
-    stored = "<f2" if info.float_type is FloatType.F16 else "<f4"
+    stored = "<f2" if info.weight_type is WeightType.F16 else "<f4"
     return raw.reshape(-1).view(stored).reshape(info.shape)

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dllama.spec import RopeScaling
+from dllama.model.spec import RopeScaling
 
 from .quants import Blocks, quantise_q80
 

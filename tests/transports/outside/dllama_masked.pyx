@@ -1,6 +1,6 @@
 """TCP whose bytes are masked: a transport with a hot half of its own."""
 
-from dllama._kernels.link cimport (
+from dllama._kernels.comm.link cimport (
     SocketLink, dl_link, dl_link_ops, dl_socket_recv, dl_socket_send, dl_socket_shutdown,
     dl_socket_sleep,
 )

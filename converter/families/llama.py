@@ -1,0 +1,82 @@
+"""Llama and what is built like it: Llama 1 to 3.3, TinyLlama, Mistral.
+
+Touvron et al. 2023 (LLaMA, Llama 2), Grattafiori et al. 2024 (Llama 3), Jiang et al. 2023
+(Mistral 7B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dllama.converter.families import config as fields
+from dllama.converter.families.config import Config
+from dllama.converter.families.source import Source
+from dllama.graph import build as graph_build
+from dllama.graph.build import Graph
+from dllama.graph.shard import Shard
+from dllama.model.spec import Arch, ModelSpec, WeightType
+
+MODEL_TYPES = ("llama", "mistral")
+
+LAYER = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "down": "mlp.down_proj",
+    "up": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def runs(spec: ModelSpec) -> bool:
+    """Whether a model file is one of this family."""
+    dense = not spec.n_experts and not spec.qkv_bias and not spec.post_norms
+    return spec.arch is Arch.LLAMA and dense
+
+
+def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+    fields.refuse_set(config, ("attention_bias", "mlp_bias"), path)
+    dim = fields.size(config, "hidden_size", path)
+    heads = fields.size(config, "num_attention_heads", path)
+    theta, rope_type, scaling = fields.rope(config, path)
+    return ModelSpec(
+        arch=Arch.LLAMA,
+        dim=dim,
+        hidden_dim=fields.size(config, "intermediate_size", path),
+        n_layers=fields.size(config, "num_hidden_layers", path),
+        n_heads=heads,
+        n_kv_heads=fields.size(config, "num_key_value_heads", path, heads),
+        head_dim=fields.size(config, "head_dim", path, dim // heads),
+        vocab_size=fields.size(config, "vocab_size", path),
+        seq_len=fields.seq_len(config, path),
+        weight_type=weights,
+        hidden_act=fields.hidden_act(config, path),
+        norm_epsilon=fields.number(config, "rms_norm_eps", path, 1e-6),
+        rope_theta=theta,
+        rope_type=rope_type,
+        rope_scaling=scaling,
+    )
+
+
+def sources(spec: ModelSpec) -> Iterator[Source]:
+    """Where each tensor of the model file comes from, in the order of the file.
+
+    Rows of q and k are put in the order in which RoPE turns adjacent pairs.
+    """
+    yield Source("embedding", "model.embed_tokens.weight")
+    for layer in range(spec.n_layers):
+        for ours, theirs in LAYER.items():
+            heads = {"q": spec.n_heads, "k": spec.n_kv_heads}.get(ours, 0)
+            name = f"model.layers.{layer}.{theirs}.weight"
+            yield Source(f"layers.{layer}.{ours}", name, paired_heads=heads)
+    yield Source("final_norm", "model.norm.weight")
+    yield Source("output", "lm_head.weight", tied_to="model.embed_tokens.weight")
+
+
+def build(spec: ModelSpec, shard: Shard) -> Graph:
+    """A node's part of the forward pass: embedding, attention and feed-forward layers, logits."""
+    return graph_build.decoder(spec, shard, graph_build.feed_forward_tasks)

@@ -1,0 +1,56 @@
+"""Mixtral 8x7B and 8x22B: Llama whose feed-forward network is a mixture of experts.
+
+Jiang et al. 2024 (Mixtral of Experts): a token takes the 2 best of 8, weighed by the softmax of
+their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dllama.converter.families import config as fields
+from dllama.converter.families import llama
+from dllama.converter.families.config import Config
+from dllama.converter.families.source import Place, Source, expert_sources, with_experts
+from dllama.graph import build as graph_build
+from dllama.graph.build import Graph
+from dllama.graph.shard import Shard
+from dllama.model.spec import Arch, ModelSpec, WeightType
+
+MODEL_TYPES = ("mixtral",)
+# What a config.json need not say, where it differs from Llama's.
+DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6}
+
+
+def runs(spec: ModelSpec) -> bool:
+    """Whether a model file is one of this family."""
+    return spec.arch is Arch.LLAMA and spec.n_experts > 0 and not spec.post_norms
+
+
+def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+    count, taken = fields.experts(config, path)
+    spec = llama.read_config(fields.completed(config, DEFAULTS), weights, path)
+    return replace(spec, n_experts=count, n_active_experts=taken)
+
+
+def sources(spec: ModelSpec) -> Iterator[Source]:
+    """Where each tensor of the model file comes from, in the order of the file.
+
+    Rows of q and k are put in the order in which RoPE turns adjacent pairs.
+    """
+    return with_experts(llama.sources(spec), lambda at: _expert_sources(at, spec.n_experts))
+
+
+def _expert_sources(at: str, count: int) -> Iterator[Source]:
+    """The router and the experts of a layer, whose folder has them under one of two names."""
+    old, new = f"model.{at}block_sparse_moe", f"model.{at}mlp"
+    yield Source(f"{at}router", f"{old}.gate.weight", others=(Place(f"{new}.gate.weight"),))
+    names = ("w1", "w2", "w3")
+    yield from expert_sources(at, count, f"{old}.experts.{{}}", names, f"{new}.experts")
+
+
+def build(spec: ModelSpec, shard: Shard) -> Graph:
+    """A node's part of the forward pass: embedding, attention and expert layers, logits."""
+    return graph_build.decoder(spec, shard, graph_build.expert_tasks)

@@ -1,0 +1,54 @@
+"""Qwen2, Qwen2.5 and DeepSeek-R1-Distill-Qwen: Llama with biases on q, k and v.
+
+Yang et al. 2024 (Qwen2 technical report), DeepSeek-AI 2025 (DeepSeek-R1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dllama.converter.families import config as fields
+from dllama.converter.families import llama
+from dllama.converter.families.config import Config
+from dllama.converter.families.source import Source
+from dllama.graph import build as graph_build
+from dllama.graph.build import Graph
+from dllama.graph.shard import Shard
+from dllama.model.spec import Arch, ModelSpec, WeightType
+
+MODEL_TYPES = ("qwen2",)
+
+BIASES = {"q": "q_bias", "k": "k_bias", "v": "v_bias"}
+
+
+def runs(spec: ModelSpec) -> bool:
+    """Whether a model file is one of this family."""
+    dense = not spec.n_experts and not spec.post_norms
+    return spec.arch is Arch.LLAMA and dense and spec.qkv_bias
+
+
+def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+    spec = llama.read_config({**config, "sliding_window": None}, weights, path)
+    return replace(spec, qkv_bias=True, seq_len=fields.seq_len(config, path, windowed=False))
+
+
+def sources(spec: ModelSpec) -> Iterator[Source]:
+    """Where each tensor of the model file comes from, in the order of the file.
+
+    Rows of q and k, and their biases, are put in the order in which RoPE turns adjacent pairs.
+    """
+    for source in llama.sources(spec):
+        yield source
+        if source.name.endswith(".o"):
+            at = source.name.removesuffix("o")
+            layer = source.tensor.removesuffix("o_proj.weight")
+            for name, bias in BIASES.items():
+                heads = {"q": spec.n_heads, "k": spec.n_kv_heads}.get(name, 0)
+                yield Source(at + bias, f"{layer}{name}_proj.bias", paired_heads=heads)
+
+
+def build(spec: ModelSpec, shard: Shard) -> Graph:
+    """A node's part of the forward pass, as that of a Llama."""
+    return graph_build.decoder(spec, shard, graph_build.feed_forward_tasks)

@@ -1,0 +1,59 @@
+"""Qwen3: norms of the heads of q and k, and heads whose size is apart from dim / heads.
+
+Yang et al. 2025 (Qwen3 technical report). RoPE turns halves, so rows stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dllama.converter.families import config as fields
+from dllama.converter.families import llama
+from dllama.converter.families.config import Config
+from dllama.converter.families.source import Source
+from dllama.graph import build as graph_build
+from dllama.graph.build import Graph
+from dllama.graph.shard import Shard
+from dllama.model.spec import Arch, ModelSpec, RopeType, WeightType
+
+MODEL_TYPES = ("qwen3",)
+
+HEAD_DIM = 128  # where the config does not say
+
+
+def runs(spec: ModelSpec) -> bool:
+    """Whether a model file is one of this family."""
+    return spec.arch is Arch.QWEN3 and not spec.n_experts
+
+
+def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+    given = {**config, "head_dim": fields.size(config, "head_dim", path, HEAD_DIM)}
+    spec = llama.read_config({**given, "sliding_window": None}, weights, path)
+    fields.refuse_scaling(spec.rope_scaling, path)
+    return replace(
+        spec,
+        arch=Arch.QWEN3,
+        rope_type=RopeType.FALCON,
+        seq_len=fields.seq_len(config, path, windowed=False),
+    )
+
+
+def sources(spec: ModelSpec) -> Iterator[Source]:
+    """Where each tensor of the model file comes from, in the order of the file."""
+    for source in llama.sources(spec):
+        if source.name.endswith("attention_norm"):
+            yield from norm_sources(source.name.removesuffix("attention_norm"))
+        yield replace(source, paired_heads=0)
+
+
+def norm_sources(at: str) -> Iterator[Source]:
+    """The norms of q and k of a layer."""
+    for name in ("q_norm", "k_norm"):
+        yield Source(at + name, f"model.{at}self_attn.{name}.weight")
+
+
+def build(spec: ModelSpec, shard: Shard) -> Graph:
+    """A node's part of the forward pass, as that of a Llama."""
+    return graph_build.decoder(spec, shard, graph_build.feed_forward_tasks)

@@ -1,0 +1,60 @@
+"""Qwen3-MoE (30B-A3B, 235B-A22B): Qwen3 whose feed-forward network is a mixture of experts.
+
+Yang et al. 2025 (Qwen3 technical report): a token takes the 8 best of 128 narrow experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dllama.converter.families import config as fields
+from dllama.converter.families import qwen3
+from dllama.converter.families.config import Config
+from dllama.converter.families.source import Source, expert_sources, with_experts
+from dllama.errors import UnsupportedError
+from dllama.graph import build as graph_build
+from dllama.graph.build import Graph
+from dllama.graph.shard import Shard
+from dllama.model.spec import Arch, ModelSpec, WeightType
+
+MODEL_TYPES = ("qwen3_moe",)
+
+
+def runs(spec: ModelSpec) -> bool:
+    """Whether a model file is one of this family."""
+    return spec.arch is Arch.QWEN3_MOE and spec.n_experts > 0
+
+
+def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+    count, taken = fields.experts(config, path)
+    fields.refuse_set(config, ("mlp_only_layers",), path)
+    if fields.size(config, "decoder_sparse_step", path, 1) != 1:
+        raise UnsupportedError(f"{path}: decoder_sparse_step is not 1: dense layers between others")
+    return replace(
+        qwen3.read_config(config, weights, path),
+        arch=Arch.QWEN3_MOE,
+        n_experts=count,
+        n_active_experts=taken,
+        moe_hidden_dim=fields.size(config, "moe_intermediate_size", path),
+        topk_normalised=fields.flag(config, "norm_topk_prob", path, False),
+    )
+
+
+def sources(spec: ModelSpec) -> Iterator[Source]:
+    """Where each tensor of the model file comes from, in the order of the file."""
+    return with_experts(qwen3.sources(spec), lambda at: _expert_sources(at, spec.n_experts))
+
+
+def _expert_sources(at: str, count: int) -> Iterator[Source]:
+    """The router and the experts of a layer."""
+    mlp = f"model.{at}mlp"
+    yield Source(f"{at}router", f"{mlp}.gate.weight")
+    names = ("gate_proj", "down_proj", "up_proj")
+    yield from expert_sources(at, count, f"{mlp}.experts.{{}}", names, f"{mlp}.experts")
+
+
+def build(spec: ModelSpec, shard: Shard) -> Graph:
+    """A node's part of the forward pass: embedding, attention and expert layers, logits."""
+    return graph_build.decoder(spec, shard, graph_build.expert_tasks)

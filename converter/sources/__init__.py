@@ -1,0 +1,1 @@
+"""Checkpoints of several kinds: where configs, tensors and tokenizers come from."""

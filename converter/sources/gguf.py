@@ -1,0 +1,208 @@
+"""GGUF files: one file, or several that name each other, with model and tokenizer."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama.converter.extras import require
+from dllama.converter.sources.gguf_config import FREQUENCIES, hugging_face_name, read_config
+from dllama.converter.sources.gguf_header import MAGIC, GgufHeader, TensorEntry, read_header, typed
+from dllama.converter.sources.stored import BLOCKS, MappedFile, MappedTensor, part_shape
+from dllama.converter.tokenizers.folder import SourceTokenizer
+from dllama.converter.tokenizers.gguf import read_tokenizer
+from dllama.errors import FormatError, ModelError, UnsupportedError
+
+# ggml's numbers of the types that are read as they are.
+TYPES = {0: "F32", 1: "F16", 30: "BF16", 2: "Q40", 8: "Q80"}
+# The type of weights that is nearest to a type of GGUF: of others, by the bits of a number.
+NEAREST = {"F32": "f32", "F16": "f16", "BF16": "f16", "Q40": "q40", "Q80": "q80"}
+MOST_BITS_OF_Q40 = 5.0
+
+
+@dataclass(frozen=True)
+class QuantisedTensor:
+    """A tensor of a quantisation that the package gguf turns into float32.
+
+    kind: the package's type, whose blocks of `block` numbers take block_nbytes bytes.
+    """
+
+    file: MappedFile
+    name: str
+    shape: tuple[int, ...]
+    begin: int
+    kind: Any
+    block: int
+    block_nbytes: int
+    dequantize: Callable[[NDArray[np.uint8], Any], NDArray[np.float32]]
+    dtype: str = "F32"
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
+
+    @property
+    def lossy(self) -> str:
+        """The quantisation."""
+        return str(self.kind.name)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) // self.block * self.block_nbytes
+
+    def part(self, index: int, count: int) -> QuantisedTensor:
+        """One of `count` equal runs of the rows."""
+        shape, nbytes = part_shape(self, count), self.nbytes // count
+        return self if count == 1 else replace(self, shape=shape, begin=self.begin + index * nbytes)
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        """Rows first to first + count as float32 (count, columns)."""
+        size = self.nbytes // self.shape[0]
+        raw = np.frombuffer(self.file.data, np.uint8, count * size, self.begin + first * size)
+        numbers = self.dequantize(raw.reshape(-1, self.block_nbytes), self.kind)
+        return numbers.reshape(count, *self.shape[1:])
+
+    def release(self) -> None:
+        """Give back the memory of the tensor's pages."""
+        self.file.release(self.begin, self.nbytes)
+
+
+Mapped = MappedTensor | QuantisedTensor
+
+
+class GgufFile:
+    """A GGUF file of a model; of a model in several files, the first of them."""
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether the source is of this kind."""
+        if not path.is_file():
+            return False
+        try:
+            with path.open("rb") as file:
+                return file.read(4) == MAGIC
+        except OSError as error:
+            raise ModelError(f"{path}: cannot read: {error.strerror}") from error
+
+    def __init__(self, path: Path) -> None:
+        self.path = self.config_path = path
+        self._file = MappedFile(path)
+        self._header = read_header(self._file)
+        stored = dict(self._stored())
+        metadata, factors = self._header.metadata, self._factors(stored.pop(FREQUENCIES, None))
+        self.config = read_config(metadata, stored.keys(), factors, path)
+        self.config["vocab_size"] = self._vocab_size(stored)
+        self.paired = metadata["general.architecture"] == "llama"
+        self.weights = _nearest(stored)
+        self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
+
+    def tokenizer(self) -> SourceTokenizer:
+        """The tokenizer in the metadata."""
+        return read_tokenizer(self.path, self._header.metadata)
+
+    def _stored(self) -> Iterator[tuple[str, Mapped]]:
+        """All tensors of all files by GGUF's names."""
+        for file, header in self._files():
+            for entry in header.tensors:
+                yield entry.name, _tensor(file, entry)
+
+    def _factors(self, tensor: Mapped | None) -> NDArray[np.float32] | None:
+        """The factors of rotation frequencies."""
+        if tensor is None:
+            return None
+        if tensor.dtype != "F32" or len(tensor.shape) != 1:
+            found = f"{tensor.dtype} {tensor.shape}"
+            raise FormatError(self.path, FREQUENCIES, found, "a vector of F32")
+        return tensor.rows(0, tensor.shape[0])
+
+    def _files(self) -> Iterator[tuple[MappedFile, GgufHeader]]:
+        """This file and those that follow it."""
+        yield self._file, self._header
+        count = typed(self._header.metadata, "split.count", int, self.path, 0)
+        if count in (0, 1):
+            return
+        match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", self.path.name)
+        if match is None or int(match[2]) != count:
+            raise ModelError(
+                f"{self.path}: is one of {count} files, expected the first, "
+                f"with a name that ends in -00001-of-{count:05d}.gguf"
+            )
+        for number in range(2, count + 1):
+            name = f"{match[1]}-{number:05d}-of-{count:05d}.gguf"
+            file = MappedFile(self.path.with_name(name))
+            yield file, read_header(file)
+
+    def _vocab_size(self, stored: Mapping[str, Mapped]) -> int:
+        """Rows of the embedding."""
+        if "token_embd.weight" not in stored:
+            raise FormatError(self.path, "token_embd.weight", "missing", "the embedding")
+        return stored["token_embd.weight"].shape[0]
+
+    def _renamed(self, stored: Mapping[str, Mapped]) -> Iterator[tuple[str, Mapped]]:
+        """The tensors by Hugging Face's names, each expert's on its own."""
+        for name, tensor in stored.items():
+            theirs = hugging_face_name(name, self.config["model_type"])
+            if theirs is None:
+                raise UnsupportedError(f"{self.path}: the tensor {name} is not supported")
+            if ("{}" in theirs) != (len(tensor.shape) == 3):
+                raise FormatError(self.path, f"shape of {name}", tensor.shape, "a matrix")
+            if "{}" not in theirs:
+                yield theirs, tensor
+                continue
+            for expert in range(tensor.shape[0]):
+                yield theirs.format(expert), tensor.part(expert, tensor.shape[0])
+
+
+def _tensor(file: MappedFile, entry: TensorEntry) -> Mapped:
+    """A tensor, checked against the size of the file."""
+    tensor: Mapped
+    if entry.type in TYPES:
+        dtype = TYPES[entry.type]
+        block = BLOCKS[dtype].block_size if dtype in BLOCKS else 1
+        tensor = MappedTensor(file, entry.name, dtype, entry.shape, entry.begin)
+    else:
+        tensor = _quantised(file, entry)
+        block = tensor.block
+    if entry.shape[-1] % block or len(entry.shape) == 1 < block:
+        raise FormatError(file.path, f"shape of {entry.name}", entry.shape, f"rows of {block}s")
+    if entry.begin + tensor.nbytes > len(file.data):
+        found = f"bytes {entry.begin} to {entry.begin + tensor.nbytes}"
+        raise FormatError(file.path, entry.name, found, f"at most {len(file.data)} (cut off)")
+    return tensor
+
+
+def _quantised(file: MappedFile, entry: TensorEntry) -> QuantisedTensor:
+    """A tensor of another type, if the package gguf knows it."""
+    package = require("gguf", "gguf", f"{file.path}: {entry.name} (quantisation {entry.type})")
+    try:
+        kind = package.GGMLQuantizationType(entry.type)
+        block, nbytes = package.GGML_QUANT_SIZES[kind]
+        package.dequantize(np.zeros((1, nbytes), np.uint8), kind)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise UnsupportedError(
+            f"{file.path}: {entry.name} is of a type that cannot be read ({error})"
+        ) from error
+    return QuantisedTensor(
+        file, entry.name, entry.shape, entry.begin, kind, block, nbytes, package.dequantize
+    )
+
+
+def _nearest(stored: Mapping[str, Mapped]) -> str:
+    """The type of weights that is nearest to that of most numbers in matrices."""
+    counts: Counter[str] = Counter()
+    for name, tensor in stored.items():
+        if name.startswith("blk.") and len(tensor.shape) > 1:
+            bits = 8 * tensor.nbytes / math.prod(tensor.shape)
+            others = "q40" if bits <= MOST_BITS_OF_Q40 else "q80"
+            counts[others if tensor.lossy else NEAREST[tensor.dtype]] += math.prod(tensor.shape)
+    return max(counts, key=counts.__getitem__, default="q40")

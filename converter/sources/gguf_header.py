@@ -1,0 +1,166 @@
+"""The header of GGUF files: metadata, and where tensors lie.
+
+The format is described in docs/gguf.md of github.com/ggml-org/ggml. Counts and lengths are
+checked against the file before anything is made of them.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dllama.converter.sources.stored import MappedFile
+from dllama.errors import FormatError, UnsupportedError
+
+Value = TypeVar("Value")
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_DIMENSIONS = 4
+STRING, ARRAY = 8, 9
+SCALARS = {
+    number: np.dtype(code)
+    for number, code in {
+        0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8",
+        11: "<i8", 12: "<f8",
+    }.items()
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor: shape with rows first, ggml's number of its type, begin in bytes of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    begin: int
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """metadata: numbers, truth values, texts, lists of texts, and NumPy arrays by key."""
+
+    metadata: dict[str, Any]
+    tensors: list[TensorEntry]
+
+
+def read_header(file: MappedFile) -> GgufHeader:
+    """The header of a file; FormatError where it is broken, UnsupportedError for a version."""
+    return _Reader(file).read()
+
+
+def typed(
+    metadata: dict[str, Any], key: str, kind: type[Value], path: Path, default: Value | None = None
+) -> Value | None:
+    """A value of the metadata; FormatError if it is of another type."""
+    value = metadata.get(key)
+    if value is not None and type(value) is not kind:
+        raise FormatError(path, key, f"a {type(value).__name__}", f"a {kind.__name__}")
+    return default if value is None else value
+
+
+class _Reader:
+    """Takes a header apart from front to back."""
+
+    def __init__(self, file: MappedFile) -> None:
+        self._path: Path = file.path
+        self._data = file.data
+        self._at = 0
+
+    def read(self) -> GgufHeader:
+        """The whole header."""
+        if self._take(4) != MAGIC:
+            raise self._error("magic", bytes(self._data[:4]), MAGIC)
+        version = self._number("<I")
+        if version not in VERSIONS:
+            raise UnsupportedError(f"{self._path}: GGUF version {version}, only 2 and 3 work")
+        tensors, pairs = self._count(8), self._count(8)
+        metadata: dict[str, Any] = {}
+        for _ in range(pairs):
+            key = self._text()
+            if key in metadata:
+                raise self._error(f"key {key!r}", "given twice", "once")
+            metadata[key] = self._value(self._number("<I"), key)
+        entries = list(self._entries(tensors))
+        base = self._aligned(metadata.get("general.alignment", DEFAULT_ALIGNMENT))
+        moved = [TensorEntry(e.name, e.shape, e.type, base + e.begin) for e in entries]
+        return GgufHeader(metadata, moved)
+
+    def _entries(self, count: int) -> Iterator[TensorEntry]:
+        """Tensors whose begin counts from the first of them."""
+        names = set()
+        for _ in range(count):
+            name = self._text()
+            if name in names:
+                raise self._error(f"tensor {name}", "there twice", "once")
+            names.add(name)
+            dimensions = self._number("<I")
+            if not 1 <= dimensions <= MAX_DIMENSIONS:
+                raise self._error(f"dimensions of {name}", dimensions, f"1 to {MAX_DIMENSIONS}")
+            shape = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
+            if not 0 < math.prod(shape) < 1 << 62:
+                raise self._error(f"shape of {name}", shape, "numbers that fit in a file")
+            kind, offset = struct.unpack("<IQ", self._take(12))
+            yield TensorEntry(name, tuple(reversed(shape)), kind, offset)
+
+    def _value(self, kind: int, key: str) -> Any:
+        """A value of the metadata."""
+        if kind == STRING:
+            return self._text()
+        if kind in SCALARS:
+            return self._array(SCALARS[kind], 1)[0].item()
+        if kind != ARRAY:
+            raise self._error(f"type of {key}", kind, "0 to 12")
+        inner = self._number("<I")
+        if inner == STRING:
+            return [self._text() for _ in range(self._count(8))]
+        if inner not in SCALARS:
+            raise UnsupportedError(f"{self._path}: {key} is an array of type {inner}")
+        return self._array(SCALARS[inner], self._count(SCALARS[inner].itemsize))
+
+    def _array(self, dtype: np.dtype[Any], count: int) -> np.ndarray[Any, Any]:
+        return np.frombuffer(self._take(count * dtype.itemsize), dtype)
+
+    def _aligned(self, alignment: Any) -> int:
+        """Where the tensors begin."""
+        if type(alignment) is not int or not 0 < alignment <= 1 << 20:
+            raise self._error("general.alignment", alignment, "a positive integer")
+        return -(-self._at // alignment) * alignment
+
+    def _text(self) -> str:
+        data = self._take(self._count(1))
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise self._error(
+                f"a text at {self._at}", f"no UTF-8 ({error.reason})", "UTF-8"
+            ) from error
+
+    def _count(self, least: int) -> int:
+        """A number of things of at least so many bytes, which the file can hold."""
+        count = self._number("<Q")
+        if count * least > len(self._data) - self._at:
+            raise self._error(f"a count at {self._at - 8}", count, "no more than the file holds")
+        return count
+
+    def _number(self, code: str) -> int:
+        return int(struct.unpack(code, self._take(struct.calcsize(code)))[0])
+
+    def _take(self, count: int) -> bytes:
+        """The next bytes."""
+        if count > len(self._data) - self._at:
+            left = f"{len(self._data) - self._at} bytes before the end"
+            raise self._error("header (the file is cut off)", left, f"{count} bytes")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def _error(self, field: str, found: object, expected: object) -> FormatError:
+        return FormatError(self._path, field, found, expected)

@@ -1,0 +1,148 @@
+"""Tensors in mapped files, read in runs of rows."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama.errors import FormatError, ModelError
+from dllama.model.spec import WeightType
+
+# Elements of each type that is read as it is; bfloat16 is read as its bits.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+# Types whose rows are the blocks of model files.
+BLOCKS = {"Q40": WeightType.Q40, "Q80": WeightType.Q80}
+
+
+class Stored(Protocol):
+    """A tensor of a checkpoint.
+
+    dtype is F32, F16, BF16, Q40, Q80, or one that cannot be converted. nbytes: what it takes in
+    the files. lossy: the type whose rows were changed to those of dtype, empty for none.
+    """
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def lossy(self) -> str: ...
+
+    def part(self, index: int, count: int) -> Stored:
+        """One of `count` equal runs of the rows, where all axes but the last count as rows.
+
+        The tensor itself if count is 1; FormatError where it cannot be cut so.
+        """
+        ...
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        """Rows first to first + count: (count, columns) or (count,) numbers.
+
+        Of blocks, their bytes: uint8 (count, bytes of a row).
+        """
+        ...
+
+    def release(self) -> None:
+        """Give back the memory of the tensor's pages."""
+        ...
+
+
+class MappedFile:
+    """A file that is mapped for reading; ModelError where it cannot be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: cannot read: {error}") from error
+
+    def release(self, begin: int, nbytes: int) -> None:
+        """Give back the memory of the pages that hold these bytes alone."""
+        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = begin + nbytes - first
+        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self.data.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+@dataclass(frozen=True)
+class MappedTensor:
+    """A tensor whose rows follow each other in a mapped file, begin bytes from its start.
+
+    Whoever makes one has checked that the file holds it.
+    """
+
+    file: MappedFile
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    lossy: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file; 0 for a type that cannot be converted."""
+        return row_bytes(self.dtype, self.shape) * self.shape[0] if self.shape else 0
+
+    def part(self, index: int, count: int) -> MappedTensor:
+        """One of `count` equal runs of the rows."""
+        shape, nbytes = part_shape(self, count), self.nbytes // count
+        return self if count == 1 else replace(self, shape=shape, begin=self.begin + index * nbytes)
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        """Rows first to first + count, a view of the file."""
+        width = row_bytes(self.dtype, self.shape)
+        dtype = DTYPES.get(self.dtype, np.dtype(np.uint8))
+        begin = self.begin + first * width
+        flat = np.frombuffer(self.file.data, dtype, count * width // dtype.itemsize, begin)
+        return (
+            flat.reshape(count, -1)
+            if self.dtype in BLOCKS
+            else flat.reshape(count, *self.shape[1:])
+        )
+
+    def release(self) -> None:
+        """Give back the memory of the tensor's pages."""
+        self.file.release(self.begin, self.nbytes)
+
+
+def part_shape(tensor: Stored, count: int) -> tuple[int, ...]:
+    """The shape of one of `count` equal parts of a tensor, a matrix; FormatError if it has none."""
+    if count == 1:
+        return tensor.shape
+    rows = math.prod(tensor.shape[:-1])
+    if len(tensor.shape) < 2 or rows % count:
+        raise FormatError(
+            tensor.path, f"shape of {tensor.name}", tensor.shape, f"{count} equal parts"
+        )
+    return rows // count, tensor.shape[-1]
+
+
+def row_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a row of a tensor; 0 for a type that cannot be converted."""
+    count = math.prod(shape[1:])
+    if dtype in BLOCKS:
+        return BLOCKS[dtype].nbytes(count)
+    return count * DTYPES[dtype].itemsize if dtype in DTYPES else 0

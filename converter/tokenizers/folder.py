@@ -1,0 +1,150 @@
+"""The tokenizer files of a model folder, from what a checkpoint has."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as HfTokenizer
+
+from dllama.converter.tokenizers.sentencepiece import read_sentencepiece
+from dllama.errors import OutputError, UnsupportedError
+from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
+from dllama.text.tokenizer import begins_with, open_fast
+from dllama.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
+from dllama.text.tokenizer_file import TokenizerData, write_tokenizer
+
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class SourceTokenizer:
+    """The tokenizer of a checkpoint.
+
+    path: where it comes from, for messages. tokenizer: None where there is none. config: what is
+    known beside it. folder: holds files that go along unchanged (COPIED), or None.
+    """
+
+    path: Path
+    tokenizer: HfTokenizer | None
+    config: TokenizerConfig
+    folder: Path | None = None
+
+
+def open_tokenizer(folder: Path) -> SourceTokenizer:
+    """The tokenizer of a Hugging Face folder: tokenizer.json, else tokenizer.model."""
+    fast, slow = folder / "tokenizer.json", folder / "tokenizer.model"
+    if fast.is_file():
+        path, tokenizer = fast, open_fast(fast)
+    elif slow.is_file():
+        path, tokenizer = slow, read_sentencepiece(slow, _add_bos(folder))
+    else:
+        return SourceTokenizer(folder, None, TokenizerConfig(None, (), None, None), folder)
+    _check_kind(path, tokenizer)
+    config = read_tokenizer_config(folder, tokenizer.token_to_id, len(token_bytes(tokenizer)))
+    return SourceTokenizer(path, tokenizer, config, folder)
+
+
+def convert_tokenizer(source: SourceTokenizer, output: Path, vocab_size: int) -> list[str]:
+    """Write tokenizer.t and tokenizer.json to `output`, and copy what goes with them.
+
+    A source without a tokenizer gives a model that runs on ids. Returns warnings.
+    UnsupportedError if the tokenizer has more than vocab_size tokens.
+    """
+    if source.folder:
+        _copy(source.folder, output)
+    if source.tokenizer is None:
+        return [f"{source.path}: has no tokenizer, the model runs on ids"]
+    vocab = token_bytes(source.tokenizer)
+    if len(vocab) > vocab_size:
+        raise UnsupportedError(
+            f"{source.path}: has {len(vocab)} tokens, more than the {vocab_size} of the model"
+        )
+    write_tokenizer(output / "tokenizer.t", _data(source.config, source.tokenizer, vocab))
+    if not (output / "tokenizer.json").is_file():
+        _write(output / "tokenizer.json", source.tokenizer.to_str())
+    if len(vocab) < vocab_size:
+        return [f"{source.path}: has {len(vocab)} tokens, the model {vocab_size}"]
+    return []
+
+
+def _check_kind(path: Path, tokenizer: HfTokenizer) -> None:
+    """UnsupportedError for a kind of tokenizer that language models of these families lack."""
+    kind = type(tokenizer.model).__name__
+    if kind not in ("BPE", "Unigram"):
+        raise UnsupportedError(f"{path}: is a {kind} tokenizer, only BPE and Unigram work")
+
+
+def token_bytes(tokenizer: HfTokenizer) -> list[bytes]:
+    """The bytes of every token by id; ids without a token get a name of their own."""
+    config = json.loads(tokenizer.to_str())
+    byte_level, literal = is_byte_level(config), literal_ids(config)
+    names = {index: name for name, index in tokenizer.get_vocab(with_added_tokens=True).items()}
+    vocab = []
+    for index in range(max(names, default=-1) + 1):
+        name = names.get(index, f"<unused{index}>")
+        if index not in names or index in literal:
+            vocab.append(name.encode())
+        elif byte_level:
+            vocab.append(byte_level_bytes(name))
+        else:
+            vocab.append(piece_bytes(name))
+    return [token or b"<empty>" for token in vocab]
+
+
+def _data(config: TokenizerConfig, tokenizer: HfTokenizer, vocab: list[bytes]) -> TokenizerData:
+    """What the .t file says."""
+    return TokenizerData(
+        vocab=vocab,
+        scores=token_scores(tokenizer, len(vocab)),
+        bos_id=-1 if config.bos_id is None else config.bos_id,
+        eos_ids=config.eos_ids,
+        add_bos=config.add_bos is True or begins_with(tokenizer, config.bos_id),
+        chat_template=config.chat_template,
+    )
+
+
+def token_scores(tokenizer: HfTokenizer, count: int) -> list[float]:
+    """By which tokens are merged, high first: Unigram scores, or minus the rank of a merge.
+
+    Tokens that no merge makes come after those, in the order of their ids.
+    """
+    model = json.loads(tokenizer.to_str())["model"]
+    if model["type"] == "Unigram":
+        scores = [float(score) for _, score in model["vocab"]]
+        return scores + [0.0] * (count - len(scores))
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    scores = [-float(len(merges) + index) for index in range(count)]
+    for rank, merge in reversed(list(enumerate(merges))):
+        if (index := model["vocab"].get("".join(merge))) is not None:
+            scores[index] = -float(rank)
+    return scores
+
+
+def _add_bos(source: Path) -> bool:
+    """Whether a tokenizer.model gets a bos: yes, unless the configuration says no."""
+    return read_tokenizer_config(source, lambda _: None, 1 << 31).add_bos is not False
+
+
+def _copy(source: Path, output: Path) -> None:
+    """Copy the files that go along unchanged."""
+    for name in COPIED:
+        if (source / name).is_file():
+            try:
+                shutil.copyfile(source / name, output / name)
+            except OSError as error:
+                raise OutputError(f"{output / name}: cannot write: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror}") from error

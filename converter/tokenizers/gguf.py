@@ -1,0 +1,168 @@
+"""The tokenizer in the metadata of a GGUF file: SentencePiece's ("llama") or byte-level BPE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from dllama.converter.sources.gguf_header import typed
+from dllama.converter.tokenizers.byte_level import STYLES, build_bytelevel
+from dllama.converter.tokenizers.folder import SourceTokenizer
+from dllama.converter.tokenizers.sentencepiece import (
+    BPE,
+    Piece,
+    PieceType,
+    SentencePieceModel,
+    build_sentencepiece,
+)
+from dllama.errors import FormatError, UnsupportedError
+from dllama.text.tokenizer_config import TokenizerConfig
+
+KEY = "tokenizer.ggml."
+# Tokens that end a text or a turn under whatever key; files often name one of several.
+ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>",
+        "<｜end▁of▁sentence｜>")  # fmt: skip
+
+
+def read_tokenizer(path: Path, metadata: dict[str, Any]) -> SourceTokenizer:
+    """The tokenizer of a file, or one without tokenizer where it names none.
+
+    FormatError or UnsupportedError name the file.
+    """
+    return _Reader(path, metadata).read()
+
+
+class _Reader:
+    """Reads keys of the metadata and checks their types."""
+
+    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
+        self._path = path
+        self._metadata = metadata
+        self._tokens: list[str] = []
+
+    def read(self) -> SourceTokenizer:
+        """The tokenizer with what is known beside it."""
+        kind = typed(self._metadata, KEY + "model", str, self._path, "none")
+        if kind in ("none", "no_vocab"):
+            return SourceTokenizer(self._path, None, TokenizerConfig(None, (), None, None))
+        if kind not in ("llama", "gpt2"):
+            raise UnsupportedError(
+                f"{self._path}: tokenizer {kind!r} is not supported, only llama and gpt2"
+            )
+        self._tokens = self._list("tokens")
+        tokenizer = self._sentencepiece() if kind == "llama" else self._bytelevel()
+        default = (1, 2) if kind == "llama" else (None, None)
+        template = self._metadata.get("tokenizer.chat_template")
+        config = TokenizerConfig(
+            bos_id=self._id("bos_token_id", default[0]),
+            eos_ids=self._eos_ids(default[1]),
+            add_bos=None,  # the tokenizer itself puts it
+            chat_template=template if isinstance(template, str) else None,
+        )
+        return SourceTokenizer(self._path, tokenizer, config)
+
+    def _sentencepiece(self) -> Tokenizer:
+        """Pieces with scores."""
+        scores = self._numbers("scores", None)
+        pieces = [
+            Piece(text, float(score), kind)
+            for text, score, kind in zip(self._tokens, scores, self._types(), strict=True)
+        ]
+        charsmap = self._metadata.get(KEY + "precompiled_charsmap")
+        model = SentencePieceModel(
+            pieces=pieces,
+            model_type=BPE,
+            bos_id=self._id("bos_token_id", 1) or 0,
+            suffix_space=False,
+            charsmap=charsmap.tobytes() if isinstance(charsmap, np.ndarray) else b"",
+            add_dummy_prefix=self._flag("add_space_prefix", True),
+            remove_extra_whitespaces=self._flag("remove_extra_whitespaces", False),
+            escape_whitespaces=True,
+            decoding_charsmap=b"",
+        )
+        return build_sentencepiece(self._path, model, self._flag("add_bos_token", True))
+
+    def _bytelevel(self) -> Tokenizer:
+        """Tokens with merges."""
+        pre = typed(self._metadata, KEY + "pre", str, self._path)
+        if pre is None or pre not in STYLES:
+            raise UnsupportedError(
+                f"{self._path}: cuts texts in the way {pre!r}, only {', '.join(STYLES)} work"
+            )
+        style, types = STYLES[pre], self._types()
+        merges = [tuple(merge.split(" ")) for merge in self._list("merges")]
+        bos_id = self._id("bos_token_id", None)
+        of_type = {
+            kind: [token for token, other in zip(self._tokens, types, strict=True) if other is kind]
+            for kind in PieceType
+        }
+        try:
+            return build_bytelevel(
+                self._tokens,
+                merges,  # type: ignore[arg-type]  # a merge of other than two is refused
+                style,
+                special=of_type[PieceType.CONTROL] + of_type[PieceType.UNKNOWN],
+                added=of_type[PieceType.USER_DEFINED],
+                bos_id=bos_id if self._flag("add_bos_token", style.add_bos) else None,
+            )
+        except Exception as error:  # the library raises plain Exception
+            raise self._error("merges", f"broken ({error})", "pairs of tokens") from error
+
+    def _types(self) -> list[PieceType]:
+        """What each token is; one that pads the vocabulary counts as a control token."""
+        numbers = self._numbers("token_type", PieceType.NORMAL)
+        try:
+            types = [PieceType(int(number)) for number in numbers]
+        except ValueError as error:
+            raise self._error("token_type", f"broken ({error})", "1 to 6") from error
+        return [PieceType.CONTROL if kind is PieceType.UNUSED else kind for kind in types]
+
+    def _eos_ids(self, default: int | None) -> tuple[int, ...]:
+        """Ids that end a text: those that are named, then others of such a name."""
+        named = [self._id("eos_token_id", default)]
+        named += [self._id(f"{key}_token_id", None) for key in ("eot", "eom")]
+        types = self._types()
+        named += [
+            index
+            for index, token in enumerate(self._tokens)
+            if token in ENDS and types[index] is not PieceType.NORMAL
+        ]
+        return tuple(dict.fromkeys(index for index in named if index is not None))
+
+    def _id(self, key: str, default: int | None) -> int | None:
+        """The id of a token."""
+        value = self._metadata.get(KEY + key, default)
+        if value is None:
+            return None
+        if type(value) is not int or not 0 <= value < len(self._tokens):
+            raise self._error(key, repr(value), f"a token id below {len(self._tokens)}")
+        return value
+
+    def _flag(self, key: str, default: bool) -> bool:
+        value = self._metadata.get(KEY + key, default)
+        if not isinstance(value, bool):
+            raise self._error(key, repr(value), "true or false")
+        return value
+
+    def _list(self, key: str) -> list[str]:
+        """A list of texts."""
+        value = self._metadata.get(KEY + key)
+        if not isinstance(value, list):
+            raise self._error(key, "missing" if value is None else "no list", "a list of texts")
+        return value
+
+    def _numbers(self, key: str, default: int | None) -> np.ndarray[Any, Any]:
+        """A number for each token; all are the default where there are none."""
+        value = self._metadata.get(KEY + key)
+        if value is None and default is not None:
+            return np.full(len(self._tokens), default)
+        if not isinstance(value, np.ndarray) or len(value) != len(self._tokens):
+            found = "missing" if value is None else "no number for each token"
+            raise self._error(key, found, f"{len(self._tokens)} numbers")
+        return value
+
+    def _error(self, key: str, found: str, expected: str) -> FormatError:
+        return FormatError(self._path, KEY + key, found, expected)

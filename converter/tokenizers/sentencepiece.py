@@ -1,0 +1,272 @@
+"""SentencePiece models (tokenizer.model) as `tokenizers` objects with the same ids.
+
+The protobuf definition is sentencepiece_model.proto of github.com/google/sentencepiece. The
+model becomes a BPE or Unigram model without pre-tokenizer, so that merges see what
+SentencePiece sees (Kudo and Richardson 2018).
+
+Where ids differ from SentencePiece's, they are those of Hugging Face's own conversion: names
+of control pieces in a text, such as <s>, become their ids, and the text behind one gets a
+space as if it began there; a character with combining marks that a character map (which Llama
+models do not have) changes can lose the marks; unigram models may split near ties otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from dllama.converter.tokenizers.charsmap import check_charsmap
+from dllama.converter.tokenizers.protobuf import Message, fields
+from dllama.errors import FormatError, ModelError, UnsupportedError
+
+SPACE = "\u2581"
+UNIGRAM, BPE = 1, 2
+# SentencePiece trains pieces of up to 16 characters; splitting one is quadratic.
+MAX_PIECE = 1024
+
+
+class PieceType(IntEnum):
+    """What a piece is."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of the vocabulary."""
+
+    text: str
+    score: float
+    type: PieceType
+
+
+@dataclass(frozen=True)
+class SentencePieceModel:
+    """What a tokenizer.model says, with the defaults of its protobuf definition."""
+
+    pieces: list[Piece]
+    model_type: int
+    bos_id: int
+    suffix_space: bool
+    charsmap: bytes
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    escape_whitespaces: bool
+    decoding_charsmap: bytes
+
+    def texts(self, *types: PieceType) -> list[str]:
+        """The pieces of some types."""
+        return [piece.text for piece in self.pieces if piece.type in types]
+
+    @property
+    def space(self) -> str:
+        """What stands for a space in the pieces."""
+        return SPACE if self.escape_whitespaces else " "
+
+
+def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
+    """The tokenizer of a tokenizer.model; add_bos: put its bos before every text.
+
+    ModelError if it cannot be read, FormatError if it is broken, UnsupportedError for what
+    cannot be said in a tokenizer.json.
+    """
+    try:
+        model = parse(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FormatError(path, "protobuf", f"broken ({error})", "a SentencePiece model") from error
+    return build_sentencepiece(path, model, add_bos)
+
+
+def build_sentencepiece(path: Path, model: SentencePieceModel, add_bos: bool) -> Tokenizer:
+    """The tokenizer of a model that came from a file; raises what read_sentencepiece raises."""
+    try:
+        _check_pieces(model)
+        if model.charsmap:
+            check_charsmap(model.charsmap)
+    except ValueError as error:
+        raise FormatError(
+            path, "tokenizer", f"broken ({error})", "a SentencePiece model"
+        ) from error
+    _check_supported(path, model)
+    return _build(model, add_bos)
+
+
+def parse(data: bytes) -> SentencePieceModel:
+    """The fields of a ModelProto; ValueError where it is broken."""
+    pieces: list[Piece] = []
+    trainer, normalizer, denormalizer = Message(), Message(), Message()
+    for number, value in fields(data):
+        if number == 1:
+            piece = Message(value)
+            pieces.append(Piece(piece.text(1), piece.real(2), PieceType(piece.integer(3, 1))))
+        elif number == 2:
+            trainer = Message(value)
+        elif number == 3:
+            normalizer = Message(value)
+        elif number == 5:
+            denormalizer = Message(value)
+    return SentencePieceModel(
+        pieces=pieces,
+        model_type=trainer.integer(3, UNIGRAM),
+        bos_id=trainer.integer(41, 1),
+        suffix_space=trainer.flag(24, False),
+        charsmap=normalizer.data(2),
+        add_dummy_prefix=normalizer.flag(3, True),
+        remove_extra_whitespaces=normalizer.flag(4, True),
+        escape_whitespaces=normalizer.flag(5, True),
+        decoding_charsmap=denormalizer.data(2),
+    )
+
+
+def _check_pieces(model: SentencePieceModel) -> None:
+    """ValueError for a vocabulary that SentencePiece would refuse, too."""
+    for index, piece in enumerate(model.pieces):
+        if not 0 < len(piece.text) <= MAX_PIECE:
+            raise ValueError(f"piece {index} has {len(piece.text)} characters")
+        if not math.isfinite(piece.score):
+            raise ValueError(f"the score of piece {index} is {piece.score}")
+    twice = [text for text, count in Counter(p.text for p in model.pieces).items() if count > 1]
+    if twice:
+        raise ValueError(f"piece {twice[0]!r} is there twice")
+    if len(model.texts(PieceType.UNKNOWN)) != 1:
+        raise ValueError(f"{len(model.texts(PieceType.UNKNOWN))} unknown pieces, expected 1")
+    for name in model.texts(PieceType.BYTE):
+        if not re.fullmatch("<0x[0-9A-F]{2}>", name):
+            raise ValueError(f"byte piece {name!r}")
+
+
+def _check_supported(path: Path, model: SentencePieceModel) -> None:
+    """UnsupportedError for what a tokenizer.json cannot say."""
+    if model.model_type not in (UNIGRAM, BPE):
+        raise UnsupportedError(f"{path}: only BPE and unigram SentencePiece models are supported")
+    if model.texts(PieceType.UNUSED):
+        raise UnsupportedError(f"{path}: SentencePiece models with unused pieces do not work")
+    if model.suffix_space:
+        raise UnsupportedError(f"{path}: treat_whitespace_as_suffix is not supported")
+    if model.decoding_charsmap:
+        raise UnsupportedError(f"{path}: a denormalizer is not supported")
+
+
+def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
+    """The same model in the terms of the `tokenizers` library."""
+    tokenizer = Tokenizer(_bpe(model) if model.model_type == BPE else _unigram(model))
+    if steps := _normalizers(model):
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    if splitter := _pre_tokenizer(model):
+        tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = _decoder(model)
+    for name in model.texts(PieceType.CONTROL, PieceType.UNKNOWN):
+        tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True)])
+    if add_bos and 0 <= model.bos_id < len(model.pieces):
+        bos = model.pieces[model.bos_id].text
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, model.bos_id)]
+        )
+    return tokenizer
+
+
+def _pre_tokenizer(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer | None:
+    """Cuts where merging and scores would do what SentencePiece does not.
+
+    BPE takes user-defined pieces whole. Unigram would take the name of a byte in a text for
+    the byte, unless that name is cut in two.
+    """
+    if model.model_type == UNIGRAM:
+        name = Regex("<(?=0x[0-9A-F]{2}>)")
+        fallback = model.texts(PieceType.BYTE)
+        return pre_tokenizers.Split(name, "merged_with_previous") if fallback else None
+    symbols = sorted(model.texts(PieceType.USER_DEFINED), key=len, reverse=True)
+    pattern = "|".join(map(_escape, symbols))
+    return pre_tokenizers.Split(Regex(pattern), "isolated") if symbols else None
+
+
+def _escape(text: str) -> str:
+    """A text as a pattern of Oniguruma, which takes code points."""
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
+
+
+def _bpe(model: SentencePieceModel) -> models.BPE:
+    """Merges in the order of the scores of what they make.
+
+    User-defined pieces are cut out of the text before, and taken whole (ignore_merges).
+    """
+    return models.BPE(
+        vocab={piece.text: index for index, piece in enumerate(model.pieces)},
+        merges=_merges(model),
+        unk_token=model.texts(PieceType.UNKNOWN)[0],
+        fuse_unk=True,
+        byte_fallback=bool(model.texts(PieceType.BYTE)),
+        ignore_merges=bool(model.texts(PieceType.USER_DEFINED)),
+    )
+
+
+def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
+    """All ways to make a piece of two others, best score first.
+
+    Of one piece the longest left part comes first: where neighbours could be merged to the
+    same piece from either side, that is mostly the leftmost, which SentencePiece takes.
+    """
+    scores = {piece.text: piece.score for piece in model.pieces if piece.type is PieceType.NORMAL}
+    found: list[tuple[float, str, str]] = []
+    for text, score in scores.items():
+        for cut in range(len(text) - 1, 0, -1):
+            left, right = text[:cut], text[cut:]
+            if left in scores and right in scores:
+                found.append((-score, left, right))
+    found.sort(key=lambda merge: merge[0])
+    return [(left, right) for _, left, right in found]
+
+
+def _unigram(model: SentencePieceModel) -> models.Unigram:
+    """Pieces with their scores."""
+    types = [piece.type for piece in model.pieces]
+    vocab = [(piece.text, piece.score) for piece in model.pieces]
+    unknown, fallback = types.index(PieceType.UNKNOWN), PieceType.BYTE in types
+    return models.Unigram(vocab, unk_id=unknown, byte_fallback=fallback)
+
+
+def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
+    """What SentencePiece does to a text before it looks for pieces."""
+    steps: list[normalizers.Normalizer] = []
+    if model.charsmap:
+        steps.append(normalizers.Precompiled(model.charsmap))
+    if model.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(Regex(r"\A +"), ""))
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+    if model.add_dummy_prefix:
+        steps.append(normalizers.Prepend(model.space))
+    if model.escape_whitespaces:
+        steps.append(normalizers.Replace(" ", SPACE))
+    if model.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(Regex(rf"{model.space}+\z"), ""))
+    return steps
+
+
+def _decoder(model: SentencePieceModel) -> decoders.Decoder:
+    """Spaces and bytes back, and without the space that was put before the text."""
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if model.add_dummy_prefix:
+        steps.append(decoders.Strip(" ", 1, 0))
+    return decoders.Sequence(steps)

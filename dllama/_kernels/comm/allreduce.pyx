@@ -1,0 +1,241 @@
+"""All-reduces over links.
+
+Thakur et al. 2005 (Optimization of Collective Communication Operations in MPICH) has the
+algorithms: for few bytes every node sends all of its vector to all others (one latency); for many
+a reduce-scatter followed by an all-gather (two latencies, and the fewest bytes). Both add in the
+same order, which dllama.graph.sum_tree plans: a node may have several sums, each of which travels,
+so that with float32 on the wire the result has the bits of one node that has them all.
+"""
+
+from libc.stdint cimport INT64_MAX
+from libc.string cimport memcpy
+
+from dllama._kernels.comm.exchange cimport MOST_NODES, exchange
+
+
+# Columns that reduce adds at a time, whole blocks.
+cdef enum:
+    STRIP = 64
+
+# Sums that wait to be added: the depth of the tree.
+cdef enum:
+    MOST_SUMS = 16
+
+# Latency times bandwidth of the links that AUTO is made for, in bytes: Gigabit Ethernet's 80
+# microseconds at 117 MB/s. An exchange pays while its extra bytes take less than one latency.
+cdef int64_t LATENCY_BYTES = 9400
+
+
+cdef class Additions:
+    """How all nodes' sums are added: adds of each sum by rank (dllama.graph.sum_tree.Summation).
+
+    ValueError unless they come to one sum.
+    """
+
+    def __cinit__(self, adds):
+        cdef int64_t waiting = 0, sums = sum(map(len, adds))
+        cdef int64_t *part
+        cdef int32_t *add
+        cdef int n
+        self.world = len(adds)
+        self._parts = Memory((self.world + 1) * sizeof(int64_t))
+        self._adds = Memory(max(1, sums) * sizeof(int32_t))
+        part, add = <int64_t *> self._parts.data, <int32_t *> self._adds.data
+        part[0] = 0
+        for own in adds:
+            for n in own:
+                if not 0 <= n <= waiting or waiting - n >= MOST_SUMS or sums > MOST_NODES:
+                    raise ValueError(f"no sum is added to {n} of {waiting} of {sums}")
+                waiting += 1 - n
+                add[0] = n
+                add += 1
+            part[1] = part[0] + len(own)
+            part += 1
+        if waiting != 1:
+            raise ValueError(f"additions end in {waiting} sums, expected 1")
+
+    cdef const int64_t *parts(self) noexcept:
+        return <const int64_t *> self._parts.data
+
+    cdef const int32_t *adds(self) noexcept:
+        return <const int32_t *> self._adds.data
+
+
+cdef bint two_step(const AllReduce *a, int64_t T) noexcept nogil:
+    cdef int64_t n = a.peers.world
+    if a.algorithm != AUTO:
+        return a.algorithm == TWO_STEP
+    return T * a.offsets[n] > most_exchanged(n, a.parts[n])
+
+
+cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil:
+    """Bytes of a vector up to which an exchange of all sums of n nodes is the faster one.
+
+    A node sends sums / n vectors: to n - 1 others, or a slice of each and then of the result.
+    """
+    cdef int64_t more = (n - 1) * (sums * (n - 1) - n)
+    return LATENCY_BYTES * n * n // more if more > 0 else INT64_MAX
+
+
+cdef int64_t wire_bytes(int wire, int64_t count) noexcept nogil:
+    """Bytes of count numbers on the wire; whole blocks for q80."""
+    if wire == 0:
+        return 4 * count
+    return 2 * count if wire == 1 else count // 32 * 34
+
+
+cdef inline int64_t _width(const AllReduce *a, int slice) noexcept nogil:
+    return a.borders[slice + 1] - a.borders[slice]
+
+
+cdef inline int64_t _size(const AllReduce *a, int slice) noexcept nogil:
+    """Bytes of one row of a slice."""
+    return a.offsets[slice + 1] - a.offsets[slice]
+
+
+cdef inline uint8_t *_row(const AllReduce *a, uint8_t *base, int slice, int64_t rows,
+                          int64_t i) noexcept nogil:
+    """Row i of a slice in n slices of so many rows."""
+    return base + rows * a.offsets[slice] + i * _size(a, slice)
+
+
+cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil:
+    """How many sums a node has."""
+    return a.parts[rank + 1] - a.parts[rank]
+
+
+cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil:
+    return T * sums_of(a, a.peers.rank) * a.peers.world
+
+
+cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
+    cdef int slice = <int> (i % a.peers.world)
+    cdef int64_t row = i // a.peers.world
+    cdef const float *src = a.src + (row // T * a.part + row % T) * a.dim
+    a.codec.encode(src + a.borders[slice], 0, _width(a, slice), a.wire,
+                   _row(a, a.packed, slice, T * sums_of(a, a.peers.rank), row))
+
+
+cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint slices) noexcept nogil:
+    """Where the sums of a node arrive."""
+    cdef int64_t row = _size(a, a.peers.rank) if slices else a.offsets[a.peers.world]
+    return a.received + a.parts[rank] * T * row
+
+
+cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
+    """All of it to every node, or to each its slice."""
+    cdef const uint8_t *out[MOST_NODES]
+    cdef uint8_t *into[MOST_NODES]
+    cdef int64_t out_bytes[MOST_NODES]
+    cdef int64_t into_bytes[MOST_NODES]
+    cdef int64_t rows = T * sums_of(a, a.peers.rank)
+    cdef int r, n = a.peers.world
+    cdef bint slices = two_step(a, T)
+    for r in range(n):
+        out[r] = a.packed + (rows * a.offsets[r] if slices else 0)
+        out_bytes[r] = rows * (_size(a, r) if slices else a.offsets[n])
+        into[r] = _received(a, r, T, slices)
+        into_bytes[r] = T * sums_of(a, r) * (_size(a, a.peers.rank) if slices else a.offsets[n])
+    return exchange(a.peers, out, out_bytes, into, into_bytes)
+
+
+cdef int64_t reduce_items(const AllReduce *a, int64_t T) noexcept nogil:
+    return T if two_step(a, T) else T * a.peers.world
+
+
+cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
+    """Add up a row of one slice; the sum is added to dst, or becomes what travels next."""
+    cdef bint slices = two_step(a, T)
+    cdef int slice = a.peers.rank if slices else <int> (i % a.peers.world)
+    cdef int64_t t = i if slices else i // a.peers.world
+    cdef int64_t width = _width(a, slice), begin = 0, count
+    cdef const uint8_t *rows[MOST_NODES]
+    cdef uint8_t *reduced = a.reduced + t * _size(a, slice)
+    cdef float sums[MOST_SUMS * STRIP]
+    cdef float *x = a.dst + t * a.dim + a.borders[slice]
+    _find_rows(a, T, slice, t, slices, rows)
+    while begin < width:
+        count = min(STRIP, width - begin)
+        _sum(a, rows, wire_bytes(a.wire, begin), count, sums)
+        if slices:
+            a.codec.encode(sums, 0, count, a.wire, reduced + wire_bytes(a.wire, begin))
+        else:
+            _put(a, x + begin, sums, count)
+        begin += count
+
+
+cdef inline void _find_rows(const AllReduce *a, int64_t T, int slice, int64_t t, bint slices,
+                            const uint8_t **rows) noexcept nogil:
+    """Row t of a slice of every sum of every node."""
+    cdef int64_t p, q = 0
+    cdef int r
+    for r in range(a.peers.world):
+        for p in range(sums_of(a, r)):
+            if r == a.peers.rank:
+                rows[q] = _row(a, a.packed, slice, T * sums_of(a, r), p * T + t)
+            elif slices:
+                rows[q] = _received(a, r, T, True) + (p * T + t) * _size(a, slice)
+            else:
+                rows[q] = _row(a, _received(a, r, T, False), slice, T * sums_of(a, r), p * T + t)
+            q += 1
+
+
+cdef inline void _sum(const AllReduce *a, const uint8_t *const *rows, int64_t skip, int64_t count,
+                      float *sums) noexcept nogil:
+    """Sum of some numbers of all rows, in the first strip of sums; the others are a stack."""
+    cdef int64_t q
+    cdef int i
+    cdef float *top = sums
+    for q in range(a.parts[a.peers.world]):
+        a.codec.decode(rows[q] + skip, a.wire, count, top)
+        for i in range(a.adds[q]):
+            _add(top - STRIP, top, count)
+            top -= STRIP
+        top += STRIP
+
+
+cdef inline void _put(const AllReduce *a, float *x, const float *sums, int64_t count) noexcept nogil:
+    if a.store:
+        memcpy(x, sums, count * sizeof(float))
+    else:
+        _add(x, sums, count)
+
+
+cdef inline void _add(float *x, const float *y, int64_t count) noexcept nogil:
+    cdef int64_t i
+    for i in range(count):
+        x[i] += y[i]
+
+
+cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
+    """The sums of this node's slice to all others."""
+    cdef const uint8_t *out[MOST_NODES]
+    cdef uint8_t *into[MOST_NODES]
+    cdef int64_t out_bytes[MOST_NODES]
+    cdef int64_t into_bytes[MOST_NODES]
+    cdef int r
+    for r in range(a.peers.world):
+        out[r] = a.reduced
+        out_bytes[r] = T * _size(a, a.peers.rank)
+        into[r] = a.packed + T * a.offsets[r]
+        into_bytes[r] = T * _size(a, r)
+    return exchange(a.peers, out, out_bytes, into, into_bytes)
+
+
+cdef int64_t unpack_items(const AllReduce *a, int64_t T) noexcept nogil:
+    return T * a.peers.world if two_step(a, T) else 0
+
+
+cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
+    cdef int slice = <int> (i % a.peers.world)
+    cdef int64_t t = i // a.peers.world, width = _width(a, slice), begin = 0, count
+    cdef const uint8_t *row = _row(a, a.packed, slice, T, t)
+    cdef float *x = a.dst + t * a.dim + a.borders[slice]
+    cdef float strip[STRIP]
+    if slice == a.peers.rank:
+        row = a.reduced + t * _size(a, slice)
+    while begin < width:
+        count = min(STRIP, width - begin)
+        a.codec.decode(row + wire_bytes(a.wire, begin), a.wire, count, strip)
+        _put(a, x + begin, strip, count)
+        begin += count

@@ -1,0 +1,80 @@
+"""Copies of the root's rows for all nodes, exact in the fewest bytes."""
+
+from libc.string cimport memcmp
+
+from dllama._kernels.ops.elementwise cimport dl_isa
+from dllama._kernels.weight_types cimport dl_quants, dl_quants_of
+from dllama._kernels.comm.exchange cimport MOST_NODES, exchange
+
+# Numbers looked at together.
+cdef enum:
+    STRIP = 64
+
+
+cdef int exact_form(const float *x, int64_t n) noexcept nogil:
+    """The shortest form that holds all of n numbers exactly."""
+    cdef const dl_quants *codec = dl_quants_of(dl_isa())
+    cdef const unsigned int *bits = <const unsigned int *> x
+    cdef float back[STRIP]
+    cdef uint8_t halves[2 * STRIP]
+    cdef int64_t i, count
+    cdef unsigned int low = 0
+    for i in range(n):
+        low |= bits[i] & 0xffff
+    if low == 0:
+        return AS_BRAIN
+    i = 0
+    while i < n:
+        count = min(STRIP, n - i)
+        codec.encode(x + i, 0, count, 1, halves)
+        codec.decode(halves, 1, count, back)
+        if memcmp(back, x + i, count * sizeof(float)):
+            return AS_FLOAT
+        i += count
+    return AS_HALF
+
+
+cdef void send_row(const Broadcast *b, int form, int64_t t) noexcept nogil:
+    cdef const float *x = b.x + t * b.dim
+    cdef uint8_t *row = b.packed + t * b.dim * (4 if form == AS_FLOAT else 2)
+    cdef int64_t i
+    if form == AS_BRAIN:
+        for i in range(b.dim):
+            (<unsigned short *> row)[i] = (<const unsigned int *> x)[i] >> 16
+    else:
+        dl_quants_of(dl_isa()).encode(x, 0, b.dim, form, row)
+
+
+cdef void receive_row(const Broadcast *b, int form, int64_t t) noexcept nogil:
+    cdef float *x = b.x + t * b.dim
+    cdef const uint8_t *row = b.packed + t * b.dim * (4 if form == AS_FLOAT else 2)
+    cdef int64_t i
+    if form == AS_BRAIN:
+        for i in range(b.dim):
+            (<unsigned int *> x)[i] = (<const unsigned short *> row)[i] << 16
+    else:
+        dl_quants_of(dl_isa()).decode(row, form, b.dim, x)
+
+
+cdef int spread(const Broadcast *b, int form, int64_t T) noexcept nogil:
+    """Scatter from the root, then an all-gather of the others: the root sends everything once."""
+    cdef const uint8_t *out[MOST_NODES]
+    cdef uint8_t *into[MOST_NODES]
+    cdef int64_t out_bytes[MOST_NODES]
+    cdef int64_t into_bytes[MOST_NODES]
+    cdef int64_t begin[MOST_NODES + 1]
+    cdef int64_t total = T * b.dim * (4 if form == AS_FLOAT else 2)
+    cdef int r, n = b.peers.world, me = b.peers.rank
+    for r in range(n + 1):
+        begin[r] = total * max(0, r - 1) // (n - 1)
+    for r in range(n):
+        out[r], out_bytes[r] = b.packed + begin[r], begin[r + 1] - begin[r] if me == 0 else 0
+        into[r], into_bytes[r] = b.packed + begin[me], begin[me + 1] - begin[me] if r == 0 else 0
+    if exchange(b.peers, out, out_bytes, into, into_bytes):
+        return -1
+    if me == 0 or n == 2:
+        return 0
+    for r in range(n):
+        out[r], out_bytes[r] = b.packed + begin[me], begin[me + 1] - begin[me] if r else 0
+        into[r], into_bytes[r] = b.packed + begin[r], begin[r + 1] - begin[r] if r else 0
+    return exchange(b.peers, out, out_bytes, into, into_bytes)

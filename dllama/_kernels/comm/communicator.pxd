@@ -1,0 +1,22 @@
+# The links of a communicator of nodes, and what its collectives share.
+
+from libc.stdint cimport int64_t
+
+from dllama._kernels.comm.allreduce cimport Additions, AllReduce
+from dllama._kernels.comm.broadcast cimport Broadcast
+from dllama._kernels.memory cimport Memory
+from dllama._kernels.comm.exchange cimport Peers
+
+
+# A communicator of nodes and the memory that its collectives use.
+cdef class Communicator:
+    cdef Peers peers
+    cdef list _links                # keeps what peers points to
+    cdef Memory _borders, _offsets, _packed, _received, _reduced
+    cdef readonly int64_t dim, tokens
+    cdef readonly int wire, algorithm
+    cdef list _most_sums            # by rank, most sums of an all-reduce
+    cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest)
+    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t part,
+                            float *dst, bint store) except -1
+    cdef Broadcast broadcast_job(self, float *x) noexcept

@@ -1,0 +1,47 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama._kernels.comm.link import Link
+
+ALGORITHMS: dict[str, int]
+
+class Communicator:
+    dim: int
+    tokens: int
+    wire: int
+    algorithm: int
+    def __init__(
+        self,
+        links: list[Link | None],
+        rank: int,
+        *,
+        dim: int,
+        tokens: int,
+        wire: int,
+        algorithm: str = "auto",
+        timeout: float = 5.0,
+        watched: dict[int, Link] | None = None,
+        sums: Sequence[int] | None = None,
+    ) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def failed(self) -> bool: ...
+    @property
+    def failed_rank(self) -> int | None: ...
+    def check(self) -> None: ...
+    def traffic(self) -> tuple[int, int]: ...
+    def form_of(self, x: NDArray[np.float32]) -> int: ...
+    def all_reduce(
+        self,
+        src: NDArray[np.float32],
+        dst: NDArray[np.float32],
+        adds: Sequence[Sequence[int]] | None = None,
+    ) -> None: ...
+    def broadcast(self, x: NDArray[np.float32], form: int = 0) -> None: ...

@@ -1,0 +1,204 @@
+"""A communicator of nodes: links to all others, and memory for all-reduces and broadcasts."""
+
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+
+from dllama._kernels.comm.allreduce cimport (
+    AUTO, EXCHANGE, TWO_STEP, first_exchange, most_exchanged, pack_item, pack_items, reduce_item,
+    reduce_items, second_exchange, sums_of, two_step, unpack_item, unpack_items, wire_bytes,
+)
+from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_form, receive_row, send_row, spread
+from dllama._kernels.ops.elementwise cimport dl_isa
+from dllama._kernels.comm.link cimport Link, failure
+from dllama._kernels.weight_types cimport dl_quants_of
+from dllama._kernels.comm.exchange cimport MOST_NODES, Failure
+
+from dllama.errors import ConfigError
+from dllama.graph.sum_tree import over_ranks
+
+
+cdef extern from "errno.h" nogil:
+    int ECANCELED
+
+
+ALGORITHMS = {"auto": AUTO, "exchange": EXCHANGE, "two-step": TWO_STEP}
+
+
+cdef class Communicator:
+    """This node's links to all others, and room for collectives of `tokens` rows of dim numbers.
+
+    links: one per rank, None at this node's own; they are all of one transport. watched: control
+    links by rank; a exchange is given up when one ends. sums: by rank, most sums that a node has for
+    an all-reduce, without it one.
+    wire: float type of what all-reduces send (0 f32, 1 f16, 3 q80). algorithm: auto, exchange or
+    two-step. timeout: seconds without a byte. ConfigError where q80 does not divide dim.
+    """
+
+    def __init__(self, list links, int rank, *, int64_t dim, int64_t tokens, int wire,
+                 str algorithm="auto", double timeout=5.0, dict watched=None, sums=None):
+        cdef int n = len(links), r
+        if not 2 <= n <= MOST_NODES or links[rank] is not None:
+            raise ConfigError(f"a communicator has 2 to {MOST_NODES} nodes, found {n}")
+        if wire == 3 and dim % 32:
+            raise ConfigError(f"buffer is q80, but rows of {dim} numbers are not blocks of 32")
+        watched = watched or {}
+        self._links = [links, watched]
+        self._most_sums = [1] * n if sums is None else list(sums)
+        self.dim, self.tokens, self.wire = dim, tokens, wire
+        self.algorithm = ALGORITHMS[algorithm]
+        self.peers.world, self.peers.rank = n, rank
+        self.peers.patience = <int64_t> (timeout * 1e9)
+        for r in range(n):
+            self.peers.links[r] = NULL if r == rank else &(<Link?> links[r]).hot
+        for r in watched:
+            self.peers.watched[self.peers.n_watched] = &(<Link?> watched[r]).hot
+            self.peers.watched_ranks[self.peers.n_watched] = r
+            self.peers.n_watched += 1
+        self._allocate(n)
+
+    def _allocate(self, int n):
+        """Cut dim into n slices of whole blocks, and make room for messages."""
+        cdef int64_t blocks = (self.dim + 31) // 32, most, widest = 0
+        cdef int64_t *borders
+        cdef int64_t *offsets
+        cdef int r
+        self._borders, self._offsets = Memory((n + 1) * 8), Memory((n + 1) * 8)
+        borders, offsets = <int64_t *> self._borders.data, <int64_t *> self._offsets.data
+        for r in range(n + 1):
+            borders[r] = min(self.dim, (blocks * r + n - 1) // n * 32)
+            offsets[r] = wire_bytes(self.wire, borders[r])
+            widest = max(widest, offsets[r] - offsets[r - 1] if r else 0)
+        most = max(1, self._most_sums[self.peers.rank]) * offsets[n]
+        most = max(most, 4 * self.dim)  # a broadcast uses the same room
+        self._packed = Memory(self.tokens * most)
+        self._received = Memory(self._receives(n, offsets[n], widest))
+        self._reduced = Memory(self.tokens * widest)
+
+    cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest):
+        """Most bytes of a first exchange, in which a row has so many bytes, and slices of it."""
+        cdef int64_t total = sum(self._most_sums), most = 0, sums
+        if self.algorithm != EXCHANGE:
+            most = total * self.tokens * widest
+        if self.algorithm != TWO_STEP:
+            for sums in range(1, total + 1):
+                limit = INT64_MAX if self.algorithm == EXCHANGE else most_exchanged(n, sums)
+                most = max(most, sums * min(self.tokens * row, limit))
+        return most
+
+    @property
+    def nbytes(self):
+        """Bytes allocated."""
+        return self._borders.nbytes + self._offsets.nbytes + self._packed.nbytes \
+            + self._received.nbytes + self._reduced.nbytes
+
+    @property
+    def world(self):
+        """Number of nodes."""
+        return self.peers.world
+
+    @property
+    def rank(self):
+        """This node's number."""
+        return self.peers.rank
+
+    @property
+    def failed(self):
+        """Whether a collective failed."""
+        return self.peers.failure.error != 0
+
+    @property
+    def failed_rank(self):
+        """The node that the first failure blames."""
+        return self.peers.failure.rank if self.failed else None
+
+    def check(self):
+        """Raise the first failure of a collective, if there was one."""
+        cdef Failure f = self.peers.failure
+        if f.error == 0:
+            return
+        links, watched = self._links
+        link = links[f.rank] if f.error != -ECANCELED else watched[f.rank]
+        raise failure(f.error, "sending to" if f.sending else "receiving from", link.peer,
+                      self.peers.patience / 1e9)
+
+    def traffic(self):
+        """Bytes sent and received over the links of the communicator so far."""
+        cdef int64_t sent = 0, received = 0
+        cdef int r
+        for r in range(self.peers.world):
+            if r != self.peers.rank:
+                sent += self.peers.links[r].sent
+                received += self.peers.links[r].received
+        return sent, received
+
+    def form_of(self, const float[:, ::1] x):
+        """The form in which a broadcast sends rows exactly, float32 (T, dim)."""
+        return exact_form(&x[0, 0], x.shape[0] * x.shape[1])
+
+    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t part,
+                            float *dst, bint store) except -1:
+        """dst += (or = with store) the sums of all nodes; this node's are `part` rows apart."""
+        cdef int r
+        a.parts, a.adds = additions.parts(), additions.adds()
+        if additions.world != self.peers.world or any(
+                a.parts[r + 1] - a.parts[r] > self._most_sums[r] for r in range(self.peers.world)):
+            raise ValueError("additions of a communicator of other nodes")
+        a.peers, a.codec, a.wire = &self.peers, dl_quants_of(dl_isa()), self.wire
+        a.algorithm, a.store, a.dim = self.algorithm, store, self.dim
+        a.src, a.part, a.dst = src, part, dst
+        a.borders = <int64_t *> self._borders.data
+        a.offsets = <int64_t *> self._offsets.data
+        a.packed, a.received = <uint8_t *> self._packed.data, <uint8_t *> self._received.data
+        a.reduced = <uint8_t *> self._reduced.data
+        return 0
+
+    cdef Broadcast broadcast_job(self, float *x) noexcept:
+        cdef Broadcast b
+        b.peers, b.dim, b.packed, b.x = &self.peers, self.dim, <uint8_t *> self._packed.data, x
+        return b
+
+    def all_reduce(self, const float[:, ::1] src, float[:, ::1] dst, adds=None):
+        """dst += all sums of all nodes; float32 (T, dim). TransportError.
+
+        src: float32 (sums of this node * T, dim). adds: how sums are added, by rank
+        (dllama.graph.sum_tree.Summation); without it every node has one.
+        """
+        cdef int64_t T = dst.shape[0], i
+        cdef Additions additions = Additions(adds or over_ranks([True] * self.peers.world))
+        cdef AllReduce a
+        cdef int failed = 0
+        self._check_rows(dst.shape[0], dst.shape[1])
+        self.all_reduce_job(&a, additions, &src[0, 0] if src.shape[0] else NULL, T, &dst[0, 0], False)
+        if src.shape[0] != T * sums_of(&a, self.peers.rank) or src.shape[1] != self.dim:
+            raise ValueError(f"{src.shape[0]} x {src.shape[1]} numbers are not this node's sums")
+        with nogil:
+            for i in range(pack_items(&a, T)):
+                pack_item(&a, T, i)
+            failed = first_exchange(&a, T)
+            if not failed:
+                for i in range(reduce_items(&a, T)):
+                    reduce_item(&a, T, i)
+                if two_step(&a, T):
+                    failed = second_exchange(&a, T)
+            if not failed:
+                for i in range(unpack_items(&a, T)):
+                    unpack_item(&a, T, i)
+        self.check()
+
+    def broadcast(self, float[:, ::1] x, int form=AS_FLOAT):
+        """x = x of rank 0; float32 (T, dim), whose form all nodes know. TransportError."""
+        cdef int64_t T = x.shape[0], t
+        self._check_rows(x.shape[0], x.shape[1])
+        cdef Broadcast b = self.broadcast_job(&x[0, 0])
+        if self.peers.rank == 0:
+            for t in range(T):
+                send_row(&b, form, t)
+        with nogil:
+            spread(&b, form, T)
+        self.check()
+        if self.peers.rank:
+            for t in range(T):
+                receive_row(&b, form, t)
+
+    def _check_rows(self, int64_t tokens, int64_t dim):
+        if not 1 <= tokens <= self.tokens or dim != self.dim:
+            raise ValueError(f"{tokens} x {dim} numbers, expected up to {self.tokens} x {self.dim}")

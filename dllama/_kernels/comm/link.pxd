@@ -1,0 +1,52 @@
+# The link to another node: the contract between transports and collectives.
+#
+# A transport makes Links: a subclass that sets hot.ops, and closes what it opened in close.
+# Collectives use hot only, without the GIL, through dl_link_send and dl_link_recv.
+
+from libc.stdint cimport int64_t
+
+
+cdef extern from "comm/link.h" nogil:
+    # link.h says what the functions promise.
+    enum:
+        DL_READ
+        DL_WRITE
+        DL_CLOSED
+        DL_IDLE
+        DL_LATE
+    ctypedef struct dl_link_ops:
+        int64_t (*send_some)(dl_link *link, const void *data, int64_t n) noexcept nogil
+        int64_t (*recv_some)(dl_link *link, void *data, int64_t n) noexcept nogil
+        void (*wait)(dl_link *const *links, int *events, int n, int64_t nanoseconds) noexcept nogil
+        void (*shutdown)(dl_link *link) noexcept nogil
+    ctypedef struct dl_link:
+        const dl_link_ops *ops
+        int fd
+        int crowded
+        int error
+        int64_t sent
+        int64_t received
+    int64_t dl_link_send(dl_link *link, const void *data, int64_t n)
+    int64_t dl_link_recv(dl_link *link, void *data, int64_t n)
+
+cdef extern from "comm/socket.h" nogil:
+    int64_t dl_socket_send(dl_link *link, const void *data, int64_t n)
+    int64_t dl_socket_recv(dl_link *link, void *data, int64_t n)
+    void dl_socket_sleep(dl_link *const *links, int *events, int n, int64_t nanoseconds)
+    void dl_socket_spin(dl_link *const *links, int *events, int n, int64_t nanoseconds)
+    void dl_socket_shutdown(dl_link *link)
+
+
+cdef class Link:
+    cdef dl_link hot
+    cdef public str peer            # who is at the other end, for messages
+    cdef public double timeout      # seconds without a byte before a send or receive fails
+    cdef int64_t _limit(self)
+    cdef int _check(self, int error, str operation) except -1
+
+
+cdef class SocketLink(Link):
+    cdef object _socket
+
+# The exception for a negative error of an operation ("sending to", ...) with a peer.
+cdef object failure(int error, str operation, str peer, double timeout)

@@ -1,0 +1,1 @@
+"""Kernels: what the tasks of a pass compute."""

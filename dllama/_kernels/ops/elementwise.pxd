@@ -1,0 +1,52 @@
+# Row-wise float kernels, and the encoding of rows that feed a matmul.
+
+from libc.stdint cimport int8_t, int32_t, int64_t
+
+from dllama._kernels.memory cimport Memory
+
+
+cdef extern from "simd/elementwise.h" nogil:
+    # One row each; n elements, a tail shorter than 16 included.
+    ctypedef struct dl_floats:
+        void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y) noexcept nogil
+        void (*swiglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
+        void (*geglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
+        void (*quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s) noexcept nogil
+        void (*exp_row)(const float *x, int64_t n, float *y) noexcept nogil
+    const dl_floats *dl_floats_of(int isa)
+
+cdef extern from "simd/cpu.h" nogil:
+    int dl_isa()
+
+cdef extern from "ops/batch.h" nogil:
+    enum:
+        DL_TILE
+    ctypedef struct dl_batch:
+        int64_t tokens
+        int64_t position
+        const int32_t *ids
+        int64_t first_tail
+        int threads
+    ctypedef struct dl_rows:
+        int64_t k
+        float *x
+        int8_t *q
+        float *d
+        int32_t *s
+    int dl_tile_width(int64_t T, int64_t t)
+
+
+# Room for T rows of k columns that feed a matmul; `quantised` says in which form.
+cdef class Rows:
+    cdef dl_rows view
+    cdef Memory memory
+    cdef readonly int64_t tokens
+
+# Put `blocks` blocks of 32 floats of token t, of T, at column 32 * first of `rows`; floats
+# are cut at the last column.
+cdef void put_blocks(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
+                     int64_t first, int64_t blocks, const float *x) noexcept nogil
+
+# Put a whole row of rows.k floats.
+cdef void put_row(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
+                  const float *x) noexcept nogil

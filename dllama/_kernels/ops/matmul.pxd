@@ -1,0 +1,83 @@
+# Packed weight matrices, and the matmul as a job of independent items.
+
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
+
+from dllama._kernels.ops.elementwise cimport dl_floats, dl_rows
+from dllama._kernels.memory cimport Memory
+
+
+cdef extern from "simd/matmul.h" nogil:
+    enum:
+        DL_TILE_TOKENS
+        DL_TILE_FLOATS
+        DL_SUMS
+    ctypedef struct dl_segment:
+        int32_t columns
+        int32_t adds
+    ctypedef struct dl_tile:
+        const uint8_t *w
+        const int8_t *q
+        const float *d
+        const int32_t *s
+        const float *x
+        int64_t ldx
+        const dl_segment *order
+        int segments
+        float *out
+    ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
+    dl_tile_fn dl_tile_of(int isa, int type)
+    int64_t dl_group_bytes(int type, int64_t k)
+    int64_t dl_group_stride(int type, int64_t k)
+    void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *group)
+
+
+# What happens to the product: stored, added to what is there, or, for rows that alternate
+# between 32 of gate and 32 of up, turned into SwiGLU (GATED_GELU: GEGLU) and put into the rows of
+# the next matmul.
+cdef enum Then:
+    STORE = 0
+    ADD = 1
+    GATED = 2
+    GATED_GELU = 3
+
+
+cdef class PackedMatrix:
+    cdef Memory memory
+    cdef int64_t stride             # bytes of a group of 16 rows
+    cdef readonly int64_t rows, cols
+    cdef readonly int weight_type
+    cdef const uint8_t *data(self) noexcept
+
+
+# The order of a sum: its segments.
+cdef class Order:
+    cdef Memory memory
+    cdef readonly int count
+    cdef readonly int64_t columns
+    cdef const dl_segment *segments(self) noexcept
+
+
+cdef struct Matmul:
+    const uint8_t *w
+    int64_t stride, rows, k
+    int quantised, then
+    int64_t first                   # column that the sum begins with
+    const dl_segment *order         # NULL: all columns, one after another
+    int segments
+    int64_t groups_per_item
+    dl_tile_fn tile
+    const dl_floats *floats
+    const dl_rows *src              # [T][k]
+    float *dst                      # STORE, ADD: [T][ld]
+    int64_t ld
+    const float *bias               # STORE: [rows], added to the product; or NULL
+    const dl_rows *gated            # GATED: [T][rows of gate]
+
+
+# `threads` only decides how finely the rows are cut.
+cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) noexcept
+# Sum only the columns of an order, from column `first` on; the order outlives the job.
+cdef void sum_in_order(Matmul *m, PackedMatrix matrix, int64_t first, Order order) noexcept
+cdef int64_t matmul_items(const Matmul *m) noexcept nogil
+# Item i for all T tokens; items touch different rows, so any thread may do any of them.
+cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil

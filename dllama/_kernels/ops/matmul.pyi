@@ -1,0 +1,22 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+class PackedMatrix:
+    rows: int
+    cols: int
+    weight_type: int
+    nbytes: int
+    def __init__(self, rows: int, cols: int, weight_type: int) -> None: ...
+    def fill(
+        self, first: int, src: NDArray[np.uint8], block: int = 0, step: int = 0, threads: int = 1
+    ) -> None: ...
+
+def matmul(
+    matrix: PackedMatrix,
+    x: NDArray[np.float32],
+    order: Sequence[tuple[int, int]] | None = None,
+    first: int = 0,
+    threads: int = 1,
+) -> NDArray[np.float32]: ...

@@ -1,0 +1,14 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def nbytes(weight_type: int, count: int) -> int: ...
+def encode(
+    src: NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16],
+    out: NDArray[np.uint8],
+    weight_type: int,
+    threads: int = 1,
+    bf16: bool = False,
+) -> bool: ...
+def decode(
+    src: NDArray[np.uint8], dst: NDArray[np.float32], weight_type: int, threads: int = 1
+) -> None: ...

@@ -1,0 +1,199 @@
+"""What nodes say to each other: greeting, proof of the secret, and framed messages.
+
+A connection begins with a Hello from both sides. Where either side has a secret, both then prove
+it: an HMAC-SHA256 over both nonces (RFC 2104), the caller first. Only then is a message read:
+its kind and length, 4 bytes each, and its content. All numbers are little-endian.
+docs/protocol.md has the whole conversation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import struct
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from dllama._kernels.comm.link import Link
+from dllama.errors import AuthenticationError, ConfigError, NodeError, ProtocolError
+
+VERSION = 2
+MAGIC = b"dllama\r\n"
+HELLO = struct.Struct("<8sHH16s")
+HEADER = struct.Struct("<II")
+MAX_JSON = 1 << 20
+ONE_PIECE = 1 << 16
+PROOF_BYTES = hashlib.sha256().digest_size
+CALLER, LISTENER = b"caller", b"listener"
+
+
+class Kind(IntEnum):
+    """Kinds of messages."""
+
+    JOIN = 1  # root to worker: JSON, the first message on a control link
+    PEER = 2  # to a worker: JSON, the first message on a data link
+    ACCEPT = 3  # JSON: the answer to JOIN and PEER
+    ERROR = 4  # JSON: the sender cannot go on
+    TENSOR = 5  # root to worker: bytes of a part of a tensor and their CRC-32
+    READY = 6  # worker to root: JSON, all weights are in place
+    RUN = 7  # root to worker: Run
+    TOP = 8  # worker to root: Top
+    LOGITS = 9  # worker to root: float32 rows of its slice of the vocabulary
+    ASK = 10  # root to worker: JSON, a question about the logits
+    ANSWER = 11  # worker to root: JSON
+    BYE = 12  # root to worker: empty, the session ends
+
+
+class Want(IntEnum):
+    """What a worker sends after a pass, unasked."""
+
+    NOTHING = 0
+    TOP = 1
+    LOGITS = 2
+
+
+def greet(link: Link, secret: bytes | None, caller: bool) -> None:
+    """Exchange Hellos, and proofs where there is a secret.
+
+    ProtocolError for a stranger or another version, AuthenticationError for a missing or wrong
+    secret; the connection is to be closed then. TransportError.
+    """
+    nonce = os.urandom(16)
+    link.send(HELLO.pack(MAGIC, VERSION, secret is not None, nonce))
+    theirs = _read_hello(link)
+    if theirs.secret != (secret is not None):
+        who = "has no secret, this node has one" if secret else "asks for a secret"
+        raise AuthenticationError(f"{link.peer} {who} (see --secret-file)")
+    if secret is None:
+        return
+    roles = (CALLER, LISTENER) if caller else (LISTENER, CALLER)
+    own = _proof(secret, roles[0], nonce, theirs.nonce)
+    expected = _proof(secret, roles[1], theirs.nonce, nonce)
+    found = bytearray(PROOF_BYTES)
+    if caller:
+        link.send(own)
+        link.recv_into(found)
+    else:
+        link.recv_into(found)
+    if not hmac.compare_digest(found, expected):
+        raise AuthenticationError(f"{link.peer} has another secret")
+    if not caller:
+        link.send(own)
+
+
+class _Hello:
+    def __init__(self, secret: bool, nonce: bytes) -> None:
+        self.secret = secret
+        self.nonce = nonce
+
+
+def _read_hello(link: Link) -> _Hello:
+    """The other side's Hello; what is none is found out by its first bytes."""
+    raw = bytearray(HELLO.size)
+    link.recv_into(memoryview(raw)[: len(MAGIC)])
+    if raw[: len(MAGIC)] != MAGIC:
+        raise ProtocolError(f"{link.peer} does not speak dllama's protocol")
+    link.recv_into(memoryview(raw)[len(MAGIC) :])
+    _, version, secret, nonce = HELLO.unpack(raw)
+    if version != VERSION:
+        raise ProtocolError(
+            f"{link.peer} speaks version {version} of the protocol, this node {VERSION}: "
+            f"run the same version of dllama everywhere"
+        )
+    return _Hello(bool(secret), nonce)
+
+
+def _proof(secret: bytes, role: bytes, own: bytes, theirs: bytes) -> bytes:
+    return hmac.digest(secret, role + own + theirs, "sha256")
+
+
+def send(link: Link, kind: Kind, content: bytes | bytearray | memoryview = b"") -> None:
+    """Send a message: in one piece, or, where a copy would cost more, its header first."""
+    header = HEADER.pack(kind, len(content))
+    if len(content) <= ONE_PIECE:
+        link.send(header + bytes(content))
+    else:
+        link.send(header)
+        link.send(content)
+
+
+def send_json(link: Link, kind: Kind, content: dict[str, Any]) -> None:
+    """Send a JSON message."""
+    send(link, kind, json.dumps(content).encode())
+
+
+def receive_header(link: Link) -> tuple[int, int]:
+    """Kind and length of the next message; an ERROR is raised as NodeError."""
+    raw = bytearray(HEADER.size)
+    link.recv_into(raw)
+    kind, length = HEADER.unpack(raw)
+    if kind == Kind.ERROR:
+        content = read_json(link, length)
+        blames = content.get("blames")
+        raise NodeError(
+            f"{link.peer}: {_error_text(content)}",
+            blames if isinstance(blames, int) else None,
+            content.get("late") is True,
+        )
+    return kind, length
+
+
+def _error_text(content: dict[str, Any]) -> str:
+    """The text of an ERROR, in one printable line of bounded length."""
+    text = str(content.get("message", "unknown error"))[:1000]
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def receive(link: Link, kind: Kind, most: int) -> bytearray:
+    """The content of the next message, which must be of this kind; ProtocolError if not."""
+    found, length = receive_header(link)
+    if found != kind or length > most:
+        raise ProtocolError(
+            f"{link.peer} sent message {found} of {length} bytes, expected {kind.name} "
+            f"({int(kind)}) of at most {most}"
+        )
+    content = bytearray(length)
+    link.recv_into(content)
+    return content
+
+
+def receive_json(link: Link, kind: Kind) -> dict[str, Any]:
+    """The content of a JSON message; ProtocolError if it is not an object."""
+    return _parse(link, receive(link, kind, MAX_JSON))
+
+
+def read_json(link: Link, length: int) -> dict[str, Any]:
+    """The content of a JSON message whose header was read; ProtocolError if it is none."""
+    if length > MAX_JSON:
+        raise ProtocolError(f"{link.peer} sent a message of {length} bytes")
+    content = bytearray(length)
+    link.recv_into(content)
+    return _parse(link, content)
+
+
+def _parse(link: Link, content: bytearray) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{link.peer} sent what is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{link.peer} sent a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def read_secret(path: str | Path | None, variable: str = "DLLAMA_SECRET") -> bytes | None:
+    """The secret of a file, else of an environment variable, else None; white space at its ends is
+    not part of it. ConfigError for a file that cannot be read or is empty."""
+    if path is None:
+        found = os.fsencode(os.environ.get(variable, "")).strip()
+        return found or None
+    try:
+        secret = Path(path).expanduser().read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"secret file {path}: {error.strerror}") from error
+    if not secret:
+        raise ConfigError(f"secret file {path} is empty")
+    return secret

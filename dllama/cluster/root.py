@@ -1,0 +1,185 @@
+"""The root: its own node, and the workers where there are some, as one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama._kernels import cpu
+from dllama.cluster.coordinator import Coordinator
+from dllama.cluster.local import LocalWorkers
+from dllama.cluster.messages import Run
+from dllama.cluster.protocol import Want
+from dllama.errors import ModelError
+from dllama.graph.weights import load_weights
+from dllama.model.file import ModelFile
+from dllama.run_config import RunConfig
+from dllama.runtime.node import Node, graph_of
+from dllama.runtime.trace import NodePass
+from dllama.sampling.remote import RemoteShards
+from dllama.sampling.sampler import LocalShards, VocabularyShards
+from dllama.transports import Transport
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the nodes are: at addresses, or on this machine if there are none.
+
+    transport: None for a node that is alone. secret: what nodes prove to each other. threads: of
+    every node by rank, 0 for what a worker was started with.
+    """
+
+    transport: Transport | None
+    addresses: tuple[str, ...] = ()
+    secret: bytes | None = None
+    threads: tuple[int, ...] = (1,)
+
+
+class Root:
+    """A model on one or several nodes; what its contexts hold is for others to know. Close it.
+
+    Errors as Coordinator.join; ModelError where the model does not fit into memory.
+    """
+
+    def __init__(
+        self, model: ModelFile, config: RunConfig, layout: Layout, progress: bool = False
+    ) -> None:
+        self._local: LocalWorkers | None = None
+        self._cluster: Coordinator | None = None
+        self._config = config
+        self._want = Want.NOTHING
+        graph = graph_of(model.spec, config, 0, model.path)
+        try:
+            if config.world > 1:
+                self._cluster = self._join(model, layout, progress)
+            threads = layout.threads[0]
+            weights = load_weights(model, graph, threads, progress)
+            assert weights.embedding is not None
+            self._embedding = weights.embedding
+            communicator = self._cluster.communicator if self._cluster else None
+            self._node: Node | None = Node(graph, weights, config, threads, communicator)
+        except MemoryError as error:
+            self.close()
+            raise ModelError(f"{model.path}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, model: ModelFile, layout: Layout, progress: bool) -> Coordinator:
+        """Form the cluster, with workers on this machine where no others are named."""
+        assert layout.transport is not None
+        addresses: Sequence[str] = layout.addresses
+        secret, crowded = layout.secret, False
+        if not addresses:
+            self._local = LocalWorkers(layout.transport, layout.threads)
+            addresses, secret = self._local.addresses, self._local.secret
+            crowded = sum(layout.threads) > len(cpu.cores())
+        cluster = Coordinator.join(
+            addresses,
+            layout.transport,
+            secret,
+            model,
+            self._config,
+            threads=layout.threads,
+            crowded=crowded,
+            progress=progress,
+        )
+        if self._local:
+            self._local.forget_addresses()
+        return cluster
+
+    def run(
+        self,
+        ids: Sequence[int],
+        position: int,
+        first_logits: int,
+        want: Want,
+        context: int = 0,
+        source: int = 0,
+    ) -> None:
+        """Evaluate tokens on all nodes; want: what is asked of their logits afterwards. context
+        and source as in Run.
+
+        TransportError, ProtocolError: a worker failed, and the model cannot go on.
+        """
+        node, array = self._opened(), np.array(ids, np.int32)
+        self._want, form = want, 0
+        if self._cluster:
+            assert node.communicator is not None
+            form = node.communicator.form_of(self._embedding[array])
+            run = Run(len(ids), position, first_logits, form, want, context, source)
+            self._cluster.start(run)
+        node.use(context, source, position)
+        try:
+            node.run(array, position, first_logits, form)
+        except ConnectionError:
+            if self._cluster:
+                self._cluster.check()
+            raise
+
+    def ping(self) -> None:
+        """Wait until all workers have answered; TransportError, ProtocolError."""
+        self._opened()
+        if self._cluster:
+            self._cluster.ask({"ask": "clock"})
+
+    def logits(self) -> NDArray[np.float32]:
+        """The logits of the last pass, float32 (n, vocab), valid until the next."""
+        node = self._opened()
+        if self._cluster is None or self._want is not Want.LOGITS:
+            return node.logits
+        return self._cluster.logits(node.logits)
+
+    def shards(self) -> VocabularyShards:
+        """The logits of the last token, for the sampler."""
+        own = LocalShards(self._opened().logits[-1])
+        if self._cluster is None:
+            return own
+        others = [(member.name, member.vocab) for member in self._cluster.members]
+        return RemoteShards(own, self._cluster.tops(), others, self._cluster.ask)
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that this node sent and received so far."""
+        return self._cluster.traffic() if self._cluster else (0, 0)
+
+    def times(self) -> tuple[float, float]:
+        """Milliseconds of computing and of transfers in the last pass, of this node."""
+        return self._opened().times()
+
+    def memory(self) -> list[dict[str, int]]:
+        """Bytes of weights, kv_cache and buffers of every node."""
+        members = self._cluster.members if self._cluster else []
+        return [self._opened().memory(), *(member.memory for member in members)]
+
+    def timelines(self) -> list[NodePass]:
+        """The steps of the last pass on every node, in the root's time."""
+        node = self._opened()
+        passes = [NodePass.of(0, node.timeline(), node.labels(), 0)]
+        if self._cluster:
+            lines = self._cluster.ask({"ask": "timeline"})
+            labels = self._cluster.ask({"ask": "labels"})
+            for member, line, names in zip(self._cluster.members, lines, labels, strict=True):
+                found = names.get("labels", ())
+                passes.append(NodePass.of(member.rank, line, found, member.clock))
+        return passes
+
+    def close(self) -> None:
+        """Let the workers go, and the memory; a second call does nothing."""
+        self._node = None
+        if self._cluster:
+            self._cluster.close()
+        if self._local:
+            self._local.stop(wait=not (self._cluster and self._cluster.failed))
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that this process started."""
+        return self._local.pids() if self._local else []
+
+    def _opened(self) -> Node:
+        if self._node is None:
+            raise ModelError("the model is closed")
+        return self._node

@@ -1,0 +1,1 @@
+"""The forward pass as data: who holds what, which tasks follow each other, and their weights."""

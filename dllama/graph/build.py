@@ -1,0 +1,367 @@
+"""A forward pass as data: buffers, matrices and a list of tasks.
+
+A family (dllama.converter.families) builds a Graph from its ModelSpec and the Shard of a node; the
+executor runs it without knowing any family. T below is the number of tokens in a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from dllama._kernels.tasks import Form, Kind, Op, Then
+from dllama.graph.shard import Shard, columns_of, expert_lanes
+from dllama.graph.sum_tree import Subtree, Summation
+from dllama.model.spec import HiddenAct, ModelSpec, WeightType
+
+# Rows of every expert's down projection that one work item computes (moe.pxd has the same).
+EXPERT_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """T * rows rows of `width` numbers."""
+
+    name: str
+    width: int
+    form: Form = Form.FLOAT
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a tensor of the file, cut to some columns, put into a matrix.
+
+    The i-th of the rows becomes row at + i of the matrix, or, with block and step, row
+    at + i // block * step + i % block.
+    """
+
+    tensor: str
+    rows: range
+    cols: range
+    at: int = 0
+    block: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """rows x cols weights, made of one or several tensors with `cols` columns."""
+
+    name: str
+    rows: int
+    cols: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some numbers of a vector of the file."""
+
+    tensor: str
+    rows: range
+
+
+@dataclass(frozen=True)
+class Vector:
+    """float32 numbers, made of one or several vectors of the file, one behind the other."""
+
+    name: str
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One operation on all rows of its buffers; on the rows whose logits are asked for: tail.
+
+    weight: a matrix, or the vector of a norm. bias: a vector that is added to a matmul's
+    product. sums: the columns of a matmul and their order, all one after another without it;
+    the product becomes rows `part` of dst. adds: the order in which an all-reduce adds the parts
+    of all nodes. routes: the buffer that says which experts a token takes. lanes: the equal parts
+    in which sums over experts are cut. scale: what SCALE multiplies by.
+    """
+
+    op: Op
+    src: str
+    dst: str
+    weight: str = ""
+    layer: int = 0
+    then: Then = Then.STORE
+    sums: Subtree | None = None
+    part: int = 0
+    adds: tuple[tuple[int, ...], ...] = ()
+    lanes: int = 1
+    tail: bool = False
+    kind: Kind = Kind.INFERENCE
+    bias: str = ""
+    routes: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All that the executor needs: buffers by use, weights by name, tasks in order."""
+
+    spec: ModelSpec
+    shard: Shard
+    buffers: tuple[Buffer, ...]
+    matrices: tuple[Matrix, ...]
+    vectors: tuple[Vector, ...]
+    tasks: tuple[Task, ...]
+
+
+LayerPart = Callable[[ModelSpec, Shard, int], Iterator[Task]]
+
+
+def decoder(spec: ModelSpec, shard: Shard, feed_forward: LayerPart) -> Graph:
+    """Embedding, layers of attention and a feed-forward network, logits."""
+    tasks = [*embedding_tasks(spec, shard)]
+    for layer in range(spec.n_layers):
+        tasks += attention_tasks(spec, shard, layer)
+        tasks += feed_forward(spec, shard, layer)
+    tasks += logits_tasks(spec)
+    return Graph(
+        spec,
+        shard,
+        tuple(buffers(spec, shard)),
+        tuple(matrices(spec, shard)),
+        tuple(vectors(spec, shard)),
+        tuple(tasks),
+    )
+
+
+def quantised(spec: ModelSpec) -> bool:
+    """Whether matmuls read Q80 blocks."""
+    return spec.weight_type in (WeightType.Q40, WeightType.Q80)
+
+
+def embedding_tasks(spec: ModelSpec, shard: Shard) -> Iterator[Task]:
+    """x = rows of the embedding, which the root has and sends to the others."""
+    if shard.rank == 0:
+        yield Task(Op.EMBED, "", "x")
+    if shard.world > 1:
+        yield Task(Op.BROADCAST, "x", "x", kind=Kind.TRANSFER)
+    if spec.embedding_scale != 1.0:  # behind the broadcast, which sends rows as the file has them
+        yield Task(Op.SCALE, "x", "x", scale=spec.embedding_scale)
+
+
+def residual_tasks(
+    shard: Shard, product: Task | None, sums: Summation, partial: str, layer: int, norm: str = ""
+) -> Iterator[Task]:
+    """x += the sum over all nodes of a product, or with norm its RMSNorm.
+
+    product: what writes this node's sums, None if it has no columns.
+    """
+    alone = shard.world == 1
+    for part, subtree in enumerate(sums.subtrees if product else ()):
+        assert product
+        into_x = alone and not norm
+        dst, then = ("x", Then.ADD) if into_x else (partial, Then.STORE)
+        yield replace(product, dst=dst, then=then, sums=subtree, part=part)
+    if not alone:
+        dst, then = ("branch", Then.STORE) if norm else ("x", Then.ADD)
+        yield Task(
+            Op.ALL_REDUCE, partial, dst, layer=layer, then=then, adds=sums.adds, kind=Kind.TRANSFER
+        )
+    if norm:
+        yield Task(Op.NORM, partial if alone else "branch", "x", norm, layer, Then.ADD)
+
+
+def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
+    """x += attention block of x: norm, q/k/v, RoPE, attention, output projection."""
+    at = f"layers.{layer}."
+    mixed = "mixed_input" if quantised(spec) else "mixed"
+    bias = at + "qkv_bias" if spec.qkv_bias else ""
+    yield Task(Op.NORM, "x", "normed", at + "attention_norm", layer)
+    yield Task(Op.MATMUL, "normed", "qkv", at + "qkv", layer, bias=bias)
+    yield Task(Op.ROPE, "qkv", "qkv", at + "qk_norm" if spec.qk_norms else "", layer)
+    yield Task(Op.ATTENTION, "qkv", "mixed", layer=layer)
+    if quantised(spec):
+        yield Task(Op.ENCODE, "mixed", mixed, layer=layer)
+    product = Task(Op.MATMUL, mixed, "", at + "o", layer)
+    norm = at + "attention_post_norm" if spec.post_norms else ""
+    yield from residual_tasks(shard, product, shard.output_sum, "attention_out", layer, norm)
+
+
+def feed_forward_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
+    """x += feed-forward network of x: norm, gate and up with their activation, down projection."""
+    at, product = f"layers.{layer}.", None
+    if shard.hidden:
+        yield Task(Op.NORM, "x", "normed", at + "ffn_norm", layer)
+        yield Task(Op.MATMUL, "normed", "hidden", at + "gate_up", layer, _gated(spec))
+        product = Task(Op.MATMUL, "hidden", "", at + "down", layer)
+    norm = at + "ffn_post_norm" if spec.post_norms else ""
+    yield from residual_tasks(shard, product, shard.down_sum, "ffn_out", layer, norm)
+
+
+def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
+    """x += the experts that the router chooses for each token of x, weighted.
+
+    Tokens are sorted by experts, so that a pass reads the weights of an expert once, and of
+    experts that no token takes never. The router is on every node, and chooses the same everywhere.
+    """
+    at, product = f"layers.{layer}.", None
+    if shard.hidden:
+        lanes, gated = expert_lanes(spec, shard.hidden), _gated(spec)
+        yield Task(Op.NORM, "x", "routed", at + "ffn_norm", layer)
+        yield Task(Op.MATMUL, "routed", "scores", at + "router", layer)
+        yield Task(Op.ROUTE, "scores", "routes", layer=layer)
+        yield Task(Op.DISPATCH, "routed", "dispatched", layer=layer, routes="routes")
+        yield Task(
+            Op.EXPERTS_GATED, "dispatched", "hidden", at + "experts_gate_up", layer, gated,
+            lanes=lanes, routes="routes",
+        )  # fmt: skip
+        product = Task(
+            Op.EXPERTS_SUM, "hidden", "", at + "experts_down", layer, lanes=lanes, routes="routes"
+        )
+    norm = at + "ffn_post_norm" if spec.post_norms else ""
+    yield from residual_tasks(shard, product, shard.down_sum, "ffn_out", layer, norm)
+
+
+def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
+    """Logits of the rows that are asked for: final norm, this node's rows of the output matrix."""
+    last = spec.n_layers - 1
+    yield Task(Op.NORM, "x", "normed", "final_norm", last, tail=True)
+    yield Task(Op.MATMUL, "normed", "logits", "output", last, tail=True)
+    if spec.logits_scale != 1.0:
+        yield Task(Op.SCALE, "logits", "logits", "", last, tail=True, scale=spec.logits_scale)
+
+
+def _gated(spec: ModelSpec) -> Then:
+    return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
+
+
+def buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
+    """The buffers that the tasks above name, but for the logits."""
+    columns = len(columns_of(spec, shard.heads))
+    yield Buffer("x", spec.dim)
+    yield Buffer("normed", spec.dim, Form.INPUT)
+    yield Buffer("qkv", (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim)
+    yield Buffer("mixed", columns)
+    if quantised(spec):
+        yield Buffer("mixed_input", columns, Form.INPUT)
+    if spec.n_experts and shard.hidden:
+        yield from _expert_buffers(spec, shard)
+    elif shard.hidden:
+        yield Buffer("hidden", len(shard.hidden), Form.INPUT)
+    if shard.world > 1 or spec.post_norms:
+        yield Buffer("attention_out", spec.dim, rows=max(1, len(shard.output_sum.subtrees)))
+        yield Buffer("ffn_out", spec.dim, rows=max(1, len(shard.down_sum.subtrees)))
+    if shard.world > 1 and spec.post_norms:
+        yield Buffer("branch", spec.dim)
+
+
+def _expert_buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
+    """Rows for each token and each of its experts; hidden units lie apart by lanes."""
+    taken, lanes = spec.n_active_experts, expert_lanes(spec, shard.hidden)
+    yield Buffer("routed", spec.dim)
+    yield Buffer("scores", spec.n_experts)
+    yield Buffer("routes", taken, Form.ROUTES)
+    yield Buffer("dispatched", spec.dim, Form.INPUT, taken)
+    yield Buffer("hidden", len(shard.hidden) // lanes, Form.INPUT, taken * lanes)
+
+
+def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
+    """The matrices that the tasks above name."""
+    for layer in range(spec.n_layers):
+        at = f"layers.{layer}."
+        yield _qkv(spec, shard, at)
+        cols = columns_of(spec, shard.heads)
+        part = Part(at + "o", range(spec.dim), cols)
+        yield Matrix(at + "o", spec.dim, len(cols), (part,))
+        if spec.n_experts and shard.hidden:
+            yield from _expert_matrices(spec, shard, at)
+        elif shard.hidden:
+            yield _gated_matrix(spec, shard, at + "gate_up", [at])
+            part = Part(at + "down", range(spec.dim), shard.hidden)
+            yield Matrix(at + "down", spec.dim, len(shard.hidden), (part,))
+    part = Part("output", shard.vocab, range(spec.dim))
+    yield Matrix("output", len(shard.vocab), spec.dim, (part,))
+
+
+def _qkv(spec: ModelSpec, shard: Shard, at: str) -> Matrix:
+    """Rows of q, k and v, one below the other."""
+    q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
+    cols = range(spec.dim)
+    parts = (
+        Part(at + "q", q, cols),
+        Part(at + "k", kv, cols, len(q)),
+        Part(at + "v", kv, cols, len(q) + len(kv)),
+    )
+    return Matrix(at + "qkv", len(q) + 2 * len(kv), spec.dim, parts)
+
+
+def _rows(heads: range, size: int) -> range:
+    return range(heads.start * size, heads.stop * size)
+
+
+def _gated_matrix(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str]) -> Matrix:
+    """Gate and up in alternating blocks of 32 rows, so that the activation finds both side by
+    side; those of experts one below the other."""
+    rows, cols = 64 * ((len(shard.hidden) + 31) // 32), range(spec.dim)
+    parts = [
+        Part(prefix + tensor, shard.hidden, cols, index * rows + at, 32, 64)
+        for index, prefix in enumerate(prefixes)
+        for at, tensor in ((0, "gate"), (32, "up"))
+    ]
+    return Matrix(name, len(prefixes) * rows, spec.dim, tuple(parts))
+
+
+def _expert_matrices(spec: ModelSpec, shard: Shard, at: str) -> Iterator[Matrix]:
+    """The router, and gate, up and down of all experts."""
+    prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
+    router = Part(at + "router", range(spec.n_experts), range(spec.dim))
+    yield Matrix(at + "router", spec.n_experts, spec.dim, (router,))
+    yield _gated_matrix(spec, shard, at + "experts_gate_up", prefixes)
+    yield _down_of_experts(spec, shard, at + "experts_down", prefixes)
+
+
+def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str]) -> Matrix:
+    """Down projections cut into lanes, which are rows of their own here.
+
+    Rows: for each expert, for each EXPERT_ROWS rows, for each lane, these rows.
+    """
+    lanes = expert_lanes(spec, shard.hidden)
+    width = len(shard.hidden) // lanes
+    rows = lanes * EXPERT_ROWS * -(-spec.dim // EXPERT_ROWS)  # of an expert
+    parts = [
+        Part(
+            prefix + "down",
+            range(spec.dim),
+            shard.hidden[lane * width : (lane + 1) * width],
+            index * rows + lane * EXPERT_ROWS,
+            EXPERT_ROWS,
+            lanes * EXPERT_ROWS,
+        )
+        for index, prefix in enumerate(prefixes)
+        for lane in range(lanes)
+    ]
+    return Matrix(name, len(prefixes) * rows, width, tuple(parts))
+
+
+def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
+    """The norm weights and biases that the tasks above name."""
+    norms = ["attention_norm", "ffn_norm"]
+    if spec.post_norms:
+        norms += ["attention_post_norm", "ffn_post_norm"]
+    for layer in range(spec.n_layers):
+        at = f"layers.{layer}."
+        for norm in norms:
+            yield _whole(at + norm, spec.dim)
+        if spec.qk_norms:
+            heads = (Slice(at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
+            yield Vector(at + "qk_norm", tuple(heads))
+        if spec.qkv_bias:
+            yield _bias(spec, shard, at)
+    yield _whole("final_norm", spec.dim)
+
+
+def _whole(name: str, size: int) -> Vector:
+    return Vector(name, (Slice(name, range(size)),))
+
+
+def _bias(spec: ModelSpec, shard: Shard, at: str) -> Vector:
+    """Biases of the rows of q, k and v that a node has."""
+    q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
+    slices = (Slice(at + "q_bias", q), Slice(at + "k_bias", kv), Slice(at + "v_bias", kv))
+    return Vector(at + "qkv_bias", slices)

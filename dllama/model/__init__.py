@@ -1,0 +1,1 @@
+"""What a model is: its spec, the types of its weights, and the files that hold it."""

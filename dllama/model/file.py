@@ -1,0 +1,291 @@
+"""Model files (.m): tensors behind a header, read by mmap, written as a stream."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama._kernels import weight_types as quants
+from dllama.errors import FormatError, ModelError, OutputError
+from dllama.model.header import MAX_HEADER, read_header, write_header
+from dllama.model.spec import ModelSpec, WeightType
+
+Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: shape (rows, columns) or (n,), offset and nbytes in bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    weight_type: WeightType
+    offset: int
+    nbytes: int
+
+
+def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
+    """All tensors of a model file by name, in the order of the file."""
+    table: dict[str, TensorInfo] = {}
+    offset = header_size
+    for name, shape, weight_type in _tensors(spec):
+        count = int(np.prod(shape, dtype=object))
+        nbytes = weight_type.nbytes(count)
+        table[name] = TensorInfo(name, shape, weight_type, offset, nbytes)
+        offset += nbytes
+    return table
+
+
+def _tensors(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], WeightType]]:
+    """Names, shapes and float types in the order of the file."""
+    f32, weights = WeightType.F32, spec.weight_type
+    yield "embedding", (spec.vocab_size, spec.dim), f32
+    for layer in range(spec.n_layers):
+        at = f"layers.{layer}."
+        yield at + "q", (spec.q_dim, spec.dim), weights
+        yield at + "k", (spec.kv_dim, spec.dim), weights
+        yield at + "v", (spec.kv_dim, spec.dim), weights
+        yield at + "o", (spec.dim, spec.q_dim), weights
+        if spec.qkv_bias:
+            yield at + "q_bias", (spec.q_dim,), f32
+            yield at + "k_bias", (spec.kv_dim,), f32
+            yield at + "v_bias", (spec.kv_dim,), f32
+        yield from _feed_forward(spec, at)
+        if spec.qk_norms:
+            yield at + "q_norm", (spec.head_dim,), f32
+            yield at + "k_norm", (spec.head_dim,), f32
+        yield at + "attention_norm", (spec.dim,), f32
+        yield at + "ffn_norm", (spec.dim,), f32
+        if spec.post_norms:
+            yield at + "attention_post_norm", (spec.dim,), f32
+            yield at + "ffn_post_norm", (spec.dim,), f32
+    yield "final_norm", (spec.dim,), f32
+    yield "output", (spec.vocab_size, spec.dim), weights
+
+
+def _feed_forward(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...], WeightType]]:
+    """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
+    if spec.n_experts == 0:
+        prefixes = [at]
+    else:
+        yield at + "router", (spec.n_experts, spec.dim), WeightType.F32
+        prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
+    for prefix in prefixes:
+        yield prefix + "gate", (spec.ffn_dim, spec.dim), spec.weight_type
+        yield prefix + "down", (spec.dim, spec.ffn_dim), spec.weight_type
+        yield prefix + "up", (spec.ffn_dim, spec.dim), spec.weight_type
+
+
+def encode(
+    array: Rows, weight_type: WeightType, threads: int = 1, bf16: bool = False
+) -> NDArray[np.uint8]:
+    """The bytes that store an array, uint8 (n,); ValueError if a number is not finite."""
+    out = np.empty(quants.nbytes(int(weight_type), array.size), np.uint8)
+    if not quants.encode(array, out, int(weight_type), threads, bf16):
+        raise ValueError("a number is not finite")
+    return out
+
+
+def decode(
+    raw: NDArray[np.uint8], weight_type: WeightType, shape: tuple[int, ...], threads: int = 1
+) -> NDArray[np.float32]:
+    """The numbers that bytes store, float32 of the shape."""
+    out = np.empty(shape, np.float32)
+    quants.decode(np.ascontiguousarray(raw).reshape(-1), out.reshape(-1), int(weight_type), threads)
+    return out
+
+
+class ModelFile:
+    """An open model file; close it, or use it in a with statement.
+
+    Arrays that raw and f32 return stay valid after close.
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap, spec: ModelSpec, header_size: int) -> None:
+        self.path = path
+        self.spec = spec
+        self.header_size = header_size
+        self.tensors = tensor_table(spec, header_size)
+        self._map: mmap.mmap | None = data
+        self._bytes: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+
+    @classmethod
+    def open(cls, path: str | Path) -> ModelFile:
+        """Map a file and check all of its header and its size.
+
+        ModelError if it cannot be read, FormatError and UnsupportedError as read_header says.
+        """
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                spec, header_size = read_header(file.read(MAX_HEADER), path)
+                _check_size(spec, header_size, size, path)
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise ModelError(f"{path}: {error.strerror}") from error
+        return cls(path, data, spec, header_size)
+
+    def __enter__(self) -> ModelFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; its pages stay mapped while arrays of it live."""
+        self._map = None
+        self._bytes = np.empty(0, np.uint8)
+
+    @property
+    def header(self) -> bytes:
+        """The bytes before the first tensor."""
+        return self._bytes[: self.header_size].tobytes()
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor, uint8 (nbytes,), read-only, not copied."""
+        info = self.tensors[name]
+        return self._bytes[info.offset : info.offset + info.nbytes]
+
+    def f32(self, name: str) -> NDArray[np.float32]:
+        """A tensor as float32 of its shape: a view where it is stored so, else decoded."""
+        info = self.tensors[name]
+        if info.weight_type is WeightType.F32 and info.offset % 4 == 0:
+            return self.raw(name).view("<f4").reshape(info.shape)
+        return decode(self.raw(name), info.weight_type, info.shape)
+
+    def release(self, name: str) -> None:
+        """Give back the memory of a tensor's pages; they are read again where needed."""
+        info = self.tensors[name]
+        begin = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = info.offset + info.nbytes - begin
+        if self._map is not None and length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin, length)
+
+
+def _check_size(spec: ModelSpec, header_size: int, size: int, path: Path) -> None:
+    """FormatError unless the tensors fill the file exactly."""
+    if spec.n_layers * max(1, spec.n_experts) * 8 > size:
+        raise FormatError(path, "file size", f"{size} bytes", f"{spec.n_layers} layers of tensors")
+    last = next(reversed(tensor_table(spec, header_size).values()))
+    expected = last.offset + last.nbytes
+    if size != expected:
+        what = "is cut off" if size < expected else "has bytes behind the last tensor"
+        raise FormatError(path, f"file size (the file {what})", f"{size} bytes", f"{expected}")
+
+
+class ModelWriter:
+    """Writes a model file tensor by tensor under a temporary name; commit gives it its own.
+
+    Use it in a with statement: without commit, nothing is left behind. All errors of the
+    file system are OutputErrors that name the file.
+    """
+
+    def __init__(self, path: str | Path, spec: ModelSpec, threads: int = 1) -> None:
+        self.path = Path(path)
+        header = write_header(spec, self.path)
+        self.tensors = tensor_table(spec, len(header))
+        self._threads = threads
+        self._todo = list(self.tensors.values())
+        self._rows = 0
+        with _output_errors(self.path):
+            handle, name = tempfile.mkstemp(prefix=self.path.name + ".", dir=self.path.parent)
+            self._temporary = Path(name)
+            self._file = os.fdopen(handle, "wb")
+        with _output_errors(self.path):
+            self._file.write(header)
+
+    def __enter__(self) -> ModelWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # what could not be written goes with the file
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def write_rows(self, name: str, rows: Rows, bf16: bool = False) -> None:
+        """The next rows of a tensor: float32, float16, or with bf16 bfloat16 bits in uint16.
+
+        rows: (r, columns), or (n,) for a vector. Tensors come in the order of `tensors`.
+        FormatError if a number is not finite, ValueError for another order or shape.
+        """
+        info = self._next(name, rows.shape[0])
+        if rows.shape[1:] != info.shape[1:]:
+            raise ValueError(f"rows of {name} with shape {rows.shape} do not come next")
+        try:
+            data = encode(rows, info.weight_type, self._threads, bf16)
+        except ValueError as error:
+            raise self._not_finite(info) from error
+        self._write(data, rows.shape[0])
+
+    def write_blocks(self, name: str, rows: NDArray[np.uint8]) -> None:
+        """The next rows of a quantised tensor as its blocks, uint8 (r, bytes of a row).
+
+        Raises what write_rows raises.
+        """
+        info = self._next(name, rows.shape[0])
+        kind = info.weight_type
+        if kind.block_size == 1 or rows.shape[1] != kind.nbytes(info.shape[1]):
+            raise ValueError(f"blocks of {name} with shape {rows.shape} do not come next")
+        scales = rows.reshape(-1, kind.block_bytes)[:, :2]
+        if not np.isfinite(np.ascontiguousarray(scales).view("<f2")).all():
+            raise self._not_finite(info)
+        self._write(np.ascontiguousarray(rows), rows.shape[0])
+
+    def _next(self, name: str, count: int) -> TensorInfo:
+        """The tensor whose rows come next, if that is the one."""
+        info = self._todo[0] if self._todo else None
+        if info is None or info.name != name:
+            raise ValueError(f"rows of {name} do not come next")
+        if self._rows + count > info.shape[0]:
+            raise ValueError(f"{self._rows + count} rows of {name}, expected {info.shape[0]}")
+        return info
+
+    def _not_finite(self, info: TensorInfo) -> FormatError:
+        expected = f"numbers that {info.weight_type.name} holds"
+        return FormatError(self.path, info.name, "not a finite number", expected)
+
+    def _write(self, data: NDArray[np.uint8], count: int) -> None:
+        """Write the bytes of `count` rows."""
+        with _output_errors(self.path):
+            self._file.write(data.data)
+        self._rows += count
+        if self._rows == self._todo[0].shape[0]:
+            self._todo.pop(0)
+            self._rows = 0
+
+    def commit(self) -> None:
+        """Make the file durable under its name; ValueError while tensors are missing."""
+        if self._todo:
+            raise ValueError(f"{self._todo[0].name} has not been written")
+        with _output_errors(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._temporary.chmod(0o666 & ~_umask())
+            self._temporary.replace(self.path)
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise OutputError(f"{path}: cannot write: {reason}") from error
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

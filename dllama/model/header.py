@@ -1,0 +1,325 @@
+"""The header of a .m file: (key, value) pairs of int32, from and to a ModelSpec.
+
+Keys below 1000 are those of distributed-llama; keys from 1000 up carry what those cannot
+say: flags, and numbers as float32 bits. docs/file-formats.md has the whole table.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+from dllama.errors import FormatError, UnsupportedError
+from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType, WeightType
+
+MAGIC = 0x0A00ABCD
+OLD_MAGICS = (0xABCD00, 0xABCD01)
+MAX_HEADER = 8 + 8 * 256
+# What a header may make its reader prepare: a few tensors and tasks for each.
+MOST_EXPERTS = 1 << 16
+
+
+class Key(IntEnum):
+    """Header keys by number."""
+
+    VERSION = 0
+    ARCH = 1
+    DIM = 2
+    HIDDEN_DIM = 3
+    N_LAYERS = 4
+    N_HEADS = 5
+    N_KV_HEADS = 6
+    N_EXPERTS = 7
+    N_ACTIVE_EXPERTS = 8
+    VOCAB_SIZE = 9
+    SEQ_LEN = 10
+    HIDDEN_ACT = 11
+    ROPE_THETA = 12
+    WEIGHT_TYPE = 13
+    ROPE_SCALING_FACTOR = 14
+    ROPE_SCALING_LOW = 15
+    ROPE_SCALING_HIGH = 16
+    ROPE_SCALING_SEQ_LEN = 17
+    ROPE_TYPE = 18
+    HEAD_DIM = 19
+    NORM_EPSILON = 20
+    MOE_HIDDEN_DIM = 21
+    NORM_EPSILON_F32 = 1000
+    ROPE_THETA_F32 = 1001
+    ROPE_SCALING_FACTOR_F32 = 1002
+    ROPE_SCALING_LOW_F32 = 1003
+    ROPE_SCALING_HIGH_F32 = 1004
+    QKV_BIAS = 1005
+    ROUTER_UNSCALED = 1006
+    POST_NORMS = 1007
+    EMBEDDING_SCALE = 1008
+    ATTENTION_SCALE = 1009
+    ATTENTION_CAP = 1010
+    LOGITS_SCALE = 1011
+
+
+# Least and most values of the keys that are plain sizes.
+RANGES = {
+    Key.VERSION: (0, 0),
+    Key.DIM: (1, 1 << 20),
+    Key.HIDDEN_DIM: (1, 1 << 24),
+    Key.N_LAYERS: (1, 4096),
+    Key.N_HEADS: (1, 1 << 14),
+    Key.N_KV_HEADS: (1, 1 << 14),
+    Key.N_EXPERTS: (0, 4096),
+    Key.N_ACTIVE_EXPERTS: (0, 4096),
+    Key.VOCAB_SIZE: (1, 1 << 24),
+    Key.SEQ_LEN: (1, (1 << 31) - 1),
+    Key.ROPE_THETA: (1, (1 << 31) - 1),
+    Key.ROPE_SCALING_FACTOR: (1, 1 << 16),
+    Key.ROPE_SCALING_LOW: (0, 1 << 16),
+    Key.ROPE_SCALING_HIGH: (0, 1 << 16),
+    Key.ROPE_SCALING_SEQ_LEN: (0, (1 << 31) - 1),
+    Key.HEAD_DIM: (2, 512),
+    Key.NORM_EPSILON: (5, 6),
+    Key.MOE_HIDDEN_DIM: (0, 1 << 24),
+    Key.QKV_BIAS: (0, 1),
+    Key.ROUTER_UNSCALED: (0, 1),
+    Key.POST_NORMS: (0, 1),
+}
+ENUMS: dict[Key, type[IntEnum]] = {
+    Key.ARCH: Arch,
+    Key.HIDDEN_ACT: HiddenAct,
+    Key.WEIGHT_TYPE: WeightType,
+    Key.ROPE_TYPE: RopeType,
+}
+REQUIRED = (
+    Key.ARCH, Key.DIM, Key.HIDDEN_DIM, Key.N_LAYERS, Key.N_HEADS, Key.N_KV_HEADS,
+    Key.VOCAB_SIZE, Key.SEQ_LEN, Key.WEIGHT_TYPE,
+)  # fmt: skip
+
+
+def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
+    """The spec, and the size of the header in bytes; data begins as the file does.
+
+    FormatError for anything malformed or out of range, UnsupportedError for an unknown key.
+    """
+    size = _header_size(data, path)
+    pairs = struct.unpack(f"<{(size - 8) // 4}i", data[8:size])
+    values: dict[Key, int] = {}
+    for number, value in zip(pairs[::2], pairs[1::2], strict=True):
+        key = _key(number, path)
+        if key in values:
+            raise FormatError(path, f"header key {key.name}", "given twice", "once")
+        values[key] = _checked(key, value, path)
+    return _spec(values, path), size
+
+
+def _header_size(data: bytes, path: object) -> int:
+    """Check magic and size of the header."""
+    if len(data) < 8:
+        raise FormatError(path, "file size", f"{len(data)} bytes", "at least 8")
+    magic, size = struct.unpack("<Ii", data[:8])
+    if magic in OLD_MAGICS:
+        raise UnsupportedError(f"{path}: an old model file without header, convert it anew")
+    if magic != MAGIC:
+        raise FormatError(path, "magic", f"{magic:#010x}", f"{MAGIC:#010x}")
+    if not 8 <= size <= MAX_HEADER or size % 8:
+        raise FormatError(path, "header size", size, f"a multiple of 8 up to {MAX_HEADER}")
+    if size > len(data):
+        raise FormatError(path, "file size", f"{len(data)} bytes", f"a header of {size}")
+    return int(size)
+
+
+def _key(number: int, path: object) -> Key:
+    try:
+        return Key(number)
+    except ValueError:
+        raise UnsupportedError(
+            f"{path}: header key {number} is unknown, the file needs a newer dllama"
+        ) from None
+
+
+def _checked(key: Key, value: int, path: object) -> int:
+    """The value, if it is in the key's range."""
+    if key in ENUMS:
+        members = [int(member) for member in ENUMS[key]]
+        if value not in members:
+            raise FormatError(path, key.name.lower(), value, f"one of {members}")
+    elif key in RANGES:
+        least, most = RANGES[key]
+        if not least <= value <= most:
+            raise FormatError(path, key.name.lower(), value, f"{least} to {most}")
+    return value
+
+
+def _spec(values: dict[Key, int], path: object) -> ModelSpec:
+    """The spec that checked values describe."""
+    for key in REQUIRED:
+        if key not in values:
+            raise FormatError(path, key.name.lower(), "missing", "a value in the header")
+    arch = Arch(values[Key.ARCH])
+    heads = values[Key.N_HEADS]
+    llama = arch is Arch.LLAMA
+    rope_type = RopeType(values.get(Key.ROPE_TYPE, RopeType.LLAMA)) if llama else RopeType.FALCON
+    spec = ModelSpec(
+        arch=arch,
+        dim=values[Key.DIM],
+        hidden_dim=values[Key.HIDDEN_DIM],
+        n_layers=values[Key.N_LAYERS],
+        n_heads=heads,
+        n_kv_heads=values[Key.N_KV_HEADS],
+        head_dim=values.get(Key.HEAD_DIM) or values[Key.DIM] // heads,
+        vocab_size=values[Key.VOCAB_SIZE],
+        seq_len=values[Key.SEQ_LEN],
+        weight_type=WeightType(values[Key.WEIGHT_TYPE]),
+        hidden_act=HiddenAct(values.get(Key.HIDDEN_ACT, HiddenAct.SILU)),
+        norm_epsilon=_norm_epsilon(values, path),
+        rope_theta=_real(values, Key.ROPE_THETA, Key.ROPE_THETA_F32, 10000.0, path),
+        rope_type=rope_type,
+        rope_scaling=_rope_scaling(values, path) if rope_type is RopeType.LLAMA31 else None,
+        n_experts=values.get(Key.N_EXPERTS, 0),
+        n_active_experts=values.get(Key.N_ACTIVE_EXPERTS, 0),
+        moe_hidden_dim=values.get(Key.MOE_HIDDEN_DIM, 0),
+        qkv_bias=bool(values.get(Key.QKV_BIAS, 0)),
+        topk_normalised=not values.get(Key.ROUTER_UNSCALED, 0),
+        post_norms=bool(values.get(Key.POST_NORMS, 0)),
+        embedding_scale=_factor(values, Key.EMBEDDING_SCALE, 1.0, path),
+        attention_scale=_factor(values, Key.ATTENTION_SCALE, 0.0, path),
+        attention_cap=_factor(values, Key.ATTENTION_CAP, 0.0, path),
+        logits_scale=_factor(values, Key.LOGITS_SCALE, 1.0, path),
+    )
+    check_spec(spec, path)
+    return spec
+
+
+def _norm_epsilon(values: dict[Key, int], path: object) -> float:
+    if Key.NORM_EPSILON_F32 in values:
+        return _float_bits(values[Key.NORM_EPSILON_F32], Key.NORM_EPSILON_F32, path)
+    return 1e-6 if values.get(Key.NORM_EPSILON) == 6 else 1e-5
+
+
+def _real(values: dict[Key, int], key: Key, exact: Key, default: float, path: object) -> float:
+    """A number that the integer key may only say roughly."""
+    if exact in values:
+        return _float_bits(values[exact], exact, path)
+    return float(values.get(key, default))
+
+
+def _factor(values: dict[Key, int], key: Key, default: float, path: object) -> float:
+    """A number that only a key of ours can say."""
+    return _float_bits(values[key], key, path) if key in values else default
+
+
+def _rope_scaling(values: dict[Key, int], path: object) -> RopeScaling | None:
+    """The scaling of Llama 3.1, or None for a factor of 1."""
+    factor = _real(values, Key.ROPE_SCALING_FACTOR, Key.ROPE_SCALING_FACTOR_F32, 1.0, path)
+    low = _real(values, Key.ROPE_SCALING_LOW, Key.ROPE_SCALING_LOW_F32, 0.0, path)
+    high = _real(values, Key.ROPE_SCALING_HIGH, Key.ROPE_SCALING_HIGH_F32, 0.0, path)
+    if factor == 1.0:
+        return None
+    if not low < high:
+        raise FormatError(path, "rope_scaling_high", high, f"more than rope_scaling_low, {low}")
+    seq_len = values.get(Key.ROPE_SCALING_SEQ_LEN, 0)
+    if seq_len < 1:
+        raise FormatError(path, "rope_scaling_seq_len", seq_len, "at least 1")
+    return RopeScaling(factor, low, high, seq_len)
+
+
+def _float_bits(value: int, key: Key, path: object) -> float:
+    """A positive finite float32 from its bits."""
+    number = float(struct.unpack("<f", struct.pack("<i", value))[0])
+    if not 0.0 < number < float("inf"):
+        raise FormatError(path, key.name.lower(), number, "a positive number")
+    return number
+
+
+def check_spec(spec: ModelSpec, path: object) -> None:
+    """FormatError where sizes do not fit each other."""
+    if spec.n_heads % spec.n_kv_heads:
+        raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
+    if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
+        raise FormatError(path, "head_dim", spec.head_dim, "even, 2 to 512")
+    least = min(1, spec.n_experts)
+    if not least <= spec.n_active_experts <= spec.n_experts:
+        expected = f"{least} to {spec.n_experts}"
+        raise FormatError(path, "n_active_experts", spec.n_active_experts, expected)
+    if spec.n_layers * spec.n_experts > MOST_EXPERTS:
+        found = f"{spec.n_experts} in each of {spec.n_layers} layers"
+        raise FormatError(path, "n_experts", found, f"at most {MOST_EXPERTS} together")
+    block = spec.weight_type.block_size
+    hidden = "moe_hidden_dim" if spec.ffn_dim != spec.hidden_dim else "hidden_dim"
+    widths = {"dim": spec.dim, "heads * head_dim": spec.q_dim, hidden: spec.ffn_dim}
+    for name, width in widths.items():
+        if width % block:
+            weights = f"{spec.weight_type.name.lower()} weights"
+            raise FormatError(path, name, width, f"a multiple of {block} for {weights}")
+
+
+def write_header(spec: ModelSpec, path: object = "model") -> bytes:
+    """The header of a spec; FormatError where its sizes do not fit each other."""
+    check_spec(spec, path)
+    pairs: list[tuple[Key, int]] = [
+        (Key.VERSION, 0),
+        (Key.ARCH, spec.arch),
+        (Key.HIDDEN_ACT, spec.hidden_act),
+        (Key.DIM, spec.dim),
+        (Key.HIDDEN_DIM, spec.hidden_dim),
+        (Key.N_LAYERS, spec.n_layers),
+        (Key.N_HEADS, spec.n_heads),
+        (Key.N_KV_HEADS, spec.n_kv_heads),
+        (Key.WEIGHT_TYPE, spec.weight_type),
+        (Key.SEQ_LEN, spec.seq_len),
+        (Key.VOCAB_SIZE, spec.vocab_size),
+        (Key.N_EXPERTS, spec.n_experts),
+        (Key.N_ACTIVE_EXPERTS, spec.n_active_experts),
+        (Key.HEAD_DIM, spec.head_dim),
+        (Key.ROPE_TYPE, spec.rope_type),
+        *_number(Key.ROPE_THETA, Key.ROPE_THETA_F32, spec.rope_theta),
+        *_epsilon(spec.norm_epsilon),
+    ]
+    if spec.moe_hidden_dim:
+        pairs.append((Key.MOE_HIDDEN_DIM, spec.moe_hidden_dim))
+    pairs += _ours(spec)
+    if spec.rope_scaling is not None:
+        pairs += _scaling(spec.rope_scaling)
+    body = b"".join(struct.pack("<ii", key, value) for key, value in pairs)
+    return struct.pack("<Ii", MAGIC, 8 + len(body)) + body
+
+
+def _ours(spec: ModelSpec) -> list[tuple[Key, int]]:
+    """Keys for what the standard ones cannot say, if it is not what their absence means."""
+    flags = {
+        Key.QKV_BIAS: spec.qkv_bias,
+        Key.ROUTER_UNSCALED: not spec.topk_normalised,
+        Key.POST_NORMS: spec.post_norms,
+    }
+    factors = {
+        Key.EMBEDDING_SCALE: (spec.embedding_scale, 1.0),
+        Key.ATTENTION_SCALE: (spec.attention_scale, 0.0),
+        Key.ATTENTION_CAP: (spec.attention_cap, 0.0),
+        Key.LOGITS_SCALE: (spec.logits_scale, 1.0),
+    }
+    pairs = [(key, 1) for key, flag in flags.items() if flag]
+    return pairs + [(key, _bits(x)) for key, (x, default) in factors.items() if x != default]
+
+
+def _scaling(scaling: RopeScaling) -> list[tuple[Key, int]]:
+    return [
+        *_number(Key.ROPE_SCALING_FACTOR, Key.ROPE_SCALING_FACTOR_F32, scaling.factor),
+        *_number(Key.ROPE_SCALING_LOW, Key.ROPE_SCALING_LOW_F32, scaling.low_freq_factor),
+        *_number(Key.ROPE_SCALING_HIGH, Key.ROPE_SCALING_HIGH_F32, scaling.high_freq_factor),
+        (Key.ROPE_SCALING_SEQ_LEN, scaling.original_seq_len),
+    ]
+
+
+def _number(key: Key, exact: Key, value: float) -> list[tuple[Key, int]]:
+    """An integral number under the standard key, another as float32 bits under ours."""
+    least, most = RANGES[key]
+    if value == int(value) and least <= value <= most:
+        return [(key, int(value))]
+    return [(exact, _bits(value))]
+
+
+def _epsilon(value: float) -> list[tuple[Key, int]]:
+    standard = {_bits(1e-5): 5, _bits(1e-6): 6}.get(_bits(value))
+    return [(Key.NORM_EPSILON, standard)] if standard else [(Key.NORM_EPSILON_F32, _bits(value))]
+
+
+def _bits(value: float) -> int:
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])

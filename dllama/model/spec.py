@@ -1,0 +1,124 @@
+"""What a model is: its architecture and sizes, as one immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Arch(IntEnum):
+    """Architecture id, as stored in the model file."""
+
+    LLAMA = 0xABCD00
+    QWEN3 = 0xABCD01
+    QWEN3_MOE = 0xABCD02
+
+
+class WeightType(IntEnum):
+    """How numbers of a tensor are stored, as in the model file."""
+
+    F32 = 0
+    F16 = 1
+    Q40 = 2
+    Q80 = 3
+
+    @property
+    def block_size(self) -> int:
+        """Numbers in one block; rows are whole blocks."""
+        return 32 if self in (WeightType.Q40, WeightType.Q80) else 1
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return {WeightType.F32: 4, WeightType.F16: 2, WeightType.Q40: 18, WeightType.Q80: 34}[self]
+
+    def nbytes(self, count: int) -> int:
+        """Bytes of `count` numbers; `count` is a multiple of `block_size`."""
+        return count // self.block_size * self.block_bytes
+
+
+class HiddenAct(IntEnum):
+    """Activation of the feed-forward network."""
+
+    GELU = 0
+    SILU = 1
+
+
+class RopeType(IntEnum):
+    """Which pairs RoPE turns, and how its frequencies are scaled."""
+
+    LLAMA = 0
+    FALCON = 1
+    LLAMA31 = 2
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1 frequency scaling (Llama 3 paper and its reference code)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_seq_len: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Architecture and sizes of a model; lengths count elements, not bytes.
+
+    dim: width of the residual stream. hidden_dim: width of the feed-forward
+    network (moe_hidden_dim: of one expert, 0 for as wide). Query heads share KV heads in
+    contiguous groups of n_heads / n_kv_heads.
+
+    qkv_bias: q, k and v have biases. topk_normalised: the weights of a token's experts add up to
+    1; otherwise they are the router's probabilities as they are. post_norms: what attention and
+    experts give is normed before it is added to the residual stream. embedding_scale and
+    logits_scale multiply the embedding and the logits. attention_scale multiplies q k^T, 0 stands
+    for 1 / sqrt(head_dim). attention_cap: c tanh(score / c) takes the place of a score, if not 0.
+    """
+
+    arch: Arch
+    dim: int
+    hidden_dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    seq_len: int
+    weight_type: WeightType
+    hidden_act: HiddenAct = HiddenAct.SILU
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_type: RopeType = RopeType.LLAMA
+    rope_scaling: RopeScaling | None = None
+    n_experts: int = 0
+    n_active_experts: int = 0
+    moe_hidden_dim: int = 0
+    qkv_bias: bool = False
+    topk_normalised: bool = True
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    attention_scale: float = 0.0
+    attention_cap: float = 0.0
+    logits_scale: float = 1.0
+
+    @property
+    def q_dim(self) -> int:
+        """Width of all query heads together."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key (or value) heads together."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the feed-forward network, or of one expert."""
+        return (self.n_experts and self.moe_hidden_dim) or self.hidden_dim
+
+    @property
+    def qk_norms(self) -> bool:
+        """Whether the heads of q and k are normed."""
+        return self.arch in (Arch.QWEN3, Arch.QWEN3_MOE)

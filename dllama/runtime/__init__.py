@@ -1,0 +1,1 @@
+"""One node at work: its executor, its sequences, what they cost."""

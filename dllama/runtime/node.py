@@ -1,0 +1,125 @@
+"""What every node does, root or worker: hold a shard of a model and evaluate it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama._kernels.comm.communicator import Communicator
+from dllama._kernels.comm.link import Link
+from dllama._kernels.executor import Executor
+from dllama.converter import families
+from dllama.graph import shard as sharding
+from dllama.graph.build import Graph
+from dllama.graph.weights import Weights
+from dllama.model.spec import ModelSpec
+from dllama.run_config import WIRE, RunConfig
+
+
+def graph_of(spec: ModelSpec, config: RunConfig, rank: int, path: object = "model") -> Graph:
+    """The graph of one node; ConfigError for more nodes than the model can be split over,
+    UnsupportedError for a model that no family runs."""
+    family = families.of_spec(spec, path)
+    shard = sharding.split(spec, config.shares, config.exact)[rank]
+    graph: Graph = family.build(spec, shard)
+    return graph
+
+
+def communicator_of(
+    graph: Graph,
+    config: RunConfig,
+    links: list[Link | None],
+    rank: int,
+    watched: dict[int, Link],
+) -> Communicator:
+    """The links of one node to all others as its graph's collectives use them.
+
+    graph: of any of the nodes, since they agree on what all of them send. watched: a worker's
+    control link, whose end tells that the root has gone.
+    """
+    shard = graph.shard
+    both = zip(shard.output_sum.adds, shard.down_sum.adds, strict=True)
+    return Communicator(
+        links,
+        rank,
+        sums=[max(map(len, adds)) for adds in both],
+        dim=graph.spec.dim,
+        tokens=config.batch,
+        wire=int(WIRE[config.buffer]),
+        algorithm=config.all_reduce,
+        timeout=config.patience,
+        watched=watched,
+    )
+
+
+class Node:
+    """One node's executor and weights, and the logits of the last pass."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Weights,
+        config: RunConfig,
+        threads: int,
+        communicator: Communicator | None,
+    ) -> None:
+        self.graph = graph
+        self.shard = graph.shard
+        self.communicator = communicator
+        self.max_batch = config.batch
+        self.max_logits = config.logits
+        self._weight_bytes = weights.nbytes
+        self._executor = Executor(
+            graph,
+            weights.matrices,
+            weights.vectors,
+            weights.embedding,
+            threads=threads,
+            max_batch=config.batch,
+            max_logits=config.logits,
+            seq_len=config.seq_len,
+            half=config.half,
+            contexts=config.contexts,
+            communicator=communicator,
+        )
+        self._context = 0
+        self._transfers = self._executor.transfers()
+        self.logits: NDArray[np.float32] = np.empty((0, len(self.shard.vocab)), np.float32)
+
+    def use(self, context: int, source: int, positions: int) -> None:
+        """Let passes work on a context; errors and all else as Executor.use."""
+        if (context, source) != (self._context, self._context):
+            self._executor.use(context, source, positions)
+            self._context = context
+
+    def run(
+        self, ids: NDArray[np.int32], position: int, first_logits: int, form: int = 0
+    ) -> NDArray[np.float32]:
+        """Evaluate tokens; logits float32 (n - first_logits, rows of this node), a view that
+        is valid until the next pass. Errors as Executor.run."""
+        self.logits = self._executor.run(ids, position, first_logits, form)
+        return self.logits
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of weights, kv_cache (all of all contexts) and buffers."""
+        return {"weights": self._weight_bytes, **self._executor.memory()}
+
+    def times(self) -> tuple[float, float]:
+        """Milliseconds of computing and of transfers in the last pass."""
+        steps = self._executor.milliseconds()
+        transfer = float(steps[self._transfers].sum())
+        return float(steps.sum()) - transfer, transfer
+
+    def timeline(self) -> dict[str, Any]:
+        """When the last pass began (nanoseconds of this node's clock) and its steps'
+        milliseconds."""
+        return {"began": self._executor.began, "ms": self._executor.milliseconds().tolist()}
+
+    def labels(self) -> list[tuple[str, str]]:
+        """A name and a kind for each step of a timeline."""
+        return [
+            (f"{task.op.name.lower()} {task.weight or task.layer}", task.kind.name.lower())
+            for task in self._executor.tasks()
+        ]

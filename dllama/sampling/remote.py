@@ -1,0 +1,232 @@
+"""Sampling over several nodes: the root asks each node about its shard of the vocabulary.
+
+The answers are what dllama.sampling.sampler needs, so the logits stay where they are.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama._kernels.ops.sampling import MAX_OCTAVE, OCTAVES
+from dllama.errors import ProtocolError
+from dllama.sampling.sampler import (
+    LEAST_TEMPERATURE,
+    MAX_SEED,
+    MOST_TEMPERATURE,
+    Cut,
+    Draw,
+    Likelihood,
+    LocalShards,
+    Masses,
+    Race,
+    VocabularyShards,
+)
+
+TOP = struct.Struct("<dq")
+MAX_STEPS = 1 << 31
+T = TypeVar("T")
+Answer = dict[str, Any]
+Ask = Callable[[dict[str, Any]], list[Answer]]
+
+
+class RemoteShards:
+    """The shard of this node and those of the others, by rank.
+
+    tops: what the others sent after the pass. others: their names, for messages, and their ids.
+    ask: sends a question to all of them and returns their answers. ValueError for an answer that
+    says a logit is NaN or inf.
+    """
+
+    def __init__(
+        self,
+        own: LocalShards,
+        tops: Sequence[tuple[float, int]],
+        others: Sequence[tuple[str, range]],
+        ask: Ask,
+    ) -> None:
+        self._own = own
+        self._others = others
+        self._tops: Sequence[tuple[float, int]] | None = tops
+        self._ask = ask
+
+    def penalise(self, history: Sequence[int], penalty: float) -> None:
+        ids = sorted({int(token) for token in history})
+        self._own.penalise(ids, penalty)
+        self._asked(lambda a, _: a["done"], "penalise", ids=ids, penalty=penalty)
+        self._tops = None
+
+    def top(self) -> list[tuple[float, int]]:
+        own = self._own.top()
+        if self._tops is None:
+            self._tops = self._asked(lambda a, _: (float(a["logit"]), int(a["token"])), "top")
+        for (name, ids), (logit, token) in zip(self._others, self._tops, strict=True):
+            if math.isnan(logit):
+                raise ValueError(f"logit {token} is not a number or infinite")
+            if token not in ids:
+                raise ProtocolError(f"{name}: best token is {token}, expected one of {ids}")
+        return own + list(self._tops)
+
+    def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        def parse(a: Answer, ids: range) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            tokens = [_token(token, ids) for token in a["ids"]]
+            logits = np.array(a["logits"], np.float32)
+            if len(tokens) != min(count, len(ids)) or logits.shape != (len(tokens),):
+                raise ValueError(f"{len(tokens)} tokens")
+            return np.array(tokens, np.int64), logits
+
+        return self._own.best(count) + self._asked(parse, "best", count=count)
+
+    def masses(self, draw: Draw) -> list[Masses]:
+        def parse(a: Answer, _: range) -> Masses:
+            masses = Masses(int(a["octave"]), [int(value) for value in a["sums"]])
+            if abs(masses.octave) > MAX_OCTAVE or len(masses.sums) != OCTAVES:
+                raise ValueError(f"{len(masses.sums)} sums from octave {masses.octave}")
+            return masses
+
+        return self._own.masses(draw) + self._asked(parse, "masses", draw=draw)
+
+    def race(self, draw: Draw, cut: Cut) -> list[Race]:
+        def parse(a: Answer, ids: range) -> Race:
+            (value, token), (edge, last, logit) = a["inside"], a["edge"]
+            inside = (float(value), token if value == -math.inf else _token(token, ids))
+            return Race(
+                inside,
+                (float(edge), last if edge == -math.inf else _token(last, ids), float(logit)),
+            )
+
+        return self._own.race(draw, cut) + self._asked(parse, "race", draw=draw, cut=cut)
+
+    def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
+        answers = self._asked(lambda a, _: int(a["mass"]), "mass_before", draw=draw, cut=cut)
+        return self._own.mass_before(draw, cut) + answers
+
+    def likelihood(self, token: int, count: int) -> list[Likelihood]:
+        def parse(a: Answer, ids: range) -> Likelihood:
+            logit = float(a["logit"]) if token in ids else None
+            best = [(_token(one, ids), float(value)) for one, value in a["best"]]
+            found = Likelihood(float(a["largest"]), float(a["total"]), logit, best)
+            numbers = [found.largest, found.total, logit or 0.0, *(value for _, value in best)]
+            if any(math.isnan(number) or number == math.inf for number in numbers):
+                raise ValueError("a number that is none")
+            if len(best) != min(count, len(ids)) or found.total < 0:
+                raise ValueError(f"{len(best)} tokens, total {found.total}")
+            return found
+
+        own = self._own.likelihood(token, count)
+        return own + self._asked(parse, "likelihood", token=token, count=count)
+
+    def _asked(self, parse: Callable[[Answer, range], T], question: str, **words: Any) -> list[T]:
+        """The answers of the others to a question; ProtocolError names whose is wrong."""
+        parsed: list[T] = []
+        answers = self._ask({"ask": question, **words})
+        for (name, ids), found in zip(self._others, answers, strict=True):
+            try:
+                parsed.append(parse(found, ids))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise ProtocolError(f"{name}: wrong answer to {question}: {error!r}") from error
+        return parsed
+
+
+def _token(token: object, ids: range) -> int:
+    """A token of a shard."""
+    if type(token) is not int or token not in ids:
+        raise ValueError(f"token {str(token)[:100]} is none of {ids}")
+    return token
+
+
+def top_of(shards: LocalShards) -> bytes:
+    """The Top message of a shard; NaN and the id where a logit is not usable."""
+    try:
+        return TOP.pack(*shards.top()[0])
+    except ValueError as error:
+        digits = [word for word in str(error).split() if word.isdigit()]
+        return TOP.pack(math.nan, int(digits[0]) if digits else 0)
+
+
+def answer(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the node that has one shard; ProtocolError for what is not a question."""
+    try:
+        return _ANSWERS[question["ask"]](shards, question)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise ProtocolError(f"no answer to {str(question)[:200]}: {error}") from error
+
+
+def _draw(question: dict[str, Any]) -> Draw:
+    """The draw of a question, as the sampler makes them."""
+    temperature, seed, step = question["draw"]
+    draw = Draw(float(temperature), int(seed), int(step))
+    if not LEAST_TEMPERATURE <= draw.temperature <= MOST_TEMPERATURE:
+        raise ValueError(f"temperature is {draw.temperature}")
+    if not 0 <= draw.seed <= MAX_SEED or not 0 <= draw.step < MAX_STEPS:
+        raise ValueError(f"seed is {draw.seed}, step is {draw.step}")
+    return draw
+
+
+def _cut(question: dict[str, Any]) -> Cut:
+    """The cut of a question."""
+    octave, logit, token, least = question["cut"]
+    cut = Cut(int(octave), float(logit), int(token), float(least))
+    if not -2 * MAX_OCTAVE <= cut.octave <= MAX_OCTAVE or not -1 <= cut.token < MAX_STEPS:
+        raise ValueError(f"octave is {cut.octave}, token is {cut.token}")
+    if math.isnan(cut.logit) or math.isnan(cut.least):
+        raise ValueError("a bound is not a number")
+    return cut
+
+
+def _penalise(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    ids = [int(token) for token in question["ids"]]
+    if not all(0 <= token < MAX_STEPS for token in ids):
+        raise ValueError("an id is out of range")
+    shards.penalise(ids, float(question["penalty"]))
+    return {"done": True}
+
+
+def _top(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    logit, token = shards.top()[0]
+    return {"logit": logit, "token": token}
+
+
+def _best(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    count = int(question["count"])
+    if not 0 < count <= MAX_STEPS:
+        raise ValueError(f"count is {count}")
+    ids, logits = shards.best(count)[0]
+    return {"ids": ids.tolist(), "logits": logits.tolist()}
+
+
+def _masses(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    masses = shards.masses(_draw(question))[0]
+    return {"octave": masses.octave, "sums": masses.sums}
+
+
+def _race(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    race = shards.race(_draw(question), _cut(question))[0]
+    return {"inside": race.inside, "edge": race.edge}
+
+
+def _mass_before(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    return {"mass": shards.mass_before(_draw(question), _cut(question))[0]}
+
+
+def _likelihood(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    token, count = int(question["token"]), int(question["count"])
+    if not 0 <= token < MAX_STEPS or not 0 <= count <= MAX_STEPS:
+        raise ValueError(f"token is {token}, count is {count}")
+    return shards.likelihood(token, count)[0]._asdict()
+
+
+_ANSWERS: dict[str, Callable[[VocabularyShards, dict[str, Any]], dict[str, Any]]] = {
+    "penalise": _penalise,
+    "top": _top,
+    "best": _best,
+    "masses": _masses,
+    "race": _race,
+    "mass_before": _mass_before,
+    "likelihood": _likelihood,
+}

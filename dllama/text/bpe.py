@@ -1,0 +1,152 @@
+"""Byte-pair encoding with scores, for models that come with a .t file alone.
+
+Merges the neighbours whose joined text has the highest score, until none is in the
+vocabulary, as SentencePiece does (Kudo and Richardson 2018, section 3.1). Two kinds of
+vocabulary are told apart by their tokens of one byte:
+
+* Byte-level, as of Llama 3: each byte is one token, and merging starts from bytes. A
+  tokenizer.json cuts text into words first, which a .t file cannot say; so ids may differ
+  from Hugging Face's where a merge goes over the end of a word.
+* SentencePiece, as of Llama 2: bytes are what characters without a token fall back to.
+  Merging starts from characters, with a space before the text.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterator, Sequence
+
+from dllama.errors import ConfigError
+from dllama.text.tokenizer_file import TokenizerData
+
+MARK = "\u2581"  # what stands for a space in SentencePiece's files, but not in .t files
+BYTE_NAME = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
+
+
+class ScoredBpe:
+    """Text to ids and ids to text; `special` are the ids that stand for no text."""
+
+    def __init__(self, data: TokenizerData) -> None:
+        self._scores = data.scores
+        self._bytes, self._byte_level = _byte_ids(data.vocab)
+        self._vocab = [_text(token) for token in data.vocab]
+        self.special = _special_ids(data, self._byte_level)
+        # Where a token repeats a fallback byte, it comes later and is what is meant.
+        self._ids = {
+            token: index for index, token in enumerate(data.vocab) if index not in self.special
+        }
+        self._unknown = next((i for i in self.special if data.vocab[i] == b"<unk>"), None)
+        self._names = {data.vocab[i].decode(errors="replace"): i for i in sorted(self.special)}
+        self._names.pop("", None)
+        longest_first = sorted(map(re.escape, self._names), key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(longest_first) + ")")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; names of special tokens in it become their ids.
+
+        ConfigError for a character that the vocabulary cannot spell.
+        """
+        ids: list[int] = []
+        for index, part in enumerate(self._pattern.split(text) if self._names else [text]):
+            if part in self._names:
+                ids.append(self._names[part])
+            elif part:
+                prefix = " " if index == 0 and not self._byte_level else ""
+                ids += self._encode_part(prefix + part)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids; special ones and ids beyond the vocabulary have none.
+
+        Bytes that are no UTF-8 become U+FFFD.
+        """
+        known = (i for i in ids if 0 <= i < len(self._vocab) and i not in self.special)
+        text = b"".join(self._vocab[i] for i in known).decode(errors="replace")
+        return text if self._byte_level else text.removeprefix(" ")
+
+    def spell(self, token: int) -> bytes:
+        """The bytes of an id, the name of a special one; empty beyond the vocabulary."""
+        return self._vocab[token] if token < len(self._vocab) else b""
+
+    def _encode_part(self, text: str) -> list[int]:
+        """Ids of a text without special tokens."""
+        if self._byte_level:
+            symbols = [bytes([byte]) for byte in text.encode()]
+        else:
+            symbols = [character.encode() for character in text.replace(MARK, " ")]
+        ids: list[int] = []
+        for symbol in self._merge(symbols):
+            index = self._ids.get(symbol)
+            found = [index] if index is not None else self._fallback(symbol)
+            if found != [self._unknown] or ids[-1:] != found:  # one for neighbours together
+                ids += found
+        return ids
+
+    def _fallback(self, symbol: bytes) -> list[int]:
+        """Ids of a character that has no token: its bytes, else the unknown token."""
+        found = [self._bytes[byte] for byte in symbol if byte in self._bytes]
+        if len(found) == len(symbol):
+            return found
+        if self._unknown is None:
+            raise ConfigError(f"the tokenizer has no token for {symbol.decode()!r}")
+        return [self._unknown]
+
+    def _merge(self, symbols: list[bytes]) -> Iterator[bytes]:
+        """Merge neighbours, best score first, leftmost first among equals."""
+        left = list(range(-1, len(symbols) - 1))
+        right = [*range(1, len(symbols)), -1]
+        heap: list[tuple[float, int, bytes]] = []
+
+        def propose(at: int) -> None:
+            if at >= 0 and right[at] >= 0:
+                joined = symbols[at] + symbols[right[at]]
+                if joined in self._ids:
+                    heapq.heappush(heap, (-self._scores[self._ids[joined]], at, joined))
+
+        for at in range(len(symbols)):
+            propose(at)
+        while heap:
+            _, at, joined = heapq.heappop(heap)
+            after = right[at]
+            if not symbols[at] or after < 0 or len(joined) != len(symbols[at] + symbols[after]):
+                continue  # one of the two was merged with another neighbour
+            symbols[at], symbols[after] = joined, b""
+            right[at] = right[after]
+            if right[at] >= 0:
+                left[right[at]] = at
+            propose(left[at])
+            propose(at)
+        return filter(None, symbols)
+
+
+def _text(token: bytes) -> bytes:
+    """The bytes that a token stands for."""
+    name = BYTE_NAME.fullmatch(token)
+    return bytes([int(name[1], 16)]) if name else token
+
+
+def _byte_ids(vocab: list[bytes]) -> tuple[dict[int, int], bool]:
+    """Ids of the tokens for single bytes, and whether the vocabulary is byte-level."""
+    ids: dict[int, int] = {}
+    plain = [0] * 256
+    for index, token in enumerate(vocab):
+        if len(token) == 1:
+            plain[token[0]] += 1
+        if len(_text(token)) == 1:
+            ids.setdefault(_text(token)[0], index)
+    return ids, plain == [1] * 256
+
+
+def _special_ids(data: TokenizerData, byte_level: bool) -> frozenset[int]:
+    """bos, eos and the unknown token; in byte-level vocabularies all from the first of them on.
+
+    There the tokens that follow the merged ones are special, and bos is the first of them.
+    """
+    ids = {*data.eos_ids, *([data.bos_id] if data.bos_id >= 0 else [])}
+    if not byte_level:
+        return frozenset(ids | {i for i, token in enumerate(data.vocab) if token == b"<unk>"})
+    first = data.bos_id if data.bos_id >= 0 else min(ids, default=len(data.vocab))
+    if first > len(data.vocab) // 2:
+        ids.update(range(first, len(data.vocab)))
+    return frozenset(ids)

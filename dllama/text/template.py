@@ -1,0 +1,200 @@
+"""Chat templates: from the messages of a conversation to the text that a model expects.
+
+A template is Jinja source that comes with a model, written for Hugging Face transformers'
+apply_chat_template; it gets the same variables, filters and functions here. The model may be a
+stranger's, so it runs in a sandbox (templatelimits.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError as JinjaError
+from jinja2 import TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+from dllama.errors import InputError, TemplateError
+from dllama.text.template_limits import MAX_INDENT, LimitedEnvironment, limited_steps
+from dllama.text.tokenizer import Tokenizer
+
+PLAIN = "plain"
+# A conversation as a play, for models that have learnt texts and no conversations.
+PLAIN_SOURCE = """\
+{{ bos_token }}{% for message in messages %}
+{% if message.role != 'system' %}
+{{ message.role | upper }}:
+{% endif %}
+{{ message.content | trim }}
+
+{% endfor %}
+{% if add_generation_prompt %}
+ASSISTANT:
+{% endif %}
+"""
+MAX_SOURCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side said; role: system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class ChatTemplate:
+    """A chat template, ready to render.
+
+    source: Jinja. name: of its model or file, for messages. tokens: texts of special tokens by
+    the name that templates have for them (bos_token, eos_token, ...). stops: texts that end an
+    answer, where no special token does. stop_ids: special tokens that do. TemplateError for
+    source that is not Jinja.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        name: str = "chat template",
+        tokens: Mapping[str, str] | None = None,
+        stops: tuple[str, ...] = (),
+    ) -> None:
+        self.source = source
+        self.name = name
+        self.stops = stops
+        self.stop_ids: tuple[int, ...] = ()
+        self._variables: dict[str, object] = {"tools": None, "documents": None, **(tokens or {})}
+        environment = _environment()
+        try:
+            if len(source) > MAX_SOURCE:
+                raise TemplateError(f"{name} has {len(source)} characters, at most {MAX_SOURCE}")
+            self._template = environment.from_string(environment.counted(source, name))
+        except TemplateSyntaxError as error:
+            raise TemplateError(f"{name}: line {error.lineno}: {error.message}") from error
+        except (JinjaError, SyntaxError, RecursionError, MemoryError) as error:
+            raise TemplateError(f"{name}: {error}") from error
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, template: str | Path | None = None) -> ChatTemplate:
+        """The template of a model.
+
+        template: the model's own (None), the built-in "plain", or a file of Jinja.
+        TemplateError where the model has none, InputError for a file that cannot be read.
+        """
+        found = cls._of(tokenizer, template)
+        found.stop_ids = found._end_of_turn(tokenizer)
+        return found
+
+    @classmethod
+    def _of(cls, tokenizer: Tokenizer, template: str | Path | None) -> ChatTemplate:
+        tokens = tokenizer.special_tokens
+        if template == PLAIN:
+            return cls(PLAIN_SOURCE, "template plain", tokens, stops=("\n\n",))
+        if template is not None:
+            return cls(_read(Path(template)), f"template {template}", tokens)
+        if tokenizer.chat_template is None:
+            raise TemplateError(
+                "the model has no chat template: give one with --template FILE, or talk to it as "
+                "to a model of plain texts with --template plain"
+            )
+        return cls(tokenizer.chat_template, "chat template of the model", tokens)
+
+    def render(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The text of a conversation; add_generation_prompt: with the beginning of an answer.
+
+        Encode it with add_bos=False: the template says itself where a bos belongs. Messages
+        may have more keys than role and content. TemplateError where the template refuses the
+        messages or fails.
+        """
+        plain = [asdict(m) if isinstance(m, Message) else dict(m) for m in messages]
+        try:
+            with limited_steps():
+                return self._template.render(
+                    self._variables,
+                    messages=plain,
+                    add_generation_prompt=add_generation_prompt,
+                )
+        except Exception as error:  # filters and methods raise what they like
+            raise TemplateError(f"{self.name}: {error or type(error).__name__}") from error
+
+    def _end_of_turn(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The special token behind an answer, if there is one: not all models list it as eos."""
+        answer = "answer 4711"
+        try:
+            text = self.render([Message("user", "a"), Message("assistant", answer)], False)
+        except TemplateError:  # it wants other messages than these
+            return ()
+        _, _, rest = text.rpartition(answer)
+        ids = tokenizer.encode(rest, add_bos=False)
+        return tuple([token for token in ids if tokenizer.is_special(token)][:1])
+
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[Message | Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """Ids of the rendered text, which are those of transformers' apply_chat_template."""
+        return tokenizer.encode(self.render(messages, add_generation_prompt), add_bos=False)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"template {path}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise InputError(f"template {path}: {error.strerror}, and it is not 'plain'") from error
+
+
+def _environment() -> LimitedEnvironment:
+    """With what transformers gives to templates."""
+    environment = LimitedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as it is, where Jinja's own filter escapes it for HTML."""
+    if isinstance(indent, int) and indent > MAX_INDENT:
+        raise JinjaError(f"indents by more than {MAX_INDENT}")
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise JinjaError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+class _Generation(Extension):
+    """{% generation %} marks answers for training; here its content is content."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

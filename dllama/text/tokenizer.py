@@ -1,0 +1,303 @@
+"""The tokenizer of a model: text to ids and back, also one id at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenizers import Tokenizer as HfTokenizer
+
+from dllama.errors import ConfigError, FormatError, ModelError
+from dllama.text.bpe import BYTE_NAME, ScoredBpe
+from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
+from dllama.text.tokenizer_config import read_special_tokens, read_tokenizer_config
+from dllama.text.tokenizer_file import TokenizerData, read_tokenizer
+
+REPLACEMENT = "\ufffd"
+
+
+class _Backend(Protocol):
+    """What turns text into ids and ids into text."""
+
+    vocab_size: int
+    special: frozenset[int]
+    """Ids without a text."""
+    fallback: frozenset[int]
+    """Ids of bytes whose text depends on all such bytes around them."""
+
+    def encode(self, text: str, whole: bool) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def name(self, token: int) -> str: ...
+    def spell(self, token: int) -> bytes: ...
+
+
+class Tokenizer:
+    """Turns text into ids and ids into text.
+
+    With a tokenizer.json the ids are those of Hugging Face `tokenizers`; a .t file alone is
+    encoded by score (bpe.py).
+
+    vocab_size: ids are below it. bos_id: None where there is none. eos_ids: end a text.
+    add_bos: whether a text at the beginning of a context gets a bos. chat_template: Jinja
+    source, or None. special_tokens: texts of special tokens by the name that chat templates have
+    for them: bos_token and eos_token, and what tokenizer_config.json names besides.
+    """
+
+    def __init__(
+        self,
+        backend: _Backend,
+        *,
+        bos_id: int | None = None,
+        eos_ids: tuple[int, ...] = (),
+        add_bos: bool = False,
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> None:
+        self._backend = backend
+        self.vocab_size = backend.vocab_size
+        self.bos_id = bos_id
+        self.eos_ids = eos_ids
+        self.add_bos = add_bos and bos_id is not None
+        self.chat_template = chat_template
+        ids = {"bos_token": bos_id, "eos_token": eos_ids[0] if eos_ids else None}
+        names = {name: backend.name(i) for name, i in ids.items() if i is not None}
+        self.special_tokens: dict[str, str] = {**names, **(special_tokens or {})}
+
+    @classmethod
+    def open(cls, path: str | Path) -> Tokenizer:
+        """Open a .t file or a folder, which a tokenizer.json stands for.
+
+        A folder holds tokenizer.t, another single .t file, or tokenizer.json with Hugging
+        Face's config files; a tokenizer.json beside tokenizer.t does the encoding.
+        ModelError where there is none, FormatError for a broken one or two that differ.
+        """
+        path = Path(path)
+        if path.name == "tokenizer.json" and path.is_file():
+            path = path.parent
+        file = _scored_file(path) if path.is_dir() else path
+        if file is None:
+            return cls._of_config(path / "tokenizer.json")
+        data = read_tokenizer(file)
+        fast = file.with_name("tokenizer.json")
+        if file.name != "tokenizer.t" or not fast.is_file():
+            return cls._of_data(_Scored(data), data, {})
+        backend = _Fast(open_fast(fast))
+        if backend.vocab_size != len(data.vocab):
+            found, expected = f"{backend.vocab_size} tokens", f"{len(data.vocab)} as {file}"
+            raise FormatError(fast, "vocabulary", found, expected)
+        return cls._of_data(backend, data, read_special_tokens(file.parent))
+
+    @classmethod
+    def _of_data(
+        cls, backend: _Backend, data: TokenizerData, special_tokens: Mapping[str, str]
+    ) -> Tokenizer:
+        """With what a .t file says."""
+        return cls(
+            backend,
+            bos_id=data.bos_id if data.bos_id >= 0 else None,
+            eos_ids=data.eos_ids,
+            add_bos=data.add_bos,
+            chat_template=data.chat_template,
+            special_tokens=special_tokens,
+        )
+
+    @classmethod
+    def _of_config(cls, path: Path) -> Tokenizer:
+        """With what Hugging Face's config files beside a tokenizer.json say."""
+        if not path.is_file():
+            raise ModelError(f"{path.parent}: holds no tokenizer.t and no tokenizer.json")
+        fast = open_fast(path)
+        backend = _Fast(fast)
+        config = read_tokenizer_config(path.parent, fast.token_to_id, backend.vocab_size)
+        return cls(
+            backend,
+            bos_id=config.bos_id,
+            eos_ids=config.eos_ids,
+            add_bos=config.add_bos is True or begins_with(fast, config.bos_id),
+            chat_template=config.chat_template,
+            special_tokens=config.special_tokens,
+        )
+
+    @classmethod
+    def beside(cls, model: Path) -> Tokenizer | None:
+        """The tokenizer in the folder of a model file; None where there is none.
+
+        A .t file of another name belongs to the folder's only .m file.
+        """
+        folder = model.parent
+        named = any((folder / name).is_file() for name in ("tokenizer.t", "tokenizer.json"))
+        alone = len(list(folder.glob("*.m"))) == 1 and _scored_file(folder) is not None
+        return cls.open(folder) if named or alone else None
+
+    def encode(self, text: str, add_bos: bool | None = None) -> list[int]:
+        """Ids of a text; names of special tokens in it become their ids.
+
+        add_bos: whether they begin with a bos. None: as a whole text does, which is what
+        `tokenizers` gives, and a bos also where its post-processor puts none but add_bos says so.
+        ConfigError for text with surrogates, which is no Unicode, or that cannot be spelled.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"the text is not valid Unicode at {error.start}") from error
+        ids = self._backend.encode(text, whole=add_bos is None)
+        if (add_bos or (add_bos is None and self.add_bos)) and self.bos_id is not None:
+            bos = [self.bos_id]
+            return ids if add_bos is None and ids[:1] == bos else bos + ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids; special tokens have none, bytes that are no UTF-8 become U+FFFD."""
+        return self._backend.decode(ids)
+
+    def name(self, token: int) -> str:
+        """What the vocabulary calls an id, special ones too; empty beyond it."""
+        return self._backend.name(token)
+
+    def is_special(self, token: int) -> bool:
+        """Whether an id stands for no text."""
+        return token in self._backend.special
+
+    def spell(self, token: int) -> bytes:
+        """The bytes that an id adds to a text, its name for a special one; empty beyond the
+        vocabulary. They need not be whole characters."""
+        return self._backend.spell(token)
+
+    def stream(self) -> StreamDecoder:
+        """A decoder that takes ids one at a time."""
+        return StreamDecoder(self._backend)
+
+
+class StreamDecoder:
+    """Text of ids as they come: all texts joined equal decode() of all ids.
+
+    Text that a later id may still change is held back until it is certain, or until flush:
+    an incomplete character, and a run of fallback bytes, which decoders take as a whole.
+    """
+
+    def __init__(self, backend: _Backend) -> None:
+        self._backend = backend
+        self._ids: list[int] = []  # those that gave the last text, and all since
+        self._given = 0  # how many of them gave it
+        self._text = ""  # the text of these
+        self._in_run = False
+
+    def push(self, token: int) -> str:
+        """The text that is certain after one more id."""
+        self._ids.append(token)
+        if token < self._backend.vocab_size and token not in self._backend.special:
+            self._in_run = token in self._backend.fallback
+        if self._in_run:
+            return ""
+        text = self._backend.decode(self._ids)
+        return "" if text.endswith(REPLACEMENT) else self._advance(text)
+
+    def flush(self) -> str:
+        """The rest of the text; an incomplete character becomes U+FFFD."""
+        self._in_run = False
+        return self._advance(self._backend.decode(self._ids))
+
+    def _advance(self, text: str) -> str:
+        """What is new in the text of the ids.
+
+        Ids before those that gave the last text are forgotten. These stay, because a decoder
+        treats the beginning of a text differently.
+        """
+        new = text[len(self._text) :]
+        if new:
+            self._ids = self._ids[self._given :]
+            self._given = len(self._ids)
+            self._text = self._backend.decode(self._ids)
+        return new
+
+
+class _Fast:
+    """The `tokenizers` library."""
+
+    def __init__(self, tokenizer: HfTokenizer) -> None:
+        self._tokenizer = tokenizer
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        added = tokenizer.get_added_tokens_decoder()
+        unused = set(range(self.vocab_size)).difference(vocab.values())
+        special = (index for index, token in added.items() if token.special)
+        self.special = frozenset(unused.union(special))
+        config = json.loads(tokenizer.to_str())
+        self._literal = literal_ids(config)
+        self._byte_level = is_byte_level(config)
+        names = vocab if _has_byte_fallback(config) else {}
+        self.fallback = frozenset(
+            index for name, index in names.items() if BYTE_NAME.fullmatch(name.encode())
+        )
+
+    def encode(self, text: str, whole: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=whole).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def name(self, token: int) -> str:
+        return self._tokenizer.id_to_token(token) or ""
+
+    def spell(self, token: int) -> bytes:
+        name = self.name(token)
+        if token in self._literal:
+            return name.encode()
+        return byte_level_bytes(name) if self._byte_level else piece_bytes(name)
+
+
+class _Scored:
+    """A .t file alone."""
+
+    fallback: frozenset[int] = frozenset()
+
+    def __init__(self, data: TokenizerData) -> None:
+        self._bpe = ScoredBpe(data)
+        self._vocab = data.vocab
+        self.vocab_size = len(data.vocab)
+        self.special = self._bpe.special
+
+    def encode(self, text: str, whole: bool) -> list[int]:
+        return self._bpe.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._bpe.decode(ids)
+
+    def name(self, token: int) -> str:
+        return self._vocab[token].decode(errors="replace") if token < len(self._vocab) else ""
+
+    def spell(self, token: int) -> bytes:
+        return self._bpe.spell(token)
+
+
+def _scored_file(folder: Path) -> Path | None:
+    """tokenizer.t of a folder, else its only .t file where there is no tokenizer.json."""
+    if (folder / "tokenizer.t").is_file():
+        return folder / "tokenizer.t"
+    found = sorted(folder.glob("*.t"))
+    return found[0] if len(found) == 1 and not (folder / "tokenizer.json").is_file() else None
+
+
+def _has_byte_fallback(config: dict[str, Any]) -> bool:
+    """Whether the decoder of a tokenizer.json turns tokens such as <0x41> into bytes."""
+    return '"ByteFallback"' in json.dumps(config.get("decoder"))
+
+
+def begins_with(tokenizer: HfTokenizer, bos_id: int | None) -> bool:
+    """Whether the tokenizer itself puts a bos before a text."""
+    ids = tokenizer.encode("a", add_special_tokens=True).ids
+    return bos_id is not None and ids[:1] == [bos_id]
+
+
+def open_fast(path: Path) -> HfTokenizer:
+    """A tokenizer.json; ModelError if it cannot be read, FormatError if it is broken."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        return HfTokenizer.from_str(text)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+    except Exception as error:  # the library raises plain Exception
+        raise FormatError(path, "tokenizer", f"broken ({error})", "a tokenizer.json") from error

@@ -1,0 +1,116 @@
+"""What Hugging Face's config files say about a tokenizer: its bos, eos and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dllama.errors import FormatError, ModelError
+from dllama.model.json_file import read_json_if_any
+
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """bos_id is None and eos_ids are empty where no file names them.
+
+    add_bos is None where tokenizer_config.json does not say. special_tokens: texts of special
+    tokens by what it calls them (bos_token, eos_token, ...).
+    """
+
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    add_bos: bool | None
+    chat_template: str | None
+    special_tokens: dict[str, str] = field(default_factory=dict)
+
+
+def read_tokenizer_config(
+    folder: Path, token_to_id: Callable[[str], int | None], vocab_size: int
+) -> TokenizerConfig:
+    """Read tokenizer_config.json, generation_config.json and config.json where they exist.
+
+    eos ids are those of the generation defaults, else of the model, else of the tokenizer.
+    FormatError for a broken file or an id out of range, ModelError if one cannot be read.
+    """
+    tokenizer = read_json_if_any(folder / "tokenizer_config.json")
+    numbered = {
+        path: read_json_if_any(path)
+        for path in (folder / "generation_config.json", folder / "config.json")
+    }
+    bos = tuple(_named(tokenizer.get("bos_token"), token_to_id))
+    eos = tuple(_named(tokenizer.get("eos_token"), token_to_id))
+    eos_given = False
+    for path, values in numbered.items():
+        bos = bos or tuple(_ids(path, "bos_token_id", values, vocab_size))
+        given = tuple(_ids(path, "eos_token_id", values, vocab_size))
+        if given and not eos_given:
+            eos, eos_given = given, True
+    add_bos = tokenizer.get("add_bos_token")
+    return TokenizerConfig(
+        bos_id=bos[0] if bos else None,
+        eos_ids=tuple(dict.fromkeys(eos)),
+        add_bos=add_bos if isinstance(add_bos, bool) else None,
+        chat_template=_chat_template(folder, tokenizer.get("chat_template")),
+        special_tokens=_special_tokens(tokenizer),
+    )
+
+
+def read_special_tokens(folder: Path) -> dict[str, str]:
+    """special_tokens of the tokenizer_config.json of a folder; empty if there is none."""
+    return _special_tokens(read_json_if_any(folder / "tokenizer_config.json"))
+
+
+def _special_tokens(values: dict[str, Any]) -> dict[str, str]:
+    """All values that are tokens, given as text or as an object with its content."""
+    named = {name: _text(value) for name, value in values.items() if name.endswith("_token")}
+    return {name: text for name, text in named.items() if text is not None}
+
+
+def _text(token: object) -> str | None:
+    """A token given as text or as an object with its content."""
+    name = token.get("content") if isinstance(token, dict) else token
+    return name if isinstance(name, str) else None
+
+
+def _named(token: object, token_to_id: Callable[[str], int | None]) -> Iterator[int]:
+    """The id of a token."""
+    name = _text(token)
+    index = token_to_id(name) if name is not None else None
+    if index is not None:
+        yield index
+
+
+def _ids(path: Path, key: str, values: dict[str, Any], vocab_size: int) -> Iterator[int]:
+    """The ids of a number, a list of numbers, or null."""
+    value = values.get(key)
+    for index in value if isinstance(value, list) else [value]:
+        if index is None:
+            continue
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < vocab_size:
+            raise FormatError(path, key, repr(index), f"a token id below {vocab_size}")
+        yield index
+
+
+def _chat_template(folder: Path, configured: object) -> str | None:
+    """The template of the file or of tokenizer_config.json; of several, the default one."""
+    path = folder / TEMPLATE_FILE
+    if path.is_file():
+        return _read_text(path)
+    if isinstance(configured, list):
+        entries = [entry for entry in configured if isinstance(entry, dict)]
+        named = {entry.get("name"): entry.get("template") for entry in entries}
+        configured = named.get("default")
+    return configured if isinstance(configured, str) else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "text", f"not UTF-8 ({error.reason})", "UTF-8") from error
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error

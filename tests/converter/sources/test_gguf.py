@@ -1,0 +1,419 @@
+"""GGUF files: the same model as from a Hugging Face folder, blocks as they are, broken files."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from oracle.huggingface import paired, read_safetensors
+
+import dllama
+from dllama.converter import convert
+from dllama.converter.sources.gguf import GgufFile
+from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
+from dllama.model.file import ModelFile
+from dllama.model.spec import WeightType
+
+gguf = pytest.importorskip("gguf")
+ggufmodel = pytest.importorskip("ggufmodel")
+Type = gguf.GGMLQuantizationType
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a test writes its file."""
+    return tmp_path / "model.gguf"
+
+
+def run(path, tmp_path, weights=None):
+    return convert(path, tmp_path / "out", weights, progress=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
+     "qwen3-moe"],
+)  # fmt: skip
+def test_the_model_is_that_of_the_folder(path, tmp_path, fixtures, converted, name):
+    """Header and all tensors: order of rows, rotation frequencies and tied embeddings."""
+    ggufmodel.write_folder(path, fixtures / name, "F32")
+    report = run(path, tmp_path, "f32")
+    expected = converted(name, "f32") / "model.m"
+    assert report.spec == ModelFile.open(expected).spec
+    assert (tmp_path / "out" / "model.m").read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_half_floats(path, tmp_path, fixtures, kind):
+    stored = ggufmodel.write_folder(path, fixtures / "llama-gqa", kind)
+    run(path, tmp_path, "f32")
+    with ModelFile.open(tmp_path / "out" / "model.m") as file:
+        expected = gguf.dequantize(stored["blk.1.ffn_down.weight"], Type[kind])
+        np.testing.assert_array_equal(file.f32("layers.1.down"), expected)
+
+
+NAMES = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate",
+         "down": "ffn_down", "up": "ffn_up"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "weights"), [("Q4_0", "q40"), ("Q8_0", "q80")])
+def test_blocks_are_taken_as_they_are(path, tmp_path, fixtures, kind, weights):
+    stored = ggufmodel.write_folder(path, fixtures / "llama-gqa", kind)
+    report = run(path, tmp_path)
+    assert report.spec.weight_type is WeightType[weights.upper()]
+    assert not [line for line in report.warnings if "accuracy" in line]
+    with ModelFile.open(tmp_path / "out" / "model.m") as file:
+        for layer in range(2):
+            for ours, theirs in NAMES.items():
+                expected = stored[f"blk.{layer}.{theirs}.weight"].tobytes()
+                assert file.raw(f"layers.{layer}.{ours}").tobytes() == expected, ours
+        assert file.raw("output").tobytes() == stored["output.weight"].tobytes()
+        embedding = gguf.dequantize(stored["token_embd.weight"], Type[kind])
+        np.testing.assert_array_equal(file.f32("embedding"), embedding)
+
+
+def test_other_quantisations_are_requantised_with_a_warning(path, tmp_path, fixtures):
+    stored = ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q5_1")
+    (warning,) = (w for w in run(path, tmp_path).warnings if "accuracy" in w)
+    assert "model.gguf: 15 tensors of Q5_1 lose accuracy on the way to q80" in warning
+    with ModelFile.open(tmp_path / "out" / "model.m") as file:
+        numbers = gguf.dequantize(stored["blk.0.attn_k.weight"], Type.Q5_1)
+        found = file.f32("layers.0.k")
+        np.testing.assert_array_equal(file.f32("embedding")[3], gguf.dequantize(
+            stored["token_embd.weight"], Type.Q5_1)[3])  # fmt: skip
+    blocks = np.abs(numbers).reshape(-1, 32).max(axis=1)
+    assert (np.abs(found - numbers).reshape(-1, 32).max(axis=1) <= blocks / 127 * 0.57).all()
+    assert not [w for w in run(path, tmp_path, "f16").warnings if "accuracy" in w]
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q8_0")
+    assert "Q80 lose accuracy on the way to q40" in run(path, tmp_path, "q40").warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("Q4_1", "q40"), ("Q5_0", "q80"), ("F16", "f16"), ("F32", "f32")]
+)
+def test_weights_are_the_nearest_type(path, fixtures, kind, weights):
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", kind)
+    assert GgufFile(path).weights == weights
+
+
+def scales_of_q4_k(data):
+    """8 scales and 8 minima of 6 bits in 12 bytes."""
+    low = [(data[j] & 63, data[j + 4] & 63) for j in range(4)]
+    high = [
+        (data[j + 8] & 15 | data[j] >> 6 << 4, data[j + 8] >> 4 | data[j + 4] >> 6 << 4)
+        for j in range(4)
+    ]
+    return low + high
+
+
+def numbers_of_q4_k(block):
+    """The 256 numbers of a block, one by one."""
+    d, least = np.frombuffer(block[:4], "<f2").astype(float)
+    scales, quants = scales_of_q4_k(block[4:16]), block[16:]
+    return [
+        d * scales[part][0] * (quants[32 * (part // 2) + i] >> 4 * (part % 2) & 15)
+        - least * scales[part][1]
+        for part in range(8)
+        for i in range(32)
+    ]
+
+
+def numbers_of_q6_k(block):
+    """The 256 numbers of a block, one by one."""
+    low, high, scales = block[:128], block[128:192], np.frombuffer(block[192:208], np.int8)
+    (d,) = np.frombuffer(block[208:], "<f2").astype(float)
+    numbers = []
+    for at in range(256):
+        half, part, i = at // 128, at % 128 // 32, at % 32
+        bits = low[64 * half + 32 * (part % 2) + i] >> 4 * (part // 2) & 15
+        bits |= (high[32 * half + i] >> 2 * part & 3) << 4
+        numbers.append(d * int(scales[at // 16]) * (bits - 32))
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers_of", "places"),
+    [("Q4_K", numbers_of_q4_k, (0, 2)), ("Q6_K", numbers_of_q6_k, (208,))],
+)
+def test_dequantised_numbers_are_right(path, rng, kind, numbers_of, places):
+    """The package's functions, on the types that most files have, and tensors of them."""
+    size = gguf.GGML_QUANT_SIZES[Type[kind]][1]
+    raw = rng.integers(0, 256, (3, 2 * size), np.uint8)
+    for place in places:  # scales that are finite
+        for begin in (place, place + size):
+            raw[:, begin : begin + 2] = (
+                np.array([0.01, -0.02, 0.5], "<f2").view(np.uint8).reshape(3, 2)
+            )
+    expected = np.array([numbers_of(block.tobytes()) for block in raw.reshape(-1, size)])
+    tensors = {"token_embd.weight": (raw, Type[kind])}
+    ggufmodel.write(path, "llama", tensors, {})
+    tensor = GgufFile(path).tensors["model.embed_tokens.weight"]
+    assert (tensor.shape, tensor.dtype, tensor.lossy) == ((3, 512), "F32", kind)
+    np.testing.assert_allclose(tensor.rows(0, 3), expected.reshape(3, 512), rtol=1e-6)
+    np.testing.assert_array_equal(tensor.rows(1, 2), tensor.rows(0, 3)[1:])
+
+
+def experts(rng, module, names):
+    """Tensors of a router and three experts in Hugging Face's names."""
+    shapes = {names[0]: (32, 64), names[1]: (64, 32), names[2]: (32, 64)}
+    found = {f"{module}.gate.weight": rng.random((3, 64), np.float32)}
+    for expert in range(3):
+        for name, shape in shapes.items():
+            key = f"{module}.experts.{expert}.{name}.weight"
+            found[key] = rng.random(shape, np.float32)
+    return found
+
+
+def stacked(tensors, module, names, theirs):
+    """The same with all experts in one tensor, as GGUF has them."""
+    found = {f"{theirs}_inp.weight": tensors[f"{module}.gate.weight"]}
+    for name, kind in zip(names, ("gate", "down", "up"), strict=True):
+        parts = [tensors[f"{module}.experts.{expert}.{name}.weight"] for expert in range(3)]
+        found[f"blk.0.ffn_{kind}_exps.weight"] = np.stack(parts)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arch", "model_type", "module", "names"),
+    [
+        ("llama", "mixtral", "block_sparse_moe", ("w1", "w2", "w3")),
+        ("qwen3moe", "qwen3_moe", "mlp", ("gate_proj", "down_proj", "up_proj")),
+    ],
+)
+def test_experts(path, rng, arch, model_type, module, names):
+    module = f"model.layers.0.{module}"
+    tensors = experts(rng, module, names)
+    stored = stacked(tensors, module, names, "blk.0.ffn_gate")
+    stored["token_embd.weight"] = rng.random((8, 64), np.float32)
+    metadata = {f"{arch}.expert_count": 3, f"{arch}.expert_used_count": 2,
+                f"{arch}.expert_feed_forward_length": 32}  # fmt: skip
+    ggufmodel.write(path, arch, {n: (t, Type.F32) for n, t in stored.items()}, metadata)
+    file = GgufFile(path)
+    assert file.config["model_type"] == model_type
+    assert (file.config["num_experts"], file.config["num_local_experts"]) == (3, 3)
+    assert (file.config["num_experts_per_tok"], file.config["moe_intermediate_size"]) == (2, 32)
+    assert set(file.tensors) == {*tensors, "model.embed_tokens.weight"}
+    for name, expected in tensors.items():
+        np.testing.assert_array_equal(file.tensors[name].rows(0, len(expected)), expected)
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "qwen3"])
+def test_names_and_settings_of_qwen(path, rng, arch):
+    layer = {f"self_attn.{name}_proj.weight": (64, 64) for name in "qkvo"}
+    layer |= {f"mlp.{name}_proj.weight": (64, 64) for name in ("gate", "down", "up")}
+    layer |= {"input_layernorm.weight": (64,), "post_attention_layernorm.weight": (64,)}
+    if arch == "qwen2":
+        layer |= {f"self_attn.{name}_proj.bias": (64,) for name in "qkv"}
+    else:
+        layer |= {"self_attn.q_norm.weight": (16,), "self_attn.k_norm.weight": (16,)}
+    shapes = {f"model.layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+    shapes |= {"model.embed_tokens.weight": (8, 64), "model.norm.weight": (64,)}
+    tensors = {name: rng.random(shape, np.float32) for name, shape in shapes.items()}
+    stored = ggufmodel.rename(tensors, arch, 2)
+    metadata = {f"{arch}.embedding_length": 64, f"{arch}.attention.head_count": 4,
+                f"{arch}.attention.layer_norm_rms_epsilon": 1e-6,
+                f"{arch}.rope.freq_base": 1e6}  # fmt: skip
+    ggufmodel.write(path, arch, {n: (t, Type.F32) for n, t in stored.items()}, metadata)
+    file = GgufFile(path)
+    assert not file.paired
+    assert file.config["model_type"] == arch
+    assert (file.config["rms_norm_eps"], file.config["rope_theta"]) == (1e-6, 1e6)
+    assert file.config["tie_word_embeddings"] is True
+    assert (file.config["vocab_size"], file.config["rope_scaling"]) == (8, None)
+    assert set(file.tensors) == set(tensors)
+    for name, expected in tensors.items():
+        np.testing.assert_array_equal(file.tensors[name].rows(0, len(expected)), expected)
+
+
+def test_models_in_several_files(path, tmp_path, fixtures, converted):
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "F32")
+    reader = gguf.GGUFReader(path)
+    tensors = {t.name: (np.array(t.data), t.tensor_type) for t in reader.tensors}
+    metadata = {k: f.contents() for k, f in reader.fields.items() if k.startswith("llama.")}
+    names = list(tensors)
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = tmp_path / f"a-{number:05d}-of-00002.gguf"
+        keys = {**(metadata if number == 1 else {}), "split.count": 2, "split.no": number - 1}
+        ggufmodel.write(file, "llama", {name: tensors[name] for name in part}, keys)
+    run(tmp_path / "a-00001-of-00002.gguf", tmp_path, "q40")
+    expected = (converted("llama-gqa", "q40") / "model.m").read_bytes()
+    assert (tmp_path / "out" / "model.m").read_bytes() == expected
+    with pytest.raises(ModelError, match=r"one of 2 files, expected the first"):
+        run(tmp_path / "a-00002-of-00002.gguf", tmp_path)
+    (tmp_path / "a-00002-of-00002.gguf").unlink()
+    with pytest.raises(ModelError, match=r"a-00002-of-00002\.gguf: cannot read"):
+        run(tmp_path / "a-00001-of-00002.gguf", tmp_path)
+
+
+def test_runs(path, tmp_path, fixtures):
+    stored = np.load(fixtures / "llama31-tied" / "reference.npz")
+    ggufmodel.write_folder(path, fixtures / "llama31-tied", "F32")
+    run(path, tmp_path, "f32")
+    with dllama.LLM(tmp_path / "out", threads=1) as llm:
+        logits = llm.eval(stored["tokens"].ravel())
+    expected = stored["logits"].reshape(logits.shape)
+    assert np.abs(logits - expected).max() < 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"llama.attention.value_length": 16}, UnsupportedError, "value_length is 16, only 32"),
+        ({"llama.rope.dimension_count": 16}, UnsupportedError, "dimension_count is 16, only 32"),
+        ({"llama.attention.head_count_kv": [2, 1]}, UnsupportedError, "differs between layers"),
+        ({"llama.rope.scaling.type": "yarn"}, UnsupportedError, "rope type 'yarn'"),
+        ({"llama.rope.scaling.type": [1, 2]}, FormatError, "type is a ndarray, expected a str"),
+        ({"llama.rope.freq_base": "x"}, FormatError, "rope_theta is 'x'"),
+        ({"split.count": "x"}, FormatError, "split.count is a str, expected a int"),
+        ({"llama.embedding_length": 0}, FormatError, "hidden_size is 0"),
+        ({"llama.block_count": 3}, FormatError, r"model\.layers\.2"),
+        ({"llama.feed_forward_length": 224}, FormatError, "shape of blk"),
+        ({"llama.attention.head_count_kv": [2, 2]}, None, ""),
+    ],
+)  # fmt: skip
+def test_metadata_it_cannot_represent(path, tmp_path, fixtures, changes, error, message):
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "F32", **changes)
+    if error is None:
+        run(path, tmp_path)
+        return
+    with pytest.raises(error, match=message) as caught:
+        run(path, tmp_path)
+    assert "model.gguf" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "message"),
+    [
+        ("gemma", "blk.0.attn_q.weight", "architecture 'gemma' is not supported, only llama"),
+        ("llama", "blk.0.ssm_a", "the tensor blk.0.ssm_a is not supported"),
+        ("llama", "blk.0.ffn_gate_exps.weight", "expected a matrix"),
+    ],
+)
+def test_tensors_it_does_not_know(path, arch, name, message):
+    array = (np.zeros((32, 32), np.float32), Type.F32)
+    ggufmodel.write(path, arch, {"token_embd.weight": array, name: array}, {})
+    with pytest.raises(DllamaError, match=message):
+        GgufFile(path)
+
+
+def test_biases_are_not_dropped(path, tmp_path, fixtures):
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "F32")
+    tensors = {t.name: (np.array(t.data), t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+    fields = gguf.GGUFReader(path).fields
+    metadata = {k: f.contents() for k, f in fields.items() if k.startswith("llama.")}
+    tensors["blk.0.attn_q.bias"] = (np.zeros(128, np.float32), Type.F32)
+    ggufmodel.write(path, "llama", tensors, metadata)
+    with pytest.raises(UnsupportedError, match="attention_bias"):
+        run(path, tmp_path)
+
+
+def test_frequency_factors_of_another_kind(path, tmp_path, fixtures, monkeypatch):
+    factors = np.linspace(1, 9, 16, dtype=np.float32)
+    monkeypatch.setattr(ggufmodel, "frequency_factors", lambda rope, size: factors)
+    ggufmodel.write_folder(path, fixtures / "llama31-tied", "F32")
+    with pytest.raises(UnsupportedError, match=r"rope_freqs\.weight holds factors"):
+        run(path, tmp_path)
+
+
+def test_without_the_package(path, tmp_path, fixtures, monkeypatch):
+    """Types that model files have need none; others say what to install."""
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q4_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    run(path, tmp_path)
+    monkeypatch.undo()
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q5_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'dllama\[gguf\]'"):
+        run(path, tmp_path)
+
+
+def header(version=3, tensors=0, pairs=0, rest=b""):
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, pairs) + rest
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value
+
+
+HUGE = (1 << 64) - 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"GGUF", "cut off"),
+        (header(1), "version 1"),
+        (header(50331648), "version"),
+        (header(tensors=HUGE), "a count at 8"),
+        (header(pairs=HUGE), "a count at 16"),
+        (header(pairs=1, rest=struct.pack("<Q", HUGE)), "a count at 24"),
+        (header(pairs=1, rest=text(b"\xff") + struct.pack("<I", 4)), "no UTF-8"),
+        (header(pairs=1, rest=text(b"a") + struct.pack("<I", 99)), "type of a is 99"),
+        (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 0, HUGE)), "a count at"),
+        (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 8, HUGE)), "a count at"),
+        (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 9, 1)), "array of type 9"),
+        (header(pairs=2, rest=(text(b"a") + struct.pack("<II", 4, 1)) * 2), "given twice"),
+        (header(pairs=1, rest=text(b"general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
+        (header(tensors=1, rest=text(b"a") + struct.pack("<I", 9)), "dimensions of a is 9"),
+        (header(tensors=1, rest=text(b"a") + struct.pack("<IQQIQ", 2, HUGE, 2, 0, 0)), "shape"),
+        (header(tensors=1, rest=text(b"a") + struct.pack("<IQIQ", 1, 4, 0, HUGE)), "cut off"),
+        (header(tensors=1, rest=text(b"a") + struct.pack("<IQIQ", 1, 4, 999, 0)), "cannot be read"),
+        (header(tensors=1, rest=text(b"a") + struct.pack("<IQIQ", 1, 32, 2, 0)), "shape of a"),
+        (header(tensors=1, rest=text(b"a") + struct.pack("<IQQIQ", 2, 8, 2, 2, 0)), "shape of a"),
+        (header(tensors=2, rest=(text(b"a") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 2), "twice"),
+        (header(), "architecture None"),
+    ],
+)  # fmt: skip
+def test_broken_files_are_named(path, content, message):
+    path.write_bytes(content + bytes(8 if message == "architecture None" else 0))
+    with pytest.raises(DllamaError, match=rf"model\.gguf.*{message}"):
+        GgufFile(path)
+
+
+def test_files_that_are_cut_off(path, fixtures):
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q4_0")
+    whole = path.read_bytes()
+    for size in [*range(4, 3000, 97), len(whole) - 100]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(DllamaError, match=r"model\.gguf"):
+            GgufFile(path)
+
+
+def test_any_byte_of_the_header_may_be_wrong(path, fixtures):
+    """An error of ours, or a model; nothing else, and in no time."""
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+                "tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.merges": ["a b"],
+                "tokenizer.ggml.token_type": [1, 1, 1]}  # fmt: skip
+    ggufmodel.write_folder(path, fixtures / "llama31-tied", "Q4_0", **metadata)
+    whole = path.read_bytes()
+    for at in range(4, 2500):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1, 8, 255)[at % 3]]) + whole[at + 1 :])
+        with suppress(DllamaError):
+            GgufFile(path).tokenizer()
+
+
+def test_blocks_that_are_not_finite(path, tmp_path, fixtures):
+    stored = ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q4_0")
+    data = path.read_bytes()
+    block = stored["blk.1.ffn_up.weight"].tobytes()[:18]
+    path.write_bytes(data.replace(block, b"\x00\x7c" + block[2:]))
+    with pytest.raises(FormatError, match=r"blk\.1\.ffn_up\.weight is not finite"):
+        run(path, tmp_path)
+
+
+def test_other_files(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"no such thing")
+    with pytest.raises(ModelError, match=r"a\.gguf: is no GGUF file"):
+        run(tmp_path / "a.gguf", tmp_path)
+
+
+def test_values_are_those_that_were_written(fixtures):
+    """So that the files of these tests are not made of what the converter expects."""
+    tensors = read_safetensors(fixtures / "llama-gqa" / "model.safetensors")
+    rows = tensors["model.layers.0.self_attn.q_proj.weight"]
+    turned = paired(rows, 4)
+    np.testing.assert_array_equal(turned[:4], rows[[0, 16, 1, 17]])

@@ -1,0 +1,108 @@
+"""The order of sums: the same additions on one node and on many."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllama.graph.ranges import deal
+from dllama.graph.sum_tree import leaves, over_ranks, summations, tree_of
+
+
+def taken(sums, parts):
+    """The sum over all nodes as nested tuples of segments, each a range of units."""
+    waiting = []
+    for rank, (node, part) in enumerate(zip(sums, parts, strict=True)):
+        for subtree, adds in zip(node.subtrees, node.adds[rank], strict=True):
+            push(waiting, one(subtree, part.start), adds)
+    assert len(waiting) == 1
+    return waiting[0]
+
+
+def one(subtree, start):
+    """What a node sums by itself."""
+    waiting = []
+    begin = start + subtree.first
+    for segment in subtree.segments:
+        push(waiting, range(begin, begin + segment.columns), segment.adds)
+        begin += segment.columns
+        assert len(waiting) <= 8  # what a tile has room for
+    assert len(waiting) == 1
+    return waiting[0]
+
+
+def push(waiting, value, adds):
+    for _ in range(adds):
+        value = (waiting.pop(), value)
+    waiting.append(value)
+
+
+def units(tree):
+    return [tree] if isinstance(tree, range) else units(tree[0]) + units(tree[1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(count=st.integers(1, 600), nodes=st.integers(1, 8), least=st.sampled_from([0, 1]))
+def test_the_sum_of_one_node(count, nodes, least):
+    nodes = min(nodes, count) if least else nodes
+    tree = tree_of(count, least)
+    parts = deal(count, [1] * nodes, least)
+    sums = summations(parts, tree, len, exact=True)
+    assert taken(sums, parts) == tree
+    if nodes in (1, 2, 4, 8):
+        assert all(
+            len(node.subtrees) == (1 if part else 0) for node, part in zip(sums, parts, strict=True)
+        )
+    assert max(len(node.subtrees) for node in sums) <= 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), count=st.integers(1, 300), exact=st.booleans())
+def test_every_column_is_summed_once(data, count, exact):
+    """However uneven the shares, and wherever sums may not be cut."""
+    shares = data.draw(st.lists(st.floats(0.1, 10), min_size=1, max_size=30))
+    step = data.draw(st.integers(1, 3))
+    parts = deal(count, shares)
+    sums = summations(parts, tree_of(count, 0, lambda border: border % step == 0), len, exact)
+    segments = units(taken(sums, parts))
+    assert [unit for segment in segments for unit in segment] == list(range(count))
+    if not exact and len(parts) > 1:
+        assert all(len(node.subtrees) <= 1 for node in sums)
+
+
+def test_shares_that_are_borders_of_even_splits():
+    for shares in ((2, 1, 1), (1, 3), (1, 2, 2), (3, 1, 1, 1)):
+        parts = deal(240, shares)
+        assert taken(summations(parts, tree_of(240), len, exact=True), parts) == tree_of(240)
+
+
+def test_borders_elsewhere_leave_every_node_one_sum():
+    parts = deal(240, (1, 10))
+    sums = summations(parts, tree_of(240), len, exact=True)
+    assert [len(node.subtrees) for node in sums] == [1, 1]
+    assert sums[0].adds == ((0,), (1,))
+
+
+@pytest.mark.parametrize("nodes", range(1, 20))
+def test_ranks_add_as_a_binary_tree(nodes):
+    waiting = []
+    for rank, (adds,) in enumerate(over_ranks([True] * nodes)):
+        push(waiting, range(rank, rank + 1), adds)
+    (tree,) = waiting
+    level = [range(rank, rank + 1) for rank in range(nodes)]
+    while len(level) > 1:
+        pairs = [tuple(level[at : at + 2]) for at in range(0, len(level), 2)]
+        level = [pair if len(pair) == 2 else pair[0] for pair in pairs]
+    assert tree == level[0]
+
+
+def test_ranks_without_a_sum_add_nothing():
+    assert over_ranks([False, True, False, True, True]) == ((), (0,), (), (1,), (1,))
+
+
+def test_segments_end_at_the_borders_of_all_even_splits():
+    borders = set(accumulate(len(leaf) for leaf in leaves(tree_of(840))))
+    assert borders == {840 * i // n for n in range(1, 9) for i in range(1, n + 1)}

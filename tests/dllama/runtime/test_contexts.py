@@ -1,0 +1,176 @@
+"""Several contexts: where a text goes on, and that it has the bits of a context of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dllama
+from dllama import settings
+from dllama.model.file import ModelFile
+from dllama.model.spec import Arch, ModelSpec, WeightType
+from dllama.runtime.contexts import Contexts
+from dllama.runtime.footprint import footprint
+
+MODEL = "llama-gqa"
+
+
+def evaluate(contexts, ids):
+    """What a pass does; the ids that were known, the context, and the one it was copied from."""
+    kept = contexts.choose(ids[:-1])
+    place = (kept, contexts.current, contexts.source)
+    contexts.evaluated(ids[kept:], given=True)
+    assert contexts.tokens == ids
+    assert contexts.source == contexts.current
+    return place
+
+
+def test_texts_that_take_turns_keep_their_contexts():
+    contexts = Contexts(2)
+    first, second = [1, 2, 3, 4], [5, 6, 7, 8]
+    assert evaluate(contexts, first) == (0, 0, 0)
+    assert evaluate(contexts, second) == (0, 1, 1)
+    for turn in range(10, 14):
+        first, second = [*first, turn], [*second, turn]
+        assert evaluate(contexts, first) == (len(first) - 1, 0, 0)
+        assert evaluate(contexts, second) == (len(second) - 1, 1, 1)
+
+
+def test_a_shared_beginning_is_copied_and_the_oldest_context_given_up():
+    contexts = Contexts(3)
+    system = [1, 2]
+    assert evaluate(contexts, [*system, *range(10, 20)]) == (0, 0, 0)
+    assert evaluate(contexts, [*system, *range(20, 30)]) == (2, 1, 0)
+    assert evaluate(contexts, [*system, *range(30, 40)]) == (2, 2, 0)
+    assert evaluate(contexts, [*system, *range(10, 21)]) == (12, 0, 0)
+    assert evaluate(contexts, [*system, *range(40, 50)]) == (2, 1, 1)
+    assert evaluate(contexts, [*system, *range(20, 30)]) == (2, 2, 2), "its own place was taken"
+
+
+@pytest.mark.parametrize(("kept", "place"), [(13, 0), (10, 0), (6, 0), (5, 1)])
+def test_only_what_was_generated_is_given_up(kept, place):
+    """And a few ids before it, where templates begin an answer in another way."""
+    contexts = Contexts(2)
+    prompt, answer = list(range(10)), list(range(10, 15))
+    evaluate(contexts, prompt)
+    contexts.evaluated(answer, given=False)
+    text = [*(prompt + answer)[:kept], 99, 98]
+    assert evaluate(contexts, text) == (kept, place, 0)
+
+
+def test_one_context_is_always_the_one():
+    contexts = Contexts()
+    assert evaluate(contexts, [1, 2, 3, 4, 5, 6]) == (0, 0, 0)
+    assert evaluate(contexts, [1, 7]) == (1, 0, 0)
+    assert evaluate(contexts, [8]) == (0, 0, 0)
+
+
+def test_a_copy_that_was_never_made_counts_for_nothing():
+    contexts = Contexts(2)
+    evaluate(contexts, list(range(10)))
+    assert contexts.choose([0, 1, 50]) == 2
+    assert contexts.source != contexts.current
+    assert contexts.choose([0, 1, 60]) == 2, "from where it really is"
+    assert (contexts.current, contexts.source) == (1, 0)
+    contexts.clear()
+    assert contexts.tokens == []
+    assert contexts.choose([0, 1]) == 0
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("weights", ["q40", "f32"])
+def test_conversations_in_turns_have_the_bits_of_one_alone(converted, rng, nodes, weights):
+    """Random texts that share beginnings of any length, the first half of which are long known."""
+    options = {"threads": 1, "nodes": nodes, "max_seq_len": 128, "batch_size": 32}
+    sampling = {"temperature": 0.0, "ignore_eos": True, "logprobs": 3}
+    texts: list[list[int]] = [[]]
+    with (
+        dllama.LLM(converted(MODEL, weights), contexts=3, **options) as several,
+        dllama.LLM(converted(MODEL, weights), **options) as alone,
+    ):
+        assert (several.contexts, alone.contexts) == (3, 1)
+        for _ in range(12):
+            old = texts[rng.integers(len(texts))]
+            ids = old[: rng.integers(len(old) + 1)] + rng.integers(0, 192, 9).tolist()
+            ids = ids[:100]
+            kept = several.continue_from(ids)
+            evaluated = several.stats.count
+            found = list(several.generate([], 5, **sampling))
+            steps = several.stats.since(evaluated).steps
+            assert sum(step.tokens for step in steps) == len(ids) - kept + 4
+            alone.reset()
+            assert found == list(alone.generate(ids, 5, **sampling))
+            assert several.tokens == alone.tokens
+            texts.append(list(several.tokens))
+
+
+def test_a_choice_may_be_changed(converted, rng):
+    """Between two choices, and after a rewinding, no pass has copied anything."""
+    ids = rng.integers(0, 192, 40).tolist()
+    other, third = [*ids[:10], 5, 6], [*ids[:9], 7]
+    with dllama.LLM(converted(MODEL, "q40"), threads=1, contexts=2) as llm:
+        expected = []
+        for text in (other[:8], third):
+            llm.reset()
+            expected.append(llm.eval(text)[-1])
+        llm.reset()
+        llm.eval(ids)
+        assert llm.continue_from(other) == 10
+        llm.rewind(7)
+        np.testing.assert_array_equal(llm.eval(other[7:8])[-1], expected[0])
+        llm.continue_from([9, 9, 9])
+        assert llm.continue_from(third) == 8, "the other context was given up"
+        llm.rewind(8)
+        np.testing.assert_array_equal(llm.eval(third[8:])[-1], expected[1])
+        llm.reset()
+        assert llm.continue_from(ids) == 0, "all are forgotten"
+
+
+def test_contexts_that_are_read_in_several_pieces(rng):
+    """Longer than what one thread reads of a KV cache (256 positions)."""
+    ids = rng.integers(0, 2048, 400).tolist()
+    other = ids[:150] + rng.integers(0, 2048, 150).tolist()
+    greedy = {"max_tokens": 3, "temperature": 0.0, "ignore_eos": True, "logprobs": 2}
+    with dllama.LLM(threads=2, contexts=2) as several, dllama.LLM(threads=2) as alone:
+        several.eval(ids)
+        for text, kept in ((other, 150), ([*ids, 5], 400), ([*other, 5], 300)):
+            assert several.continue_from(text) == kept
+            alone.reset()
+            assert list(several.generate([], **greedy)) == list(alone.generate(text, **greedy))
+
+
+def test_memory_is_that_of_all_contexts(converted):
+    folder = converted(MODEL, "q40")
+    with dllama.LLM(folder, nodes=2, threads=1, contexts=3) as llm:
+        memory = [llm.memory(rank) for rank in range(2)]
+    with ModelFile.open(folder / "model.m") as file:
+        config = settings.run_config_of(file.spec, 2, contexts=3)
+        assert [footprint(file, config, threads=1, rank=rank) for rank in range(2)] == memory
+        one = footprint(file, settings.run_config_of(file.spec, 2), threads=1)
+    assert memory[0]["kv_cache"] == 3 * one["kv_cache"]
+    assert memory[0]["buffers"] == one["buffers"]
+
+
+def spec(layers, kv_heads, dim=4096, hidden=14336):
+    return ModelSpec(
+        arch=Arch.LLAMA, dim=dim, hidden_dim=hidden, n_layers=layers, n_heads=32,
+        n_kv_heads=kv_heads, head_dim=128, vocab_size=128256, seq_len=131072,
+        weight_type=WeightType.Q40,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "length", "expected"),
+    [(1, 1, 16, 4), (32, 8, 4096, 2), (32, 8, 131072, 1), (28, 8, 4096, 2), (80, 8, 4096, 4)],
+)
+def test_the_default_fits_the_model(layers, kv_heads, length, expected):
+    """A quarter of its bytes, or a GB."""
+    model = spec(layers, kv_heads) if layers != 28 else spec(28, 8, 1024, 3072)
+    model = spec(80, 8, 8192, 28672) if layers == 80 else model
+    assert settings.context_count(None, model, length, True) == expected
+
+
+@pytest.mark.parametrize("contexts", [0, 65, "2", True])
+def test_numbers_of_contexts(contexts):
+    with pytest.raises(dllama.ConfigError, match="contexts is"):
+        dllama.LLM(contexts=contexts)

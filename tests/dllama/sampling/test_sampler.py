@@ -1,0 +1,183 @@
+"""The sampler against a plain NumPy one: filters, distribution, shards, determinism."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dllama._kernels.ops import sampling
+from dllama.errors import ConfigError, ModelError
+from dllama.sampling.sampler import LocalShards, Sampler, SamplerConfig, choose, penalised
+
+CONFIGS = [
+    SamplerConfig(temperature=0.0),
+    SamplerConfig(temperature=1.0, top_p=1.0),
+    SamplerConfig(),
+    SamplerConfig(temperature=1.5, top_p=0.5),
+    SamplerConfig(temperature=0.3, top_p=0.99),
+    SamplerConfig(top_p=0.001),
+    SamplerConfig(top_p=1.0, top_k=1),
+    SamplerConfig(top_p=1.0, top_k=7),
+    SamplerConfig(top_p=0.6, top_k=30, min_p=0.02),
+    SamplerConfig(top_p=1.0, min_p=0.1),
+    SamplerConfig(top_p=0.95, min_p=0.05),
+    SamplerConfig(top_p=1.0, min_p=1.0),
+    SamplerConfig(top_k=10_000),
+]
+
+
+def logits_of(size: int, seed: int, scale: float = 3.0) -> np.ndarray:
+    """Float32 (size,), with ties."""
+    values = np.random.default_rng(seed).standard_normal(size) * scale
+    return np.where(values > 2, np.round(values), values).astype(np.float32)
+
+
+def allowed(logits: np.ndarray, config: SamplerConfig) -> np.ndarray:
+    """Which tokens the filters keep, bool (n,)."""
+    size = logits.size
+    order = np.lexsort((np.arange(size), -logits))
+    if config.temperature == 0:
+        order = order[:1]
+    order = order[: config.top_k or size]
+    values = logits[order].astype(np.float64) / (config.temperature or 1.0)
+    weights = np.exp(values - values[0])
+    before = np.concatenate([[0.0], np.cumsum(weights)[:-1]]) / weights.sum()
+    keep = (before < config.top_p) & (weights >= config.min_p)
+    keep[0] = True
+    out = np.zeros(size, bool)
+    out[order[keep]] = True
+    return out
+
+
+def expected(logits: np.ndarray, config: SamplerConfig, seed: int, step: int) -> int:
+    """The token with the largest value of those allowed."""
+    if config.temperature == 0:
+        return int(logits.argmax())
+    values = logits / np.float64(config.temperature)
+    values = values + sampling.gumbel(np.arange(logits.size), seed, step)
+    return int(np.where(allowed(logits, config), values, -np.inf).argmax())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize(("size", "scale"), [(1, 1.0), (33, 3.0), (3000, 1.0), (3000, 4.0)])
+def test_filters_equal_the_plain_ones(config: SamplerConfig, size: int, scale: float) -> None:
+    for step in range(60):
+        logits = logits_of(size, step, scale)
+        assert choose(LocalShards(logits), config, 5, step) == expected(logits, config, 5, step)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize(
+    "cuts", [(1000,), (1, 2, 3), (333, 666), (15, 16, 1999), range(100, 2000, 100)]
+)
+def test_slices_choose_what_the_whole_does(config: SamplerConfig, cuts: tuple[int, ...]) -> None:
+    for step in range(40):
+        logits = logits_of(2000, step, 0.5 + step % 5)
+        whole = choose(LocalShards(logits), config, 9, step)
+        assert choose(LocalShards(*np.split(logits, list(cuts))), config, 9, step) == whole
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplerConfig(temperature=1.0, top_p=1.0),
+        SamplerConfig(temperature=0.7, top_p=0.9),
+        SamplerConfig(temperature=2.0, top_p=1.0, top_k=5),
+        SamplerConfig(temperature=1.0, top_p=0.9, min_p=0.1),
+    ],
+    ids=str,
+)
+def test_tokens_are_as_frequent_as_probable(config: SamplerConfig) -> None:
+    logits = logits_of(12, 4, 1.0)
+    count = 20_000
+    sampler = Sampler(replace(config, seed=17))
+    found = np.bincount(
+        [sampler.sample(LocalShards(logits), []) for _ in range(count)], minlength=12
+    )
+    kept = allowed(logits, config)
+    weights = np.where(kept, np.exp(logits.astype(np.float64) / config.temperature), 0)
+    wanted = weights / weights.sum() * count
+    assert not found[~kept].any()
+    chi_square = (((found - wanted) ** 2)[kept] / wanted[kept]).sum()
+    freedom = kept.sum() - 1
+    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
+
+
+def test_a_seed_repeats_the_tokens_and_another_does_not() -> None:
+    logits = logits_of(500, 1, 1.0)
+
+    def tokens(seed: int | None) -> list[int]:
+        sampler = Sampler(SamplerConfig(temperature=1.0, seed=seed))
+        return [sampler.sample(LocalShards(logits), []) for _ in range(50)]
+
+    assert tokens(1) == tokens(1)
+    assert len({tuple(tokens(seed)) for seed in (1, 2, (1 << 64) - 1, None, None)}) == 5
+    assert len(set(tokens(1))) > 10
+
+
+def test_greedy_takes_the_lowest_of_equals() -> None:
+    logits = np.array([1, 4, 2, 4, 4], np.float32)
+    assert Sampler(SamplerConfig(temperature=0.0)).sample(LocalShards(logits), []) == 1
+
+
+def test_repetition_penalty_is_that_of_hugging_face() -> None:
+    logits = np.array([2.0, -2.0, 1.0, 0.0], np.float32)
+    given = logits.copy()
+    np.testing.assert_array_equal(
+        penalised(logits, np.array([0, 1, 1, 3]), 2.0), [1.0, -4.0, 1.0, 0.0]
+    )
+    config = SamplerConfig(temperature=0.0, repetition_penalty=3.0)
+    assert Sampler(config).sample(LocalShards(logits), [0]) == 2
+    np.testing.assert_array_equal(logits, given)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_masked_tokens_are_never_chosen(config: SamplerConfig) -> None:
+    logits = np.full(100, -math.inf, np.float32)
+    logits[[3, 90]] = -1000.0, -1000.5
+    sampler = Sampler(replace(config, seed=1))
+    assert {sampler.sample(LocalShards(logits), []) for _ in range(30)} <= {3, 90}
+    parts = LocalShards(*np.split(logits, [4, 50]))
+    for step in range(30):
+        assert choose(parts, config, 1, step) == choose(LocalShards(logits), config, 1, step)
+    with pytest.raises(ModelError, match="all logits are -inf"):
+        sampler.sample(LocalShards(np.full(100, -math.inf, np.float32)), [])
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-3, 1e5, 1e30])
+def test_extreme_temperatures(temperature: float) -> None:
+    logits = logits_of(100, 2)
+    sampler = Sampler(SamplerConfig(temperature=temperature, top_p=0.99, seed=1))
+    tokens = {sampler.sample(LocalShards(logits), []) for _ in range(200)}
+    assert (
+        (len(tokens) > 50)
+        if temperature > 1
+        else tokens <= set(np.flatnonzero(logits == logits.max()))
+    )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_unusable_logits_are_an_error_that_names_them(config: SamplerConfig, bad: float) -> None:
+    logits = logits_of(50, 0)
+    logits[7] = bad
+    with pytest.raises(ModelError, match="logit 7 is"):
+        Sampler(config).sample(LocalShards(logits), [])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
+        ("temperature", None), ("temperature", "hot"), ("top_p", None), ("top_k", None),
+        ("top_p", 0.0), ("top_p", 1.01), ("top_p", math.nan), ("top_k", -1), ("top_k", 1.5),
+        ("min_p", -0.1), ("min_p", 1.5), ("repetition_penalty", 0.0),
+        ("repetition_penalty", math.inf), ("seed", -1), ("seed", 1 << 64), ("seed", "one"),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_named(option: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{option} is "):
+        SamplerConfig(**{option: value})  # type: ignore[arg-type]

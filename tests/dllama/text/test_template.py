@@ -1,0 +1,300 @@
+"""Chat templates: what Hugging Face's expect is there, and what strangers must not have is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+import dllama
+from dllama.errors import DllamaError, InputError, TemplateError
+from dllama.text import template_limits as templatelimits
+from dllama.text.template import ChatTemplate, Message
+from dllama.text.tokenizer import Tokenizer
+from dllama.text.tokenizer_file import TokenizerData, write_tokenizer
+
+DEMO = Path(dllama.__file__).parent / "demo"
+TALK = [Message("system", "Be brief."), Message("user", " Hi "), Message("assistant", "Ho")]
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def render(source: str, messages=TALK, **options) -> str:
+    return ChatTemplate(source, "the template", TOKENS).render(messages, **options)
+
+
+def test_what_templates_of_models_do() -> None:
+    """Blocks without their lines, trimmed contents, namespaces, slices, an answer begun."""
+    source = """\
+{{- bos_token }}
+{%- set ns = namespace(count=0) %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system, rest = messages[0]['content'], messages[1:] %}
+{%- else %}
+    {%- set system, rest = '', messages %}
+{%- endif %}
+{%- for message in rest %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Roles must alternate') }}
+    {%- endif %}
+    {%- if message.role == 'user' %}
+        {{- '[INST] ' + (system + '\\n' if loop.first and system else '') }}
+        {{- message.content.strip() + ' [/INST]' }}
+    {%- elif tools is none and documents is not defined or true %}
+        {{- ' ' ~ message.content ~ eos_token }}
+    {%- endif %}
+    {%- set ns.count = ns.count + 1 %}
+    {%- if ns.count == 9 %}{% break %}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- ' ' }}
+{%- endif %}
+"""
+    assert render(source) == "<s>[INST] Be brief.\nHi [/INST] Ho</s> "
+    talk = [Message("user", "{{ 7 * 7 }}</s>")]
+    assert render(source, talk, add_generation_prompt=False) == "<s>[INST] {{ 7 * 7 }}</s> [/INST]"
+    with pytest.raises(TemplateError, match="the template: Roles must alternate"):
+        render(source, [TALK[2]])
+
+
+def test_functions_and_filters_of_templates() -> None:
+    lines = "{% for m in messages %}\n  {% if m.role == 'user' %}\n{{ m.content }}\n  {% endif %}\n"
+    assert render(lines + "{% endfor %}\n") == " Hi \n"
+    message = {"role": "user", "content": "é<", "tool_calls": [{"b": 1, "a": None}]}
+    source = (
+        "{{ messages[0].tool_calls[0] | tojson }}{{ messages[0]['content'] | tojson(indent=2) }}"
+    )
+    assert render(source, [message]) == '{"b": 1, "a": null}"é<"'
+    assert render("{{ 'a-b' | replace('-', '+') ~ 'aa'.replace('a', 'b', 1) }}") == "a+bba"
+    assert render("{{ messages | join(', ', attribute='role') }}") == "system, user, assistant"
+    assert render("{{ ', '.join(['a', 'b']) ~ 'a\\nb' | indent(2) }}") == "a, ba\n  b"
+    assert render("{{ 7 % 4 }}{{ 'a,b'.split(',') | last | upper }}") == "3B"
+    assert render("{{ strftime_now('%Y') }}") in {str(datetime.now().year + n) for n in (-1, 0)}
+    assert render("{% generation %}x{{ missing }}{% endgeneration %}") == "x"
+    assert (
+        render("{% for m in messages %}{% continue %}x{% endfor %}{{ messages | length }}") == "3"
+    )
+    assert render("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') ~ 1 ~ none }}") == "<a>1None"
+
+
+@pytest.mark.parametrize("kind", ["folder", "folder with .t", ".t file"])
+def test_special_tokens_by_name(kind: str, tmp_path: Path) -> None:
+    """tokenizer_config.json names them, whatever ends a text; without it bos and eos ids do."""
+    shutil.copy(DEMO / "tokenizer.json", tmp_path)
+    config = {"bos_token": {"content": "<|begin_of_text|>"}, "eos_token": "<|eot_id|>",
+              "unk_token": None, "pad_token": "<|end_of_text|>", "add_bos_token": True}  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2044, 2047]}')
+    if kind == "folder with .t":
+        shutil.copy(DEMO / "tokenizer.t", tmp_path)
+    tokenizer = Tokenizer.open(DEMO / "tokenizer.t" if kind == ".t file" else tmp_path)
+    source = "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}"
+    template = ChatTemplate(source, tokens=tokenizer.special_tokens)
+    assert (
+        template.render([])
+        == {
+            "folder": "<|begin_of_text|><|eot_id|><|end_of_text|>",
+            "folder with .t": "<|begin_of_text|><|eot_id|><|end_of_text|>",
+            ".t file": "<|begin_of_text|><|end_of_text|>",
+        }[kind]
+    )
+
+
+def test_names_of_a_scored_vocabulary(tmp_path: Path) -> None:
+    data = TokenizerData([b"<unk>", b"<s>", b"\xff"], [0.0] * 3, 1, (), True, "{{ bos_token }}")
+    write_tokenizer(tmp_path / "a.t", data)
+    tokenizer = Tokenizer.open(tmp_path / "a.t")
+    assert [tokenizer.name(token) for token in range(4)] == ["<unk>", "<s>", "\ufffd", ""]
+    assert ChatTemplate.of(tokenizer).encode(tokenizer, []) == [1]
+
+
+def test_ids_have_special_tokens_and_one_bos() -> None:
+    tokenizer = Tokenizer.open(DEMO)
+    ids = ChatTemplate.of(tokenizer).encode(tokenizer, [Message("user", " Hi\n")])
+    head = [2045, *tokenizer.encode("user", add_bos=False), 2046]
+    begun = [2045, *tokenizer.encode("assistant", add_bos=False), 2046]
+    newlines, text = (tokenizer.encode(part, add_bos=False) for part in ("\n\n", "\n\nHi"))
+    assert ids == [2043, *head, *text, 2047, *begun, *newlines]
+
+
+@pytest.mark.parametrize(
+    ("source", "stop_ids"),
+    [
+        (None, (2047,)),
+        ("{% for m in messages %}{{ m.content }} {{ eos_token }}\n{% endfor %}", (2044,)),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", ()),
+        ("{{ raise_exception('no') }}", ()),
+        ("plain", ()),
+    ],
+)
+def test_the_token_that_ends_an_answer(source: str | None, stop_ids: tuple[int, ...]) -> None:
+    tokenizer = Tokenizer.open(DEMO)
+    if source not in (None, "plain"):
+        tokenizer.chat_template, source = source, None
+    assert ChatTemplate.of(tokenizer, source).stop_ids == stop_ids
+
+
+def test_a_template_of_ones_own(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.open(DEMO)
+    (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}")
+    assert ChatTemplate.of(tokenizer, tmp_path / "mine.jinja").render(TALK) == "Be brief."
+    for name, reason in (("none", "No such file"), (".", "Is a directory")):
+        with pytest.raises(InputError, match=f"{name}: {reason}"):
+            ChatTemplate.of(tokenizer, tmp_path / name)
+    (tmp_path / "bytes").write_bytes(b"a\xff")
+    with pytest.raises(InputError, match="not UTF-8 at byte 1"):
+        ChatTemplate.of(tokenizer, tmp_path / "bytes")
+
+
+def test_a_conversation_as_a_plain_text() -> None:
+    template = ChatTemplate.of(Tokenizer.open(DEMO), "plain")
+    text = "<|begin_of_text|>Be brief.\n\nUSER:\nHi\n\nASSISTANT:\nHo\n\nASSISTANT:\n"
+    assert template.render(TALK) == text
+    assert template.stops == ("\n\n",)
+
+
+def test_a_model_without_a_template() -> None:
+    tokenizer = Tokenizer.open(DEMO)
+    tokenizer.chat_template = None
+    with pytest.raises(TemplateError, match="no chat template: give one with --template FILE"):
+        ChatTemplate.of(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("a\n{% if %}", "the template: line 2: Expected an expression"),
+        ("{% include 'x' %}", "the template: no loader"),
+        ("{{ messages.x.y }}", "the template: .*has no attribute 'x'"),
+        ("{{ messages[0] + 1 }}", "the template: unsupported operand"),
+        ("{{ 1 / 0 }}", "the template: division by zero"),
+        ("{{ x | nothing }}", "the template: line 1: No filter named 'nothing'"),
+        ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "the template: "),
+        (" " * ((1 << 20) + 1), "the template has 1048577 characters"),
+        ("{{ messages | tojson(indent='x') | tojson(sort_keys=1, separators=3) }}", "the template"),
+    ],
+)
+def test_broken_templates_are_errors_that_name_them(source: str, message: str) -> None:
+    with pytest.raises(TemplateError, match=message) as caught:
+        render(source)
+    assert isinstance(caught.value, DllamaError)
+
+
+REACHING = [
+    "{{ ''.__class__.__mro__ }}",
+    "{{ ''['__class__'] }}",
+    "{{ '' | attr('__class__') }}",
+    "{{ messages.append.__self__ }}",
+    "{{ raise_exception.__globals__ }}",
+    "{{ raise_exception | attr('__globals__') }}",
+    "{{ strftime_now.__globals__['json'] }}",
+    "{{ range.__init__ }}",
+    "{{ self.__init__.__globals__ }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{{ joiner | map(attribute='__init__') | list }}",
+    "{{ '{0.__class__}'.format(1) }}",
+    "{{ '{x.__class__}'.format_map({'x': 1}) }}",
+    "{% set f = '{0.__class__}'.format %}{{ f(1) }}",
+    "{{ namespace().__class__.__init__.__globals__ }}",
+    "{{ (messages | map('attr', '__class__') | list)[0].__mro__ }}",
+    "{% macro f() %}{% endmacro %}{{ f.__class__.__init__.__globals__ }}",
+    "{{ loop.__class__ }}{{ lipsum.__globals__ }}",
+    "{% for x in messages %}{{ loop.__init__.__globals__ }}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", REACHING)
+def test_nothing_of_python_is_reached(source: str) -> None:
+    try:
+        text = render(source)
+    except TemplateError as error:
+        text = str(error)
+    assert not any(word in text for word in ("<class", "<function", "<module", "uid=", "builtins"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update({'role': 'x'}) }}",
+        "{{ messages.clear() }}",
+        "{{ messages.pop() }}",
+    ],
+)
+def test_nothing_is_changed(source: str) -> None:
+    with pytest.raises(TemplateError, match="unsafe"):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "takes more than 5000 steps",
+        ),
+        ("{% for a in range(99999) %}{% set x = range(99999) | list %}{% endfor %}", "steps"),
+        ("{{ range(10 ** 15) | list }}", "steps"),
+        (
+            "{% for a in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}{% endif %}"
+            "{% endfor %}",
+            "steps",
+        ),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+            "{{ f(60) }}",
+            "steps",
+        ),
+        (
+            "{% macro g(n) %}{{ caller(n) }}{% endmacro %}{% macro f(n) %}{% if n %}"
+            "{% call(m) g(n) %}{{ f(m - 1) }}{{ f(m - 1) }}{% endcall %}{% endif %}{% endmacro %}"
+            "{{ f(40) }}",
+            "steps",
+        ),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        (
+            "{% set spend_one = 1 %}{% for a in range(99999) %}{{ range(99999) }}{% endfor %}",
+            "steps",
+        ),
+        ("{{ 10 ** 10 ** 10 }}", "power"),
+        ("{{ 99999999999 * 99999999999 }}", "number"),
+        ("{{ 'a' * 10 ** 10 }}", "a text of more than"),
+        ("{{ 10 ** 10 * [1] }}", "a text of more than"),
+        ("{{ '%9999999999d' % 1 }}", "formats a text with %"),
+        ("{{ '{:9999999999}'.format(1) }}", "unsafe"),
+        ("{{ ''.ljust(9999999999) }}", "unsafe"),
+        ("{{ ('' | attr('zfill'))(9999999999) }}", "unsafe"),
+        ("{{ '' | center(9999999999) }}", "No filter named 'center'"),
+        ("{{ 'a' | indent(9999999999, true) }}", "indents by more than"),
+        ("{{ 'a' | indent(' ' * 9999, true) }}", "indents by more than"),
+        ("{{ [1] | tojson(indent=9999999999) }}", "indents by more than"),
+        ("{% set x = 'a' * 5000 %}{{ x.replace('', x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ x | replace('a', x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ x.join(x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ x | join(x) }}", "a text of more than"),
+        ("{% set x = 'a' * 5000 %}{{ ([x] * 5000) | join }}", "a text of more than"),
+        (
+            "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}"
+            "{% endfor %}",
+            "a text of more than",
+        ),
+        (
+            "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}"
+            "{% endfor %}",
+            "a text of more than",
+        ),
+    ],
+)
+def test_work_has_bounds(source: str, message: str, monkeypatch) -> None:
+    monkeypatch.setattr(templatelimits, "MAX_STEPS", 5000)
+    with pytest.raises(TemplateError, match=f"the template: .*{message}"):
+        render(source)
+
+
+def test_every_rendering_has_its_own_steps(monkeypatch) -> None:
+    monkeypatch.setattr(templatelimits, "MAX_STEPS", 5000)
+    template = ChatTemplate("{% for a in range(2000) %}{% endfor %}{{ 2 ** 0.5 * 2 }}")
+    for _ in range(8):
+        assert template.render([]).startswith("2.828")

@@ -1,0 +1,227 @@
+"""All-reduce and broadcast against NumPy, over links between threads."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+from oracle import quants
+
+from dllama import transports
+from dllama._kernels.comm.communicator import Communicator
+from dllama._kernels.comm.link import Link
+from dllama.errors import ConfigError, TransportError, TransportTimeoutError
+
+F32, F16, Q80 = 0, 1, 3
+LIMIT = 20.0
+
+
+@contextlib.contextmanager
+def mesh(nodes, folder):
+    """Links of every node to every other, by rank."""
+    transport = transports.get("unix")
+    links = [[None] * nodes for _ in range(nodes)]
+    with contextlib.ExitStack() as stack:
+        for a in range(nodes):
+            for b in range(a):
+                with transport.listen(f"unix:{folder}/{a}-{b}") as listener:
+                    links[a][b] = stack.enter_context(transport.connect(listener.address, LIMIT))
+                    links[b][a] = stack.enter_context(listener.accept(LIMIT))
+        yield links
+
+
+def everywhere(links, work, **options):
+    """Do work(communicator, rank) on all nodes at once; what it returns, by rank."""
+    results, errors = [None] * len(links), []
+
+    def run(rank):
+        try:
+            communicator = Communicator(links[rank], rank, **({"timeout": LIMIT} | options))
+            results[rank] = work(communicator, rank)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(links))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def stored(x, wire):
+    """Numbers as they are after travelling."""
+    if wire == F32:
+        return x
+    if wire == F16:
+        return x.astype(np.float16).astype(np.float32)
+    return quants.quantise_q80(x).dequantise()
+
+
+def tree_sum(parts):
+    """Sum as a binary tree over the ranks."""
+    parts, step = list(parts), 1
+    while step < len(parts):
+        for at in range(0, len(parts) - step, 2 * step):
+            parts[at] = parts[at] + parts[at + step]
+        step *= 2
+    return parts[0]
+
+
+@pytest.mark.parametrize("algorithm", ["exchange", "two-step"])
+@pytest.mark.parametrize("nodes", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize(("dim", "wire"), [(96, F32), (50, F32), (50, F16), (288, F16), (288, Q80)])
+def test_all_reduce(algorithm, nodes, dim, wire, rng, tmp_path):
+    for T in (1, 3, 20):
+        parts = rng.standard_normal((nodes, T, dim)).astype(np.float32)
+        before = rng.standard_normal((T, dim)).astype(np.float32)
+
+        def work(communicator, rank, parts=parts, before=before):
+            out = before.copy()
+            communicator.all_reduce(parts[rank], out)
+            return out
+
+        with mesh(nodes, tmp_path) as links:
+            results = everywhere(links, work, dim=dim, tokens=T, wire=wire, algorithm=algorithm)
+        total = tree_sum([stored(part, wire) for part in parts])
+        if algorithm == "two-step":
+            total = stored(total, wire)
+        for result in results:
+            np.testing.assert_array_equal(result, results[0])
+        np.testing.assert_allclose(results[0], before + total, rtol=0, atol=2e-6)
+        if wire == F32:
+            np.testing.assert_array_equal(results[0], before + total)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "exchange", "two-step"])
+@pytest.mark.parametrize(("dim", "wire"), [(96, F32), (20000, F32), (96, Q80)])
+def test_nodes_with_several_sums_and_with_none(algorithm, dim, wire, rng, tmp_path):
+    """Sums a, b of node 0, none of node 1, c, d, e of node 2: (a + b) + (c + (d + e))."""
+    adds, counts = ((0, 1), (), (0, 0, 3)), (2, 0, 3)
+    for T in (1, 7):
+        sums = rng.standard_normal((5, T, dim)).astype(np.float32)
+        owned = np.split(sums, np.cumsum(counts)[:-1])
+        before = rng.standard_normal((T, dim)).astype(np.float32)
+
+        def work(communicator, rank, owned=owned, before=before):
+            out = before.copy()
+            src = owned[rank].reshape(-1, dim) if counts[rank] else np.zeros((0, dim), np.float32)
+            communicator.all_reduce(src, out, adds)
+            return out
+
+        with mesh(3, tmp_path) as links:
+            results = everywhere(
+                links, work, dim=dim, tokens=T, wire=wire, algorithm=algorithm, sums=counts
+            )
+        a, b, c, d, e = (stored(x, wire) for x in sums)
+        total = (a + b) + (c + (d + e))
+        for result in results:
+            np.testing.assert_array_equal(result, results[0])
+        if wire == F32:
+            np.testing.assert_array_equal(results[0], before + total)
+        else:
+            np.testing.assert_allclose(results[0], before + total, atol=0.1)
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+@pytest.mark.parametrize("form", [0, 1, 2])
+def test_broadcast(nodes, form, rng, tmp_path):
+    x = rng.standard_normal((7, 50)).astype(np.float32)
+    if form == 1:
+        x = x.astype(np.float16).astype(np.float32)
+    if form == 2:
+        x = (x.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+    def work(communicator, rank):
+        assert communicator.form_of(x) == form
+        out = x.copy() if rank == 0 else np.zeros_like(x)
+        communicator.broadcast(out, form)
+        return out, communicator.traffic()
+
+    with mesh(nodes, tmp_path) as links:
+        results = everywhere(links, work, dim=50, tokens=7, wire=F32)
+    size = 7 * 50 * (2 if form else 4)
+    for rank, (out, (sent, received)) in enumerate(results):
+        np.testing.assert_array_equal(out, x)
+        assert received == (size if rank else 0)
+        assert rank or sent == size
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 8])
+def test_bytes_that_travel(nodes, tmp_path):
+    dim, T, row = 1024, 5, 1024 // 32 * 34
+    expected = {"exchange": (nodes - 1) * row, "two-step": 2 * (nodes - 1) * row // nodes}
+    for algorithm, size in expected.items():
+
+        def work(communicator, rank):
+            communicator.all_reduce(np.ones((T, dim), np.float32), np.ones((T, dim), np.float32))
+            return communicator.traffic()
+
+        with mesh(nodes, tmp_path) as links:
+            options = {"dim": dim, "tokens": T, "wire": Q80, "algorithm": algorithm}
+            for sent, received in everywhere(links, work, **options):
+                assert sent == received
+                assert abs(sent - T * size) <= 0.02 * T * size
+
+
+def test_auto_takes_the_two_step_for_many_bytes(tmp_path):
+    def work(communicator, rank):
+        sizes = []
+        for T in (1, 64):
+            before = communicator.traffic()[0]
+            communicator.all_reduce(np.ones((T, 256), np.float32), np.ones((T, 256), np.float32))
+            sizes.append((communicator.traffic()[0] - before) // T)
+        return sizes
+
+    with mesh(4, tmp_path) as links:
+        for few, many in everywhere(links, work, dim=256, tokens=64, wire=F32):
+            assert (few, many) == (3 * 1024, 2 * 3 * 1024 // 4)
+
+
+def test_a_silent_node_is_named(tmp_path):
+    with mesh(3, tmp_path) as links:
+        links[0][1].peer, links[0][2].peer = "worker 1", "worker 2"
+        x = np.ones((1, 64), np.float32)
+
+        def work(communicator, rank):
+            if rank != 2:
+                communicator.all_reduce(x, x.copy())
+
+        with pytest.raises(TransportTimeoutError, match=r"worker 2|: no byte moved for 0.3 s"):
+            everywhere(links, work, dim=64, tokens=1, wire=F32, timeout=0.3)
+
+
+def test_a_node_that_is_gone_is_named_and_stays_so(tmp_path):
+    with mesh(2, tmp_path) as links:
+        links[0][1].peer = "worker 1"
+        links[1][0].close()
+        communicator = Communicator(links[0], 0, dim=64, tokens=1, wire=F32, timeout=LIMIT)
+        for _ in range(2):
+            with pytest.raises(TransportError, match="worker 1: the connection is closed"):
+                communicator.all_reduce(np.ones((1, 64), np.float32), np.ones((1, 64), np.float32))
+        assert (communicator.failed, communicator.failed_rank) == (True, 1)
+
+
+def test_the_end_of_a_control_link_ends_a_exchange(tmp_path):
+    (tmp_path / "control").mkdir()
+    with mesh(2, tmp_path) as links, mesh(2, tmp_path / "control") as controls:
+        watched = {1: controls[0][1]}
+        communicator = Communicator(
+            links[0], 0, dim=64, tokens=1, wire=F32, timeout=LIMIT, watched=watched
+        )
+        controls[1][0].close()
+        with pytest.raises(TransportError, match="given up, as another node failed"):
+            communicator.all_reduce(np.ones((1, 64), np.float32), np.ones((1, 64), np.float32))
+        assert communicator.failed_rank == 1
+
+
+def test_what_is_no_group():
+    with pytest.raises(ConfigError, match="a communicator has 2 to 256 nodes, found 1"):
+        Communicator([None], 0, dim=64, tokens=1, wire=F32)
+    with pytest.raises(ConfigError, match="rows of 50 numbers"):
+        Communicator([None, Link()], 0, dim=50, tokens=1, wire=Q80)

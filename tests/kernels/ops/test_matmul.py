@@ -1,0 +1,128 @@
+"""The packed matmul against the NumPy oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import ops, quants
+
+from dllama._kernels.ops.matmul import PackedMatrix, matmul
+
+F32, F16, Q40, Q80 = range(4)
+
+
+def stored(weight: np.ndarray, weight_type: int):
+    """The weight as the oracle and as a model file hold it."""
+    if weight_type == Q40:
+        blocks = quants.quantise_q40(weight)
+        return blocks, quants.pack_q40(blocks)
+    if weight_type == Q80:
+        blocks = quants.quantise_q80(weight)
+        return blocks, quants.pack_q80(blocks)
+    narrow = weight.astype(np.float16 if weight_type == F16 else np.float32)
+    return narrow, narrow.view(np.uint8)
+
+
+def packed(raw: np.ndarray, shape: tuple[int, int], weight_type: int) -> PackedMatrix:
+    matrix = PackedMatrix(*shape, weight_type)
+    matrix.fill(0, np.ascontiguousarray(raw), threads=2)
+    return matrix
+
+
+@pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
+@pytest.mark.parametrize(
+    ("tokens", "rows", "columns"), [(1, 1, 32), (3, 17, 64), (9, 50, 288), (21, 130, 512)]
+)
+def test_equals_the_oracle(rng, weight_type, tokens, rows, columns):
+    reference, raw = stored(rng.standard_normal((rows, columns)), weight_type)
+    x = rng.standard_normal((tokens, columns)).astype(np.float32)
+    result = matmul(packed(raw, (rows, columns), weight_type), x, threads=2)
+    np.testing.assert_allclose(result, ops.matmul(x, reference), atol=2e-5 * columns**0.5)
+
+
+@pytest.mark.parametrize("weight_type", [F32, F16])
+def test_takes_any_number_of_float_columns(rng, weight_type):
+    reference, raw = stored(rng.standard_normal((5, 7)), weight_type)
+    x = rng.standard_normal((2, 7)).astype(np.float32)
+    result = matmul(packed(raw, (5, 7), weight_type), x)
+    np.testing.assert_allclose(result, ops.matmul(x, reference), atol=1e-5)
+
+
+@pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
+@pytest.mark.parametrize("order", [None, ((64, 0), (32, 0), (96, 1), (64, 2))])
+def test_same_bits_for_any_batch_and_threads(rng, weight_type, order):
+    _, raw = stored(rng.standard_normal((70, 256)), weight_type)
+    matrix = packed(raw, (70, 256), weight_type)
+    x = rng.standard_normal((19, 256)).astype(np.float32)
+    whole = matmul(matrix, x, order, threads=3)
+    for size in (1, 2, 5, 8):
+        parts = [matmul(matrix, x[i : i + size], order) for i in range(0, 19, size)]
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+@pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+def test_segments_add_as_a_tree(rng, weight_type, tokens):
+    """Each segment by itself is a matrix by itself; sums that wait are added, the nearest first."""
+    widths = (32, 64, 32, 96, 32)
+    weight = rng.standard_normal((20, sum(widths))).astype(np.float32)
+    x = rng.standard_normal((tokens, sum(widths))).astype(np.float32)
+    sums, first = [], 0
+    for width in widths:
+        part = slice(first, first + width)
+        _, raw = stored(weight[:, part], weight_type)
+        sums.append(matmul(packed(raw, (20, width), weight_type), x[:, part].copy()))
+        first += width
+    _, raw = stored(weight, weight_type)
+    matrix = packed(raw, weight.shape, weight_type)
+    expected = (sums[0] + sums[1]) + (sums[2] + (sums[3] + sums[4]))
+    order = [*zip(widths, (0, 1, 0, 0, 3), strict=True)]
+    np.testing.assert_array_equal(matmul(matrix, x, order), expected)
+    middle = matmul(matrix, x, [(64, 0), (32, 1)], first=32, threads=2)
+    np.testing.assert_array_equal(middle, sums[1] + sums[2])
+
+
+def test_fill_places_blocks_of_rows(rng):
+    weight = rng.standard_normal((8, 4)).astype(np.float32)
+    matrix = PackedMatrix(16, 4, F32)
+    matrix.fill(0, weight[:4].view(np.uint8), block=2, step=4)
+    matrix.fill(2, weight[4:].view(np.uint8), block=2, step=4)
+    result = matmul(matrix, np.eye(4, dtype=np.float32)).T
+    expected = np.concatenate([weight[[0, 1, 4, 5, 2, 3, 6, 7]], np.zeros((8, 4))])
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_refuses_what_does_not_fit(rng):
+    matrix = PackedMatrix(4, 32, Q40)
+    x = np.zeros((1, 32), np.float32)
+    for call in (
+        lambda: PackedMatrix(4, 33, Q40),
+        lambda: PackedMatrix(0, 32, F32),
+        lambda: PackedMatrix(4, 32, 4),
+        lambda: matrix.fill(0, np.zeros((5, 18), np.uint8)),
+        lambda: matrix.fill(-1, np.zeros((1, 18), np.uint8)),
+        lambda: matrix.fill(0, np.zeros((1, 17), np.uint8)),
+        lambda: matrix.fill(0, np.zeros((4, 18), np.uint8), block=1, step=2),
+        lambda: matmul(matrix, x[:, :31].copy()),
+        lambda: matmul(matrix, x, [(16, 0), (16, 1)]),
+        lambda: matmul(matrix, x, [(64, 0)]),
+        lambda: matmul(matrix, x, [(32, 0)], first=32),
+        lambda: matmul(matrix, x, [(32, 1)]),
+        lambda: matmul(matrix, np.zeros((1, 64), np.float32), [(32, 0), (32, 0)]),
+        lambda: matmul(PackedMatrix(4, 320, Q40), np.zeros((1, 320), np.float32), [(32, 0)] * 10),
+        lambda: matmul(matrix, x, []),
+    ):
+        with pytest.raises(ValueError, match=r"\d"):
+            call()
+
+
+def test_extreme_blocks_do_not_overflow():
+    """The largest sums of products that the types allow."""
+    raw = np.full((16, 18), 0xFF, np.uint8)
+    raw[:, :2] = np.array([1.0], np.float16).view(np.uint8)
+    result = matmul(packed(raw, (16, 32), Q40), np.full((1, 32), -127, np.float32))
+    np.testing.assert_array_equal(result, np.full((1, 16), 7 * 32 * -127))
+    raw = np.full((16, 34), 0x80, np.uint8)
+    raw[:, :2] = np.array([1.0], np.float16).view(np.uint8)
+    result = matmul(packed(raw, (16, 32), Q80), np.full((1, 32), 127, np.float32))
+    np.testing.assert_array_equal(result, np.full((1, 16), -128 * 32 * 127))
