@@ -116,8 +116,9 @@ class Conformance:
             sums = [np.zeros((rows, dim), np.float32) for _ in range(3)]
 
             def work(rank: int, links: list[Link | None], algorithm: str, out: Any) -> None:
-                communicator = Communicator(links, rank, dim=dim, tokens=rows, wire=0, algorithm=algorithm,
-                              timeout=LIMIT)  # fmt: skip
+                communicator = Communicator(
+                    links, rank, dim=dim, tokens=rows, wire=0, algorithm=algorithm, timeout=LIMIT
+                )
                 part = np.full((rows, dim), 10.0**rank, np.float32)
                 communicator.all_reduce(part, out[rank])
 
