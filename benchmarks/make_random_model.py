@@ -21,7 +21,8 @@ from tqdm import tqdm
 from dllama.converter.families import llama
 from dllama.model.file import TensorInfo, tensor_table
 from dllama.model.header import write_header
-from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType, WeightType
+from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType
+from dllama.model.weight_types import WeightType
 
 RUN = 1 << 22
 

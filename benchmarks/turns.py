@@ -130,7 +130,7 @@ def _run_c(name: str, *arguments: str) -> float:
 def weight_bytes(model: str) -> int:
     """Bytes that a token reads: all matrices but the embedding."""
     from dllama.model.file import ModelFile
-    from dllama.model.spec import WeightType
+    from dllama.model.weight_types import WeightType
 
     with ModelFile.open(Path(model)) as file:
         tensors = file.tensors.values()

@@ -26,7 +26,8 @@ from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
 from dllama.model.file import ModelWriter, decode, tensor_table
 from dllama.model.header import read_header, write_header
-from dllama.model.spec import ModelSpec, WeightType
+from dllama.model.spec import ModelSpec
+from dllama.model.weight_types import WeightType
 
 WEIGHTS = ("q40", "q80", "f16", "f32")
 # Numbers that are read, put in order and written at a time.

@@ -22,7 +22,7 @@ from dllama.converter.sources.huggingface import FILES, INDEX
 from dllama.converter.tokenizers.folder import COPIED
 from dllama.errors import ConfigError, DllamaError, FormatError, ModelError, OutputError
 from dllama.model.json_file import read_json
-from dllama.model.spec import WeightType
+from dllama.model.weight_types import WeightType
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 PLAIN = re.compile(r"[\w-][\w.-]*")

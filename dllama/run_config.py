@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dllama.model.spec import WeightType
+from dllama.model.weight_types import WeightType
 
 LEAST_SHARE, MOST_SHARE = 1e-6, 1e6
 MOST_CONTEXTS = 64

@@ -17,7 +17,8 @@ from dllama.converter.cache import cached_model
 from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import ConfigError, ModelError
 from dllama.model.file import tensor_table
-from dllama.model.spec import ModelSpec, WeightType
+from dllama.model.spec import ModelSpec
+from dllama.model.weight_types import WeightType
 from dllama.run_config import LEAST_SHARE, MOST_CONTEXTS, MOST_SHARE, RunConfig
 from dllama.text.tokenizer import Tokenizer
 from dllama.transports import Transport

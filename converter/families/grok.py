@@ -19,7 +19,8 @@ from dllama.converter.families.source import Place, Source
 from dllama.graph import build as graph_build
 from dllama.graph.build import Graph
 from dllama.graph.shard import Shard
-from dllama.model.spec import Arch, HiddenAct, ModelSpec, WeightType
+from dllama.model.spec import Arch, HiddenAct, ModelSpec
+from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("grok-1", "Grok1ModelForCausalLM")
 

@@ -14,7 +14,8 @@ from dllama.converter.families.source import Source
 from dllama.graph import build as graph_build
 from dllama.graph.build import Graph
 from dllama.graph.shard import Shard
-from dllama.model.spec import Arch, ModelSpec, WeightType
+from dllama.model.spec import Arch, ModelSpec
+from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("llama", "mistral")
 

@@ -16,7 +16,8 @@ from dllama.errors import UnsupportedError
 from dllama.graph import build as graph_build
 from dllama.graph.build import Graph
 from dllama.graph.shard import Shard
-from dllama.model.spec import Arch, ModelSpec, WeightType
+from dllama.model.spec import Arch, ModelSpec
+from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen3_moe",)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama.errors import FormatError, ModelError
-from dllama.model.spec import WeightType
+from dllama.model.weight_types import WeightType
 
 # Elements of each type that is read as it is; bfloat16 is read as its bits.
 DTYPES: dict[str, np.dtype[Any]] = {

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from dllama._kernels.tasks import Form, Kind, Op, Then
 from dllama.graph.shard import Shard, columns_of, expert_lanes
 from dllama.graph.sum_tree import Subtree, Summation
-from dllama.model.spec import HiddenAct, ModelSpec, WeightType
+from dllama.model.spec import HiddenAct, ModelSpec
+from dllama.model.weight_types import WeightType
 
 # Rows of every expert's down projection that one work item computes (moe.pxd has the same).
 EXPERT_ROWS = 32

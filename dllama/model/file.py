@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from dllama._kernels import weight_types as quants
 from dllama.errors import FormatError, ModelError, OutputError
 from dllama.model.header import MAX_HEADER, read_header, write_header
-from dllama.model.spec import ModelSpec, WeightType
+from dllama.model.spec import ModelSpec
+from dllama.model.weight_types import WeightType
 
 Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 

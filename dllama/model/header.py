@@ -10,7 +10,8 @@ import struct
 from enum import IntEnum
 
 from dllama.errors import FormatError, UnsupportedError
-from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType, WeightType
+from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType
+from dllama.model.weight_types import WeightType
 
 MAGIC = 0x0A00ABCD
 OLD_MAGICS = (0xABCD00, 0xABCD01)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from dllama.model.weight_types import WeightType
+
 
 class Arch(IntEnum):
     """Architecture id, as stored in the model file."""
@@ -12,29 +14,6 @@ class Arch(IntEnum):
     LLAMA = 0xABCD00
     QWEN3 = 0xABCD01
     QWEN3_MOE = 0xABCD02
-
-
-class WeightType(IntEnum):
-    """How numbers of a tensor are stored, as in the model file."""
-
-    F32 = 0
-    F16 = 1
-    Q40 = 2
-    Q80 = 3
-
-    @property
-    def block_size(self) -> int:
-        """Numbers in one block; rows are whole blocks."""
-        return 32 if self in (WeightType.Q40, WeightType.Q80) else 1
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one block."""
-        return {WeightType.F32: 4, WeightType.F16: 2, WeightType.Q40: 18, WeightType.Q80: 34}[self]
-
-    def nbytes(self, count: int) -> int:
-        """Bytes of `count` numbers; `count` is a multiple of `block_size`."""
-        return count // self.block_size * self.block_bytes
 
 
 class HiddenAct(IntEnum):

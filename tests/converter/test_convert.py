@@ -24,7 +24,8 @@ from dllama.errors import (
     UnsupportedError,
 )
 from dllama.model.file import ModelFile
-from dllama.model.spec import RopeScaling, RopeType, WeightType
+from dllama.model.spec import RopeScaling, RopeType
+from dllama.model.weight_types import WeightType
 
 
 @pytest.fixture

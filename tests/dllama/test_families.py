@@ -23,7 +23,8 @@ from dllama.converter.families import mixtral
 from dllama.errors import DllamaError, FormatError, UnsupportedError
 from dllama.graph.build import Op
 from dllama.model.file import ModelFile, ModelWriter
-from dllama.model.spec import Arch, HiddenAct, ModelSpec, WeightType
+from dllama.model.spec import Arch, HiddenAct, ModelSpec
+from dllama.model.weight_types import WeightType
 from dllama.runtime.footprint import footprint
 
 MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral")

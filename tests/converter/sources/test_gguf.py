@@ -15,7 +15,7 @@ from dllama.converter import convert
 from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 from dllama.model.file import ModelFile
-from dllama.model.spec import WeightType
+from dllama.model.weight_types import WeightType
 
 gguf = pytest.importorskip("gguf")
 ggufmodel = pytest.importorskip("ggufmodel")

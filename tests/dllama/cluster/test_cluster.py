@@ -15,7 +15,8 @@ import pytest
 import dllama
 from dllama import settings
 from dllama.model.file import ModelWriter
-from dllama.model.spec import Arch, ModelSpec, WeightType
+from dllama.model.spec import Arch, ModelSpec
+from dllama.model.weight_types import WeightType
 
 TRANSPORTS = ("blocking", "nonblocking", "unix")
 PROMPT, GENERATED = 200, 64

@@ -12,7 +12,8 @@ from dllama.graph import shard as sharding
 from dllama.graph.ranges import deal
 from dllama.graph.shard import expert_lanes, split
 from dllama.model.file import tensor_table
-from dllama.model.spec import Arch, ModelSpec, WeightType
+from dllama.model.spec import Arch, ModelSpec
+from dllama.model.weight_types import WeightType
 from dllama.run_config import RunConfig
 from dllama.runtime.node import graph_of
 

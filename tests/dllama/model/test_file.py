@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dllama.errors import FormatError, ModelError, OutputError, UnsupportedError
 from dllama.model.file import ModelFile, ModelWriter, decode, encode, tensor_table
 from dllama.model.header import Key, read_header, write_header
-from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType, WeightType
+from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType
+from dllama.model.weight_types import WeightType
 
 SPEC = ModelSpec(
     arch=Arch.LLAMA,

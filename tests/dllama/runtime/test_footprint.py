@@ -11,7 +11,8 @@ import pytest
 import dllama
 from dllama import settings
 from dllama.model.file import ModelFile, ModelWriter
-from dllama.model.spec import Arch, ModelSpec, WeightType
+from dllama.model.spec import Arch, ModelSpec
+from dllama.model.weight_types import WeightType
 from dllama.runtime.footprint import footprint
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType, WeightType
+from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType
+from dllama.model.weight_types import WeightType
 
 ARCHS = {"qwen3": Arch.QWEN3, "qwen3_moe": Arch.QWEN3_MOE}
 LAYER_NAMES = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from dllama.model.file import ModelFile, TensorInfo
-from dllama.model.spec import ModelSpec, WeightType
+from dllama.model.spec import ModelSpec
+from dllama.model.weight_types import WeightType
 
 from .llama import Weight
 from .quants import unpack_q40, unpack_q80
