@@ -17,7 +17,7 @@ from dllama.converter.families import mixtral
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Place, Source
 from dllama.graph import build as graph_build
-from dllama.graph.build import Graph
+from dllama.graph.graph import Graph
 from dllama.graph.shard import Shard
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType

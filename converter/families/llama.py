@@ -12,7 +12,7 @@ from dllama.converter.families import config as fields
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Source
 from dllama.graph import build as graph_build
-from dllama.graph.build import Graph
+from dllama.graph.graph import Graph
 from dllama.graph.shard import Shard
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType

@@ -14,7 +14,7 @@ from dllama.converter.families.config import Config
 from dllama.converter.families.source import Source, expert_sources, with_experts
 from dllama.errors import UnsupportedError
 from dllama.graph import build as graph_build
-from dllama.graph.build import Graph
+from dllama.graph.graph import Graph
 from dllama.graph.shard import Shard
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType

@@ -3,7 +3,7 @@ from numpy.typing import NDArray
 
 from dllama._kernels.comm.communicator import Communicator
 from dllama._kernels.ops.matmul import PackedMatrix
-from dllama.graph.build import Graph, Task
+from dllama.graph.graph import Graph, Task
 
 class Executor:
     max_batch: int

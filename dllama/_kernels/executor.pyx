@@ -53,7 +53,7 @@ cdef dict THEN_OF = {
 
 
 cdef class Executor:
-    """A dllama.graph.build.Graph, its weights, KV cache and buffers.
+    """A dllama.graph.graph.Graph, its weights, KV cache and buffers.
 
     matrices: PackedMatrix by name; vectors: float32 arrays by name; embedding: float32
     (vocab, dim), or None where a graph does not use it. A pass takes up to max_batch tokens;

@@ -27,7 +27,7 @@ from dllama.errors import (
     TransportError,
     TransportTimeoutError,
 )
-from dllama.graph.build import Graph
+from dllama.graph.graph import Graph
 from dllama.model.file import ModelFile
 from dllama.progress import byte_bar
 from dllama.run_config import RunConfig

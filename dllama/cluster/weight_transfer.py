@@ -19,7 +19,7 @@ from dllama._kernels.comm.link import Link
 from dllama._kernels.ops.matmul import PackedMatrix
 from dllama.cluster.protocol import HEADER, Kind, receive_header
 from dllama.errors import ProtocolError
-from dllama.graph.build import Graph, Matrix, Part, Vector
+from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector
 from dllama.graph.weights import (
     Weights,
     part_bytes,
@@ -50,14 +50,14 @@ def model_digest(model: ModelFile) -> str:
 
 def graph_nbytes(tensors: Mapping[str, TensorInfo], graph: Graph) -> int:
     """Bytes that send_weights sends for a graph, without messages' frames."""
-    parts = sum(part_nbytes(tensors, part) for m in graph.matrices for part in m.parts)
+    parts = sum(part_nbytes(tensors, part) for m in graph.matrices for part in m.slices)
     return parts + sum(4 * len(part.rows) for vector in graph.vectors for part in vector.slices)
 
 
 def send_weights(link: Link, model: ModelFile, graph: Graph, progress: Progress) -> None:
     """Send all weights of a graph. TransportError; ProtocolError if the worker refuses."""
     for matrix in graph.matrices:
-        for part in matrix.parts:
+        for part in matrix.slices:
             _send(link, part_bytes(model, part), progress)
             model.release(part.tensor)
     for vector in graph.vectors:
@@ -90,7 +90,7 @@ def receive_weights(link: Link, spec_table: Mapping[str, TensorInfo], graph: Gra
     matrices: dict[str, PackedMatrix] = {}
     for matrix in graph.matrices:
         packed = PackedMatrix(matrix.rows, matrix.cols, weight_type_of(spec_table, matrix))
-        for part in matrix.parts:
+        for part in matrix.slices:
             _receive_part(link, spec_table, packed, matrix, part, threads)
         matrices[matrix.name] = packed
     vectors = {}
@@ -116,7 +116,7 @@ def _receive_part(
     tensors: Mapping[str, TensorInfo],
     packed: PackedMatrix,
     matrix: Matrix,
-    part: Part,
+    part: TensorSlice,
     threads: int,
 ) -> None:
     """One part, repacked as it comes, in whole blocks of rows."""

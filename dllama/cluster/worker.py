@@ -26,7 +26,7 @@ from dllama.cluster.messages import RUN, Join, Run
 from dllama.cluster.protocol import Kind, Want
 from dllama.cluster.weight_transfer import receive_weights, table_of
 from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
-from dllama.graph.build import Graph
+from dllama.graph.graph import Graph
 from dllama.graph.weights import Weights
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.sampling.remote import answer, top_of

@@ -1,114 +1,19 @@
-"""A forward pass as data: buffers, matrices and a list of tasks.
-
-A family (dllama.converter.families) builds a Graph from its ModelSpec and the Shard of a node; the
-executor runs it without knowing any family. T below is the number of tokens in a pass.
-"""
+"""Builds the forward pass of one node as data (dllama.graph.graph)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dllama._kernels.tasks import Form, Kind, Op, Then
+from dllama.graph.graph import Buffer, Graph, Matrix, Task, TensorSlice, Vector, VectorSlice
 from dllama.graph.shard import Shard, columns_of, expert_lanes
-from dllama.graph.sum_tree import Subtree, Summation
+from dllama.graph.sum_tree import Summation
 from dllama.model.spec import HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
 
 # Rows of every expert's down projection that one work item computes (moe.pxd has the same).
 EXPERT_ROWS = 32
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """T * rows rows of `width` numbers."""
-
-    name: str
-    width: int
-    form: Form = Form.FLOAT
-    rows: int = 1
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of a tensor of the file, cut to some columns, put into a matrix.
-
-    The i-th of the rows becomes row at + i of the matrix, or, with block and step, row
-    at + i // block * step + i % block.
-    """
-
-    tensor: str
-    rows: range
-    cols: range
-    at: int = 0
-    block: int = 0
-    step: int = 0
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """rows x cols weights, made of one or several tensors with `cols` columns."""
-
-    name: str
-    rows: int
-    cols: int
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Some numbers of a vector of the file."""
-
-    tensor: str
-    rows: range
-
-
-@dataclass(frozen=True)
-class Vector:
-    """float32 numbers, made of one or several vectors of the file, one behind the other."""
-
-    name: str
-    slices: tuple[Slice, ...]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One operation on all rows of its buffers; on the rows whose logits are asked for: tail.
-
-    weight: a matrix, or the vector of a norm. bias: a vector that is added to a matmul's
-    product. sums: the columns of a matmul and their order, all one after another without it;
-    the product becomes rows `part` of dst. adds: the order in which an all-reduce adds the parts
-    of all nodes. routes: the buffer that says which experts a token takes. lanes: the equal parts
-    in which sums over experts are cut. scale: what SCALE multiplies by.
-    """
-
-    op: Op
-    src: str
-    dst: str
-    weight: str = ""
-    layer: int = 0
-    then: Then = Then.STORE
-    sums: Subtree | None = None
-    part: int = 0
-    adds: tuple[tuple[int, ...], ...] = ()
-    lanes: int = 1
-    tail: bool = False
-    kind: Kind = Kind.INFERENCE
-    bias: str = ""
-    routes: str = ""
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Graph:
-    """All that the executor needs: buffers by use, weights by name, tasks in order."""
-
-    spec: ModelSpec
-    shard: Shard
-    buffers: tuple[Buffer, ...]
-    matrices: tuple[Matrix, ...]
-    vectors: tuple[Vector, ...]
-    tasks: tuple[Task, ...]
 
 
 LayerPart = Callable[[ModelSpec, Shard, int], Iterator[Task]]
@@ -268,28 +173,28 @@ def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
         at = f"layers.{layer}."
         yield _qkv(spec, shard, at)
         cols = columns_of(spec, shard.heads)
-        part = Part(at + "o", range(spec.dim), cols)
-        yield Matrix(at + "o", spec.dim, len(cols), (part,))
+        held = TensorSlice(at + "o", range(spec.dim), cols)
+        yield Matrix(at + "o", spec.dim, len(cols), (held,))
         if spec.n_experts and shard.hidden:
             yield from _expert_matrices(spec, shard, at)
         elif shard.hidden:
             yield _gated_matrix(spec, shard, at + "gate_up", [at])
-            part = Part(at + "down", range(spec.dim), shard.hidden)
-            yield Matrix(at + "down", spec.dim, len(shard.hidden), (part,))
-    part = Part("output", shard.vocab, range(spec.dim))
-    yield Matrix("output", len(shard.vocab), spec.dim, (part,))
+            held = TensorSlice(at + "down", range(spec.dim), shard.hidden)
+            yield Matrix(at + "down", spec.dim, len(shard.hidden), (held,))
+    held = TensorSlice("output", shard.vocab, range(spec.dim))
+    yield Matrix("output", len(shard.vocab), spec.dim, (held,))
 
 
 def _qkv(spec: ModelSpec, shard: Shard, at: str) -> Matrix:
     """Rows of q, k and v, one below the other."""
     q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
     cols = range(spec.dim)
-    parts = (
-        Part(at + "q", q, cols),
-        Part(at + "k", kv, cols, len(q)),
-        Part(at + "v", kv, cols, len(q) + len(kv)),
+    slices = (
+        TensorSlice(at + "q", q, cols),
+        TensorSlice(at + "k", kv, cols, len(q)),
+        TensorSlice(at + "v", kv, cols, len(q) + len(kv)),
     )
-    return Matrix(at + "qkv", len(q) + 2 * len(kv), spec.dim, parts)
+    return Matrix(at + "qkv", len(q) + 2 * len(kv), spec.dim, slices)
 
 
 def _rows(heads: range, size: int) -> range:
@@ -300,18 +205,18 @@ def _gated_matrix(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str])
     """Gate and up in alternating blocks of 32 rows, so that the activation finds both side by
     side; those of experts one below the other."""
     rows, cols = 64 * ((len(shard.hidden) + 31) // 32), range(spec.dim)
-    parts = [
-        Part(prefix + tensor, shard.hidden, cols, index * rows + at, 32, 64)
+    slices = [
+        TensorSlice(prefix + tensor, shard.hidden, cols, index * rows + at, 32, 64)
         for index, prefix in enumerate(prefixes)
         for at, tensor in ((0, "gate"), (32, "up"))
     ]
-    return Matrix(name, len(prefixes) * rows, spec.dim, tuple(parts))
+    return Matrix(name, len(prefixes) * rows, spec.dim, tuple(slices))
 
 
 def _expert_matrices(spec: ModelSpec, shard: Shard, at: str) -> Iterator[Matrix]:
     """The router, and gate, up and down of all experts."""
     prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
-    router = Part(at + "router", range(spec.n_experts), range(spec.dim))
+    router = TensorSlice(at + "router", range(spec.n_experts), range(spec.dim))
     yield Matrix(at + "router", spec.n_experts, spec.dim, (router,))
     yield _gated_matrix(spec, shard, at + "experts_gate_up", prefixes)
     yield _down_of_experts(spec, shard, at + "experts_down", prefixes)
@@ -325,8 +230,8 @@ def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[st
     lanes = expert_lanes(spec, shard.hidden)
     width = len(shard.hidden) // lanes
     rows = lanes * EXPERT_ROWS * -(-spec.dim // EXPERT_ROWS)  # of an expert
-    parts = [
-        Part(
+    slices = [
+        TensorSlice(
             prefix + "down",
             range(spec.dim),
             shard.hidden[lane * width : (lane + 1) * width],
@@ -337,7 +242,7 @@ def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[st
         for index, prefix in enumerate(prefixes)
         for lane in range(lanes)
     ]
-    return Matrix(name, len(prefixes) * rows, width, tuple(parts))
+    return Matrix(name, len(prefixes) * rows, width, tuple(slices))
 
 
 def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
@@ -350,7 +255,7 @@ def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
         for norm in norms:
             yield _whole(at + norm, spec.dim)
         if spec.qk_norms:
-            heads = (Slice(at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
+            heads = (VectorSlice(at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
             yield Vector(at + "qk_norm", tuple(heads))
         if spec.qkv_bias:
             yield _bias(spec, shard, at)
@@ -358,11 +263,15 @@ def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
 
 
 def _whole(name: str, size: int) -> Vector:
-    return Vector(name, (Slice(name, range(size)),))
+    return Vector(name, (VectorSlice(name, range(size)),))
 
 
 def _bias(spec: ModelSpec, shard: Shard, at: str) -> Vector:
     """Biases of the rows of q, k and v that a node has."""
     q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
-    slices = (Slice(at + "q_bias", q), Slice(at + "k_bias", kv), Slice(at + "v_bias", kv))
+    slices = (
+        VectorSlice(at + "q_bias", q),
+        VectorSlice(at + "k_bias", kv),
+        VectorSlice(at + "v_bias", kv),
+    )
     return Vector(at + "qkv_bias", slices)

@@ -12,7 +12,7 @@ from dllama._kernels.comm.link import Link
 from dllama._kernels.executor import Executor
 from dllama.converter import families
 from dllama.graph import shard as sharding
-from dllama.graph.build import Graph
+from dllama.graph.graph import Graph
 from dllama.graph.weights import Weights
 from dllama.model.spec import ModelSpec
 from dllama.run_config import WIRE, RunConfig

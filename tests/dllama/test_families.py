@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 import dllama
 from dllama import settings
 from dllama._kernels import cpu
+from dllama._kernels.tasks import Op
 from dllama.converter import convert
 from dllama.converter.families import mixtral
 from dllama.errors import DllamaError, FormatError, UnsupportedError
-from dllama.graph.build import Op
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType

@@ -66,7 +66,7 @@ def test_every_weight_is_held_once(data, spec):
     for rank in range(nodes):
         graph = graph_of(spec, run_config_of(shares), rank)
         for matrix in graph.matrices:
-            for part in matrix.parts:
+            for part in matrix.slices:
                 rows, cols = part.rows, part.cols
                 holders[part.tensor][rows.start : rows.stop, cols.start : cols.stop] += 1
         for vector in graph.vectors:
