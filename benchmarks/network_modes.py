@@ -106,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--threads", type=between(1, 1024), default=1, help="of every node")
     add("--repeats", type=between(1, 1000), default=5)
     add("--prompt-tokens", type=between(1, 1 << 20), default=64)
-    add("--tokens", type=between(1, 1 << 20), default=64, help="decoded, behind the first one")
+    add("--tokens", type=between(1, 1 << 20), default=64, help="decoded after the first one")
     add("--all-reduce", default="auto", help="auto, exchange or two-step")
     add("--buffer", help="q80, f32 or f16 (default: as the weights are)")
     add("--timeout", type=positive, default=600.0, metavar="S", help="seconds for one run")
@@ -127,7 +127,6 @@ def between(least: int, most: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """A type of argument: numbers above 0."""
     if not 0 < float(text) < 1e9:
         raise argparse.ArgumentTypeError(f"{text}, expected a number above 0")
     return float(text)
@@ -243,7 +242,7 @@ def connect(name: str, rank: int, switch: str, args: argparse.Namespace) -> None
 
 
 def limit(where: str, device: str, rate: float, burst: int, delay: float) -> None:
-    """Limit what a device sends; delay (in ms) is before that, and once on a way."""
+    """Limit the rate (Mbit/s) at which a device sends, after a delay (ms)."""
     add = ("tc", "-n", where, "qdisc", "add", "dev", device)
     parent: tuple[str, ...] = ("root",)
     if delay > 0:
@@ -254,7 +253,6 @@ def limit(where: str, device: str, rate: float, burst: int, delay: float) -> Non
 
 
 def host(rank: int) -> str:
-    """Address of a node."""
     return f"{NETWORK}.{rank + 1}"
 
 
@@ -296,7 +294,6 @@ def on(cores: Cores) -> dict[str, Any]:
 
 
 def await_worker(process: subprocess.Popen[str], rank: int) -> None:
-    """Return when the worker listens."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], STARTING)
     if not ready or not process.stdout.readline().startswith(READY):
@@ -390,13 +387,11 @@ def table(samples: list[Sample]) -> str:
 
 
 def column(samples: list[Sample], machine: str, mode: str, key: str) -> list[float]:
-    """One measure of one transport, by repeat."""
     chosen = [s for s in samples if s["machine"] == machine and s["transport"] == mode]
     return [float(sample[key]) for sample in chosen]
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
-    """How the samples were taken."""
     return {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import openai
 
 import dllama
 from dllama.server.app import make_app
@@ -132,3 +137,21 @@ def serving(**options) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def connect(url: str, key: str = "none") -> openai.OpenAI:
+    """OpenAI's client for a server."""
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=LIMIT)
+
+
+def http(url, body=None, **headers):
+    """Status, headers and body of an answer, without any client's help."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"content-type": "application/json", **headers}
+    asked = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=LIMIT) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()

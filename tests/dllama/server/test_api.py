@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
-import urllib.error
-import urllib.request
 from itertools import pairwise
 from pathlib import Path
 
 import openai
 import pytest
-from serving import LIMIT, serving, wait_until
+from serving import connect, serving
 
 import dllama
 
@@ -20,58 +15,8 @@ PROMPT = "MACBETH:\n"
 ASKED = [{"role": "user", "content": "Who are you?"}]
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving(limit=2) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def opened(request):
-    """The gate of the shared server is open when a test begins, and nothing is left of others."""
-    if "server" in request.fixturenames:
-        server = request.getfixturevalue("server")
-        server.gate.open()
-        wait_until(lambda: server.count("dllama_requests_running") == 0)
-
-
-@pytest.fixture
-def client(server):
-    with connect(server.url) as made:
-        yield made
-
-
-def connect(url, key="none"):
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=LIMIT)
-
-
-@pytest.fixture(scope="module")
-def expected():
-    """expected(prompt, **options): tokens that LLM.generate gives in an empty context."""
-    with dllama.LLM(threads=1) as llm:
-
-        def generate(prompt, max_tokens=12, temperature=0.0, **options):
-            llm.reset()
-            return list(llm.generate(prompt, max_tokens, temperature=temperature, **options))
-
-        yield generate
-
-
 def text(tokens):
     return "".join(token.text for token in tokens)
-
-
-def http(url, body=None, **headers):
-    """Status, headers and body of an answer, without any client's help."""
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {"content-type": "application/json", **headers}
-    asked = urllib.request.Request(url, data, headers)
-    try:
-        with urllib.request.urlopen(asked, timeout=LIMIT) as answer:
-            return answer.status, answer.headers, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.headers, error.read()
 
 
 def test_models(client):
@@ -264,144 +209,6 @@ def test_the_context_is_the_limit(client):
     with pytest.raises(openai.BadRequestError, match="513 tokens, the context holds 512") as found:
         client.completions.create(model="demo", prompt=[5] * 513)
     assert found.value.code == "context_length_exceeded"
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_stops_its_generation(server, stream):
-    server.gate.shut(after=3)
-    before = server.count("dllama_generated_tokens_total")
-    body = {"prompt": PROMPT, "max_tokens": 400, "stream": stream, "ignore_eos": True}
-    raw = json.dumps(body).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(raw)}\r\n\r\n"
-    )
-    port = int(server.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(head.encode() + raw)
-        wait_until(lambda: server.count("dllama_generated_tokens_total") == before + 3)
-    wait_until(lambda: server.count("dllama_requests_running") == 0)
-    assert server.count("dllama_generated_tokens_total") - before <= 4
-
-
-def test_a_full_queue_turns_requests_away(client, server):
-    server.gate.shut()
-    answers = []
-
-    def ask():
-        with connect(server.url) as other:
-            made = other.completions.create(model="demo", prompt=PROMPT, max_tokens=2)
-            answers.append(made.choices[0].text)
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    threads[0].start()
-    wait_until(lambda: server.count("dllama_requests_running") == 1)
-    for thread in threads[1:]:
-        thread.start()
-    wait_until(lambda: server.scheduler.waiting == 2)
-    with pytest.raises(openai.RateLimitError, match="2 requests are waiting") as found:
-        client.completions.create(model="demo", prompt=PROMPT)
-    assert 1 <= int(found.value.response.headers["retry-after"]) <= 60
-    server.gate.open()
-    for thread in threads:
-        thread.join(LIMIT)
-    assert len(set(answers)) == 1
-    assert len(answers) == 3
-
-
-def test_one_who_waits_may_leave(client, server):
-    server.gate.shut()
-    done = threading.Event()
-
-    def ask():
-        with connect(server.url) as other:
-            other.completions.create(model="demo", prompt=PROMPT, max_tokens=2)
-            done.set()
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    wait_until(lambda: server.count("dllama_requests_running") == 1)
-    port = int(server.url.rpartition(":")[2])
-    raw = json.dumps({"prompt": PROMPT}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(raw)}\r\n"
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(f"{head}content-type: application/json\r\n\r\n".encode() + raw)
-        wait_until(lambda: server.scheduler.waiting == 1)
-    wait_until(lambda: server.scheduler.waiting == 0)
-    assert not done.is_set()
-    server.gate.open()
-    thread.join(LIMIT)
-    assert done.is_set()
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "message"),
-    [
-        (b"{", 400, "not JSON"),
-        (b"[" * 100_000, 400, "not JSON"),
-        (b'{"prompt": NaN}', 400, "NaN is no number"),
-        (b"\xff", 400, "not JSON"),
-        (b"[]", 400, "the body is [], expected a JSON object"),
-        (b" " * (5 << 20), 413, "longer than"),
-        ({"prompt": "\ud800"}, 400, "not valid Unicode"),
-        ({"prompt": "a", "model": "\ud800"}, 404, "is not here"),
-        ({"prompt": [5, 99999]}, 400, "token id is 99999"),
-        ({"prompt": [-1]}, 400, "token id is -1"),
-    ],
-)
-def test_bodies_that_are_wrong(server, body, status, message):
-    found, headers, raw = http(f"{server.url}/v1/completions", body)
-    error = json.loads(raw)["error"]
-    assert (found, error["type"]) == (status, "invalid_request_error")
-    assert message in error["message"]
-    assert headers["content-type"] == "application/json"
-
-
-def test_wrong_paths_methods_and_types(server):
-    url = f"{server.url}/v1/completions"
-    assert http(f"{server.url}/v1/other")[0] == 404
-    status, headers, _ = http(url)
-    assert (status, headers["allow"]) == (405, "POST")
-    for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        status, _, raw = http(url, {"prompt": "a"}, **{"content-type": kind})
-        assert status == 415
-        assert "expected 'application/json'" in json.loads(raw)["error"]["message"]
-
-
-def test_other_names_for_this_machine_are_refused(server):
-    assert http(f"{server.url}/v1/models", host="localhost:1")[0] == 200
-    assert http(f"{server.url}/v1/models", host="[::1]:1")[0] == 200
-    status, _, raw = http(f"{server.url}/v1/models", host="attacker.example")
-    assert status == 403
-    assert "attacker.example" in json.loads(raw)["error"]["message"]
-
-
-def test_health_and_metrics(client, server):
-    assert http(f"{server.url}/health")[::2] == (200, b'{"status":"ok"}')
-    client.completions.create(model="demo", prompt=PROMPT, max_tokens=2)
-    status, headers, raw = http(f"{server.url}/metrics")
-    lines = dict(line.rsplit(" ", 1) for line in raw.decode().splitlines() if line[0] != "#")
-    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert float(lines["dllama_model_up"]) == 1
-    assert float(lines["dllama_generated_tokens_total"]) >= 2
-    assert float(lines['dllama_http_requests_total{path="/v1/completions",status="200"}']) >= 1
-    assert float(lines["dllama_token_seconds_count"]) >= 1
-
-
-def test_api_key():
-    with serving(key="gehé1m".encode()) as server:
-        for given in ("none", "gehé1", "gehé1mm"):
-            status, headers, raw = http(
-                f"{server.url}/v1/models", authorization=f"Bearer {given}".encode().decode("latin1")
-            )
-            assert (status, headers["www-authenticate"]) == (401, "Bearer")
-            assert json.loads(raw)["error"]["code"] == "invalid_api_key"
-        right = "gehé1m".encode().decode("latin1")
-        assert http(f"{server.url}/metrics")[0] == 401
-        assert http(f"{server.url}/v1/models", authorization=f"Basic {right}")[0] == 401
-        assert http(f"{server.url}/v1/models", authorization=f"Bearer {right}")[0] == 200
-        assert http(f"{server.url}/health", host="elsewhere.example")[0] == 200
-        assert http(f"{server.url}/")[0] == 200
 
 
 def test_a_model_without_a_template_completes_only(converted):

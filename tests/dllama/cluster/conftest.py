@@ -1,0 +1,116 @@
+"""Fixtures of the tests of clusters; their helpers are in tests/support."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+
+import pytest
+from failing import IDS, WorkerProcess, marked
+from hostile import CALM, Between, Served, talk
+
+import dllama
+from dllama import transports
+from dllama.cluster import worker
+from dllama.cluster.protocol import Kind
+
+
+@pytest.fixture(autouse=True)
+def no_secret(monkeypatch):
+    monkeypatch.delenv("DLLAMA_SECRET", raising=False)
+
+
+@pytest.fixture(scope="session")
+def expected():
+    """Logits of one node."""
+    with dllama.LLM(threads=1) as llm:
+        return llm.eval(IDS)
+
+
+@pytest.fixture
+def start(tmp_path_factory):
+    """start(count, transport) gives new worker processes."""
+    folder = tmp_path_factory.mktemp("w")
+    started = []
+
+    def new(count=1, transport="blocking", secret="", options=()):
+        workers = [
+            WorkerProcess(folder, len(started) + i, transport, secret, options)
+            for i in range(count)
+        ]
+        started.extend(workers)
+        assert all(worker.address for worker in workers)
+        return workers
+
+    yield new
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture
+def local_run(tmp_path):
+    """local_run() starts `dllama run` with local workers; what it leaves is checked at the end."""
+    mark = uuid.uuid4().hex
+
+    def run() -> subprocess.Popen:
+        command = [sys.executable, "-m", "dllama", "run", "--nodes", "3", "--threads", "1"]
+        return subprocess.Popen(
+            [*command, "--steps", "480", "--ignore-eos"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": str(tmp_path), "DLLAMA_TEST_MARK": mark},
+        )
+
+    yield run
+    left, files = marked(mark), list(tmp_path.iterdir())
+    for pid in left:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    assert (left, files) == ([], [])
+
+
+@pytest.fixture
+def served(caplog, monkeypatch):
+    """A worker in this process, whose log and time limits are those of tests."""
+    monkeypatch.setattr(worker, "GREETING", 2.0)
+    monkeypatch.setattr(worker, "TICK", 0.02)
+    caplog.set_level(logging.WARNING, "dllama.worker")
+    one = Served(caplog)
+    yield one
+    one.stop()
+
+
+@pytest.fixture(scope="session")
+def conversation():
+    """(sender, kind, content) of all messages of a good session, in order."""
+    messages = []
+
+    def record(sender, kind, content):
+        messages.append((sender, kind, content))
+
+    listener = transports.get("blocking").listen("127.0.0.1:0")
+    peer = worker.Worker(listener, 1)
+    thread = threading.Thread(target=peer.serve)
+    thread.start()
+    with listener, Between(listener.address, record) as between:
+        talk(between.address, timeout=CALM)
+        peer.stop()
+        thread.join(10)
+    assert {kind for _, kind, _ in messages} >= set(Kind) - {Kind.ERROR}
+    return messages
+
+
+@pytest.fixture(scope="session")
+def invitation(conversation):
+    """The content of a good JOIN, with a short timeout."""
+    content = next(content for _, kind, content in conversation if kind == Kind.JOIN)
+    join = json.loads(content)
+    join["config"]["timeout"] = 0.2
+    return join

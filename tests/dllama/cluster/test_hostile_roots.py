@@ -1,0 +1,171 @@
+"""Roots that send nonsense in a session: the worker says one line and serves the next root."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+from hostile import (
+    CALM,
+    HUGE,
+    ROOT,
+    SOON,
+    TIMEOUT,
+    Between,
+    frame,
+    instead,
+    root_error,
+    talk,
+)
+
+import dllama
+from dllama.cluster.messages import RUN
+from dllama.cluster.protocol import Kind, Want
+
+pytestmark = pytest.mark.slow
+
+
+def weights_of(conversation) -> list[bytes]:
+    return [content for _, kind, content in conversation if kind == Kind.TENSOR]
+
+
+@pytest.mark.parametrize("which", [0, 20, -1])
+@pytest.mark.parametrize("how", ["size", "checksum", "content", "kind", "huge"])
+def test_wrong_weights(served, expected, conversation, which, how):
+    tensors = weights_of(conversation)
+    content, skip = tensors[which], which % len(tensors)
+    bad = {
+        "size": frame(Kind.TENSOR, content[:-1]),
+        "checksum": frame(Kind.TENSOR, content[:-1] + bytes([content[-1] ^ 1])),
+        "content": frame(Kind.TENSOR, bytes([content[0] ^ 1]) + content[1:]),
+        "kind": frame(Kind.LOGITS, content),
+        "huge": frame(Kind.TENSOR, content, HUGE),
+    }[how]
+    said = root_error(served, instead(ROOT, Kind.TENSOR, bad, skip), CALM)
+    assert "tensor" in said
+    (line,) = served.complaints()
+    assert "tensor" in line
+    served.check(expected)
+
+
+BAD_RUNS = [
+    (0, 0, 0, 0, Want.TOP, 0, 0),
+    (65, 0, 64, 0, Want.TOP, 0, 0),
+    (HUGE, 0, HUGE - 1, 0, Want.TOP, 0, 0),
+    (6, -1, 5, 0, Want.TOP, 0, 0),
+    (6, 59, 5, 0, Want.TOP, 0, 0),
+    (6, (1 << 63) - 1, 5, 0, Want.TOP, 0, 0),
+    (6, -(1 << 63), 5, 0, Want.TOP, 0, 0),
+    (6, 0, 7, 0, Want.NOTHING, 0, 0),
+    (6, 0, HUGE, 0, Want.NOTHING, 0, 0),
+    (6, 0, 6, 0, Want.TOP, 0, 0),
+    (6, 0, 6, 0, Want.LOGITS, 0, 0),
+    (6, 0, 0, 3, Want.LOGITS, 0, 0),
+    (6, 0, 0, 255, Want.LOGITS, 0, 0),
+    (6, 0, 0, 0, 3, 0, 0),
+    (6, 0, 0, 0, 255, 0, 0),
+    (6, 0, 0, 0, Want.LOGITS, 2, 0),
+    (6, 0, 0, 0, Want.LOGITS, 0, 2),
+    (6, 0, 0, 0, Want.LOGITS, 65535, 65535),
+]
+
+
+@pytest.mark.parametrize("values", BAD_RUNS)
+def test_runs_out_of_range(served, expected, values):
+    change = instead(ROOT, Kind.RUN, frame(Kind.RUN, RUN.pack(*values)))
+    said = root_error(served, change, CALM)
+    assert "cannot run" in said
+    assert len(served.complaints()) == 1
+    served.check(expected)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        frame(Kind.RUN, b""),
+        frame(Kind.RUN, bytes(RUN.size + 1)),
+        frame(Kind.RUN, bytes(RUN.size), HUGE),
+        frame(Kind.JOIN, b"{}"),
+        frame(Kind.TENSOR, bytes(100)),
+        frame(Kind.BYE, b"1"),
+        frame(Kind.ASK, b"[]"),
+        frame(Kind.ASK, b"{", HUGE),
+        frame(Kind.ERROR, {"message": "no\nmore\x07", "blames": "x"}),
+        frame(0, b""),
+        frame(99, b"x"),
+        bytes(range(255)),
+    ],
+    ids=lambda message: message[:12].hex(),
+)
+def test_nonsense_in_place_of_a_run(served, expected, message):
+    root_error(served, instead(ROOT, Kind.RUN, message), CALM)
+    (line,) = served.complaints()
+    assert line.isprintable()
+    served.check(expected)
+
+
+def test_run_of_more_tokens_than_come(served, expected):
+    run = frame(Kind.RUN, RUN.pack(7, 0, 0, 1, Want.LOGITS, 0, 0))
+    root_error(served, instead(ROOT, Kind.RUN, run))
+    assert len(served.complaints()) == 1
+    served.check(expected)
+
+
+DRAW, CUT = [0.8, 3, 0], [-2000, -1e30, -1, -1e30]
+BAD_QUESTIONS = [
+    {},
+    {"ask": None},
+    {"ask": ["top"]},
+    {"ask": "nothing"},
+    {"ask": "__class__"},
+    {"ask": "best"},
+    *[{"ask": "best", "count": count} for count in ("x", None, [], 1e400, float("nan"))],
+    *[{"ask": "masses", "draw": draw} for draw in (None, [], ["x"], [1, 2, 3, 4], {}, "abc")],
+    *[{"ask": "masses", "draw": [t, 3, 0]} for t in ("x", None, [])],
+    *[{"ask": "race", "draw": DRAW, "cut": cut} for cut in (None, ["x"], [1] * 5, [None] * 4)],
+    {"ask": "race", "draw": [0.8, 10**30, 0], "cut": CUT},
+    {"ask": "race", "draw": [0.8, "x", 0], "cut": CUT},
+    {"ask": "race", "draw": DRAW, "cut": [10**30, 0.0, 1, 0.0]},
+    {"ask": "mass_before", "draw": DRAW},
+    {"ask": "mass_before", "draw": DRAW, "cut": [0, "x", 0, 0]},
+    *[{"ask": "penalise", "ids": ids, "penalty": 1.1} for ids in (None, "x", [None], [10**30], 5)],
+    *[{"ask": "penalise", "ids": [1], "penalty": value} for value in (None, "x", [], 10**400)],
+    *[{"ask": "likelihood", "token": token, "count": 1} for token in (None, "x", -1, 10**30)],
+    *[{"ask": "likelihood", "token": 1, "count": count} for count in (None, "x", -1, 10**30)],
+]
+
+
+@pytest.mark.parametrize("question", BAD_QUESTIONS, ids=lambda question: str(question)[:60])
+def test_questions_that_are_none(served, question):
+    # The second: the first is for the clock, when there is no pass to ask about.
+    root_error(served, instead(ROOT, Kind.ASK, frame(Kind.ASK, question), skip=1))
+    assert len(served.complaints()) == 1
+
+
+ODD_QUESTIONS = [
+    *[{"ask": "best", "count": count} for count in (-1, 0, 10**12, 1 << 62)],
+    *[{"ask": "masses", "draw": [t, 3, 0]} for t in (0, -1, 1e-300, float("nan"), float("inf"))],
+    {"ask": "race", "draw": [0, 3, 0], "cut": CUT},
+    {"ask": "race", "draw": [float("nan"), -1, -1], "cut": [0, float("nan"), 0, float("nan")]},
+    {"ask": "mass_before", "draw": [0, 0, 0], "cut": CUT},
+    *[{"ask": "penalise", "ids": [1], "penalty": value} for value in (0, -1, float("nan"))],
+    {"ask": "penalise", "ids": [-(1 << 62), -1, 1 << 62], "penalty": 1.1},
+    *[{"ask": "likelihood", "token": t, "count": n} for t, n in ((0, 5), (1 << 30, 1 << 31))],
+    {"ask": "timeline"},
+    {"ask": "labels"},
+]
+
+
+@pytest.mark.parametrize("question", ODD_QUESTIONS, ids=lambda question: str(question)[:60])
+@pytest.mark.parametrize("when", [0, 1], ids=["before a pass", "after a pass"])
+def test_questions_that_no_root_asks(served, expected, question, when):
+    """Whatever the answer is, the worker goes on without a traceback."""
+    change = instead(ROOT, Kind.ASK, frame(Kind.ASK, question), skip=when)
+    with Between(served.address, change) as between:
+        begin = time.monotonic()
+        with contextlib.suppress(dllama.DllamaError):
+            talk(between.address)
+        assert time.monotonic() - begin < 2 * TIMEOUT + SOON
+    served.check(expected)
+    assert len(served.complaints(0)) <= 1

@@ -1,0 +1,99 @@
+"""Roots that are killed, interrupted or replaced: workers serve the next root, or leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from failing import (
+    AT_ONCE,
+    CALM,
+    IDS,
+    ROOT,
+    SOON,
+    TIMEOUT,
+    addresses,
+    check_service,
+    first_line,
+    marked,
+    name,
+    wait_until,
+)
+
+import dllama
+from dllama import settings
+
+pytestmark = pytest.mark.slow
+
+
+def test_workers_outlive_a_root_killed_in_a_token(start, expected):
+    workers = start(2)
+    for count in (1, 2, 3):
+        command = [sys.executable, "-c", ROOT, str(settings.DEMO), *addresses(workers)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as root:
+            for _ in range(2 + 10 * count):
+                assert first_line(root)
+            root.kill()
+        check_service(workers, expected)
+        for worker in workers:
+            assert len(worker.complaints()) == count
+
+
+def test_local_workers_leave_when_their_root_is_killed(tmp_path):
+    script = ROOT.replace("workers=sys.argv[2:]", "nodes=3")
+    command = [sys.executable, "-c", script, str(settings.DEMO)]
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "DLLAMA_TEST_MARK": mark}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as root:
+        for _ in range(10):
+            assert first_line(root)
+        assert len(marked(mark)) == 3
+        root.kill()
+    assert wait_until(lambda: not marked(mark), TIMEOUT + SOON)
+
+
+def test_busy_worker_says_so_and_goes_on(start):
+    (worker,) = start()
+    with dllama.LLM(workers=[worker.address], threads=1, timeout=CALM) as first:
+        before = first.eval(IDS)
+        begin = time.monotonic()
+        with pytest.raises(dllama.ProtocolError, match=name(1, worker.address)) as refusal:
+            dllama.LLM(workers=[worker.address], threads=1, timeout=CALM)
+        assert "serves another root" in str(refusal.value)
+        assert time.monotonic() - begin < AT_ONCE
+        first.reset()
+        np.testing.assert_array_equal(first.eval(IDS), before)
+    assert len(worker.complaints()) == 1
+
+
+def test_a_root_may_follow_another_at_once(start):
+    workers = start(2)
+    for _ in range(20):
+        with dllama.LLM(workers=addresses(workers), threads=1, timeout=CALM) as llm:
+            assert np.isfinite(llm.eval(IDS)).all()
+    assert all(worker.complaints() == [] for worker in workers)
+
+
+def test_ctrl_c_of_a_worker_is_no_error(start):
+    (worker,) = start()
+    worker.signal(signal.SIGINT)
+    assert wait_until(lambda: not worker.alive(), AT_ONCE)
+    assert worker.complaints() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
+def test_ctrl_c_leaves_nothing(local_run):
+    with local_run() as root:
+        assert len(root.stdout.read(10)) == 10
+        root.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        root.stdout.read()
+        assert root.wait(10) == 130
+    assert time.monotonic() - begin < AT_ONCE

@@ -1,0 +1,109 @@
+"""Nodes that are killed or interrupted at random moments.
+
+DLLAMA_KILLS: how many times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from failing import (
+    ROOT,
+    SOON,
+    STARTING,
+    TIMEOUT,
+    Later,
+    addresses,
+    check_service,
+    first_line,
+    talk,
+)
+
+import dllama
+from dllama import settings
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("DLLAMA_KILLS", "5"))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the demo model, which forget() makes another one for workers."""
+    return Path(shutil.copytree(settings.DEMO, tmp_path / "model"))
+
+
+def forget(model: Path) -> None:
+    """Make the model one whose weights no worker has."""
+    file = model / "model.m"
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1_000_000_000))
+
+
+def moment(moments: random.Random) -> float:
+    """Seconds: often during the start of a root, else later."""
+    return moments.uniform(0.0, 0.06 if moments.random() < 0.7 else 0.3)
+
+
+def test_ctrl_c_at_any_moment_leaves_nothing(local_run):
+    seed = random.randrange(1 << 32)
+    moments = random.Random(seed)
+    for _ in range(KILLS):
+        delay = moments.uniform(0.1, 0.8)
+        with local_run() as root, Later(delay, lambda root=root: root.send_signal(signal.SIGINT)):
+            root.stdout.read()
+            status = root.wait(STARTING)
+        assert status in (0, 130, -signal.SIGINT), f"seed {seed}, delay {delay}"
+
+
+def test_worker_killed_at_any_moment(start, expected, model):
+    seed = random.randrange(1 << 32)
+    moments = random.Random(seed)
+    workers = start(2)
+    options = {"threads": 1, "timeout": TIMEOUT}
+    for round in range(KILLS):
+        rank, delay = moments.randint(1, 2), moment(moments)
+        case = f"seed {seed}, round {round}: worker {rank} killed after {delay:.4f} s"
+        victim, survivor = workers[rank - 1], workers[2 - rank]
+        forget(model)
+        with (
+            pytest.raises((dllama.TransportError, dllama.ProtocolError)) as error,
+            Later(delay, lambda victim=victim: victim.signal(signal.SIGKILL)) as kill,
+            dllama.LLM(model, workers=addresses(workers), **options) as llm,
+        ):
+            talk(llm)
+        assert f"worker {rank}" in str(error.value), f"{case}: {error.value}"
+        assert time.monotonic() - kill.at < TIMEOUT + SOON, case
+        try:
+            check_service([survivor], expected)
+        except Exception as error:
+            pytest.fail(f"{case}: then {error!r}")
+        workers[rank - 1] = start()[0]
+
+
+def test_root_killed_at_any_moment(start, expected, model):
+    seed = random.randrange(1 << 32)
+    moments = random.Random(seed)
+    workers = start(2)
+    for round in range(KILLS):
+        delay = 2 * moment(moments)
+        case = f"seed {seed}, round {round}: root killed after {delay:.4f} s"
+        forget(model)
+        command = [sys.executable, "-c", ROOT, str(model), *addresses(workers)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as root:
+            assert first_line(root) == "begin"
+            with Later(delay, root.kill):
+                root.stdout.read()
+        try:
+            check_service(workers, expected)
+        except Exception as error:
+            pytest.fail(f"{case}: then {error!r}")
+        complaints = [worker.complaints() for worker in workers]
+        assert all(len(lines) <= round + 1 for lines in complaints), f"{case}: {complaints}"

@@ -1,0 +1,117 @@
+"""What is no worker or root of this version, or does not know the secret, is named and refused."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+from failing import AT_ONCE, CALM, SOON, check_service, name, wait_until
+
+import dllama
+from dllama.cluster import protocol
+from dllama.errors import TransportTimeoutError
+
+pytestmark = pytest.mark.slow
+
+
+@contextlib.contextmanager
+def stranger(answer: bytes | None):
+    """Address of a listener that answers every connection with some bytes; None: never."""
+    taken = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(server.accept()[0])
+                taken[-1].sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        if answer is not None:
+            thread.start()
+        try:
+            yield "{}:{}".format(*server.getsockname())
+        finally:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            if answer is not None:
+                thread.join(5)
+            for connection in taken:
+                connection.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (None, TransportTimeoutError, "no byte moved for 0.5 s"),
+        (protocol.MAGIC[:5], TransportTimeoutError, "no byte moved for 0.5 s"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", dllama.ProtocolError, "does not speak dllama's"),
+        (bytes(100), dllama.ProtocolError, "does not speak dllama's"),
+        (
+            protocol.HELLO.pack(protocol.MAGIC, protocol.VERSION + 1, 0, bytes(16)),
+            dllama.ProtocolError,
+            f"speaks version {protocol.VERSION + 1} of the protocol",
+        ),
+    ],
+    ids=["silent", "half a hello", "http", "zeros", "version"],
+)
+def test_stranger_in_place_of_a_worker_is_named(start, expected, answer, error, words):
+    (worker,) = start()
+    with stranger(answer) as address:
+        begin = time.monotonic()
+        with pytest.raises(error, match=f"{name(2, address)}.*{words}") as held:
+            dllama.LLM(workers=[worker.address, address], threads=1, timeout=0.5)
+        assert time.monotonic() - begin < 0.5 + SOON
+    check_service([worker], expected, seconds=AT_ONCE)
+    assert held.value is not None
+
+
+def test_root_of_another_version_is_refused_with_one_line(start, expected):
+    (worker,) = start()
+    host, port = worker.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(protocol.HELLO.pack(protocol.MAGIC, 99, 0, bytes(16)))
+        while connection.recv(1 << 16):
+            pass
+    check_service([worker], expected)
+    (line,) = worker.complaints()
+    assert "speaks version 99" in line
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "words"),
+    [
+        ("right", "", "asks for a secret"),
+        ("", "right", "has no secret"),
+        ("right", "wrong", "has another secret"),
+    ],
+    ids=["missing here", "missing there", "another"],
+)
+@pytest.mark.parametrize("way", ["environment", "file"])
+def test_secrets_that_do_not_match(
+    start, expected, tmp_path, monkeypatch, theirs, ours, words, way
+):
+    file = tmp_path / "secret"
+    file.write_text(f" {ours}\n")
+    if way == "file" and theirs:
+        (tmp_path / "theirs").write_text(theirs)
+        (worker,) = start(options=["--secret-file", str(tmp_path / "theirs")])
+    else:
+        (worker,) = start(secret=theirs)
+    options = {}
+    if way == "file" and ours:
+        options = {"secret_file": file}
+    elif ours:
+        monkeypatch.setenv("DLLAMA_SECRET", ours)
+    begin = time.monotonic()
+    with pytest.raises(dllama.AuthenticationError, match=f"{name(1, worker.address)} {words}"):
+        dllama.LLM(workers=[worker.address], threads=1, timeout=CALM, **options)
+    assert time.monotonic() - begin < AT_ONCE
+    assert wait_until(lambda: len(worker.complaints()) == 1, AT_ONCE)
+    file.write_text(f"{theirs}\n")
+    monkeypatch.delenv("DLLAMA_SECRET", raising=False)
+    check_service([worker], expected, secret_file=file if theirs else None)
+    assert len(worker.complaints()) == 1

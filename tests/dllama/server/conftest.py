@@ -1,0 +1,41 @@
+"""A server that the tests of a file share, and a client of it."""
+
+from __future__ import annotations
+
+import pytest
+from serving import connect, serving, wait_until
+
+import dllama
+
+
+@pytest.fixture(scope="module")
+def running():
+    with serving(limit=2) as started:
+        yield started
+
+
+@pytest.fixture
+def server(running):
+    """The server with its gate open and no requests of earlier tests."""
+    running.gate.open()
+    wait_until(lambda: running.count("dllama_requests_running") == 0)
+    return running
+
+
+@pytest.fixture
+def client(server):
+    """OpenAI's client, connected to the server."""
+    with connect(server.url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """expected(prompt, **options): tokens that LLM.generate gives in an empty context."""
+    with dllama.LLM(threads=1) as llm:
+
+        def generate(prompt, max_tokens=12, temperature=0.0, **options):
+            llm.reset()
+            return list(llm.generate(prompt, max_tokens, temperature=temperature, **options))
+
+        yield generate

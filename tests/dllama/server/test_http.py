@@ -1,0 +1,80 @@
+"""The HTTP side of the server: bodies, paths, methods, hosts, keys, health and metrics."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from serving import http, serving
+
+PROMPT = "MACBETH:\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b'{"prompt": NaN}', 400, "NaN is no number"),
+        (b"\xff", 400, "not JSON"),
+        (b"[]", 400, "the body is [], expected a JSON object"),
+        (b" " * (5 << 20), 413, "longer than"),
+        ({"prompt": "\ud800"}, 400, "not valid Unicode"),
+        ({"prompt": "a", "model": "\ud800"}, 404, "is not here"),
+        ({"prompt": [5, 99999]}, 400, "token id is 99999"),
+        ({"prompt": [-1]}, 400, "token id is -1"),
+    ],
+)
+def test_bodies_that_are_wrong(server, body, status, message):
+    found, headers, raw = http(f"{server.url}/v1/completions", body)
+    error = json.loads(raw)["error"]
+    assert (found, error["type"]) == (status, "invalid_request_error")
+    assert message in error["message"]
+    assert headers["content-type"] == "application/json"
+
+
+def test_wrong_paths_methods_and_types(server):
+    url = f"{server.url}/v1/completions"
+    assert http(f"{server.url}/v1/other")[0] == 404
+    status, headers, _ = http(url)
+    assert (status, headers["allow"]) == (405, "POST")
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        status, _, raw = http(url, {"prompt": "a"}, **{"content-type": kind})
+        assert status == 415
+        assert "expected 'application/json'" in json.loads(raw)["error"]["message"]
+
+
+def test_other_names_for_this_machine_are_refused(server):
+    assert http(f"{server.url}/v1/models", host="localhost:1")[0] == 200
+    assert http(f"{server.url}/v1/models", host="[::1]:1")[0] == 200
+    status, _, raw = http(f"{server.url}/v1/models", host="attacker.example")
+    assert status == 403
+    assert "attacker.example" in json.loads(raw)["error"]["message"]
+
+
+def test_health_and_metrics(client, server):
+    assert http(f"{server.url}/health")[::2] == (200, b'{"status":"ok"}')
+    client.completions.create(model="demo", prompt=PROMPT, max_tokens=2)
+    status, headers, raw = http(f"{server.url}/metrics")
+    lines = dict(line.rsplit(" ", 1) for line in raw.decode().splitlines() if line[0] != "#")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert float(lines["dllama_model_up"]) == 1
+    assert float(lines["dllama_generated_tokens_total"]) >= 2
+    assert float(lines['dllama_http_requests_total{path="/v1/completions",status="200"}']) >= 1
+    assert float(lines["dllama_token_seconds_count"]) >= 1
+
+
+def test_api_key():
+    with serving(key="gehé1m".encode()) as server:
+        for given in ("none", "gehé1", "gehé1mm"):
+            status, headers, raw = http(
+                f"{server.url}/v1/models", authorization=f"Bearer {given}".encode().decode("latin1")
+            )
+            assert (status, headers["www-authenticate"]) == (401, "Bearer")
+            assert json.loads(raw)["error"]["code"] == "invalid_api_key"
+        right = "gehé1m".encode().decode("latin1")
+        assert http(f"{server.url}/metrics")[0] == 401
+        assert http(f"{server.url}/v1/models", authorization=f"Basic {right}")[0] == 401
+        assert http(f"{server.url}/v1/models", authorization=f"Bearer {right}")[0] == 200
+        assert http(f"{server.url}/health", host="elsewhere.example")[0] == 200
+        assert http(f"{server.url}/")[0] == 200

@@ -1,0 +1,157 @@
+"""Workers as processes of their own, to be killed and stopped, and the time that may take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+import dllama
+
+TIMEOUT = 1.5
+SOON = 2.5  # seconds that a busy machine may add to any time limit
+CALM = 20.0  # a timeout for what is answered at once
+AT_ONCE = 8.0  # seconds that a busy machine may take for it
+STARTING = 30.0  # seconds that Python may take to start
+TRANSPORTS = ("blocking", "nonblocking", "unix")
+PROMPT = "ROMEO:\n"
+IDS = [5, 9, 17, 300, 41, 2]
+ROOT = """
+import sys, dllama
+print("begin", flush=True)
+with dllama.LLM(sys.argv[1], workers=sys.argv[2:], threads=1, timeout=1.5) as llm:
+    while True:
+        llm.reset()
+        for token in llm.generate("ROMEO:\\n", ignore_eos=True):
+            print(token.id, flush=True)
+"""
+
+
+class WorkerProcess:
+    """`dllama worker` as a process of its own."""
+
+    def __init__(self, folder: Path, number: int, transport: str, secret: str, options) -> None:
+        listen = f"unix:{folder}/{number}.sock" if transport == "unix" else "127.0.0.1:0"
+        self._log = folder / f"{number}.log"
+        self._address = ""
+        command = [sys.executable, "-m", "dllama", "worker", "--listen", listen]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "--threads", "1", *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "DLLAMA_SECRET": secret},
+            )
+
+    @property
+    def address(self) -> str:
+        """Where it listens, once it does."""
+        if not self._address:
+            self._address = first_line(self._process).removeprefix("listening at ")
+        return self._address
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def complaints(self) -> list[str]:
+        """All lines of the log that are not mere information."""
+        lines = self._log.read_text().splitlines()
+        return [line for line in lines if not line.startswith("dllama: INFO:")]
+
+    def stop(self) -> None:
+        with self._process as process:
+            process.kill()
+
+
+class Later:
+    """Does something some seconds later; at: when it did."""
+
+    def __init__(self, seconds: float, action) -> None:
+        self.at = float("inf")
+        self._action = action
+        self._timer = threading.Timer(seconds, self._do)
+
+    def _do(self) -> None:
+        self.at = time.monotonic()
+        self._action()
+
+    def __enter__(self):
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error):
+        self._timer.cancel()
+        self._timer.join()
+
+
+def first_line(process: subprocess.Popen) -> str:
+    ready, _, _ = select.select([process.stdout], [], [], STARTING)
+    assert ready, "the process says nothing"
+    return process.stdout.readline().strip()
+
+
+def addresses(workers) -> list[str]:
+    return [worker.address for worker in workers]
+
+
+def name(rank: int, address: str) -> str:
+    """How errors name a worker, as a pattern."""
+    return re.escape(f"worker {rank} ({address})")
+
+
+def wait_until(condition, seconds: float) -> bool:
+    """Whether a condition comes true within some seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def check_service(workers, expected, seconds=TIMEOUT + AT_ONCE, **options) -> None:
+    """Workers serve a root correctly, soon if they have not yet noticed the end of another."""
+    options = {"threads": 1, "timeout": CALM, "buffer": "f32", **options}
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with dllama.LLM(workers=addresses(workers), **options) as llm:
+                error = np.abs(llm.eval(IDS) - expected).max()
+            break
+        except dllama.ProtocolError as refusal:
+            if "serves another root" not in str(refusal) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+    assert error < 0.05 * expected.std()
+
+
+def talk(llm: dllama.LLM, seconds: float = 30.0) -> None:
+    """Generate texts until an error comes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        llm.reset()
+        for _ in llm.generate(PROMPT, ignore_eos=True):
+            pass
+
+
+def marked(mark: str) -> list[int]:
+    """Processes whose environment has a mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if mark.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+    return found

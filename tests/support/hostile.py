@@ -1,0 +1,235 @@
+"""A worker that is told nonsense, and a proxy that changes what a root and a worker say."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import dllama
+from dllama import transports
+from dllama.cluster import protocol, worker
+from dllama.cluster.protocol import HEADER, HELLO, Kind
+
+IDS = [5, 9, 17, 300, 41, 2]
+TIMEOUT = 0.6  # of sessions in which a node may wait in vain
+GRACE = 1.0  # seconds that the two sides have to hang up
+CALM = 5.0  # of sessions in which each has its answer at once
+SOON = 2.5  # seconds that a busy machine may add to any time limit
+HUGE = (1 << 32) - 1
+LITTLE = 32 << 20  # bytes: less than any huge message, more than a session needs
+OPTIONS = {"threads": 1, "timeout": TIMEOUT, "buffer": "f32", "max_seq_len": 64}
+GREETING = HELLO.pack(protocol.MAGIC, protocol.VERSION, 0, bytes(16))
+ROOT, WORKER = "root", "worker"
+
+
+def frame(kind: int, content: bytes | dict | list, length: int | None = None) -> bytes:
+    """A message; length: what its header says, if not the truth."""
+    raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return HEADER.pack(kind, len(raw) if length is None else length) + raw
+
+
+class Served:
+    """A worker of this process, at an address."""
+
+    def __init__(self, caplog) -> None:
+        self._caplog = caplog
+        self._listener = transports.get("blocking").listen("127.0.0.1:0")
+        self._worker = worker.Worker(self._listener, 1)
+        self._thread = threading.Thread(target=self._worker.serve)
+        self._thread.start()
+        self.address = self._listener.address
+
+    def stop(self) -> None:
+        self._worker.stop()
+        self._thread.join(10)
+        self._listener.close()
+        assert not self._thread.is_alive()
+
+    def complaints(self, count: int = 1, seconds: float = TIMEOUT + SOON) -> list[str]:
+        """Warnings and worse, when there are so many of them; none has a traceback."""
+        end = time.monotonic() + seconds
+        while len(found := self._found()) < count and time.monotonic() < end:
+            time.sleep(0.005)
+        assert all(record.exc_info is None for record in found), found
+        return [record.getMessage() for record in found]
+
+    def _found(self) -> list[logging.LogRecord]:
+        return [r for r in self._caplog.records if r.levelno >= logging.WARNING]
+
+    def check(self, expected, seconds: float = TIMEOUT + SOON) -> None:
+        """It serves a root correctly, soon if it has not yet noticed the end of another."""
+        with root_of(self.address, seconds) as llm:
+            error = np.abs(llm.eval(IDS) - expected).max()
+        assert error < 0.05 * expected.std()
+
+    def hear(self, data: bytes) -> bytes:
+        """What it says to a stranger who says something and waits for the end."""
+        host, port = self.address.split(":")
+        said = b""
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection((host, int(port)), timeout=10) as connection,
+        ):
+            connection.sendall(data)
+            with contextlib.suppress(OSError):  # it may have hung up already
+                connection.shutdown(socket.SHUT_WR)
+            while got := connection.recv(1 << 16):
+                said += got
+        return said
+
+
+def root_of(address: str, seconds: float = TIMEOUT + SOON, **options) -> dllama.LLM:
+    """A root that waits some seconds for a worker that has not noticed the end of another."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return dllama.LLM(workers=[address], **{**OPTIONS, "timeout": 5.0, **options})
+        except dllama.ProtocolError as refusal:
+            if "serves another root" not in str(refusal) or time.monotonic() > end:
+                raise
+            time.sleep(0.005)
+
+
+class Between:
+    """Passes on what a root and a worker say to each other.
+
+    change(sender, kind, content) gives the bytes to pass on instead of a message, None to pass
+    it on as it is; b"" and an end with CUT. Kinds are "hello", those of messages, and "data" for
+    what nodes exchange in a pass.
+    """
+
+    def __init__(self, target: str, change) -> None:
+        self._target = target
+        self._change = change
+        self._lock = threading.Lock()
+        self._sockets, self._threads = [], []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = "{}:{}".format(*self._server.getsockname())
+        self._start(self._serve)
+
+    def _start(self, target, *arguments) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def _serve(self) -> None:
+        host, port = self._target.split(":")
+        with contextlib.suppress(OSError):
+            while True:
+                near = self._server.accept()[0]
+                far = socket.create_connection((host, int(port)))
+                self._sockets += [near, far]
+                raw = threading.Event()
+                self._start(self._pump, near, far, ROOT, raw)
+                self._start(self._pump, far, near, WORKER, raw)
+
+    def _pump(self, source, sink, sender: str, raw: threading.Event) -> None:
+        try:
+            self._pass(sink, sender, "hello", read(source, HELLO.size))
+            last = False
+            while not last:
+                kind, length = HEADER.unpack(read(source, HEADER.size))
+                content = read(source, length)
+                if kind == Kind.PEER:
+                    raw.set()
+                last = raw.is_set()  # PEER and its answer are the only messages of a data link
+                self._pass(sink, sender, kind, content)
+            while data := source.recv(1 << 16):
+                self._pass(sink, sender, "data", data)
+            raise EOFError
+        except EOFError:
+            with contextlib.suppress(OSError):
+                sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            for end in (source, sink):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def _pass(self, sink, sender: str, kind, content: bytes) -> None:
+        true = content if isinstance(kind, str) else frame(kind, content)
+        with self._lock:
+            changed = self._change(sender, kind, content)
+        if isinstance(changed, Cut):
+            sink.sendall(true[: changed.at])
+            for end in self._sockets:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            raise ConnectionError("cut")
+        sink.sendall(true if changed is None else changed)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        latest = time.monotonic() + GRACE  # to pass on what was said last
+        for thread in self._threads:
+            thread.join(max(0, latest - time.monotonic()))
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        for end in self._sockets:
+            end.close()
+
+
+class Cut:
+    """End both connections after some bytes of a message."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+def read(source: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        got = source.recv(count - len(data))
+        if not got:
+            raise EOFError
+        data += got
+    return data
+
+
+def instead(sender: str, kind, replacement, skip: int = 0):
+    """A change of Between: one message of a kind, after some others of it, is another."""
+    seen = iter(range(1 << 30))
+
+    def change(who, what, content):
+        if who == sender and what == kind and next(seen) == skip:
+            return replacement
+        return None
+
+    return change
+
+
+def talk(address: str, **options) -> None:
+    """All that a root ever asks of a worker."""
+    sampling = {"temperature": 0.8, "top_k": 5, "repetition_penalty": 1.1, "seed": 3}
+    with root_of(address, **{"timeout": TIMEOUT, **options}) as llm:
+        llm.eval(IDS)
+        for _ in llm.generate(IDS, 3, **sampling, ignore_eos=True):
+            pass
+        for _ in llm.generate([1], 2, temperature=0.8, seed=3, ignore_eos=True):
+            pass
+
+
+def root_error(served: Served, change, timeout: float = TIMEOUT) -> str:
+    """The error of a root that a change brings about; it names the worker and comes in time."""
+    with Between(served.address, change) as between:
+        begin = time.monotonic()
+        with pytest.raises(dllama.DllamaError) as error:
+            talk(between.address, timeout=timeout)
+        assert time.monotonic() - begin < 2 * timeout + SOON
+        assert f"worker 1 ({between.address})" in str(error.value)
+        assert "\n" not in str(error.value)
+    return str(error.value)
