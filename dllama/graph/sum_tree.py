@@ -1,36 +1,45 @@
 """The order in which a sum over the columns of a split matrix is taken.
 
 Floating-point addition is not associative, so a sum has the same bits on one node and on many only
-if all of them add the same numbers in the same order. The columns, in units that nodes hold
-whole, are cut into segments at every border that an even split over 1 to 8 nodes has. Products
-are summed within a segment in the order of columns; the segments are leaves of one binary tree,
-whose upper levels are halves, quarters and eighths. A node hands on the sum of each largest
-subtree that it holds, one where the node count is a power of two, and all nodes complete the tree.
+if all of them add the same numbers in the same order. That order is a binary tree. Its leaves are
+segments of the columns, cut at every border that an even split over 1 to 8 nodes has; its upper
+levels are halves, quarters and eighths. The products of a segment are added one after another.
+
+A tree is written in postfix: its leaves from left to right, each with the number of additions that
+follow it. A list of sums holds what is not added yet: every leaf appends its sum, and each addition
+replaces the last two sums by theirs. A node works through its own leaves in the same way, as far as
+the sums are its own; what is left is added when the sums of all nodes are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import pairwise
-from typing import TypeAlias
 
 from dllama.graph.ranges import deal
 
 # Node counts whose even splits cut segments, from the root of the tree down: in this order nodes
-# have the fewest subtrees.
+# have the fewest sums to hand on.
 EVEN_SPLITS = (2, 4, 8, 6, 3, 5, 7)
 
-# A range of units, or a sum of two trees side by side.
-Tree: TypeAlias = "range | tuple[Tree, Tree]"
+
+@dataclass(frozen=True)
+class Leaf:
+    """Units of columns, and how many additions follow their sum."""
+
+    units: range
+    adds: int = 0
+
+
+Tree = list[Leaf]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Columns whose products are summed one after another.
+    """A number of columns whose products are added one after another.
 
-    adds: how many of the sums to its left are then added to it, the nearest first.
+    adds: how many of the sums before it are then added to it, the nearest first.
     """
 
     columns: int
@@ -47,102 +56,116 @@ class Subtree:
 
 @dataclass(frozen=True)
 class Summation:
-    """One node's part of a sum, and how the parts of all nodes are added.
+    """One node's part of a sum, and how the sums of all nodes are added.
 
-    subtrees: the sums that this node hands on. adds: by rank, for each sum of that node, how many
-    of the sums before it are then added to it, the nearest first.
+    segments: the node's columns; it hands on the sums that are left after the last of them. adds:
+    by rank, for each sum of that node, how many of the sums before it are then added to it, the
+    nearest first.
     """
 
-    subtrees: tuple[Subtree, ...]
+    segments: tuple[Segment, ...]
     adds: tuple[tuple[int, ...], ...]
+
+    @property
+    def subtrees(self) -> tuple[Subtree, ...]:
+        """The sums that the node hands on."""
+        found: list[Subtree] = []
+        first = 0
+        for segment in self.segments:
+            own = found[len(found) - segment.adds :]
+            before = [each for subtree in own for each in subtree.segments]
+            del found[len(found) - segment.adds :]
+            found.append(Subtree(own[0].first if own else first, (*before, segment)))
+            first += segment.columns
+        return tuple(found)
 
 
 def tree_of(
     count: int, least: int = 0, usable: Callable[[int], bool] = lambda border: True
 ) -> Tree:
-    """The tree over 0 to count units, cut where `usable` says that a sum may be."""
-    splits = [deal(count, [1] * n, least) for n in EVEN_SPLITS if n * least <= count]
-    levels = [sorted({part.start for part in parts}) for parts in splits]
-    return _cut(range(count), [list(filter(usable, level)) for level in levels])
+    """The tree over the units 0 to count.
+
+    Args:
+        count: Units, at least 1.
+        least: Units that every node of an even split has.
+        usable: Whether a sum may be cut at a border.
+    """
+    splits = [deal(count, [1] * nodes, least) for nodes in EVEN_SPLITS if nodes * least <= count]
+    levels = [sorted({part.start for part in parts if usable(part.start)}) for parts in splits]
+    return _cut(range(count), levels)
 
 
-def _cut(part: range, levels: list[list[int]]) -> Tree:
-    """A part cut at the borders of the first level, the pieces at those of the next."""
+def _cut(units: range, levels: list[list[int]]) -> Tree:
+    """A tree of the pieces between borders of the first level, each cut at those of the next."""
     if not levels:
-        return part
-    borders = [border for border in levels[0] if part.start < border < part.stop]
-    pieces = [range(a, b) for a, b in pairwise([part.start, *borders, part.stop])]
-    return reduce(lambda a, b: (a, b), [_cut(piece, levels[1:]) for piece in pieces])
+        return [Leaf(units)]
+    inner = [border for border in levels[0] if units.start < border < units.stop]
+    pieces = pairwise([units.start, *inner, units.stop])
+    first, *others = [_cut(range(start, stop), levels[1:]) for start, stop in pieces]
+    for other in others:
+        first = _sum(first, other)
+    return first
+
+
+def _sum(left: Tree, right: Tree) -> Tree:
+    """One tree of two."""
+    *others, last = right
+    return [*left, *others, Leaf(last.units, last.adds + 1)]
+
+
+def balanced(parts: Sequence[range]) -> Tree:
+    """A tree with a leaf for each part: the left subtree is the largest that is complete."""
+    if len(parts) < 2:
+        return [Leaf(part) for part in parts]
+    half = 1 << (len(parts) - 1).bit_length() - 1
+    return _sum(balanced(parts[:half]), balanced(parts[half:]))
 
 
 def summations(
     parts: Sequence[range], tree: Tree, width: Callable[[range], int], exact: bool
 ) -> list[Summation]:
-    """The summation of each node, from the units that each holds.
+    """The summation of each node.
 
-    width: columns of some units. With exact, nodes whose borders the tree has add up to the bits
-    of one node; otherwise, and where it has not all of the borders, every node hands on one sum.
+    Args:
+        parts: The units that each node holds.
+        tree: The order of the sum on one node.
+        width: Columns of some units.
+        exact: Whether nodes add up to the bits of one node if their borders are those of leaves.
+            Otherwise, or if they are not, every node hands on one sum.
     """
-    covers = [cover(tree, part) for part in parts]
-    if (exact or len(parts) == 1) and all(
-        sum(map(len, map(units, held))) == len(part)
-        for held, part in zip(covers, parts, strict=True)
-    ):
-        adds = iter(_adds(tree, {id(subtree) for held in covers for subtree in held}))
-        across = tuple(tuple(next(adds) for _ in held) for held in covers)
-    else:
-        covers = [[part] if part else [] for part in parts]
-        across = over_ranks([bool(part) for part in parts])
-    return [Summation(tuple(_subtrees(held, width)), across) for held in covers]
+    held = [[leaf for leaf in tree if _within(leaf.units, part)] for part in parts]
+    whole = sum(map(len, held)) == len(tree)
+    if not whole or not (exact or len(parts) == 1):
+        tree = balanced([part for part in parts if part])
+        held = [[leaf for leaf in tree if leaf.units == part] for part in parts]
+    walked = [_walk(leaves, width) for leaves in held]
+    adds = tuple(tuple(left) for _, left in walked)
+    return [Summation(tuple(segments), adds) for segments, _ in walked]
+
+
+def _within(units: range, part: range) -> bool:
+    return part.start <= units.start and units.stop <= part.stop
+
+
+def _walk(leaves: Tree, width: Callable[[range], int]) -> tuple[list[Segment], list[int]]:
+    """A node's segments, and for each sum that is left the additions that it does not do itself.
+
+    A sum with such additions is closed: later ones of this node do not reach it or those before.
+    """
+    segments: list[Segment] = []
+    left: list[int] = []
+    reach = 0
+    for leaf in leaves:
+        own = min(leaf.adds, reach)
+        segments.append(Segment(width(leaf.units), own))
+        del left[len(left) - own :]
+        left.append(leaf.adds - own)
+        reach = reach - own + 1 if own == leaf.adds else 0
+    return segments, left
 
 
 def over_ranks(sends: Sequence[bool]) -> tuple[tuple[int, ...], ...]:
-    """The adds of a binary tree over the ranks that have a sum to send."""
-    adds: list[tuple[int, ...]] = []
-    for rank, sending in enumerate(sends):
-        sent = sum(sends[: rank + 1])
-        carries = (sent & -sent).bit_length() - 1  # as a binary counter carries
-        left = sent.bit_count() - 1 if sent == sum(sends) else 0
-        adds.append((carries + left,) if sending else ())
-    return tuple(adds)
-
-
-def cover(tree: Tree, part: range) -> list[Tree]:
-    """The largest subtrees within a part, from left to right."""
-    all_units = units(tree)
-    if part.start <= all_units.start and all_units.stop <= part.stop:
-        return [tree] if all_units else []
-    if isinstance(tree, range):
-        return []
-    return cover(tree[0], part) + cover(tree[1], part)
-
-
-def units(tree: Tree) -> range:
-    """The units below a tree."""
-    if isinstance(tree, range):
-        return tree
-    return range(units(tree[0]).start, units(tree[1]).stop)
-
-
-def leaves(tree: Tree) -> list[range]:
-    """The segments of a tree, from left to right."""
-    return [tree] if isinstance(tree, range) else leaves(tree[0]) + leaves(tree[1])
-
-
-def _adds(tree: Tree, ends: set[int]) -> list[int]:
-    """Additions after each of the subtrees that the recursion ends at, or leaf, in post-order."""
-    if isinstance(tree, range) or id(tree) in ends:
-        return [0]
-    left, right = _adds(tree[0], ends), _adds(tree[1], ends)
-    return [*left, *right[:-1], right[-1] + 1]
-
-
-def _subtrees(held: Sequence[Tree], width: Callable[[range], int]) -> list[Subtree]:
-    """A node's subtrees, in columns."""
-    found: list[Subtree] = []
-    first = 0
-    for tree in held:
-        segments = tuple(map(Segment, map(width, leaves(tree)), _adds(tree, set())))
-        found.append(Subtree(first, segments))
-        first += sum(segment.columns for segment in segments)
-    return found
+    """The adds of a balanced tree over the ranks that have a sum to send."""
+    parts = [range(rank, rank + sending) for rank, sending in enumerate(sends)]
+    tree = balanced([part for part in parts if part])
+    return summations(parts, tree, len, exact=False)[0].adds
