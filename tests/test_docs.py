@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_every_option_is_documented():
         for action in command._actions:
             for flag in action.option_strings:
                 assert flag in ("-h", "--help") or f"`{flag}" in text or f"{flag} " in text, flag
+
+
+def test_the_recording_is_a_picture_of_its_own():
+    picture = ElementTree.fromstring((ROOT / "docs" / "recording.svg").read_text(encoding="utf-8"))
+    assert {element.tag.rpartition("}")[2] for element in picture.iter()} == {
+        "svg", "title", "desc", "style", "clipPath", "g", "rect", "circle", "text",
+    }  # fmt: skip
+    text = "".join(picture.itertext())
+    assert "dllama run" in text
+    assert "tokens/s" in text
+    assert "url(http" not in text
 
 
 def test_the_conversation_in_python_runs(capsys):
