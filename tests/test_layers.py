@@ -85,7 +85,6 @@ def test_no_import_goes_up():
     assert upward(found) == []
 
 
-@pytest.mark.xfail(strict=True, reason="families still build graphs")
 def test_the_converter_does_not_know_how_models_run():
     seen = {
         f"{module} imports {other}"

@@ -1,12 +1,12 @@
-"""Model families: one file each, all of the same shape.
+"""Model families: one file each, which says what a model is and where its tensors are.
 
 A family module has
   MODEL_TYPES     the model types (or classes, where there is none) of Hugging Face config files
                   that it reads
-  runs            whether a model file is one of this family
   read_config     config.json -> ModelSpec
   sources         where the converter finds each tensor of the model file
-  build           ModelSpec, Shard -> Graph
+
+How a model runs follows from its ModelSpec alone (dllama.graph.build).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from types import ModuleType
 from dllama.converter.families import grok, llama, mixtral, qwen2, qwen3, qwen3_moe
 from dllama.converter.families.config import Config
 from dllama.errors import UnsupportedError
-from dllama.model.spec import ModelSpec
 
 ALL: tuple[ModuleType, ...] = (llama, qwen2, qwen3, qwen3_moe, mixtral, grok)
 
@@ -31,13 +30,3 @@ def of_config(config: Config, path: object) -> ModuleType:
             return family
     known = ", ".join(name for family in ALL for name in family.MODEL_TYPES)
     raise UnsupportedError(f"{path}: model_type {model_type!r} is not supported, only {known}")
-
-
-def of_spec(spec: ModelSpec, path: object = "model") -> ModuleType:
-    """The family that runs a model file; UnsupportedError where there is none."""
-    for family in ALL:
-        if family.runs(spec):
-            return family
-    what = f"{spec.arch.name.lower()} with {spec.n_experts} experts"
-    what += " and norms behind its blocks" if spec.post_norms else ""
-    raise UnsupportedError(f"{path}: architecture {what} is not supported")

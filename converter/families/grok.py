@@ -16,10 +16,7 @@ from dllama.converter.families import config as fields
 from dllama.converter.families import mixtral
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Place, Source
-from dllama.graph import build as graph_build
-from dllama.graph.graph import Graph
-from dllama.graph.shard import Shard
-from dllama.model.spec import Arch, HiddenAct, ModelSpec
+from dllama.model.spec import HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("grok-1", "Grok1ModelForCausalLM")
@@ -45,11 +42,6 @@ LAYER = {
     "ffn_post_norm": ("post_moe_norm.scale", "rms_norm_3.weight"),
 }
 EXPERT = {"gate": "linear", "down": "linear_1", "up": "linear_v"}
-
-
-def runs(spec: ModelSpec) -> bool:
-    """Whether a model file is one of this family."""
-    return spec.arch is Arch.LLAMA and spec.n_experts > 0 and spec.post_norms
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
@@ -95,8 +87,3 @@ def _expert_sources(at: str, count: int, first: str, second: str) -> Iterator[So
         for ours, theirs in EXPERT.items():
             tensor = f"{expert}.{theirs}.weight"
             yield Source(f"{at}.{expert}.{ours}", first + tensor, others=(Place(second + tensor),))
-
-
-def build(spec: ModelSpec, shard: Shard) -> Graph:
-    """A node's part of the forward pass: embedding, attention and expert layers, logits."""
-    return graph_build.decoder(spec, shard, graph_build.expert_tasks)

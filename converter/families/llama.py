@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from dllama.converter.families import config as fields
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Source
-from dllama.graph import build as graph_build
-from dllama.graph.graph import Graph
-from dllama.graph.shard import Shard
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
 
@@ -30,12 +27,6 @@ LAYER = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-
-
-def runs(spec: ModelSpec) -> bool:
-    """Whether a model file is one of this family."""
-    dense = not spec.n_experts and not spec.qkv_bias and not spec.post_norms
-    return spec.arch is Arch.LLAMA and dense
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
@@ -76,8 +67,3 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
             yield Source(f"layers.{layer}.{ours}", name, paired_heads=heads)
     yield Source("final_norm", "model.norm.weight")
     yield Source("output", "lm_head.weight", tied_to="model.embed_tokens.weight")
-
-
-def build(spec: ModelSpec, shard: Shard) -> Graph:
-    """A node's part of the forward pass: embedding, attention and feed-forward layers, logits."""
-    return graph_build.decoder(spec, shard, graph_build.feed_forward_tasks)

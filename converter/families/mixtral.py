@@ -13,20 +13,12 @@ from dllama.converter.families import config as fields
 from dllama.converter.families import llama
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Place, Source, expert_sources, with_experts
-from dllama.graph import build as graph_build
-from dllama.graph.graph import Graph
-from dllama.graph.shard import Shard
-from dllama.model.spec import Arch, ModelSpec
+from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("mixtral",)
 # What a config.json need not say, where it differs from Llama's.
 DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6}
-
-
-def runs(spec: ModelSpec) -> bool:
-    """Whether a model file is one of this family."""
-    return spec.arch is Arch.LLAMA and spec.n_experts > 0 and not spec.post_norms
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
@@ -50,8 +42,3 @@ def _expert_sources(at: str, count: int) -> Iterator[Source]:
     yield Source(f"{at}router", f"{old}.gate.weight", others=(Place(f"{new}.gate.weight"),))
     names = ("w1", "w2", "w3")
     yield from expert_sources(at, count, f"{old}.experts.{{}}", names, f"{new}.experts")
-
-
-def build(spec: ModelSpec, shard: Shard) -> Graph:
-    """A node's part of the forward pass: embedding, attention and expert layers, logits."""
-    return graph_build.decoder(spec, shard, graph_build.expert_tasks)

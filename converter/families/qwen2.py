@@ -12,21 +12,12 @@ from dllama.converter.families import config as fields
 from dllama.converter.families import llama
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Source
-from dllama.graph import build as graph_build
-from dllama.graph.graph import Graph
-from dllama.graph.shard import Shard
-from dllama.model.spec import Arch, ModelSpec
+from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen2",)
 
 BIASES = {"q": "q_bias", "k": "k_bias", "v": "v_bias"}
-
-
-def runs(spec: ModelSpec) -> bool:
-    """Whether a model file is one of this family."""
-    dense = not spec.n_experts and not spec.post_norms
-    return spec.arch is Arch.LLAMA and dense and spec.qkv_bias
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
@@ -48,8 +39,3 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
             for name, bias in BIASES.items():
                 heads = {"q": spec.n_heads, "k": spec.n_kv_heads}.get(name, 0)
                 yield Source(at + bias, f"{layer}{name}_proj.bias", paired_heads=heads)
-
-
-def build(spec: ModelSpec, shard: Shard) -> Graph:
-    """A node's part of the forward pass, as that of a Llama."""
-    return graph_build.decoder(spec, shard, graph_build.feed_forward_tasks)

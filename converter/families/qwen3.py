@@ -12,20 +12,12 @@ from dllama.converter.families import config as fields
 from dllama.converter.families import llama
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Source
-from dllama.graph import build as graph_build
-from dllama.graph.graph import Graph
-from dllama.graph.shard import Shard
 from dllama.model.spec import Arch, ModelSpec, RopeType
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen3",)
 
 HEAD_DIM = 128  # where the config does not say
-
-
-def runs(spec: ModelSpec) -> bool:
-    """Whether a model file is one of this family."""
-    return spec.arch is Arch.QWEN3 and not spec.n_experts
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
@@ -53,8 +45,3 @@ def norm_sources(at: str) -> Iterator[Source]:
     """The norms of q and k of a layer."""
     for name in ("q_norm", "k_norm"):
         yield Source(at + name, f"model.{at}self_attn.{name}.weight")
-
-
-def build(spec: ModelSpec, shard: Shard) -> Graph:
-    """A node's part of the forward pass, as that of a Llama."""
-    return graph_build.decoder(spec, shard, graph_build.feed_forward_tasks)

@@ -13,18 +13,10 @@ from dllama.converter.families import qwen3
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Source, expert_sources, with_experts
 from dllama.errors import UnsupportedError
-from dllama.graph import build as graph_build
-from dllama.graph.graph import Graph
-from dllama.graph.shard import Shard
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen3_moe",)
-
-
-def runs(spec: ModelSpec) -> bool:
-    """Whether a model file is one of this family."""
-    return spec.arch is Arch.QWEN3_MOE and spec.n_experts > 0
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
@@ -54,8 +46,3 @@ def _expert_sources(at: str, count: int) -> Iterator[Source]:
     yield Source(f"{at}router", f"{mlp}.gate.weight")
     names = ("gate_proj", "down_proj", "up_proj")
     yield from expert_sources(at, count, f"{mlp}.experts.{{}}", names, f"{mlp}.experts")
-
-
-def build(spec: ModelSpec, shard: Shard) -> Graph:
-    """A node's part of the forward pass: embedding, attention and expert layers, logits."""
-    return graph_build.decoder(spec, shard, graph_build.expert_tasks)

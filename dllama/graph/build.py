@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from dllama._kernels.tasks import Form, Kind, Op, Then
+from dllama.errors import UnsupportedError
 from dllama.graph.graph import Buffer, Graph, Matrix, Task, TensorSlice, Vector, VectorSlice
 from dllama.graph.shard import Shard, columns_of, expert_lanes
 from dllama.graph.sum_tree import Summation
-from dllama.model.spec import HiddenAct, ModelSpec
+from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
 
 # Rows of every expert's down projection that one work item computes (moe.pxd has the same).
 EXPERT_ROWS = 32
 
 
-LayerPart = Callable[[ModelSpec, Shard, int], Iterator[Task]]
+def check_supported(spec: ModelSpec, path: object = "model") -> None:
+    """UnsupportedError for what a model file can say but no model family is."""
+    arch = spec.arch
+    mixture = spec.n_experts > 0
+    if arch is (Arch.QWEN3 if mixture else Arch.QWEN3_MOE) or (spec.post_norms and not mixture):
+        what = f"{arch.name.lower()} with {spec.n_experts} experts"
+        what += " and norms after its blocks" if spec.post_norms else ""
+        raise UnsupportedError(f"{path}: architecture {what} is not supported")
 
 
-def decoder(spec: ModelSpec, shard: Shard, feed_forward: LayerPart) -> Graph:
-    """Embedding, layers of attention and a feed-forward network, logits."""
+def build(spec: ModelSpec, shard: Shard) -> Graph:
+    """The forward pass of one node: embedding, layers, logits."""
     tasks = [*embedding_tasks(spec, shard)]
     for layer in range(spec.n_layers):
         tasks += attention_tasks(spec, shard, layer)
+        feed_forward = expert_tasks if spec.n_experts else feed_forward_tasks
         tasks += feed_forward(spec, shard, layer)
     tasks += logits_tasks(spec)
     return Graph(

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from dllama._kernels.comm.communicator import Communicator
 from dllama._kernels.comm.link import Link
 from dllama._kernels.executor import Executor
-from dllama.converter import families
 from dllama.graph import shard as sharding
+from dllama.graph.build import build, check_supported
 from dllama.graph.graph import Graph
 from dllama.graph.weights import Weights
 from dllama.model.spec import ModelSpec
@@ -20,11 +20,9 @@ from dllama.run_config import WIRE, RunConfig
 
 def graph_of(spec: ModelSpec, config: RunConfig, rank: int, path: object = "model") -> Graph:
     """The graph of one node; ConfigError for more nodes than the model can be split over,
-    UnsupportedError for a model that no family runs."""
-    family = families.of_spec(spec, path)
-    shard = sharding.split(spec, config.shares, config.exact)[rank]
-    graph: Graph = family.build(spec, shard)
-    return graph
+    UnsupportedError for a model that is of no family."""
+    check_supported(spec, path)
+    return build(spec, sharding.split(spec, config.shares, config.exact)[rank])
 
 
 def communicator_of(
