@@ -1,6 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+def table() -> list[tuple[int, str, int, int, int, bool]]: ...
 def nbytes(weight_type: int, count: int) -> int: ...
 def encode(
     src: NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16],

@@ -1,7 +1,4 @@
-"""Conversion between float arrays and the bytes of a model file.
-
-Float types: 0 f32, 1 f16, 2 q40 (18 bytes per 32 numbers), 3 q80 (34 bytes).
-"""
+"""The table of weight types, and conversion between float arrays and the bytes of a model file."""
 
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uint8_t
@@ -9,11 +6,7 @@ from libc.stdint cimport int64_t, uint8_t
 import numpy as np
 
 
-cdef extern from "simd/quants.h" nogil:
-    enum:
-        DL_SRC_F32
-        DL_SRC_F16
-        DL_SRC_BF16
+cdef extern from "simd/cpu.h" nogil:
     int dl_isa()
 
 # Numbers that a thread takes at a time: whole blocks.
@@ -21,19 +14,33 @@ cdef enum:
     CHUNK = 1 << 16
 
 
+def table():
+    """The rows of types.h: (id, name, block, bytes, packed bytes, whether it reads Q80 blocks)."""
+    cdef const dl_weight_type *row = dl_weight_types()
+    rows = []
+    while row.name != NULL:
+        rows.append((row.id, row.name.decode(), row.block, row.bytes, row.packed,
+                     bool(row.quantised)))
+        row += 1
+    return rows
+
+
+cdef const dl_weight_type *known(int weight_type) except NULL:
+    cdef const dl_weight_type *row = dl_weight_type_of(weight_type)
+    if row == NULL:
+        ids = ", ".join(str(number) for number, *_ in table())
+        raise ValueError(f"weight type is {weight_type}, expected one of {ids}")
+    return row
+
+
 def nbytes(int weight_type, int64_t count):
     """Bytes of `count` numbers; ValueError for an unknown type or a part of a block."""
-    if not 0 <= weight_type <= 3 or (weight_type >= 2 and count % 32):
-        raise ValueError(f"{count} numbers cannot be stored as float type {weight_type}")
-    return _bytes(weight_type, count)
-
-
-cdef inline int64_t _bytes(int weight_type, int64_t count) noexcept nogil:
-    if weight_type == 0:
-        return count * 4
-    if weight_type == 1:
-        return count * 2
-    return count // 32 * (18 if weight_type == 2 else 34)
+    cdef const dl_weight_type *row = known(weight_type)
+    if count % row.block:
+        raise ValueError(
+            f"{count} numbers cannot be stored as {row.name.decode()}: blocks have {row.block}"
+        )
+    return dl_type_bytes(weight_type, count)
 
 
 def encode(src, out, int weight_type, int threads=1, bint bf16=False):
@@ -53,7 +60,7 @@ def encode(src, out, int weight_type, int threads=1, bint bf16=False):
         raise ValueError(f"dst has {dst.shape[0]} bytes, expected {nbytes(weight_type, n)}")
     for i in prange(chunks, nogil=True, num_threads=threads, schedule="static"):
         bad += f.encode(&given[i * CHUNK * width], src_type, min(CHUNK, n - i * CHUNK), weight_type,
-                        &dst[_bytes(weight_type, i * CHUNK)])
+                        &dst[dl_type_bytes(weight_type, i * CHUNK)])
     return bad == 0
 
 
@@ -74,5 +81,5 @@ def decode(const uint8_t[::1] src, float[::1] dst, int weight_type, int threads=
     if src.shape[0] != nbytes(weight_type, n):
         raise ValueError(f"src has {src.shape[0]} bytes, expected {nbytes(weight_type, n)}")
     for i in prange(chunks, nogil=True, num_threads=threads, schedule="static"):
-        f.decode(&src[_bytes(weight_type, i * CHUNK)], weight_type, min(CHUNK, n - i * CHUNK),
+        f.decode(&src[dl_type_bytes(weight_type, i * CHUNK)], weight_type, min(CHUNK, n - i * CHUNK),
                  &dst[i * CHUNK])

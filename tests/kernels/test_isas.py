@@ -24,7 +24,7 @@ EMULATED = {"begin_avxvnni.h": "avxvnni", "begin_avx512.h": "avx512vnni"}
 
 
 def build(compiler: str, include: Path, output: Path, *flags: str) -> Path:
-    """The program, made with the headers in include/simd."""
+    """The program, made with the headers below include."""
     source = str(HERE / "compare.c")
     command = [compiler, *FLAGS, *flags, "-I", str(include), source, "-o", str(output), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
@@ -71,6 +71,7 @@ def test_x86(tmp_path):
         pytest.skip("no gcc")
     headers = tmp_path / "simd"
     shutil.copytree(KERNELS / "simd", headers)
+    shutil.copy(KERNELS / "types.h", tmp_path)
     for name, feature in EMULATED.items():
         if feature not in cpu.features():
             shutil.copy(HERE / name, headers)

@@ -7,8 +7,21 @@ import pytest
 from oracle import quants as oracle
 
 from dllama._kernels import weight_types as quants
+from dllama.model.weight_types import WeightType
 
 F32, F16, Q40, Q80 = range(4)
+
+
+def test_the_python_table_is_the_compiled_one():
+    """Sizes of packed blocks are the kernels' alone."""
+    compiled = [(*row[:4], row[5]) for row in quants.table()]
+    mirrored = [
+        (int(kind), kind.name.lower(), kind.block_size, kind.block_bytes, kind.quantised)
+        for kind in WeightType
+    ]
+    assert compiled == mirrored
+    for kind in WeightType:
+        assert quants.nbytes(int(kind), 64 * kind.block_size) == kind.nbytes(64 * kind.block_size)
 
 
 def expected_bytes(x: np.ndarray, weight_type: int) -> np.ndarray:

@@ -31,7 +31,7 @@ cdef class Additions:
 cdef struct AllReduce:
     Peers *peers
     const dl_quants *codec
-    int wire                        # float type of what travels
+    int wire                        # weight type of what travels
     int algorithm
     bint store                      # dst[t] = the sum, instead of +=
     int64_t dim
@@ -46,8 +46,6 @@ cdef struct AllReduce:
     int64_t part
     float *dst                      # [T][dim]
 
-# Bytes of so many numbers on the wire; whole blocks for q80.
-cdef int64_t wire_bytes(int wire, int64_t count) noexcept nogil
 # Bytes of a vector up to which an exchange of all sums of n nodes is the faster one.
 cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil
 cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil

@@ -11,6 +11,7 @@ from libc.stdint cimport INT64_MAX
 from libc.string cimport memcpy
 
 from dllama._kernels.comm.exchange cimport MOST_NODES, exchange
+from dllama._kernels.weight_types cimport DL_SRC_F32, dl_type_bytes
 
 
 # Columns that reduce adds at a time, whole blocks.
@@ -77,13 +78,6 @@ cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil:
     return LATENCY_BYTES * n * n // more if more > 0 else INT64_MAX
 
 
-cdef int64_t wire_bytes(int wire, int64_t count) noexcept nogil:
-    """Bytes of count numbers on the wire; whole blocks for q80."""
-    if wire == 0:
-        return 4 * count
-    return 2 * count if wire == 1 else count // 32 * 34
-
-
 cdef inline int64_t _width(const AllReduce *a, int slice) noexcept nogil:
     return a.borders[slice + 1] - a.borders[slice]
 
@@ -112,7 +106,7 @@ cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef int slice = <int> (i % a.peers.world)
     cdef int64_t row = i // a.peers.world
     cdef const float *src = a.src + (row // T * a.part + row % T) * a.dim
-    a.codec.encode(src + a.borders[slice], 0, _width(a, slice), a.wire,
+    a.codec.encode(src + a.borders[slice], DL_SRC_F32, _width(a, slice), a.wire,
                    _row(a, a.packed, slice, T * sums_of(a, a.peers.rank), row))
 
 
@@ -156,9 +150,9 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     _find_rows(a, T, slice, t, slices, rows)
     while begin < width:
         count = min(STRIP, width - begin)
-        _sum(a, rows, wire_bytes(a.wire, begin), count, sums)
+        _sum(a, rows, dl_type_bytes(a.wire, begin), count, sums)
         if slices:
-            a.codec.encode(sums, 0, count, a.wire, reduced + wire_bytes(a.wire, begin))
+            a.codec.encode(sums, DL_SRC_F32, count, a.wire, reduced + dl_type_bytes(a.wire, begin))
         else:
             _put(a, x + begin, sums, count)
         begin += count
@@ -236,6 +230,6 @@ cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
         row = a.reduced + t * _size(a, slice)
     while begin < width:
         count = min(STRIP, width - begin)
-        a.codec.decode(row + wire_bytes(a.wire, begin), a.wire, count, strip)
+        a.codec.decode(row + dl_type_bytes(a.wire, begin), a.wire, count, strip)
         _put(a, x + begin, strip, count)
         begin += count

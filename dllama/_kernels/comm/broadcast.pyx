@@ -3,7 +3,9 @@
 from libc.string cimport memcmp
 
 from dllama._kernels.ops.elementwise cimport dl_isa
-from dllama._kernels.weight_types cimport dl_quants, dl_quants_of
+from dllama._kernels.weight_types cimport (
+    DL_SRC_F32, dl_quants, dl_quants_of, dl_type_bytes, dl_type_f16, dl_type_f32,
+)
 from dllama._kernels.comm.exchange cimport MOST_NODES, exchange
 
 # Numbers looked at together.
@@ -26,34 +28,39 @@ cdef int exact_form(const float *x, int64_t n) noexcept nogil:
     i = 0
     while i < n:
         count = min(STRIP, n - i)
-        codec.encode(x + i, 0, count, 1, halves)
-        codec.decode(halves, 1, count, back)
+        codec.encode(x + i, DL_SRC_F32, count, dl_type_f16, halves)
+        codec.decode(halves, dl_type_f16, count, back)
         if memcmp(back, x + i, count * sizeof(float)):
             return AS_FLOAT
         i += count
     return AS_HALF
 
 
+cdef inline int _type(int form) noexcept nogil:
+    """The weight type of a form, or one of the same size."""
+    return dl_type_f32 if form == AS_FLOAT else dl_type_f16
+
+
 cdef void send_row(const Broadcast *b, int form, int64_t t) noexcept nogil:
     cdef const float *x = b.x + t * b.dim
-    cdef uint8_t *row = b.packed + t * b.dim * (4 if form == AS_FLOAT else 2)
+    cdef uint8_t *row = b.packed + t * dl_type_bytes(_type(form), b.dim)
     cdef int64_t i
     if form == AS_BRAIN:
         for i in range(b.dim):
             (<unsigned short *> row)[i] = (<const unsigned int *> x)[i] >> 16
     else:
-        dl_quants_of(dl_isa()).encode(x, 0, b.dim, form, row)
+        dl_quants_of(dl_isa()).encode(x, DL_SRC_F32, b.dim, _type(form), row)
 
 
 cdef void receive_row(const Broadcast *b, int form, int64_t t) noexcept nogil:
     cdef float *x = b.x + t * b.dim
-    cdef const uint8_t *row = b.packed + t * b.dim * (4 if form == AS_FLOAT else 2)
+    cdef const uint8_t *row = b.packed + t * dl_type_bytes(_type(form), b.dim)
     cdef int64_t i
     if form == AS_BRAIN:
         for i in range(b.dim):
             (<unsigned int *> x)[i] = (<const unsigned short *> row)[i] << 16
     else:
-        dl_quants_of(dl_isa()).decode(row, form, b.dim, x)
+        dl_quants_of(dl_isa()).decode(row, _type(form), b.dim, x)
 
 
 cdef int spread(const Broadcast *b, int form, int64_t T) noexcept nogil:
@@ -63,7 +70,7 @@ cdef int spread(const Broadcast *b, int form, int64_t T) noexcept nogil:
     cdef int64_t out_bytes[MOST_NODES]
     cdef int64_t into_bytes[MOST_NODES]
     cdef int64_t begin[MOST_NODES + 1]
-    cdef int64_t total = T * b.dim * (4 if form == AS_FLOAT else 2)
+    cdef int64_t total = T * dl_type_bytes(_type(form), b.dim)
     cdef int r, n = b.peers.world, me = b.peers.rank
     for r in range(n + 1):
         begin[r] = total * max(0, r - 1) // (n - 1)

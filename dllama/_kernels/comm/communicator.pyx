@@ -4,12 +4,14 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 
 from dllama._kernels.comm.allreduce cimport (
     AUTO, EXCHANGE, TWO_STEP, first_exchange, most_exchanged, pack_item, pack_items, reduce_item,
-    reduce_items, second_exchange, sums_of, two_step, unpack_item, unpack_items, wire_bytes,
+    reduce_items, second_exchange, sums_of, two_step, unpack_item, unpack_items,
 )
 from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_form, receive_row, send_row, spread
 from dllama._kernels.ops.elementwise cimport dl_isa
 from dllama._kernels.comm.link cimport Link, failure
-from dllama._kernels.weight_types cimport dl_quants_of
+from dllama._kernels.weight_types cimport (
+    dl_block_q80, dl_quants_of, dl_type_bytes, dl_weight_type, known,
+)
 from dllama._kernels.comm.exchange cimport MOST_NODES, Failure
 
 from dllama.errors import ConfigError
@@ -29,8 +31,9 @@ cdef class Communicator:
     links: one per rank, None at this node's own; they are all of one transport. watched: control
     links by rank; a exchange is given up when one ends. sums: by rank, most sums that a node has for
     an all-reduce, without it one.
-    wire: float type of what all-reduces send (0 f32, 1 f16, 3 q80). algorithm: auto, exchange or
-    two-step. timeout: seconds without a byte. ConfigError where q80 does not divide dim.
+    wire: weight type of what all-reduces send. algorithm: auto, exchange or
+    two-step. timeout: seconds without a byte. ConfigError where its
+    blocks do not divide dim.
     """
 
     def __init__(self, list links, int rank, *, int64_t dim, int64_t tokens, int wire,
@@ -38,8 +41,10 @@ cdef class Communicator:
         cdef int n = len(links), r
         if not 2 <= n <= MOST_NODES or links[rank] is not None:
             raise ConfigError(f"a communicator has 2 to {MOST_NODES} nodes, found {n}")
-        if wire == 3 and dim % 32:
-            raise ConfigError(f"buffer is q80, but rows of {dim} numbers are not blocks of 32")
+        cdef const dl_weight_type *kind = known(wire)
+        if dim % kind.block:
+            raise ConfigError(f"buffer is {kind.name.decode()}, but rows of {dim} numbers are not "
+                              f"blocks of {kind.block}")
         watched = watched or {}
         self._links = [links, watched]
         self._most_sums = [1] * n if sums is None else list(sums)
@@ -57,15 +62,15 @@ cdef class Communicator:
 
     def _allocate(self, int n):
         """Cut dim into n slices of whole blocks, and make room for messages."""
-        cdef int64_t blocks = (self.dim + 31) // 32, most, widest = 0
+        cdef int64_t blocks = (self.dim + dl_block_q80 - 1) // dl_block_q80, most, widest = 0
         cdef int64_t *borders
         cdef int64_t *offsets
         cdef int r
         self._borders, self._offsets = Memory((n + 1) * 8), Memory((n + 1) * 8)
         borders, offsets = <int64_t *> self._borders.data, <int64_t *> self._offsets.data
         for r in range(n + 1):
-            borders[r] = min(self.dim, (blocks * r + n - 1) // n * 32)
-            offsets[r] = wire_bytes(self.wire, borders[r])
+            borders[r] = min(self.dim, (blocks * r + n - 1) // n * dl_block_q80)
+            offsets[r] = dl_type_bytes(self.wire, borders[r])
             widest = max(widest, offsets[r] - offsets[r - 1] if r else 0)
         most = max(1, self._most_sums[self.peers.rank]) * offsets[n]
         most = max(most, 4 * self.dim)  # a broadcast uses the same room

@@ -26,9 +26,8 @@ cdef extern from "simd/matmul.h" nogil:
         float *out
     ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
     dl_tile_fn dl_tile_of(int isa, int type)
-    int64_t dl_group_bytes(int type, int64_t k)
-    int64_t dl_group_stride(int type, int64_t k)
-    void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *group)
+    int64_t dl_panel_stride(int type, int64_t k)
+    void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *panel)
 
 
 # What happens to the product: stored, added to what is there, or, for rows that alternate
@@ -43,9 +42,10 @@ cdef enum Then:
 
 cdef class PackedMatrix:
     cdef Memory memory
-    cdef int64_t stride             # bytes of a group of 16 rows
+    cdef int64_t stride             # bytes from one panel to the next
     cdef readonly int64_t rows, cols
     cdef readonly int weight_type
+    cdef readonly bint quantised    # products read Q80 blocks
     cdef const uint8_t *data(self) noexcept
 
 

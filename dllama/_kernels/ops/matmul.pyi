@@ -7,6 +7,7 @@ class PackedMatrix:
     rows: int
     cols: int
     weight_type: int
+    quantised: bool
     nbytes: int
     def __init__(self, rows: int, cols: int, weight_type: int) -> None: ...
     def fill(

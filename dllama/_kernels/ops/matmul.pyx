@@ -11,28 +11,26 @@ from libc.string cimport memcpy
 import numpy as np
 
 from dllama._kernels.ops.elementwise cimport DL_TILE, Rows, dl_floats_of, dl_isa, put_blocks, put_row
+from dllama._kernels.weight_types cimport dl_panel_bytes, dl_type_bytes, dl_weight_type, known
 
 # Groups in an item; gate and up come as 2 + 2 groups, so it is a multiple of 4 there.
 cdef enum:
     ITEM_GROUPS = 4
 
-cdef bint _quantised(int weight_type) noexcept nogil:
-    return weight_type >= 2
-
 
 cdef class PackedMatrix:
-    """rows x cols weights of one float type (0 f32, 1 f16, 2 q40, 3 q80), zero until filled.
+    """rows x cols weights of one weight type, zero until filled.
 
     ValueError for an unknown type, and for cols that are not whole blocks.
     """
 
     def __cinit__(self, int64_t rows, int64_t cols, int weight_type):
-        if not 0 <= weight_type <= 3:
-            raise ValueError(f"weight_type is {weight_type}, expected 0 to 3")
-        if rows < 1 or cols < 1 or (_quantised(weight_type) and cols % 32):
-            raise ValueError(f"no packed matrix of {rows} x {cols} with float type {weight_type}")
+        cdef const dl_weight_type *kind = known(weight_type)
+        if rows < 1 or cols < 1 or cols % kind.block:
+            raise ValueError(f"no packed matrix of {rows} x {cols} in {kind.name.decode()}")
         self.rows, self.cols, self.weight_type = rows, cols, weight_type
-        self.stride = dl_group_stride(weight_type, cols)
+        self.quantised = kind.quantised
+        self.stride = dl_panel_stride(weight_type, cols)
         self.memory = Memory((rows + 15) // 16 * self.stride)
 
     @property
@@ -52,7 +50,7 @@ cdef class PackedMatrix:
         """
         cdef int64_t n = src.shape[0], i, chunk, chunks = (n + 15) // 16
         cdef int64_t width = block if block else max(n, 1)
-        cdef int64_t row_bytes = _row_bytes(self.weight_type, self.cols)
+        cdef int64_t row_bytes = dl_type_bytes(self.weight_type, self.cols)
         cdef int64_t last = first + (n - 1) // width * step + (n - 1) % width
         if src.shape[1] > 1 and src.strides[1] != 1:
             raise ValueError("the bytes of a row lie apart")
@@ -67,15 +65,8 @@ cdef class PackedMatrix:
 
 
 cdef void _fill_row(PackedMatrix matrix, int64_t row, const uint8_t *src) noexcept nogil:
-    cdef uint8_t *group = <uint8_t *> matrix.memory.data + row // 16 * matrix.stride
-    dl_pack_row(matrix.weight_type, matrix.cols, <int> (row % 16), src, group)
-
-
-cdef int64_t _row_bytes(int weight_type, int64_t cols) noexcept nogil:
-    """Bytes of a row as the model file holds it."""
-    if not _quantised(weight_type):
-        return cols * (4 if weight_type == 0 else 2)
-    return cols // 32 * (18 if weight_type == 2 else 34)
+    cdef uint8_t *panel = <uint8_t *> matrix.memory.data + row // 16 * matrix.stride
+    dl_pack_row(matrix.weight_type, matrix.cols, <int> (row % 16), src, panel)
 
 
 cdef class Order:
@@ -108,7 +99,7 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
     cdef Matmul m
     cdef int64_t groups = (matrix.rows + 15) // 16
     m.w, m.stride, m.rows, m.k = matrix.data(), matrix.stride, matrix.rows, matrix.cols
-    m.quantised = _quantised(matrix.weight_type)
+    m.quantised = matrix.quantised
     m.then, m.src = then, src
     m.first, m.order, m.segments = 0, NULL, 1
     m.tile = dl_tile_of(dl_isa(), matrix.weight_type)
@@ -121,7 +112,7 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
 
 
 cdef void sum_in_order(Matmul *m, PackedMatrix matrix, int64_t first, Order order) noexcept:
-    m.w = matrix.data() + dl_group_bytes(matrix.weight_type, first)
+    m.w = matrix.data() + dl_panel_bytes(matrix.weight_type, first)
     m.first, m.order, m.segments = first, order.segments(), order.count
 
 
@@ -213,14 +204,14 @@ def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int64_t first
     widths or an order do not fit.
     """
     cdef int64_t T = x.shape[0], K = x.shape[1], i, t
-    cdef int64_t unit = 32 if _quantised(matrix.weight_type) else 1
+    cdef int64_t unit = known(matrix.weight_type).block
     if K != matrix.cols:
         raise ValueError(f"x has {K} columns, expected {matrix.cols}")
     cdef Order segments = Order(((K, 0),) if order is None else order)
     if first < 0 or first + segments.columns > K or first % unit or any(
             columns % unit for columns, _ in order or ()):
         raise ValueError(f"no order of {segments.columns} columns from {first} on fits {K} columns")
-    cdef Rows rows = Rows(T, K, _quantised(matrix.weight_type))
+    cdef Rows rows = Rows(T, K, matrix.quantised)
     out = np.empty((T, matrix.rows), np.float32)
     if T == 0:
         return out

@@ -28,10 +28,31 @@ DL_INLINE int DL_FN(dl_not_finite)(const float *x)
     return V(hsum)(product) != 0.0f; /* zero, or not a number */
 }
 
+/* dl_encode_TYPE: one block of 32, or n <= 32 numbers where a block is one; x[32] ends in zeros. Not 0 if one
+ * is not finite as stored. */
+
+DL_INLINE int DL_FN(dl_encode_f32)(const float *x, int64_t n, uint8_t *dst)
+{
+    memcpy(dst, x, (size_t)n * sizeof(float));
+    return 0;
+}
+
+DL_INLINE int DL_FN(dl_encode_f16)(const float *x, int64_t n, uint8_t *dst)
+{
+    uint16_t halves[32];
+    int bad = 0;
+    V(store_half)(halves, V(load)(x));
+    V(store_half)(halves + 16, V(load)(x + 16));
+    for (int i = 0; i < 32; i++) bad |= (halves[i] & 0x7c00) == 0x7c00;
+    memcpy(dst, halves, (size_t)n * 2);
+    return bad;
+}
+
 /* d = the value of largest magnitude / -8 (a tie takes the positive one), q = x / d + 8.5
  * cut to 0..15; byte i holds q[i] and, above, q[i + 16]. */
-DL_INLINE int DL_FN(dl_encode_q40)(const float *x, uint8_t *dst)
+DL_INLINE int DL_FN(dl_encode_q40)(const float *x, int64_t n, uint8_t *dst)
 {
+    (void)n;
     VT zero = V(set1)(0.0f), a = V(load)(x), b = V(load)(x + 16);
     float high = V(hmax)(V(max)(a, b)) + 0.0f; /* a zero is positive then on every ISA */
     float low = -V(hmax)(V(max)(V(sub)(zero, a), V(sub)(zero, b)));
@@ -50,8 +71,9 @@ DL_INLINE int DL_FN(dl_encode_q40)(const float *x, uint8_t *dst)
 }
 
 /* d = max|x| / 127, q = x / d rounded half to even */
-DL_INLINE int DL_FN(dl_encode_q80)(const float *x, uint8_t *dst)
+DL_INLINE int DL_FN(dl_encode_q80)(const float *x, int64_t n, uint8_t *dst)
 {
+    (void)n;
     VT a = V(load)(x), b = V(load)(x + 16);
     float d = V(hmax)(V(max)(V(abs)(a), V(abs)(b))) / 127.0f;
     VT inverse = V(set1)(d != 0.0f ? 1.0f / d : 0.0f);
@@ -59,25 +81,16 @@ DL_INLINE int DL_FN(dl_encode_q80)(const float *x, uint8_t *dst)
     uint16_t half = dl_float_to_half(d);
     memcpy(dst, &half, 2);
     V(store_i8)((int8_t *)dst + 2, V(min)(V(max)(V(round)(V(mul)(a, inverse)), bottom), top));
-    V(store_i8)((int8_t *)dst + 18, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
+    V(store_i8)((int8_t *)dst + 2 + 16, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
     return (half & 0x7c00) == 0x7c00;
 }
 
-DL_INLINE int DL_FN(dl_encode_f16)(const float *x, int64_t n, uint8_t *dst)
-{
-    uint16_t halves[32];
-    int bad = 0;
-    V(store_half)(halves, V(load)(x));
-    V(store_half)(halves + 16, V(load)(x + 16));
-    for (int i = 0; i < 32; i++) bad |= (halves[i] & 0x7c00) == 0x7c00;
-    memcpy(dst, halves, (size_t)n * 2);
-    return bad;
-}
-
 /* n numbers from src to dst; not 0 if one is not finite, or not finite as stored. n is whole
- * blocks for Q40 and Q80. */
+ * blocks of the type. */
 static int DL_FN(dl_encode)(const void *src, int src_type, int64_t n, int type, uint8_t *dst)
 {
+#define DL_ENCODE_CASE(id, name, block, bytes, packed, input) \
+    case id: bad |= DL_FN(dl_encode_##name)(x, m, dst + i / block * bytes); break;
     const char *p = src;
     int64_t width = src_type == DL_SRC_F32 ? 4 : 2;
     int bad = 0;
@@ -86,37 +99,60 @@ static int DL_FN(dl_encode)(const void *src, int src_type, int64_t n, int type, 
         int64_t m = n - i < 32 ? n - i : 32;
         DL_FN(dl_widen)(p, src_type, m, x);
         bad |= DL_FN(dl_not_finite)(x);
-        if (type == DL_F32) memcpy(dst + i * 4, x, (size_t)m * 4);
-        else if (type == DL_F16) bad |= DL_FN(dl_encode_f16)(x, m, dst + i * 2);
-        else if (type == DL_Q40) bad |= DL_FN(dl_encode_q40)(x, dst + i / 32 * 18);
-        else bad |= DL_FN(dl_encode_q80)(x, dst + i / 32 * 34);
+        switch (type) { DL_WEIGHT_TYPES(DL_ENCODE_CASE) }
     }
     return bad;
+#undef DL_ENCODE_CASE
 }
 
-/* n stored numbers as floats; n is whole blocks for Q40 and Q80. */
+/* dl_decode_TYPE: n stored numbers as floats; n is whole blocks. */
+
+DL_INLINE void DL_FN(dl_decode_f32)(const uint8_t *src, int64_t n, float *dst)
+{
+    memcpy(dst, src, (size_t)n * sizeof(float));
+}
+
+DL_INLINE void DL_FN(dl_decode_f16)(const uint8_t *src, int64_t n, float *dst)
+{
+    for (int64_t i = 0; i < n; i += 32) {
+        int64_t m = n - i < 32 ? n - i : 32;
+        float x[32];
+        DL_FN(dl_widen)(src + i * 2, DL_SRC_F16, m, x);
+        memcpy(dst + i, x, (size_t)m * sizeof(float));
+    }
+}
+
+DL_INLINE float DL_FN(dl_scale_at)(const uint8_t *src)
+{
+    uint16_t half;
+    memcpy(&half, src, 2);
+    return dl_half_to_float(half);
+}
+
+DL_INLINE void DL_FN(dl_decode_q40)(const uint8_t *src, int64_t n, float *dst)
+{
+    for (; n > 0; n -= dl_block_q40, src += dl_bytes_q40, dst += dl_block_q40) {
+        float d = DL_FN(dl_scale_at)(src);
+        for (int j = 0; j < 16; j++) {
+            dst[j] = d * (float)((src[2 + j] & 15) - 8);
+            dst[j + 16] = d * (float)((src[2 + j] >> 4) - 8);
+        }
+    }
+}
+
+DL_INLINE void DL_FN(dl_decode_q80)(const uint8_t *src, int64_t n, float *dst)
+{
+    for (; n > 0; n -= dl_block_q80, src += dl_bytes_q80, dst += dl_block_q80) {
+        float d = DL_FN(dl_scale_at)(src);
+        for (int j = 0; j < 32; j++) dst[j] = d * (float)(int8_t)src[2 + j];
+    }
+}
+
+/* The same for any known type. */
 static void DL_FN(dl_decode)(const uint8_t *src, int type, int64_t n, float *dst)
 {
-    if (type < DL_Q40) {
-        int64_t width = type == DL_F32 ? 4 : 2;
-        for (int64_t i = 0; i < n; i += 32) {
-            int64_t m = n - i < 32 ? n - i : 32;
-            float x[32];
-            DL_FN(dl_widen)(src + i * width, type == DL_F32 ? DL_SRC_F32 : DL_SRC_F16, m, x);
-            memcpy(dst + i, x, (size_t)m * sizeof(float));
-        }
-        return;
-    }
-    for (int64_t i = 0; i < n; i += 32, src += type == DL_Q40 ? 18 : 34, dst += 32) {
-        uint16_t half;
-        memcpy(&half, src, 2);
-        float d = dl_half_to_float(half);
-        if (type == DL_Q80)
-            for (int j = 0; j < 32; j++) dst[j] = d * (float)(int8_t)src[2 + j];
-        else
-            for (int j = 0; j < 16; j++) {
-                dst[j] = d * (float)((src[2 + j] & 15) - 8);
-                dst[j + 16] = d * (float)((src[2 + j] >> 4) - 8);
-            }
-    }
+#define DL_DECODE_CASE(id, name, block, bytes, packed, input) \
+    case id: DL_FN(dl_decode_##name)(src, n, dst); break;
+    switch (type) { DL_WEIGHT_TYPES(DL_DECODE_CASE) }
+#undef DL_DECODE_CASE
 }

@@ -1,6 +1,6 @@
 /* The matmul tile: 16 rows of a packed matrix times n tokens.
  *
- * Packed matrix: rows in groups of 16, one group after another, `stride` bytes
+ * Packed matrix: rows in panels of 16, one panel after another, `stride` bytes
  * apart; rows beyond the last are zero. A SIMD lane is a row, so no sum ever
  * crosses lanes and a row's order of summation is the same for every n.
  *   Q40  K/32 blocks: 16 fp16 scales, then 4 x 16 x 4 bytes; byte [j][r][i] holds the weights
@@ -24,11 +24,10 @@
 #include <math.h>
 #include "half.h"
 #include "isa.h"
+#include "types.h"
 
-/* Bytes of the scales before the words of a block, and of whole blocks of 16 rows. */
-enum { DL_SCALES = 32, DL_Q40_BLOCK = DL_SCALES + 256, DL_Q80_BLOCK = DL_SCALES + 512 };
-
-enum { DL_F32 = 0, DL_F16 = 1, DL_Q40 = 2, DL_Q80 = 3 };
+/* Bytes of the 16 scales before the words of a quantised block of a panel. */
+enum { DL_SCALES = 32 };
 
 /* Most tokens a tile takes, quantised and float. */
 enum { DL_TILE_TOKENS = 8, DL_TILE_FLOATS = 4 };
@@ -40,7 +39,7 @@ enum { DL_SUMS = 8 };
 typedef struct { int32_t columns, adds; } dl_segment;
 
 typedef struct {
-    const uint8_t *w;   /* one packed group, from its first column of the sum */
+    const uint8_t *w;   /* one panel, from its first column of the sum */
     const int8_t *q;
     const float *d;
     const int32_t *s;
@@ -53,37 +52,46 @@ typedef struct {
 
 typedef void (*dl_tile_fn)(const dl_tile *, int n);
 
-/* Bytes of k columns of a packed group of 16 rows. */
-DL_INLINE int64_t dl_group_bytes(int type, int64_t k)
+/* Bytes from one panel of k columns to the next: whole cache lines. */
+DL_INLINE int64_t dl_panel_stride(int type, int64_t k)
 {
-    return type == DL_Q40 ? k / 32 * DL_Q40_BLOCK : type == DL_Q80 ? k / 32 * DL_Q80_BLOCK
-         : type == DL_F16 ? k * 32 : k * 64;
+    return (dl_panel_bytes(type, k) + 63) / 64 * 64;
 }
 
-/* The same padded to a cache line: the distance of groups. */
-DL_INLINE int64_t dl_group_stride(int type, int64_t k)
-{
-    return (dl_group_bytes(type, k) + 63) / 64 * 64;
-}
+/* dl_pack_TYPE: row r (0..15) of a panel of k columns, from a row of the model file. */
+#define DL_PACK_FLOATS(name, width)                                                         \
+    DL_INLINE void dl_pack_##name(int64_t k, int r, const uint8_t *src, uint8_t *panel)     \
+    {                                                                                       \
+        for (int64_t i = 0; i < k; i++)                                                     \
+            memcpy(panel + (i * 16 + r) * (width), src + i * (width), width);               \
+    }
 
-/* Row r (0..15) of a group from a row of the model file. */
-static __attribute__((unused)) void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *group)
+/* A scale, then words of four bytes that stay as they are. */
+#define DL_PACK_WORDS(name)                                                                 \
+    DL_INLINE void dl_pack_##name(int64_t k, int r, const uint8_t *src, uint8_t *panel)     \
+    {                                                                                       \
+        for (int64_t b = k / dl_block_##name; b > 0; b--) {                                 \
+            memcpy(panel + r * 2, src, 2);                                                  \
+            for (int j = 0; j < (dl_bytes_##name - 2) / 4; j++)                             \
+                memcpy(panel + DL_SCALES + (j * 16 + r) * 4, src + 2 + 4 * j, 4);           \
+            src += dl_bytes_##name, panel += dl_packed_##name;                              \
+        }                                                                                   \
+    }
+
+DL_PACK_FLOATS(f32, dl_bytes_f32)
+DL_PACK_FLOATS(f16, dl_bytes_f16)
+DL_PACK_WORDS(q40)
+DL_PACK_WORDS(q80)
+#undef DL_PACK_FLOATS
+#undef DL_PACK_WORDS
+
+/* The same for any known type. */
+static __attribute__((unused)) void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *panel)
 {
-    int64_t nb = k / 32;
-    int words = type == DL_Q40 ? 4 : 8;
-    if (type == DL_F32) {
-        for (int64_t i = 0; i < k; i++) memcpy(group + (i * 16 + r) * 4, src + i * 4, 4);
-        return;
-    }
-    if (type == DL_F16) {
-        for (int64_t i = 0; i < k; i++) memcpy(group + (i * 16 + r) * 2, src + i * 2, 2);
-        return;
-    }
-    for (int64_t b = 0; b < nb; b++, src += 2 + words * 4, group += DL_SCALES + words * 64) {
-        memcpy(group + r * 2, src, 2);
-        for (int j = 0; j < words; j++)
-            memcpy(group + DL_SCALES + (j * 16 + r) * 4, src + 2 + 4 * j, 4);
-    }
+#define DL_PACK_CASE(id, name, block, bytes, packed, input) \
+    case id: dl_pack_##name(k, r, src, panel); break;
+    switch (type) { DL_WEIGHT_TYPES(DL_PACK_CASE) }
+#undef DL_PACK_CASE
 }
 
 #endif

@@ -49,7 +49,7 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
         DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
         for (int b = g->columns / 32; b > 0; b--) {
             v16_avx2 scale = v16_load_half_avx2((const uint16_t *)w);
-            DL_UNROLL for (int p = 0; p < DL_Q40_BLOCK; p += 64)
+            DL_UNROLL for (int p = 0; p < dl_packed_q40; p += 64)
                 _mm_prefetch((const char *)w + 2048 + p, _MM_HINT_T0);
             DL_UNROLL for (int i0 = 0; i0 < n; i0 += 4) {
                 const int m = n - i0 < 4 ? n - i0 : 4;
@@ -72,7 +72,7 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
                     acc[i0 + i].b = dl_scaled_avx2(r, d[i0 + i], scale.b, acc[i0 + i].b);
                 }
             }
-            w += DL_Q40_BLOCK, x += 32 * n, d += n, s += n;
+            w += dl_packed_q40, x += 32 * n, d += n, s += n;
         }
         dl_segment_done_avx2(&sums, g->adds, acc, n);
     }
@@ -113,7 +113,7 @@ DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
                 acc[i].a = dl_scaled_avx2(p[i], d[i], scale.a, acc[i].a);
                 acc[i].b = dl_scaled_avx2(r[i], d[i], scale.b, acc[i].b);
             }
-            w += DL_Q80_BLOCK, x += 32 * n, d += n;
+            w += dl_packed_q80, x += 32 * n, d += n;
         }
         dl_segment_done_avx2(&sums, g->adds, acc, n);
     }

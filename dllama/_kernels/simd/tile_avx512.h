@@ -64,8 +64,8 @@ DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
         dl_sums_store_avx512(&sums, t->out, n);                                                  \
     }
 
-DL_QUANT_TILE(dl_tile_q40, dl_unpack_q40_avx512, DL_Q40_BLOCK, 0)
-DL_QUANT_TILE(dl_tile_q80, dl_unpack_q80_avx512, DL_Q80_BLOCK, 4)
+DL_QUANT_TILE(dl_tile_q40, dl_unpack_q40_avx512, dl_packed_q40, 0)
+DL_QUANT_TILE(dl_tile_q80, dl_unpack_q80_avx512, dl_packed_q80, 4)
 DL_SPECIALISE(dl_tile_q40)
 DL_SPECIALISE(dl_tile_q80)
 #undef DL_QUANT_TILE

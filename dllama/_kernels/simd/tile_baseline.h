@@ -49,7 +49,7 @@ DL_INLINE void dl_scale_block_baseline(const int32_t *dot, float d, const uint16
         dl_sums_store_baseline(&sums, t->out, n);                                                \
     }
 
-DL_QUANT_TILE(dl_tile_q40_baseline, dl_block_q40_baseline, DL_Q40_BLOCK, 1)
-DL_QUANT_TILE(dl_tile_q80_baseline, dl_block_q80_baseline, DL_Q80_BLOCK, 0)
+DL_QUANT_TILE(dl_tile_q40_baseline, dl_block_q40_baseline, dl_packed_q40, 1)
+DL_QUANT_TILE(dl_tile_q80_baseline, dl_block_q80_baseline, dl_packed_q80, 0)
 #undef DL_QUANT_TILE
 #endif

@@ -133,8 +133,8 @@ DL_INLINE void dl_store_pairs_i8mm(const dl_sums_neon *sums, const dl_tile *t, c
 
 DL_I8MM_BLOCK(q40)
 DL_I8MM_BLOCK(q80)
-DL_BLOCK_TILE(dl_pairs_q40, dl_block_q40_i8mm, DL_Q40_BLOCK, DL_PAIR_VECTORS, dl_store_pairs_i8mm)
-DL_BLOCK_TILE(dl_pairs_q80, dl_block_q80_i8mm, DL_Q80_BLOCK, DL_PAIR_VECTORS, dl_store_pairs_i8mm)
+DL_BLOCK_TILE(dl_pairs_q40, dl_block_q40_i8mm, dl_packed_q40, DL_PAIR_VECTORS, dl_store_pairs_i8mm)
+DL_BLOCK_TILE(dl_pairs_q80, dl_block_q80_i8mm, dl_packed_q80, DL_PAIR_VECTORS, dl_store_pairs_i8mm)
 
 /* One token has no other to go with. */
 #define DL_I8MM_TILE(type)                                                                   \

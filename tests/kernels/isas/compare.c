@@ -47,22 +47,28 @@ static void same(const void *got, const void *expected, size_t bytes, const char
     exit(1);
 }
 
-/* A group of 16 packed rows; Q80 rows take all bytes, -128 too. */
-static void fill_group(int type, int64_t k, uint8_t *group)
+/* Stored numbers that a model may have; quantised ones take all bytes, -128 too. */
+static void fill_row(const dl_weight_type *type, int64_t k, uint8_t *row)
+{
+    if (!type->quantised) {
+        static float w[MOST];
+        normals(w, k, 1.0f);
+        dl_quants_of(0)->encode(w, DL_SRC_F32, k, type->id, row);
+        return;
+    }
+    for (int64_t i = 0; i < dl_type_bytes(type->id, k); i++) row[i] = (uint8_t)draw();
+    for (int64_t b = 0; b < k / type->block; b++) {
+        uint16_t scale = dl_float_to_half(normal(0.1f));
+        memcpy(row + b * type->bytes, &scale, 2);
+    }
+}
+
+static void fill_panel(const dl_weight_type *type, int64_t k, uint8_t *panel)
 {
     static uint8_t row[MOST * 4];
     for (int r = 0; r < 16; r++) {
-        for (int64_t i = 0; i < k * 4; i++) row[i] = (uint8_t)draw();
-        for (int64_t b = 0; type >= DL_Q40 && b < k / 32; b++) {
-            uint16_t scale = dl_float_to_half(normal(0.1f));
-            memcpy(row + b * (type == DL_Q40 ? 18 : 34), &scale, 2);
-        }
-        for (int64_t i = 0; type < DL_Q40 && i < k; i++) {
-            float w = normal(1.0f);
-            uint16_t half = dl_float_to_half(w);
-            if (type == DL_F32) memcpy(row + i * 4, &w, 4); else memcpy(row + i * 2, &half, 2);
-        }
-        dl_pack_row(type, k, r, row, group);
+        fill_row(type, k, row);
+        dl_pack_row(type->id, k, r, row, panel);
     }
 }
 
@@ -78,34 +84,33 @@ static void fill_tokens(int64_t nb, int n, int8_t *q, float *d, int32_t *s)
         }
 }
 
-static void check_tile(int type, int64_t k, const dl_segment *order, int segments, int n)
+static void check_tile(const dl_weight_type *type, int64_t k, const dl_segment *order, int segments, int n)
 {
-    int quantised = type >= DL_Q40;
     int64_t nb = k / 32;
-    uint8_t *group = aligned_alloc(64, (size_t)dl_group_stride(type, k));
+    uint8_t *panel = aligned_alloc(64, (size_t)dl_panel_stride(type->id, k));
     int8_t *q = malloc((size_t)(k * n));
     float *x = malloc((size_t)(k * n) * sizeof *x), *d = malloc((size_t)((nb + 1) * n) * sizeof *d);
     int32_t *s = malloc((size_t)((nb + 1) * n) * sizeof *s);
     float got[DL_TILE_TOKENS * 16], expected[DL_TILE_TOKENS * 16];
-    dl_tile tile = {group, q, d, s, x, k, order, segments, got};
-    fill_group(type, k, group);
-    if (quantised) fill_tokens(nb, n, q, d, s); else normals(x, k * n, 1.0f);
-    dl_tile_of(isa, type)(&tile, n);
+    dl_tile tile = {panel, q, d, s, x, k, order, segments, got};
+    fill_panel(type, k, panel);
+    if (type->quantised) fill_tokens(nb, n, q, d, s); else normals(x, k * n, 1.0f);
+    dl_tile_of(isa, type->id)(&tile, n);
     tile.out = expected;
-    dl_tile_of(0, type)(&tile, n);
-    same(got, expected, (size_t)n * 64, "tile of type and tokens", type, n);
-    free(group), free(q), free(x), free(d), free(s);
+    dl_tile_of(0, type->id)(&tile, n);
+    same(got, expected, (size_t)n * 64, "tile of type and tokens", type->id, n);
+    free(panel), free(q), free(x), free(d), free(s);
 }
 
 static void check_tiles(void)
 {
     const dl_segment one[] = {{32, 0}}, many[] = {{64, 0}, {32, 0}, {96, 1}, {32, 0}, {32, 0}, {160, 2}, {64, 1}};
     const dl_segment odd[] = {{7, 0}}, odds[] = {{9, 0}, {2, 0}, {25, 2}};
-    for (int type = DL_F32; type <= DL_Q80; type++)
-        for (int n = 1; n <= (type < DL_Q40 ? DL_TILE_FLOATS : DL_TILE_TOKENS); n++) {
+    for (const dl_weight_type *type = dl_weight_types(); type->name; type++)
+        for (int n = 1; n <= (type->quantised ? DL_TILE_TOKENS : DL_TILE_FLOATS); n++) {
             check_tile(type, 32, one, 1, n);
             check_tile(type, 480, many, 7, n);
-            if (type < DL_Q40) check_tile(type, 7, odd, 1, n), check_tile(type, 36, odds, 3, n);
+            if (type->block == 1) check_tile(type, 7, odd, 1, n), check_tile(type, 36, odds, 3, n);
         }
 }
 
@@ -200,8 +205,9 @@ static void check_quants(void)
     static float back[2][MOST];
     const dl_quants *f = dl_quants_of(isa), *base = dl_quants_of(0);
     for (int source = DL_SRC_F32; source <= DL_SRC_BF16; source++)
-        for (int type = DL_F32; type <= DL_Q80; type++) {
-            int64_t n = type < DL_Q40 ? 1003 : 32 * 33;
+        for (const dl_weight_type *row = dl_weight_types(); row->name; row++) {
+            int type = row->id;
+            int64_t n = row->block == 1 ? 1003 : row->block * 33;
             fill_source(src, source, n);
             int a = f->encode(src, source, n, type, dst[0]), b = base->encode(src, source, n, type, dst[1]);
             same(&a, &b, sizeof a, "finite", source, type);
