@@ -1,4 +1,4 @@
-"""A conversation with a model: its messages, and the context that is kept from turn to turn."""
+"""A conversation with a model: its messages, and the context kept from turn to turn."""
 
 from __future__ import annotations
 
@@ -18,20 +18,32 @@ from dllama.text.tokenizer import Tokenizer
 
 FORMAT = "dllama conversation"
 MAX_FILE = 1 << 24  # bytes
-# Of the context, this part is left for an answer, unless that is to be shorter.
+# 1/RESERVE of the context is kept free for the answer, or less if the answer is to be shorter.
 RESERVE = 4
 
 
 class Conversation:
-    """Messages that a model answers; one at a time may be answered.
+    """Messages to a model and its answers, one at a time.
 
-    The context keeps what successive turns have in common, so that only what is new is evaluated.
-    Where it becomes full the oldest turns, a message and its answer, are left out, so many
-    that half of it is free; `messages` still has them. A seed counts on from answer to answer.
+    The context keeps what consecutive turns have in common, so only new text is evaluated. When the
+    context is full, the oldest turns (a message and its answer) are left out of the prompt until
+    half of it is free. They remain in `messages`. Each answer advances the seed.
 
-    system: what the model is told at the beginning. steps: most tokens of an answer (None: what
-    fits). options: of LLM.generate. ModelError where the model has no tokenizer,
-    TemplateError where the template refuses the system prompt.
+    Args:
+        llm: a model with a tokenizer.
+        template: its chat template.
+        system: system prompt, or None.
+        steps: maximum number of tokens of an answer. Default: as many as fit.
+        **options: passed to LLM.generate.
+
+    Attributes:
+        turns: messages and answers without the system prompt, oldest first.
+        forgotten: how many of `turns` the model no longer sees.
+        kept: how many ids of all prompts so far did not have to be evaluated again.
+
+    Raises:
+        ModelError: the model has no tokenizer.
+        TemplateError: the template refuses the system prompt.
     """
 
     def __init__(
@@ -49,25 +61,26 @@ class Conversation:
         self._options = options
         self._system: str | None = None
         self.turns: list[Message] = []
-        self.forgotten = 0  # messages that the model does not see any more
-        self.kept = 0  # ids of all prompts that were evaluated before
+        self.forgotten = 0
+        self.kept = 0
         self.set_system(system)
 
     @property
     def system(self) -> str | None:
-        """What the model is told at the beginning."""
+        """The system prompt, or None."""
         return self._system
 
     @property
     def messages(self) -> list[Message]:
-        """All of the conversation, oldest first."""
+        """All messages with the system prompt, oldest first."""
         system = [] if self._system is None else [Message("system", self._system)]
         return system + self.turns
 
     def set_system(self, text: str | None) -> None:
-        """Tell the model something else at the beginning; the conversation goes on.
+        """Change the system prompt; the conversation goes on.
 
-        TemplateError where the template refuses it; the old one stays then.
+        Raises:
+            TemplateError: the template refuses it. The old one stays.
         """
         before, self._system = self._system, text
         try:
@@ -81,19 +94,24 @@ class Conversation:
         self.turns, self.forgotten = [], 0
 
     def restore(self, messages: list[Message]) -> None:
-        """Go on from these messages: a system prompt or none, then messages and answers."""
+        """Continue from these messages: an optional system prompt, then messages and answers."""
         system = messages[0].content if messages and messages[0].role == "system" else None
         self.set_system(system)
         self.turns = messages[system is not None :]
         self.forgotten = 0
 
     def say(self, text: str) -> Iterator[Token]:
-        """Give the model a message and yield the tokens of its answer.
+        """Send a message to the model and yield the tokens of its answer.
 
-        Both are part of the conversation when the iterator ends, is closed or fails, unless there
-        is no token by then. LLM.interrupt ends an answer. TemplateError, ConfigError for text
-        that is no Unicode, ContextError for a message that is too long: the conversation is then
-        as it was.
+        Message and answer join the conversation when the iterator ends, is closed or fails, unless
+        no token has come by then. LLM.interrupt ends an answer.
+
+        Raises:
+            TemplateError: the template refuses the message.
+            ConfigError: the text is not valid Unicode.
+            ContextError: the message is too long.
+
+        The conversation is unchanged after these errors.
         """
         message = Message("user", text)
         ids, forgotten = self._fitting_ids([*self.turns, message])
@@ -103,7 +121,7 @@ class Conversation:
         return self._answer(message, tokens)
 
     def _answer(self, message: Message, tokens: Iterator[Token]) -> Iterator[Token]:
-        """The tokens, which become a message in the end."""
+        """Yield the tokens, and add their text to the conversation at the end."""
         texts: list[str] = []
         try:
             for token in tokens:
@@ -114,11 +132,11 @@ class Conversation:
                 self.turns = [*self.turns, message, Message("assistant", "".join(texts))]
 
     def _generate(self, used: int) -> Iterator[Token]:
-        """What follows the context of `used` ids."""
+        """Generate an answer in a context that holds `used` ids."""
         room = self._llm.seq_len - used + 1
         stops = settings.stop_strings(self._options.get("stop"))
         options = {**self._options, "stop": (*self._template.stops, *stops)}
-        if options.get("seed") is not None:  # the same draws would repeat an answer
+        if options.get("seed") is not None:  # the same seed could repeat the last answer
             options["seed"] = (options["seed"] + len(self.turns)) % (MAX_SEED + 1)
         ignore_eos = options.get("ignore_eos", False)
         return self._llm.generate(
@@ -129,7 +147,7 @@ class Conversation:
         )
 
     def _fitting_ids(self, turns: list[Message]) -> tuple[list[int], int]:
-        """Ids of the conversation without its oldest turns, and how many messages these are."""
+        """Return the ids of the prompt, and how many of the oldest messages it leaves out."""
         size, forgotten = self._llm.seq_len, self.forgotten
         reserve = size // RESERVE if self._steps is None else min(size // RESERVE, self._steps)
         ids = self._ids(turns[forgotten:])
@@ -142,29 +160,29 @@ class Conversation:
             ids = self._ids(turns[forgotten:])
         if len(ids) > size:
             raise ContextError(
-                f"the message does not fit: with what must precede it, it has {len(ids)} tokens, "
-                f"and the context has {size}"
+                f"the message does not fit: the prompt has {len(ids)} tokens, the context holds "
+                f"{size}"
             )
         return ids, forgotten
 
     def _ids(self, turns: list[Message]) -> list[int]:
-        """Ids of the system prompt and these turns, with an answer begun."""
+        """Return the ids of the system prompt and these turns, with an answer begun."""
         system = self.messages[: self._system is not None]
         return self._template.encode(self._tokenizer, system + turns)
 
 
 def required_tokenizer(llm: LLM) -> Tokenizer:
-    """The tokenizer of a model; ModelError where it has none."""
+    """Return the tokenizer of a model, or raise ModelError."""
     if llm.tokenizer is None:
         raise ModelError(
-            f"{llm.model_path} has no tokenizer, which a conversation needs: give one with "
+            f"{llm.model_path} has no tokenizer, and a conversation needs one: give it with "
             f"--tokenizer"
         )
     return llm.tokenizer
 
 
 def to_json(messages: list[Message]) -> dict[str, Any]:
-    """A conversation as it is saved."""
+    """Return a conversation in the form in which it is saved."""
     return {
         "format": FORMAT,
         "version": 1,
@@ -173,8 +191,12 @@ def to_json(messages: list[Message]) -> dict[str, Any]:
 
 
 def read_messages(path: str | Path) -> list[Message]:
-    """The messages of a saved conversation; InputError where it cannot be read, FormatError
-    where it is none."""
+    """Read a saved conversation.
+
+    Raises:
+        InputError: the file cannot be read.
+        FormatError: the file is not a saved conversation.
+    """
     path = Path(path).expanduser()
     try:
         with path.open("rb") as file:
@@ -193,7 +215,7 @@ def read_messages(path: str | Path) -> list[Message]:
 
 
 def _checked(path: Path, values: object) -> list[Message]:
-    """The messages, if their roles take turns and their texts are texts."""
+    """Check that roles alternate and contents are strings."""
     if not isinstance(values, list):
         raise FormatError(path, "messages", type(values).__name__, "a list")
     messages = [_message(path, index, value) for index, value in enumerate(values)]
@@ -204,16 +226,16 @@ def _checked(path: Path, values: object) -> list[Message]:
             found = repr(message.role)[:50]
             raise FormatError(path, f"role of message {begin + index}", found, expected)
     if (len(messages) - begin) % 2:
-        raise FormatError(path, "last message", "one of the user", "an answer")
+        raise FormatError(path, "last message", "from the user", "an answer")
     return messages
 
 
 def _message(path: Path, index: int, value: object) -> Message:
     role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (0, 0)
     if not isinstance(role, str) or not isinstance(content, str):
-        raise FormatError(path, f"message {index}", "something else", "texts role and content")
+        raise FormatError(path, f"message {index}", "something else", "strings role and content")
     try:
         (role + content).encode()
     except UnicodeEncodeError as error:
-        raise FormatError(path, f"message {index}", "not valid Unicode", "a text") from error
+        raise FormatError(path, f"message {index}", "not valid Unicode", "text") from error
     return Message(role, content)

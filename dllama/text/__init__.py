@@ -1,1 +1,1 @@
-"""Text and token ids: tokenizers, chat templates, text as it streams."""
+"""Text and token ids: tokenizers, chat templates and streamed text."""

@@ -1,14 +1,14 @@
-"""Byte-pair encoding with scores, for models that come with a .t file alone.
+"""Byte-pair encoding by score, for models that have only a .t file.
 
-Merges the neighbours whose joined text has the highest score, until none is in the
-vocabulary, as SentencePiece does (Kudo and Richardson 2018, section 3.1). Two kinds of
-vocabulary are told apart by their tokens of one byte:
+Like SentencePiece (Kudo and Richardson 2018, section 3.1), it merges the pair of neighbours whose
+joined text has the highest score until no pair is in the vocabulary. There are two kinds of
+vocabulary, told apart by their one-byte tokens:
 
-* Byte-level, as of Llama 3: each byte is one token, and merging starts from bytes. A
-  tokenizer.json cuts text into words first, which a .t file cannot say; so ids may differ
-  from Hugging Face's where a merge goes over the end of a word.
-* SentencePiece, as of Llama 2: bytes are what characters without a token fall back to.
-  Merging starts from characters, with a space before the text.
+* Byte-level (Llama 3): every byte is one token, and merging starts from bytes. Hugging Face first
+  splits text into words by rules in tokenizer.json that a .t file cannot hold, so ids may differ
+  where a merge crosses a word boundary.
+* SentencePiece (Llama 2): merging starts from characters, with a space before the text. A
+  character without a token falls back to its bytes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from collections.abc import Iterator, Sequence
 from dllama.errors import ConfigError
 from dllama.text.tokenizer_file import TokenizerData
 
-MARK = "\u2581"  # what stands for a space in SentencePiece's files, but not in .t files
+MARK = "\u2581"  # a space in SentencePiece's files, but not in .t files
 BYTE_NAME = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
 class ScoredBpe:
-    """Text to ids and ids to text; `special` are the ids that stand for no text."""
+    """Encodes and decodes with the vocabulary and scores of a .t file.
+
+    Attributes:
+        special: ids that stand for no text.
+    """
 
     def __init__(self, data: TokenizerData) -> None:
         self._scores = data.scores
         self._bytes, self._byte_level = _byte_ids(data.vocab)
         self._vocab = [_text(token) for token in data.vocab]
         self.special = _special_ids(data, self._byte_level)
-        # Where a token repeats a fallback byte, it comes later and is what is meant.
+        # A token may have the same text as a fallback byte. It comes later, and it wins.
         self._ids = {
             token: index for index, token in enumerate(data.vocab) if index not in self.special
         }
@@ -43,9 +47,10 @@ class ScoredBpe:
         self._pattern = re.compile("(" + "|".join(longest_first) + ")")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; names of special tokens in it become their ids.
+        """Encode a text; names of special tokens in it become their ids.
 
-        ConfigError for a character that the vocabulary cannot spell.
+        Raises:
+            ConfigError: the vocabulary has no token for a character, not even an unknown token.
         """
         ids: list[int] = []
         for index, part in enumerate(self._pattern.split(text) if self._names else [text]):
@@ -57,20 +62,20 @@ class ScoredBpe:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; special ones and ids beyond the vocabulary have none.
+        """Decode ids to text.
 
-        Bytes that are no UTF-8 become U+FFFD.
+        Special ids and ids outside the vocabulary add nothing. Invalid UTF-8 becomes U+FFFD.
         """
         known = (i for i in ids if 0 <= i < len(self._vocab) and i not in self.special)
         text = b"".join(self._vocab[i] for i in known).decode(errors="replace")
         return text if self._byte_level else text.removeprefix(" ")
 
     def spell(self, token: int) -> bytes:
-        """The bytes of an id, the name of a special one; empty beyond the vocabulary."""
+        """Return the bytes of an id (a special token's name), or b"" outside the vocabulary."""
         return self._vocab[token] if token < len(self._vocab) else b""
 
     def _encode_part(self, text: str) -> list[int]:
-        """Ids of a text without special tokens."""
+        """Encode a text that contains no special tokens."""
         if self._byte_level:
             symbols = [bytes([byte]) for byte in text.encode()]
         else:
@@ -79,12 +84,12 @@ class ScoredBpe:
         for symbol in self._merge(symbols):
             index = self._ids.get(symbol)
             found = [index] if index is not None else self._fallback(symbol)
-            if found != [self._unknown] or ids[-1:] != found:  # one for neighbours together
+            if found != [self._unknown] or ids[-1:] != found:  # a run of unknowns is one token
                 ids += found
         return ids
 
     def _fallback(self, symbol: bytes) -> list[int]:
-        """Ids of a character that has no token: its bytes, else the unknown token."""
+        """Return the bytes of a character that has no token, or else the unknown token."""
         found = [self._bytes[byte] for byte in symbol if byte in self._bytes]
         if len(found) == len(symbol):
             return found
@@ -93,7 +98,7 @@ class ScoredBpe:
         return [self._unknown]
 
     def _merge(self, symbols: list[bytes]) -> Iterator[bytes]:
-        """Merge neighbours, best score first, leftmost first among equals."""
+        """Merge neighbours: the best score first, among equals the leftmost."""
         left = list(range(-1, len(symbols) - 1))
         right = [*range(1, len(symbols)), -1]
         heap: list[tuple[float, int, bytes]] = []
@@ -110,7 +115,7 @@ class ScoredBpe:
             _, at, joined = heapq.heappop(heap)
             after = right[at]
             if not symbols[at] or after < 0 or len(joined) != len(symbols[at] + symbols[after]):
-                continue  # one of the two was merged with another neighbour
+                continue  # one of the two has been merged with its other neighbour
             symbols[at], symbols[after] = joined, b""
             right[at] = right[after]
             if right[at] >= 0:
@@ -127,7 +132,7 @@ def _text(token: bytes) -> bytes:
 
 
 def _byte_ids(vocab: list[bytes]) -> tuple[dict[int, int], bool]:
-    """Ids of the tokens for single bytes, and whether the vocabulary is byte-level."""
+    """Return the id of each single-byte token, and whether the vocabulary is byte-level."""
     ids: dict[int, int] = {}
     plain = [0] * 256
     for index, token in enumerate(vocab):
@@ -139,9 +144,10 @@ def _byte_ids(vocab: list[bytes]) -> tuple[dict[int, int], bool]:
 
 
 def _special_ids(data: TokenizerData, byte_level: bool) -> frozenset[int]:
-    """bos, eos and the unknown token; in byte-level vocabularies all from the first of them on.
+    """Return the BOS, EOS and unknown ids.
 
-    There the tokens that follow the merged ones are special, and bos is the first of them.
+    In a byte-level vocabulary, special tokens follow the merged ones and BOS is the first of them,
+    so all ids from BOS on are special.
     """
     ids = {*data.eos_ids, *([data.bos_id] if data.bos_id >= 0 else [])}
     if not byte_level:

@@ -1,4 +1,4 @@
-"""What generation yields: tokens, and text that is cut at stop strings."""
+"""What generation yields: tokens, and text that ends at a stop string."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from dllama.text.tokenizer import Tokenizer
 
 
 class End(Enum):
-    """Why a text ends."""
+    """Why a generated text ended."""
 
-    EOS = "eos"  # with an id that ends it
-    STOP = "stop"  # before a stop string
-    LENGTH = "length"  # after max_tokens, or where the context is full
+    EOS = "eos"  # the model generated an end-of-text token
+    STOP = "stop"  # a stop string came next
+    LENGTH = "length"  # max_tokens were generated, or the context is full
     INTERRUPT = "interrupt"
 
 
 @dataclass(frozen=True)
 class Token:
-    """A generated token: its id, and the text that became certain with it.
+    """A generated token and the text that it completes.
 
-    The text may be empty (an incomplete character, the beginning of a stop string) and may
-    hold what earlier tokens left open; all texts joined are the generated text.
+    The text may be empty, when the token ends in the middle of a character or may begin a stop
+    string. It then comes with a later token. The texts of all tokens joined are the generated text.
 
-    logprob: natural logarithm of its probability by the model alone, without temperature, penalty
-    and filters; None where it was not asked for. top: ids and logprobs of the likeliest tokens.
-    end: why the text ends with this token, if it does.
+    Attributes:
+        id: token id.
+        text: text that became certain with this token.
+        logprob: natural logarithm of the token's probability under the model alone, without
+            temperature, penalty or filters. None unless requested.
+        top: (id, logprob) of the most likely tokens, best first.
+        end: why the text ends with this token; None if it goes on.
     """
 
     id: int
@@ -38,9 +42,14 @@ class Token:
 
 
 class TextStream:
-    """Turns ids into text as they come, up to the first stop string.
+    """Turns ids into text as they are generated, up to the first stop string.
 
-    Without a tokenizer all text is empty. `stopped` is true once a stop string was found.
+    Args:
+        tokenizer: None makes every text empty.
+        stops: strings that end the text; they are not part of it.
+
+    Attributes:
+        stopped: whether a stop string was found.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
@@ -50,21 +59,21 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> str:
-        """The text that is certain after one more token."""
+        """Add an id and return the text that is now certain."""
         if self._decoder is None:
             return ""
         self._held += self._decoder.push(token)
         return self._release(self._open_length())
 
     def flush(self) -> str:
-        """The rest of the text; nothing may be pushed after it."""
+        """Return the rest of the text. Push nothing afterwards."""
         if self._decoder is None or self.stopped:
             return ""
         self._held += self._decoder.flush()
         return self._release(0)
 
     def _release(self, keep: int) -> str:
-        """All but the last `keep` characters, or what stands before a stop string."""
+        """Return all but the last `keep` characters, or the text before a stop string."""
         ends = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
         if ends:
             self.stopped = True
@@ -73,7 +82,7 @@ class TextStream:
         return text
 
     def _open_length(self) -> int:
-        """Length of the longest end of the text that a stop string may begin with."""
+        """Return how many characters at the end may be the beginning of a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):

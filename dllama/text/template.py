@@ -1,8 +1,8 @@
-"""Chat templates: from the messages of a conversation to the text that a model expects.
+"""Chat templates turn the messages of a conversation into the text that a model expects.
 
-A template is Jinja source that comes with a model, written for Hugging Face transformers'
-apply_chat_template; it gets the same variables, filters and functions here. The model may be a
-stranger's, so it runs in a sandbox (templatelimits.py).
+A template is Jinja source that comes with a model and is written for apply_chat_template of
+Hugging Face's transformers. It finds the same variables, filters and functions here. It may come
+from an untrusted source, so it runs in a sandbox (template_limits.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dllama.text.template_limits import MAX_INDENT, LimitedEnvironment, limited_
 from dllama.text.tokenizer import Tokenizer
 
 PLAIN = "plain"
-# A conversation as a play, for models that have learnt texts and no conversations.
+# Writes a conversation as a play, for models that were trained on plain text only.
 PLAIN_SOURCE = """\
 {{ bos_token }}{% for message in messages %}
 {% if message.role != 'system' %}
@@ -42,19 +42,26 @@ MAX_SOURCE = 1 << 20
 
 @dataclass(frozen=True)
 class Message:
-    """What one side said; role: system, user or assistant."""
+    """One message of a conversation; its role is system, user or assistant."""
 
     role: str
     content: str
 
 
 class ChatTemplate:
-    """A chat template, ready to render.
+    """A compiled chat template.
 
-    source: Jinja. name: of its model or file, for messages. tokens: texts of special tokens by
-    the name that templates have for them (bos_token, eos_token, ...). stops: texts that end an
-    answer, where no special token does. stop_ids: special tokens that do. TemplateError for
-    source that is not Jinja.
+    Args:
+        source: Jinja source.
+        name: name of the template in error messages.
+        tokens: texts of special tokens by their names in templates (bos_token, eos_token, ...).
+        stops: strings that end an answer, for templates that end it with no special token.
+
+    Attributes:
+        stop_ids: special tokens that end an answer.
+
+    Raises:
+        TemplateError: the source is not valid Jinja, or is too long.
     """
 
     def __init__(
@@ -81,10 +88,16 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, template: str | Path | None = None) -> ChatTemplate:
-        """The template of a model.
+        """Load the template for a model.
 
-        template: the model's own (None), the built-in "plain", or a file of Jinja.
-        TemplateError where the model has none, InputError for a file that cannot be read.
+        Args:
+            tokenizer: the model's tokenizer.
+            template: None for the model's own template, "plain" for the built-in one, or a Jinja
+                file.
+
+        Raises:
+            TemplateError: the model has no template, or the template is broken.
+            InputError: the file cannot be read.
         """
         found = cls._of(tokenizer, template)
         found.stop_ids = found._end_of_turn(tokenizer)
@@ -99,8 +112,8 @@ class ChatTemplate:
             return cls(_read(Path(template)), f"template {template}", tokens)
         if tokenizer.chat_template is None:
             raise TemplateError(
-                "the model has no chat template: give one with --template FILE, or talk to it as "
-                "to a model of plain texts with --template plain"
+                "the model has no chat template: give one with --template FILE, or use "
+                "--template plain for a model that was trained on plain text"
             )
         return cls(tokenizer.chat_template, "chat template of the model", tokens)
 
@@ -109,11 +122,16 @@ class ChatTemplate:
         messages: Sequence[Message | Mapping[str, Any]],
         add_generation_prompt: bool = True,
     ) -> str:
-        """The text of a conversation; add_generation_prompt: with the beginning of an answer.
+        """Render the text of a conversation.
 
-        Encode it with add_bos=False: the template says itself where a bos belongs. Messages
-        may have more keys than role and content. TemplateError where the template refuses the
-        messages or fails.
+        Encode it with add_bos=False: the template itself writes BOS where it belongs.
+
+        Args:
+            messages: may have more keys than role and content.
+            add_generation_prompt: whether to begin the next answer.
+
+        Raises:
+            TemplateError: the template refuses the messages or fails.
         """
         plain = [asdict(m) if isinstance(m, Message) else dict(m) for m in messages]
         try:
@@ -123,15 +141,15 @@ class ChatTemplate:
                     messages=plain,
                     add_generation_prompt=add_generation_prompt,
                 )
-        except Exception as error:  # filters and methods raise what they like
+        except Exception as error:  # filters and methods may raise anything
             raise TemplateError(f"{self.name}: {error or type(error).__name__}") from error
 
     def _end_of_turn(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The special token behind an answer, if there is one: not all models list it as eos."""
+        """Return the special token that ends an answer, if any. Not all models list it as EOS."""
         answer = "answer 4711"
         try:
             text = self.render([Message("user", "a"), Message("assistant", answer)], False)
-        except TemplateError:  # it wants other messages than these
+        except TemplateError:  # it does not accept these messages
             return ()
         _, _, rest = text.rpartition(answer)
         ids = tokenizer.encode(rest, add_bos=False)
@@ -143,7 +161,7 @@ class ChatTemplate:
         messages: Sequence[Message | Mapping[str, Any]],
         add_generation_prompt: bool = True,
     ) -> list[int]:
-        """Ids of the rendered text, which are those of transformers' apply_chat_template."""
+        """Render and encode a conversation; same ids as transformers' apply_chat_template."""
         return tokenizer.encode(self.render(messages, add_generation_prompt), add_bos=False)
 
 
@@ -157,7 +175,7 @@ def _read(path: Path) -> str:
 
 
 def _environment() -> LimitedEnvironment:
-    """With what transformers gives to templates."""
+    """Create an environment with everything that transformers offers to templates."""
     environment = LimitedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
@@ -174,7 +192,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is, where Jinja's own filter escapes it for HTML."""
+    """Return plain JSON. Jinja's own filter escapes it for HTML."""
     if isinstance(indent, int) and indent > MAX_INDENT:
         raise JinjaError(f"indents by more than {MAX_INDENT}")
     return json.dumps(
@@ -191,7 +209,7 @@ def _strftime_now(form: str) -> str:
 
 
 class _Generation(Extension):
-    """{% generation %} marks answers for training; here its content is content."""
+    """Ignores {% generation %}, which marks answers for training, and keeps its content."""
 
     tags = {"generation"}  # noqa: RUF012
 

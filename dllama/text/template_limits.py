@@ -1,9 +1,10 @@
-"""A Jinja environment for templates of strangers: no way to Python, and an end to every loop.
+"""A Jinja environment for untrusted templates: no access to Python, and bounded work.
 
-Jinja's sandbox keeps a template from what is not data, and ImmutableSandboxedEnvironment from
-changing that. What it does not bound is work: here every iteration, every call of a macro and every
-item of a range is a step, of which a rendering has MAX_STEPS, and what one operation makes of
-numbers and texts has a bound. What pads texts to any width is left out: no chat template needs it.
+Jinja's ImmutableSandboxedEnvironment keeps a template from reaching anything but its data, and
+from changing that. It does not bound the work. Here every iteration, macro call and item of a
+range is a step, and one rendering may take MAX_STEPS. The size of a number or text that a single
+operation makes is bounded too. Filters and methods that pad text are removed: no chat template
+needs them.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MAX_STEPS = 100_000
-MAX_LENGTH = 1 << 24  # characters or items that an operation may make
+MAX_LENGTH = 1 << 24  # characters or items that one operation may produce
 MAX_INDENT = 64
 MAX_NUMBER = 1 << 64
 
-# These make much of nothing, from a number or a format.
+# These can make a huge text from a number or a format.
 PADDING_FILTERS = ("batch", "center", "format", "slice", "urlize", "wordwrap")
 PADDING_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill")
 
@@ -34,7 +35,7 @@ _left: ContextVar[int] = ContextVar("steps left of the rendering")
 
 @contextmanager
 def limited_steps() -> Iterator[None]:
-    """What is rendered inside has MAX_STEPS together."""
+    """Allow MAX_STEPS for everything that is rendered inside."""
     before = _left.set(MAX_STEPS)
     try:
         yield
@@ -43,7 +44,7 @@ def limited_steps() -> Iterator[None]:
 
 
 def spend(steps: int) -> None:
-    """Take steps from those left; TemplateRuntimeError where there are none."""
+    """Take steps from the budget; raise TemplateRuntimeError when it is used up."""
     left = _left.get() - steps
     _left.set(left)
     if left < 0:
@@ -51,7 +52,7 @@ def spend(steps: int) -> None:
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
-    """Renders within limited_steps()."""
+    """Renders templates inside limited_steps()."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -64,15 +65,15 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {"indent": _indent, "join": _join, "replace": _replace}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """As in the sandbox, but for what pads."""
+        """Allow what the sandbox allows, except methods that pad text."""
         padding = isinstance(obj, str) and attr in PADDING_METHODS
         return not padding and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> None:
-        """str.format is an attribute like others."""
+        """Treat str.format like any other attribute, which is_safe_attribute refuses."""
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """A call, where not that of a method of a text that makes much of little."""
+        """Call a function; str.join and str.replace get bounded versions."""
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str) and name in ("join", "replace"):
             guarded = _join_with if name == "join" else _replace
@@ -80,12 +81,12 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def spend_one(self) -> str:
-        """What every iteration and every macro begins with."""
+        """Count one step. Every iteration and every macro begins with this."""
         spend(1)
         return ""
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Arithmetic with bounds."""
+        """Compute with bounds on the size of the result."""
         if operator == "%" and isinstance(left, str):
             raise TemplateRuntimeError("formats a text with %")
         if operator == "**" and not _is_small_power(left, right):
@@ -100,13 +101,13 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return result
 
     def joined(self, *values: object) -> str:
-        """What ~ makes."""
+        """Join the operands of `~`."""
         texts = [str(value) for value in values]
         _check_length(sum(map(len, texts)))
         return "".join(texts)
 
     def counted(self, source: str, name: str) -> nodes.Template:
-        """The syntax tree of a template, with steps that count; TemplateSyntaxError."""
+        """Parse a template and add the calls that count steps; may raise TemplateSyntaxError."""
         tree = _Counting().visit(self._parse(source, name, name))
         assert isinstance(tree, nodes.Template)
         tree.set_environment(self)
@@ -114,7 +115,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """Puts calls of the environment where a template does work."""
+    """Adds calls of the environment wherever a template does work."""
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         super().generic_visit(node, *args, **kwargs)
@@ -127,20 +128,20 @@ class _Counting(NodeTransformer):
 
 
 def _call(method: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
-    """A call of the environment's method, which no name of a template can stand before."""
+    """Build a call of a method of the environment, which no name in a template can shadow."""
     function = nodes.EnvironmentAttribute(method, lineno=line)
     return nodes.Call(function, arguments, [], None, None, lineno=line)
 
 
 def _range(*bounds: int) -> range:
-    """range, whose items are steps."""
+    """Return a range, each item of which costs a step."""
     numbers = range(*bounds)
     spend(len(numbers))
     return numbers
 
 
 def _check_length(length: int) -> None:
-    """TemplateRuntimeError for what is too long to be made."""
+    """Raise TemplateRuntimeError if a text or list would be too long."""
     if length > MAX_LENGTH:
         raise TemplateRuntimeError(f"makes a text of more than {MAX_LENGTH} characters")
 
@@ -149,21 +150,21 @@ def _check_length(length: int) -> None:
 def _join(
     context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None
 ) -> str:
-    """The filter join."""
+    """Bounded version of the filter `join`."""
     items = list(value)
     _check_length(len(items) * len(str(d)) + sum(map(_length, items)))
     return sync_do_join(context, items, d, attribute)
 
 
 def _join_with(separator: str, items: Iterable[str]) -> str:
-    """str.join."""
+    """Bounded version of str.join."""
     texts = list(items)
     _check_length(len(texts) * len(separator) + sum(map(len, texts)))
     return separator.join(texts)
 
 
 def _replace(text: object, old: str, new: str, count: int | None = None) -> str:
-    """The filter replace, and str.replace."""
+    """Bounded version of the filter `replace` and of str.replace."""
     text, most = str(text), -1 if count is None else count
     found = text.count(old) if most < 0 else min(most, text.count(old))
     _check_length(len(text) + found * len(new))
@@ -171,7 +172,7 @@ def _replace(text: object, old: str, new: str, count: int | None = None) -> str:
 
 
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    """The filter indent."""
+    """Bounded version of the filter `indent`."""
     if _length(width) > MAX_INDENT or (isinstance(width, int) and width > MAX_INDENT):
         raise TemplateRuntimeError(f"indents by more than {MAX_INDENT}")
     return do_indent(text, width, first, blank)
@@ -182,12 +183,12 @@ def _length(value: object) -> int:
 
 
 def _product(times: object, value: object) -> int:
-    """Length of a repeated text or list."""
+    """Return the length of a repeated text or list."""
     return max(times, 0) * _length(value) if isinstance(times, int) else 0
 
 
 def _is_small_power(base: object, exponent: object) -> bool:
-    """Whether a power is a float, or an integer of bounded length."""
+    """Whether a power is a float or a short integer."""
     if not isinstance(base, int) or not isinstance(exponent, int):
         return True
     return abs(base).bit_length() * abs(exponent) <= 64

@@ -19,13 +19,17 @@ REPLACEMENT = "\ufffd"
 
 
 class _Backend(Protocol):
-    """What turns text into ids and ids into text."""
+    """Turns text into ids and back.
+
+    Attributes:
+        vocab_size: all ids are below it.
+        special: ids that stand for no text.
+        fallback: ids of single bytes, which are decoded together with their neighbours.
+    """
 
     vocab_size: int
     special: frozenset[int]
-    """Ids without a text."""
     fallback: frozenset[int]
-    """Ids of bytes whose text depends on all such bytes around them."""
 
     def encode(self, text: str, whole: bool) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -36,13 +40,17 @@ class _Backend(Protocol):
 class Tokenizer:
     """Turns text into ids and ids into text.
 
-    With a tokenizer.json the ids are those of Hugging Face `tokenizers`; a .t file alone is
-    encoded by score (bpe.py).
+    With a tokenizer.json, the ids are those of Hugging Face's `tokenizers`. With only a .t file,
+    text is encoded by score (see bpe.py).
 
-    vocab_size: ids are below it. bos_id: None where there is none. eos_ids: end a text.
-    add_bos: whether a text at the beginning of a context gets a bos. chat_template: Jinja
-    source, or None. special_tokens: texts of special tokens by the name that chat templates have
-    for them: bos_token and eos_token, and what tokenizer_config.json names besides.
+    Attributes:
+        vocab_size: all ids are below it.
+        bos_id: id that begins a text, or None.
+        eos_ids: ids that end a text.
+        add_bos: whether a text at the beginning of a context starts with BOS.
+        chat_template: Jinja source, or None.
+        special_tokens: texts of special tokens by their names in chat templates: bos_token,
+            eos_token, and any others in tokenizer_config.json.
     """
 
     def __init__(
@@ -67,11 +75,14 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
-        """Open a .t file or a folder, which a tokenizer.json stands for.
+        """Open a .t file, or a folder (its tokenizer.json stands for the folder).
 
-        A folder holds tokenizer.t, another single .t file, or tokenizer.json with Hugging
-        Face's config files; a tokenizer.json beside tokenizer.t does the encoding.
-        ModelError where there is none, FormatError for a broken one or two that differ.
+        A folder holds tokenizer.t, a single .t file of any name, or tokenizer.json with Hugging
+        Face's config files. A tokenizer.json next to tokenizer.t does the encoding.
+
+        Raises:
+            ModelError: there is no tokenizer.
+            FormatError: a file is broken, or the two files differ in their vocabulary.
         """
         path = Path(path)
         if path.name == "tokenizer.json" and path.is_file():
@@ -93,7 +104,7 @@ class Tokenizer:
     def _of_data(
         cls, backend: _Backend, data: TokenizerData, special_tokens: Mapping[str, str]
     ) -> Tokenizer:
-        """With what a .t file says."""
+        """Create a tokenizer with the settings of a .t file."""
         return cls(
             backend,
             bos_id=data.bos_id if data.bos_id >= 0 else None,
@@ -105,9 +116,9 @@ class Tokenizer:
 
     @classmethod
     def _of_config(cls, path: Path) -> Tokenizer:
-        """With what Hugging Face's config files beside a tokenizer.json say."""
+        """Create a tokenizer with the settings of Hugging Face's config files."""
         if not path.is_file():
-            raise ModelError(f"{path.parent}: holds no tokenizer.t and no tokenizer.json")
+            raise ModelError(f"{path.parent}: has no tokenizer.t and no tokenizer.json")
         fast = open_fast(path)
         backend = _Fast(fast)
         config = read_tokenizer_config(path.parent, fast.token_to_id, backend.vocab_size)
@@ -122,9 +133,9 @@ class Tokenizer:
 
     @classmethod
     def beside(cls, model: Path) -> Tokenizer | None:
-        """The tokenizer in the folder of a model file; None where there is none.
+        """Open the tokenizer in the folder of a model file, or return None if there is none.
 
-        A .t file of another name belongs to the folder's only .m file.
+        A .t file of any name belongs to the model if the folder has no other .m file.
         """
         folder = model.parent
         named = any((folder / name).is_file() for name in ("tokenizer.t", "tokenizer.json"))
@@ -132,11 +143,17 @@ class Tokenizer:
         return cls.open(folder) if named or alone else None
 
     def encode(self, text: str, add_bos: bool | None = None) -> list[int]:
-        """Ids of a text; names of special tokens in it become their ids.
+        """Encode a text; names of special tokens in it become their ids.
 
-        add_bos: whether they begin with a bos. None: as a whole text does, which is what
-        `tokenizers` gives, and a bos also where its post-processor puts none but add_bos says so.
-        ConfigError for text with surrogates, which is no Unicode, or that cannot be spelled.
+        Args:
+            text: the text.
+            add_bos: whether the ids begin with BOS. None treats the text as a whole: the ids are
+                those of `tokenizers`, plus BOS if `self.add_bos` says so and the post-processor
+                added none.
+
+        Raises:
+            ConfigError: the text contains surrogates, or a character that the vocabulary cannot
+                represent.
         """
         try:
             text.encode()
@@ -149,11 +166,11 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; special tokens have none, bytes that are no UTF-8 become U+FFFD."""
+        """Decode ids. Special tokens add no text; invalid UTF-8 becomes U+FFFD."""
         return self._backend.decode(ids)
 
     def name(self, token: int) -> str:
-        """What the vocabulary calls an id, special ones too; empty beyond it."""
+        """Return the name of an id in the vocabulary, or "" outside it."""
         return self._backend.name(token)
 
     def is_special(self, token: int) -> bool:
@@ -161,31 +178,33 @@ class Tokenizer:
         return token in self._backend.special
 
     def spell(self, token: int) -> bytes:
-        """The bytes that an id adds to a text, its name for a special one; empty beyond the
-        vocabulary. They need not be whole characters."""
+        """Return the bytes that an id adds to a text, which may be part of a character.
+
+        These are the name of a special token, and b"" for an id outside the vocabulary.
+        """
         return self._backend.spell(token)
 
     def stream(self) -> StreamDecoder:
-        """A decoder that takes ids one at a time."""
+        """Create a decoder that takes one id at a time."""
         return StreamDecoder(self._backend)
 
 
 class StreamDecoder:
-    """Text of ids as they come: all texts joined equal decode() of all ids.
+    """Decodes ids as they come. All texts joined equal decode() of all ids.
 
-    Text that a later id may still change is held back until it is certain, or until flush:
-    an incomplete character, and a run of fallback bytes, which decoders take as a whole.
+    It holds back text that a later id may still change: an incomplete character, and a run of byte
+    tokens, which decoders treat as a whole.
     """
 
     def __init__(self, backend: _Backend) -> None:
         self._backend = backend
-        self._ids: list[int] = []  # those that gave the last text, and all since
-        self._given = 0  # how many of them gave it
-        self._text = ""  # the text of these
+        self._ids: list[int] = []  # ids of the last text returned, and all later ids
+        self._given = 0  # how many of them belong to the last text
+        self._text = ""  # the last text
         self._in_run = False
 
     def push(self, token: int) -> str:
-        """The text that is certain after one more id."""
+        """Add an id and return the text that is now certain."""
         self._ids.append(token)
         if token < self._backend.vocab_size and token not in self._backend.special:
             self._in_run = token in self._backend.fallback
@@ -195,15 +214,15 @@ class StreamDecoder:
         return "" if text.endswith(REPLACEMENT) else self._advance(text)
 
     def flush(self) -> str:
-        """The rest of the text; an incomplete character becomes U+FFFD."""
+        """Return the rest of the text; an incomplete character becomes U+FFFD."""
         self._in_run = False
         return self._advance(self._backend.decode(self._ids))
 
     def _advance(self, text: str) -> str:
-        """What is new in the text of the ids.
+        """Return the new part of the text of all ids.
 
-        Ids before those that gave the last text are forgotten. These stay, because a decoder
-        treats the beginning of a text differently.
+        Ids before those of the last text are dropped. Those of the last text stay, because a
+        decoder treats the beginning of a text differently.
         """
         new = text[len(self._text) :]
         if new:
@@ -214,7 +233,7 @@ class StreamDecoder:
 
 
 class _Fast:
-    """The `tokenizers` library."""
+    """Backend for the `tokenizers` library."""
 
     def __init__(self, tokenizer: HfTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -249,7 +268,7 @@ class _Fast:
 
 
 class _Scored:
-    """A .t file alone."""
+    """Backend for a .t file alone."""
 
     fallback: frozenset[int] = frozenset()
 
@@ -273,7 +292,7 @@ class _Scored:
 
 
 def _scored_file(folder: Path) -> Path | None:
-    """tokenizer.t of a folder, else its only .t file where there is no tokenizer.json."""
+    """Return a folder's tokenizer.t, or its only .t file if there is no tokenizer.json."""
     if (folder / "tokenizer.t").is_file():
         return folder / "tokenizer.t"
     found = sorted(folder.glob("*.t"))
@@ -286,13 +305,18 @@ def _has_byte_fallback(config: dict[str, Any]) -> bool:
 
 
 def begins_with(tokenizer: HfTokenizer, bos_id: int | None) -> bool:
-    """Whether the tokenizer itself puts a bos before a text."""
+    """Whether the tokenizer itself puts BOS before a text."""
     ids = tokenizer.encode("a", add_special_tokens=True).ids
     return bos_id is not None and ids[:1] == [bos_id]
 
 
 def open_fast(path: Path) -> HfTokenizer:
-    """A tokenizer.json; ModelError if it cannot be read, FormatError if it is broken."""
+    """Open a tokenizer.json.
+
+    Raises:
+        ModelError: the file cannot be read.
+        FormatError: the file is broken.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         json.loads(text)

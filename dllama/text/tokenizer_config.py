@@ -1,4 +1,4 @@
-"""What Hugging Face's config files say about a tokenizer: its bos, eos and chat template."""
+"""What Hugging Face's config files say about a tokenizer: BOS, EOS and the chat template."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """bos_id is None and eos_ids are empty where no file names them.
+    """Settings of a tokenizer.
 
-    add_bos is None where tokenizer_config.json does not say. special_tokens: texts of special
-    tokens by what it calls them (bos_token, eos_token, ...).
+    Attributes:
+        bos_id: None if no file names one.
+        eos_ids: empty if no file names any.
+        add_bos: None if tokenizer_config.json does not say.
+        chat_template: Jinja source, or None.
+        special_tokens: texts of special tokens by their names in tokenizer_config.json (bos_token,
+            eos_token, ...).
     """
 
     bos_id: int | None
@@ -31,10 +36,18 @@ class TokenizerConfig:
 def read_tokenizer_config(
     folder: Path, token_to_id: Callable[[str], int | None], vocab_size: int
 ) -> TokenizerConfig:
-    """Read tokenizer_config.json, generation_config.json and config.json where they exist.
+    """Read tokenizer_config.json, generation_config.json and config.json, as far as they exist.
 
-    eos ids are those of the generation defaults, else of the model, else of the tokenizer.
-    FormatError for a broken file or an id out of range, ModelError if one cannot be read.
+    EOS ids come from the generation defaults, else from the model, else from the tokenizer.
+
+    Args:
+        folder: where the files are.
+        token_to_id: looks up a token's name.
+        vocab_size: all ids must be below it.
+
+    Raises:
+        FormatError: a file is broken or an id is out of range.
+        ModelError: a file cannot be read.
     """
     tokenizer = read_json_if_any(folder / "tokenizer_config.json")
     numbered = {
@@ -60,24 +73,23 @@ def read_tokenizer_config(
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
-    """special_tokens of the tokenizer_config.json of a folder; empty if there is none."""
+    """Read special_tokens from a folder's tokenizer_config.json; empty if there is none."""
     return _special_tokens(read_json_if_any(folder / "tokenizer_config.json"))
 
 
 def _special_tokens(values: dict[str, Any]) -> dict[str, str]:
-    """All values that are tokens, given as text or as an object with its content."""
+    """Return the texts of all values whose names end in _token."""
     named = {name: _text(value) for name, value in values.items() if name.endswith("_token")}
     return {name: text for name, text in named.items() if text is not None}
 
 
 def _text(token: object) -> str | None:
-    """A token given as text or as an object with its content."""
+    """Return the text of a token, which is given directly or as an object with "content"."""
     name = token.get("content") if isinstance(token, dict) else token
     return name if isinstance(name, str) else None
 
 
 def _named(token: object, token_to_id: Callable[[str], int | None]) -> Iterator[int]:
-    """The id of a token."""
     name = _text(token)
     index = token_to_id(name) if name is not None else None
     if index is not None:
@@ -85,7 +97,7 @@ def _named(token: object, token_to_id: Callable[[str], int | None]) -> Iterator[
 
 
 def _ids(path: Path, key: str, values: dict[str, Any], vocab_size: int) -> Iterator[int]:
-    """The ids of a number, a list of numbers, or null."""
+    """Yield the ids in a value that is a number, a list of numbers, or null."""
     value = values.get(key)
     for index in value if isinstance(value, list) else [value]:
         if index is None:
@@ -96,7 +108,7 @@ def _ids(path: Path, key: str, values: dict[str, Any], vocab_size: int) -> Itera
 
 
 def _chat_template(folder: Path, configured: object) -> str | None:
-    """The template of the file or of tokenizer_config.json; of several, the default one."""
+    """Return the template of chat_template.jinja, or the default one of tokenizer_config.json."""
     path = folder / TEMPLATE_FILE
     if path.is_file():
         return _read_text(path)

@@ -19,7 +19,7 @@ MAX_HEADER = 8 + 8 * 64
 
 
 class Key(IntEnum):
-    """Header keys by number; EOS_ID, CHAT_EOS_ID and those ignored come in older files."""
+    """Header keys. Only older files have EOS_ID, CHAT_EOS_ID and the keys that are ignored."""
 
     VERSION = 0
     VOCAB_SIZE = 1
@@ -36,9 +36,15 @@ class Key(IntEnum):
 
 @dataclass(frozen=True)
 class TokenizerData:
-    """What a .t file holds; vocab is the bytes of each token, scores rank merges (high first).
+    """The contents of a .t file.
 
-    bos_id is -1 where there is none.
+    Attributes:
+        vocab: bytes of each token.
+        scores: one per token; pairs with higher scores merge first.
+        bos_id: -1 if there is none.
+        eos_ids: ids that end a text.
+        add_bos: whether a text starts with BOS.
+        chat_template: Jinja source, or None.
     """
 
     vocab: list[bytes]
@@ -50,7 +56,13 @@ class TokenizerData:
 
 
 def read_tokenizer(path: str | Path) -> TokenizerData:
-    """Read a .t file; FormatError where it breaks the format, ModelError if it cannot be read."""
+    """Read a .t file.
+
+    Raises:
+        FormatError: the file breaks the format.
+        UnsupportedError: the file is of an older format or has an unknown key.
+        ModelError: the file cannot be read.
+    """
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -60,7 +72,7 @@ def read_tokenizer(path: str | Path) -> TokenizerData:
 
 
 class _Reader:
-    """Takes a file apart from front to back; every length is checked before it is used."""
+    """Parses a file from front to back and checks every length before using it."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
@@ -68,7 +80,6 @@ class _Reader:
         self._at = 0
 
     def read(self) -> TokenizerData:
-        """The whole file."""
         values = self._header()
         self._take(values.get(Key.CHAT_STOP, 0), "chat stop")
         template = self._take(values.get(Key.CHAT_TEMPLATE, 0), "chat template")
@@ -89,10 +100,10 @@ class _Reader:
         )
 
     def _header(self) -> dict[Key, int]:
-        """Magic, size and the checked pairs."""
+        """Read the magic, the header size and the key-value pairs, and check them."""
         magic, size = struct.unpack("<Ii", self._take(8, "header"))
         if magic == OLD_MAGIC:
-            raise UnsupportedError(f"{self._path}: an old tokenizer file, convert it anew")
+            raise UnsupportedError(f"{self._path}: an old tokenizer file, convert it again")
         if magic != MAGIC:
             raise self._error("magic", f"{magic:#x}", f"{MAGIC:#x}")
         if not 8 <= size <= MAX_HEADER or size % 8:
@@ -109,7 +120,6 @@ class _Reader:
         return values
 
     def _check_header(self, values: dict[Key, int]) -> None:
-        """Ranges of the header's values."""
         ranges = {
             Key.VERSION: (1, 1),
             Key.VOCAB_SIZE: (1, MAX_VOCAB),
@@ -125,7 +135,7 @@ class _Reader:
                 raise self._error(key.name.lower(), values[key], f"{least} to {most}")
 
     def _vocab(self, count: int) -> tuple[list[bytes], list[float]]:
-        """`count` tokens with their scores."""
+        """Read `count` tokens and their scores."""
         if 8 * count > len(self._data):
             raise self._error("vocab_size", count, f"at most {len(self._data) // 8} in this file")
         vocab, scores = [], []
@@ -138,7 +148,6 @@ class _Reader:
         return vocab, scores
 
     def _take(self, count: int, what: str) -> bytes:
-        """The next bytes."""
         if count > len(self._data) - self._at:
             left = f"{len(self._data) - self._at} bytes before the end"
             raise self._error(f"{what} (the file is cut off)", left, f"{count} bytes")
@@ -161,7 +170,7 @@ class _Reader:
 
 
 def write_tokenizer(path: str | Path, data: TokenizerData) -> None:
-    """Write a .t file under a temporary name and rename it; OutputError where that fails."""
+    """Write a .t file atomically; OutputError if that fails."""
     path = Path(path)
     template = data.chat_template.encode() if data.chat_template else b""
     pairs = [
@@ -182,7 +191,7 @@ def write_tokenizer(path: str | Path, data: TokenizerData) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that its name never stands for half of it."""
+    """Write to a temporary file and rename it, so that the path never holds half a file."""
     try:
         handle, name = tempfile.mkstemp(prefix=path.name + ".", dir=path.parent)
         try:

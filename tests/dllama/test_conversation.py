@@ -1,4 +1,4 @@
-"""Conversations: what is evaluated, what is remembered, and what is saved."""
+"""Conversations: what is evaluated, forgotten and saved."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def say(conversation, text):
 
 
 def test_only_what_is_new_is_evaluated(llm, template):
-    """And the answers are those of contexts that are read as a whole."""
+    """The answers equal those of a context that is evaluated as a whole."""
     conversation = Conversation(llm, template, "Be brief.", 12, **GREEDY)
     messages, answers = [Message("system", "Be brief.")], []
     for turn, text in enumerate(("Hello", "And now?", "Good bye")):
@@ -59,8 +59,8 @@ def test_only_what_is_new_is_evaluated(llm, template):
         assert "".join(token.text for token in llm.generate(ids, 12, **GREEDY)) == answer
 
 
-def test_oldest_turns_go_where_the_context_is_full(llm, template):
-    """So many that half is free; the system prompt stays."""
+def test_the_oldest_turns_go_when_the_context_is_full(llm, template):
+    """Half of the context becomes free, and the system prompt stays."""
     conversation = Conversation(llm, template, "Be brief.", 16, **GREEDY)
     seen = []
     for turn in range(12):
@@ -78,7 +78,7 @@ def test_oldest_turns_go_where_the_context_is_full(llm, template):
 
 
 def test_a_long_conversation_is_cut_at_once(llm, template, monkeypatch):
-    """With few encodings, though a saved one may have very many turns."""
+    """A saved conversation may have very many turns, but only a few prompts are encoded."""
     conversation = Conversation(llm, template, None, 4, **GREEDY)
     conversation.restore([*TALK] * 500)
     calls = []
@@ -134,8 +134,8 @@ def test_a_message_without_any_token_is_not_kept(llm, template):
     assert conversation.messages == []
 
 
-def test_the_token_behind_a_turn_ends_an_answer(llm, template):
-    """The model's eos is another."""
+def test_the_token_after_a_turn_ends_an_answer(llm, template):
+    """The model's EOS is another token."""
     assert template.stop_ids == (4,)
     assert llm.tokenizer.eos_ids == (2,)
     options = {"temperature": 0.0}
@@ -204,7 +204,7 @@ def test_a_model_without_a_tokenizer_has_no_conversation(converted):
     template = ChatTemplate("{{ messages }}")
     with (
         dllama.LLM(converted("llama-gqa", "q40"), threads=1) as llm,
-        pytest.raises(ModelError, match="no tokenizer, which a conversation needs"),
+        pytest.raises(ModelError, match="no tokenizer, and a conversation needs one"),
     ):
         Conversation(llm, template)
 
@@ -231,10 +231,10 @@ def saved(*messages, **changes):
         (saved(*TALK, TALK[1]), "role of message 4 is 'assistant', expected user"),
         (saved(TALK[0], Message("system", "x")), "role of message 1 is 'system', expected assis"),
         (saved(Message("\x1b" * 99, "x")), r"role of message 0 is '\\x1b\\x1b"),
-        (saved(*TALK[:3]), "last message is one of the user, expected an answer"),
+        (saved(*TALK[:3]), "last message is from the user, expected an answer"),
     ],
 )
-def test_files_that_are_no_conversation(text, message, tmp_path):
+def test_files_that_are_not_conversations(text, message, tmp_path):
     path = tmp_path / "talk.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(FormatError, match=message) as error:

@@ -142,7 +142,7 @@ def test_save_replaces_conversations_only(chat, tmp_path):
         ("/save\n", 2, "/save needs the name of a file"),
         ("/load /none\n", 1, "/none: No such file"),
         ("/save /none/x\n", 1, "/none/x: cannot write: /none is not a folder"),
-        ("a" * 300 + "\n", 1, "the message does not fit: with what must precede it, it has 3"),
+        ("a" * 300 + "\n", 1, "the message does not fit: the prompt has 3"),
         (b"a\xff\n", 2, "the text is not valid Unicode at "),
     ],
 )

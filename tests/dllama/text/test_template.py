@@ -1,4 +1,4 @@
-"""Chat templates: what Hugging Face's expect is there, and what strangers must not have is not."""
+"""Chat templates: all that Hugging Face's templates need works, and nothing unsafe does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def render(source: str, messages=TALK, **options) -> str:
 
 
 def test_what_templates_of_models_do() -> None:
-    """Blocks without their lines, trimmed contents, namespaces, slices, an answer begun."""
+    """Trimmed blocks and contents, namespaces, slices, and the beginning of an answer."""
     source = """\
 {{- bos_token }}
 {%- set ns = namespace(count=0) %}
@@ -81,7 +81,7 @@ def test_functions_and_filters_of_templates() -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "folder with .t", ".t file"])
 def test_special_tokens_by_name(kind: str, tmp_path: Path) -> None:
-    """tokenizer_config.json names them, whatever ends a text; without it bos and eos ids do."""
+    """tokenizer_config.json names them, whatever the EOS ids are; without it the ids name them."""
     shutil.copy(DEMO / "tokenizer.json", tmp_path)
     config = {"bos_token": {"content": "<|begin_of_text|>"}, "eos_token": "<|eot_id|>",
               "unk_token": None, "pad_token": "<|end_of_text|>", "add_bos_token": True}  # fmt: skip
@@ -136,7 +136,7 @@ def test_the_token_that_ends_an_answer(source: str | None, stop_ids: tuple[int, 
     assert ChatTemplate.of(tokenizer, source).stop_ids == stop_ids
 
 
-def test_a_template_of_ones_own(tmp_path: Path) -> None:
+def test_a_template_in_a_file(tmp_path: Path) -> None:
     tokenizer = Tokenizer.open(DEMO)
     (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}")
     assert ChatTemplate.of(tokenizer, tmp_path / "mine.jinja").render(TALK) == "Be brief."

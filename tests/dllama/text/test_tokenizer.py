@@ -1,4 +1,4 @@
-"""The tokenizer: ids as Hugging Face gives them, .t files alone, and text that streams."""
+"""The tokenizer: ids equal to Hugging Face's, .t files alone, and text that streams."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PIECES = (
 
 
 def sentencepiece_data(byte_names: bool) -> TokenizerData:
-    """A vocabulary as of Llama 2, with fallback bytes named or raw."""
+    """A vocabulary like Llama 2's, with fallback bytes named or raw."""
     names = [f"<0x{byte:02X}>".encode() if byte_names else bytes([byte]) for byte in range(256)]
     vocab = [b"<unk>", b"<s>", b"</s>", *names, *(piece.encode() for piece in PIECES)]
     scores = [0.0] * 259 + [-float(rank) for rank in range(len(PIECES))]
@@ -56,7 +56,7 @@ def scored_sentencepiece(folder: Path, byte_names: bool = True) -> Tokenizer:
 
 
 def fast_sentencepiece(folder: Path) -> Tokenizer:
-    """A tokenizer.json with byte fallback, as of Llama 2."""
+    """A tokenizer.json with byte fallback, like Llama 2's."""
     names = [f"<0x{byte:02X}>" for byte in range(256)]
     vocab = ["<unk>", "<s>", "</s>", *names, *(piece.replace(" ", "▁") for piece in PIECES)]
     ids = {name: index for index, name in enumerate(vocab)}
@@ -173,7 +173,7 @@ def test_a_run_of_bytes_is_held_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_long_runs_stream_in_linear_time(tmp_path: Path) -> None:
-    """So many ids that decoding all of them for each would not end."""
+    """Decoding all ids after each one would take forever."""
     for tokenizer, token in ((fast_sentencepiece(tmp_path), 3 + 0x41), (bard(), 70)):
         stream = tokenizer.stream()
         text = "".join(stream.push(token) for _ in range(20_000)) + stream.flush()
@@ -187,7 +187,7 @@ def test_scored_sentencepiece_merges_characters_by_score(byte_names: bool, tmp_p
     assert tokenizer.encode("hello") == [1, piece[" hello"]]
     assert tokenizer.encode("hello", add_bos=False) == [piece[" hello"]]
     assert tokenizer.encode("", add_bos=False) == []
-    # "ab" is better than "bc"; a character that is a token is not spelled in bytes.
+    # "ab" scores higher than "bc"; a character with a token does not become bytes.
     assert tokenizer.encode("abc", add_bos=False) == [piece[" "], piece["abc"]]
     assert tokenizer.encode("你é", add_bos=False) == [piece[" "], piece["你"], piece["é"]]
     assert tokenizer.encode("ü", add_bos=False) == [piece[" "], 3 + 0xC3, 3 + 0xBC]
@@ -218,14 +218,14 @@ def test_scored_special_names_become_ids(tmp_path: Path) -> None:
     assert tokenizer.decode(ids) == "user\n"
 
 
-def test_a_character_that_cannot_be_spelled_is_an_error(tmp_path: Path) -> None:
+def test_a_character_without_a_token_is_an_error(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "a.t", TokenizerData([b" ", b"a"], [0.0, 0.0], -1, (), False, None))
     with pytest.raises(ConfigError, match="no token for 'é'"):
         Tokenizer.open(tmp_path / "a.t").encode("é")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_that_is_no_unicode_is_an_error(kind: str, tmp_path: Path) -> None:
+def test_text_that_is_not_unicode_is_an_error(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid Unicode at 1"):
         KINDS[kind](tmp_path).encode("a\ud800")
 

@@ -1,4 +1,4 @@
-"""Tokenizer files: what is written is read, and what is broken is named."""
+"""Tokenizer files: reading returns what was written, and broken files are named."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ MINIMAL = {0: 1, 1: 2, 2: 1, 3: 0}
         replace(DATA, bos_id=-1, eos_ids=(), add_bos=False),
     ],
 )
-def test_what_is_written_is_read(tmp_path, data):
+def test_reading_returns_what_was_written(tmp_path, data):
     write_tokenizer(tmp_path / "x.t", data)
     assert read_tokenizer(tmp_path / "x.t") == data
 
 
 def test_keys_of_older_files_are_read(tmp_path):
-    """eos and chat eos as ids in the header, a chat stop text that is skipped."""
+    """EOS and chat EOS as ids in the header, and a chat stop text that is skipped."""
     pairs = {**MINIMAL, 4: 1, 6: 0, 5: 1, 8: 4, 7: 2}
     (tmp_path / "x.t").write_bytes(build(pairs, b"STOPhi" + tokens(b"a", b"b")))
     data = read_tokenizer(tmp_path / "x.t")
