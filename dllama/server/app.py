@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from dllama.server.answers import ChatForm, CompletionForm, Form
 from dllama.server.body import read_json
-from dllama.server.delivery import Answer, Delivery
-from dllama.server.guard import Guard, answer
+from dllama.server.delivery import Delivery, JobResponse
+from dllama.server.guard import Guard, error_response
 from dllama.server.metrics import CONTENT_TYPE, Metrics
 from dllama.server.problems import ApiError, shown
 from dllama.server.requests import Options, parse_chat, parse_completion
+from dllama.server.responses import ChatFormat, CompletionFormat, ResponseFormat
 from dllama.server.scheduler import Job, Scheduler, State
 from dllama.server.served import Served
 
@@ -31,7 +31,7 @@ from dllama.server.served import Served
 def make_app(
     served: Served, scheduler: Scheduler, metrics: Metrics, key: bytes | None, local: bool
 ) -> Starlette:
-    """The application; key and local as in Guard."""
+    """Create the application; see Guard for `key` and `local`."""
     api = Api(served, scheduler, metrics)
     return Starlette(
         routes=[
@@ -49,7 +49,7 @@ def make_app(
 
 
 class Api:
-    """The paths of the server."""
+    """The handlers of the paths."""
 
     def __init__(self, served: Served, scheduler: Scheduler, metrics: Metrics) -> None:
         self._served = served
@@ -58,11 +58,11 @@ class Api:
         self._page = _Page()
 
     async def page(self, request: Request) -> Response:
-        """The chat page."""
+        """Serve the chat page."""
         return HTMLResponse(self._page.text, headers=self._page.headers)
 
     async def health(self, request: Request) -> Response:
-        """Whether requests can be answered now."""
+        """Report whether the server can handle requests now."""
         state = self._scheduler.state
         body = {"status": state.value}
         if state is State.READY:
@@ -70,43 +70,43 @@ class Api:
         return JSONResponse(body, 503, {"retry-after": "2"})
 
     async def metrics(self, request: Request) -> Response:
-        """Numbers for Prometheus."""
+        """Serve metrics in Prometheus' format."""
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def models(self, request: Request) -> Response:
-        """The list of the one model."""
+        """List the model."""
         return JSONResponse({"object": "list", "data": [self._served.as_json()]})
 
     async def model(self, request: Request) -> Response:
-        """The model, by its name."""
+        """Describe the model."""
         self._check_model(request.path_params["name"])
         return JSONResponse(self._served.as_json())
 
-    async def chat(self, request: Request) -> Answer:
-        """The next message of a conversation."""
+    async def chat(self, request: Request) -> JobResponse:
+        """Generate the next message of a conversation."""
         wanted = parse_chat(await read_json(request))
         self._check_model(wanted.options.model)
         ids = await run_in_threadpool(self._served.chat_ids, wanted.messages)
         stops = self._served.chat_stops
         options = replace(wanted.options, stop=wanted.options.stop + stops.texts)
-        return self._answer(request, ids, options, ChatForm, stops.ids)
+        return self._respond(request, ids, options, ChatFormat, stops.ids)
 
-    async def complete(self, request: Request) -> Answer:
-        """The text that follows a prompt."""
+    async def complete(self, request: Request) -> JobResponse:
+        """Continue a prompt."""
         wanted = parse_completion(await read_json(request))
         self._check_model(wanted.options.model)
         ids = await run_in_threadpool(self._served.prompt_ids, wanted.prompt)
-        return self._answer(request, ids, wanted.options, CompletionForm)
+        return self._respond(request, ids, wanted.options, CompletionFormat)
 
-    def _answer(
+    def _respond(
         self,
         request: Request,
         ids: list[int],
         options: Options,
-        form: type[Form],
+        format: type[ResponseFormat],
         stop_ids: Sequence[int] = (),
-    ) -> Answer:
-        """Put a job into the queue; its answer comes as it is generated."""
+    ) -> JobResponse:
+        """Queue a job and return the response, which is sent while the job runs."""
         delivery = Delivery()
         job = Job(
             prompt=ids,
@@ -123,18 +123,18 @@ class Api:
             client=request.client.host if request.client else "",
         )
         self._scheduler.submit(job)
-        made = form(self._served, options, len(ids))
-        return Answer(delivery, made, options.stream, partial(self._scheduler.cancel, job))
+        made = format(self._served, options, len(ids))
+        return JobResponse(delivery, made, options.stream, partial(self._scheduler.cancel, job))
 
     def _check_model(self, name: str | None) -> None:
-        """ApiError 404 for a model that is not served here; None is any."""
+        """Raise ApiError 404 if the request names another model. None means any model."""
         if name is not None and name != self._served.name:
-            message = f"the model {shown(name)} is not here, only {self._served.name!r}"
+            message = f"the model {shown(name)} does not exist, expected {self._served.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
 
 class _Page:
-    """The chat page, which may run its own script and talk to this server only."""
+    """The chat page. It may run only its own script and talk only to this server."""
 
     def __init__(self) -> None:
         self.text = files("dllama.server").joinpath("page.html").read_text(encoding="utf-8")
@@ -155,19 +155,21 @@ class _Page:
 
 async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return answer(error)
+    return error_response(error)
 
 
 async def _tell_http(request: Request, error: Exception) -> Response:
-    """Errors of routing, in OpenAI's form."""
+    """Put Starlette's errors into OpenAI's format."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {shown(request.url.path)}"
-    message = {404: f"{where}: no such path", 405: f"{where}: the path has other methods"}
-    response = answer(ApiError(error.status_code, message.get(error.status_code, error.detail)))
+    message = {404: f"{where}: no such path", 405: f"{where}: method not allowed"}
+    response = error_response(
+        ApiError(error.status_code, message.get(error.status_code, error.detail))
+    )
     response.headers.update(error.headers or {})
     return response
 
 
 async def _tell_fault(request: Request, error: Exception) -> Response:
-    """A fault of the server, which the log shows."""
-    return answer(ApiError(500, "the server failed at this request; its log has the reason"))
+    """Hide the details of an unexpected error; the log has them."""
+    return error_response(ApiError(500, "the server failed on this request; see its log"))

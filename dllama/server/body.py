@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON of a limited size, in a limited time."""
+"""Request bodies: JSON of limited size that must arrive in limited time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ BODY_SECONDS = 30.0
 
 
 async def read_json(request: Request) -> Any:
-    """The body of a request.
+    """Read and parse the body of a request.
 
-    ApiError 415 where it is not declared as JSON (which also keeps other sites' pages from
-    sending one through a browser), 413 if it is too long, 408 if it does not come, 400 if it is
-    no JSON.
+    Raises:
+        ApiError: 415 if the body is not declared as JSON (which also stops pages of other sites
+            from sending one through a browser), 413 if it is too long, 408 if it takes too long to
+            arrive, 400 if it is not JSON.
     """
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
@@ -29,7 +30,7 @@ async def read_json(request: Request) -> Any:
     try:
         raw = await asyncio.wait_for(_read(request), BODY_SECONDS)
     except (asyncio.TimeoutError, ClientDisconnect):
-        raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+        raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
     try:
         return json.loads(raw, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
@@ -38,10 +39,10 @@ async def read_json(request: Request) -> Any:
 
 
 async def _read(request: Request) -> bytes:
-    """All bytes, unless they are too many.
+    """Read all bytes, or raise ApiError 413.
 
-    What is too long is read on for a while: a client that is cut off while it sends does not see
-    the answer.
+    It keeps reading for a while after the limit: a client whose connection closes while it still
+    sends does not see the response.
     """
     body, count = bytearray(), 0
     async for part in request.stream():
@@ -56,4 +57,4 @@ async def _read(request: Request) -> bytes:
 
 
 def _not_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not allowed")

@@ -1,4 +1,4 @@
-"""How an answer travels: from the scheduler's thread to the client, as it comes or in one piece."""
+"""Delivers a response from the scheduler's thread to the client, streamed or as a whole."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
-from dllama.server.answers import Form
 from dllama.server.problems import ApiError
+from dllama.server.responses import ResponseFormat
 from dllama.server.scheduler import Done
 
 Event = Token | Done | ApiError
 
 
 class Delivery:
-    """The events of one job; made in the event loop, filled from any thread."""
+    """The events of one job. Create it in the event loop; any thread may fill it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     def put(self, event: Event) -> None:
-        """Add an event; where the loop has ended there is nobody to tell."""
+        """Add an event. It is dropped if the event loop has ended."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def events(self) -> AsyncIterator[Token | Done]:
-        """Tokens, and a Done as the last; an ApiError is raised."""
+        """Yield tokens and finally a Done; raise an ApiError."""
         while True:
             event = await self._events.get()
             if isinstance(event, ApiError):
@@ -42,23 +42,28 @@ class Delivery:
                 return
 
 
-class Answer:
-    """The response of a job (an ASGI application).
+class JobResponse:
+    """The response to a job, as an ASGI application.
 
-    cancel: called when the client hangs up, or when all is said. An ApiError before the first
-    byte is raised; one that comes later ends the stream as an event.
+    An ApiError before the first byte is raised. After that, it ends the stream as an event.
+
+    Args:
+        delivery: the events of the job.
+        format: builds the JSON objects.
+        stream: whether to send server-sent events.
+        cancel: called when the client disconnects, and at the end.
     """
 
     def __init__(
-        self, delivery: Delivery, form: Form, stream: bool, cancel: Callable[[], None]
+        self, delivery: Delivery, format: ResponseFormat, stream: bool, cancel: Callable[[], None]
     ) -> None:
         self._delivery = delivery
-        self._form = form
+        self._format = format
         self._stream = stream
         self._cancel = cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Send the response."""
         watch = asyncio.create_task(self._watch(receive))
         try:
             if self._stream:
@@ -70,22 +75,22 @@ class Answer:
             self._cancel()
 
     async def _watch(self, receive: Receive) -> None:
-        """Cancel the job when the client hangs up."""
+        """Cancel the job when the client disconnects."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._cancel()
 
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One JSON object."""
+        """Send one JSON object."""
         tokens: list[Token] = []
         async for event in self._delivery.events():
             if isinstance(event, Token):
                 tokens.append(event)
             elif event.reason != "cancelled":
-                await JSONResponse(self._form.whole(tokens, event))(scope, receive, send)
+                await JSONResponse(self._format.whole(tokens, event))(scope, receive, send)
 
     async def _send_stream(self, send: Send) -> None:
-        """Server-sent events, from the first token on."""
+        """Send server-sent events, beginning with the first token."""
         started = False
         try:
             async for event in self._delivery.events():
@@ -94,11 +99,11 @@ class Answer:
                 if not started:
                     started = True
                     await _start(send)
-                    await _send_events(send, self._form.opening())
+                    await _send_events(send, self._format.opening())
                 if isinstance(event, Token):
-                    await _send_events(send, self._form.piece(event))
+                    await _send_events(send, self._format.piece(event))
                 else:
-                    await _send_events(send, [*self._form.closing(event), "[DONE]"])
+                    await _send_events(send, [*self._format.closing(event), "[DONE]"])
         except ApiError as error:
             if not started:
                 raise
@@ -107,7 +112,7 @@ class Answer:
 
 
 async def _start(send: Send) -> None:
-    """The head of a stream; proxies are asked not to hold it back."""
+    """Send the headers of a stream, which ask proxies not to buffer it."""
     headers = {
         b"content-type": b"text/event-stream; charset=utf-8",
         b"cache-control": b"no-store",
@@ -117,7 +122,7 @@ async def _start(send: Send) -> None:
 
 
 async def _send_events(send: Send, values: Sequence[dict[str, Any] | str]) -> None:
-    """Values as events: JSON objects, and words as they are."""
+    """Send values as events: JSON objects, or strings as they are."""
     texts = [value if isinstance(value, str) else _json(value) for value in values]
     if texts:
         body = "".join(f"data: {text}\n\n" for text in texts).encode()

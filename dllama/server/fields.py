@@ -1,4 +1,4 @@
-"""The fields of a JSON object, taken one at a time and checked on the way."""
+"""The fields of a JSON object, checked as they are taken."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from dllama.server.problems import ApiError, shown
 
 
 class Fields:
-    """A JSON object of a request; null is the same as a field that is absent.
+    """A JSON object of a request. A null field counts as absent.
 
-    Every method raises ApiError 400 that names the field, what was found and what was expected.
-    where: what messages put before a field's name.
+    Every method raises ApiError 400 with the field's name, the value and what was expected.
+
+    Args:
+        value: the parsed JSON.
+        where: prefix of field names in error messages.
     """
 
     def __init__(self, value: object, where: str = "") -> None:
@@ -26,11 +29,11 @@ class Fields:
         self._left: dict[str, Any] = {k: v for k, v in value.items() if v is not None}
 
     def take(self, name: str) -> Any:
-        """The value of a field as it is; None if absent."""
+        """Take a field without checking it; None if absent."""
         return self._left.pop(name, None)
 
     def integer(self, name: str, least: int, most: int) -> int | None:
-        """An integer in a range; 2.0 is one as well."""
+        """Take an integer in a range; 2.0 counts as one."""
         value = self.take(name)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -40,7 +43,7 @@ class Fields:
         return None if value is None else int(value)
 
     def number(self, name: str, least: float, most: float) -> float | None:
-        """A finite number in a range."""
+        """Take a finite number in a range."""
         value = self.take(name)
         if value is None:
             return None
@@ -50,33 +53,33 @@ class Fields:
         return float(value)
 
     def boolean(self, name: str) -> bool:
-        """true or false; absent is false."""
+        """Take true or false; an absent field is false."""
         value = self.take(name)
         if value is not None and not isinstance(value, bool):
             raise wrong(self._where + name, value, "true or false")
         return bool(value)
 
     def text(self, name: str) -> str | None:
-        """A string."""
+        """Take a string."""
         value = self.take(name)
         if value is not None and not isinstance(value, str):
             raise wrong(self._where + name, value, "a string")
         return value
 
     def only(self, name: str, allowed: Iterable[object], hint: str = "") -> None:
-        """A field that this server knows in some values only, which change nothing."""
+        """Accept a field only with values that change nothing."""
         value = self.take(name)
         if value is not None and not any(type(value) is type(a) and value == a for a in allowed):
             message = f"{self._where}{name} is {shown(value)}, which this server does not support"
             raise ApiError(400, message + hint, param=self._where + name, code="unsupported_value")
 
     def ignore(self, names: Iterable[str]) -> None:
-        """Fields that are of no meaning to the text, whatever they say."""
+        """Drop fields that do not affect the text, whatever their values."""
         for name in names:
             self.take(name)
 
     def end(self) -> None:
-        """All fields that are known were taken: the others are errors."""
+        """Raise an error if any fields are left."""
         for name in self._left:
             word = ascii(self._where + name)[1:-1]
             message = f"unknown field {shown(self._where + name)}"
@@ -84,12 +87,12 @@ class Fields:
 
 
 def wrong(name: str, value: object, expected: str) -> ApiError:
-    """The error of a field with a wrong value."""
+    """Create the error for a field with a wrong value."""
     return ApiError(
         400, f"{name} is {shown(value)}, expected {expected}", param=name, code="invalid_value"
     )
 
 
 def required(name: str) -> ApiError:
-    """The error of a field that must not be absent."""
+    """Create the error for a missing field."""
     return ApiError(400, f"{name} is missing", param=name, code="missing_required_parameter")

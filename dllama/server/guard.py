@@ -1,4 +1,4 @@
-"""The door of the server: who may come in, and a line of the log for everyone who did."""
+"""Middleware that checks the API key and the host, and counts and logs every request."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from dllama.server.problems import ApiError, shown
 
 log = logging.getLogger("dllama.server")
 
-# They tell nobody anything: the page asks for the key itself.
+# Open without a key: these reveal nothing, and the page itself asks for the key.
 OPEN = ("/", "/health")
 PATHS = (*OPEN, "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions")
 
 
 class Guard:
-    """Lets requests with the key pass to an application; counts and logs all.
+    """Passes authorized requests to an application; counts and logs all requests.
 
-    key: None lets all pass. local: the server listens where only this machine can connect. It
-    then answers requests to this machine's names only if there is no key, so that a page of
-    another site cannot reach it under a name of its own that leads here (DNS rebinding).
+    Args:
+        app: the application.
+        key: API key, or None to accept all requests.
+        local: whether the server listens on a loopback address. Without a key it then refuses hosts
+            that do not name this machine. This stops DNS rebinding, where another site's page
+            reaches the server under a name of its own.
+        metrics: counts the requests.
     """
 
     def __init__(self, app: ASGIApp, key: bytes | None, local: bool, metrics: Metrics) -> None:
@@ -38,11 +42,11 @@ class Guard:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begin, status = time.monotonic(), 499  # the client left before there was an answer
+        begin, status = time.monotonic(), 499  # the client disconnected before the response
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -54,7 +58,7 @@ class Guard:
             self._check(scope["path"], Headers(scope=scope))
             await self._app(scope, receive, noting)
         except ApiError as error:
-            await answer(error)(scope, receive, noting)
+            await error_response(error)(scope, receive, noting)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
             self._metrics.requests.labels(path, str(status)).inc()
@@ -63,7 +67,7 @@ class Guard:
             log.log(level, "%s %s: %d in %.2f s", *words, time.monotonic() - begin)
 
     def _check(self, path: str, headers: Headers) -> None:
-        """ApiError 401 without the key, 403 under a foreign name."""
+        """Raise ApiError 401 for a missing or wrong key, 403 for a foreign host."""
         if self._key is None:
             if self._local and not is_local(headers.get("host", "")):
                 name = shown(headers.get("host", ""))
@@ -73,7 +77,7 @@ class Guard:
             raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
 
     def _has_key(self, headers: Headers) -> bool:
-        """Whether the key is there, in a time that does not depend on how much of it is right."""
+        """Whether the key is right, compared in constant time."""
         assert self._key is not None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         digests = [sha256(key).digest() for key in (given.strip().encode("latin-1"), self._key)]
@@ -89,6 +93,6 @@ def is_local(host: str) -> bool:
         return False
 
 
-def answer(error: ApiError) -> JSONResponse:
-    """The response that tells an error."""
+def error_response(error: ApiError) -> JSONResponse:
+    """Create the response that reports an error."""
     return JSONResponse(error.as_json(), error.status, error.headers())

@@ -1,23 +1,23 @@
-"""What the server counts, for Prometheus."""
+"""The server's metrics for Prometheus."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Seconds, from a token of a small model to a long text of a large one.
+# Buckets in seconds, from one token of a small model to a long text of a large one.
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 TOKEN_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Metrics:
-    """Counters of one server; any thread may change them."""
+    """The metrics of one server; any thread may change them."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter(
-            "dllama_http_requests", "Requests answered.", ["path", "status"], registry=registry
+            "dllama_http_requests", "HTTP requests.", ["path", "status"], registry=registry
         )
         self.waiting = Gauge("dllama_requests_waiting", "Requests in the queue.", registry=registry)
         self.running = Gauge("dllama_requests_running", "Requests generating.", registry=registry)
@@ -39,17 +39,16 @@ class Metrics:
         )
 
     def token(self, seconds: float, first: bool) -> None:
-        """One more token was generated."""
+        """Count a generated token."""
         self.generated.inc()
         (self.first_seconds if first else self.token_seconds).observe(seconds)
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 def _seconds(
     name: str, text: str, buckets: tuple[float, ...], registry: CollectorRegistry
 ) -> Histogram:
-    """A histogram of seconds."""
     return Histogram(f"dllama_{name}_seconds", text, buckets=buckets, registry=registry)

@@ -1,4 +1,4 @@
-"""What a client is told when a request cannot be answered, in OpenAI's form."""
+"""Errors that clients see, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from typing import Any
 
 from dllama.errors import DllamaError
 
-# OpenAI's `type` of an error by HTTP status; the others are invalid_request_error.
+# OpenAI's error `type` for an HTTP status; all others are invalid_request_error.
 TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
 
 class ApiError(DllamaError):
-    """The answer to a request that failed.
+    """An error that is reported to the client.
 
-    status: of HTTP. param: the field of the request that is to blame. code: a word that programs
-    can compare. retry_after: seconds after which to try again.
+    Args:
+        status: HTTP status.
+        message: text for people.
+        param: the field of the request that is wrong.
+        code: short name that programs can check.
+        retry_after: seconds after which to try again.
     """
 
     def __init__(
@@ -33,7 +37,7 @@ class ApiError(DllamaError):
         self.retry_after = retry_after
 
     def as_json(self) -> dict[str, Any]:
-        """The body of the answer."""
+        """Return the body of the response."""
         return {
             "error": {
                 "message": str(self),
@@ -44,7 +48,7 @@ class ApiError(DllamaError):
         }
 
     def headers(self) -> dict[str, str]:
-        """Headers that go with it."""
+        """Return extra headers of the response."""
         found = {}
         if self.retry_after is not None:
             found["retry-after"] = str(self.retry_after)
@@ -54,6 +58,6 @@ class ApiError(DllamaError):
 
 
 def shown(value: object) -> str:
-    """A value of a request as messages show it: short, and without half characters."""
+    """Format a value from a request for a message: short, and pure ASCII."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,7 +1,7 @@
-"""Bodies of requests: OpenAI's fields, checked, in the form that the rest of the server uses.
+"""Request bodies in OpenAI's format, checked and converted for the rest of the server.
 
-Some fields are our own, with the names of `LLM.generate`: top_k, min_p, repetition_penalty,
-ignore_eos.
+The fields top_k, min_p, repetition_penalty and ignore_eos are extensions with the names of
+`LLM.generate`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dllama.server.fields import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 
 MAX_TOKENS = 1 << 31
-MAX_TOP = 20  # alternatives of a token
+MAX_TOP = 20  # alternatives to a token
 MAX_STOPS = 16
-DEFAULT_COMPLETION = 16  # tokens of /v1/completions, as with OpenAI
+DEFAULT_COMPLETION = 16  # tokens of /v1/completions, as in OpenAI's API
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# They say who asks, or how an answer is billed, stored or routed.
-OF_NO_MEANING = (
+# These tell who asks, or how to bill, store or route the response.
+IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention", "parallel_tool_calls", "verbosity",
 )  # fmt: skip
@@ -28,10 +28,17 @@ OF_NO_MEANING = (
 
 @dataclass(frozen=True)
 class Options:
-    """What both kinds of requests have in common.
+    """Options that both kinds of requests have.
 
-    max_tokens: None to the end of the context. sampling: arguments of LLM.generate that the
-    request gives. top: alternatives of every token to list, None without log probabilities.
+    Attributes:
+        model: None means any model.
+        max_tokens: None means as many as the context holds.
+        sampling: arguments of LLM.generate that the request sets.
+        stop: strings that end the text.
+        ignore_eos: whether to go on after an EOS.
+        stream: whether to stream the response.
+        include_usage: whether a stream ends with the usage.
+        top: number of alternatives to list for every token; None for no log probabilities.
     """
 
     model: str | None
@@ -46,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A body of /v1/chat/completions; messages have a role and a content, both text."""
+    """A request to /v1/chat/completions; each message has "role" and "content"."""
 
     messages: list[dict[str, str]]
     options: Options
@@ -54,14 +61,14 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A body of /v1/completions; prompt: text or ids."""
+    """A request to /v1/completions; the prompt is text or ids."""
 
     prompt: str | list[int]
     options: Options
 
 
 def parse_chat(body: object) -> ChatRequest:
-    """Check a body of /v1/chat/completions; ApiError 400."""
+    """Parse a body of /v1/chat/completions; ApiError 400 if it is wrong."""
     fields = Fields(body)
     messages = _messages(fields.take("messages"))
     limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
@@ -81,7 +88,7 @@ def parse_chat(body: object) -> ChatRequest:
 
 
 def parse_completion(body: object) -> CompletionRequest:
-    """Check a body of /v1/completions; ApiError 400."""
+    """Parse a body of /v1/completions; ApiError 400 if it is wrong."""
     fields = Fields(body)
     prompt = _prompt(fields.take("prompt"))
     limit = fields.integer("max_tokens", 1, MAX_TOKENS)
@@ -94,10 +101,10 @@ def parse_completion(body: object) -> CompletionRequest:
 
 
 def _options(fields: Fields, max_tokens: int | None, top: int | None) -> Options:
-    """The fields of both kinds; there may be no others then."""
-    fields.only("n", [1], ": ask once for each answer")
+    """Take the fields that both kinds have; no others may be left then."""
+    fields.only("n", [1], ": send one request for each choice")
     for name in ("frequency_penalty", "presence_penalty"):
-        fields.only(name, [0, 0.0], ": repetition_penalty is a penalty that it has")
+        fields.only(name, [0, 0.0], ": use repetition_penalty instead")
     fields.only("logit_bias", [{}])
     stream = fields.boolean("stream")
     options = Options(
@@ -110,13 +117,13 @@ def _options(fields: Fields, max_tokens: int | None, top: int | None) -> Options
         include_usage=_include_usage(fields.take("stream_options"), stream),
         top=top,
     )
-    fields.ignore(OF_NO_MEANING)
+    fields.ignore(IGNORED)
     fields.end()
     return options
 
 
 def _sampling(fields: Fields) -> dict[str, Any]:
-    """The fields about sampling that are given."""
+    """Take the sampling fields that are present."""
     values: dict[str, Any] = {
         "temperature": fields.number("temperature", 0, 2),
         "top_p": fields.number("top_p", 0, 1),
@@ -127,7 +134,7 @@ def _sampling(fields: Fields) -> dict[str, Any]:
     }
     given = {name: value for name, value in values.items() if value is not None}
     if "seed" in given:
-        given["seed"] &= MAX_SEED  # OpenAI's may be negative
+        given["seed"] &= MAX_SEED  # OpenAI allows negative seeds
     try:
         SamplerConfig(**given)
     except ConfigError as error:
@@ -136,12 +143,12 @@ def _sampling(fields: Fields) -> dict[str, Any]:
 
 
 def _stops(value: object) -> tuple[str, ...]:
-    """Stop strings: one, or a list."""
+    """Parse the stop strings: one, or a list."""
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
         raise wrong("stop", value, f"a string or a list of at most {MAX_STOPS} strings")
     if any(not isinstance(text, str) or not text for text in stops):
-        raise wrong("stop", value, "strings that are not empty")
+        raise wrong("stop", value, "non-empty strings")
     return tuple(stops)
 
 
@@ -159,12 +166,12 @@ def _include_usage(value: object, stream: bool) -> bool:
 
 
 def _prompt(value: object) -> str | list[int]:
-    """A prompt, or a list of one."""
+    """Parse a prompt, or a list that holds one."""
     if value is None:
         raise required("prompt")
     if isinstance(value, list) and value and isinstance(value[0], (str, list)):
         if len(value) > 1:
-            message = f"prompt has {len(value)} prompts, expected one: send a request for each"
+            message = f"prompt has {len(value)} prompts, expected one: send one request for each"
             raise ApiError(400, message, param="prompt", code="unsupported_value")
         value = value[0]
     if isinstance(value, list) and all(type(token) is int for token in value):
@@ -175,7 +182,6 @@ def _prompt(value: object) -> str | list[int]:
 
 
 def _messages(value: object) -> list[dict[str, str]]:
-    """The messages of a conversation."""
     if value is None:
         raise required("messages")
     if not isinstance(value, list) or not value:
@@ -184,7 +190,6 @@ def _messages(value: object) -> list[dict[str, str]]:
 
 
 def _message(value: object, where: str) -> dict[str, str]:
-    """One message: its role and its text."""
     fields = Fields(value, f"{where}.")
     role = fields.text("role")
     if role not in ROLES:
@@ -198,7 +203,7 @@ def _message(value: object, where: str) -> dict[str, str]:
 
 
 def _content(value: object, where: str) -> str:
-    """The text of a message, which may come in parts."""
+    """Return the text of a message, which may be split into parts."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -209,11 +214,10 @@ def _content(value: object, where: str) -> str:
 
 
 def _part(value: object, where: str) -> str:
-    """One part of a message."""
     fields = Fields(value, f"{where}.")
     kind, text = fields.text("type"), fields.text("text")
     if kind != "text":
-        message = f"{where}.type is {shown(kind)}, this server takes parts of type 'text' only"
+        message = f"{where}.type is {shown(kind)}, this server supports only 'text'"
         raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
     if text is None:
         raise required(f"{where}.text")

@@ -1,7 +1,7 @@
-"""The queue of requests, and the one thread that owns the model and answers them in turn.
+"""The queue of requests, and the one thread that owns the model and processes them in turn.
 
-Clients take turns, each with its requests in the order of their arrival, so that one who asks a lot
-delays the others by one answer at a time.
+Clients take turns; the requests of one client keep their order. A client that sends many requests
+delays the others by only one request at a time.
 """
 
 from __future__ import annotations
@@ -23,29 +23,31 @@ from dllama.text.stream import End
 
 log = logging.getLogger("dllama.server")
 
-DEFAULT_QUEUE = 32  # requests that wait, at most
-GRACE = 8.0  # seconds that the running request has to end when the server stops
-RETRY = 1.0  # seconds between attempts to form the cluster again
-PING = 1.0  # seconds of idleness after which the workers are looked after
-MOST_CLIENTS = 10_000  # whose turns are known
-MOST_WAIT = 60  # seconds that a client is asked to wait, at most
+DEFAULT_QUEUE = 32  # maximum number of waiting requests
+GRACE = 8.0  # seconds that the running request may take when the server stops
+RETRY = 1.0  # seconds between attempts to reconnect the cluster
+PING = 1.0  # seconds without work after which the workers are checked
+MOST_CLIENTS = 10_000  # whose last turns are remembered
+MOST_WAIT = 60  # maximum number of seconds that a client is told to wait
 
 
 class State(Enum):
-    """What the scheduler can do now."""
+    """State of the scheduler."""
 
     LOADING = "loading"
     READY = "ok"
-    LOST = "unavailable"  # a worker has gone
+    LOST = "unavailable"  # a worker is lost
     STOPPING = "stopping"
 
 
 @dataclass(frozen=True)
 class Done:
-    """The end of an answer.
+    """The end of a job.
 
-    reason: stop or length, or cancelled where nobody wants it any more. cached: tokens of the
-    prompt that needed no evaluation. generated: tokens, with the one that ended the text.
+    Attributes:
+        reason: "stop", "length", or "cancelled" if nobody wants the result any more.
+        cached: prompt tokens that did not have to be evaluated again.
+        generated: generated tokens, including an EOS.
     """
 
     reason: str
@@ -57,8 +59,15 @@ class Done:
 class Job:
     """A request for the scheduler.
 
-    deliver: called in the scheduler's thread with every token and at last with a Done or an
-    ApiError; it must not block. options: arguments of LLM.generate. client: whose it is.
+    Attributes:
+        prompt: token ids.
+        max_tokens: maximum number of tokens to generate.
+        deliver: called in the scheduler's thread with every token and finally with a Done or an
+            ApiError. It must not block.
+        options: arguments of LLM.generate.
+        client: identifies the client.
+        cancelled: set by Scheduler.cancel.
+        since: when the job was created (time.monotonic).
     """
 
     prompt: Sequence[int]
@@ -71,10 +80,15 @@ class Job:
 
 
 class Scheduler:
-    """Answers jobs, a client's in the order of their arrival, with one model.
+    """Runs jobs with one model, one at a time.
 
-    open_model: called by load, and again whenever the model was lost with a worker. limit: jobs
-    that may wait. All methods but load and run may be called from any thread.
+    All methods but `load`, `run` and `close` may be called from any thread.
+
+    Args:
+        open_model: opens the model; called by `load`, and again after a worker was lost.
+        metrics: updated as jobs run.
+        limit: maximum number of waiting jobs.
+        grace: seconds that the running job may take after `stop`.
     """
 
     def __init__(
@@ -89,59 +103,62 @@ class Scheduler:
         self._limit = limit
         self._grace = grace
         self._model: LLM | None = None
-        self._queue: list[Job] = []  # in the order of arrival
-        self._turns: dict[str, int] = {}  # the last turn of a client, the latest last
+        self._queue: list[Job] = []  # in order of arrival
+        self._turns: dict[str, int] = {}  # last turn of each client, the most recent last
         self._turn = 0
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._state = State.LOADING
         self._opening = False
-        self._why = ""  # the cluster is not complete
-        self._seconds = 1.0  # that a job takes, a moving average
+        self._why = ""  # the last error that lost the model
+        self._seconds = 1.0  # moving average of the time that a job takes
 
     @property
     def state(self) -> State:
-        """What it can do now."""
+        """The current state."""
         return self._state
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
+        """Number of jobs in the queue."""
         return len(self._queue)
 
     @property
     def opening(self) -> bool:
-        """Whether the model is being opened again, which may take as long as it takes at first."""
+        """Whether the model is being reopened, which can take as long as loading it."""
         return self._opening
 
     def load(self) -> LLM:
-        """Open the model; errors of LLM. The thread that calls it must also call run."""
+        """Open the model. Call `run` in the same thread. Raises what LLM raises."""
         self._model = self._open_model()
         self._become(State.READY)
         return self._model
 
     def run(self) -> None:
-        """Answer jobs until stop is called, or KeyboardInterrupt ends it at once.
+        """Run jobs until `stop` is called or KeyboardInterrupt is raised.
 
-        Whatever happens to a job costs that job alone.
+        An error in a job does not affect other jobs.
         """
         try:
             while (job := self._next()) is not None:
-                self._answer(job)
+                self._process(job)
         finally:
             self._become(State.STOPPING)
             self._reject_all()
 
     def close(self) -> None:
-        """Let the model go; run must have ended."""
+        """Close the model; `run` must have returned."""
         if self._model is not None:
             self._model.close()
 
     def submit(self, job: Job) -> None:
-        """Put a job into the queue; ApiError 503 if there is no model.
+        """Queue a job.
 
-        If the queue is full, the last job of the client that has most of it gets an ApiError 429,
-        which is raised here if that is this one.
+        If the queue is full, the client with the most waiting jobs loses its last one, which may be
+        this one.
+
+        Raises:
+            ApiError: 503 if there is no model, 429 if the queue is full.
         """
         with self._changed:
             if self._state is not State.READY:
@@ -153,7 +170,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def _make_room(self, job: Job) -> None:
-        """Turn away one job that waits, or this one."""
+        """Reject one waiting job, or raise ApiError 429 for this one."""
         seconds = max(1, min(MOST_WAIT, round(self._limit * self._seconds)))
         message = f"{self._limit} requests are waiting already, try again later"
         full = ApiError(429, message, code="queue_full", retry_after=seconds)
@@ -166,7 +183,7 @@ class Scheduler:
         last.deliver(full)
 
     def cancel(self, job: Job) -> None:
-        """Stop a job, wherever it is; it gets a Done unless it has one."""
+        """Stop a job, waiting or running. It gets a Done unless it already has one."""
         with self._changed:
             job.cancelled = True
             if job is self._running:
@@ -177,9 +194,9 @@ class Scheduler:
                 job.deliver(Done("cancelled"))
 
     def stop(self) -> None:
-        """Take no more jobs, reject those that wait, and end soon after the one that runs.
+        """Accept no more jobs, reject those that wait, and let the running one finish.
 
-        It is cut when its time is over, or when stop is called again.
+        The running job is interrupted when its time is up, or when `stop` is called again.
         """
         with self._changed:
             again = self._state is State.STOPPING
@@ -191,13 +208,13 @@ class Scheduler:
                 self._interrupt()
 
     def _interrupt(self) -> None:
-        """Cut the running job."""
+        """Interrupt the running job."""
         if self._running is not None and self._model is not None:
             self._running.cancelled = True
             self._model.interrupt()
 
     def _next(self) -> Job | None:
-        """The next job; None when it is time to end."""
+        """Wait for the next job; None when the scheduler stops."""
         while not self._stopping():
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._stopping(), self._patience())
@@ -210,7 +227,7 @@ class Scheduler:
         return None
 
     def _take(self) -> Job:
-        """The oldest job of the client whose last turn is longest ago."""
+        """Take the oldest job of the client whose last turn is longest ago."""
         job = min(self._queue, key=lambda one: self._turns.get(one.client, 0))
         self._queue.remove(job)
         self._turn += 1
@@ -224,13 +241,13 @@ class Scheduler:
         return self._state is State.STOPPING
 
     def _patience(self) -> float | None:
-        """Seconds to wait for a job before something else is to be done."""
+        """Return how many seconds to wait for a job before checking the cluster."""
         if self._model is None:
             return RETRY
         return PING if self._model.nodes > 1 else None
 
     def _look_after_cluster(self) -> None:
-        """Find out whether all workers are there; form the cluster again if it was lost."""
+        """Check that all workers are alive, or try to reconnect a lost cluster."""
         try:
             if self._model is None:
                 self._reopen()
@@ -240,17 +257,16 @@ class Scheduler:
             self._lose(error)
 
     def _reopen(self) -> None:
-        """Form the cluster again."""
         self._opening = True
         try:
             self._model = self._open_model()
         finally:
             self._opening = False
-        log.warning("the cluster is complete again")
+        log.warning("all workers are connected again")
         self._become(State.READY)
 
-    def _answer(self, job: Job) -> None:
-        """Generate; whatever goes wrong is told to the client."""
+    def _process(self, job: Job) -> None:
+        """Run a job and deliver its result, which may be an error."""
         last: Done | ApiError
         begin = time.monotonic()
         self._metrics.queue_seconds.observe(begin - job.since)
@@ -272,9 +288,9 @@ class Scheduler:
         job.deliver(last)
 
     def _generate(self, job: Job) -> Done:
-        """Deliver token after token.
+        """Generate and deliver tokens.
 
-        The beginning that the prompt has in common with the last request is not evaluated again.
+        The start of the prompt that equals an earlier request is not evaluated again.
         """
         model = self._model
         assert model is not None
@@ -284,42 +300,42 @@ class Scheduler:
         self._metrics.cached.inc(cached)
         tokens = model.generate([], job.max_tokens, **job.options)
         count, ended, before = 0, False, time.monotonic()
-        # Whoever cancels the job says so first and then interrupts: one of both comes in time.
+        # `cancel` sets the flag before it interrupts, so at least one of the two is seen in time.
         while not job.cancelled and (token := next(tokens, None)) is not None:
             count, ended = count + 1, token.end in (End.EOS, End.STOP)
             self._metrics.token(time.monotonic() - before, first=count == 1)
             before = time.monotonic()
             job.deliver(token)
-        kept = f"{len(job.prompt)} tokens of prompt, of which {cached} were known"
-        log.info("%s: %d tokens generated", kept, count)
+        prompt = f"prompt of {len(job.prompt)} tokens, {cached} of them cached"
+        log.info("%s: %d tokens generated", prompt, count)
         reason = "cancelled" if job.cancelled else "stop" if ended else "length"
         return Done(reason, cached, count)
 
     def _failed(self, error: Exception) -> ApiError:
-        """The answer to an error of this job alone."""
+        """Turn an exception of this job into an error for its client."""
         if isinstance(error, ContextError):
             return ApiError(400, str(error), code="context_length_exceeded")
         log.error("a request failed", exc_info=error)
         if self._model is not None:
             self._model.reset()
-        return ApiError(500, "the model failed at this request; the log has the reason")
+        return ApiError(500, "the model failed on this request; see the server's log")
 
     def _lose(self, error: Exception) -> None:
-        """Let the model go, and reject all jobs that wait, until the workers are back."""
+        """Close the model and reject all waiting jobs until the workers are back."""
         if self._model is not None:
-            log.warning("%s: requests are refused until the cluster is complete again", error)
+            log.warning("%s: rejecting requests until all workers are connected again", error)
             self._metrics.lost.inc()
             self._model.close()
             self._model = None
         elif str(error) != self._why:
-            log.info("not yet: %s", error)
+            log.info("still waiting for the workers: %s", error)
         self._why = str(error)
         with self._changed:
             self._become(State.LOST)
             self._reject_all()
 
     def _become(self, state: State) -> None:
-        """Change the state; stopping is for ever."""
+        """Change the state; nothing follows STOPPING."""
         with self._changed:
             if self._state is not State.STOPPING:
                 self._state = state
@@ -327,16 +343,16 @@ class Scheduler:
                 self._changed.notify_all()
 
     def _reject_all(self) -> None:
-        """Tell those who wait that there is nothing to wait for."""
+        """Reject all waiting jobs."""
         with self._changed:
             while self._queue:
                 self._queue.pop(0).deliver(self._unavailable())
             self._metrics.waiting.set(0)
 
     def _unavailable(self) -> ApiError:
-        """Why there is no model now."""
+        """Create the error that tells why there is no model now."""
         why = {
             State.LOADING: "the model is being loaded",
             State.STOPPING: "the server is stopping",
-        }.get(self._state, "a worker of the cluster has gone; it is waited for")
+        }.get(self._state, "a worker of the cluster is lost, waiting for it")
         return ApiError(503, f"{why}, try again later", code="unavailable", retry_after=2)

@@ -1,4 +1,4 @@
-"""What is served: a model under a name, its tokenizer and template, and defaults of requests."""
+"""What is served: a model with its name, tokenizer, template and default options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dllama.text.tokenizer import Tokenizer
 
 
 class Stops(NamedTuple):
-    """Texts and ids that end a message of a conversation."""
+    """Strings and ids that end an assistant's message."""
 
     texts: tuple[str, ...]
     ids: tuple[int, ...]
@@ -23,10 +23,16 @@ class Stops(NamedTuple):
 
 @dataclass(frozen=True)
 class Served:
-    """What does not change when the model is opened again.
+    """What stays the same when the model is reopened.
 
-    name: of the model. created: seconds since 1970. seq_len: positions of the context.
-    template: a TemplateError where there is none. defaults: arguments of LLM.generate.
+    Attributes:
+        name: name of the model.
+        created: Unix time in seconds.
+        seq_len: positions of the context.
+        vocab_size: all ids are below it.
+        tokenizer: None if the model has none.
+        template: a TemplateError if there is no usable template.
+        defaults: arguments of LLM.generate.
     """
 
     name: str
@@ -41,8 +47,15 @@ class Served:
     def of(
         cls, llm: LLM, defaults: Mapping[str, Any], template: str | Path | None = None
     ) -> Served:
-        """A model that is open. template: as in ChatTemplate.of, errors as well; a model whose
-        own is missing or broken is served without conversations."""
+        """Describe an open model.
+
+        A model whose own template is missing or broken is served without /v1/chat/completions.
+
+        Args:
+            llm: the model.
+            defaults: default arguments of LLM.generate.
+            template: as in ChatTemplate.of, which also lists the errors.
+        """
         return cls(
             name=llm.name,
             created=int(llm.model_path.stat().st_mtime),
@@ -54,7 +67,7 @@ class Served:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The model as /v1/models lists it."""
+        """Return the model as /v1/models lists it."""
         return {
             "id": self.name,
             "object": "model",
@@ -64,7 +77,7 @@ class Served:
         }
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Ids of a conversation and the beginning of its next message; ApiError 400."""
+        """Return the ids of a conversation with its next message begun; ApiError 400."""
         if isinstance(self.template, TemplateError):
             raise ApiError(400, str(self.template), param="messages", code="no_chat_template")
         assert self.tokenizer is not None
@@ -74,27 +87,29 @@ class Served:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
 
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
-        """Ids of a prompt at the beginning of a context; ApiError 400."""
+        """Return the ids of a prompt; ApiError 400."""
         try:
             return self._fitting(self._ids(prompt) if isinstance(prompt, str) else prompt)
         except ConfigError as error:
             raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
 
     def limit(self, prompt: int, max_tokens: int | None) -> int:
-        """Tokens to generate after a prompt that fits: those asked for, or what there is room
-        for. The last one takes no position."""
+        """Return how many tokens to generate after a prompt: as requested, or as many as fit.
+
+        The last token takes no position, because it is not evaluated.
+        """
         room = self.seq_len - prompt + 1
         return room if max_tokens is None else min(room, max_tokens)
 
     @property
     def chat_stops(self) -> Stops:
-        """What ends a message, besides the ends of texts."""
+        """What ends a message, in addition to EOS."""
         if isinstance(self.template, TemplateError):
             return Stops((), ())
         return Stops(self.template.stops, self.template.stop_ids)
 
     def _ids(self, prompt: str) -> list[int]:
-        """Ids of a text, of an empty one a bos."""
+        """Encode a text; an empty one becomes BOS."""
         if self.tokenizer is None:
             raise ConfigError("the prompt is text, but the model has no tokenizer: send ids")
         ids = self.tokenizer.encode(prompt)
@@ -102,9 +117,9 @@ class Served:
         return ids if ids or bos is None else [bos]
 
     def _fitting(self, ids: list[int]) -> list[int]:
-        """The ids, if the model can take them."""
+        """Return the ids if the model can take them, or raise an error."""
         if not ids:
-            raise ConfigError("the prompt is empty and there is no token to begin with")
+            raise ConfigError("the prompt is empty and the model has no BOS token")
         if len(ids) > self.seq_len:
             message = f"the prompt has {len(ids)} tokens, the context holds {self.seq_len}"
             raise ApiError(400, message, code="context_length_exceeded")
@@ -115,7 +130,7 @@ class Served:
 
 
 def _template(llm: LLM, template: str | Path | None) -> ChatTemplate | TemplateError:
-    """The template asked for, or the model's own."""
+    """Load the requested template, or the model's own."""
     try:
         if llm.tokenizer is None:
             raise TemplateError(f"{llm.model_path} has no tokenizer")

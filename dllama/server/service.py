@@ -1,4 +1,4 @@
-"""The server as a process: model, HTTP and signals, from the first to the last moment."""
+"""The server process: model, HTTP and signals, from start to exit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")
 
-FLUSH = 2  # seconds that answers have to reach their clients when all is generated
+FLUSH = 2  # seconds to send responses after the last token was generated
 MAX_CONNECTIONS = 512
 
 
 def bind(address: str) -> socket.socket:
-    """A socket that will listen at HOST:PORT (port 0 takes a free one); clients are refused until
-    it does. ConfigError, TransportError."""
+    """Bind a socket to HOST:PORT without listening yet; port 0 picks a free port.
+
+    Raises:
+        ConfigError: the address is malformed.
+        TransportError: the address cannot be used.
+    """
     host, port = parse_tcp(address)
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -43,12 +47,18 @@ def bind(address: str) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a browser finds it."""
+    """Return the URL of a listening socket."""
     return f"http://{format_tcp(*listener.getsockname()[:2])}"
 
 
 class HttpServer:
-    """Speaks HTTP in a thread of its own, with an application, until stop is called."""
+    """Runs an application in a thread of its own until `stop` is called.
+
+    Args:
+        app: the application.
+        listener: a bound socket.
+        failed: called when the thread ends.
+    """
 
     def __init__(self, app: ASGIApp, listener: socket.socket, failed: Callable[[], None]) -> None:
         config = uvicorn.Config(
@@ -70,35 +80,39 @@ class HttpServer:
         self._thread = threading.Thread(target=self._run, name="http")
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self._listener.listen()
         self._thread.start()
 
     def leave(self) -> None:
-        """Take no more connections, and end when the open ones have their answers."""
+        """Accept no more connections, and end when the open ones have their responses."""
         self._server.should_exit = True
 
     def stop(self) -> None:
-        """End, and wait for it."""
+        """Call `leave` and wait for the end."""
         self.leave()
         self._thread.join()
 
     def _run(self) -> None:
-        """The thread."""
         try:
             self._server.run([self._listener])
         finally:
-            self._failed()  # if it was not asked to end, there is nobody to answer for
+            self._failed()  # if HTTP ends by itself, the scheduler must end too
 
 
 def serve(
     scheduler: Scheduler, app: ASGIApp, listener: socket.socket, ready: Callable[[], None]
 ) -> None:
-    """Answer requests until SIGINT or SIGTERM; the main thread must call it, the one that called
-    scheduler.load.
+    """Serve requests until SIGINT or SIGTERM.
 
-    ready: called once clients can connect. The first signal lets the running answer end, within
-    its time; a second one cuts it.
+    Call it from the main thread, which must also have called scheduler.load. The first signal lets
+    the running job finish in time; a second one interrupts it.
+
+    Args:
+        scheduler: runs the jobs.
+        app: the application.
+        listener: a bound socket.
+        ready: called once clients can connect.
     """
     http = HttpServer(app, listener, scheduler.stop)
 
@@ -110,7 +124,7 @@ def serve(
         http.start()
         try:
             ready()
-            with contextlib.suppress(KeyboardInterrupt):  # by handle
+            with contextlib.suppress(KeyboardInterrupt):  # raised by `handle`
                 scheduler.run()
         finally:
             http.stop()
@@ -118,13 +132,14 @@ def serve(
 
 @contextlib.contextmanager
 def _signals(leave: Callable[[], None], opening: Callable[[], bool]) -> Iterator[None]:
-    """Call leave in a thread of its own at SIGINT and SIGTERM.
+    """Call `leave` in a thread of its own on SIGINT and SIGTERM.
 
-    While the main thread opens the model, which may take long, it is interrupted instead.
+    While the main thread reopens the model, which may take long, also interrupt that.
     """
 
     def handle(number: int, frame: object) -> None:
-        # Not here: what this interrupts may hold the lock that leave waits for.
+        # Not in this thread: the code that the signal interrupts may hold the lock that `leave`
+        # waits for.
         threading.Thread(target=leave, daemon=True).start()
         if opening():
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""A server in threads of the test's process, whose model waits at a gate before every token."""
+"""A server in threads of the test process, whose model waits at a gate before every token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMIT = 60.0  # seconds that anything may take on a busy machine
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition of another thread or process."""
+    """Wait for a condition that another thread or process fulfils."""
     end = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -50,7 +50,7 @@ class Gate:
             self._changed.notify_all()
 
     def wait(self, interrupted: Callable[[], bool]) -> None:
-        """Until one more token may pass, or none is wanted."""
+        """Wait until one more token may pass, or generation is interrupted."""
         with self._changed:
             while self._left == 0 and not interrupted():
                 self._changed.wait(0.01)
@@ -78,7 +78,7 @@ class GatedLLM(dllama.LLM):
 
 
 class Server:
-    """All parts of a server that runs: url, gate, scheduler, metrics."""
+    """All parts of a running server."""
 
     def __init__(self, *, key=None, limit=32, grace=LIMIT, template=None, **options) -> None:
         self.gate = Gate()
@@ -104,7 +104,7 @@ class Server:
         self._thread.join(LIMIT)
 
     def count(self, name: str) -> float:
-        """The value of a metric without labels."""
+        """Return the value of a metric without labels."""
         lines = self.metrics.text().decode().splitlines()
         return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
@@ -130,7 +130,7 @@ class Server:
 
 @contextmanager
 def serving(**options) -> Iterator[Server]:
-    """A server for the time of a with block."""
+    """Run a server during a `with` block."""
     server = Server(**options)
     server.start()
     try:
@@ -145,13 +145,13 @@ def connect(url: str, key: str = "none") -> openai.OpenAI:
 
 
 def http(url, body=None, **headers):
-    """Status, headers and body of an answer, without any client's help."""
+    """Send a request without a client library; return status, headers and body of the response."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"content-type": "application/json", **headers}
     asked = urllib.request.Request(url, data, headers)
     try:
-        with urllib.request.urlopen(asked, timeout=LIMIT) as answer:
-            return answer.status, answer.headers, answer.read()
+        with urllib.request.urlopen(asked, timeout=LIMIT) as response:
+            return response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.headers, error.read()

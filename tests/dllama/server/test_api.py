@@ -1,4 +1,4 @@
-"""The HTTP API as clients see it, through the official client of OpenAI."""
+"""The HTTP API as seen through OpenAI's official client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_models(client):
     (model,) = client.models.list().data
     assert (model.id, model.owned_by, model.object) == ("demo", "dllama", "model")
     assert client.models.retrieve("demo") == model
-    with pytest.raises(openai.NotFoundError, match="'other' is not here, only 'demo'") as found:
+    with pytest.raises(openai.NotFoundError, match="'other' does not exist") as found:
         client.models.retrieve("other")
     assert found.value.code == "model_not_found"
 
@@ -169,14 +169,14 @@ def test_what_an_earlier_request_evaluated_is_not_evaluated_again(client, server
     second = ask(longer)
     assert second.choices[0].text == text(expected(longer, 8))
     known = second.usage.prompt_tokens_details.cached_tokens
-    # The bos is known from the first on; the last token that is generated is not evaluated.
+    # BOS is cached from the first request on; the last generated token is not evaluated.
     assert first.usage.prompt_tokens + 7 - 3 <= known < second.usage.prompt_tokens
     after = server.count("dllama_prompt_tokens_cached_total")
     assert after - before == first.usage.prompt_tokens_details.cached_tokens + known
 
 
 def test_conversations_that_take_turns_keep_what_is_evaluated():
-    """A new one knows what it shares with another one."""
+    """A new conversation reuses what it shares with another one."""
     system = {"role": "system", "content": "A room in the castle, at night."}
     talks = [[system, {"role": "user", "content": f"{name}, who are you?"}] for name in "ABC"]
     with (
@@ -197,7 +197,7 @@ def test_conversations_that_take_turns_keep_what_is_evaluated():
     assert all(found[0][0] > 5 for found in others), "the system prompt"
     for found in known:
         for (_, before), (cached, _) in pairwise(found):
-            assert cached >= before - 2, "all but where the answer was joined"
+            assert cached >= before - 2, "all but the place where answer and message join"
 
 
 def test_the_context_is_the_limit(client):

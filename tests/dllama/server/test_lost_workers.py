@@ -1,4 +1,4 @@
-"""A server whose worker dies: 503 until it is back, and answers from then on."""
+"""A server whose worker dies: status 503 until it is back, then it works again."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_worker_that_dies_while_nothing_is_asked(client, server, worker):
     assert health(server) == 200
     worker.kill()
     wait_until(lambda: health(server) == 503)
-    with pytest.raises(openai.InternalServerError, match="worker of the cluster has gone") as found:
+    with pytest.raises(openai.InternalServerError, match="worker of the cluster is lost") as found:
         ask(client)
     assert (found.value.status_code, found.value.code) == (503, "unavailable")
     assert found.value.response.headers["retry-after"] == "2"
@@ -105,7 +105,7 @@ def test_a_worker_that_dies_while_it_works(client, server, worker):
     assert [next(stream).choices[0].text for _ in range(2)]
     worker.kill()
     server.gate.open()
-    with pytest.raises(openai.APIError, match="worker of the cluster has gone"):
+    with pytest.raises(openai.APIError, match="worker of the cluster is lost"):
         list(stream)
     assert health(server) == 503
     worker.start()

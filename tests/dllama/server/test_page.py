@@ -1,4 +1,4 @@
-"""The chat page in a browser without a window; skipped where Chromium or its driver is missing."""
+"""The chat page in a headless browser; skipped without Chromium and its driver."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def server():
 
 @pytest.fixture
 def page(browser, server):
-    """The page of the server, without a past."""
+    """The page of the server, with an empty session."""
     server.gate.open()
     browser.get(server.url)
     browser.execute_script("sessionStorage.clear()")
@@ -73,12 +73,12 @@ def say(browser, text):
 
 
 def answered(browser, count):
-    """Wait for the end of so many answers."""
+    """Wait until this many answers are complete."""
     wait_until(lambda: len(texts(browser, ".assistant .foot button")) == count)
 
 
 def limit(browser, tokens):
-    """Set the longest answer, which the settings hold."""
+    """Set the maximum length of an answer in the settings."""
     find(browser, "#tune").click()
     find(browser, "#limit").send_keys(str(tokens))
     find(browser, "#tune").click()

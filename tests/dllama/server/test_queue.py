@@ -1,4 +1,4 @@
-"""Requests that wait, are turned away, or whose clients leave."""
+"""Requests that wait, are rejected, or whose clients disconnect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT = "MACBETH:\n"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_stops_its_generation(server, stream):
+def test_generation_stops_when_the_client_disconnects(server, stream):
     server.gate.shut(after=3)
     before = server.count("dllama_generated_tokens_total")
     body = {"prompt": PROMPT, "max_tokens": 400, "stream": stream, "ignore_eos": True}
@@ -31,7 +31,7 @@ def test_a_client_that_leaves_stops_its_generation(server, stream):
     assert server.count("dllama_generated_tokens_total") - before <= 4
 
 
-def test_a_full_queue_turns_requests_away(client, server):
+def test_a_full_queue_rejects_requests(client, server):
     server.gate.shut()
     answers = []
 
@@ -56,7 +56,7 @@ def test_a_full_queue_turns_requests_away(client, server):
     assert len(answers) == 3
 
 
-def test_one_who_waits_may_leave(client, server):
+def test_a_waiting_client_may_disconnect(client, server):
     server.gate.shut()
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Bodies of requests: what is right, and one clear error for everything else."""
+"""Request bodies: correct ones, and one clear error for everything else."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_prompts(prompt):
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
-            "parts of type 'text' only",
+            "this server supports only 'text'",
         ),
         ({"max_tokens": 0}, "max_tokens", "max_tokens is 0, expected an integer from 1"),
         ({"max_tokens": True}, "max_tokens", "max_tokens is True"),
@@ -83,13 +83,17 @@ def test_prompts(prompt):
         ({"temperature": 10**400}, "temperature", "expected a number from 0 to 2"),
         ({"top_p": 0}, "top_p", "top_p is 0.0, expected more than 0"),
         ({"seed": 1 << 64}, "seed", "seed is"),
-        ({"stop": ["a", ""]}, "stop", "strings that are not empty"),
+        ({"stop": ["a", ""]}, "stop", "non-empty strings"),
         ({"stop": ["a"] * 17}, "stop", "a list of at most 16 strings"),
-        ({"n": 2}, "n", "n is 2, which this server does not support: ask once for each answer"),
+        (
+            {"n": 2},
+            "n",
+            "does not support: send one request",
+        ),
         ({"n": True}, "n", "n is True"),
         ({"tools": [{"type": "function"}]}, "tools", "does not support"),
         ({"response_format": {"type": "json_object"}}, "response_format", "does not support"),
-        ({"frequency_penalty": 1}, "frequency_penalty", "repetition_penalty is a penalty"),
+        ({"frequency_penalty": 1}, "frequency_penalty", "use repetition_penalty"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "does not support"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs to be true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
@@ -134,7 +138,7 @@ def test_wrong_completions(fields, message):
 
 
 @pytest.mark.parametrize("body", [[], "a", 5, None, True])
-def test_bodies_that_are_no_objects(body):
+def test_bodies_that_are_not_objects(body):
     for parse in (parse_chat, parse_completion):
         with pytest.raises(ApiError, match="expected a JSON object") as found:
             parse(body)

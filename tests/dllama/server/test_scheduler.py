@@ -73,7 +73,7 @@ def test_first_come_first_served():
 
 
 def test_clients_take_turns():
-    """Also those who come back with one request at a time."""
+    """So do clients that send one request at a time."""
     with Desk() as desk:
         desk.gate.shut()
         for name in "abcd":

@@ -1,4 +1,4 @@
-"""The JSON objects of answers, as OpenAI has them: one class for each kind, of the same shape."""
+"""The JSON objects of responses, as in OpenAI's API."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from dllama.server.served import Served
 from dllama.text.stream import End
 
 
-class Form(ABC):
-    """Turns tokens into the answer to one request, in pieces or as a whole.
+class ResponseFormat(ABC):
+    """Builds the response to one request, in chunks or as a whole.
 
-    prompt: how many tokens it has.
+    Args:
+        served: the model.
+        options: options of the request.
+        prompt: number of tokens in the prompt.
     """
 
-    prefix: str  # of the answer's id
+    prefix: str  # of the response's id
     whole_object: str
     chunk_object: str
 
@@ -29,7 +32,7 @@ class Form(ABC):
         self._served = served
         self._options = options
         self._prompt = prompt
-        self._offset = 0  # characters given so far
+        self._offset = 0  # characters sent so far
         self._head = {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -38,19 +41,19 @@ class Form(ABC):
         }
 
     def opening(self) -> list[dict[str, Any]]:
-        """What a stream begins with."""
+        """Return the first objects of a stream."""
         choice = self.first_choice()
         return [] if choice is None else [self._chunk(choice)]
 
     def piece(self, token: Token) -> list[dict[str, Any]]:
-        """What a token adds to a stream; nothing where it adds nothing."""
+        """Return what a token adds to a stream, which may be nothing."""
         logprobs = self._logprobs([token])
         if not token.text and logprobs is None:
             return []
         return [self._chunk({**self.part(token.text), "logprobs": logprobs, "finish_reason": None})]
 
     def closing(self, done: Done) -> list[dict[str, Any]]:
-        """What a stream ends with."""
+        """Return the last objects of a stream."""
         last = {**self.part(""), "logprobs": None, "finish_reason": done.reason}
         chunks = [self._chunk(last)]
         if self._options.include_usage:
@@ -59,7 +62,7 @@ class Form(ABC):
         return chunks
 
     def whole(self, tokens: Sequence[Token], done: Done) -> dict[str, Any]:
-        """The answer in one piece."""
+        """Return a response that is not streamed."""
         choice = {
             "index": 0,
             **self.text("".join(token.text for token in tokens)),
@@ -71,40 +74,38 @@ class Form(ABC):
 
     @abstractmethod
     def text(self, text: str) -> dict[str, Any]:
-        """The part of a choice that holds the text of a whole answer."""
+        """Return the field of a choice that holds the whole text."""
 
     @abstractmethod
     def part(self, text: str) -> dict[str, Any]:
-        """The part of a choice that holds a part of the text."""
+        """Return the field of a streamed choice that holds some text."""
 
     @abstractmethod
     def first_choice(self) -> dict[str, Any] | None:
-        """The choice that comes before all text."""
+        """Return the choice that comes before all text, if any."""
 
     @abstractmethod
     def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        """The log probabilities of tokens."""
+        """Return the log probabilities of tokens."""
 
     def spell(self, token: int) -> tuple[str, list[int]]:
-        """The text of an id and its bytes; what is no UTF-8 has U+FFFD in its text."""
+        """Return the text and the bytes of an id; invalid UTF-8 becomes U+FFFD in the text."""
         tokenizer = self._served.tokenizer
         raw = b"" if tokenizer is None else tokenizer.spell(token)
         return raw.decode(errors="replace"), list(raw)
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        """Those of all tokens but the one that says that the text has ended."""
+        """Return the log probabilities of all tokens but an EOS; None if not requested."""
         if self._options.top is None:
             return None
         return self.logprobs([token for token in tokens if token.end is not End.EOS])
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        """An object of a stream."""
         content = {"object": self.chunk_object, "choices": [{"index": 0, **choice}]}
         usage = {"usage": None} if self._options.include_usage else {}
         return {**self._head, **content, **usage}
 
     def _usage(self, done: Done) -> dict[str, Any]:
-        """How many tokens it took."""
         return {
             "prompt_tokens": self._prompt,
             "completion_tokens": done.generated,
@@ -113,7 +114,7 @@ class Form(ABC):
         }
 
 
-class ChatForm(Form):
+class ChatFormat(ResponseFormat):
     """/v1/chat/completions."""
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
@@ -136,12 +137,11 @@ class ChatForm(Form):
         return {"content": content, "refusal": None}
 
     def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        """A token with its log probability."""
         text, raw = self.spell(token)
         return {"token": text, "logprob": logprob, "bytes": raw}
 
 
-class CompletionForm(Form):
+class CompletionFormat(ResponseFormat):
     """/v1/completions."""
 
     prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
@@ -169,8 +169,11 @@ class CompletionForm(Form):
         }
 
     def _label(self, token: int) -> str:
-        """The text of an id, its bytes in OpenAI's spelling where they are no text (parts of
-        characters would all have the same one), or the id where there is no tokenizer."""
+        """Return the text of an id, which names it in the response.
+
+        An id that is not valid text (part of a character) gets its bytes in OpenAI's notation,
+        because all of them would have the same text. Without a tokenizer, the label is the number.
+        """
         text, raw = self.spell(token)
         if self._served.tokenizer is None:
             return f"token_id:{token}"
