@@ -28,11 +28,11 @@ from dllama.model.file import ModelWriter, decode, tensor_table
 from dllama.model.header import read_header, write_header
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
+from dllama.options import MAX_THREADS, THREADS
 
 WEIGHTS = ("q40", "q80", "f16", "f32")
 # Numbers that are read, put in order and written at a time.
 RUN = 1 << 22
-MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,8 @@ def read_spec(
 
 def _thread_count(threads: int | None) -> int:
     """The threads asked for, or one per CPU."""
-    if threads is None:
-        return min(os.cpu_count() or 1, MAX_THREADS)
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-        raise ConfigError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
-    return threads
+    given: int | None = THREADS.argument(threads)
+    return min(os.cpu_count() or 1, MAX_THREADS) if given is None else given
 
 
 def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Source, Stored]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from dllama.engine import LLM
 from dllama.errors import ConfigError
+from dllama.options import DEFAULT_PROMPT_TOKENS
 from dllama.runtime.trace import NodePass
 
 WARM_UP = 4  # tokens
-PROMPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,11 @@ class Case:
 class Work:
     """What every case does: a prompt, then `steps` tokens, whether a text would end or not.
 
-    prompt: ids, of which the first prompt_tokens are taken; None: random ones. prompt_tokens:
-    None for all that are given, or PROMPT_TOKENS random ones. sampling: arguments of generate.
+    Args:
+        steps: tokens to generate.
+        prompt: ids, of which the first prompt_tokens are taken; None: random ones.
+        prompt_tokens: None: all that are given, or DEFAULT_PROMPT_TOKENS random ones.
+        sampling: arguments of generate.
     """
 
     steps: int
@@ -45,7 +48,7 @@ class Work:
         """The prompt; ConfigError where it is too short, or does not fit with what follows."""
         count = self.prompt_tokens
         if self.prompt is None:
-            count = count or PROMPT_TOKENS
+            count = count or DEFAULT_PROMPT_TOKENS
             random = np.random.default_rng(1)
             ids: list[int] = random.integers(0, llm.spec.vocab_size, count).tolist()
         else:

@@ -1,10 +1,9 @@
-"""Options with their types and ranges, and the files that set them."""
+"""Files that set options: YAML, and generation_config.json of a model."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,79 +11,8 @@ import yaml
 
 from dllama.errors import ConfigError, FormatError, InputError
 from dllama.model.json_file import read_json_if_any
-
-WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option: its name with underscores, its type (str, int, float or bool) and help.
-
-    Numbers lie from `least` to `most`; with `above`, `least` itself is left out. many: the
-    option may be given several times, and its value is a list; several: its value is a list
-    of words that follow each other; commas: a list of words with commas between; both: either
-    way. test: raises ValueError for a value (of a list: an item) that it does not take.
-    """
-
-    name: str
-    type: type
-    help: str
-    metavar: str | None = None
-    choices: tuple[str, ...] | None = None
-    least: float = -math.inf
-    most: float = math.inf
-    above: bool = False
-    many: bool = False
-    several: bool = False
-    commas: bool = False
-    test: Callable[[Any], object] = bool
-
-    @property
-    def is_list(self) -> bool:
-        """Whether the value is a list."""
-        return self.many or self.several or self.commas
-
-    @property
-    def flag(self) -> str:
-        """The option as the command line writes it."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def expected(self) -> str:
-        """What a value must be, for messages."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        lower = f"more than {self.least:g}" if self.above else f"at least {self.least:g}"
-        bounds = [lower] if self.least > -math.inf else []
-        bounds += [f"at most {self.most:g}"] if self.most < math.inf else []
-        return " ".join([WORDS[self.type], *(["of", " and ".join(bounds)] if bounds else [])])
-
-    def parse(self, text: str) -> Any:
-        """The value that a word of the command line stands for; ValueError if it is none."""
-        if self.commas:
-            return [replace(self, commas=False).parse(part) for part in text.split(",")]
-        try:
-            value = self.type(text)
-        except ValueError:
-            raise ValueError(f"found {text!r}, expected {self.expected}") from None
-        return self.check(value)
-
-    def check(self, value: Any) -> Any:
-        """The value in the option's type; ValueError if it is of another or out of range."""
-        if self.type is float and type(value) is int:
-            value = float(value)
-        if type(value) is not self.type or not self._holds(value):
-            raise ValueError(f"found {value!r}, expected {self.expected}")
-        self.test(value)
-        return value
-
-    def _holds(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
-        if self.type not in (int, float):
-            return True
-        inside = self.least <= value <= self.most and math.isfinite(value)
-        return inside and not (self.above and value == self.least)
+from dllama.option import Option
+from dllama.options import SHARES, THREADS
 
 
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
@@ -125,8 +53,8 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
 
 NODE_OPTIONS = (
     Option("address", str, "where a worker listens"),
-    Option("threads", int, "for computing", least=1, most=1024),
-    Option("share", float, "how much of the model it holds", least=0, above=True),
+    THREADS,
+    replace(SHARES, name="share", commas=False),
 )
 
 
@@ -168,9 +96,8 @@ def _value(option: Option, node: yaml.Node, where: str) -> Any:
     try:
         loader = yaml.SafeLoader("")
         value = loader.construct_object(node, deep=True)
-        if not option.is_list:
-            return option.check(value)
-        return [option.check(item) for item in (value if isinstance(value, list) else [value])]
+        one = option.is_list and not isinstance(value, list)
+        return option.take([value] if one else value)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dllama import settings
 from dllama.engine import LLM
 from dllama.errors import ContextError, FormatError, InputError, ModelError
-from dllama.sampling.sampler import MAX_SEED
-from dllama.text.stream import Token
+from dllama.options import MAX_SEED
+from dllama.text.stream import Token, stop_strings
 from dllama.text.template import ChatTemplate, Message
 from dllama.text.tokenizer import Tokenizer
 
@@ -134,7 +133,7 @@ class Conversation:
     def _generate(self, used: int) -> Iterator[Token]:
         """Generate an answer in a context that holds `used` ids."""
         room = self._llm.seq_len - used + 1
-        stops = settings.stop_strings(self._options.get("stop"))
+        stops = stop_strings(self._options.get("stop"))
         options = {**self._options, "stop": (*self._template.stops, *stops)}
         if options.get("seed") is not None:  # the same seed could repeat the last answer
             options["seed"] = (options["seed"] + len(self.turns)) % (MAX_SEED + 1)

@@ -13,80 +13,70 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama import settings
+from dllama import options
 from dllama._kernels import cpu
-from dllama.cluster.protocol import Want, read_secret
-from dllama.cluster.root import Layout, Root
+from dllama.cluster.layout import Layout
+from dllama.cluster.protocol import Want
+from dllama.cluster.root import Root
 from dllama.errors import ConfigError, ModelError, ProtocolError
 from dllama.model.file import ModelFile
 from dllama.model.spec import ModelSpec
+from dllama.model_path import model_file, model_name, tokenizer_of
+from dllama.option import documented
+from dllama.run_config import RunConfig
 from dllama.runtime.context import Context
 from dllama.runtime.stats import DECODE, PREFILL, Stats, StepStats
 from dllama.runtime.trace import NodePass
 from dllama.sampling.log_probabilities import log_probabilities
 from dllama.sampling.sampler import Sampler, SamplerConfig
-from dllama.text.stream import End, TextStream, Token
+from dllama.text.stream import End, TextStream, Token, stop_strings
 
 log = logging.getLogger("dllama.engine")
 
 
+@documented(options.LLM_OPTIONS)
 class LLM:
     """A model and a context of tokens, or several; one thread at a time may use it.
 
-    model: a model folder, a .m file, or a GGUF file, which is converted into the user's cache
-    folder on first use (None: the demo model of the package); `name` says what to call it.
-    tokenizer: a tokenizer folder, .t file or tokenizer.json (None: the one beside the model; a
-    model without one takes and gives ids).
+    Args:
+    {arguments}
 
-    nodes: processes on this machine that share the model; they are started and stopped here.
-    workers: addresses of workers that run already, instead. transport: blocking, nonblocking,
-    unix, or one that another package brings (None: unix for nodes of this machine, else what the
-    addresses say). threads: per node, or a list by rank (None: one per core, divided among nodes
-    of this machine; workers that run already have their own unless the list says otherwise).
-    shares: how much of the model each node holds, by rank (None: equal parts). buffer: what
-    travels between nodes, q80, f32 or f16 (None: q80 for quantised weights, else f32). all_reduce:
-    auto, exchange or two-step. timeout: seconds after which a node that does not answer is given
-    up. secret_file: what nodes prove to each other (None: DLLAMA_SECRET, if set).
+    Several contexts keep texts for continue_from; everything else is about the one that it chose
+    last. `name` says what to call the model.
 
-    max_seq_len: positions of the context (None: the model's, at most 4096). contexts: how many
-    texts are kept for continue_from (None: up to 4, in a quarter of the model's size or 1 GB
-    together); everything else is about the one that it chose last. kv_cache: auto, f16 or f32
-    (auto: f32 for f32 weights, else f16). batch_size: most prompt tokens in a pass (None: 256).
-    trace: keep the timeline of every pass. progress: show a bar while loading.
-
-    Raises ConfigError for an argument, FormatError or UnsupportedError for a file,
-    ModelError for a model that is missing or does not fit into memory, TransportError,
-    ProtocolError or AuthenticationError for a worker.
+    Raises:
+        ConfigError: an argument is wrong; the message names it.
+        FormatError, UnsupportedError: a file cannot be read, or holds what dllama does not run.
+        ModelError: there is no such model, or it does not fit into memory.
+        TransportError, ProtocolError, AuthenticationError: a worker.
     """
 
     def __init__(
         self,
-        model: str | Path | None = None,
+        model: str | Path | None = options.MODEL.default,
         *,
-        tokenizer: str | Path | None = None,
-        nodes: int = 1,
+        tokenizer: str | Path | None = options.TOKENIZER.default,
+        nodes: int = options.NODES.default,
         workers: Sequence[str] = (),
-        transport: str | None = None,
-        threads: int | Sequence[int | None] | None = None,
-        shares: Sequence[float] | None = None,
-        buffer: str | None = None,
-        all_reduce: str = "auto",
-        timeout: float = settings.DEFAULT_TIMEOUT,
-        secret_file: str | Path | None = None,
-        max_seq_len: int | None = None,
-        contexts: int | None = 1,
-        kv_cache: str = "auto",
-        batch_size: int | None = None,
-        trace: bool = False,
-        progress: bool = False,
+        transport: str | None = options.TRANSPORT.default,
+        threads: int | Sequence[int | None] | None = options.THREADS.default,
+        shares: Sequence[float] | None = options.SHARES.default,
+        buffer: str | None = options.BUFFER.default,
+        all_reduce: str = options.ALL_REDUCE.default,
+        timeout: float = options.TIMEOUT.default,
+        secret_file: str | Path | None = options.SECRET_FILE.default,
+        max_seq_len: int | None = options.MAX_SEQ_LEN.default,
+        contexts: int | None = options.CONTEXTS.default,
+        kv_cache: str = options.KV_CACHE.default,
+        batch_size: int | None = options.BATCH_SIZE.default,
+        trace: bool = options.KEEP_TRACE.default,
+        progress: bool = options.PROGRESS.default,
     ) -> None:
-        self.nodes = settings.node_count(nodes, workers)
-        chosen = settings.transport_of(transport, self.nodes, workers)
-        self.transport: str | None = chosen.name if chosen else None
-        by_rank = settings.node_threads(threads, self.nodes, local=not workers)
-        self.threads = by_rank[0]
-        self.model_path = settings.model_file(model, progress)
-        self.name = settings.model_name(model, self.model_path)
+        layout = Layout.of(nodes, workers, transport, threads, secret_file)
+        self.nodes, self.threads = layout.world, layout.threads[0]
+        self.transport: str | None = layout.transport.name if layout.transport else None
+        self.model_path = model_file(model, progress)
+        self.name = model_name(model, self.model_path)
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
         self.stats = Stats()
         self.timelines: list[NodePass] = []
@@ -96,7 +86,7 @@ class LLM:
         self._failure: Exception | None = None
         with ModelFile.open(self.model_path) as file:
             self.spec: ModelSpec = file.spec
-            self._config = settings.run_config_of(
+            self._config = RunConfig.of(
                 self.spec,
                 self.nodes,
                 shares=shares,
@@ -110,8 +100,7 @@ class LLM:
             )
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._context = Context(self.spec.vocab_size, self.seq_len, self._config.contexts)
-            self.tokenizer = settings.tokenizer_of(self.model_path, tokenizer, self.spec)
-            layout = Layout(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
+            self.tokenizer = tokenizer_of(self.model_path, tokenizer, self.spec)
             self._root = Root(file, self._config, layout, progress)
             weakref.finalize(self, self._root.close)  # where nobody calls close
         self._traffic = self._root.traffic()
@@ -219,11 +208,11 @@ class LLM:
         prompt: str | Sequence[int],
         max_tokens: int | None = None,
         *,
-        temperature: float = 0.8,
-        top_p: float = 0.9,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        temperature: float = options.TEMPERATURE.default,
+        top_p: float = options.TOP_P.default,
+        top_k: int = options.TOP_K.default,
+        min_p: float = options.MIN_P.default,
+        repetition_penalty: float = options.REPETITION_PENALTY.default,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         stop_ids: Sequence[int] = (),
@@ -247,8 +236,8 @@ class LLM:
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
-        settings.alternatives(logprobs)
-        stops = settings.stop_strings(stop)
+        options.LOGPROBS.argument(logprobs)
+        stops = stop_strings(stop)
         if stops and self.tokenizer is None:
             raise ConfigError(f"stop is {stop!r}, but {self.model_path} has no tokenizer")
         ids = self._context.pending + self._prompt_ids(prompt)

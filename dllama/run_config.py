@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
+from dllama import options
+from dllama.errors import ConfigError, ProtocolError
+from dllama.model.file import tensor_table
+from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
+from dllama.option import Option, checked
 
-LEAST_SHARE, MOST_SHARE = 1e-6, 1e6
-MOST_CONTEXTS = 64
 WIRE = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
+MAX_LOGITS = 1 << 24  # numbers of all logits of a pass
+# Where nobody says how many contexts there are, they take this part of the model's bytes, or this
+# many bytes where that is more.
+CONTEXTS_PART, CONTEXTS_BYTES = 4, 10**9
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """What all nodes agree on.
 
-    shares: one per node, by rank. seq_len: positions of a context. half: KV cache in float16.
-    batch: most tokens of a pass. logits: most rows of logits of a pass. buffer: numbers of an
-    all-reduce (q80, f32, f16). all_reduce: auto, exchange, two-step. timeout: seconds. contexts:
-    how many have a KV cache.
+    Args:
+        shares: how much of the model each node holds, by rank.
+        seq_len: positions of a context.
+        half: whether the KV cache is float16, else float32.
+        batch: most tokens of a pass.
+        logits: most rows of logits of a pass.
+        buffer: numbers of an all-reduce: q80, f32 or f16.
+        all_reduce: auto, exchange or two-step.
+        timeout: seconds after which a node that does not answer is given up.
+        contexts: how many have a KV cache.
     """
 
     shares: tuple[float, ...]
@@ -27,9 +41,55 @@ class RunConfig:
     batch: int
     logits: int
     buffer: str
-    all_reduce: str = "auto"
-    timeout: float = 5.0
-    contexts: int = 1
+    all_reduce: str = options.ALL_REDUCE.default
+    timeout: float = options.TIMEOUT.default
+    contexts: int = options.CONTEXTS.default
+
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        nodes: int,
+        *,
+        shares: Sequence[float] | None = None,
+        buffer: str | None = None,
+        all_reduce: str | None = None,
+        timeout: float | None = None,
+        max_seq_len: int | None = None,
+        contexts: int | None = options.CONTEXTS.default,
+        kv_cache: str | None = None,
+        batch_size: int | None = None,
+    ) -> RunConfig:
+        """What follows from options for a model on some nodes; None stands for an option's default.
+
+        ConfigError for a value that an option does not take, or that does not fit the model.
+        """
+        seq_len = _context_length(max_seq_len, spec)
+        batch = min(options.BATCH_SIZE.argument(batch_size), seq_len)
+        half = _half_cache(options.KV_CACHE.argument(kv_cache), spec)
+        quantised = spec.weight_type.block_size > 1
+        return cls(
+            shares=_node_shares(shares, nodes),
+            seq_len=seq_len,
+            half=half,
+            batch=batch,
+            logits=max(1, min(batch, MAX_LOGITS // spec.vocab_size)),
+            buffer=options.BUFFER.argument(buffer) or ("q80" if quantised else "f32"),
+            all_reduce=options.ALL_REDUCE.argument(all_reduce),
+            timeout=options.TIMEOUT.argument(timeout),
+            contexts=context_count(contexts, spec, seq_len, half),
+        )
+
+    @classmethod
+    def from_json(cls, content: object, peer: str) -> RunConfig:
+        """The configuration that a peer sends; ProtocolError names the field that is wrong."""
+        if not isinstance(content, Mapping):
+            raise ProtocolError(f"{peer}: config is {type(content).__name__}, expected an object")
+        try:
+            values = checked(FIELDS, content)
+        except ValueError as error:
+            raise ProtocolError(f"{peer}: config: {error}") from None
+        return cls(**{**values, "shares": tuple(values["shares"])})
 
     @property
     def world(self) -> int:
@@ -46,3 +106,55 @@ class RunConfig:
         """Seconds a node waits for bytes of another; the rest of the timeout is for finding
         out which node is to blame."""
         return 0.8 * self.timeout
+
+
+# What each field may be in a message.
+FIELDS = (
+    options.SHARES,
+    replace(options.MAX_SEQ_LEN, name="seq_len", most=(1 << 31) - 1),
+    Option("half", bool, "whether the KV cache is float16"),
+    replace(options.BATCH_SIZE, name="batch"),
+    replace(options.BATCH_SIZE, name="logits"),
+    options.BUFFER,
+    options.ALL_REDUCE,
+    options.TIMEOUT,
+    options.CONTEXTS,
+)
+assert [option.name for option in FIELDS] == [field.name for field in fields(RunConfig)]
+
+
+def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, half: bool) -> int:
+    """How many contexts there are; None: as many as take little memory beside the model."""
+    if contexts is not None:
+        count: int = options.CONTEXTS.argument(contexts)
+        return count
+    width = 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * (2 if half else 4)
+    model = sum(info.nbytes for info in tensor_table(spec, 0).values())
+    room = max(model // CONTEXTS_PART, CONTEXTS_BYTES)
+    return max(1, min(options.DEFAULT_CONTEXTS, room // (width * seq_len)))
+
+
+def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:
+    """Positions of the context."""
+    option = replace(options.MAX_SEQ_LEN, most=spec.seq_len)
+    length: int | None = option.argument(max_seq_len)
+    return min(spec.seq_len, options.DEFAULT_SEQ_LEN) if length is None else length
+
+
+def _half_cache(kv_cache: str, spec: ModelSpec) -> bool:
+    """Whether keys and values are kept as float16."""
+    return kv_cache == "f16" or (kv_cache == "auto" and spec.weight_type is not WeightType.F32)
+
+
+def _node_shares(shares: Sequence[float] | None, nodes: int) -> tuple[float, ...]:
+    """One share for each node; equal ones unless given."""
+    if shares is None:
+        return (1.0,) * nodes
+    if len(shares) != nodes:
+        raise ConfigError(f"shares are {list(shares)}, expected {nodes}, one for each node")
+    try:
+        return tuple(options.SHARES.check(share) for share in shares)
+    except ValueError:
+        raise ConfigError(
+            f"shares are {list(shares)}, expected for each {options.SHARES.expected}"
+        ) from None

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. Packages and modules on one line may import each other.
 LAYERS = """
     errors progress
+    checks option options
     _kernels
     model
     text transports
@@ -20,7 +21,7 @@ LAYERS = """
     converter
     runtime
     cluster
-    settings engine conversation perplexity bench __init__
+    model_path engine conversation perplexity bench __init__
     server
     cli __main__
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from dllama.checks import is_flag, is_integer, is_number
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.spec import HiddenAct, RopeScaling, RopeType
 
@@ -34,7 +35,7 @@ def size(config: Config, field: str, path: object, default: int | None = None) -
     value = config.get(field)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_integer(value, 1):
         raise FormatError(path, field, repr(value), "a positive integer")
     return value
 
@@ -44,7 +45,7 @@ def number(config: Config, field: str, path: object, default: float | None = Non
     value = config.get(field)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < MOST:
+    if not is_number(value, 0, MOST, above=True):
         raise FormatError(path, field, repr(value), "a positive number")
     return float(value)
 
@@ -53,7 +54,7 @@ def flag(config: Config, field: str, path: object, default: bool) -> bool:
     """true or false; absent or null means the default."""
     value = config.get(field)
     value = default if value is None else value
-    if not isinstance(value, bool):
+    if not is_flag(value):
         raise FormatError(path, field, repr(value), "true or false")
     return value
 

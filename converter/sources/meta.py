@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dllama.checks import is_number
 from dllama.converter.sources.pytorch import PytorchFile
 from dllama.converter.sources.stored import MappedTensor, Stored
 from dllama.converter.tokenizers.folder import SourceTokenizer
@@ -214,7 +215,7 @@ class MetaFolder:
     def _positive(self, key: str) -> float:
         """A number of params.json."""
         value = self._params.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-3 < value < 1e9:
+        if not is_number(value, 1e-3, 1e9):
             raise FormatError(self.config_path, key, repr(value), "a positive number")
         return value
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from dllama.checks import is_flag
 from dllama.converter.sources.gguf_header import typed
 from dllama.converter.tokenizers.byte_level import STYLES, build_bytelevel
 from dllama.converter.tokenizers.folder import SourceTokenizer
@@ -143,7 +144,7 @@ class _Reader:
 
     def _flag(self, key: str, default: bool) -> bool:
         value = self._metadata.get(KEY + key, default)
-        if not isinstance(value, bool):
+        if not is_flag(value):
             raise self._error(key, repr(value), "true or false")
         return value
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dllama import __version__
 from dllama._kernels import cpu
 from dllama.cli import bench, chat, convert, info, perplexity, pull, run, serve, worker
-from dllama.cli.options import Parser
+from dllama.cli.parser import Parser, UsageError
 from dllama.errors import ConfigError, DllamaError
 
 COMMANDS = (run, chat, serve, worker, convert, pull, bench, perplexity, info)
@@ -28,9 +28,9 @@ examples:
   dllama chat                                   a conversation with it
   dllama convert Llama-3.2-1B --output llama    make a model folder
   dllama pull OWNER/NAME --output llama         the same from Hugging Face
-  dllama run --model llama --prompt "Once"      a text by that model
-  dllama run --model llama --nodes 4            the same, shared by 4 processes
-  dllama serve --model llama                    OpenAI's HTTP API, and a page to chat
+  dllama run -m llama "Once upon a time"        a text by that model
+  dllama run -m llama --nodes 4 "Once"          the same, shared by 4 processes
+  dllama serve llama                            OpenAI's HTTP API, and a page to chat
 
 Each command explains itself: dllama COMMAND --help
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Print an error as one line, return the exit status."""
+    """Print an error as one line, below the usage where that is wrong; return the exit status."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -83,6 +83,8 @@ def _report(error: Exception) -> int:
     message = " ".join(str(error).split())
     if not isinstance(error, (DllamaError, OSError, MemoryError)):
         message = f"unexpected {type(error).__name__}: {message} (--debug shows where)"
+    if isinstance(error, UsageError):
+        print(error.usage, file=sys.stderr, end="")
     print(f"dllama: error: {message or type(error).__name__}", file=sys.stderr)
     return WRONG_USAGE if isinstance(error, ConfigError) else FAILED
 

@@ -13,56 +13,38 @@ from tqdm import tqdm
 
 from dllama import LLM, transports
 from dllama.bench import COLUMNS, Case, Result, Work, cases, measure
-from dllama.cli import options
 from dllama.cli.files import check_output, write, write_json
-from dllama.cli.options import (
-    CLUSTER_OPTIONS,
-    MODEL_OPTIONS,
-    REPORT_OPTIONS,
-    SAMPLING_OPTIONS,
-    TRACE_OPTION,
-    WORK_OPTIONS,
-    add_command,
-    add_options,
-    settings,
-)
+from dllama.cli.options import ONE_OF, settings
+from dllama.cli.parser import add_command, add_options
 from dllama.cli.plot import plot
 from dllama.cli.prompt import prompt_ids, prompt_text
-from dllama.config import Option
 from dllama.errors import ConfigError
+from dllama.options import (
+    ALL_REDUCE,
+    BENCH_SAMPLING_OPTIONS,
+    BENCH_STEPS,
+    BENCH_TEXT_OPTIONS,
+    CLUSTER_OPTIONS,
+    COMPARED_OPTIONS,
+    MODEL,
+    MODEL_OPTIONS,
+    REPEATS,
+    REPORT_OPTIONS,
+    SAMPLING_OPTIONS,
+    TRACE,
+    WORK_OPTIONS,
+)
 from dllama.runtime.trace import NodePass, chrome_trace
-from dllama.settings import ALL_REDUCES, BUFFERS, MAX_NODES
 
-STEPS = 32
 EXAMPLES = """\
 dllama bench --nodes 1,2,4
-dllama bench --model llama --nodes 1,2,4 --transport blocking,unix --buffer q80,f32
-dllama bench --model llama --workers 10.0.0.2:9999 10.0.0.3:9999 --json bench.json"""
+dllama bench llama --nodes 1,2,4 --transport blocking,unix --buffer q80,f32
+dllama bench llama --workers 10.0.0.2:9999 10.0.0.3:9999 --json bench.json"""
 
-COMPARED = (
-    Option("nodes", int, "numbers of nodes (default: 1,2,4, or what --workers give)", "N",
-           least=1, most=MAX_NODES, several=True, commas=True),
-    Option("transport", str, "transports (default: all that connect the nodes)", "NAME",
-           several=True, commas=True),
-    Option("buffer", str, "what travels between nodes: q80, f32, f16 (default: the model's)",
-           "TYPE", several=True, commas=True),
-    Option("all_reduce", str, "auto, exchange, two-step (default: auto)", "NAME",
-           several=True, commas=True),
-)  # fmt: skip
-TEXT = (
-    Option("prompt", str, "the text to go on from (default: random tokens)", "TEXT"),
-    Option("prompt_file", str, "a file with the text to go on from", "FILE"),
-    Option("steps", int, f"tokens to generate (default: {STEPS})", "N", least=2),
-    Option("ignore_eos", bool, "go on after an end-of-sequence token, as a benchmark always does"),
-)
-SAMPLING = (
-    Option("temperature", float, "0 takes the likeliest token (default: 0)", "T", least=0),
-    *(option for option in SAMPLING_OPTIONS if option.name != "temperature"),
-)
-NAMES = tuple(option.name for option in COMPARED)
+NAMES = tuple(option.name for option in COMPARED_OPTIONS)
 CLUSTER = tuple(option for option in CLUSTER_OPTIONS if option.name not in NAMES)
 # --nodes says how many of the --workers to take, and does not take their place.
-ONE_OF = [group for group in options.ONE_OF if "workers" not in group]
+EXCLUSIVE = [group for group in ONE_OF if "workers" not in group]
 HEADINGS = ("nodes", "transport", "buffer", "all-reduce", "total ms", "inference", "transfer",
             "sent kB", "recv kB", "tokens/s", "prompt t/s", "speed-up")  # fmt: skip
 LLM_ARGUMENTS = [option.name for option in (*MODEL_OPTIONS, *CLUSTER)]
@@ -79,19 +61,19 @@ def add_parser(subparsers: Any) -> None:
         EXAMPLES,
     )
     groups = {
-        "compared (lists with commas or spaces between, all combinations)": COMPARED,
-        "text": TEXT,
-        "sampling": SAMPLING,
+        "compared (lists with commas or spaces between, all combinations)": COMPARED_OPTIONS,
+        "text": BENCH_TEXT_OPTIONS,
+        "sampling": BENCH_SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER,
-        "work and report": (*WORK_OPTIONS, *REPORT_OPTIONS, TRACE_OPTION),
+        "work and report": (*WORK_OPTIONS, *REPORT_OPTIONS, TRACE),
     }
-    add_options(parser, groups)
+    add_options(parser, groups, MODEL)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure all cases in turns, print the table of medians, write the files asked for."""
-    values = settings(args, ONE_OF)
+    values = settings(args, EXCLUSIVE)
     for name in NAMES:
         if name in values and not isinstance(values[name], list):
             values[name] = [values[name]]
@@ -108,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(values: dict[str, Any], timelines: list[NodePass]) -> list[Result]:
     """All cases, with a progress bar on a terminal."""
-    todo, work, repeats = _cases(values), _work(values), values.get("repeats", 3)
+    todo, work, repeats = _cases(values), _work(values), values.get("repeats", REPEATS.default)
     hidden = True if values.get("quiet") else None
     with tqdm(total=len(todo) * repeats, unit="run", disable=hidden, leave=False) as bar:
         return measure(
@@ -126,7 +108,7 @@ def _work(values: dict[str, Any]) -> Work:
     text = prompt_text(values)
     chosen = [option.name for option in SAMPLING_OPTIONS if option.name in values]
     return Work(
-        values.get("steps", STEPS),
+        values.get("steps", BENCH_STEPS.default),
         None if text is None else lambda llm: prompt_ids(llm, text),
         values.get("prompt_tokens"),
         {"temperature": 0.0, **{name: values[name] for name in chosen}},
@@ -139,16 +121,10 @@ def _cases(values: dict[str, Any]) -> list[Case]:
     nodes = values.get("nodes") or (list(range(1, len(workers) + 2)) if workers else [1, 2, 4])
     if workers and max(nodes) > len(workers) + 1:
         raise ConfigError(f"nodes is {max(nodes)}, but there are {len(workers)} workers")
-    for name, known in (("buffer", BUFFERS), ("all_reduce", ALL_REDUCES)):
-        for value in values.get(name, []):
-            if value not in known:
-                raise ConfigError(f"{name} is {value!r}, expected some of {', '.join(known)}")
     for name in BY_RANK:
         given = values.get(name)
         if isinstance(given, list) and len(given) < max(nodes):
             raise ConfigError(f"{name} are {given}, expected one for each of {max(nodes)} nodes")
-    for name in values.get("transport", []):
-        transports.get(name)
     return cases(
         nodes,
         values.get("transport") or _transports(workers),
@@ -178,7 +154,7 @@ def _open(case: Case, values: dict[str, Any]) -> LLM:
         **where,
         transport=case.transport,
         buffer=case.buffer,
-        all_reduce=case.all_reduce or "auto",
+        all_reduce=case.all_reduce or ALL_REDUCE.default,
         trace="trace" in values,
     )
 

@@ -10,20 +10,8 @@ from typing import Any
 from dllama import LLM
 from dllama.cli.console import Console, on_interrupt
 from dllama.cli.files import check_output, write_json
-from dllama.cli.options import (
-    CHAT_OPTIONS,
-    CLUSTER_OPTIONS,
-    MODEL_OPTIONS,
-    REPORT_OPTIONS,
-    SAMPLING_OPTIONS,
-    TRACE_OPTION,
-    add_command,
-    add_options,
-    open_model,
-    sampling,
-    settings,
-    template_name,
-)
+from dllama.cli.options import open_model, sampling, settings, template_name
+from dllama.cli.parser import add_command, add_options
 from dllama.cli.prompt import prompt_text
 from dllama.cli.report import plural, result
 from dllama.conversation import Conversation, read_messages, required_tokenizer, to_json
@@ -36,18 +24,27 @@ from dllama.errors import (
     OutputError,
     TemplateError,
 )
+from dllama.model_path import DEMO
+from dllama.options import (
+    CHAT_OPTIONS,
+    CLUSTER_OPTIONS,
+    MODEL,
+    MODEL_OPTIONS,
+    REPORT_OPTIONS,
+    SAMPLING_OPTIONS,
+    TRACE,
+)
 from dllama.runtime.stats import DECODE, PREFILL, Stats
 from dllama.runtime.trace import chrome_trace
-from dllama.settings import DEMO
 from dllama.text.stream import End, Token
 from dllama.text.template import ChatTemplate
 
 EXAMPLES = """\
 dllama chat
-dllama chat --model llama --system "Answer in one sentence."
-dllama chat --model llama --nodes 4
-dllama chat --model llama --template plain           a model that knows no chat format
-dllama chat --model llama --quiet < questions.txt    a message per line"""
+dllama chat llama --system "Answer in one sentence."
+dllama chat llama --nodes 4
+dllama chat llama --template plain           a model that knows no chat format
+dllama chat llama --quiet < questions.txt    a message per line"""
 HELP = """\
 A line is a message. It goes on in the next line after a backslash at its end; lines between \"\"\"
 and \"\"\" are one message. Ctrl-C stops an answer, Ctrl-D ends the conversation.
@@ -77,9 +74,9 @@ def add_parser(subparsers: Any) -> None:
             SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER_OPTIONS,
-        "report": (*REPORT_OPTIONS, TRACE_OPTION),
+        "report": (*REPORT_OPTIONS, TRACE),
     }  # fmt: skip
-    add_options(parser, groups)
+    add_options(parser, groups, MODEL)
     parser.description = f"Have a conversation with a model.\n\n{HELP}"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dllama.cli.options import THREADS, add_command, add_option
+from dllama.cli.parser import add_command, add_option
 from dllama.converter import convert
 from dllama.converter.convert import WEIGHTS
+from dllama.options import CONVERSION_OPTIONS, OUTPUT
 
 EXAMPLES = """\
 dllama convert Llama-3.2-1B --output llama --weights q40
@@ -28,19 +30,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "source", metavar="SRC", help="folder with config.json or params.json, or GGUF file"
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    add_option(parser, OUTPUT, required=True)
     add_conversion_options(parser)
 
 
 def add_conversion_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that converts."""
-    parser.add_argument(
-        "--weights",
-        choices=WEIGHTS,
-        help="type of the weights (default: q40; for a GGUF file the one nearest to its own)",
-    )
-    add_option(parser, THREADS)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no report")
+    for option in CONVERSION_OPTIONS:
+        add_option(parser, replace(option, choices=WEIGHTS) if option.name == "weights" else option)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,21 +6,20 @@ import argparse
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from enum import IntEnum
 from typing import Any
 
-from dllama import __version__, settings, transports
+from dllama import __version__, transports
 from dllama._kernels import cpu
-from dllama.cli.options import (
-    CLUSTER_OPTIONS,
-    CONTEXTS_OPTION,
-    MODEL_OPTIONS,
-    add_command,
-    add_options,
-)
+from dllama.checks import is_flag
+from dllama.cli.parser import add_command, add_options
+from dllama.cluster.layout import node_count, thread_count
 from dllama.graph.shard import split
 from dllama.model.file import ModelFile, TensorInfo
+from dllama.model_path import model_file
+from dllama.options import INFO_OPTIONS, MODEL
+from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
 from dllama.text.tokenizer import Tokenizer
 
@@ -28,11 +27,6 @@ EXAMPLES = """\
 dllama info
 dllama info llama --max-seq-len 2048
 dllama info llama --nodes 4 --shares 2,1,1,1"""
-NAMES = ("max_seq_len", "kv_cache", "threads", "nodes", "shares", "buffer", "all_reduce")
-OPTIONS = (
-    *(option for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS) if option.name in NAMES),
-    replace(CONTEXTS_OPTION, help="contexts, as of dllama serve (default: 1, as elsewhere)"),
-)
 Rows = Iterator[tuple[str, str]]
 
 
@@ -45,22 +39,16 @@ def add_parser(subparsers: Any) -> None:
         "Show a model's header, tensors and memory, or without arguments what this machine offers.",
         EXAMPLES,
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        metavar="MODEL",
-        help="model folder, .m or GGUF file (with an option of memory: the demo model)",
-    )
-    add_options(parser, {"memory": OPTIONS}, config=False)
+    add_options(parser, {"model": (MODEL,), "memory": INFO_OPTIONS}, MODEL, config=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table; the model is not loaded."""
-    asked = any(getattr(args, option.name) is not None for option in OPTIONS)
+    asked = any(getattr(args, option.name) is not None for option in INFO_OPTIONS)
     if args.model is None and not asked:
         _print(_machine())
         return 0
-    path = settings.model_file(args.model, progress=True)
+    path = model_file(args.model, progress=True)
     with ModelFile.open(path) as file:
         memory = list(_memory(file, args))  # first, because it checks the arguments
         _print(_header(file))
@@ -101,7 +89,7 @@ def _header(file: ModelFile) -> Rows:
 
 def _word(value: object) -> str:
     """A field of the header as words."""
-    if isinstance(value, bool):
+    if is_flag(value):
         return "yes" if value else "no"
     if isinstance(value, IntEnum):
         return value.name.lower()
@@ -136,8 +124,8 @@ def _print_tensors(file: ModelFile) -> None:
 
 def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
     """What each node allocates, and what it holds."""
-    nodes = settings.node_count(args.nodes or 1, ())
-    config = settings.run_config_of(
+    nodes = node_count(args.nodes or 1, ())
+    config = RunConfig.of(
         file.spec,
         nodes,
         shares=args.shares,
@@ -147,7 +135,7 @@ def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
         contexts=args.contexts or 1,
         kv_cache=args.kv_cache,
     )
-    threads = settings.thread_count(args.threads, nodes)
+    threads = thread_count(args.threads, nodes)
     times = f"{config.contexts} x " if config.contexts > 1 else ""
     cache = f"{times}{config.seq_len} positions in {'f16' if config.half else 'f32'}"
     for shard in split(file.spec, config.shares, config.exact):

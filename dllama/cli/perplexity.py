@@ -10,25 +10,23 @@ from tqdm import tqdm
 
 from dllama import LLM
 from dllama.cli.files import check_output, read_text, write_json
-from dllama.cli.options import (
+from dllama.cli.options import open_model, settings
+from dllama.cli.parser import add_command, add_options
+from dllama.errors import ModelError
+from dllama.options import (
     CLUSTER_OPTIONS,
-    CONTEXT_OPTION,
-    DEFAULT_CONTEXT,
+    DEFAULT_WINDOW,
     MODEL_OPTIONS,
     REPORT_OPTIONS,
-    TRACE_OPTION,
-    add_command,
-    add_options,
-    open_model,
-    settings,
+    TRACE,
+    WINDOW,
 )
-from dllama.errors import ModelError
 from dllama.perplexity import Perplexity, perplexity
 from dllama.runtime.trace import NodePass, chrome_trace
 
 EXAMPLES = """\
 dllama perplexity text.txt
-dllama perplexity text.txt --model llama --context 2048"""
+dllama perplexity text.txt -m llama --context 2048"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,10 +40,10 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text")
     groups = {
-        "text": (CONTEXT_OPTION,),
+        "text": (WINDOW,),
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER_OPTIONS,
-        "report": (*REPORT_OPTIONS, TRACE_OPTION),
+        "report": (*REPORT_OPTIONS, TRACE),
     }
     add_options(parser, groups)
 
@@ -58,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(values.get("trace"))
     timelines: list[NodePass] = []
     with open_model(values) as llm:
-        context = values.get("context", min(DEFAULT_CONTEXT, llm.seq_len))
+        context = values.get("context", min(DEFAULT_WINDOW, llm.seq_len))
         begin = time.perf_counter()
         measured = _measure(llm, text, context, bool(values.get("quiet")), timelines)
         rate = measured.tokens / (time.perf_counter() - begin)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dllama.cli.convert import add_conversion_options, convert_and_report
-from dllama.cli.options import add_command
+from dllama.cli.parser import add_command, add_option
 from dllama.converter.convert import checked_output
 from dllama.converter.hub import Hub, download
+from dllama.options import PULL_OPTIONS
 
 EXAMPLES = """\
 dllama pull TinyLlama/TinyLlama-1.1B-Chat-v1.0 --output tinyllama
@@ -26,17 +27,8 @@ def add_parser(subparsers: Any) -> None:
         EXAMPLES,
     )
     parser.add_argument("repo", metavar="REPO", help="OWNER/NAME")
-    parser.add_argument(
-        "--output", metavar="DIR", help="the folder to write (default: the repository's name)"
-    )
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
-    parser.add_argument("--file", metavar="NAME", help="convert this GGUF file of the repository")
-    parser.add_argument(
-        "--endpoint", metavar="URL", help="a mirror of the hub (default: HF_ENDPOINT, if set)"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="keep the download in the cache folder afterwards"
-    )
+    for option in PULL_OPTIONS:
+        add_option(parser, option)
     add_conversion_options(parser)
 
 

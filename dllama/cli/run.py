@@ -9,32 +9,31 @@ from typing import Any
 
 from dllama import LLM
 from dllama.cli.files import check_output, write_json
-from dllama.cli.options import (
+from dllama.cli.options import open_model, sampling, settings
+from dllama.cli.parser import add_command, add_options
+from dllama.cli.prompt import prompt_ids, prompt_text, written_ids
+from dllama.cli.report import report, result
+from dllama.options import (
     CLUSTER_OPTIONS,
     DEFAULT_STEPS,
     DEMO_PROMPT,
     MODEL_OPTIONS,
+    PROMPT,
     REPORT_OPTIONS,
     SAMPLING_OPTIONS,
     TEXT_OPTIONS,
-    TRACE_OPTION,
-    add_command,
-    add_options,
-    open_model,
-    sampling,
-    settings,
+    TRACE,
 )
-from dllama.cli.prompt import prompt_ids, prompt_text, written_ids
-from dllama.cli.report import report, result
 from dllama.runtime.trace import chrome_trace
 from dllama.text.stream import Token
 
 EXAMPLES = """\
 dllama run
-dllama run --model llama --prompt "Once upon a time" --steps 64
-dllama run --model llama --prompt-file letter.txt --temperature 0 --json costs.json
+dllama run "ROMEO:"
+dllama run -m llama "Once upon a time" --steps 64
+dllama run -m llama --prompt-file letter.txt --temperature 0 --json costs.json
 dllama run --nodes 4
-dllama run --model llama --workers 10.0.0.2:9999 10.0.0.3:9999 --transport nonblocking"""
+dllama run -m llama --workers 10.0.0.2:9999 10.0.0.3:9999 --transport nonblocking"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -48,13 +47,13 @@ def add_parser(subparsers: Any) -> None:
             SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER_OPTIONS,
-        "report": (*REPORT_OPTIONS, TRACE_OPTION),
+        "report": (*REPORT_OPTIONS, TRACE),
     }  # fmt: skip
-    add_options(parser, groups)
+    add_options(parser, groups, PROMPT)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the text to stdout as it comes, and its costs to stderr behind it."""
+    """Print the text to stdout as it comes, and then its costs to stderr."""
     values = settings(args)
     text = _prompt_text(values)
     check_output(values.get("json"))

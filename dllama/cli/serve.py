@@ -10,32 +10,30 @@ from importlib.util import find_spec
 from typing import Any
 
 from dllama.cli.addresses import check_guarded, is_public
-from dllama.cli.options import (
+from dllama.cli.options import open_model, sampling, settings, template_name
+from dllama.cli.parser import add_command, add_options
+from dllama.cluster.protocol import read_secret
+from dllama.errors import ConfigError
+from dllama.options import (
     CLUSTER_OPTIONS,
+    LISTEN,
+    LOG_QUIET,
+    MODEL,
     MODEL_OPTIONS,
+    QUEUE,
     SAMPLING_OPTIONS,
     SERVER_OPTIONS,
-    TEMPLATE_OPTION,
-    add_command,
-    add_options,
-    open_model,
-    sampling,
-    settings,
-    template_name,
+    TEMPLATE,
 )
-from dllama.cluster.protocol import read_secret
-from dllama.config import Option
-from dllama.errors import ConfigError
 
 log = logging.getLogger("dllama.server")
 
-DEFAULT_ADDRESS = "127.0.0.1:8080"
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")  # of the extra `serve`
 EXAMPLES = """\
 dllama serve
-dllama serve --model llama --listen 127.0.0.1:8080
-dllama serve --model llama --listen 0.0.0.0:8080 --api-key-file key.txt
-dllama serve --model llama --workers 10.0.0.2:9999 10.0.0.3:9999"""
+dllama serve llama --listen 127.0.0.1:8080
+dllama serve llama --listen 0.0.0.0:8080 --api-key-file key.txt
+dllama serve llama --workers 10.0.0.2:9999 10.0.0.3:9999"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -46,14 +44,14 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     groups = {
         "server": SERVER_OPTIONS,
-        "model": (*MODEL_OPTIONS, TEMPLATE_OPTION),
+        "model": (*MODEL_OPTIONS, TEMPLATE),
         "sampling, where a request says nothing (defaults: generation_config.json of the model "
         "folder, or as given here)":
             tuple(option for option in SAMPLING_OPTIONS if option.name != "seed"),
         "cluster": CLUSTER_OPTIONS,
-        "log": (Option("quiet", bool, "log warnings only"),),
+        "log": (LOG_QUIET,),
     }  # fmt: skip
-    add_options(parser, groups)
+    add_options(parser, groups, MODEL)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     quiet = values.get("quiet", False)
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     key = _read_key(values.get("api_key_file"))
-    address = values.get("listen", DEFAULT_ADDRESS)
+    address = values.get("listen", LISTEN.default)
     check_guarded(address, key, values.get("insecure", False), "--api-key-file")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # while the model is opened
     _serve(values, address, key)
@@ -76,12 +74,12 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
     """Open the model and answer requests."""
     from dllama.server.app import make_app
     from dllama.server.metrics import Metrics
-    from dllama.server.scheduler import DEFAULT_QUEUE, Scheduler
+    from dllama.server.scheduler import Scheduler
     from dllama.server.served import Served
     from dllama.server.service import bind, serve, url_of
 
     metrics = Metrics()
-    limit = values.get("queue", DEFAULT_QUEUE)
+    limit = values.get("queue", QUEUE.default)
     scheduler = Scheduler(lambda: open_model(values, values.get("contexts")), metrics, limit)
     with bind(address) as listener, closing(scheduler):
         llm = scheduler.load()

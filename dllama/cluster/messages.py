@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
-from dllama._kernels.comm.communicator import ALGORITHMS
 from dllama.cluster.protocol import Want
 from dllama.errors import DllamaError, ProtocolError
 from dllama.model.header import read_header
 from dllama.model.spec import ModelSpec
-from dllama.run_config import LEAST_SHARE, MOST_CONTEXTS, MOST_SHARE, WIRE, RunConfig
+from dllama.option import Option, checked
+from dllama.options import MAX_NODES, THREADS
+from dllama.run_config import RunConfig
 
-MAX_NODES = 256
-MAX_THREADS = 1024
-MAX_NUMBER = 1 << 53  # beyond it a float is another number
 RUN = struct.Struct("<IqIBBHH")
 
 
@@ -23,11 +21,16 @@ RUN = struct.Struct("<IqIBBHH")
 class Join:
     """The root's invitation to one worker.
 
-    session: the cluster's name, in hex, which its nodes show when they connect to each other.
-    addresses: of all nodes by rank, empty for the root. header: of the model file, in hex.
-    model: names the model's content, so that a worker can tell whether it still has it. threads:
-    for computing, 0 for what the worker was started with. crowded: nodes share processors, so
-    that waiting must not keep them busy.
+    Args:
+        session: the cluster's name, in hex, which its nodes show when they connect to each other.
+        rank: of the worker.
+        addresses: of all nodes by rank, "" for the root.
+        transport: how nodes are connected.
+        header: of the model file, in hex.
+        model: a digest of the model's content, so that a worker knows whether it still has it.
+        threads: for computing, 0 for what the worker was started with.
+        crowded: nodes share processors, so waiting must not keep them busy.
+        config: what all nodes agree on.
     """
 
     session: str
@@ -46,38 +49,18 @@ class Join:
 
     @classmethod
     def from_json(cls, content: dict[str, Any], peer: str) -> Join:
-        """The checked content of a JOIN message; ProtocolError names the field."""
-        take = _Fields(content, peer)
-        config = _Fields(take.value("config", dict), peer)
-        shares = config.values("shares", float)
-        join = cls(
-            session=take.value("session", str),
-            rank=take.number("rank", 1, MAX_NODES - 1),
-            addresses=tuple(take.values("addresses", str)),
-            transport=take.value("transport", str),
-            header=take.value("header", str),
-            model=take.value("model", str),
-            threads=take.number("threads", 0, MAX_THREADS),
-            crowded=take.value("crowded", bool),
-            config=RunConfig(
-                shares=tuple(shares),
-                seq_len=config.number("seq_len", 1, 1 << 31),
-                half=config.value("half", bool),
-                batch=config.number("batch", 1, 4096),
-                logits=config.number("logits", 1, 4096),
-                buffer=config.choice("buffer", tuple(WIRE)),
-                all_reduce=config.choice("all_reduce", tuple(ALGORITHMS)),
-                timeout=float(config.value("timeout", float)),
-                contexts=config.number("contexts", 1, MOST_CONTEXTS),
-            ),
-        )
+        """The checked content of a JOIN message; ProtocolError names the field that is wrong."""
+        try:
+            values = checked(FIELDS, content)
+        except ValueError as error:
+            raise ProtocolError(f"{peer}: {error}") from None
+        values["addresses"] = tuple(values["addresses"])
+        join = cls(**values, config=RunConfig.from_json(content.get("config"), peer))
         world = len(join.addresses)
-        if not all(LEAST_SHARE <= share <= MOST_SHARE for share in shares):
-            raise ProtocolError(f"{peer}: shares are {shares}")
-        if not 2 <= world <= MAX_NODES or len(shares) != world or join.rank >= world:
-            raise ProtocolError(f"{peer}: rank {join.rank} of {world} nodes, {len(shares)} shares")
-        if not 0.1 <= join.config.timeout <= 86400:
-            raise ProtocolError(f"{peer}: timeout is {join.config.timeout}")
+        if not 2 <= world <= MAX_NODES or join.config.world != world or join.rank >= world:
+            raise ProtocolError(
+                f"{peer}: rank {join.rank} of {world} nodes, {join.config.world} shares"
+            )
         return join
 
     def spec(self, peer: str) -> ModelSpec:
@@ -89,6 +72,19 @@ class Join:
         if self.config.seq_len > spec.seq_len or self.config.batch > self.config.seq_len:
             raise ProtocolError(f"{peer}: {self.config} does not fit {spec}")
         return spec
+
+
+# What the fields of Join, but for its config, may be in a message.
+FIELDS = (
+    Option("session", str, "the name of the cluster"),
+    Option("rank", int, "of the worker", least=1, most=MAX_NODES - 1),
+    Option("addresses", str, "of all nodes", several=True),
+    Option("transport", str, "how nodes are connected"),
+    Option("header", str, "of the model file"),
+    Option("model", str, "the digest of its content"),
+    replace(THREADS, least=0),
+    Option("crowded", bool, "whether nodes share processors"),
+)
 
 
 @dataclass(frozen=True)
@@ -130,38 +126,3 @@ class Run:
         ):
             raise ProtocolError(f"{peer}: cannot run {RUN.unpack(content)}")
         return cls(tokens, position, first, form, Want(want), context, source)
-
-
-class _Fields:
-    """Values of a JSON object by name and type."""
-
-    def __init__(self, content: dict[str, Any], peer: str) -> None:
-        self._content = content
-        self._peer = peer
-
-    def value(self, name: str, kind: type) -> Any:
-        found = self._content.get(name)
-        if kind is float and type(found) is int and abs(found) < MAX_NUMBER:
-            found = float(found)
-        if type(found) is not kind:
-            shown = str(found)[:100]
-            raise ProtocolError(f"{self._peer}: {name} is {shown!r}, not {kind.__name__}")
-        return found
-
-    def values(self, name: str, kind: type) -> list[Any]:
-        found = self.value(name, list)
-        if len(found) > MAX_NODES:
-            raise ProtocolError(f"{self._peer}: {name} has {len(found)} values")
-        return [_Fields({name: item}, self._peer).value(name, kind) for item in found]
-
-    def number(self, name: str, least: int, most: int) -> int:
-        found: int = self.value(name, int)
-        if not least <= found <= most:
-            raise ProtocolError(f"{self._peer}: {name} is {found}, expected {least} to {most}")
-        return found
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        found: str = self.value(name, str)
-        if found not in choices:
-            raise ProtocolError(f"{self._peer}: {name} is {found[:100]!r}, expected {choices}")
-        return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels import cpu
 from dllama.cluster.coordinator import Coordinator
+from dllama.cluster.layout import Layout
 from dllama.cluster.local import LocalWorkers
 from dllama.cluster.messages import Run
 from dllama.cluster.protocol import Want
@@ -21,21 +21,6 @@ from dllama.runtime.node import Node, graph_of
 from dllama.runtime.trace import NodePass
 from dllama.sampling.remote import RemoteShards
 from dllama.sampling.sampler import LocalShards, VocabularyShards
-from dllama.transports import Transport
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the nodes are: at addresses, or on this machine if there are none.
-
-    transport: None for a node that is alone. secret: what nodes prove to each other. threads: of
-    every node by rank, 0 for what a worker was started with.
-    """
-
-    transport: Transport | None
-    addresses: tuple[str, ...] = ()
-    secret: bytes | None = None
-    threads: tuple[int, ...] = (1,)
 
 
 class Root:

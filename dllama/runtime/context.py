@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dllama import settings
+from dllama.checks import integer
 from dllama.errors import ConfigError, ContextError
 from dllama.runtime.contexts import Contexts
 
@@ -69,7 +69,7 @@ class Context:
 
     def check(self, tokens: Sequence[int]) -> list[int]:
         """The tokens as integers; ConfigError for one out of range."""
-        ids = [settings.token_id(token) for token in tokens]
+        ids = [integer("token id", token) for token in tokens]
         for token in ids:
             if not 0 <= token < self._vocab_size:
                 raise ConfigError(f"token id is {token}, expected 0 to {self._vocab_size - 1}")
@@ -92,7 +92,6 @@ class Context:
         room = self._seq_len - self.position - prompt + 1
         if max_tokens is None:
             return room
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0:
-            raise ConfigError(f"max_tokens is {max_tokens!r}, expected an integer of at least 0")
-        self.require(prompt + max(0, max_tokens - 1))
-        return max_tokens
+        count = integer("max_tokens", max_tokens, 0)
+        self.require(prompt + max(0, count - 1))
+        return count

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from dllama._kernels.ops.sampling import MAX_OCTAVE, OCTAVES
 from dllama.errors import ProtocolError
+from dllama.options import MAX_SEED
 from dllama.sampling.sampler import (
     LEAST_TEMPERATURE,
-    MAX_SEED,
     MOST_TEMPERATURE,
     Cut,
     Draw,

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dllama import options
 from dllama._kernels.ops import sampling
-from dllama.errors import ConfigError, DllamaError, ModelError
+from dllama.errors import DllamaError, ModelError
 
-MAX_SEED = (1 << 64) - 1
 # Beyond these, sampling is taking the best token, or any token, to more digits than matter.
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 
@@ -33,36 +32,27 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 class SamplerConfig:
     """How to choose a token; ConfigError for a value out of range.
 
-    temperature: 0 takes the best token. top_p: keep the fewest best tokens that together
-    have this probability. top_k: keep the k best (0: all). min_p: keep tokens at least this
-    probable, relative to the best. repetition_penalty: logits of tokens in the context are
-    divided by it if positive, else multiplied (Keskar et al. 2019, CTRL). seed: None draws one.
+    Args:
+        temperature: 0 takes the best token.
+        top_p: keep the fewest best tokens that together have this probability.
+        top_k: keep the k best, 0: all.
+        min_p: keep tokens at least this probable, relative to the best.
+        repetition_penalty: logits of tokens in the context are divided by it if positive, else
+            multiplied (Keskar et al. 2019, CTRL).
+        seed: None draws one.
     """
 
-    temperature: float = 0.8
-    top_p: float = 0.9
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
+    temperature: float = options.TEMPERATURE.default
+    top_p: float = options.TOP_P.default
+    top_k: int = options.TOP_K.default
+    min_p: float = options.MIN_P.default
+    repetition_penalty: float = options.REPETITION_PENALTY.default
+    seed: int | None = options.SEED.default
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, lambda value: value >= 0, "0 or more")
-        _check("top_p", self.top_p, lambda value: 0 < value <= 1, "more than 0, at most 1")
-        _check("min_p", self.min_p, lambda value: 0 <= value <= 1, "0 to 1")
-        positive = "more than 0"
-        _check("repetition_penalty", self.repetition_penalty, lambda value: value > 0, positive)
-        for name, value, most in (("top_k", self.top_k, 1 << 31), ("seed", self.seed, MAX_SEED)):
-            if name == "seed" and value is None:
-                continue
-            if not isinstance(value, int) or not 0 <= value <= most:
-                raise ConfigError(f"{name} is {value!r}, expected an integer of at least 0")
-
-
-def _check(name: str, value: float, holds: Callable[[float], bool], expected: str) -> None:
-    number = isinstance(value, Real) and math.isfinite(value)
-    if not number or not holds(value):
-        raise ConfigError(f"{name} is {value!r}, expected {expected}")
+        for option in options.SAMPLING_OPTIONS:
+            if option is not options.SEED or self.seed is not None:
+                option.require(getattr(self, option.name))
 
 
 class Draw(NamedTuple):

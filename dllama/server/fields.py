@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
+from dllama.checks import expected_text, is_flag, is_integer, is_number
 from dllama.server.problems import ApiError, shown
 
 
@@ -37,25 +37,25 @@ class Fields:
         value = self.take(name)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        right = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-        if value is not None and not right:
-            raise wrong(self._where + name, value, f"an integer from {least} to {most}")
-        return None if value is None else int(value)
+        if value is None:
+            return None
+        if not is_integer(value, least, most):
+            raise wrong(self._where + name, value, expected_text("an integer", least, most))
+        return value
 
     def number(self, name: str, least: float, most: float) -> float | None:
         """Take a finite number in a range."""
         value = self.take(name)
         if value is None:
             return None
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not right or not least <= value <= most or not math.isfinite(value):
-            raise wrong(self._where + name, value, f"a number from {least:g} to {most:g}")
+        if not is_number(value, least, most):
+            raise wrong(self._where + name, value, expected_text("a number", least, most))
         return float(value)
 
     def boolean(self, name: str) -> bool:
         """Take true or false; an absent field is false."""
         value = self.take(name)
-        if value is not None and not isinstance(value, bool):
+        if value is not None and not is_flag(value):
             raise wrong(self._where + name, value, "true or false")
         return bool(value)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllama.errors import ConfigError
-from dllama.sampling.sampler import MAX_SEED, SamplerConfig
+from dllama.options import MAX_SEED, MAX_TOP_K
+from dllama.sampling.sampler import SamplerConfig
 from dllama.server.fields import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 
@@ -127,7 +128,7 @@ def _sampling(fields: Fields) -> dict[str, Any]:
     values: dict[str, Any] = {
         "temperature": fields.number("temperature", 0, 2),
         "top_p": fields.number("top_p", 0, 1),
-        "top_k": fields.integer("top_k", 0, 1 << 31),
+        "top_k": fields.integer("top_k", 0, MAX_TOP_K),
         "min_p": fields.number("min_p", 0, 1),
         "repetition_penalty": fields.number("repetition_penalty", 0, 100),
         "seed": fields.integer("seed", -(1 << 63), MAX_SEED),

@@ -17,13 +17,13 @@ from typing import Any
 
 from dllama import LLM, Token
 from dllama.errors import ContextError, DllamaError, ProtocolError
+from dllama.options import QUEUE
 from dllama.server.metrics import Metrics
 from dllama.server.problems import ApiError
 from dllama.text.stream import End
 
 log = logging.getLogger("dllama.server")
 
-DEFAULT_QUEUE = 32  # maximum number of waiting requests
 GRACE = 8.0  # seconds that the running request may take when the server stops
 RETRY = 1.0  # seconds between attempts to reconnect the cluster
 PING = 1.0  # seconds without work after which the workers are checked
@@ -95,7 +95,7 @@ class Scheduler:
         self,
         open_model: Callable[[], LLM],
         metrics: Metrics,
-        limit: int = DEFAULT_QUEUE,
+        limit: int = QUEUE.default,
         grace: float = GRACE,
     ) -> None:
         self._open_model = open_model

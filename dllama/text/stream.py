@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from dllama.errors import ConfigError
 from dllama.text.tokenizer import Tokenizer
 
 
@@ -39,6 +40,16 @@ class Token:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     end: End | None = None
+
+
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop strings as a tuple; ConfigError for one that is empty or no text."""
+    if stop is None:
+        return ()
+    stops = tuple(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else (stop,)
+    if any(not isinstance(text, str) or not text for text in stops):
+        raise ConfigError(f"stop is {stop!r}, expected strings that are not empty")
+    return stops
 
 
 class TextStream:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dllama.checks import is_flag, is_integer
 from dllama.errors import FormatError, ModelError
 from dllama.model.json_file import read_json_if_any
 
@@ -66,7 +67,7 @@ def read_tokenizer_config(
     return TokenizerConfig(
         bos_id=bos[0] if bos else None,
         eos_ids=tuple(dict.fromkeys(eos)),
-        add_bos=add_bos if isinstance(add_bos, bool) else None,
+        add_bos=add_bos if is_flag(add_bos) else None,
         chat_template=_chat_template(folder, tokenizer.get("chat_template")),
         special_tokens=_special_tokens(tokenizer),
     )
@@ -102,7 +103,7 @@ def _ids(path: Path, key: str, values: dict[str, Any], vocab_size: int) -> Itera
     for index in value if isinstance(value, list) else [value]:
         if index is None:
             continue
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < vocab_size:
+        if not is_integer(index, 0, vocab_size - 1):
             raise FormatError(path, key, repr(index), f"a token id below {vocab_size}")
         yield index
 

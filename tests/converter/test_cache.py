@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import dllama
-from dllama import settings
 from dllama.cli import main
 from dllama.converter import cache
 from dllama.converter.cache import cached_model
 from dllama.errors import DllamaError, ModelError
+from dllama.model_path import model_file, model_name
 
 pytest.importorskip("gguf")
 ggufmodel = pytest.importorskip("ggufmodel")
@@ -52,7 +52,7 @@ def folders(home):
 def test_converts_once(home, path, conversions):
     first = cached_model(path, progress=False)
     assert folders(home) == [first]
-    assert settings.model_file(path) == first / "model.m"
+    assert model_file(path) == first / "model.m"
     assert cached_model(path, progress=False) == first
     assert len(conversions) == 1
 
@@ -64,13 +64,13 @@ def test_is_called_as_the_file(home, path, tmp_path):
     made = cached_model(path) / "model.m"
     names = {"Qwen3-0.6B-Q8_0.gguf": "Qwen3-0.6B-Q8_0", "big-00001-of-00003.gguf": "big"}
     for file, name in names.items():
-        assert settings.model_name(path.rename(tmp_path / file), made) == name
+        assert model_name(path.rename(tmp_path / file), made) == name
         (tmp_path / file).rename(path)
     folder = tmp_path / "llama"
     folder.symlink_to(made.parent)
-    assert settings.model_name(folder, folder / "model.m") == "llama"
-    assert settings.model_name(None, settings.model_file(None)) == "demo"
-    assert settings.model_name("x/7b.m", tmp_path / "7b.m") == "7b"
+    assert model_name(folder, folder / "model.m") == "llama"
+    assert model_name(None, model_file(None)) == "demo"
+    assert model_name("x/7b.m", tmp_path / "7b.m") == "7b"
 
 
 def test_runs_from_the_file(home, path, conversions, capsys):

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from dllama.config import Option, generation_defaults, read_config
+from dllama.config import generation_defaults, read_config
 from dllama.errors import ConfigError, FormatError, InputError
+from dllama.option import Option
 
 STEPS = Option("steps", int, "how many", least=0)
 TOP_P = Option("top_p", float, "how likely", least=0, most=1, above=True)
@@ -197,7 +198,7 @@ def test_a_list_of_nodes(tmp_path):
         ("nodes:\n- {}\n- a:1", "line 3: expected a node with address, share, threads"),
         ("nodes:\n- {}\n- address: a:1\n  port: 1", "line 4: port: expected each of address"),
         ("nodes:\n- threads: 0\n- address: a:1", "line 2: threads: found 0, expected an integer"),
-        ("nodes:\n- share: 0\n- address: a:1", "line 2: share: found 0.0, expected a number of"),
+        ("nodes:\n- share: 0\n- address: a:1", "line 2: share: found 0, expected a number from"),
         ("nodes:\n- {}\n- share: 1\n  address: A", "line 4: address: address is 'A'"),
         ("\nworkers: [a, B]", "line 2: workers: address is 'B'"),
         ("nodes:\n- [1]: 2\n- address: a:1", "line 2: "),

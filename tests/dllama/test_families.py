@@ -16,7 +16,6 @@ from oracle.model_file import read_model
 from safetensors.numpy import load_file, save_file
 
 import dllama
-from dllama import settings
 from dllama._kernels import cpu
 from dllama._kernels.tasks import Op
 from dllama.converter import convert
@@ -25,6 +24,7 @@ from dllama.errors import DllamaError, FormatError, UnsupportedError
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
+from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
 
 MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral")
@@ -130,7 +130,7 @@ def test_more_nodes_than_kv_heads(standing, folder_of, name, nodes):
         memory = [llm.memory(rank) for rank in range(nodes)]
     assert np.abs(result - expected).max() < 1e-4 * expected.std()
     with ModelFile.open(folder / "model.m") as file:
-        config = settings.run_config_of(file.spec, nodes, buffer="f32")
+        config = RunConfig.of(file.spec, nodes, buffer="f32")
         assert [footprint(file, config, threads=1, rank=r) for r in range(nodes)] == memory
 
 
@@ -209,7 +209,7 @@ def test_same_bits_on_every_instruction_set(folder_of, tmp_path):
 def test_two_transfers_a_layer(folder_of, name):
     """Whatever a layer does besides, only two sums travel."""
     with ModelFile.open(folder_of(name, "q40") / "model.m") as file:
-        config = settings.run_config_of(file.spec, 4)
+        config = RunConfig.of(file.spec, 4)
         graph = dllama.runtime.node.graph_of(file.spec, config, 1)
     sums = [task.layer for task in graph.tasks if task.op is Op.ALL_REDUCE]
     assert sums == [0, 0, 1, 1]

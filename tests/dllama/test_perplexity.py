@@ -11,8 +11,8 @@ from oracle.model_file import read_model
 
 import dllama
 from dllama.errors import ConfigError
+from dllama.model_path import DEMO
 from dllama.perplexity import negative_log_likelihoods, perplexity
-from dllama.settings import DEMO
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_the_options_of_a_run(tmp_path, capsys, monkeypatch):
     generate = dllama.LLM.generate
 
     def spy(self, prompt, count, **options):
-        seen.append((self.nodes, self._plan.shares, prompt, count, options))
+        seen.append((self.nodes, self._config.shares, prompt, count, options))
         return generate(self, prompt, count, **options)
 
     monkeypatch.setattr(dllama.LLM, "generate", spy)
@@ -106,8 +106,8 @@ def test_cases_are_all_combinations():
     ("words", "message"),
     [
         (["--nodes", "1,x"], "--nodes: found 'x', expected an integer"),
-        (["--buffer", "q80,f64"], "buffer is 'f64', expected some of q80, f32, f16"),
-        (["--all-reduce", "ring"], "all_reduce is 'ring', expected some of auto"),
+        (["--buffer", "q80,f64"], "--buffer: found 'f64', expected one of q80, f32, f16"),
+        (["--all-reduce", "ring"], "--all-reduce: found 'ring', expected one of auto"),
         (["--transport", "unix,pigeon"], "transport is 'pigeon', expected one of"),
         (["--nodes", "3", "--workers", "127.0.0.1:1"], "nodes is 3, but there are 1 workers"),
         (

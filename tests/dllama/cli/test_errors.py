@@ -11,22 +11,32 @@ from pathlib import Path
 import pytest
 
 import dllama
+from dllama import cli
 from dllama.cli import main
+from dllama.model_path import DEMO
 
 SHORT = ["--steps", "1", "--quiet"]
+COMMANDS = {command.__name__.rpartition(".")[2] for command in cli.COMMANDS}
 
 
 @pytest.fixture
 def fails(capsys):
-    """Run a command line that fails; its exit status and the line on stderr."""
+    """Run a command line that fails; its exit status and the line on stderr.
+
+    Above that line there is at most the usage of the command.
+    """
 
     def fails(*words: str) -> tuple[int, str]:
         status = main(words)
         out, err = capsys.readouterr()
+        *usage, line = err.splitlines()
         assert out == ""
-        assert err.startswith("dllama: error: ")
-        assert err.count("\n") == 1
-        return status, err
+        assert line.startswith("dllama: error: ")
+        if usage:
+            command = [word for word in words[:1] if word in COMMANDS]
+            assert usage[0].startswith(" ".join(["usage: dllama", *command, ""]))
+            assert status == 2
+        return status, line
 
     return fails
 
@@ -36,13 +46,19 @@ def fails(capsys):
     [
         ((), "required: COMMAND (see dllama --help)"),
         (("walk",), "invalid choice: 'walk'"),
-        (("run", "--step", "1"), "unrecognized arguments: --step 1"),
+        (
+            ("run", "--step", "1"),
+            "unrecognized option --step, did you mean --steps? (see dllama run",
+        ),
         (("run", "--steps"), "argument --steps: expected one argument (see dllama run --help)"),
         (("run", "--steps", "-1"), "--steps: found -1, expected an integer of at least 0"),
         (("run", "--steps", "1e3"), "--steps: found '1e3', expected an integer"),
         (("run", "--temperature", "-0.5"), "--temperature: found -0.5"),
         (("run", "--temperature", "nan"), "--temperature: found nan"),
-        (("run", "--top-p", "0"), "--top-p: found 0.0, expected a number of more than 0"),
+        (
+            ("run", "--top-p", "0"),
+            "--top-p: found 0.0, expected a number of more than 0 and",
+        ),
         (("run", "--repetition-penalty", "0"), "--repetition-penalty: found 0.0"),
         (("run", "--seed", "-1"), "--seed: found -1"),
         (("run", "--seed", "18446744073709551616"), "--seed: found 18446744073709551616"),
@@ -53,17 +69,17 @@ def fails(capsys):
         (("run", "--prompt", "a", "--prompt-file", "b"), "--prompt and --prompt-file: only one"),
         (("run", "--nodes", "9"), "nodes is 9, expected at most 8: the model has 8 query heads"),
         (("run", "--nodes", "0"), "--nodes: found 0"),
-        (("run", "--shares", "1,x"), "--shares: found 'x', expected a number of more than 0"),
+        (("run", "--shares", "1,x"), "--shares: found 'x', expected a number from 1e-06 to 1e+06"),
         (("run", "--shares", "1,2"), "shares are [1.0, 2.0], expected 1"),
         (("run", "--workers", "here"), "address is 'here', expected HOST:PORT"),
         (("run", "--transport", "pigeon"), "transport is 'pigeon', expected one of blocking"),
         (("run", "--timeout", "0"), "--timeout: found 0.0"),
         (("worker", "--listen", "0.0.0.0:0"), "other machines could connect: give --secret-file"),
         (("worker", "--listen", "localhost"), "address is 'localhost', expected HOST:PORT"),
-        (("worker", "--threads", "0"), "threads is 0"),
-        (("run", "--max-seq-len", "513"), "max_seq_len is 513, expected 1 to 512"),
+        (("worker", "--threads", "0"), "--threads: found 0, expected an integer from 1 to 1024"),
+        (("run", "--max-seq-len", "513"), "max_seq_len is 513, expected an integer from 1 to 512"),
         (("run", "--stop", ""), "stop is [''], expected strings that are not empty"),
-        (("info", "--nodes", "9", str(dllama.settings.DEMO)), "nodes is 9"),
+        (("info", "--nodes", "9", str(DEMO)), "nodes is 9"),
         (("perplexity",), "required: FILE"),
         (("perplexity", os.devnull), "the text has no tokens to score"),
         (("perplexity", __file__, "--context", "1"), "--context: found 1"),

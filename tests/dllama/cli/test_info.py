@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from dllama import __version__, settings
+from dllama import __version__
 from dllama._kernels import cpu
 from dllama.cli import main
+from dllama.model_path import DEMO
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def test_of_the_machine(info):
 
 
 def test_of_a_model(info):
-    rows = info(str(settings.DEMO))
-    assert rows["file"] == str(settings.DEMO / "model.m")
+    rows = info(str(DEMO))
+    assert rows["file"] == str(DEMO / "model.m")
     assert (rows["arch"], rows["dim"], rows["weight_type"]) == ("llama", "256", "q40")
     assert rows["tokenizer"].startswith("2048 tokens, bos 2043, eos 2044")
     assert rows["layers.*.down"].split() == ["q40", "256", "x", "768", "6", "0.66", "MB"]
@@ -43,15 +44,15 @@ def test_of_a_model(info):
 
 
 def test_of_a_shorter_context(info):
-    rows = info(str(settings.DEMO), "--max-seq-len", "64", "--kv-cache", "f32", "--nodes", "1")
+    rows = info(str(DEMO), "--max-seq-len", "64", "--kv-cache", "f32", "--nodes", "1")
     assert rows["KV cache"].endswith("64 positions in f32")
 
 
 def test_of_files_by_other_names(info, tmp_path):
-    shutil.copy(settings.DEMO / "model.m", tmp_path / "dllama_model_bard_q40.m")
-    shutil.copy(settings.DEMO / "tokenizer.t", tmp_path / "dllama_tokenizer_bard.t")
+    shutil.copy(DEMO / "model.m", tmp_path / "dllama_model_bard_q40.m")
+    shutil.copy(DEMO / "tokenizer.t", tmp_path / "dllama_tokenizer_bard.t")
     assert info(str(tmp_path))["tokenizer"].startswith("2048 tokens, bos 2043, eos 2044")
-    shutil.copy(settings.DEMO / "model.m", tmp_path / "another.m")
+    shutil.copy(DEMO / "model.m", tmp_path / "another.m")
     assert info(str(tmp_path / "another.m"))["tokenizer"] == "none"
 
 
@@ -75,5 +76,5 @@ def test_of_a_model_without_a_tokenizer(info, converted):
 
 def test_memory_of_nodes_without_a_model_is_that_of_the_demo(info):
     rows = info("--nodes", "2")
-    assert rows["file"] == str(settings.DEMO / "model.m")
+    assert rows["file"] == str(DEMO / "model.m")
     assert {"memory of node 0", "memory of node 1"} <= set(rows)

@@ -7,11 +7,12 @@ import json
 import pytest
 
 import dllama
-from dllama import settings
 from dllama.cli import main
 from dllama.cli.report import plural
+from dllama.cluster.layout import thread_count
+from dllama.model_path import DEMO
 
-THREADS = settings.thread_count(2)
+THREADS = thread_count(2)
 GREEDY = ["run", "--temperature", "0", "--threads", "2"]
 KEYS = {"tokens", "text", "prompt_tokens", "steps", "summary", "nodes", "transport", "buffer",
         "threads", "model"}  # fmt: skip
@@ -161,7 +162,7 @@ def test_a_model_without_a_tokenizer_takes_and_prints_ids(run, converted, fixtur
 
 def test_generation_config_gives_defaults(run, tmp_path, greedy):
     """The demo's, changed to take the likeliest of one token."""
-    for file in dllama.settings.DEMO.iterdir():
+    for file in DEMO.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / "generation_config.json").write_text('{"do_sample": true, "top_k": 1}')

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dllama
-from dllama import settings
+from dllama.cluster.layout import node_threads
 from dllama.model.file import ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
@@ -345,7 +345,7 @@ def test_cores_are_divided():
 
 
 def test_threads_of_nodes():
-    assert settings.node_threads([1, 1], 2, True) == [1, 1]
-    assert settings.node_threads([1, None, 3], 3, False) == [1, 0, 3]
-    assert settings.node_threads(1, 3, False) == [1, 0, 0]
-    assert len(set(settings.node_threads(None, 2, True))) == 1
+    assert node_threads([1, 1], 2, True) == [1, 1]
+    assert node_threads([1, None, 3], 3, False) == [1, 0, 3]
+    assert node_threads(1, 3, False) == [1, 0, 0]
+    assert len(set(node_threads(None, 2, True))) == 1

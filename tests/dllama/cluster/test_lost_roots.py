@@ -28,7 +28,7 @@ from failing import (
 )
 
 import dllama
-from dllama import settings
+from dllama.model_path import DEMO
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 def test_workers_outlive_a_root_killed_in_a_token(start, expected):
     workers = start(2)
     for count in (1, 2, 3):
-        command = [sys.executable, "-c", ROOT, str(settings.DEMO), *addresses(workers)]
+        command = [sys.executable, "-c", ROOT, str(DEMO), *addresses(workers)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as root:
             for _ in range(2 + 10 * count):
                 assert first_line(root)
@@ -48,7 +48,7 @@ def test_workers_outlive_a_root_killed_in_a_token(start, expected):
 
 def test_local_workers_leave_when_their_root_is_killed(tmp_path):
     script = ROOT.replace("workers=sys.argv[2:]", "nodes=3")
-    command = [sys.executable, "-c", script, str(settings.DEMO)]
+    command = [sys.executable, "-c", script, str(DEMO)]
     mark = uuid.uuid4().hex
     environment = {**os.environ, "TMPDIR": str(tmp_path), "DLLAMA_TEST_MARK": mark}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as root:

@@ -37,14 +37,15 @@ pytestmark = pytest.mark.slow
 LOST_AT_ONCE = """
 import sys
 import numpy as np
-from dllama import settings, transports
+from dllama import transports
+from dllama.model_path import DEMO
 from dllama.errors import TransportError
 from dllama.model.file import ModelFile
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.run_config import RunConfig
 from dllama.graph.weights import load_weights
 
-model = ModelFile.open(settings.DEMO / "model.m")
+model = ModelFile.open(DEMO / "model.m")
 config = RunConfig((1, 1), seq_len=16, half=False, batch=4, logits=1, buffer="f32")
 graph = graph_of(model.spec, config, 0)
 weights = load_weights(model, graph, 1)

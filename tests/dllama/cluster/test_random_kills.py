@@ -28,7 +28,7 @@ from failing import (
 )
 
 import dllama
-from dllama import settings
+from dllama.model_path import DEMO
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ KILLS = int(os.environ.get("DLLAMA_KILLS", "5"))
 @pytest.fixture
 def model(tmp_path):
     """A copy of the demo model, which forget() makes another one for workers."""
-    return Path(shutil.copytree(settings.DEMO, tmp_path / "model"))
+    return Path(shutil.copytree(DEMO, tmp_path / "model"))
 
 
 def forget(model: Path) -> None:

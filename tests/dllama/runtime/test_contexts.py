@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import dllama
-from dllama import settings
 from dllama.model.file import ModelFile
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
+from dllama.run_config import RunConfig, context_count
 from dllama.runtime.contexts import Contexts
 from dllama.runtime.footprint import footprint
 
@@ -145,9 +145,9 @@ def test_memory_is_that_of_all_contexts(converted):
     with dllama.LLM(folder, nodes=2, threads=1, contexts=3) as llm:
         memory = [llm.memory(rank) for rank in range(2)]
     with ModelFile.open(folder / "model.m") as file:
-        config = settings.run_config_of(file.spec, 2, contexts=3)
+        config = RunConfig.of(file.spec, 2, contexts=3)
         assert [footprint(file, config, threads=1, rank=rank) for rank in range(2)] == memory
-        one = footprint(file, settings.run_config_of(file.spec, 2), threads=1)
+        one = footprint(file, RunConfig.of(file.spec, 2), threads=1)
     assert memory[0]["kv_cache"] == 3 * one["kv_cache"]
     assert memory[0]["buffers"] == one["buffers"]
 
@@ -168,7 +168,7 @@ def test_the_default_fits_the_model(layers, kv_heads, length, expected):
     """A quarter of its bytes, or a GB."""
     model = spec(layers, kv_heads) if layers != 28 else spec(28, 8, 1024, 3072)
     model = spec(80, 8, 8192, 28672) if layers == 80 else model
-    assert settings.context_count(None, model, length, True) == expected
+    assert context_count(None, model, length, True) == expected
 
 
 @pytest.mark.parametrize("contexts", [0, 65, "2", True])

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import dllama
-from dllama import settings
+from dllama.cluster.layout import thread_count
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
+from dllama.model_path import model_file
+from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
 
 
@@ -23,9 +25,9 @@ def test_equals_the_memory_of_the_loaded_model(converted, name, weights, kv_cach
     folder = converted(name, weights)
     with dllama.LLM(folder, threads=3, max_seq_len=50, kv_cache=kv_cache) as llm:
         expected = llm.memory()
-    threads = settings.thread_count(3)
+    threads = thread_count(3)
     with ModelFile.open(folder / "model.m") as file:
-        config = settings.run_config_of(file.spec, 1, max_seq_len=50, kv_cache=kv_cache)
+        config = RunConfig.of(file.spec, 1, max_seq_len=50, kv_cache=kv_cache)
         assert footprint(file, config, threads=threads) == expected
 
 
@@ -33,8 +35,8 @@ def test_equals_the_memory_of_the_loaded_model(converted, name, weights, kv_cach
 def test_equals_the_memory_of_every_node(all_reduce):
     with dllama.LLM(nodes=3, threads=1, shares=(2, 1, 1), all_reduce=all_reduce) as llm:
         expected = [llm.memory(rank) for rank in range(3)]
-    with ModelFile.open(settings.model_file(None)) as file:
-        config = settings.run_config_of(file.spec, 3, shares=(2, 1, 1), all_reduce=all_reduce)
+    with ModelFile.open(model_file(None)) as file:
+        config = RunConfig.of(file.spec, 3, shares=(2, 1, 1), all_reduce=all_reduce)
         found = [footprint(file, config, threads=1, rank=rank) for rank in range(3)]
     assert found == expected
 

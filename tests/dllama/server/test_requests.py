@@ -81,7 +81,7 @@ def test_prompts(prompt):
         ({"temperature": 2.1}, "temperature", "temperature is 2.1, expected a number from 0 to 2"),
         ({"temperature": float("inf")}, "temperature", "temperature is inf"),
         ({"temperature": 10**400}, "temperature", "expected a number from 0 to 2"),
-        ({"top_p": 0}, "top_p", "top_p is 0.0, expected more than 0"),
+        ({"top_p": 0}, "top_p", "top_p is 0.0, expected a number of more than 0"),
         ({"seed": 1 << 64}, "seed", "seed is"),
         ({"stop": ["a", ""]}, "stop", "non-empty strings"),
         ({"stop": ["a"] * 17}, "stop", "a list of at most 16 strings"),

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from dllama import TemplateError, Token
+from dllama.model_path import DEMO
 from dllama.server.requests import Options
 from dllama.server.responses import ChatFormat, CompletionFormat
 from dllama.server.scheduler import Done
 from dllama.server.served import Served
-from dllama.settings import DEMO
 from dllama.text.tokenizer import Tokenizer
 
 OPTIONS = Options(None, None, {}, (), False, False, False, 3)

@@ -1,0 +1,83 @@
+"""Checks of values from outside: integers, numbers and flags, and what messages say of them.
+
+Python takes True for 1. Nothing that a user, a file or another node says is meant that way, so no
+function here does.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, TypeGuard
+
+from dllama.errors import ConfigError
+
+MOST_FLOAT = sys.float_info.max
+MOST_SHOWN = 100  # characters of a value in a message
+
+
+def is_flag(value: object) -> TypeGuard[bool]:
+    """Whether a value is True or False."""
+    return isinstance(value, bool)
+
+
+def is_integer(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
+    """Whether a value is an integer (of Python or NumPy) from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return False
+    return least <= int(value) <= most
+
+
+def is_number(
+    value: object, least: float = -math.inf, most: float = math.inf, above: bool = False
+) -> TypeGuard[float]:
+    """Whether a value is a finite number from `least`, or above it, to `most`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    number: Any = value
+    inside = max(least, -MOST_FLOAT) <= number <= min(most, MOST_FLOAT)
+    return bool(inside and not (above and number == least))
+
+
+def is_one_of(value: object, choices: Sequence[str]) -> TypeGuard[str]:
+    """Whether a value is one of these words."""
+    return isinstance(value, str) and value in choices
+
+
+def range_text(least: float, most: float, above: bool = False) -> str:
+    """A range in words: "1 to 8", "at least 0", "more than 0 and at most 1"; "" without bounds."""
+    if -math.inf < least and most < math.inf and not above:
+        return f"{_text(least)} to {_text(most)}"
+    lower = f"more than {_text(least)}" if above else f"at least {_text(least)}"
+    bounds = [lower] if least > -math.inf else []
+    bounds += [f"at most {_text(most)}"] if most < math.inf else []
+    return " and ".join(bounds)
+
+
+def expected_text(noun: str, least: float, most: float, above: bool = False) -> str:
+    """What a value must be: "an integer from 1 to 8", "a number of at least 0"."""
+    bounds = range_text(least, most, above)
+    if not bounds:
+        return noun
+    return f"{noun} {'of' if bounds.startswith(('at', 'more')) else 'from'} {bounds}"
+
+
+def integer(name: str, value: object, least: float = -math.inf, most: float = math.inf) -> int:
+    """An integer of Python or NumPy as int; ConfigError if it is none or out of range."""
+    if not is_integer(value, least, most):
+        expected = expected_text("an integer", least, most)
+        raise ConfigError(f"{name} is {shown(value)}, expected {expected}")
+    return int(value)
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+
+
+def _text(bound: float) -> str:
+    """A bound; integers in all digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"

@@ -1,0 +1,113 @@
+"""Where the nodes of a cluster are, how they are connected, and how many threads each has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dllama import options, transports
+from dllama._kernels import cpu
+from dllama.cluster.protocol import read_secret
+from dllama.errors import ConfigError
+from dllama.transports import Transport
+
+log = logging.getLogger("dllama.engine")
+
+LOCAL_TRANSPORT = "unix"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the nodes are: at addresses, or on this machine if there are none.
+
+    Args:
+        transport: None for a node that is alone.
+        addresses: of the workers, which run already.
+        secret: what nodes prove to each other.
+        threads: of every node by rank, 0 for what a worker was started with.
+    """
+
+    transport: Transport | None
+    addresses: tuple[str, ...] = ()
+    secret: bytes | None = None
+    threads: tuple[int, ...] = (1,)
+
+    @classmethod
+    def of(
+        cls,
+        nodes: int,
+        workers: Sequence[str],
+        transport: str | None,
+        threads: int | Sequence[int | None] | None,
+        secret_file: str | Path | None,
+    ) -> Layout:
+        """What the options of LLM() mean; ConfigError for one that is wrong."""
+        count = node_count(nodes, workers)
+        chosen = transport_of(transport, count, workers)
+        by_rank = node_threads(threads, count, local=not workers)
+        return cls(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
+
+    @property
+    def world(self) -> int:
+        """Number of nodes."""
+        return len(self.threads)
+
+
+def node_count(nodes: int, workers: Sequence[str]) -> int:
+    """Nodes that share the model: the workers and this one, or so many on this machine."""
+    count: int = options.NODES.argument(nodes)
+    if workers and count not in (1, len(workers) + 1):
+        raise ConfigError(f"nodes is {count}, but there are {len(workers)} workers and the root")
+    if isinstance(workers, str):
+        raise ConfigError(f"workers is {workers!r}, expected a list of addresses")
+    for address in workers:
+        if list(workers).count(address) > 1:
+            raise ConfigError(f"workers: {address} is given twice")
+    return len(workers) + 1 if workers else count
+
+
+def transport_of(name: str | None, nodes: int, workers: Sequence[str]) -> Transport | None:
+    """How nodes are connected; None for one that is alone."""
+    if name is None and workers:
+        chosen = transports.of_address(workers[0])
+    else:
+        chosen = transports.get(name or LOCAL_TRANSPORT)
+    for address in workers:
+        if transports.scheme_of(address) != chosen.scheme:
+            raise ConfigError(
+                f"workers: {address} is no address of transport {chosen.name}, whose scheme "
+                f"is {chosen.scheme}"
+            )
+    return chosen if nodes > 1 else None
+
+
+def node_threads(threads: int | Sequence[int | None] | None, nodes: int, local: bool) -> list[int]:
+    """Threads of every node, by rank: a number for each, or one for all nodes of this machine.
+
+    0 leaves it to a worker that runs already.
+    """
+    if isinstance(threads, Sequence):
+        if len(threads) != nodes:
+            raise ConfigError(f"threads are {list(threads)}, expected {nodes}, one for each node")
+        given = list(threads)
+    else:
+        given = [threads] * nodes if local else [threads] + [None] * (nodes - 1)
+    shared = nodes if local else 1
+    own = [thread_count(count, shared) for count in (given if local else given[:1])]
+    return own + [options.THREADS.argument(count) or 0 for count in given[len(own) :]]
+
+
+def thread_count(threads: int | None, local_nodes: int = 1) -> int:
+    """Threads of a node of this machine; 1 where the kernels were built without OpenMP.
+
+    Unless given, nodes on one machine share its cores.
+    """
+    count: int | None = options.THREADS.argument(threads)
+    if count is None:
+        return max(1, cpu.default_threads() // local_nodes)
+    if count > 1 and not cpu.openmp():
+        log.warning("threads is %d, but the kernels were built without OpenMP: using 1", count)
+        return 1
+    return count

@@ -1,0 +1,286 @@
+"""The list of options: the name, type, default, range and help of each, said once.
+
+LLM(), YAML files, messages between nodes and the command line all read this list. Checks that need
+more than a value (an address, the name of a transport) are added by the layers that know them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dllama.option import Option
+
+MAX_NODES = 256
+MAX_THREADS = 1024
+MAX_SEED = (1 << 64) - 1
+MAX_TOP_K = 1 << 31
+DEFAULT_SEQ_LEN = 4096
+DEFAULT_CONTEXTS = 4  # most, where nobody says how many
+DEFAULT_STEPS = 128
+DEFAULT_WINDOW = 512  # tokens of `dllama perplexity`
+DEFAULT_PROMPT_TOKENS = 64  # of `dllama bench`
+DEMO_PROMPT = "MACBETH:\n"
+
+# The model, and the memory and time that it takes on a node.
+MODEL = Option(
+    "model", str, "model folder, .m or GGUF file", metavar="PATH", short="-m",
+    otherwise="the demo model",
+)  # fmt: skip
+TOKENIZER = Option(
+    "tokenizer", str, "tokenizer folder, .t file or tokenizer.json", metavar="PATH",
+    otherwise="the one beside the model", python="a model without one takes and gives ids",
+)  # fmt: skip
+MAX_SEQ_LEN = Option(
+    "max_seq_len", int, "positions of the context", metavar="N", least=1,
+    otherwise=f"the model's, at most {DEFAULT_SEQ_LEN}",
+)  # fmt: skip
+KV_CACHE = Option(
+    "kv_cache", str, "numbers of the KV cache", default="auto", choices=("auto", "f16", "f32"),
+    otherwise="auto: f32 for f32 weights, else f16",
+)  # fmt: skip
+THREADS = Option(
+    "threads", int, "threads per node", metavar="N", least=1, most=MAX_THREADS,
+    otherwise="one per core, divided among the nodes of this machine",
+    python="a list has one number for each node, the root first, and None for a worker's own",
+)  # fmt: skip
+CONTEXTS = Option(
+    "contexts", int, "texts whose keys and values are kept, so that as many conversations can "
+    "take turns", metavar="N", least=1, most=64, default=1,
+    python=f"None: up to {DEFAULT_CONTEXTS}, in 1 GB or a quarter of the model's size",
+)  # fmt: skip
+BATCH_SIZE = Option(
+    "batch_size", int, "most prompt tokens of a pass", default=256, least=1, most=4096
+)
+
+# Several nodes.
+NODES = Option(
+    "nodes", int, "share the model between N processes on this machine", default=1, metavar="N",
+    least=1, most=MAX_NODES,
+)  # fmt: skip
+WORKERS = Option(
+    "workers", str, "share the model with workers that run already", metavar="ADDRESS",
+    several=True,
+)  # fmt: skip
+TRANSPORT = Option(
+    "transport", str, "how nodes are connected: blocking, nonblocking, unix, or one that is "
+    "installed", metavar="NAME", otherwise="unix for --nodes, else what the addresses say",
+)  # fmt: skip
+BUFFER = Option(
+    "buffer", str, "what travels between nodes", choices=("q80", "f32", "f16"),
+    otherwise="q80 for q40 and q80 weights, else f32",
+)  # fmt: skip
+ALL_REDUCE = Option(
+    "all_reduce", str, "how sums over nodes are made", default="auto",
+    choices=("auto", "exchange", "two-step"), otherwise="auto: by size and number of nodes",
+)  # fmt: skip
+SHARES = Option(
+    "shares", float, "how much of the model each node holds, the root first", metavar="A,B,...",
+    least=1e-6, most=1e6, commas=True, otherwise="equal parts",
+)  # fmt: skip
+TIMEOUT = Option(
+    "timeout", float, "seconds after which a node that does not answer is given up", default=5.0,
+    metavar="S", least=0.1, most=86400,
+)  # fmt: skip
+SECRET_FILE = Option(
+    "secret_file", str, "what nodes prove to each other", metavar="FILE",
+    otherwise="DLLAMA_SECRET, if set",
+)  # fmt: skip
+
+# What LLM() takes besides.
+KEEP_TRACE = Option("trace", bool, "keep the timeline of every pass", default=False)
+PROGRESS = Option("progress", bool, "show a bar while loading", default=False)
+
+# Sampling.
+TEMPERATURE = Option(
+    "temperature", float, "0 takes the likeliest token", default=0.8, metavar="T", least=0
+)
+TOP_P = Option(
+    "top_p", float, "sample from the likeliest tokens of this total probability", default=0.9,
+    metavar="P", least=0, most=1, above=True,
+)  # fmt: skip
+TOP_K = Option(
+    "top_k", int, "sample from the K likeliest tokens, 0: from all", default=0, metavar="K",
+    least=0, most=MAX_TOP_K,
+)  # fmt: skip
+MIN_P = Option(
+    "min_p", float, "sample from tokens at least this likely, relative to the likeliest",
+    default=0.0, metavar="P", least=0, most=1,
+)  # fmt: skip
+REPETITION_PENALTY = Option(
+    "repetition_penalty", float, "above 1, make tokens of the context less likely", default=1.0,
+    metavar="R", least=0, above=True,
+)  # fmt: skip
+SEED = Option(
+    "seed", int, "repeat a text", metavar="N", least=0, most=MAX_SEED,
+    otherwise="another one every time",
+)  # fmt: skip
+
+# The text.
+PROMPT = Option(
+    "prompt", str, "the text to go on from; token ids (\"1 15 9\") for a model without a tokenizer",
+    metavar="TEXT", short="-p", otherwise=f"{DEMO_PROMPT!r} for the demo model, else none",
+)  # fmt: skip
+PROMPT_FILE = Option("prompt_file", str, "a file with the text to go on from", metavar="FILE")
+STEPS = Option(
+    "steps", int, "tokens to generate", metavar="N", least=0,
+    otherwise=f"{DEFAULT_STEPS}, or what fits in the context",
+)  # fmt: skip
+STOP = Option(
+    "stop", str, "end before this text; may be given several times", metavar="TEXT", many=True
+)
+IGNORE_EOS = Option("ignore_eos", bool, "go on after an end-of-sequence token", default=False)
+LOGPROBS = Option(
+    "logprobs", int, "alternatives of a token that are told with their log-probabilities",
+    least=0, most=1000,
+)  # fmt: skip
+
+# A conversation.
+SYSTEM = Option("system", str, "what the model is told at the beginning", metavar="TEXT")
+TEMPLATE = Option(
+    "template", str, "how messages are put before the model: a file of Jinja, or plain for a text "
+    "with names of speakers", metavar="FILE",
+    otherwise="the model's own chat template; plain for the demo model",
+)  # fmt: skip
+
+# The server.
+LISTEN = Option(
+    "listen", str, "HOST:PORT or [IPV6]:PORT", default="127.0.0.1:8080", metavar="ADDRESS"
+)
+API_KEY_FILE = Option(
+    "api_key_file", str, "what clients must send as their API key", metavar="FILE",
+    otherwise="DLLAMA_API_KEY, if set",
+)  # fmt: skip
+INSECURE = Option(
+    "insecure", bool, "listen where other machines can connect, without an API key", default=False
+)
+QUEUE = Option(
+    "queue", int, "requests that may wait for their turn; more are turned away", default=32,
+    metavar="N", least=1, most=10000,
+)  # fmt: skip
+KEPT_CONTEXTS = replace(
+    CONTEXTS, default=None,
+    otherwise=f"up to {DEFAULT_CONTEXTS}, in 1 GB or a quarter of the model's size",
+)  # fmt: skip
+
+# Reports.
+JSON = Option("json", str, "write the results to FILE", metavar="FILE")
+QUIET = Option("quiet", bool, "print nothing but the result", default=False)
+TRACE = Option(
+    "trace", str, "write the time of every task on every node to FILE (Chrome trace format)",
+    metavar="FILE",
+)  # fmt: skip
+WINDOW = Option(
+    "context",
+    int,
+    "tokens of a window",
+    metavar="N",
+    least=2,
+    otherwise=f"{DEFAULT_WINDOW}, or the model's",
+)
+PROMPT_TOKENS = Option(
+    "prompt_tokens", int, "tokens of the prompt", metavar="N", least=1,
+    otherwise=f"{DEFAULT_PROMPT_TOKENS}, or what --prompt has",
+)  # fmt: skip
+REPEATS = Option("repeats", int, "runs of each case, in turns", default=3, metavar="N", least=1)
+CSV = Option("csv", str, "write the table to FILE as CSV", metavar="FILE")
+PLOT = Option(
+    "plot", str, "draw tokens/s to FILE, a PNG (needs matplotlib: pip install 'dllama[plot]')",
+    metavar="FILE",
+)  # fmt: skip
+
+# What each reader of the list takes, in the order in which it shows them.
+MODEL_OPTIONS = (MODEL, TOKENIZER, MAX_SEQ_LEN, KV_CACHE, THREADS)
+CLUSTER_OPTIONS = (
+    NODES, WORKERS, TRANSPORT, BUFFER, ALL_REDUCE, SHARES, TIMEOUT, SECRET_FILE,
+)  # fmt: skip
+SAMPLING_OPTIONS = (TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION_PENALTY, SEED)
+TEXT_OPTIONS = (PROMPT, PROMPT_FILE, STEPS, STOP, IGNORE_EOS)
+CHAT_OPTIONS = (
+    SYSTEM,
+    TEMPLATE,
+    replace(PROMPT, help="the first message", otherwise=""),
+    replace(PROMPT_FILE, help="a file with the first message"),
+    replace(STEPS, help="most tokens of an answer", least=1, otherwise="what fits in the context"),
+    replace(STOP, help="end an answer before this text; may be given several times"),
+    IGNORE_EOS,
+)
+SERVER_OPTIONS = (LISTEN, API_KEY_FILE, INSECURE, QUEUE, KEPT_CONTEXTS)
+REPORT_OPTIONS = (JSON, QUIET)
+WORK_OPTIONS = (PROMPT_TOKENS, REPEATS, CSV, PLOT)
+LLM_OPTIONS = (
+    MODEL, TOKENIZER, NODES, WORKERS, TRANSPORT, THREADS, SHARES, BUFFER, ALL_REDUCE, TIMEOUT,
+    SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, KV_CACHE, BATCH_SIZE, KEEP_TRACE, PROGRESS,
+)  # fmt: skip
+# A YAML file may hold the options of any command; each command takes its own.
+FILE_OPTIONS = (
+    *TEXT_OPTIONS, SYSTEM, TEMPLATE, *SAMPLING_OPTIONS, *MODEL_OPTIONS, *CLUSTER_OPTIONS,
+    *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, *WORK_OPTIONS,
+)  # fmt: skip
+
+# `dllama bench`: what is compared, and other defaults than those of a run.
+COMPARED_TRANSPORT = replace(
+    TRANSPORT, help="transports", several=True, commas=True,
+    otherwise="all that connect the nodes",
+)  # fmt: skip
+COMPARED_OPTIONS = (
+    replace(
+        NODES, help="numbers of nodes", default=None, several=True, commas=True,
+        otherwise="1,2,4, or what --workers give",
+    ),
+    COMPARED_TRANSPORT,
+    replace(BUFFER, several=True, commas=True, otherwise="the model's"),
+    replace(ALL_REDUCE, default=None, several=True, commas=True),
+)  # fmt: skip
+BENCH_STEPS = replace(STEPS, default=32, otherwise="", least=2)
+BENCH_TEXT_OPTIONS = (
+    replace(PROMPT, otherwise="random tokens"),
+    PROMPT_FILE,
+    BENCH_STEPS,
+    replace(IGNORE_EOS, help="go on after an end-of-sequence token, as a benchmark always does"),
+)
+BENCH_SAMPLING_OPTIONS = (replace(TEMPERATURE, default=0.0), *SAMPLING_OPTIONS[1:])
+
+# `dllama worker`.
+LOG_QUIET = replace(QUIET, help="log warnings only")
+WORKER_LISTEN = replace(
+    LISTEN, help="HOST:PORT, [IPV6]:PORT or unix:/path", default="127.0.0.1:9999"
+)
+WORKER_OPTIONS = (
+    WORKER_LISTEN,
+    replace(THREADS, help="for computing", otherwise="one per core"),
+    replace(SECRET_FILE, help="what the root must prove to know"),
+    replace(INSECURE, help="listen where other machines can connect, without a secret"),
+    Option("once", bool, "exit when the first root has left, or none came", default=False),
+    LOG_QUIET,
+)
+
+# `dllama convert` and `dllama pull`.
+WEIGHTS = Option(
+    "weights", str, "type of the weights",
+    otherwise="q40; for a GGUF file the one nearest to its own",
+)  # fmt: skip
+CONVERSION_OPTIONS = (
+    WEIGHTS,
+    replace(THREADS, help="threads", otherwise="one per CPU"),
+    replace(QUIET, help="no progress bar, no report"),
+)
+OUTPUT = Option("output", str, "the folder to write", metavar="DIR")
+PULL_OPTIONS = (
+    replace(OUTPUT, otherwise="the repository's name"),
+    Option("revision", str, "branch, tag or commit", metavar="REV", otherwise="main"),
+    Option("file", str, "convert this GGUF file of the repository", metavar="NAME"),
+    Option("endpoint", str, "a mirror of the hub", metavar="URL", otherwise="HF_ENDPOINT, if set"),
+    Option("keep", bool, "keep the download in the cache folder afterwards", default=False),
+)
+
+# `dllama info`: what the memory of a node depends on.
+INFO_OPTIONS = (
+    MAX_SEQ_LEN,
+    KV_CACHE,
+    THREADS,
+    NODES,
+    BUFFER,
+    ALL_REDUCE,
+    SHARES,
+    replace(CONTEXTS, help="contexts, as of dllama serve"),
+)
