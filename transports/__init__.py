@@ -1,7 +1,7 @@
-"""Transports: how nodes are connected, selected by name.
+"""Transports connect nodes; each is selected by name.
 
-Other packages add theirs under the entry-point group "dllama.transports": the entry's name is
-the transport's, its object a Transport (dllama.transports.base).
+Other packages can add transports with the entry-point group "dllama.transports". The name of the
+entry is the name of the transport, its object an instance of Transport (dllama.transports.base).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ DEFAULT_SCHEME = "tcp"
 
 
 def names() -> list[str]:
-    """Names of all transports that are installed, the built-in ones first."""
+    """Return the names of all installed transports, the built-in ones first."""
     others = {entry.name for entry in entry_points(group=GROUP)} - set(BUILTIN)
     return [*BUILTIN, *sorted(others)]
 
 
 def get(name: str) -> Transport:
-    """The transport of a name; ConfigError names those there are."""
+    """Return the transport with a name; ConfigError lists the names that exist."""
     if name in BUILTIN:
         return _checked(import_module(f"{__name__}.{name}").TRANSPORT, name)
     for entry in entry_points(group=GROUP, name=name):
@@ -39,7 +39,7 @@ def get(name: str) -> Transport:
 
 
 def scheme_of(address: str) -> str:
-    """The scheme of an address: what is before :// or of unix:/path, else tcp."""
+    """Return what stands before "://" in an address, "unix" for unix:/path, or else "tcp"."""
     before, found, _ = address.partition("://")
     if found:
         return before
@@ -47,7 +47,7 @@ def scheme_of(address: str) -> str:
 
 
 def of_address(address: str) -> Transport:
-    """The first transport that connects to addresses of this scheme; ConfigError for none."""
+    """Return the first transport for the scheme of an address; ConfigError if there is none."""
     scheme = scheme_of(address)
     for name in names():
         if (transport := get(name)).scheme == scheme:

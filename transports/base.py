@@ -1,9 +1,9 @@
-"""What a transport is: the cold half of the interface.
+"""The Python side of the transport interface: connecting and listening.
 
-A transport connects nodes by links (dllama._kernels.comm.link.Link). Its hot half is the C table
-of its links, which dllama/_kernels/link.h describes. A backend is one module with one
-TRANSPORT, an object of a subclass of Transport. transports/conformance.py tests all
-that is promised here.
+A transport connects nodes by links (dllama._kernels.comm.link.Link). The hot side of the
+interface, sending and receiving, is a table of C functions, described in
+dllama/_kernels/comm/link.h. A backend is one module with one TRANSPORT, an instance of a subclass
+of Transport. transports/conformance.py tests everything that this interface promises.
 """
 
 from __future__ import annotations
@@ -15,21 +15,31 @@ from dllama._kernels.comm.link import Link
 
 
 class Listener(ABC):
-    """Waits for other nodes to connect."""
+    """Waits for connections of other nodes.
+
+    Attributes:
+        address: where to connect to, in the form that Transport.connect takes.
+    """
 
     address: str
-    """Where to connect to, as Transport.connect takes it."""
 
     @abstractmethod
     def accept(self, timeout: float) -> Link | None:
-        """The next connection, or None if there is none within so many seconds.
+        """Wait for the next connection.
 
-        TransportError once the listener is closed.
+        Args:
+            timeout: seconds.
+
+        Returns:
+            A link, or None after the timeout.
+
+        Raises:
+            TransportError: the listener is closed.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Stop listening and remove what was put into the file system; idempotent."""
+        """Stop listening and remove the socket file, if any. May be called again."""
 
     def __enter__(self) -> Listener:
         return self
@@ -39,24 +49,42 @@ class Listener(ABC):
 
 
 class Transport(ABC):
-    """A way to connect nodes."""
+    """A way to connect nodes.
+
+    Attributes:
+        name: users select the transport by it.
+        scheme: scheme of its addresses. Transports with the same scheme can connect to each other.
+    """
 
     name: ClassVar[str]
-    """What users select it by."""
     scheme: ClassVar[str]
-    """The scheme of its addresses; transports of one scheme can connect to each other."""
 
     @abstractmethod
     def listen(self, address: str) -> Listener:
-        """Listen at an address of the scheme. ConfigError for what is not one,
-        TransportError where nobody may listen."""
+        """Listen at an address.
+
+        Raises:
+            ConfigError: the address is malformed.
+            TransportError: the address cannot be used.
+        """
 
     @abstractmethod
     def connect(self, address: str, timeout: float) -> Link:
-        """Connect to a listener. ConfigError for what is not an address, TransportError, or
-        TransportTimeoutError after so many seconds."""
+        """Connect to a listener.
+
+        Args:
+            address: where it listens.
+            timeout: seconds.
+
+        Raises:
+            ConfigError: the address is malformed.
+            TransportError: the connection failed.
+            TransportTimeoutError: the connection took too long.
+        """
 
     @abstractmethod
     def adopt(self, link: Link) -> Link:
-        """A link of this transport over the connection of a link of the same scheme, which is
-        given up. TransportError if it is closed."""
+        """Create a link of this transport from the connection of another link of the same scheme.
+
+        The other link can no longer be used. TransportError if it is closed.
+        """

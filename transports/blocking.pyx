@@ -1,4 +1,4 @@
-"""TCP whose waits sleep in the kernel until data comes."""
+"""TCP that sleeps in the kernel until data arrives."""
 
 from dllama._kernels.comm.link cimport (
     SocketLink, dl_link_ops, dl_socket_recv, dl_socket_send, dl_socket_shutdown, dl_socket_sleep,
@@ -15,15 +15,11 @@ OPS.shutdown = dl_socket_shutdown
 
 
 cdef class BlockingLink(SocketLink):
-    """A link of this transport."""
-
     def __cinit__(self, *args):
         self.hot.ops = &OPS
 
 
 class Blocking(Transport):
-    """Transport `blocking`."""
-
     name = "blocking"
     scheme = "tcp"
 

@@ -1,4 +1,4 @@
-"""What every transport must pass. Subclass Conformance in a test file and run pytest:
+"""Tests that every transport must pass. Subclass Conformance in a test file and run pytest:
 
     class TestMine(Conformance):
         transport = MINE
@@ -6,7 +6,7 @@
         def address(self, folder):
             return "mine://127.0.0.1:0"
 
-Nothing here needs pytest; each test takes a folder of its own (pytest's tmp_path).
+Nothing here needs pytest itself. Every test takes a folder of its own (pytest's tmp_path).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dllama.errors import ConfigError, DllamaError, TransportError, TransportTim
 from dllama.transports.base import Transport
 
 SIZES = (1, 2, 4095, 65536, (1 << 20) + 1, 64 << 20)
-LIMIT = 20.0  # seconds in which anything that goes well is done
-BUSY = 10.0  # seconds that a busy machine may add to what takes none; less than LIMIT
+LIMIT = 20.0  # seconds that anything that works may take
+BUSY = 10.0  # seconds that a busy machine may take for what is immediate; less than LIMIT
 CONNECT_AND_WAIT = """\
 import sys, time
 from dllama import transports
@@ -46,12 +46,12 @@ class Conformance:
     transport: Transport
 
     def address(self, folder: Path) -> str:
-        """A free address to listen at."""
+        """Return a free address to listen at."""
         raise NotImplementedError
 
     @contextlib.contextmanager
     def pair(self, folder: Path) -> Iterator[tuple[Link, Link]]:
-        """Both ends of a connection."""
+        """Yield both ends of a connection."""
         with self.transport.listen(self.address(folder)) as listener:
             near = self.transport.connect(listener.address, LIMIT)
             far = listener.accept(LIMIT)
@@ -77,9 +77,9 @@ class Conformance:
         def send(link: Link) -> None:
             at = 0
             while at < len(data):
-                step = cut.randint(1, 200_000)
-                link.send(data[at : at + step])
-                at += step
+                size = cut.randint(1, 200_000)
+                link.send(data[at : at + size])
+                at += size
 
         found = bytearray(len(data))
         with self.pair(tmp_path) as (near, far), background(send, near):
@@ -87,13 +87,13 @@ class Conformance:
                 far.recv_into(memoryview(found)[at : at + 77_777])
         assert found == data
 
-    def test_nothing_is_nothing(self, tmp_path: Path) -> None:
+    def test_no_bytes(self, tmp_path: Path) -> None:
         with self.pair(tmp_path) as (near, far):
             near.send(b"")
             far.recv_into(bytearray())
             assert near.sent_bytes == 0
 
-    def test_wait_says_whether_there_is_something(self, tmp_path: Path) -> None:
+    def test_wait_says_whether_bytes_have_come(self, tmp_path: Path) -> None:
         with self.pair(tmp_path) as (near, far):
             assert not far.wait(0.0)
             assert not far.wait(0.05)
@@ -110,7 +110,7 @@ class Conformance:
             assert far.ended()
 
     def test_three_nodes_exchange_at_once(self, tmp_path: Path) -> None:
-        """More than fits into any buffer, in all directions: whoever waits must also receive."""
+        """All send more than any buffer holds, so a node must receive while it waits to send."""
         rows, dim = 512, 4096
         for algorithm in ("exchange", "two-step"):
             sums = [np.zeros((rows, dim), np.float32) for _ in range(3)]
@@ -119,8 +119,8 @@ class Conformance:
                 communicator = Communicator(
                     links, rank, dim=dim, tokens=rows, wire=0, algorithm=algorithm, timeout=LIMIT
                 )
-                part = np.full((rows, dim), 10.0**rank, np.float32)
-                communicator.all_reduce(part, out[rank])
+                own = np.full((rows, dim), 10.0**rank, np.float32)
+                communicator.all_reduce(own, out[rank])
 
             with self.mesh(tmp_path, 3) as links:
                 threads = [background(work, rank, links[rank], algorithm, sums) for rank in (1, 2)]
@@ -131,7 +131,7 @@ class Conformance:
 
     @contextlib.contextmanager
     def mesh(self, folder: Path, nodes: int) -> Iterator[list[list[Link | None]]]:
-        """Links of every node to every other, by rank."""
+        """Yield the links between all nodes: links[a][b] is a's link to b."""
         links: list[list[Link | None]] = [[None] * nodes for _ in range(nodes)]
         with contextlib.ExitStack() as stack:
             for a in range(nodes):
@@ -191,7 +191,7 @@ class Conformance:
                 finally:
                     process.kill()
 
-    def test_closing_twice_is_closing(self, tmp_path: Path) -> None:
+    def test_closing_twice_is_allowed(self, tmp_path: Path) -> None:
         listener = self.transport.listen(self.address(tmp_path))
         near = self.transport.connect(listener.address, LIMIT)
         far = listener.accept(LIMIT)
@@ -223,7 +223,7 @@ class Conformance:
                 self.transport.listen(listener.address)
             self.transport.connect(listener.address, LIMIT).close()
 
-    def test_what_is_no_address(self, tmp_path: Path) -> None:
+    def test_malformed_addresses(self, tmp_path: Path) -> None:
         for address in ("", "nowhere", "1:2:3", "host:port", "unix:relative"):
             with raises(ConfigError, "address is"):
                 self.transport.listen(address)
@@ -242,7 +242,7 @@ class Conformance:
 
 @contextlib.contextmanager
 def background(work: Callable[..., Any], *arguments: Any) -> Iterator[None]:
-    """Do work in a thread meanwhile; its error is raised at the end."""
+    """Run `work` in a thread meanwhile; its error is raised at the end."""
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -262,7 +262,7 @@ def background(work: Callable[..., Any], *arguments: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def raises(kind: type[DllamaError], words: str) -> Iterator[None]:
-    """Expect an error whose message has these words."""
+    """Expect an error whose message contains these words."""
     found: DllamaError | None = None
     try:
         yield

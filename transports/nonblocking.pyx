@@ -1,4 +1,4 @@
-"""TCP whose waits poll without sleeping: the fastest answer, at the price of a busy core."""
+"""TCP that polls without sleeping: the lowest latency, for the price of a busy core."""
 
 from dllama._kernels.comm.link cimport (
     SocketLink, dl_link_ops, dl_socket_recv, dl_socket_send, dl_socket_shutdown, dl_socket_spin,
@@ -15,15 +15,11 @@ OPS.shutdown = dl_socket_shutdown
 
 
 cdef class NonblockingLink(SocketLink):
-    """A link of this transport."""
-
     def __cinit__(self, *args):
         self.hot.ops = &OPS
 
 
 class Nonblocking(Transport):
-    """Transport `nonblocking`."""
-
     name = "nonblocking"
     scheme = "tcp"
 

@@ -1,4 +1,4 @@
-"""What socket transports share: connecting and listening, without the hot half."""
+"""What socket transports share: connecting and listening."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dllama.transports.base import Listener
 
 MakeLink = Callable[[socket.socket, str], Link]
 BACKLOG = 64
-# A peer whose machine or network is gone is noticed within half a minute of silence.
+# Detects within half a minute of silence that the peer's machine or network is gone.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 
 def parse_tcp(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT or [IPV6]:PORT, with or without tcp:// in front."""
+    """Parse HOST:PORT or [IPV6]:PORT, with or without tcp:// in front."""
     bare = address.removeprefix("tcp://")
     host, colon, port = bare.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -34,12 +34,12 @@ def parse_tcp(address: str) -> tuple[str, int]:
 
 
 def format_tcp(host: str, port: int) -> str:
-    """HOST:PORT, with brackets around an IPv6 address."""
+    """Format HOST:PORT, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_unix(address: str) -> str:
-    """The path of unix:/path (or unix:///path)."""
+    """Return the path of unix:/path or unix:///path."""
     path = address.removeprefix("unix:")
     path = path.removeprefix("//") if path.startswith("///") else path
     if not address.startswith("unix:") or not path.startswith("/"):
@@ -50,7 +50,14 @@ def parse_unix(address: str) -> str:
 
 
 class SocketListener(Listener):
-    """Listens on a stream socket; path: a socket file, removed on close."""
+    """Listens on a stream socket.
+
+    Args:
+        server: a listening socket.
+        address: where to connect to.
+        make: creates a link from a connected socket and the peer's name.
+        path: socket file to remove on close, if any.
+    """
 
     def __init__(
         self, server: socket.socket, address: str, make: MakeLink, path: Path | None = None
@@ -73,7 +80,7 @@ class SocketListener(Listener):
         name = format_tcp(*peer[:2]) if isinstance(peer, tuple) else self.address
         try:
             return self._make(prepared(connection), name)
-        except OSError:  # the peer has gone already
+        except OSError:  # the peer has disconnected already
             connection.close()
             return None
 
@@ -86,7 +93,7 @@ class SocketListener(Listener):
 
 
 def prepared(connection: socket.socket) -> socket.socket:
-    """The socket without delays, ready for calls that do not wait."""
+    """Set a socket to non-blocking, without delays, with keep-alive."""
     connection.setblocking(False)
     if connection.family != socket.AF_UNIX:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -100,7 +107,7 @@ def prepared(connection: socket.socket) -> socket.socket:
 
 
 def listen_tcp(address: str, make: MakeLink) -> Listener:
-    """Listen at HOST:PORT; port 0 takes a free one."""
+    """Listen at HOST:PORT; port 0 picks a free port."""
     host, port = parse_tcp(address)
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -111,7 +118,7 @@ def listen_tcp(address: str, make: MakeLink) -> Listener:
 
 
 def connect_tcp(address: str, timeout: float, make: MakeLink) -> Link:
-    """Connect to HOST:PORT, trying all addresses of the host."""
+    """Connect to HOST:PORT; all addresses of the host are tried."""
     host, port = parse_tcp(address)
     try:
         connection = socket.create_connection((host, port), timeout)
@@ -121,7 +128,7 @@ def connect_tcp(address: str, timeout: float, make: MakeLink) -> Link:
 
 
 def listen_unix(address: str, make: MakeLink) -> Listener:
-    """Listen at unix:/path; a socket file that nobody listens at is replaced."""
+    """Listen at unix:/path; a stale socket file is replaced."""
     path = Path(parse_unix(address))
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -136,7 +143,7 @@ def listen_unix(address: str, make: MakeLink) -> Listener:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket file if connecting to it is refused."""
+    """Remove a socket file if nobody listens there."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return
@@ -149,7 +156,6 @@ def _remove_stale(path: Path) -> None:
 
 
 def connect_unix(address: str, timeout: float, make: MakeLink) -> Link:
-    """Connect to unix:/path."""
     path, end = parse_unix(address), time.monotonic() + timeout
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     while True:
@@ -158,7 +164,7 @@ def connect_unix(address: str, timeout: float, make: MakeLink) -> Link:
             connection.connect(path)
             return make(prepared(connection), address)
         except OSError as error:
-            # The listener's queue is full: unlike TCP, Unix sockets do not wait for it.
+            # The listener's queue is full. Unlike TCP, a Unix socket does not wait.
             if isinstance(error, BlockingIOError) and time.monotonic() < end:
                 time.sleep(0.01)
                 continue
@@ -167,7 +173,6 @@ def connect_unix(address: str, timeout: float, make: MakeLink) -> Link:
 
 
 def _unreachable(address: str, error: OSError, timeout: float) -> TransportError:
-    """The error of a connection that could not be made."""
     if isinstance(error, TimeoutError):
-        return TransportTimeoutError(f"connecting to {address}: no answer within {timeout:g} s")
+        return TransportTimeoutError(f"connecting to {address}: no reply within {timeout:g} s")
     return TransportError(f"connecting to {address}: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""Unix sockets, for nodes on one machine; waits poll without sleeping."""
+"""Unix sockets, for nodes on one machine; they poll without sleeping."""
 
 from dllama._kernels.comm.link cimport (
     SocketLink, dl_link_ops, dl_socket_recv, dl_socket_send, dl_socket_shutdown, dl_socket_spin,
@@ -15,15 +15,11 @@ OPS.shutdown = dl_socket_shutdown
 
 
 cdef class UnixLink(SocketLink):
-    """A link of this transport."""
-
     def __cinit__(self, *args):
         self.hot.ops = &OPS
 
 
 class Unix(Transport):
-    """Transport `unix`."""
-
     name = "unix"
     scheme = "unix"
 

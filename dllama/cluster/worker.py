@@ -29,7 +29,7 @@ from dllama.errors import DllamaError, ProtocolError, TransportError, TransportT
 from dllama.graph.graph import Graph
 from dllama.graph.weights import Weights
 from dllama.runtime.node import Node, communicator_of, graph_of
-from dllama.sampling.remote import answer, top_of
+from dllama.sampling.remote import reply, top_of
 from dllama.sampling.sampler import LocalShards
 from dllama.transports import Listener
 
@@ -344,7 +344,7 @@ class _Session:
             return node.timeline()
         if question.get("ask") == "labels":
             return {"labels": node.labels()}
-        return answer(self.shards, question)
+        return reply(self.shards, question)
 
     def report(self, error: Exception) -> None:
         """Tell the root; then wait until it hangs up.

@@ -1,1 +1,1 @@
-"""From logits to the next token, with the vocabulary split over nodes."""
+"""From logits to the next token, with the vocabulary sharded over nodes."""

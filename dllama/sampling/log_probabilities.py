@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens by the model alone, without temperature, penalty and filters."""
+"""Log probabilities of tokens under the model alone, without temperature, penalty or filters."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from dllama.sampling.sampler import VocabularyShards
 
 
 class LogProbs(NamedTuple):
-    """Of a token, and ids and values of the likeliest tokens, the likeliest first."""
+    """Log probabilities of a token and of the most likely tokens.
+
+    Attributes:
+        token: log probability of the chosen token.
+        best: (id, log probability) of the most likely tokens, best first.
+    """
 
     token: float
     best: tuple[tuple[int, float], ...]
 
 
 def log_probabilities(shards: VocabularyShards, token: int, count: int) -> LogProbs:
-    """The log-probability of a token of the last logits, and those of the `count` likeliest.
+    """Return the log probability of a token and of the `count` most likely tokens.
 
-    Nodes add up their parts in float64, so the last digits depend on the split.
+    They belong to the logits of the last pass. The sums of the shards are added in float64, so the
+    last digits depend on the number of nodes.
     """
-    parts = shards.likelihood(token, count)
-    largest = max(part.largest for part in parts)
-    total = math.fsum(part.total * math.exp(part.largest - largest) for part in parts)
+    found = shards.likelihood(token, count)
+    largest = max(shard.largest for shard in found)
+    total = math.fsum(shard.total * math.exp(shard.largest - largest) for shard in found)
     normaliser = largest + math.log(total)
-    (logit,) = [part.logit for part in parts if part.logit is not None]
-    best = sorted((pair for part in parts for pair in part.best), key=lambda p: (-p[1], p[0]))
+    (logit,) = [shard.logit for shard in found if shard.logit is not None]
+    best = sorted((pair for shard in found for pair in shard.best), key=lambda p: (-p[1], p[0]))
     return LogProbs(
         logit - normaliser, tuple((one, value - normaliser) for one, value in best[:count])
     )

@@ -1,6 +1,6 @@
 """Sampling over several nodes: the root asks each node about its shard of the vocabulary.
 
-The answers are what dllama.sampling.sampler needs, so the logits stay where they are.
+The replies hold what dllama.sampling.sampler needs, so the logits stay where they are.
 """
 
 from __future__ import annotations
@@ -29,18 +29,23 @@ from dllama.sampling.sampler import (
 )
 
 TOP = struct.Struct("<dq")
-MAX_STEPS = 1 << 31
+MAX_NUMBER = 1 << 31  # of ids, counts and tokens drawn in a question
 T = TypeVar("T")
-Answer = dict[str, Any]
-Ask = Callable[[dict[str, Any]], list[Answer]]
+Reply = dict[str, Any]
+Ask = Callable[[dict[str, Any]], list[Reply]]
 
 
 class RemoteShards:
-    """The shard of this node and those of the others, by rank.
+    """The shards of all nodes, by rank: this node's and those of the others.
 
-    tops: what the others sent after the pass. others: their names, for messages, and their ids.
-    ask: sends a question to all of them and returns their answers. ValueError for an answer that
-    says a logit is NaN or inf.
+    Methods raise ProtocolError, which names the node, for a wrong reply, and ValueError for a reply
+    that says that a logit is NaN or infinite.
+
+    Args:
+        own: the shard of this node.
+        tops: best (logit, id) of the others, which they send after each pass.
+        others: name and ids of the other shards.
+        ask: sends a question to the other nodes and returns their replies.
     """
 
     def __init__(
@@ -58,13 +63,13 @@ class RemoteShards:
     def penalise(self, history: Sequence[int], penalty: float) -> None:
         ids = sorted({int(token) for token in history})
         self._own.penalise(ids, penalty)
-        self._asked(lambda a, _: a["done"], "penalise", ids=ids, penalty=penalty)
+        self._asked(lambda r, _: r["done"], "penalise", ids=ids, penalty=penalty)
         self._tops = None
 
     def top(self) -> list[tuple[float, int]]:
         own = self._own.top()
         if self._tops is None:
-            self._tops = self._asked(lambda a, _: (float(a["logit"]), int(a["token"])), "top")
+            self._tops = self._asked(lambda r, _: (float(r["logit"]), int(r["token"])), "top")
         for (name, ids), (logit, token) in zip(self._others, self._tops, strict=True):
             if math.isnan(logit):
                 raise ValueError(f"logit {token} is not a number or infinite")
@@ -73,9 +78,9 @@ class RemoteShards:
         return own + list(self._tops)
 
     def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        def parse(a: Answer, ids: range) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            tokens = [_token(token, ids) for token in a["ids"]]
-            logits = np.array(a["logits"], np.float32)
+        def parse(r: Reply, ids: range) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            tokens = [_token(token, ids) for token in r["ids"]]
+            logits = np.array(r["logits"], np.float32)
             if len(tokens) != min(count, len(ids)) or logits.shape != (len(tokens),):
                 raise ValueError(f"{len(tokens)} tokens")
             return np.array(tokens, np.int64), logits
@@ -83,8 +88,8 @@ class RemoteShards:
         return self._own.best(count) + self._asked(parse, "best", count=count)
 
     def masses(self, draw: Draw) -> list[Masses]:
-        def parse(a: Answer, _: range) -> Masses:
-            masses = Masses(int(a["octave"]), [int(value) for value in a["sums"]])
+        def parse(r: Reply, _: range) -> Masses:
+            masses = Masses(int(r["octave"]), [int(value) for value in r["sums"]])
             if abs(masses.octave) > MAX_OCTAVE or len(masses.sums) != OCTAVES:
                 raise ValueError(f"{len(masses.sums)} sums from octave {masses.octave}")
             return masses
@@ -92,8 +97,8 @@ class RemoteShards:
         return self._own.masses(draw) + self._asked(parse, "masses", draw=draw)
 
     def race(self, draw: Draw, cut: Cut) -> list[Race]:
-        def parse(a: Answer, ids: range) -> Race:
-            (value, token), (edge, last, logit) = a["inside"], a["edge"]
+        def parse(r: Reply, ids: range) -> Race:
+            (value, token), (edge, last, logit) = r["inside"], r["edge"]
             inside = (float(value), token if value == -math.inf else _token(token, ids))
             return Race(
                 inside,
@@ -103,17 +108,17 @@ class RemoteShards:
         return self._own.race(draw, cut) + self._asked(parse, "race", draw=draw, cut=cut)
 
     def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
-        answers = self._asked(lambda a, _: int(a["mass"]), "mass_before", draw=draw, cut=cut)
-        return self._own.mass_before(draw, cut) + answers
+        others = self._asked(lambda r, _: int(r["mass"]), "mass_before", draw=draw, cut=cut)
+        return self._own.mass_before(draw, cut) + others
 
     def likelihood(self, token: int, count: int) -> list[Likelihood]:
-        def parse(a: Answer, ids: range) -> Likelihood:
-            logit = float(a["logit"]) if token in ids else None
-            best = [(_token(one, ids), float(value)) for one, value in a["best"]]
-            found = Likelihood(float(a["largest"]), float(a["total"]), logit, best)
+        def parse(r: Reply, ids: range) -> Likelihood:
+            logit = float(r["logit"]) if token in ids else None
+            best = [(_token(one, ids), float(value)) for one, value in r["best"]]
+            found = Likelihood(float(r["largest"]), float(r["total"]), logit, best)
             numbers = [found.largest, found.total, logit or 0.0, *(value for _, value in best)]
             if any(math.isnan(number) or number == math.inf for number in numbers):
-                raise ValueError("a number that is none")
+                raise ValueError("a number is NaN or infinite")
             if len(best) != min(count, len(ids)) or found.total < 0:
                 raise ValueError(f"{len(best)} tokens, total {found.total}")
             return found
@@ -121,27 +126,27 @@ class RemoteShards:
         own = self._own.likelihood(token, count)
         return own + self._asked(parse, "likelihood", token=token, count=count)
 
-    def _asked(self, parse: Callable[[Answer, range], T], question: str, **words: Any) -> list[T]:
-        """The answers of the others to a question; ProtocolError names whose is wrong."""
+    def _asked(self, parse: Callable[[Reply, range], T], question: str, **words: Any) -> list[T]:
+        """Ask the others and parse their replies; ProtocolError names the node of a wrong one."""
         parsed: list[T] = []
-        answers = self._ask({"ask": question, **words})
-        for (name, ids), found in zip(self._others, answers, strict=True):
+        replies = self._ask({"ask": question, **words})
+        for (name, ids), found in zip(self._others, replies, strict=True):
             try:
                 parsed.append(parse(found, ids))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise ProtocolError(f"{name}: wrong answer to {question}: {error!r}") from error
+                raise ProtocolError(f"{name}: wrong reply to {question}: {error!r}") from error
         return parsed
 
 
 def _token(token: object, ids: range) -> int:
     """A token of a shard."""
     if type(token) is not int or token not in ids:
-        raise ValueError(f"token {str(token)[:100]} is none of {ids}")
+        raise ValueError(f"token {str(token)[:100]} is not one of {ids}")
     return token
 
 
 def top_of(shards: LocalShards) -> bytes:
-    """The Top message of a shard; NaN and the id where a logit is not usable."""
+    """Return the TOP message of a shard: logit NaN and the id of a logit that is not usable."""
     try:
         return TOP.pack(*shards.top()[0])
     except ValueError as error:
@@ -149,30 +154,30 @@ def top_of(shards: LocalShards) -> bytes:
         return TOP.pack(math.nan, int(digits[0]) if digits else 0)
 
 
-def answer(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
-    """The answer of the node that has one shard; ProtocolError for what is not a question."""
+def reply(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply of a node with one shard; ProtocolError for a wrong question."""
     try:
-        return _ANSWERS[question["ask"]](shards, question)
+        return _REPLIES[question["ask"]](shards, question)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise ProtocolError(f"no answer to {str(question)[:200]}: {error}") from error
+        raise ProtocolError(f"wrong question {str(question)[:200]}: {error}") from error
 
 
 def _draw(question: dict[str, Any]) -> Draw:
-    """The draw of a question, as the sampler makes them."""
-    temperature, seed, step = question["draw"]
-    draw = Draw(float(temperature), int(seed), int(step))
+    """Return the draw of a question, or raise ValueError."""
+    temperature, seed, number = question["draw"]
+    draw = Draw(float(temperature), int(seed), int(number))
     if not LEAST_TEMPERATURE <= draw.temperature <= MOST_TEMPERATURE:
         raise ValueError(f"temperature is {draw.temperature}")
-    if not 0 <= draw.seed <= MAX_SEED or not 0 <= draw.step < MAX_STEPS:
-        raise ValueError(f"seed is {draw.seed}, step is {draw.step}")
+    if not 0 <= draw.seed <= MAX_SEED or not 0 <= draw.number < MAX_NUMBER:
+        raise ValueError(f"seed is {draw.seed}, number is {draw.number}")
     return draw
 
 
 def _cut(question: dict[str, Any]) -> Cut:
-    """The cut of a question."""
+    """Return the cut of a question, or raise ValueError."""
     octave, logit, token, least = question["cut"]
     cut = Cut(int(octave), float(logit), int(token), float(least))
-    if not -2 * MAX_OCTAVE <= cut.octave <= MAX_OCTAVE or not -1 <= cut.token < MAX_STEPS:
+    if not -2 * MAX_OCTAVE <= cut.octave <= MAX_OCTAVE or not -1 <= cut.token < MAX_NUMBER:
         raise ValueError(f"octave is {cut.octave}, token is {cut.token}")
     if math.isnan(cut.logit) or math.isnan(cut.least):
         raise ValueError("a bound is not a number")
@@ -181,7 +186,7 @@ def _cut(question: dict[str, Any]) -> Cut:
 
 def _penalise(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
     ids = [int(token) for token in question["ids"]]
-    if not all(0 <= token < MAX_STEPS for token in ids):
+    if not all(0 <= token < MAX_NUMBER for token in ids):
         raise ValueError("an id is out of range")
     shards.penalise(ids, float(question["penalty"]))
     return {"done": True}
@@ -194,7 +199,7 @@ def _top(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
 
 def _best(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
     count = int(question["count"])
-    if not 0 < count <= MAX_STEPS:
+    if not 0 < count <= MAX_NUMBER:
         raise ValueError(f"count is {count}")
     ids, logits = shards.best(count)[0]
     return {"ids": ids.tolist(), "logits": logits.tolist()}
@@ -216,12 +221,12 @@ def _mass_before(shards: VocabularyShards, question: dict[str, Any]) -> dict[str
 
 def _likelihood(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
     token, count = int(question["token"]), int(question["count"])
-    if not 0 <= token < MAX_STEPS or not 0 <= count <= MAX_STEPS:
+    if not 0 <= token < MAX_NUMBER or not 0 <= count <= MAX_NUMBER:
         raise ValueError(f"token is {token}, count is {count}")
     return shards.likelihood(token, count)[0]._asdict()
 
 
-_ANSWERS: dict[str, Callable[[VocabularyShards, dict[str, Any]], dict[str, Any]]] = {
+_REPLIES: dict[str, Callable[[VocabularyShards, dict[str, Any]], dict[str, Any]]] = {
     "penalise": _penalise,
     "top": _top,
     "best": _best,

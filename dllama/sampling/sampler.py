@@ -1,12 +1,12 @@
 """Sampling: from logits to the next token id.
 
-The filters and their order are those of Hugging Face transformers: repetition penalty,
-temperature, top-k, top-p, min-p; where tokens are equally good, the lower id comes first.
-What is drawn from the rest is the token with the largest logit / temperature + Gumbel
-number, where that number is a function of seed, step and token id.
+Filters and their order are those of Hugging Face's transformers: repetition penalty, temperature,
+top-k, top-p, min-p. Among equal tokens, the lower id comes first. Of the tokens that remain, the
+one with the largest logit / temperature + Gumbel number is drawn. The Gumbel number is a function
+of the seed, the number of the draw and the token id.
 
-The vocabulary may be cut into shards, each known to another node: `choose` asks all shards
-the same few questions, whose answers are small, and gives the same token for every split.
+The vocabulary may be sharded over nodes. `choose` asks all shards the same few questions, whose
+replies are small, and returns the same token for every number of nodes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ from dllama import options
 from dllama._kernels.ops import sampling
 from dllama.errors import DllamaError, ModelError
 
-# Beyond these, sampling is taking the best token, or any token, to more digits than matter.
+# Outside this range, sampling is indistinguishable from taking the best token, or any token.
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How to choose a token; ConfigError for a value out of range.
+    """How to choose a token.
 
-    Args:
+    Attributes:
         temperature: 0 takes the best token.
-        top_p: keep the fewest best tokens that together have this probability.
-        top_k: keep the k best, 0: all.
-        min_p: keep tokens at least this probable, relative to the best.
-        repetition_penalty: logits of tokens in the context are divided by it if positive, else
-            multiplied (Keskar et al. 2019, CTRL).
-        seed: None draws one.
+        top_p: keep the fewest best tokens whose probabilities add up to this.
+        top_k: keep the best k tokens; 0 keeps all.
+        min_p: drop tokens whose probability is below this fraction of the best token's.
+        repetition_penalty: logits of tokens in the context are divided by this if positive, else
+            multiplied by it (Keskar et al. 2019, CTRL).
+        seed: None picks a random one.
+
+    Raises:
+        ConfigError: a value is out of range.
     """
 
     temperature: float = options.TEMPERATURE.default
@@ -56,17 +59,26 @@ class SamplerConfig:
 
 
 class Draw(NamedTuple):
-    """What determines one token, besides the logits; temperature is not 0."""
+    """Everything but the logits that determines a token.
+
+    Attributes:
+        temperature: not 0.
+        seed: of the sampler.
+        number: how many tokens the sampler drew before.
+    """
 
     temperature: float
     seed: int
-    step: int
+    number: int
 
 
 class Masses(NamedTuple):
-    """Sums of token weights by octave (a factor of 2) of a token's weight.
+    """Sums of token weights by octave (a factor of 2) of the weight.
 
-    sums[i] counts the tokens i octaves below `octave`, in units of 2^(octave - i - 23).
+    Attributes:
+        octave: the highest octave.
+        sums: sums[i] is the sum of the weights i octaves below `octave`, in units of
+            2^(octave - i - 23).
     """
 
     octave: int
@@ -74,10 +86,10 @@ class Masses(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Which tokens may be chosen.
+    """Which tokens may be chosen; the default is all.
 
-    Those of higher octaves; of `octave` those that come before `token` with its `logit`; and
-    none below `least`. The default is all.
+    These are all tokens of higher octaves, and in `octave` those that come before `token` with its
+    `logit`. Tokens with a logit below `least` are excluded.
     """
 
     octave: int = -2 * sampling.MAX_OCTAVE
@@ -87,8 +99,14 @@ class Cut(NamedTuple):
 
 
 class Race(NamedTuple):
-    """Winners of a race, with value -inf where none took part: above the octave of a Cut,
-    and in it."""
+    """Winners of a race for the largest logit / temperature + Gumbel number.
+
+    A value is -inf if no token took part.
+
+    Attributes:
+        inside: (value, id) of the winner above the octave of the Cut.
+        edge: (value, id, logit) of the winner in that octave.
+    """
 
     inside: tuple[float, int]
     edge: tuple[float, int, float]
@@ -97,8 +115,11 @@ class Race(NamedTuple):
 class Likelihood(NamedTuple):
     """What a shard knows about probabilities, before any penalty.
 
-    largest: its largest logit. total: sum of e^(logit - largest). logit: of the token asked for,
-    None if that is in another shard. best: ids and logits of its best tokens, in order.
+    Attributes:
+        largest: its largest logit.
+        total: sum of e^(logit - largest).
+        logit: logit of the requested token; None if that is in another shard.
+        best: (id, logit) of its best tokens, best first.
     """
 
     largest: float
@@ -108,83 +129,85 @@ class Likelihood(NamedTuple):
 
 
 class VocabularyShards(Protocol):
-    """VocabularyShards that together are the vocabulary; every answer has one entry per shard.
+    """Shards that together are the vocabulary. Every method returns one entry per shard.
 
-    ValueError where a logit is NaN or inf.
+    Methods raise ValueError if a logit is NaN or infinite.
     """
 
     def penalise(self, history: Sequence[int], penalty: float) -> None:
-        """Make tokens of the history less likely (penalty > 1) in all later answers."""
+        """Make tokens of the history less likely (penalty > 1) for all later calls."""
 
     def top(self) -> list[tuple[float, int]]:
-        """The largest logit and its id, the lowest of several."""
+        """Return the largest logit and its id, the lowest of several."""
 
     def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Ids (m,) and logits (m,) of the best `count` tokens, in order."""
+        """Return ids (m,) and logits (m,) of the best `count` tokens, best first."""
 
     def masses(self, draw: Draw) -> list[Masses]:
-        """The weights of all tokens."""
+        """Return the weights of all tokens, summed by octave."""
 
     def race(self, draw: Draw, cut: Cut) -> list[Race]:
-        """The largest values."""
+        """Return the winners among the tokens that `cut` allows."""
 
     def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
-        """The weights of the tokens of the cut's octave that may be chosen."""
+        """Return the sum of the weights that `cut` allows in its octave."""
 
     def likelihood(self, token: int, count: int) -> list[Likelihood]:
-        """What gives the probability of a token and of the best `count`."""
+        """Return what gives the log probability of a token and of the best `count`."""
 
 
 class LocalShards:
-    """VocabularyShards in this process: float32 logits (n,) each, in the order of the ids.
+    """Shards in this process.
 
-    offset: the id of the first.
+    Args:
+        *logits: float32 (n,) of each shard, in the order of the ids.
+        offset: the first id.
     """
 
     def __init__(self, *logits: NDArray[np.float32], offset: int = 0) -> None:
-        offsets = np.cumsum([offset, *(len(part) for part in logits)]).tolist()
-        self._parts = list(zip(logits, offsets, strict=False))
-        self._unpenalised = self._parts
+        offsets = np.cumsum([offset, *(len(shard) for shard in logits)]).tolist()
+        self._shards = list(zip(logits, offsets, strict=False))
+        self._unpenalised = self._shards
 
     def penalise(self, history: Sequence[int], penalty: float) -> None:
         ids = np.unique(np.asarray(history, np.int64))
-        self._parts = [
+        self._shards = [
             (penalised(logits, ids[(ids >= at) & (ids < at + len(logits))] - at, penalty), at)
-            for logits, at in self._parts
+            for logits, at in self._shards
         ]
 
     def top(self) -> list[tuple[float, int]]:
-        tops = [(sampling.top(logits), offset) for logits, offset in self._parts]
+        tops = [(sampling.top(logits), offset) for logits, offset in self._shards]
         return [(logit, index + offset) for (logit, index), offset in tops]
 
     def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        return [sampling.candidates(logits, count, offset) for logits, offset in self._parts]
+        return [sampling.candidates(logits, count, offset) for logits, offset in self._shards]
 
     def masses(self, draw: Draw) -> list[Masses]:
-        found = [sampling.masses(logits, draw.temperature) for logits, _ in self._parts]
+        found = [sampling.masses(logits, draw.temperature) for logits, _ in self._shards]
         return [Masses(octave, sums.tolist()) for octave, sums in found]
 
     def race(self, draw: Draw, cut: Cut) -> list[Race]:
         return [
             Race(*sampling.race(
-                logits, draw.temperature, draw.seed, draw.step, offset,
+                logits, draw.temperature, draw.seed, draw.number, offset,
                 cut.octave, cut.least, cut.logit, cut.token,
             ))
-            for logits, offset in self._parts
+            for logits, offset in self._shards
         ]  # fmt: skip
 
     def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
         return [
             sampling.mass_before(logits, draw.temperature, cut.octave, cut.logit, cut.token, offset)
-            for logits, offset in self._parts
+            for logits, offset in self._shards
         ]
 
     def likelihood(self, token: int, count: int) -> list[Likelihood]:
-        return [_likelihood(part, token - at, count, at) for part, at in self._unpenalised]
+        return [_likelihood(shard, token - at, count, at) for shard, at in self._unpenalised]
 
 
 def _likelihood(logits: NDArray[np.float32], index: int, count: int, offset: int) -> Likelihood:
-    """The likelihood of a shard whose first id is offset."""
+    """Return the likelihood for a shard whose first id is `offset`."""
     largest, _ = sampling.top(logits)
     usable = largest > -math.inf
     total = float(np.exp(logits - np.float64(largest)).sum()) if usable else 0.0
@@ -197,51 +220,63 @@ def _likelihood(logits: NDArray[np.float32], index: int, count: int, offset: int
 
 
 class Sampler:
-    """Chooses one token after another; the same seed and logits give the same tokens."""
+    """Chooses tokens one after another. The same seed and logits give the same tokens."""
 
     def __init__(self, config: SamplerConfig) -> None:
         self._config = config
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
-        self._step = 0
+        self._number = 0
 
     def sample(self, shards: VocabularyShards, history: Sequence[int]) -> int:
-        """The next id, from the logits of the vocabulary and the ids of the context.
+        """Choose the next token. A token with logit -inf is never chosen.
 
-        A logit of -inf is never chosen. ModelError if one is NaN or inf, or all are -inf.
+        Args:
+            shards: logits of the last pass.
+            history: ids in the context.
+
+        Raises:
+            ModelError: a logit is NaN or infinite, or all are -inf.
         """
         try:
             if self._config.repetition_penalty != 1.0 and history:
                 shards.penalise(history, self._config.repetition_penalty)
-            token = choose(shards, self._config, self._seed, self._step)
+            token = choose(shards, self._config, self._seed, self._number)
         except DllamaError:
             raise
         except ValueError as error:
-            raise ModelError(f"the model gives no usable logits: {error}") from error
-        self._step += 1
+            raise ModelError(f"the model's logits are not usable: {error}") from error
+        self._number += 1
         return token
 
 
 def penalised(
     logits: NDArray[np.float32], ids: NDArray[np.int64], penalty: float
 ) -> NDArray[np.float32]:
-    """A copy of the logits in which some tokens are less likely (penalty > 1)."""
+    """Return a copy of logits (n,) in which the tokens `ids` (m,) are less likely (penalty > 1)."""
     out = logits.copy()
     values = out[ids]
     out[ids] = np.where(values > 0, values / penalty, values * penalty)
     return out
 
 
-def choose(shards: VocabularyShards, config: SamplerConfig, seed: int, step: int) -> int:
-    """The token that config, seed and step choose; the repetition penalty is applied before.
+def choose(shards: VocabularyShards, config: SamplerConfig, seed: int, number: int) -> int:
+    """Choose a token. The repetition penalty must have been applied before.
 
-    ValueError if a logit is NaN or inf, or all are -inf.
+    Args:
+        shards: logits of the last pass.
+        config: filters and temperature.
+        seed: replaces config.seed, which may be None.
+        number: how many tokens were drawn before.
+
+    Raises:
+        ValueError: a logit is NaN or infinite, or all are -inf.
     """
     best, token = min(shards.top(), key=lambda top: (-top[0], top[1]))
     if best == -math.inf:
         raise ValueError("all logits are -inf")
     if config.temperature < LEAST_TEMPERATURE or config.top_k == 1:
         return token
-    draw = Draw(min(config.temperature, MOST_TEMPERATURE), seed, step)
+    draw = Draw(min(config.temperature, MOST_TEMPERATURE), seed, number)
     least = best + draw.temperature * math.log(config.min_p) if config.min_p else -math.inf
     if config.top_k:
         return _from_best(shards, config, draw, least)
@@ -251,25 +286,25 @@ def choose(shards: VocabularyShards, config: SamplerConfig, seed: int, step: int
 
 
 def _from_best(shards: VocabularyShards, config: SamplerConfig, draw: Draw, least: float) -> int:
-    """The token chosen of the k best, which fit into one list."""
-    parts = shards.best(config.top_k)
-    ids = np.concatenate([part[0] for part in parts])
-    logits = np.concatenate([part[1] for part in parts]).astype(np.float64)
+    """Choose one of the best k tokens, few enough to be listed."""
+    found = shards.best(config.top_k)
+    ids = np.concatenate([one[0] for one in found])
+    logits = np.concatenate([one[1] for one in found]).astype(np.float64)
     order = np.lexsort((ids, -logits))[: config.top_k]
     ids, values = ids[order], logits[order] / draw.temperature
     sums = np.cumsum(np.exp(values - values[0]))
     before = np.concatenate([[0.0], sums[:-1]])
     keep = (before < config.top_p * sums[-1]) & (logits[order] >= least)
     keep[0] = True
-    values = values[keep] + sampling.gumbel(ids[keep], draw.seed, draw.step)
+    values = values[keep] + sampling.gumbel(ids[keep], draw.seed, draw.number)
     return int(ids[keep][np.argmax(values)])
 
 
 def _from_octaves(shards: VocabularyShards, top_p: float, draw: Draw, least: float) -> int:
-    """The token chosen of the best that together have probability top_p.
+    """Choose one of the best tokens that together have probability top_p.
 
-    They are not listed, as there may be very many. They are the tokens above some octave, and
-    the first in that octave; only if one of these wins must it be known how many.
+    There may be too many to list. They are all tokens above some octave, and the first ones in that
+    octave. How many of the latter matters only if one of them wins the race.
     """
     octave, above, limit, unit = find_octave(merge_masses(shards.masses(draw)), top_p)
     cut = Cut(octave, least=least)
@@ -285,7 +320,7 @@ def _from_octaves(shards: VocabularyShards, top_p: float, draw: Draw, least: flo
 
 
 def merge_masses(masses: Sequence[Masses]) -> Masses:
-    """The masses of several shards together."""
+    """Add the masses of several shards."""
     octave = max(mass.octave for mass in masses)
     sums = [0] * sampling.OCTAVES
     for mass in masses:
@@ -296,10 +331,12 @@ def merge_masses(masses: Sequence[Masses]) -> Masses:
 
 
 def find_octave(masses: Masses, top_p: float) -> tuple[int, int, float, int]:
-    """Where the best tokens that have probability top_p end.
+    """Find where the best tokens end that together have probability top_p.
 
-    Returns the octave of the last of them; the mass of all above it and the mass that top_p
-    is, both in units of the lowest octave; and how many of these its own unit is.
+    Returns:
+        The octave of the last of them, the mass above it, the mass that corresponds to top_p (both
+            in
+        units of the lowest octave), and the unit of the octave in units of the lowest one.
     """
     last = len(masses.sums) - 1
     sums = [value << (last - index) for index, value in enumerate(masses.sums)]

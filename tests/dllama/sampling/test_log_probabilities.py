@@ -1,4 +1,4 @@
-"""Log-probabilities against NumPy's, on one node and several."""
+"""Log probabilities against NumPy's, on one node and several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import dllama
 from dllama.errors import ConfigError, ProtocolError
 from dllama.sampling.log_probabilities import log_probabilities
-from dllama.sampling.remote import RemoteShards, answer
+from dllama.sampling.remote import RemoteShards, reply
 from dllama.sampling.sampler import LocalShards
 
 
@@ -20,7 +20,7 @@ def expected(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [40, 41], [100, 150, 190]])
-def test_slices_give_what_the_whole_gives(cuts, rng):
+def test_shards_give_what_the_whole_gives(cuts, rng):
     logits = np.round(rng.standard_normal(200) * 4, 1).astype(np.float32)
     logits[[3, 120]] = -math.inf
     parts = [np.ascontiguousarray(part) for part in np.split(logits, cuts)]
@@ -35,7 +35,7 @@ def test_slices_give_what_the_whole_gives(cuts, rng):
         np.testing.assert_allclose(values, expected(logits)[order[:count]], atol=1e-12)
 
 
-def test_a_slice_without_any_possible_token():
+def test_a_shard_without_any_possible_token():
     parts = [np.full(3, -math.inf, np.float32), np.zeros(2, np.float32)]
     found = log_probabilities(LocalShards(*parts), 4, 2)
     assert found.token == pytest.approx(math.log(0.5))
@@ -43,7 +43,7 @@ def test_a_slice_without_any_possible_token():
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
-def test_tokens_have_them_where_asked(nodes):
+def test_tokens_have_them_when_requested(nodes):
     with dllama.LLM(nodes=nodes, threads=1) as llm:
         prompt = llm.tokenizer.encode("KING:\n")
         options = {"temperature": 1.2, "repetition_penalty": 1.5, "seed": 3, "ignore_eos": True}
@@ -61,7 +61,7 @@ def test_tokens_have_them_where_asked(nodes):
         assert [value for _, value in token.top] == pytest.approx(np.sort(values)[::-1][:4])
 
 
-def test_none_of_the_alternatives_are_asked_for():
+def test_without_alternatives():
     with dllama.LLM(threads=1) as llm:
         (token,) = llm.generate("KING:\n", 1, logprobs=0)
         assert token.logprob < 0
@@ -88,12 +88,12 @@ RIGHT = {"largest": 1.0, "total": 1.5, "logit": 0.5, "best": [[4, 1.0], [3, 0.5]
         {"best": [4, 3]},
     ],
 )
-def test_wrong_answers_are_errors_that_name_the_node(change):
+def test_wrong_replies_are_errors_that_name_the_node(change):
     own, others = LocalShards(np.zeros(3, np.float32)), [("worker 1", range(3, 6))]
     right = RemoteShards(own, [], others, lambda _: [RIGHT])
     assert len(log_probabilities(right, 3, 2).best) == 2
     wrong = RemoteShards(own, [], others, lambda _: [RIGHT | change])
-    with pytest.raises(ProtocolError, match="worker 1: wrong answer to likelihood"):
+    with pytest.raises(ProtocolError, match="worker 1: wrong reply to likelihood"):
         log_probabilities(wrong, 3, 2)
 
 
@@ -102,5 +102,5 @@ def test_wrong_answers_are_errors_that_name_the_node(change):
     [{}, {"token": -1, "count": 1}, {"token": 1, "count": -1}, {"token": 1, "count": "x"}],
 )
 def test_wrong_questions_are_errors(question):
-    with pytest.raises(ProtocolError, match="no answer to"):
-        answer(LocalShards(np.zeros(3, np.float32)), {"ask": "likelihood", **question})
+    with pytest.raises(ProtocolError, match="wrong question"):
+        reply(LocalShards(np.zeros(3, np.float32)), {"ask": "likelihood", **question})

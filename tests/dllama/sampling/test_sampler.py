@@ -36,7 +36,7 @@ def logits_of(size: int, seed: int, scale: float = 3.0) -> np.ndarray:
 
 
 def allowed(logits: np.ndarray, config: SamplerConfig) -> np.ndarray:
-    """Which tokens the filters keep, bool (n,)."""
+    """Return which tokens the filters keep, bool (n,)."""
     size = logits.size
     order = np.lexsort((np.arange(size), -logits))
     if config.temperature == 0:
@@ -52,32 +52,32 @@ def allowed(logits: np.ndarray, config: SamplerConfig) -> np.ndarray:
     return out
 
 
-def expected(logits: np.ndarray, config: SamplerConfig, seed: int, step: int) -> int:
-    """The token with the largest value of those allowed."""
+def expected(logits: np.ndarray, config: SamplerConfig, seed: int, index: int) -> int:
+    """Return the allowed token with the largest value."""
     if config.temperature == 0:
         return int(logits.argmax())
     values = logits / np.float64(config.temperature)
-    values = values + sampling.gumbel(np.arange(logits.size), seed, step)
+    values = values + sampling.gumbel(np.arange(logits.size), seed, index)
     return int(np.where(allowed(logits, config), values, -np.inf).argmax())
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize(("size", "scale"), [(1, 1.0), (33, 3.0), (3000, 1.0), (3000, 4.0)])
 def test_filters_equal_the_plain_ones(config: SamplerConfig, size: int, scale: float) -> None:
-    for step in range(60):
-        logits = logits_of(size, step, scale)
-        assert choose(LocalShards(logits), config, 5, step) == expected(logits, config, 5, step)
+    for index in range(60):
+        logits = logits_of(size, index, scale)
+        assert choose(LocalShards(logits), config, 5, index) == expected(logits, config, 5, index)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize(
     "cuts", [(1000,), (1, 2, 3), (333, 666), (15, 16, 1999), range(100, 2000, 100)]
 )
-def test_slices_choose_what_the_whole_does(config: SamplerConfig, cuts: tuple[int, ...]) -> None:
-    for step in range(40):
-        logits = logits_of(2000, step, 0.5 + step % 5)
-        whole = choose(LocalShards(logits), config, 9, step)
-        assert choose(LocalShards(*np.split(logits, list(cuts))), config, 9, step) == whole
+def test_shards_choose_what_the_whole_does(config: SamplerConfig, cuts: tuple[int, ...]) -> None:
+    for index in range(40):
+        logits = logits_of(2000, index, 0.5 + index % 5)
+        whole = choose(LocalShards(logits), config, 9, index)
+        assert choose(LocalShards(*np.split(logits, list(cuts))), config, 9, index) == whole
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_masked_tokens_are_never_chosen(config: SamplerConfig) -> None:
     logits[[3, 90]] = -1000.0, -1000.5
     sampler = Sampler(replace(config, seed=1))
     assert {sampler.sample(LocalShards(logits), []) for _ in range(30)} <= {3, 90}
-    parts = LocalShards(*np.split(logits, [4, 50]))
-    for step in range(30):
-        assert choose(parts, config, 1, step) == choose(LocalShards(logits), config, 1, step)
+    shards = LocalShards(*np.split(logits, [4, 50]))
+    for index in range(30):
+        assert choose(shards, config, 1, index) == choose(LocalShards(logits), config, 1, index)
     with pytest.raises(ModelError, match="all logits are -inf"):
         sampler.sample(LocalShards(np.full(100, -math.inf, np.float32)), [])
 
