@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from dllama.errors import ConfigError
 
@@ -36,7 +36,7 @@ def is_number(
     """Whether a value is a finite number from `least`, or above it, to `most`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    number: Any = value
+    number = value if isinstance(value, int) else float(value)  # an int may be too large for one
     inside = max(least, -MOST_FLOAT) <= number <= min(most, MOST_FLOAT)
     return bool(inside and not (above and number == least))
 

@@ -166,6 +166,7 @@ def _documentation(option: Option) -> str:
     """An argument in a docstring: what it is, its choices, range and default."""
     choices = f", one of {', '.join(option.choices)}" if option.choices else ""
     text = replace(option, help=option.help + choices).description
+    text += f" (default: {option.default})" if option.type is bool else ""
     text += f"; {option.python}" if option.python else ""
     indent = " " * 8
     return textwrap.fill(

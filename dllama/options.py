@@ -35,8 +35,8 @@ MAX_SEQ_LEN = Option(
     otherwise=f"the model's, at most {DEFAULT_SEQ_LEN}",
 )  # fmt: skip
 KV_CACHE = Option(
-    "kv_cache", str, "numbers of the KV cache", default="auto", choices=("auto", "f16", "f32"),
-    otherwise="auto: f32 for f32 weights, else f16",
+    "kv_cache", str, "type of the numbers in the KV cache", default="auto",
+    choices=("auto", "f16", "f32"), otherwise="auto, which is f32 for f32 weights, else f16",
 )  # fmt: skip
 THREADS = Option(
     "threads", int, "threads per node", metavar="N", least=1, most=MAX_THREADS,
@@ -54,35 +54,36 @@ BATCH_SIZE = Option(
 
 # Several nodes.
 NODES = Option(
-    "nodes", int, "share the model between N processes on this machine", default=1, metavar="N",
-    least=1, most=MAX_NODES,
+    "nodes", int, "split the model over this many processes on this machine", default=1,
+    metavar="N", least=1, most=MAX_NODES,
 )  # fmt: skip
 WORKERS = Option(
-    "workers", str, "share the model with workers that run already", metavar="ADDRESS",
+    "workers", str, "split the model over workers that already run", metavar="ADDRESS",
     several=True,
 )  # fmt: skip
 TRANSPORT = Option(
     "transport", str, "how nodes are connected: blocking, nonblocking, unix, or one that is "
-    "installed", metavar="NAME", otherwise="unix for --nodes, else what the addresses say",
+    "installed", metavar="NAME",
+    otherwise="unix for nodes of this machine, else what the addresses say",
 )  # fmt: skip
 BUFFER = Option(
-    "buffer", str, "what travels between nodes", choices=("q80", "f32", "f16"),
+    "buffer", str, "type of the numbers that nodes add up", choices=("q80", "f32", "f16"),
     otherwise="q80 for q40 and q80 weights, else f32",
 )  # fmt: skip
 ALL_REDUCE = Option(
-    "all_reduce", str, "how sums over nodes are made", default="auto",
-    choices=("auto", "exchange", "two-step"), otherwise="auto: by size and number of nodes",
+    "all_reduce", str, "how nodes add up", default="auto",
+    choices=("auto", "exchange", "two-step"), otherwise="auto, by size and number of nodes",
 )  # fmt: skip
 SHARES = Option(
     "shares", float, "how much of the model each node holds, the root first", metavar="A,B,...",
-    least=1e-6, most=1e6, commas=True, otherwise="equal parts",
+    least=1e-6, most=1e6, commas=True, otherwise="equal shares",
 )  # fmt: skip
 TIMEOUT = Option(
-    "timeout", float, "seconds after which a node that does not answer is given up", default=5.0,
+    "timeout", float, "seconds after which a node that does not reply is given up", default=5.0,
     metavar="S", least=0.1, most=86400,
 )  # fmt: skip
 SECRET_FILE = Option(
-    "secret_file", str, "what nodes prove to each other", metavar="FILE",
+    "secret_file", str, "the secret that nodes prove to each other", metavar="FILE",
     otherwise="DLLAMA_SECRET, if set",
 )  # fmt: skip
 
@@ -95,47 +96,49 @@ TEMPERATURE = Option(
     "temperature", float, "0 takes the likeliest token", default=0.8, metavar="T", least=0
 )
 TOP_P = Option(
-    "top_p", float, "sample from the likeliest tokens of this total probability", default=0.9,
+    "top_p", float, "sample from the likeliest tokens with this total probability", default=0.9,
     metavar="P", least=0, most=1, above=True,
 )  # fmt: skip
 TOP_K = Option(
-    "top_k", int, "sample from the K likeliest tokens, 0: from all", default=0, metavar="K",
+    "top_k", int, "sample from the K likeliest tokens; 0: from all", default=0, metavar="K",
     least=0, most=MAX_TOP_K,
 )  # fmt: skip
 MIN_P = Option(
-    "min_p", float, "sample from tokens at least this likely, relative to the likeliest",
+    "min_p", float, "sample from tokens at least P times as likely as the likeliest",
     default=0.0, metavar="P", least=0, most=1,
 )  # fmt: skip
 REPETITION_PENALTY = Option(
-    "repetition_penalty", float, "above 1, make tokens of the context less likely", default=1.0,
+    "repetition_penalty", float, "above 1, tokens of the context become less likely", default=1.0,
     metavar="R", least=0, above=True,
 )  # fmt: skip
 SEED = Option(
-    "seed", int, "repeat a text", metavar="N", least=0, most=MAX_SEED,
-    otherwise="another one every time",
+    "seed", int, "the same seed gives the same text", metavar="N", least=0, most=MAX_SEED,
+    otherwise="a new one every time",
 )  # fmt: skip
 
 # The text.
 PROMPT = Option(
-    "prompt", str, "the text to go on from; token ids (\"1 15 9\") for a model without a tokenizer",
+    "prompt", str, 'the text to continue; token ids ("1 15 9") if the model has no tokenizer',
     metavar="TEXT", short="-p", otherwise=f"{DEMO_PROMPT!r} for the demo model, else none",
 )  # fmt: skip
-PROMPT_FILE = Option("prompt_file", str, "a file with the text to go on from", metavar="FILE")
+PROMPT_FILE = Option("prompt_file", str, "a file with the text to continue", metavar="FILE")
 STEPS = Option(
     "steps", int, "tokens to generate", metavar="N", least=0,
     otherwise=f"{DEFAULT_STEPS}, or what fits in the context",
 )  # fmt: skip
 STOP = Option(
-    "stop", str, "end before this text; may be given several times", metavar="TEXT", many=True
+    "stop", str, "stop before this text; may be given several times", metavar="TEXT", many=True
 )
-IGNORE_EOS = Option("ignore_eos", bool, "go on after an end-of-sequence token", default=False)
+IGNORE_EOS = Option("ignore_eos", bool, "do not stop at an end-of-sequence token", default=False)
 LOGPROBS = Option(
     "logprobs", int, "alternatives of a token that are told with their log-probabilities",
     least=0, most=1000,
 )  # fmt: skip
 
 # A conversation.
-SYSTEM = Option("system", str, "what the model is told at the beginning", metavar="TEXT")
+SYSTEM = Option(
+    "system", str, "instructions for the model, before the first message", metavar="TEXT"
+)
 TEMPLATE = Option(
     "template", str, "how messages are put before the model: a file of Jinja, or plain for a text "
     "with names of speakers", metavar="FILE",
@@ -147,14 +150,14 @@ LISTEN = Option(
     "listen", str, "HOST:PORT or [IPV6]:PORT", default="127.0.0.1:8080", metavar="ADDRESS"
 )
 API_KEY_FILE = Option(
-    "api_key_file", str, "what clients must send as their API key", metavar="FILE",
+    "api_key_file", str, "the API key that clients must send", metavar="FILE",
     otherwise="DLLAMA_API_KEY, if set",
 )  # fmt: skip
 INSECURE = Option(
-    "insecure", bool, "listen where other machines can connect, without an API key", default=False
+    "insecure", bool, "allow other machines to connect without an API key", default=False
 )
 QUEUE = Option(
-    "queue", int, "requests that may wait for their turn; more are turned away", default=32,
+    "queue", int, "requests that may wait for their turn; more are refused", default=32,
     metavar="N", least=1, most=10000,
 )  # fmt: skip
 KEPT_CONTEXTS = replace(
@@ -201,7 +204,7 @@ CHAT_OPTIONS = (
     replace(PROMPT, help="the first message", otherwise=""),
     replace(PROMPT_FILE, help="a file with the first message"),
     replace(STEPS, help="most tokens of an answer", least=1, otherwise="what fits in the context"),
-    replace(STOP, help="end an answer before this text; may be given several times"),
+    replace(STOP, help="stop an answer before this text; may be given several times"),
     IGNORE_EOS,
 )
 SERVER_OPTIONS = (LISTEN, API_KEY_FILE, INSECURE, QUEUE, KEPT_CONTEXTS)
@@ -236,7 +239,7 @@ BENCH_TEXT_OPTIONS = (
     replace(PROMPT, otherwise="random tokens"),
     PROMPT_FILE,
     BENCH_STEPS,
-    replace(IGNORE_EOS, help="go on after an end-of-sequence token, as a benchmark always does"),
+    replace(IGNORE_EOS, help="do not stop at an end-of-sequence token, as a benchmark never does"),
 )
 BENCH_SAMPLING_OPTIONS = (replace(TEMPERATURE, default=0.0), *SAMPLING_OPTIONS[1:])
 
@@ -247,10 +250,10 @@ WORKER_LISTEN = replace(
 )
 WORKER_OPTIONS = (
     WORKER_LISTEN,
-    replace(THREADS, help="for computing", otherwise="one per core"),
-    replace(SECRET_FILE, help="what the root must prove to know"),
-    replace(INSECURE, help="listen where other machines can connect, without a secret"),
-    Option("once", bool, "exit when the first root has left, or none came", default=False),
+    replace(THREADS, help="threads that compute", otherwise="one per core"),
+    replace(SECRET_FILE, help="the secret that the root must know"),
+    replace(INSECURE, help="allow other machines to connect without a secret"),
+    Option("once", bool, "exit after the first root, or after a minute without one", default=False),
     LOG_QUIET,
 )
 

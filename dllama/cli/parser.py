@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from dllama import transports
+from dllama.checks import shown
 from dllama.errors import ConfigError
 from dllama.option import Option
 from dllama.options import COMPARED_TRANSPORT, LISTEN, TRANSPORT, WORKER_LISTEN, WORKERS
@@ -72,7 +73,10 @@ class Parser(argparse.ArgumentParser):
         if value is None:
             return
         if getattr(found, option.name) is not None:
-            self.error(f"{value!r} and {option.flag}: only one of the two can be given")
+            self.error(
+                f"{_metavar(option)} {shown(value)} and {option.flag}: only one of the two can be "
+                "given"
+            )
         setattr(found, option.name, value)
 
 
@@ -109,11 +113,13 @@ def add_options(
         config: whether --config FILE.yaml may set them too.
     """
     if positional:
-        metavar = "TEXT" if positional.name == "prompt" else positional.name.upper()
-        help_text = f"the same as {positional.flag}"
         parser.positional = positional
         parser.add_argument(
-            POSITIONAL, nargs="?", type=_Type(positional), metavar=metavar, help=help_text
+            POSITIONAL,
+            nargs="?",
+            type=_Type(positional),
+            metavar=_metavar(positional),
+            help=f"{positional.help}, the same as {positional.flag}",
         )
     for title, options in groups.items():
         group = parser.add_argument_group(title)
@@ -141,6 +147,11 @@ def add_option(group: Any, option: Option, required: bool = False) -> None:
         common["nargs"] = "+"
         common["action"] = _Join if option.commas else "extend"
     group.add_argument(*flags, type=_Type(option), metavar=metavar, required=required, **common)
+
+
+def _metavar(positional: Option) -> str:
+    """What stands for an option's value where it has no flag."""
+    return "TEXT" if positional.name == "prompt" else positional.name.upper()
 
 
 def check_address(address: str) -> None:

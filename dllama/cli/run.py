@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dllama import LLM
@@ -26,6 +28,8 @@ from dllama.options import (
 )
 from dllama.runtime.trace import chrome_trace
 from dllama.text.stream import Token
+
+log = logging.getLogger("dllama.cli")
 
 EXAMPLES = """\
 dllama run
@@ -56,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the text to stdout as it comes, and then its costs to stderr."""
     values = settings(args)
     text = _prompt_text(values)
+    if "model" not in values and _is_path(text):
+        log.warning("%s is taken as the text; -m %s would name a model", text, text)
     check_output(values.get("json"))
     check_output(values.get("trace"))
     with open_model(values) as llm:
@@ -79,6 +85,14 @@ def _prompt_text(values: dict[str, Any]) -> str:
     """The text that the options ask for, or the demo's."""
     text = prompt_text(values)
     return ("" if "model" in values else DEMO_PROMPT) if text is None else text
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text names a file or folder, as that of a model would."""
+    try:
+        return Path(text).exists() if text else False
+    except OSError:  # too long for a name
+        return False
 
 
 def _generate(llm: LLM, prompt: str | list[int], values: dict[str, Any]) -> Iterator[Token]:
