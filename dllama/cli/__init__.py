@@ -1,6 +1,6 @@
 """The command `dllama`: one module per subcommand, all of the same shape.
 
-A subcommand module has add_parser(subparsers), which describes it, and run(args), which does
+Each module has add_parser(subparsers), which describes the subcommand, and run(args), which runs
 it and returns the exit status.
 """
 
@@ -24,7 +24,7 @@ COMMANDS = (run, chat, serve, worker, convert, pull, bench, perplexity, info)
 DESCRIPTION = "Run Llama-family language models on several ordinary CPU machines at once."
 EPILOG = """\
 examples:
-  dllama run                                    a text by the demo model
+  dllama run                                    a text by the built-in model
   dllama chat                                   a conversation with it
   dllama convert Llama-3.2-1B --output llama    make a model folder
   dllama pull OWNER/NAME --output llama         the same from Hugging Face
@@ -40,7 +40,7 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """The parser of the command line with all subcommands."""
     top = Parser(prog="dllama", description=DESCRIPTION, epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"dllama {__version__}")
     top.add_argument("--debug", action="store_true", help="show tracebacks of errors")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _abandon_stdout()  # whoever read the output went away; there is nobody to tell
+        _abandon_stdout()  # the reader of the output has gone; there is nobody to tell
         return FAILED
     except Exception as error:
         if "--debug" in words:
@@ -90,6 +90,6 @@ def _report(error: Exception) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Let what is still to be written go nowhere: the interpreter flushes once more."""
+    """Discard what is still to be written: the interpreter flushes once more when it exits."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

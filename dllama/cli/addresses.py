@@ -1,4 +1,4 @@
-"""Addresses that commands listen at, and who can reach them."""
+"""The addresses at which commands listen, and who can reach them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ def is_public(address: str) -> bool:
 
 
 def check_guarded(address: str, secret: bytes | None, insecure: bool, option: str) -> None:
-    """ConfigError where other machines could connect without a secret, which `option` gives."""
+    """ConfigError if other machines could connect without a secret.
+
+    Args:
+        address: where the command listens.
+        secret: what a client must know, None for nothing.
+        insecure: whether the user allowed it.
+        option: the option that gives a secret, for the message.
+    """
     if secret is None and not insecure and is_public(address):
         raise ConfigError(
             f"--listen {address}: other machines could connect: give {option}, or "

@@ -43,7 +43,7 @@ dllama bench llama --workers 10.0.0.2:9999 10.0.0.3:9999 --json bench.json"""
 
 NAMES = tuple(option.name for option in COMPARED_OPTIONS)
 CLUSTER = tuple(option for option in CLUSTER_OPTIONS if option.name not in NAMES)
-# --nodes says how many of the --workers to take, and does not take their place.
+# --nodes says how many of the --workers to use; it does not replace them.
 EXCLUSIVE = [group for group in ONE_OF if "workers" not in group]
 HEADINGS = ("nodes", "transport", "buffer", "all-reduce", "total ms", "inference", "transfer",
             "sent kB", "recv kB", "tokens/s", "prompt t/s", "speed-up")  # fmt: skip
@@ -72,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure all cases in turns, print the table of medians, write the files asked for."""
+    """Measure all cases in turns, print the table of medians, and write the files asked for."""
     values = settings(args, EXCLUSIVE)
     for name in NAMES:
         if name in values and not isinstance(values[name], list):
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(values: dict[str, Any], timelines: list[NodePass]) -> list[Result]:
-    """All cases, with a progress bar on a terminal."""
+    """Run all cases, with a progress bar on a terminal."""
     todo, work, repeats = _cases(values), _work(values), values.get("repeats", REPEATS.default)
     hidden = True if values.get("quiet") else None
     with tqdm(total=len(todo) * repeats, unit="run", disable=hidden, leave=False) as bar:
@@ -104,7 +104,7 @@ def _measure(values: dict[str, Any], timelines: list[NodePass]) -> list[Result]:
 
 
 def _work(values: dict[str, Any]) -> Work:
-    """What every case does."""
+    """What every case runs."""
     text = prompt_text(values)
     chosen = [option.name for option in SAMPLING_OPTIONS if option.name in values]
     return Work(
@@ -116,7 +116,7 @@ def _work(values: dict[str, Any]) -> Work:
 
 
 def _cases(values: dict[str, Any]) -> list[Case]:
-    """What the options ask for, checked before anything runs."""
+    """The cases that the options ask for, checked before any of them runs."""
     workers = values.get("workers", [])
     nodes = values.get("nodes") or (list(range(1, len(workers) + 2)) if workers else [1, 2, 4])
     if workers and max(nodes) > len(workers) + 1:
@@ -142,9 +142,9 @@ def _transports(workers: Sequence[str]) -> list[str]:
 
 
 def _open(case: Case, values: dict[str, Any]) -> LLM:
-    """A model in the layout of a case."""
+    """Open the model in the layout of a case."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
-    for name in BY_RANK:  # a case of fewer nodes is made of the first
+    for name in BY_RANK:  # a case with fewer nodes takes the first ones
         if isinstance(arguments.get(name), list):
             arguments[name] = arguments[name][: case.nodes]
     workers = arguments.pop("workers", [])[: case.nodes - 1]
@@ -160,7 +160,7 @@ def _open(case: Case, values: dict[str, Any]) -> LLM:
 
 
 def _table(results: Sequence[Result]) -> str:
-    """Rows under headings, numbers to the right."""
+    """The results as lines of text, columns aligned to the right."""
     rows = [HEADINGS, *(_row(result) for result in results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     return "\n".join(
@@ -170,7 +170,7 @@ def _table(results: Sequence[Result]) -> str:
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    """The cells of a result."""
+    """The cells of a row."""
     values = result.as_dict()
     cells = [values[name] for name in COLUMNS]
     return tuple(
@@ -182,7 +182,7 @@ def _row(result: Result) -> tuple[str, ...]:
 def _write_files(
     values: dict[str, Any], results: Sequence[Result], timelines: Sequence[NodePass]
 ) -> None:
-    """The files that the options ask for."""
+    """Write the files that the options ask for."""
     if "json" in values:
         write_json(values["json"], {"cases": [result.as_dict() for result in results]})
     if "csv" in values:
@@ -194,7 +194,7 @@ def _write_files(
 
 
 def _write_csv(path: Path, results: Sequence[Result]) -> None:
-    """The table with a line of names."""
+    """Write the table, with the names of the columns in the first line."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -46,22 +46,22 @@ dllama chat llama --nodes 4
 dllama chat llama --template plain           a model that knows no chat format
 dllama chat llama --quiet < questions.txt    a message per line"""
 HELP = """\
-A line is a message. It goes on in the next line after a backslash at its end; lines between \"\"\"
+A line is a message. A backslash at its end continues it in the next line; lines between \"\"\"
 and \"\"\" are one message. Ctrl-C stops an answer, Ctrl-D ends the conversation.
 
-/system [TEXT]  show what the model is told at the beginning, or change it ("" for nothing)
+/system [TEXT]  show the instructions for the model, or change them ("" for none)
 /reset          forget all messages
 /save FILE      write the conversation to FILE
-/load FILE      go on with the conversation in FILE
+/load FILE      continue the conversation in FILE
 /stats          show the context and the speed
 /help           show this
 /exit           end the conversation
 
-A message that begins with a slash is written with two: //"""
+To begin a message with a slash, type two: //"""
 DEMO_NOTE = (
-    "The built-in model has learnt plays, not conversations: it speaks like one of their persons."
+    "The built-in model has learnt plays, not conversations. It talks like a character of a play."
 )
-# What leaves the model and the conversation as they were.
+# Errors that leave the model and the conversation as they were.
 HARMLESS = (ConfigError, ContextError, FormatError, InputError, OutputError, TemplateError)
 
 
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _conversation(llm: LLM, values: dict[str, Any]) -> Conversation:
-    """The conversation that the options ask for."""
+    """Begin the conversation that the options ask for."""
     template = ChatTemplate.of(required_tokenizer(llm), template_name(llm, values))
     return Conversation(
         llm,
@@ -116,14 +116,14 @@ def _conversation(llm: LLM, values: dict[str, Any]) -> Conversation:
 
 
 class _Chat:
-    """Messages and commands from a console, answers and notes to it."""
+    """Takes messages and commands from a console, and shows answers and notes there."""
 
     def __init__(
         self, llm: LLM, conversation: Conversation, console: Console, steps: int | None
     ) -> None:
         self.conversation = conversation
         self.keeps = False
-        self.tokens: list[Token] = []  # of all answers, where they are kept
+        self.tokens: list[Token] = []  # of all answers, if they are kept
         self._llm = llm
         self._console = console
         self._steps = steps
@@ -140,7 +140,7 @@ class _Chat:
         }
 
     def greet(self) -> None:
-        """Say what there is."""
+        """Say which model this is, and how to get help."""
         llm = self._llm
         if llm.model_path.parent == DEMO:
             self._console.note(DEMO_NOTE)
@@ -148,9 +148,9 @@ class _Chat:
         self._console.note(f"{llm.name}, a context of {size} tokens. /help shows what there is.")
 
     def talk(self, first: str | None) -> None:
-        """Answer the first message, if there is one, and those that are read.
+        """Answer the first message, if there is one, and then those from the console.
 
-        Raises in the end what made the model fail.
+        If the model failed, its error is raised at the end.
         """
         with self._console:
             text = first if first is not None else self._console.read()
@@ -161,9 +161,10 @@ class _Chat:
             raise self._failure
 
     def _take(self, text: str) -> None:
-        """A message or a command; who types is told of an error, else it is the end.
+        """Handle a message or a command.
 
-        Where the model has failed, who types can still save the conversation.
+        In a terminal an error is a note, so that the conversation can be saved even if the model
+        has failed. Otherwise it is raised.
         """
         try:
             if text.startswith("/") and not text.startswith("//"):
@@ -179,12 +180,12 @@ class _Chat:
                 self._console.note("(the model cannot go on; /save keeps the conversation)")
 
     def _answer(self, text: str) -> None:
-        """Show the answer to a message as it comes, and what it cost."""
+        """Show the answer to a message as it comes, and then its length and speed."""
         given, steps = list[Token](), self._llm.stats.count
         try:
             with on_interrupt(self._llm.interrupt) as pressed:
                 tokens = self._say(text)
-                if pressed.is_set():  # before there was something to stop
+                if pressed.is_set():  # before there was anything to stop
                     self._llm.interrupt()
                 for token in tokens:
                     given.append(token)
@@ -196,7 +197,7 @@ class _Chat:
         self._console.note(f"({_cost(given, cost, self._steps)})")
 
     def _say(self, text: str) -> Iterator[Token]:
-        """The answer to come; tells what is forgotten for it."""
+        """Start an answer; a note says which turns are forgotten for it."""
         before = self.conversation.forgotten
         tokens = self.conversation.say(text)
         if self.conversation.forgotten > before:
@@ -205,11 +206,11 @@ class _Chat:
         return tokens
 
     def _obey(self, line: str) -> None:
-        """A command and its argument."""
+        """Run a command."""
         name, _, argument = line.partition(" ")
         command = self._commands.get(name.strip())
         if command is None:
-            raise ConfigError(f"no command /{name.strip()}: /help shows those there are")
+            raise ConfigError(f"no command /{name.strip()}: /help lists them")
         command(argument.strip())
 
     def _help(self, _: str) -> None:
@@ -228,7 +229,7 @@ class _Chat:
     def _save(self, name: str) -> None:
         path = Path(_file(name, "save")).expanduser()
         if path.is_file():
-            read_messages(path)  # what is no conversation is not written over
+            read_messages(path)  # only a conversation is overwritten
         check_output(str(path))
         write_json(str(path), to_json(self.conversation.messages))
         self._console.note(f"(saved in {path})")
@@ -246,16 +247,16 @@ class _Chat:
 
 
 def _file(name: str, command: str) -> str:
-    """The argument of a command that needs a file."""
+    """The file name that a command needs; ConfigError if it is missing."""
     if not name:
         raise ConfigError(f"/{command} needs the name of a file")
     return name
 
 
 def _cost(tokens: list[Token], stats: Stats, steps: int | None) -> str:
-    """How an answer ended, unless by itself, its length and its speed."""
+    """The length and speed of an answer, and what ended it if not the model."""
     if not tokens:
-        return "stopped before there was an answer: the message is forgotten"
+        return "stopped before the answer began: the message is forgotten"
     parts = [plural(len(tokens), "token")]
     if tokens[-1].end is End.INTERRUPT:
         parts.insert(0, "stopped")
@@ -267,7 +268,7 @@ def _cost(tokens: list[Token], stats: Stats, steps: int | None) -> str:
 
 
 def _state(llm: LLM, conversation: Conversation) -> list[str]:
-    """The context and what the conversation cost so far."""
+    """The context, and the work so far."""
     summary = llm.stats.summary()
     read = sum(step.tokens for step in llm.stats.phase(PREFILL))
     written = sum(step.tokens for step in llm.stats.phase(DECODE))

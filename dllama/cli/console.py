@@ -1,4 +1,4 @@
-"""The two sides of a conversation: lines that are typed or piped, and text that is shown."""
+"""The terminal or pipe of a conversation: reads messages, shows answers and notes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
-with contextlib.suppress(ImportError):  # where it is missing, lines cannot be edited
+with contextlib.suppress(ImportError):  # without it, lines cannot be edited
     import readline  # noqa: F401  (it edits the lines that input() reads)
 
 FENCE = '"""'
 FIRST, NEXT = "> ", ". "
-# Control characters but tab and newline: they would move the cursor of a terminal, or worse.
+# Control characters other than tab and newline could move the cursor of a terminal, or worse.
 _HARMLESS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
 
 
 class Console:
     """Reads messages from stdin, shows answers on stdout and notes on stderr.
 
-    interactive: whether stdin is a terminal; else there are no prompts. quiet: no notes. Within
-    a with block, Ctrl-C in a terminal does nothing but where a message is typed, and in
-    on_interrupt: one that comes a moment after an answer must not end the conversation.
+    `interactive` is true if stdin is a terminal; only then there are prompts. In a `with` block,
+    Ctrl-C in a terminal counts only while a message is typed and in on_interrupt, because a Ctrl-C
+    just after an answer must not end the conversation.
+
+    Args:
+        quiet: show no notes.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.interactive = sys.stdin.isatty()
         self._quiet = quiet
-        self._open = False  # whether the last line on stdout has no end yet
+        self._open = False  # whether the last line on stdout has not ended
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")
         self._deaf = False
@@ -49,15 +52,15 @@ class Console:
         self._heed(True)
 
     def _heed(self, interrupts: bool) -> None:
-        """Let Ctrl-C be a KeyboardInterrupt, or nothing."""
+        """Make Ctrl-C a KeyboardInterrupt, or ignore it."""
         if self._deaf:
             signal.signal(signal.SIGINT, signal.default_int_handler if interrupts else _nothing)
 
     def read(self) -> str | None:
-        """The next message, which may have several lines; None where there are no more.
+        """The next message, which may have several lines; None if there are no more.
 
-        A line that ends with a backslash goes on in the next, as do lines between two fences.
-        Ctrl-C takes back what is typed.
+        A backslash at the end continues a line; lines between two fences are one message. Ctrl-C
+        discards what was typed.
         """
         while True:
             try:
@@ -76,7 +79,7 @@ class Console:
                 print("\n(Ctrl-D or /exit ends the conversation)", file=sys.stderr)
 
     def _message(self) -> str:
-        """One message; EOFError where there is none."""
+        """One message; EOFError if there is none."""
         line = self._line(FIRST)
         if line.lstrip().startswith(FENCE):
             return self._fenced(line.lstrip().removeprefix(FENCE))
@@ -88,7 +91,7 @@ class Console:
         return "\n".join(lines)
 
     def _fenced(self, line: str) -> str:
-        """What stands before the closing fence."""
+        """The text up to the closing fence."""
         lines = [line]
         while not lines[-1].rstrip().endswith(FENCE):
             try:
@@ -110,7 +113,7 @@ class Console:
         return input()
 
     def show(self, text: str) -> None:
-        """Show text of an answer at once."""
+        """Show a part of an answer at once."""
         if not text:
             return
         if sys.stdout.isatty():
@@ -120,30 +123,30 @@ class Console:
         self._open = not text.endswith("\n")
 
     def end_line(self) -> None:
-        """End the line of an answer, if it has no end."""
+        """End the line of an answer, unless it has ended."""
         if self._open:
             self.show("\n")
 
     def note(self, text: str) -> None:
-        """Tell something that is no answer."""
+        """Show something that is not part of an answer."""
         if not self._quiet:
             self.end_line()
             print(text, file=sys.stderr, flush=True)
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
-    """A Ctrl-C that is not meant for anything."""
+    """Ignore a Ctrl-C."""
 
 
-# What on_interrupt takes the place of: not of a Ctrl-C that is ignored.
+# The handlers that on_interrupt replaces; it leaves a Ctrl-C that is ignored alone.
 HEEDED = (signal.default_int_handler, _nothing)
 
 
 @contextlib.contextmanager
 def on_interrupt(stop: Callable[[], None]) -> Iterator[threading.Event]:
-    """The first Ctrl-C calls stop and sets the event, a second one is a KeyboardInterrupt.
+    """The first Ctrl-C calls stop and sets the event; a second one is a KeyboardInterrupt.
 
-    It stays ignored where it is, as in a job in the background.
+    If Ctrl-C is ignored, as in a job in the background, it stays so.
     """
     pressed = threading.Event()
 

@@ -35,19 +35,19 @@ def add_parser(subparsers: Any) -> None:
 
 
 def add_conversion_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that converts."""
+    """Add the options of every command that converts."""
     for option in CONVERSION_OPTIONS:
         add_option(parser, replace(option, choices=WEIGHTS) if option.name == "weights" else option)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, and say how much in what time."""
+    """Convert, and report sizes and time."""
     convert_and_report(Path(args.source), Path(args.output), args)
     return 0
 
 
 def convert_and_report(source: Path, output: Path, args: argparse.Namespace) -> None:
-    """Convert with the options of add_conversion_options."""
+    """Convert with the options of add_conversion_options, print warnings and a report."""
     report = convert(source, output, args.weights, threads=args.threads, progress=not args.quiet)
     for warning in report.warnings:
         print(f"dllama: warning: {warning}", file=sys.stderr)

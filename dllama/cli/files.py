@@ -1,4 +1,4 @@
-"""Texts that commands read, and reports that they write."""
+"""Text files that commands read, and reports that they write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dllama.errors import InputError, OutputError
 
 
 def read_text(path: str, option: str) -> str:
-    """A text file; InputError names the option where it cannot be read."""
+    """Read a text file; InputError names the option if that fails."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -21,7 +21,7 @@ def read_text(path: str, option: str) -> str:
 
 
 def check_output(path: str | None) -> None:
-    """OutputError where a file cannot be written, before the work that it reports."""
+    """OutputError if a file cannot be written, so that this is known before the work."""
     if path is None:
         return
     target = Path(path)
@@ -33,15 +33,22 @@ def check_output(path: str | None) -> None:
 
 
 def write_json(path: str, value: object, indent: int | None = 2) -> None:
-    """Write a JSON file complete or not at all; a device or pipe is written to."""
+    """Write a JSON file, complete or not at all; a device or pipe is written directly."""
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
     write(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
 def write(path: str, save: Callable[[Path], object]) -> None:
-    """Let save write a file under a temporary name, which becomes path when it is complete.
+    """Write a file under a temporary name, then rename it, so that it is complete or absent.
 
-    A device or pipe is written to. OutputError names a file that cannot be written.
+    A device or pipe is written directly.
+
+    Args:
+        path: the file to write.
+        save: writes to the path that it is given.
+
+    Raises:
+        OutputError: the file cannot be written; the message names it.
     """
     target = Path(path).resolve()
     try:
@@ -54,7 +61,7 @@ def write(path: str, save: Callable[[Path], object]) -> None:
 
 
 def _replace(target: Path, save: Callable[[Path], object]) -> None:
-    """Write under a temporary name, then take the target's."""
+    """Write under a temporary name, then rename."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         temporary.open("x").close()

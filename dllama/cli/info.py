@@ -1,4 +1,4 @@
-"""`dllama info`: what this machine offers, or what a model is."""
+"""`dllama info`: what this machine offers, or what a model consists of."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     path = model_file(args.model, progress=True)
     with ModelFile.open(path) as file:
-        memory = list(_memory(file, args))  # first, because it checks the arguments
+        memory = list(_memory(file, args))  # first: it checks the arguments
         _print(_header(file))
         print()
         _print_tensors(file)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(rows: Iterable[tuple[str, str]]) -> None:
-    """Print two columns."""
+    """Print names and values in two columns."""
     table = list(rows)
     width = max(len(name) for name, _ in table)
     for name, value in table:
@@ -68,7 +68,7 @@ def _print(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def _machine() -> Rows:
-    """What the kernels can use here."""
+    """What this machine offers."""
     yield "dllama", __version__
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "cpu features", " ".join(cpu.features()) or "none"
@@ -79,7 +79,7 @@ def _machine() -> Rows:
 
 
 def _header(file: ModelFile) -> Rows:
-    """What the header says, and the tokenizer beside the file."""
+    """The fields of the header, and the tokenizer beside the file."""
     yield "file", str(file.path)
     yield "size", size(file.path.stat().st_size)
     for field in fields(file.spec):
@@ -109,7 +109,7 @@ def _tokenizer(file: ModelFile) -> str:
 
 
 def _print_tensors(file: ModelFile) -> None:
-    """Print the tensors, those of all layers (and experts) as one row."""
+    """Print a row for each kind of tensor, which stands for all layers (and experts)."""
     groups: dict[str, list[TensorInfo]] = {}
     for info in file.tensors.values():
         groups.setdefault(re.sub(r"\.\d+\.", ".*.", info.name), []).append(info)
@@ -123,7 +123,7 @@ def _print_tensors(file: ModelFile) -> None:
 
 
 def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
-    """What each node allocates, and what it holds."""
+    """The memory of each node, and its shard of the model."""
     nodes = node_count(args.nodes or 1, ())
     config = RunConfig.of(
         file.spec,
@@ -152,10 +152,10 @@ def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
 
 
 def _range(part: range) -> str:
-    """The members of a range."""
+    """A range as words."""
     return f"{part.start} to {part.stop - 1}" if part else "none"
 
 
 def size(count: int) -> str:
-    """Bytes in MB or GB of powers of ten."""
+    """A number of bytes in MB or GB (powers of ten)."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

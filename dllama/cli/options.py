@@ -14,16 +14,19 @@ from dllama.model_path import DEMO
 from dllama.options import CLUSTER_OPTIONS, FILE_OPTIONS, MODEL_OPTIONS, SAMPLING_OPTIONS
 from dllama.text.template import PLAIN
 
-# Of these, the command line's takes the place of the file's.
+# Options that exclude each other: if the command line gives one, the file's are ignored.
 OneOf = Sequence[Sequence[str]]
 ONE_OF: OneOf = (("prompt", "prompt_file"), ("nodes", "workers"))
 LLM_ARGUMENTS = tuple(option.name for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS))
 
 
 def settings(args: argparse.Namespace, one_of: OneOf = ONE_OF) -> dict[str, Any]:
-    """The options that were given, by the command line or else by the --config file.
+    """The values of options that are given, by the command line or else by the --config file.
 
-    one_of: groups of options of which the command line's takes the place of the file's.
+    Args:
+        args: of the command line.
+        one_of: groups of options that exclude each other. If the command line gives one, the
+            file's are ignored.
     """
     names = [option.name for option in args.known]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -39,7 +42,7 @@ def settings(args: argparse.Namespace, one_of: OneOf = ONE_OF) -> dict[str, Any]
 
 
 def _without_ranks(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that are not about single nodes, where there are other nodes than the file's."""
+    """The values without those for single nodes, which are not the file's nodes any more."""
     return {
         name: value
         for name, value in values.items()
@@ -48,7 +51,7 @@ def _without_ranks(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
-    """How to sample: the options given, else what the model's folder says."""
+    """How to sample: the options that are given, else the defaults of the model's folder."""
     defaults = generation_defaults(llm.model_path.parent, SAMPLING_OPTIONS)
     given = {option.name: values[option.name] for option in SAMPLING_OPTIONS
              if option.name in values}  # fmt: skip
@@ -56,13 +59,13 @@ def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def template_name(llm: LLM, values: dict[str, Any]) -> str | None:
-    """Which template puts messages before the model, for ChatTemplate.of."""
+    """The template for ChatTemplate.of: the one that is given; else plain for the demo model."""
     default = PLAIN if llm.model_path.parent == DEMO else None
     return values.get("template", default)
 
 
 def open_model(values: dict[str, Any], contexts: int | None = 1) -> LLM:
-    """The model that the options ask for."""
+    """Open the model that the options ask for."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
     quiet = values.get("quiet", False)
     return LLM(**arguments, contexts=contexts, trace="trace" in values, progress=not quiet)

@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the perplexity and how fast it was measured."""
+    """Print the perplexity, and how fast it was measured."""
     values = settings(args)
     text = read_text(args.file, "FILE")
     check_output(values.get("json"))

@@ -1,4 +1,4 @@
-"""A picture of a comparison; matplotlib is imported only when one is drawn."""
+"""A picture of a comparison; matplotlib is imported only if one is drawn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Line = tuple[str | None, str | None, str | None]
 
 
 def plot(path: str, results: Sequence[Result]) -> None:
-    """Tokens per second by number of nodes, a line for each way to connect them; and what a
-    token's time consists of. OutputError names a file that cannot be written."""
+    """Draw tokens per second by number of nodes, a line for each way to connect them, and the
+    parts of a token's time. OutputError names a file that cannot be written."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -29,7 +29,7 @@ def plot(path: str, results: Sequence[Result]) -> None:
 
 
 def _draw_speed(axes: Any, results: Sequence[Result]) -> None:
-    """Lines of tokens per second, all from the case of one node."""
+    """Draw lines of tokens per second; all begin with the case of one node."""
     alone = [(result.nodes, result.tokens_per_s) for result in results if result.nodes == 1]
     lines: dict[Line, list[tuple[int, float]]] = {}
     for result in results:
@@ -46,13 +46,13 @@ def _draw_speed(axes: Any, results: Sequence[Result]) -> None:
 
 
 def name_of(result: Result) -> str:
-    """A case in words, which are no other's."""
+    """A unique name of a case."""
     words = (str(result.nodes), result.transport, result.buffer, result.all_reduce)
     return " ".join(word for word in words if word)
 
 
 def _draw_times(axes: Any, results: Sequence[Result]) -> None:
-    """Bars of the time of a token: inference, transfer, the rest."""
+    """Draw bars of the time of a token: inference, transfer, the rest."""
     names = [name_of(result) for result in results]
     inference = [result.inference_ms for result in results]
     transfer = [result.transfer_ms for result in results]

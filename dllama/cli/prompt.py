@@ -1,4 +1,4 @@
-"""The prompt that options ask for, as a text or as token ids."""
+"""The prompt that the options give, as a text or as token ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def prompt_text(values: dict[str, Any]) -> str | None:
 
 
 def written_ids(text: str) -> list[int]:
-    """The token ids that a prompt for a model without a tokenizer holds."""
+    """The token ids that are written in a prompt, for a model without a tokenizer."""
     try:
         return [int(word) for word in text.replace(",", " ").split()]
     except ValueError:

@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Download, convert, and say how much in what time."""
+    """Download, convert, and report sizes and time."""
     output = checked_output(Path(args.output or args.repo.rpartition("/")[2]))
     hub = Hub(args.repo, args.revision, args.endpoint, progress=not args.quiet)
     convert_and_report(download(hub, args.file), output, args)

@@ -1,4 +1,4 @@
-"""What a generation cost, as text and as values for JSON."""
+"""The cost of a generation, as a table and as values for JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def report(llm: LLM) -> str:
 
 
 def _row(step: StepStats) -> str:
-    """A row of the table."""
+    """A step as a row of the table."""
     times = (step.total_ms, step.inference_ms, step.transfer_ms, step.sample_ms)
     sizes = (step.sent_bytes / 1000, step.received_bytes / 1000)
     figures = "".join(f"{figure:11.2f}" for figure in (*times, *sizes))
@@ -42,7 +42,7 @@ def _row(step: StepStats) -> str:
 
 
 def _summary(llm: LLM) -> list[str]:
-    """How fast, and what a generated token cost on average."""
+    """The speed, and the average cost of a generated token."""
     summary = llm.stats.summary()
     return [
         _setup(llm),
@@ -56,7 +56,7 @@ def _summary(llm: LLM) -> list[str]:
 
 
 def _setup(llm: LLM) -> str:
-    """What ran on what."""
+    """The model, nodes and threads in words."""
     weights = f"{llm.spec.weight_type.name.lower()} weights"
     threads = plural(llm.threads, "thread")
     if llm.nodes == 1:

@@ -1,4 +1,4 @@
-"""`dllama run`: generate a text from a prompt, and say what it cost."""
+"""`dllama run`: generate a text from a prompt, and report its cost."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             _print_text(llm, text, generated, tokens, values)
         finally:
-            # An interrupted text is a text too.
+            # The cost of an interrupted text counts too.
             if not values.get("quiet"):
                 print(report(llm), file=sys.stderr)
         if "json" in values:
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompt_text(values: dict[str, Any]) -> str:
-    """The text that the options ask for, or the demo's."""
+    """The prompt that the options give; else that of the demo model."""
     text = prompt_text(values)
     return ("" if "model" in values else DEMO_PROMPT) if text is None else text
 
@@ -96,7 +96,7 @@ def _is_path(text: str) -> bool:
 
 
 def _generate(llm: LLM, prompt: str | list[int], values: dict[str, Any]) -> Iterator[Token]:
-    """Start to generate."""
+    """Start a text."""
     return llm.generate(
         prompt,
         values.get("steps", _default_steps(llm, prompt)),
@@ -107,7 +107,7 @@ def _generate(llm: LLM, prompt: str | list[int], values: dict[str, Any]) -> Iter
 
 
 def _default_steps(llm: LLM, prompt: str | list[int]) -> int:
-    """DEFAULT_STEPS, or fewer where the context is short; the last takes no position."""
+    """DEFAULT_STEPS, or fewer if the context is short. The last token takes no position."""
     ids = prompt_ids(llm, prompt) if isinstance(prompt, str) else prompt
     return max(1, min(DEFAULT_STEPS, llm.seq_len - max(1, len(ids)) + 1))
 
@@ -115,7 +115,7 @@ def _default_steps(llm: LLM, prompt: str | list[int]) -> int:
 def _print_text(
     llm: LLM, text: str, generated: Iterator[Token], tokens: list[Token], values: dict[str, Any]
 ) -> None:
-    """Print the prompt, then the text of the tokens, which are collected, as they come."""
+    """Print the prompt, then the text of each token as it comes; collect the tokens."""
     try:
         _show("" if values.get("quiet") else text)
         for token in generated:

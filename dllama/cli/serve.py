@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     key = _read_key(values.get("api_key_file"))
     address = values.get("listen", LISTEN.default)
     check_guarded(address, key, values.get("insecure", False), "--api-key-file")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while the model is opened
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while the model is loaded
     _serve(values, address, key)
     return 0
 
@@ -83,7 +83,7 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
     scheduler = Scheduler(lambda: open_model(values, values.get("contexts")), metrics, limit)
     with bind(address) as listener, closing(scheduler):
         llm = scheduler.load()
-        # Its warnings are said; whoever opens the model again, after a worker was lost, knows them.
+        # Its warnings were shown; they need not come again when a lost worker is back.
         logging.getLogger("dllama.engine").setLevel(logging.ERROR)
         log.info("%d contexts of %d tokens", llm.contexts, llm.seq_len)
         served = Served.of(llm, sampling(llm, values), template_name(llm, values))
@@ -93,7 +93,7 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
 
 
 def _read_key(path: str | None) -> bytes | None:
-    """The API key, if there is one; ConfigError for what a header cannot hold."""
+    """The API key, if there is one; ConfigError for one that no header can hold."""
     key = read_secret(path, "DLLAMA_API_KEY")
     if key is not None and any(byte <= 32 or byte == 127 for byte in key):
         where = f"--api-key-file {path}" if path else "DLLAMA_API_KEY"

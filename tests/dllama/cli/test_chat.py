@@ -138,7 +138,7 @@ def test_save_replaces_conversations_only(chat, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "status", "message"),
     [
-        ("/fly\n", 2, "no command /fly: /help shows those there are"),
+        ("/fly\n", 2, "no command /fly: /help lists them"),
         ("/save\n", 2, "/save needs the name of a file"),
         ("/load /none\n", 1, "/none: No such file"),
         ("/save /none/x\n", 1, "/none/x: cannot write: /none is not a folder"),
@@ -273,7 +273,7 @@ def test_in_a_terminal(chat_model, answers, tmp_path):
         assert answers[0].strip() in shown
         for command, note in (
             ("/help", "/exit +end the conversation"),
-            ("/fly", "(no command /fly: /help shows those there are)"),
+            ("/fly", "(no command /fly: /help lists them)"),
             ("/load /none", "(/none: No such file or directory)"),
             ("a" * 300, "the message does not fit"),
         ):
