@@ -17,7 +17,7 @@ LAYERS = """
     model
     text transports
     graph sampling
-    config run_config
+    option_files run_config
     converter
     runtime
     cluster
@@ -27,7 +27,7 @@ LAYERS = """
 """
 LEVELS = {name: level for level, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 # What the converter may not see, though it is below: it knows files, not how they are run.
-HIDDEN_FROM_CONVERTER = {"graph", "sampling", "transports", "run_config", "config"}
+HIDDEN_FROM_CONVERTER = {"graph", "sampling", "transports", "run_config", "option_files"}
 # Packages whose folders lie beside dllama/.
 OUTSIDE = ("converter", "transports")
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")

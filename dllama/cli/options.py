@@ -9,8 +9,8 @@ from typing import Any
 
 from dllama import LLM
 from dllama.cli.parser import tested
-from dllama.config import generation_defaults, read_config
 from dllama.model_path import DEMO
+from dllama.option_files import generation_defaults, read_config
 from dllama.options import CLUSTER_OPTIONS, FILE_OPTIONS, MODEL_OPTIONS, SAMPLING_OPTIONS
 from dllama.text.template import PLAIN
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dllama.checks import shown
 from dllama.errors import ConfigError, FormatError, InputError
 from dllama.model.json_file import read_json_if_any
 from dllama.option import Option
@@ -16,26 +17,23 @@ from dllama.options import SHARES, THREADS
 
 
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
-    """The options that a YAML file sets, by name; ConfigError names file, line and key,
-    InputError a file that cannot be read.
+    """The options that a YAML file sets, by name.
 
     Keys are the options' names with - or _ between words. `nodes` may be a list instead of a
-    number: one mapping per node with address, threads and share, the root first and without an
-    address; it sets workers, threads and shares.
+    number, with a mapping for each node: its address (not for the root, which comes first),
+    threads and share. The list sets workers, threads and shares.
+
+    Args:
+        path: of the file.
+        options: those that it may set.
+
+    Raises:
+        ConfigError: the file is wrong; the message names file, line and key.
+        InputError: it cannot be read.
     """
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-    except OSError as error:
-        raise InputError(f"config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path}: not YAML: {error}") from error
-    if root is None:
-        return {}
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"config {path}: found no keys, expected lines of the form key: value")
     known = {option.name: option for option in options}
     values: dict[str, Any] = {}
-    for key, node in root.value:
+    for key, node in _entries(path):
         where = f"config {path}, line {key.start_mark.line + 1}: {key.value}"
         name = str(key.value).replace("-", "_")
         if name not in known:
@@ -51,6 +49,21 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     return values
 
 
+def _entries(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values of a YAML file."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except OSError as error:
+        raise InputError(f"config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: not YAML: {error}") from error
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"config {path}: found no keys, expected lines of the form key: value")
+    return list(root.value)
+
+
 NODE_OPTIONS = (
     Option("address", str, "where a worker listens"),
     THREADS,
@@ -59,7 +72,7 @@ NODE_OPTIONS = (
 
 
 def _nodes(node: yaml.SequenceNode, path: Path, worker: Option) -> dict[str, Any]:
-    """workers, threads and shares of a list of nodes."""
+    """The workers, threads and shares of a list of nodes."""
     options = {option.name: option for option in NODE_OPTIONS}
     options["address"] = replace(options["address"], test=worker.test)
     entries = [_node(entry, path, options) for entry in node.value]
@@ -77,7 +90,7 @@ def _nodes(node: yaml.SequenceNode, path: Path, worker: Option) -> dict[str, Any
 
 
 def _node(entry: yaml.Node, path: Path, known: Mapping[str, Option]) -> dict[str, Any]:
-    """One node of the list."""
+    """The address, threads and share of one node, as far as they are given."""
     line = f"config {path}, line {entry.start_mark.line + 1}"
     if not isinstance(entry, yaml.MappingNode):
         raise ConfigError(f"{line}: expected a node with {_names(NODE_OPTIONS)}")
@@ -92,7 +105,7 @@ def _node(entry: yaml.Node, path: Path, known: Mapping[str, Option]) -> dict[str
 
 
 def _value(option: Option, node: yaml.Node, where: str) -> Any:
-    """The value of a key, if the option can take it."""
+    """The value of a key; ConfigError if the option does not take it."""
     try:
         loader = yaml.SafeLoader("")
         value = loader.construct_object(node, deep=True)
@@ -107,10 +120,13 @@ def _names(options: Sequence[Option]) -> str:
 
 
 def generation_defaults(folder: Path, options: Sequence[Option]) -> dict[str, Any]:
-    """What generation_config.json in a model folder says of the options; {} without the file.
+    """The options that generation_config.json in a model's folder sets; {} without that file.
 
-    As in transformers, it counts only where do_sample is true, and null says nothing.
-    FormatError names file and key, ModelError a file that cannot be read.
+    As in transformers, the file counts only if do_sample is true, and null sets nothing.
+
+    Raises:
+        FormatError: a value is wrong; the message names file and key.
+        ModelError: the file cannot be read.
     """
     path = folder / "generation_config.json"
     config = read_json_if_any(path)
@@ -121,8 +137,8 @@ def generation_defaults(folder: Path, options: Sequence[Option]) -> dict[str, An
 
 
 def _stored(option: Option, value: object, path: Path) -> Any:
-    """The value of a key of a JSON file, if the option can take it."""
+    """The value of a key of a JSON file; FormatError if the option does not take it."""
     try:
         return option.check(value)
     except ValueError:
-        raise FormatError(path, option.name, repr(value), option.expected) from None
+        raise FormatError(path, option.name, shown(value), option.expected) from None

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from dllama.config import generation_defaults, read_config
 from dllama.errors import ConfigError, FormatError, InputError
 from dllama.option import Option
+from dllama.option_files import generation_defaults, read_config
 
 STEPS = Option("steps", int, "how many", least=0)
 TOP_P = Option("top_p", float, "how likely", least=0, most=1, above=True)
