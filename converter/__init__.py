@@ -1,4 +1,4 @@
-"""Turns checkpoints of several kinds into model folders for dllama."""
+"""Converts checkpoints of several formats to model folders for dllama."""
 
 from dllama.converter.convert import Report, convert
 

@@ -1,4 +1,4 @@
-"""Model folders made on first use, in the user's cache folder."""
+"""Model folders that are converted on first use, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from dllama.errors import ModelError, OutputError
 
 log = logging.getLogger("dllama.convert")
 
-# Goes up with every change of what a conversion writes.
+# Increase this whenever a conversion writes something different.
 VERSION = 1
 
 
 def cached_model(path: Path, progress: bool = True) -> Path:
-    """The model folder of a GGUF file, converted with its nearest type of weights on first use.
+    """Return the model folder of a GGUF file, converting the file on first use.
 
-    It is made anew when size or time of the file change, and the old one goes away. Raises what
-    convert raises, ModelError where the file is no GGUF file.
+    The weights get the type closest to that in the file. The file is converted again when its size
+    or modification time has changed, and the old folder is removed.
+
+    Raises:
+        ModelError: the file is not a GGUF file.
+        DllamaError: whatever `convert` raises.
     """
     if not GgufFile.recognises(path):
-        raise ModelError(f"{path}: is no GGUF file")
+        raise ModelError(f"{path}: not a GGUF file")
     place = cache_folder() / "models" / f"{path.stem}-{_digest(str(path.resolve()))}"
     status = path.stat()
     target = place / _digest(f"{VERSION} {status.st_size} {status.st_mtime_ns}")
@@ -36,14 +40,14 @@ def cached_model(path: Path, progress: bool = True) -> Path:
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/dllama, or ~/.cache/dllama (XDG Base Directory Specification)."""
+    """Return $XDG_CACHE_HOME/dllama or ~/.cache/dllama (XDG Base Directory Specification)."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
     return base / "dllama"
 
 
 def _convert(path: Path, target: Path, progress: bool) -> None:
-    """Convert; another process may do the same and be first."""
+    """Convert a file; another process may do the same and finish first."""
     log.info("%s: converting into %s", path, target)
     try:
         report = convert(path, target, progress=progress)
@@ -56,7 +60,7 @@ def _convert(path: Path, target: Path, progress: bool) -> None:
 
 
 def _remove_others(place: Path, target: Path) -> None:
-    """Remove what earlier states of the file gave; a dot begins what is still being written."""
+    """Remove folders of earlier states of the file. Unfinished ones start with a dot and stay."""
     for folder in place.iterdir():
         if folder != target and not folder.name.startswith("."):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Conversion of a checkpoint to a model folder."""
+"""Converts a checkpoint to a model folder."""
 
 from __future__ import annotations
 
@@ -31,13 +31,22 @@ from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
 
 WEIGHTS = ("q40", "q80", "f16", "f32")
-# Numbers that are read, put in order and written at a time.
+# How many numbers are read, reordered and written at a time.
 RUN = 1 << 22
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did: the folder, bytes read and written, and what to know about it."""
+    """What a conversion did.
+
+    Attributes:
+        output: the model folder.
+        spec: the model.
+        read_bytes: bytes of tensors read.
+        written_bytes: bytes of all files written.
+        seconds: duration.
+        warnings: what the user should know, one line each.
+    """
 
     output: Path
     spec: ModelSpec
@@ -55,13 +64,23 @@ def convert(
     threads: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Write the model folder `output` from the checkpoint `source` (checkpoint.py has the kinds).
+    """Convert the checkpoint `source` to the model folder `output`.
 
-    weights: float type of the matrices; None for q40, or for a GGUF file the one that is
-    nearest to its own. threads: None for one per CPU. The output appears complete or not at
-    all; a model folder that is there already is replaced. Raises ConfigError, FormatError,
-    UnsupportedError and ModelError for the input, OutputError where the output cannot be
-    written.
+    The output appears complete or not at all. An existing model folder is replaced.
+
+    Args:
+        source: a checkpoint; checkpoint.py lists the formats.
+        output: a new or empty folder, or a model folder.
+        weights: type of the matrices. Default: q40, or for a GGUF file the type closest to its own.
+        threads: default one per CPU.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        FormatError: a file of the checkpoint is broken.
+        UnsupportedError: the model uses something that dllama does not implement.
+        ModelError: a file of the checkpoint cannot be read.
+        OutputError: the output cannot be written.
     """
     begin = time.perf_counter()
     if weights is not None and weights not in WEIGHTS:
@@ -86,9 +105,10 @@ def convert(
 def read_spec(
     config: dict[str, Any], weights: WeightType, path: Path
 ) -> tuple[ModuleType, ModelSpec]:
-    """Family and spec of a config.json, if a model file can say them.
+    """Return the family and the spec of a config.json.
 
-    FormatError or UnsupportedError names path and field.
+    Raises:
+        FormatError, UnsupportedError: the config is wrong or cannot be represented in a model file.
     """
     family = families.of_config(config, path)
     spec: ModelSpec = family.read_config(config, weights, path)
@@ -97,14 +117,17 @@ def read_spec(
 
 
 def _thread_count(threads: int | None) -> int:
-    """The threads asked for, or one per CPU."""
     given: int | None = THREADS.argument(threads)
     return min(os.cpu_count() or 1, MAX_THREADS) if given is None else given
 
 
 def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Source, Stored]:
-    """The stored tensor of a source; FormatError if it is not there, UnsupportedError if its
-    numbers cannot be read."""
+    """Return a source with its stored tensor.
+
+    Raises:
+        FormatError: the tensor is missing.
+        UnsupportedError: its type cannot be converted.
+    """
     flag = checkpoint.config.get("tie_word_embeddings")
     tied = flag or (flag is None and source.tensor not in checkpoint.tensors)
     name = source.tied_to if source.tied_to and tied else source.tensor
@@ -113,7 +136,7 @@ def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Sour
             stored = checkpoint.tensors[place.tensor]
             if stored.dtype not in DTYPES and stored.dtype not in BLOCKS:
                 what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
-                raise UnsupportedError(f"{stored.path}: {what}, only {known} work")
+                raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
             if checkpoint.paired:
                 source = replace(source, paired_heads=0)
             return source, stored.part(place.part, place.parts)
@@ -123,7 +146,7 @@ def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Sour
 def _requantised(
     checkpoint: Checkpoint, tensors: list[tuple[Source, Stored]], spec: ModelSpec
 ) -> list[str]:
-    """A warning where matrices of one quantisation are written in another."""
+    """Return a warning if quantised matrices are written in another quantisation."""
     table = tensor_table(spec, 0)
     found = [
         stored.lossy or stored.dtype
@@ -136,9 +159,7 @@ def _requantised(
         return []
     kinds = ", ".join(sorted(set(found)))
     name = spec.weight_type.name.lower()
-    return [
-        f"{checkpoint.path}: {len(found)} tensors of {kinds} lose accuracy on the way to {name}"
-    ]
+    return [f"{checkpoint.path}: {len(found)} tensors lose accuracy from {kinds} to {name}"]
 
 
 def _write_model(
@@ -171,7 +192,7 @@ def _write_model(
 
 
 def _write_rows(writer: ModelWriter, source: Source, stored: Stored, rows: NDArray[Any]) -> None:
-    """Write rows: blocks as they are where the type is the same."""
+    """Write rows, or blocks unchanged if they have the right type."""
     info, kind = writer.tensors[source.name], BLOCKS.get(stored.dtype)
     try:
         if kind is None:
@@ -187,38 +208,45 @@ def _write_rows(writer: ModelWriter, source: Source, stored: Stored, rows: NDArr
 
 
 def _runs(source: Source, stored: Stored) -> Iterator[NDArray[Any]]:
-    """The rows of a tensor in runs of whole heads, in the order of the model file."""
+    """Yield the rows of a tensor in the order of the model file, in chunks of whole heads."""
     count = stored.shape[0]
     width = math.prod(stored.shape[1:])
     unit = count // source.paired_heads if source.paired_heads else 1
-    step = max(1, RUN // max(1, unit * width)) * unit
-    for first in range(0, count, step):
-        rows = stored.rows(first, min(step, count - first))
+    chunk = max(1, RUN // max(1, unit * width)) * unit
+    for first in range(0, count, chunk):
+        rows = stored.rows(first, min(chunk, count - first))
         yield _paired(rows, unit) if source.paired_heads else rows
 
 
 def _paired(rows: NDArray[Any], head: int) -> NDArray[Any]:
-    """Rows of heads of `head` rows, halves (i, i + head/2) put as pairs (2i, 2i + 1)."""
+    """Interleave the halves of each head, so that rows (i, i + head/2) become (2i, 2i + 1).
+
+    Args:
+        rows: (heads * head, ...).
+        head: rows of a head.
+    """
     halves = rows.reshape(-1, 2, head // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def checked_output(output: Path, source: Path | None = None) -> Path:
-    """The output folder, if it may be written: absent, empty, or a model folder.
+    """Return the output folder if it can be written: it must be absent, empty, or a model folder.
 
-    ConfigError where it is the source, OutputError where it is something else.
+    Raises:
+        ConfigError: it is the source folder.
+        OutputError: it is something else.
     """
     if source is not None and output.resolve() == source.resolve():
         raise ConfigError(f"output {output} is the source folder")
     if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is a file, expected a folder or nothing")
+        raise OutputError(f"{output}: is a file, expected a folder")
     if output.is_dir() and any(output.iterdir()) and not (output / "model.m").is_file():
-        raise OutputError(f"{output}: is not empty and not a model folder, nothing was written")
+        raise OutputError(f"{output}: is neither empty nor a model folder, nothing was written")
     return output
 
 
 def _check_space(target: Path, spec: ModelSpec) -> None:
-    """OutputError where the disk has less room than the model file takes."""
+    """Raise OutputError if the disk is too full for the model file."""
     needed = sum(info.nbytes for info in tensor_table(spec, 0).values())
     folder = target.resolve()
     while not folder.exists():
@@ -230,7 +258,7 @@ def _check_space(target: Path, spec: ModelSpec) -> None:
 
 @contextmanager
 def _replaced(target: Path) -> Iterator[Path]:
-    """A temporary folder beside the target that takes its name if all goes well."""
+    """Yield a temporary folder next to the target, which takes the target's name on success."""
     target = target.absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +274,7 @@ def _replaced(target: Path) -> Iterator[Path]:
 
 
 def _rename(temporary: Path, target: Path) -> None:
-    """Give the finished folder its name; the old one goes away only then."""
+    """Move the finished folder to its place; the old one is removed last."""
     try:
         if target.is_dir() and any(target.iterdir()):
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

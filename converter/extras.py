@@ -1,4 +1,4 @@
-"""Packages that only some sources need."""
+"""Packages that only some formats need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from dllama.errors import UnsupportedError
 
 
 def require(package: str, extra: str, what: object) -> Any:
-    """A package; UnsupportedError says what needs it and which extra of dllama brings it."""
+    """Import a package.
+
+    Args:
+        package: its name.
+        extra: the extra of dllama that installs it.
+        what: what needs it, for the error message.
+
+    Raises:
+        UnsupportedError: the package is not installed.
+    """
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""Repositories of Hugging Face, downloaded as far as a conversion needs them.
+"""Downloads what a conversion needs from repositories on Hugging Face.
 
-Files grow under a name that ends in .part, go on from there after a break, and take their own
-name once their hash is the one that the hub gives.
+A file grows under a name that ends in .part, and an interrupted download resumes there. It gets
+its own name once its hash equals the one that the hub reports.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository: its bytes and its hash, SHA-256 or git's of a blob."""
+    """A file of a repository.
+
+    Attributes:
+        name: path in the repository.
+        size: bytes.
+        sha256: hash of the content, for large files.
+        blob_id: git's hash of the blob.
+    """
 
     name: str
     size: int
@@ -44,9 +51,16 @@ class RemoteFile:
 class Hub:
     """One revision of a repository.
 
-    endpoint: None for HF_ENDPOINT or huggingface.co. progress: show a bar for each file. Raises
-    ConfigError for a name that cannot be one, UnsupportedError without the package
-    huggingface_hub, ModelError where the hub does not answer or has no such thing.
+    Args:
+        repo: OWNER/NAME.
+        revision: branch, tag or commit. Default: main.
+        endpoint: URL of the hub. Default: $HF_ENDPOINT or huggingface.co.
+        progress: whether to show a progress bar for each file.
+
+    Raises:
+        ConfigError: `repo` is malformed.
+        UnsupportedError: the package huggingface_hub is not installed.
+        ModelError: the hub does not respond or has no such revision.
     """
 
     def __init__(
@@ -69,15 +83,15 @@ class Hub:
             self.commit = str(info.sha)
             self.files = {file.name: file for file in map(_remote, info.siblings)}
         if not PLAIN.fullmatch(self.commit):
-            raise ModelError(f"{repo}: the hub names the revision {self.commit!r}")
+            raise ModelError(f"{repo}: the hub reports the revision {self.commit!r}")
 
     @property
     def folder(self) -> Path:
-        """Where its files are kept."""
+        """Where the downloaded files are."""
         return cache_folder() / "hub" / self.repo.replace("/", "--") / self.commit
 
     def get(self, name: str) -> Path:
-        """A file, downloaded unless it is there already; either way its hash is checked."""
+        """Download a file unless it is already there, and check its hash."""
         file = self.files.get(name)
         if file is None or not PLAIN.fullmatch(name):
             raise ModelError(f"{self.repo}: has no file {name!r} at {self.commit[:12]}")
@@ -93,11 +107,11 @@ class Hub:
         return target
 
     def remove(self) -> None:
-        """Remove what was downloaded."""
+        """Remove all downloaded files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _download(self, file: RemoteFile, target: Path) -> None:
-        """Download under a temporary name, from where an earlier download ended."""
+        """Download under a temporary name, resuming an interrupted download."""
         part = target.with_name(target.name + ".part")
         self._check_space(file, part)
         with part.open("ab") as stream, self._errors(f"download {file.name}"):
@@ -107,13 +121,13 @@ class Hub:
         if not _is_whole(part, file):
             part.unlink()
             raise ModelError(
-                f"{self.repo}: {file.name} was damaged on the way (its hash is not the hub's), "
-                "the download was removed"
+                f"{self.repo}: {file.name} was damaged in transit (its hash differs from the "
+                "hub's), the download was removed"
             )
         part.replace(target)
 
     def _fetch(self, file: RemoteFile, stream: BinaryIO) -> None:
-        """Append the rest of a file; the library goes on after a broken connection."""
+        """Append the rest of a file; the library retries after a broken connection."""
         module = self._module("file_download")
         module.http_get(
             module.hf_hub_url(
@@ -127,7 +141,6 @@ class Hub:
         )
 
     def _module(self, name: str) -> Any:
-        """A module of the library."""
         return require(f"huggingface_hub.{name}", "hub", f"downloading {self.repo}")
 
     def _check_space(self, file: RemoteFile, part: Path) -> None:
@@ -138,7 +151,7 @@ class Hub:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """One error for all that the library raises."""
+        """Turn everything that the library raises into ModelError."""
         try:
             yield
         except DllamaError:
@@ -152,10 +165,17 @@ class Hub:
 
 
 def download(hub: Hub, file: str | None = None) -> Path:
-    """What the converter takes: a folder of a Hugging Face model, or the GGUF file `file`.
+    """Download what the converter needs: a Hugging Face folder, or a GGUF file.
 
-    Without `file`, a repository without config.json must hold one GGUF file. Settings come first,
-    so that a model that cannot be converted is refused before its tensors are downloaded.
+    Configuration comes first, so that a model that cannot be converted is refused before its
+    tensors are downloaded.
+
+    Args:
+        hub: the repository.
+        file: a GGUF file in it. By default, a repository without config.json must have exactly one.
+
+    Returns:
+        The folder, or the GGUF file.
     """
     if file is not None or "config.json" not in hub.files:
         return _download_gguf(hub, file or _only_gguf(hub))
@@ -172,32 +192,32 @@ def download(hub: Hub, file: str | None = None) -> Path:
 
 
 def _tensor_files(hub: Hub) -> list[str]:
-    """The files of tensors, of the kind that the converter prefers."""
+    """Return the names of the tensor files, in the format that the converter prefers."""
     for name in FILES:
         if name + INDEX in hub.files:
             index = hub.get(name + INDEX)
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, dict):
-                raise FormatError(index, "weight_map", "broken", "files by the names of tensors")
+                raise FormatError(index, "weight_map", "broken", "a map from tensors to files")
             return sorted({str(shard) for shard in weight_map.values()})
         if name in hub.files:
             return [name]
-    raise ModelError(f"{hub.repo}: holds no {' or '.join(FILES)}, and no index of such files")
+    raise ModelError(f"{hub.repo}: has no {' or '.join(FILES)}, and no index of such files")
 
 
 def _only_gguf(hub: Hub) -> str:
-    """The GGUF file of a repository; of a model in several files, the first."""
+    """Return the name of the only GGUF file (of a split model, its first file)."""
     found = [name for name in sorted(hub.files) if name.endswith(".gguf") and "/" not in name]
     found = [name for name in found if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", name)]
     if not found:
-        raise ModelError(f"{hub.repo}: holds no config.json and no GGUF file")
+        raise ModelError(f"{hub.repo}: has no config.json and no GGUF file")
     if len(found) > 1:
-        raise ModelError(f"{hub.repo}: holds several GGUF files, name one: {', '.join(found)}")
+        raise ModelError(f"{hub.repo}: has several GGUF files, choose one: {', '.join(found)}")
     return found[0]
 
 
 def _download_gguf(hub: Hub, name: str) -> Path:
-    """A GGUF file with those that follow it."""
+    """Download a GGUF file and, for a split model, the files that follow it."""
     match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", name)
     for number in range(2, int(match[2]) + 1 if match else 2):
         hub.get(f"{match[1]}-{number:05d}-of-{match[2]}.gguf" if match else name)
@@ -205,14 +225,13 @@ def _download_gguf(hub: Hub, name: str) -> Path:
 
 
 def _remote(entry: Any) -> RemoteFile:
-    """What the hub says of a file."""
     lfs = entry.lfs
     sha256 = None if lfs is None else str(lfs["sha256"])
     return RemoteFile(str(entry.rfilename), int(entry.size or 0), sha256, entry.blob_id)
 
 
 def _is_whole(path: Path, file: RemoteFile) -> bool:
-    """Whether a file has the size and hash that it should."""
+    """Whether a file has the expected size and hash."""
     if path.stat().st_size != file.size:
         return False
     if file.sha256:

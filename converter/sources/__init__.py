@@ -1,1 +1,1 @@
-"""Checkpoints of several kinds: where configs, tensors and tokenizers come from."""
+"""Checkpoints of several formats: configuration, tensors and tokenizer."""

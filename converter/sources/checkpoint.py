@@ -1,4 +1,4 @@
-"""What the converter reads: checkpoints of several kinds behind one interface."""
+"""Checkpoints of several formats behind one interface."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from dllama.errors import ModelError
 
 
 class Checkpoint(Protocol):
-    """A model to be converted, told in the words of Hugging Face.
+    """A model to convert, described in Hugging Face's terms.
 
-    path: the folder or file. config: as of a config.json, and config_path what messages about it
-    name. tensors: by the names of Hugging Face. paired: whether rows of q and k are in the order
-    in which RoPE turns adjacent pairs. weights: the type to convert to where none is asked for.
+    Attributes:
+        path: the folder or file.
+        config_path: file to name in error messages about `config`.
+        config: the contents of a config.json.
+        paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
+        weights: type of the matrices if the user requests none.
+        tensors: by Hugging Face's names.
     """
 
     path: Path
@@ -32,7 +36,7 @@ class Checkpoint(Protocol):
     def tensors(self) -> Mapping[str, Stored]: ...
 
     def tokenizer(self) -> SourceTokenizer:
-        """The tokenizer; FormatError, UnsupportedError or ModelError name its file."""
+        """Return the tokenizer; FormatError, UnsupportedError or ModelError names its file."""
         ...
 
 
@@ -40,12 +44,12 @@ KINDS = (HuggingFaceFolder, MetaFolder, GgufFile)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at a path, of whichever kind it is; ModelError where it is of none."""
+    """Open a checkpoint of any format; ModelError if no format matches."""
     for kind in KINDS:
         if kind.recognises(path):
             return kind(path)
     if not path.exists():
         raise ModelError(f"{path}: no such folder or file")
     if path.is_file():
-        raise ModelError(f"{path}: is no GGUF file, expected one or a folder")
-    raise ModelError(f"{path}: holds no config.json (Hugging Face) and no params.json (Meta)")
+        raise ModelError(f"{path}: not a GGUF file, expected a GGUF file or a folder")
+    raise ModelError(f"{path}: has no config.json (Hugging Face) and no params.json (Meta)")

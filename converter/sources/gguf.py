@@ -1,4 +1,4 @@
-"""GGUF files: one file, or several that name each other, with model and tokenizer."""
+"""GGUF files: model and tokenizer in one file, or in several that belong together."""
 
 from __future__ import annotations
 
@@ -21,18 +21,27 @@ from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.gguf import read_tokenizer
 from dllama.errors import FormatError, ModelError, UnsupportedError
 
-# ggml's numbers of the types that are read as they are.
+# ggml's type numbers for the types that can be read directly.
 TYPES = {0: "F32", 1: "F16", 30: "BF16", 2: "Q40", 8: "Q80"}
-# The type of weights that is nearest to a type of GGUF: of others, by the bits of a number.
+# The closest weight type for each type. For other types, bits per weight decide.
 NEAREST = {"F32": "f32", "F16": "f16", "BF16": "f16", "Q40": "q40", "Q80": "q80"}
 MOST_BITS_OF_Q40 = 5.0
 
 
 @dataclass(frozen=True)
 class QuantisedTensor:
-    """A tensor of a quantisation that the package gguf turns into float32.
+    """A tensor in a quantisation that the package gguf converts to float32.
 
-    kind: the package's type, whose blocks of `block` numbers take block_nbytes bytes.
+    Attributes:
+        file: the file that contains it.
+        name: its name in the file.
+        shape: rows first.
+        begin: offset in the file, in bytes.
+        kind: the package's quantisation type.
+        block: numbers per block.
+        block_nbytes: bytes per block.
+        dequantize: the package's function.
+        dtype: of the rows that are read.
     """
 
     file: MappedFile
@@ -52,7 +61,7 @@ class QuantisedTensor:
 
     @property
     def lossy(self) -> str:
-        """The quantisation."""
+        """Name of the quantisation."""
         return str(self.kind.name)
 
     @property
@@ -61,19 +70,19 @@ class QuantisedTensor:
         return math.prod(self.shape) // self.block * self.block_nbytes
 
     def part(self, index: int, count: int) -> QuantisedTensor:
-        """One of `count` equal runs of the rows."""
+        """Return one of `count` equal runs of rows."""
         shape, nbytes = part_shape(self, count), self.nbytes // count
         return self if count == 1 else replace(self, shape=shape, begin=self.begin + index * nbytes)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
-        """Rows first to first + count as float32 (count, columns)."""
+        """Return rows first to first + count as float32 (count, columns)."""
         size = self.nbytes // self.shape[0]
         raw = np.frombuffer(self.file.data, np.uint8, count * size, self.begin + first * size)
         numbers = self.dequantize(raw.reshape(-1, self.block_nbytes), self.kind)
         return numbers.reshape(count, *self.shape[1:])
 
     def release(self) -> None:
-        """Give back the memory of the tensor's pages."""
+        """Release the memory of the tensor's pages."""
         self.file.release(self.begin, self.nbytes)
 
 
@@ -81,11 +90,11 @@ Mapped = MappedTensor | QuantisedTensor
 
 
 class GgufFile:
-    """A GGUF file of a model; of a model in several files, the first of them."""
+    """A GGUF file; of a split model, the first file."""
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Whether the source is of this kind."""
+        """Whether the path is a GGUF file."""
         if not path.is_file():
             return False
         try:
@@ -107,17 +116,17 @@ class GgufFile:
         self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
 
     def tokenizer(self) -> SourceTokenizer:
-        """The tokenizer in the metadata."""
+        """Return the tokenizer in the metadata."""
         return read_tokenizer(self.path, self._header.metadata)
 
     def _stored(self) -> Iterator[tuple[str, Mapped]]:
-        """All tensors of all files by GGUF's names."""
+        """Yield the tensors of all files with GGUF's names."""
         for file, header in self._files():
             for entry in header.tensors:
                 yield entry.name, _tensor(file, entry)
 
     def _factors(self, tensor: Mapped | None) -> NDArray[np.float32] | None:
-        """The factors of rotation frequencies."""
+        """Return the factors (head_size/2,) of the RoPE frequencies."""
         if tensor is None:
             return None
         if tensor.dtype != "F32" or len(tensor.shape) != 1:
@@ -126,7 +135,7 @@ class GgufFile:
         return tensor.rows(0, tensor.shape[0])
 
     def _files(self) -> Iterator[tuple[MappedFile, GgufHeader]]:
-        """This file and those that follow it."""
+        """Yield this file and, for a split model, those that follow it."""
         yield self._file, self._header
         count = typed(self._header.metadata, "split.count", int, self.path, 0)
         if count in (0, 1):
@@ -143,13 +152,13 @@ class GgufFile:
             yield file, read_header(file)
 
     def _vocab_size(self, stored: Mapping[str, Mapped]) -> int:
-        """Rows of the embedding."""
+        """Return the number of rows of the embedding."""
         if "token_embd.weight" not in stored:
             raise FormatError(self.path, "token_embd.weight", "missing", "the embedding")
         return stored["token_embd.weight"].shape[0]
 
     def _renamed(self, stored: Mapping[str, Mapped]) -> Iterator[tuple[str, Mapped]]:
-        """The tensors by Hugging Face's names, each expert's on its own."""
+        """Yield the tensors with Hugging Face's names; stacked experts become one tensor each."""
         for name, tensor in stored.items():
             theirs = hugging_face_name(name, self.config["model_type"])
             if theirs is None:
@@ -164,7 +173,7 @@ class GgufFile:
 
 
 def _tensor(file: MappedFile, entry: TensorEntry) -> Mapped:
-    """A tensor, checked against the size of the file."""
+    """Create a tensor and check that it lies within the file."""
     tensor: Mapped
     if entry.type in TYPES:
         dtype = TYPES[entry.type]
@@ -182,7 +191,7 @@ def _tensor(file: MappedFile, entry: TensorEntry) -> Mapped:
 
 
 def _quantised(file: MappedFile, entry: TensorEntry) -> QuantisedTensor:
-    """A tensor of another type, if the package gguf knows it."""
+    """Create a tensor of a type that only the package gguf can read."""
     package = require("gguf", "gguf", f"{file.path}: {entry.name} (quantisation {entry.type})")
     try:
         kind = package.GGMLQuantizationType(entry.type)
@@ -190,7 +199,7 @@ def _quantised(file: MappedFile, entry: TensorEntry) -> QuantisedTensor:
         package.dequantize(np.zeros((1, nbytes), np.uint8), kind)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise UnsupportedError(
-            f"{file.path}: {entry.name} is of a type that cannot be read ({error})"
+            f"{file.path}: {entry.name} has a type that cannot be read ({error})"
         ) from error
     return QuantisedTensor(
         file, entry.name, entry.shape, entry.begin, kind, block, nbytes, package.dequantize
@@ -198,7 +207,7 @@ def _quantised(file: MappedFile, entry: TensorEntry) -> QuantisedTensor:
 
 
 def _nearest(stored: Mapping[str, Mapped]) -> str:
-    """The type of weights that is nearest to that of most numbers in matrices."""
+    """Return the weight type closest to that of most numbers in matrices."""
     counts: Counter[str] = Counter()
     for name, tensor in stored.items():
         if name.startswith("blk.") and len(tensor.shape) > 1:

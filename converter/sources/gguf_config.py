@@ -1,7 +1,7 @@
-"""GGUF metadata and names of tensors in the words of Hugging Face.
+"""Translates GGUF metadata and tensor names to Hugging Face's.
 
-Keys and names are those of gguf-py/gguf/constants.py of github.com/ggml-org/llama.cpp; its
-converter writes one architecture for all that is built like Llama, Mistral and Mixtral.
+Keys and names are those of gguf-py/gguf/constants.py of github.com/ggml-org/llama.cpp. Its
+converter writes the architecture "llama" for everything built like Llama, Mistral or Mixtral.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dllama.errors import UnsupportedError
 
 Metadata = dict[str, Any]
 
-# Architectures with the model types that config.json has for them.
+# model_type of config.json for each architecture.
 MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
-# Fields of config.json with the metadata that holds them, after the architecture and a dot.
+# Metadata key, after the architecture and a dot, for each field of config.json.
 FIELDS = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -55,21 +55,27 @@ NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-# The router and experts: Mixtral's names, then those of Qwen.
+# Names of router and experts in Mixtral and in Qwen.
 MIXTRAL = {"gate_inp": "gate", "gate": "w1", "down": "w2", "up": "w3"}
 QWEN = {"gate_inp": "gate", "gate": "gate_proj", "down": "down_proj", "up": "up_proj"}
 FREQUENCIES = "rope_freqs.weight"
-# Llama 3.1's bounds of the wavelengths that are scaled in part, as parts of the old context.
+# Llama 3.1's low_freq_factor and high_freq_factor.
 LOW, HIGH = 1.0, 4.0
 
 
 def read_config(
     metadata: Metadata, tensors: Collection[str], factors: NDArray[np.float32] | None, path: Path
 ) -> dict[str, Any]:
-    """What a config.json would say, without the vocabulary's size.
+    """Build a config.json, all but vocab_size.
 
-    tensors: GGUF's names. factors: of rope_freqs.weight, where there is one. UnsupportedError or
-    FormatError for what a config.json could not say.
+    Args:
+        metadata: of the GGUF file.
+        tensors: GGUF's names.
+        factors: the tensor rope_freqs.weight, or None.
+        path: the file.
+
+    Raises:
+        UnsupportedError, FormatError: a config.json cannot represent the metadata.
     """
     arch = typed(metadata, "general.architecture", str, path)
     if arch is None or arch not in MODEL_TYPES:
@@ -90,15 +96,15 @@ def read_config(
     if arch == "llama" and found.get("num_experts"):
         config["model_type"] = "mixtral"
     if arch == "qwen3moe":
-        config["norm_topk_prob"] = True  # as llama.cpp computes it
+        config["norm_topk_prob"] = True  # what llama.cpp assumes
     _check_heads(metadata, arch, found, path)
     return config
 
 
 def hugging_face_name(name: str, model_type: str) -> str | None:
-    """The name of a tensor in a Hugging Face folder; None for one that has no such name.
+    """Return Hugging Face's name of a tensor, or None if there is none.
 
-    Of the tensor of all experts it is the name with {} in the place of the expert's number.
+    For a tensor that holds all experts, the name has {} in place of the expert's number.
     """
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+?)(?:\.(\d+))?\.(weight|bias)", name)
     if match is None:
@@ -118,7 +124,7 @@ def hugging_face_name(name: str, model_type: str) -> str | None:
 
 
 def _biases(arch: str, tensors: Collection[str]) -> set[str]:
-    """The fields that say which biases there are; those that all of Qwen2 have need none."""
+    """Return the config fields for biases; Qwen2's biases of q, k and v need none."""
     stems = {name.split(".")[-2] for name in tensors if name.endswith(".bias")}
     stems -= {"attn_q", "attn_k", "attn_v"} if arch == "qwen2" else set()
     return {"mlp_bias" if stem.startswith("ffn") else "attention_bias" for stem in stems}
@@ -129,9 +135,9 @@ def _expert_names(model_type: str) -> tuple[str, dict[str, str]]:
 
 
 def _scalar(metadata: Metadata, key: str, path: Path) -> Any:
-    """A value; of a list of one for each layer, the one that all layers share.
+    """Return a value. A list with a value per layer must hold equal values, which become one.
 
-    A float32 becomes the number that was rounded to it.
+    A float32 becomes the shortest decimal number that rounds to it.
     """
     value = metadata[key]
     if isinstance(value, np.ndarray):
@@ -143,17 +149,17 @@ def _scalar(metadata: Metadata, key: str, path: Path) -> Any:
 
 
 def _check_heads(metadata: Metadata, arch: str, config: dict[str, Any], path: Path) -> None:
-    """UnsupportedError for heads whose parts differ in size."""
+    """Raise UnsupportedError if the sizes of q/k heads, v heads and RoPE differ."""
     try:
         default = config["hidden_size"] // config["num_attention_heads"]
     except (KeyError, TypeError, ZeroDivisionError):
-        return  # the family says what is wrong
+        return  # the family reports what is wrong
     size = config.get("head_dim", default)
     for key in ("attention.value_length", "rope.dimension_count"):
         whole = f"{arch}.{key}"
         found = _scalar(metadata, whole, path) if whole in metadata else size
         if found != size:
-            raise UnsupportedError(f"{path}: {whole} is {found}, only {size} works")
+            raise UnsupportedError(f"{path}: {whole} is {found}, only {size} is supported")
 
 
 def _rope_scaling(
@@ -163,21 +169,21 @@ def _rope_scaling(
     factors: NDArray[np.float32] | None,
     path: Path,
 ) -> dict[str, Any] | None:
-    """rope_scaling of a config.json, from the metadata or from Llama 3.1's factors."""
+    """Build rope_scaling of a config.json from the metadata, or from Llama 3.1's factors."""
     kind = typed(metadata, f"{arch}.rope.scaling.type", str, path, "none")
     if kind != "none":
         return {"rope_type": kind, "factor": metadata.get(f"{arch}.rope.scaling.factor")}
     theta = config.get("rope_theta", 10000.0)
     if factors is None or not isinstance(theta, float) or not 0 < theta < math.inf:
-        return None  # where theta is none, the family says so
+        return None  # the family reports an invalid theta
     if not np.isfinite(factors).all() or factors.min() < 1:
-        raise UnsupportedError(f"{path}: {FREQUENCIES} holds factors that are not Llama 3.1's")
+        raise UnsupportedError(f"{path}: the factors in {FREQUENCIES} are not Llama 3.1's")
     factor = float(factors.max())
     wavelengths = 2 * math.pi * theta ** (np.arange(len(factors)) / len(factors))
     seq_len = _original_context(factors.astype(np.float64), wavelengths, factor)
     expected = _llama3_factors(wavelengths, factor, seq_len)
     if not np.allclose(factors, expected, rtol=1e-4):
-        raise UnsupportedError(f"{path}: {FREQUENCIES} holds factors that are not Llama 3.1's")
+        raise UnsupportedError(f"{path}: the factors in {FREQUENCIES} are not Llama 3.1's")
     return {
         "rope_type": "llama3",
         "factor": factor,
@@ -190,7 +196,7 @@ def _rope_scaling(
 def _original_context(
     factors: NDArray[np.float64], wavelengths: NDArray[np.float64], factor: float
 ) -> int:
-    """The context before scaling, which a factor between 1 and `factor` tells; 0 without one."""
+    """Derive the original context from a factor between 1 and `factor`; 0 if there is none."""
     between = (factors > 1.001) & (factors < factor * 0.999)
     if not between.any():
         return 0
@@ -201,6 +207,6 @@ def _original_context(
 def _llama3_factors(
     wavelengths: NDArray[np.float64], factor: float, seq_len: int
 ) -> NDArray[np.float64]:
-    """By what frequencies are divided (llama3 of transformers' modeling_rope_utils.py)."""
+    """Return the divisors of the frequencies ("llama3" in transformers' modeling_rope_utils.py)."""
     smooth = np.clip((seq_len / wavelengths - LOW) / (HIGH - LOW), 0, 1)
     return 1 / ((1 - smooth) / factor + smooth)

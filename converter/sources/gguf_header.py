@@ -1,7 +1,7 @@
-"""The header of GGUF files: metadata, and where tensors lie.
+"""The header of GGUF files: metadata, and where the tensors are.
 
-The format is described in docs/gguf.md of github.com/ggml-org/ggml. Counts and lengths are
-checked against the file before anything is made of them.
+The format is described in docs/gguf.md of github.com/ggml-org/ggml. Counts and lengths are checked
+against the size of the file before memory is allocated for them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ SCALARS = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor: shape with rows first, ggml's number of its type, begin in bytes of the file."""
+    """A tensor in the header.
+
+    Attributes:
+        name: GGUF's name.
+        shape: rows first.
+        type: ggml's type number.
+        begin: offset in the file, in bytes.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -46,21 +53,31 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """metadata: numbers, truth values, texts, lists of texts, and NumPy arrays by key."""
+    """The contents of a header.
+
+    Attributes:
+        metadata: values by key: int, float, bool, str, list of str, or NumPy array.
+        tensors: in the order of the file.
+    """
 
     metadata: dict[str, Any]
     tensors: list[TensorEntry]
 
 
 def read_header(file: MappedFile) -> GgufHeader:
-    """The header of a file; FormatError where it is broken, UnsupportedError for a version."""
+    """Read a header.
+
+    Raises:
+        FormatError: it is broken.
+        UnsupportedError: the version of the format is not supported.
+    """
     return _Reader(file).read()
 
 
 def typed(
     metadata: dict[str, Any], key: str, kind: type[Value], path: Path, default: Value | None = None
 ) -> Value | None:
-    """A value of the metadata; FormatError if it is of another type."""
+    """Return a value of the metadata, or the default; FormatError if it has another type."""
     value = metadata.get(key)
     if value is not None and type(value) is not kind:
         raise FormatError(path, key, f"a {type(value).__name__}", f"a {kind.__name__}")
@@ -68,7 +85,7 @@ def typed(
 
 
 class _Reader:
-    """Takes a header apart from front to back."""
+    """Parses a header from front to back."""
 
     def __init__(self, file: MappedFile) -> None:
         self._path: Path = file.path
@@ -76,12 +93,11 @@ class _Reader:
         self._at = 0
 
     def read(self) -> GgufHeader:
-        """The whole header."""
         if self._take(4) != MAGIC:
             raise self._error("magic", bytes(self._data[:4]), MAGIC)
         version = self._number("<I")
         if version not in VERSIONS:
-            raise UnsupportedError(f"{self._path}: GGUF version {version}, only 2 and 3 work")
+            raise UnsupportedError(f"{self._path}: GGUF version {version} is not supported")
         tensors, pairs = self._count(8), self._count(8)
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
@@ -95,24 +111,23 @@ class _Reader:
         return GgufHeader(metadata, moved)
 
     def _entries(self, count: int) -> Iterator[TensorEntry]:
-        """Tensors whose begin counts from the first of them."""
+        """Yield the tensors; `begin` is relative to the first one."""
         names = set()
         for _ in range(count):
             name = self._text()
             if name in names:
-                raise self._error(f"tensor {name}", "there twice", "once")
+                raise self._error(f"tensor {name}", "given twice", "once")
             names.add(name)
             dimensions = self._number("<I")
             if not 1 <= dimensions <= MAX_DIMENSIONS:
                 raise self._error(f"dimensions of {name}", dimensions, f"1 to {MAX_DIMENSIONS}")
             shape = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
             if not 0 < math.prod(shape) < 1 << 62:
-                raise self._error(f"shape of {name}", shape, "numbers that fit in a file")
+                raise self._error(f"shape of {name}", shape, "sizes that fit in a file")
             kind, offset = struct.unpack("<IQ", self._take(12))
             yield TensorEntry(name, tuple(reversed(shape)), kind, offset)
 
     def _value(self, kind: int, key: str) -> Any:
-        """A value of the metadata."""
         if kind == STRING:
             return self._text()
         if kind in SCALARS:
@@ -130,7 +145,7 @@ class _Reader:
         return np.frombuffer(self._take(count * dtype.itemsize), dtype)
 
     def _aligned(self, alignment: Any) -> int:
-        """Where the tensors begin."""
+        """Return where the tensors begin."""
         if type(alignment) is not int or not 0 < alignment <= 1 << 20:
             raise self._error("general.alignment", alignment, "a positive integer")
         return -(-self._at // alignment) * alignment
@@ -141,21 +156,22 @@ class _Reader:
             return data.decode()
         except UnicodeDecodeError as error:
             raise self._error(
-                f"a text at {self._at}", f"no UTF-8 ({error.reason})", "UTF-8"
+                f"string at {self._at}", f"not UTF-8 ({error.reason})", "UTF-8"
             ) from error
 
     def _count(self, least: int) -> int:
-        """A number of things of at least so many bytes, which the file can hold."""
+        """Read a count of things that take at least `least` bytes each; FormatError if they do not
+        fit.
+        """
         count = self._number("<Q")
         if count * least > len(self._data) - self._at:
-            raise self._error(f"a count at {self._at - 8}", count, "no more than the file holds")
+            raise self._error(f"count at {self._at - 8}", count, "what fits in the file")
         return count
 
     def _number(self, code: str) -> int:
         return int(struct.unpack(code, self._take(struct.calcsize(code)))[0])
 
     def _take(self, count: int) -> bytes:
-        """The next bytes."""
         if count > len(self._data) - self._at:
             left = f"{len(self._data) - self._at} bytes before the end"
             raise self._error("header (the file is cut off)", left, f"{count} bytes")

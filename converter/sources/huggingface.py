@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json, and tensors in safetensors files or PyTorch's checkpoints."""
+"""Hugging Face folders: config.json, and tensors in safetensors or PyTorch files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dllama.converter.tokenizers.folder import SourceTokenizer, open_tokenizer
 from dllama.errors import FormatError, ModelError
 from dllama.model.json_file import read_json
 
-# Files of tensors, the preferred one first; INDEX is added to the name for shards.
+# Tensor files, the preferred one first. For sharded models, the index has the name plus INDEX.
 FILES: dict[str, type[SafetensorsFile | PytorchFile]] = {
     "model.safetensors": SafetensorsFile,
     "pytorch_model.bin": PytorchFile,
@@ -27,14 +27,14 @@ class _TensorFile(Protocol):
 
 
 class HuggingFaceFolder:
-    """A folder with config.json and tensors in one file, or in shards with an index file."""
+    """A folder with config.json and tensors in one file, or in several with an index."""
 
     paired = False
     weights = "q40"
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Whether the source is of this kind."""
+        """Whether the path is such a folder."""
         return (path / "config.json").is_file()
 
     def __init__(self, path: Path) -> None:
@@ -44,17 +44,17 @@ class HuggingFaceFolder:
         self.tensors: Mapping[str, MappedTensor] = self._read_tensors()
 
     def tokenizer(self) -> SourceTokenizer:
-        """The tokenizer files of the folder."""
+        """Return the tokenizer of the folder."""
         return open_tokenizer(self.path)
 
     def _read_tensors(self) -> Mapping[str, MappedTensor]:
-        """All tensors by name, from one file or from all files of the index."""
+        """Return all tensors by name, from one file or from all files of the index."""
         for name, kind in FILES.items():
             if (self.path / (name + INDEX)).is_file():
                 return self._indexed_tensors(self.path / (name + INDEX), kind)
             if (self.path / name).is_file():
                 return kind(self.path / name).tensors
-        raise ModelError(f"{self.path}: holds no {' or '.join(FILES)}, and no index of such files")
+        raise ModelError(f"{self.path}: has no {' or '.join(FILES)}, and no index of such files")
 
     def _indexed_tensors(
         self, index: Path, kind: type[SafetensorsFile | PytorchFile]
@@ -63,7 +63,7 @@ class HuggingFaceFolder:
         if not isinstance(weight_map, dict) or not all(
             isinstance(file, str) for file in weight_map.values()
         ):
-            raise FormatError(index, "weight_map", "broken", "files by the names of tensors")
+            raise FormatError(index, "weight_map", "broken", "a map from tensors to files")
         files = {name: kind(self._shard(index, name)) for name in sorted(set(weight_map.values()))}
         return {name: self._indexed(index, name, files[file]) for name, file in weight_map.items()}
 

@@ -1,7 +1,7 @@
-"""Meta's checkpoints: params.json and consolidated.NN.pth, one file for each part of the model.
+"""Meta's checkpoints: params.json and consolidated.NN.pth, one file per model-parallel shard.
 
-What they mean is in llama/model.py of github.com/meta-llama/llama and its successors: layers are
-cut for model parallelism, so that the parts of a tensor follow each other in rows or columns.
+The format follows llama/model.py of github.com/meta-llama/llama and its successors: layers are cut
+for model parallelism, so a tensor is the concatenation of its shards along rows or columns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dllama.model.json_file import read_json
 from dllama.text.tokenizer_config import TokenizerConfig
 
 ROWS, COLUMNS, SAME = 0, 1, None
-# Hugging Face's names, and how the parts of a tensor are joined.
+# Hugging Face's names, and along which axis the shards of a tensor are joined.
 NAMES = {
     "attention.wq": ("self_attn.q_proj", ROWS),
     "attention.wk": ("self_attn.k_proj", ROWS),
@@ -46,7 +46,7 @@ IGNORED = ("rope.freqs",)
 
 @dataclass(frozen=True)
 class JoinedTensor:
-    """A tensor whose parts of equal shapes follow each other along an axis."""
+    """A tensor whose shards have equal shapes and are concatenated along an axis."""
 
     parts: tuple[MappedTensor, ...]
     axis: int
@@ -54,7 +54,7 @@ class JoinedTensor:
 
     @property
     def path(self) -> Path:
-        """The file of the first part."""
+        """The file of the first shard."""
         return self.parts[0].path
 
     @property
@@ -64,12 +64,12 @@ class JoinedTensor:
 
     @property
     def dtype(self) -> str:
-        """The type of all parts."""
+        """The type of all shards."""
         return self.parts[0].dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the whole."""
+        """The shape of the whole tensor."""
         return tuple(
             size * len(self.parts) if axis == self.axis else size
             for axis, size in enumerate(self.parts[0].shape)
@@ -81,13 +81,13 @@ class JoinedTensor:
         return sum(part.nbytes for part in self.parts)
 
     def part(self, index: int, count: int) -> JoinedTensor:
-        """The tensor itself: these checkpoints hold nothing that is cut."""
+        """Return the tensor itself; these checkpoints have no stacked tensors."""
         if count != 1:
             raise FormatError(self.path, f"shape of {self.name}", self.shape, f"{count} parts")
         return self
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
-        """Rows first to first + count: (count, columns)."""
+        """Return rows first to first + count: (count, columns)."""
         if self.axis == COLUMNS:
             return np.concatenate([part.rows(first, count) for part in self.parts], axis=1)
         size = self.parts[0].shape[0]
@@ -100,20 +100,20 @@ class JoinedTensor:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def release(self) -> None:
-        """Give back the memory of the parts' pages."""
+        """Release the memory of the shards' pages."""
         for part in self.parts:
             part.release()
 
 
 class MetaFolder:
-    """A folder with params.json and consolidated.00.pth and so on."""
+    """A folder with params.json and consolidated.00.pth, consolidated.01.pth, ..."""
 
     paired = True
     weights = "q40"
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Whether the source is of this kind."""
+        """Whether the path is such a folder."""
         return (path / "params.json").is_file()
 
     def __init__(self, path: Path) -> None:
@@ -125,7 +125,7 @@ class MetaFolder:
         self.config = self._read_config()
 
     def tokenizer(self) -> SourceTokenizer:
-        """tokenizer.model in the folder, or else in the one above."""
+        """Read tokenizer.model from the folder or its parent."""
         places = [folder / "tokenizer.model" for folder in (self.path, self.path.parent)]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
@@ -135,12 +135,12 @@ class MetaFolder:
         return SourceTokenizer(path, read_sentencepiece(path), TokenizerConfig(1, (2,), None, None))
 
     def _files(self) -> list[Path]:
-        """The files in the order of their numbers."""
+        """Return the files in the order of their numbers."""
         files = sorted(self.path.glob("consolidated.*.pth"))
         expected = [f"consolidated.{number:02d}.pth" for number in range(len(files))]
         if not files or [file.name for file in files] != expected:
             found = ", ".join(file.name for file in files) or "no consolidated.00.pth"
-            raise ModelError(f"{self.path}: holds {found}, expected all from consolidated.00.pth")
+            raise ModelError(f"{self.path}: has {found}, expected all from consolidated.00.pth")
         return files
 
     def _joined(self, parts: list[dict[str, MappedTensor]]) -> Iterator[tuple[str, Stored]]:
@@ -152,9 +152,9 @@ class MetaFolder:
             yield theirs, self._join(name, [part.get(name) for part in parts], axis)
 
     def _name(self, name: str, first: MappedTensor) -> tuple[str, int | None]:
-        """Hugging Face's name of a tensor, and the axis along which its parts are joined.
+        """Return Hugging Face's name of a tensor, and the axis along which its shards are joined.
 
-        Llama 3 cuts the embedding by rows, earlier ones by columns.
+        Llama 3 splits the embedding by rows, earlier models by columns.
         """
         if name == EMBEDDING:
             whole = first.shape[-1] == self._params.get("dim")
@@ -167,12 +167,12 @@ class MetaFolder:
         return f"{prefix}{theirs}.weight", axis
 
     def _join(self, name: str, parts: list[MappedTensor | None], axis: int | None) -> Stored:
-        """The whole of the parts of a tensor."""
+        """Join the shards of a tensor."""
         found = [part for part in parts if part is not None]
         kinds = {(part.dtype, part.shape) for part in found}
         if len(found) != len(parts) or len(kinds) != 1:
             raise FormatError(
-                self.path, name, "not alike in all files", f"{len(parts)} equal parts"
+                self.path, name, "not the same in all files", f"{len(parts)} equal shards"
             )
         if axis is SAME or len(found) == 1:
             return found[0]
@@ -181,7 +181,7 @@ class MetaFolder:
         return JoinedTensor(tuple(found), axis)
 
     def _read_config(self) -> dict[str, Any]:
-        """What a config.json would say."""
+        """Build a config.json."""
         params = self._params
         output = self.tensors.get("lm_head.weight")
         return {
@@ -202,7 +202,7 @@ class MetaFolder:
         }
 
     def _hidden_dim(self) -> int | None:
-        """Two thirds of 4 * dim, times a factor, up to a multiple (FeedForward in model.py)."""
+        """Return two thirds of 4 * dim, times a factor, rounded up (FeedForward in model.py)."""
         hidden = self._params.get("hidden_dim")
         if hidden is not None:
             return int(self._positive("hidden_dim"))
@@ -213,16 +213,16 @@ class MetaFolder:
         return -(-width // multiple) * multiple
 
     def _positive(self, key: str) -> float:
-        """A number of params.json."""
+        """Return a positive number of params.json."""
         value = self._params.get(key)
         if not is_number(value, 1e-3, 1e9):
             raise FormatError(self.config_path, key, repr(value), "a positive number")
         return value
 
     def _rope_scaling(self) -> dict[str, Any] | None:
-        """Llama 3.1's, whose factor is the one that Hugging Face's folder of the model has.
+        """Return Llama 3.1's scaling, with the factor that Hugging Face's version of the model has.
 
-        params.json does not say it: it is 8, and 32 for the small models of Llama 3.2.
+        params.json does not contain the factor. It is 32 for the small models of Llama 3.2, else 8.
         """
         if not self._params.get("use_scaled_rope"):
             return None
@@ -236,7 +236,7 @@ class MetaFolder:
         }
 
     def _seq_len(self) -> int:
-        """The context, which params.json does not say, by what differs between the models."""
+        """Guess the context from other fields, because params.json does not contain it."""
         if self._params.get("use_scaled_rope"):
             return 131072  # Llama 3.1
         theta = self._params.get("rope_theta") or 0

@@ -1,7 +1,7 @@
 """PyTorch's checkpoints (.bin, .pth): archives of a pickle and the numbers of its tensors.
 
-The format is that of torch.save since PyTorch 1.6 (torch/serialization.py): a zip file without
-compression with NAME/data.pkl and a file NAME/data/KEY for each storage.
+This is the format of torch.save since PyTorch 1.6 (torch/serialization.py): an uncompressed zip
+file with NAME/data.pkl and a file NAME/data/KEY for each storage.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 class PytorchFile:
-    """The tensors of a checkpoint; FormatError if it is broken, UnsupportedError if it is old.
+    """The tensors of a checkpoint. No code in the pickle is run (see unpickler.py).
 
-    Nothing of the pickle is run (unpickler.py).
+    Raises:
+        FormatError: the file is broken.
+        UnsupportedError: it has the format before PyTorch 1.6, or is big-endian.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,11 +39,11 @@ class PytorchFile:
         self.tensors = dict(self._tensors())
 
     def _read_entries(self) -> dict[str, zipfile.ZipInfo]:
-        """The files of the archive by name."""
+        """Return the files of the archive by name."""
         if self._file.data[:4] != b"PK\x03\x04":
             raise UnsupportedError(
-                f"{self.path}: is no zip archive; a checkpoint from before PyTorch 1.6 must be "
-                "saved again by a newer one"
+                f"{self.path}: not a zip archive; a checkpoint from before PyTorch 1.6 must be "
+                "saved again with a newer version"
             )
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -52,7 +54,7 @@ class PytorchFile:
             raise self._broken("archive", f"broken ({error})", "a zip archive") from error
 
     def _find_root(self) -> str:
-        """The folder in the archive that holds everything, with a slash."""
+        """Return the folder in the archive that contains everything, with a slash."""
         roots = [
             name.removesuffix("data.pkl") for name in self._entries if name.endswith("/data.pkl")
         ]
@@ -61,23 +63,23 @@ class PytorchFile:
         return roots[0]
 
     def _check_byte_order(self) -> None:
-        """UnsupportedError for numbers with the high byte first."""
+        """Raise UnsupportedError for big-endian numbers."""
         name = self._root + "byteorder"
         if name in self._entries and bytes(self._bytes(name)) != b"little":
             raise UnsupportedError(f"{self.path}: its numbers are not little-endian")
 
     def _bytes(self, name: str) -> memoryview:
-        """A file of the archive, where it lies."""
+        """Return a view of a file of the archive."""
         begin, size = self._extent(name)
         return memoryview(self._file.data)[begin : begin + size]
 
     def _extent(self, name: str) -> tuple[int, int]:
-        """Where a file of the archive begins, and its bytes."""
+        """Return where a file of the archive begins, and its size in bytes."""
         entry = self._entries.get(name)
         if entry is None:
             raise self._broken(name, "missing", "a file of the archive")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise self._broken(name, "compressed", "bytes as they are")
+            raise self._broken(name, "compressed", "uncompressed data")
         at, data = entry.header_offset, self._file.data
         header = data[at : at + LOCAL_HEADER.size]
         if len(header) != LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
@@ -89,7 +91,7 @@ class PytorchFile:
         return begin, entry.file_size
 
     def _tensors(self) -> Iterator[tuple[str, MappedTensor]]:
-        """All tensors of the pickled dict, and of a dict model or state_dict in it."""
+        """Yield all tensors of the pickled dict, or of a dict "model" or "state_dict" in it."""
         values = self._unpickle()
         for key in ("state_dict", "model"):
             if isinstance(values.get(key), dict):
@@ -99,7 +101,6 @@ class PytorchFile:
                 yield str(name), self._tensor(str(name), value)
 
     def _unpickle(self) -> dict[Any, Any]:
-        """The dict of the pickle."""
         data = self._bytes(self._root + "data.pkl")
         if len(data) > MAX_PICKLE:
             raise self._broken("data.pkl", f"{len(data)} bytes", f"at most {MAX_PICKLE}")
@@ -112,17 +113,17 @@ class PytorchFile:
         return values
 
     def _tensor(self, name: str, tensor: Tensor) -> MappedTensor:
-        """A tensor, checked against the size of its storage."""
+        """Create a tensor and check that it lies within its storage."""
         dtype = tensor.storage.dtype
-        if dtype not in DTYPES:  # an error only where the tensor is wanted
+        if dtype not in DTYPES:  # an error only if the tensor is needed
             return MappedTensor(self._file, name, dtype, tensor.shape, 0)
         if not _contiguous(tensor):
-            raise UnsupportedError(f"{self.path}: the rows of {name} do not follow each other")
+            raise UnsupportedError(f"{self.path}: the rows of {name} are not contiguous")
         begin, size = self._extent(f"{self._root}data/{tensor.storage.key}")
         item = DTYPES[dtype].itemsize
         count, offset = math.prod(tensor.shape), tensor.offset
         if tensor.storage.count * item != size or offset + count > tensor.storage.count:
-            found = f"{count} numbers of {dtype} behind {offset} in {size} bytes"
+            found = f"{count} numbers of {dtype} at {offset} in {size} bytes"
             raise self._broken(name, found, f"{tensor.storage.count} numbers in the storage")
         return MappedTensor(self._file, name, dtype, tensor.shape, begin + offset * item)
 
@@ -131,7 +132,7 @@ class PytorchFile:
 
 
 def _contiguous(tensor: Tensor) -> bool:
-    """Whether rows follow each other."""
+    """Whether the rows follow each other without gaps."""
     expected = 1
     for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
         if size != 1 and stride != expected:

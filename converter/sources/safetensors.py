@@ -15,7 +15,7 @@ MAX_HEADER = 100 << 20
 
 
 class SafetensorsFile:
-    """The tensors of a .safetensors file; FormatError if its header does not describe it."""
+    """The tensors of a .safetensors file; FormatError if the header is wrong."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,14 +31,14 @@ class SafetensorsFile:
         return size
 
     def _tensors(self) -> Iterator[tuple[str, MappedTensor]]:
-        """All tensors that the header names."""
+        """Yield all tensors in the header."""
         header = parse_json(self._file.data[8 : 8 + self._header], self.path)
         for name, entry in header.items():
             if name != "__metadata__":
                 yield name, self._tensor(name, entry)
 
     def _tensor(self, name: str, entry: Any) -> MappedTensor:
-        """One entry of the header, checked against the size of the file."""
+        """Create a tensor from an entry of the header and check that it lies within the file."""
         try:
             dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
             sizes = [*shape, begin, end]
@@ -48,7 +48,7 @@ class SafetensorsFile:
             raise FormatError(self.path, name, repr(entry), "dtype, shape and data_offsets")
         count = math.prod(shape)
         start = 8 + self._header
-        # Others are no mistake: checkpoints hold tensors that a model does not need.
+        # Other types are not an error: checkpoints may contain tensors that are not needed.
         nbytes = count * DTYPES[dtype].itemsize if dtype in DTYPES else end - begin
         if not end - begin == nbytes >= 0 or start + end > self._size:
             found = f"bytes {begin} to {end} of {self._size - start}"

@@ -1,4 +1,4 @@
-"""Tensors in mapped files, read in runs of rows."""
+"""Tensors in memory-mapped files, read some rows at a time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from numpy.typing import NDArray
 from dllama.errors import FormatError, ModelError
 from dllama.model.weight_types import WeightType
 
-# Elements of each type that is read as it is; bfloat16 is read as its bits.
+# NumPy types of the elements that can be read directly; bfloat16 is read as its bits.
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-# Types whose rows are the blocks of model files.
+# Types whose rows consist of the same blocks as in model files.
 BLOCKS = {"Q40": WeightType.Q40, "Q80": WeightType.Q80}
 
 
 class Stored(Protocol):
     """A tensor of a checkpoint.
 
-    dtype is F32, F16, BF16, Q40, Q80, or one that cannot be converted. nbytes: what it takes in
-    the files. lossy: the type whose rows were changed to those of dtype, empty for none.
+    Attributes:
+        path: the file that contains it.
+        name: its name there.
+        dtype: F32, F16, BF16, Q40, Q80, or a type that cannot be converted.
+        shape: rows first.
+        nbytes: bytes in the files.
+        lossy: name of the quantisation that `rows` decodes, or "".
     """
 
     @property
@@ -45,26 +50,26 @@ class Stored(Protocol):
     def lossy(self) -> str: ...
 
     def part(self, index: int, count: int) -> Stored:
-        """One of `count` equal runs of the rows, where all axes but the last count as rows.
+        """Return one of `count` equal runs of rows, where all axes but the last count as rows.
 
-        The tensor itself if count is 1; FormatError where it cannot be cut so.
+        It is the tensor itself if count is 1. FormatError if it cannot be divided.
         """
         ...
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
-        """Rows first to first + count: (count, columns) or (count,) numbers.
+        """Return rows first to first + count: numbers (count, columns) or (count,).
 
-        Of blocks, their bytes: uint8 (count, bytes of a row).
+        Rows of blocks are returned as bytes: uint8 (count, bytes per row).
         """
         ...
 
     def release(self) -> None:
-        """Give back the memory of the tensor's pages."""
+        """Release the memory of the tensor's pages."""
         ...
 
 
 class MappedFile:
-    """A file that is mapped for reading; ModelError where it cannot be."""
+    """A file that is mapped into memory for reading; ModelError if it cannot be."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +80,7 @@ class MappedFile:
             raise ModelError(f"{path}: cannot read: {error}") from error
 
     def release(self, begin: int, nbytes: int) -> None:
-        """Give back the memory of the pages that hold these bytes alone."""
+        """Release the memory of the pages that contain only these bytes."""
         first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
         length = begin + nbytes - first
         if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
@@ -84,9 +89,17 @@ class MappedFile:
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """A tensor whose rows follow each other in a mapped file, begin bytes from its start.
+    """A tensor with contiguous rows in a mapped file.
 
-    Whoever makes one has checked that the file holds it.
+    Whoever creates one has checked that it lies within the file.
+
+    Attributes:
+        file: the file that contains it.
+        name: its name there.
+        dtype: as in Stored.
+        shape: rows first.
+        begin: offset in the file, in bytes.
+        lossy: always "".
     """
 
     file: MappedFile
@@ -107,12 +120,12 @@ class MappedTensor:
         return row_bytes(self.dtype, self.shape) * self.shape[0] if self.shape else 0
 
     def part(self, index: int, count: int) -> MappedTensor:
-        """One of `count` equal runs of the rows."""
+        """Return one of `count` equal runs of rows."""
         shape, nbytes = part_shape(self, count), self.nbytes // count
         return self if count == 1 else replace(self, shape=shape, begin=self.begin + index * nbytes)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
-        """Rows first to first + count, a view of the file."""
+        """Return rows first to first + count as a view of the file."""
         width = row_bytes(self.dtype, self.shape)
         dtype = DTYPES.get(self.dtype, np.dtype(np.uint8))
         begin = self.begin + first * width
@@ -124,12 +137,12 @@ class MappedTensor:
         )
 
     def release(self) -> None:
-        """Give back the memory of the tensor's pages."""
+        """Release the memory of the tensor's pages."""
         self.file.release(self.begin, self.nbytes)
 
 
 def part_shape(tensor: Stored, count: int) -> tuple[int, ...]:
-    """The shape of one of `count` equal parts of a tensor, a matrix; FormatError if it has none."""
+    """Return the shape of one of `count` equal parts; FormatError if there is none."""
     if count == 1:
         return tensor.shape
     rows = math.prod(tensor.shape[:-1])
@@ -141,7 +154,7 @@ def part_shape(tensor: Stored, count: int) -> tuple[int, ...]:
 
 
 def row_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a row of a tensor; 0 for a type that cannot be converted."""
+    """Return the bytes of a row; 0 for a type that cannot be converted."""
     count = math.prod(shape[1:])
     if dtype in BLOCKS:
         return BLOCKS[dtype].nbytes(count)

@@ -1,9 +1,9 @@
-"""Pickles of tensors, read without running anything.
+"""Reads pickled tensors without running any code of the pickle.
 
 A pickle is a program for a stack machine (https://peps.python.org/pep-0307 and Python's
-pickletools). This machine knows the instructions that checkpoints of PyTorch are made of. A name
-of a module stands for itself and is never imported; what may be called is what RULES lists, and
-gives plain values of this file.
+pickletools). This machine knows the instructions that PyTorch's checkpoints use. It never imports
+anything. A pickle may call only the functions that RULES replaces; they return plain values that
+are defined here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# Element types by the name of their storage in torch.
+# Element types by the names of torch's storage classes.
 STORAGES = {
     "FloatStorage": "F32",
     "HalfStorage": "F16",
@@ -30,7 +30,7 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers in a file of the archive, by its key: `count` elements of dtype."""
+    """`count` numbers of type `dtype`, in the file `key` of the archive."""
 
     dtype: str
     key: str
@@ -49,29 +49,30 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Name:
-    """A name of a module, not looked up."""
+    """A qualified name, which is never looked up."""
 
     text: str
 
 
 def load(data: bytes) -> Any:
-    """The value of a pickle: dicts, lists, tuples, texts, numbers and Tensors.
+    """Return the value of a pickle: dicts, lists, tuples, strings, numbers and Tensors.
 
-    ValueError for a broken pickle, and for one that asks for more than that.
+    Raises:
+        ValueError: the pickle is broken or contains anything else.
     """
     machine = _Machine()
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in ACTIONS:
-            raise ValueError(f"instruction {opcode.name} is not for tensors")
+            raise ValueError(f"instruction {opcode.name} is not allowed")
         try:
             ACTIONS[opcode.name](machine, argument)
         except (IndexError, KeyError):
-            raise ValueError(f"instruction {opcode.name} finds too little") from None
+            raise ValueError(f"instruction {opcode.name} has too few operands") from None
     return machine.top(object)
 
 
 class _Machine:
-    """The stack of a pickle, its memo, and what instructions do to them."""
+    """The stack and the memo of a pickle, and what instructions do to them."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -79,13 +80,13 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def top(self, kind: type) -> Any:
-        """The value on top, which must be of a type."""
+        """Return the top of the stack, which must have this type."""
         if not self.stack or not isinstance(self.stack[-1], kind):
             raise ValueError(f"expected a {kind.__name__} on the stack")
         return self.stack[-1]
 
     def pop(self, count: int) -> tuple[Any, ...]:
-        """The last values."""
+        """Remove and return the last values."""
         if count > len(self.stack):
             raise IndexError
         values = tuple(self.stack[len(self.stack) - count :])
@@ -98,42 +99,42 @@ class _Machine:
         self.stack = []
 
     def pop_mark(self) -> list[Any]:
-        """The values since the last mark."""
+        """Remove and return the values since the last mark."""
         values, self.stack = self.stack, self.marks.pop()
         return values
 
     def set_items(self, items: list[Any] | tuple[Any, ...]) -> None:
-        """Put keys and values into the dict on top."""
+        """Store keys and values in the dict on top."""
         target = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, (str, int)):  # a hash of nested tuples may take forever
-                raise ValueError("a key is neither a text nor a number")
+                raise ValueError("a key is neither a string nor a number")
             target[key] = value
 
     def reduce(self, _: Any) -> None:
-        """Call what may be called."""
+        """Call a function of RULES."""
         function, arguments = self.pop(2)
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise ValueError("a call of what is not a function")
+            raise ValueError("a call of something that is not a function")
         if function.text not in RULES:
             raise ValueError(f"calls {function.text}")
         self.stack.append(RULES[function.text](*_few(arguments)))
 
     def build(self, _: Any) -> None:
-        """Drop the attributes of a dict."""
+        """Ignore the attributes of a dict."""
         self.pop(1)
         self.top(dict)
 
     def persistent(self, _: Any) -> None:
-        """A storage, from the tuple that names it."""
+        """Replace a persistent id by its storage."""
         (value,) = self.pop(1)
         self.stack.append(_storage(value))
 
     def stack_global(self, _: Any) -> None:
-        """A name, from module and name."""
+        """Join module and name."""
         module, name = self.pop(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("a name is not a text")
+            raise ValueError("a name is not a string")
         self.stack.append(Name(f"{module}.{name}"))
 
 
@@ -144,9 +145,9 @@ def _few(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _storage(value: Any) -> Storage:
-    """What the persistent id ("storage", type, key, device, count) stands for."""
+    """Return what the persistent id ("storage", type, key, device, count) stands for."""
     if not isinstance(value, tuple) or len(value) != 5 or value[0] != "storage":
-        raise ValueError("a persistent id is not that of a storage")
+        raise ValueError("a persistent id is not of a storage")
     _, kind, key, _, count = value
     name = kind.text.removeprefix("torch.") if isinstance(kind, Name) else ""
     if name not in STORAGES:
@@ -157,14 +158,14 @@ def _storage(value: Any) -> Storage:
 
 
 def _sizes(values: Any) -> bool:
-    """Whether these are sizes in a tuple."""
+    """Whether this is a tuple of sizes."""
     return isinstance(values, tuple) and all(type(v) is int and 0 <= v < 1 << 62 for v in values)
 
 
 def _rebuild_tensor(
     storage: Any = None, offset: Any = None, shape: Any = None, strides: Any = None, *_: Any
 ) -> Tensor:
-    """torch._utils._rebuild_tensor_v2."""
+    """Replaces torch._utils._rebuild_tensor_v2."""
     if not isinstance(storage, Storage) or not _sizes((offset,)):
         raise ValueError("a tensor without storage or offset")
     if not _sizes(shape) or not _sizes(strides) or not len(shape) == len(strides) <= 8:
@@ -173,14 +174,14 @@ def _rebuild_tensor(
 
 
 def _rebuild_parameter(data: Any = None, *_: Any) -> Tensor:
-    """torch._utils._rebuild_parameter."""
+    """Replaces torch._utils._rebuild_parameter."""
     if not isinstance(data, Tensor):
-        raise ValueError("a parameter without tensor")
+        raise ValueError("a parameter without a tensor")
     return data
 
 
 def _ordered_dict(*items: Any) -> dict[Any, Any]:
-    """collections.OrderedDict, empty: its items follow."""
+    """Replaces collections.OrderedDict(); items are set later."""
     if items:
         raise ValueError("an OrderedDict with arguments")
     return {}
@@ -196,7 +197,7 @@ Action = Callable[[_Machine, Any], Any]
 
 
 def _nothing(machine: _Machine, argument: Any) -> None:
-    """Instructions about the pickle itself."""
+    """Ignore instructions about the pickle itself."""
 
 
 def _push(machine: _Machine, argument: Any) -> None:

@@ -1,1 +1,1 @@
-"""Tokenizer files of several kinds."""
+"""Tokenizer files of several formats."""

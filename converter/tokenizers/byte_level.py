@@ -1,8 +1,8 @@
 """Byte-level BPE tokenizers (Radford et al. 2019) as `tokenizers` objects.
 
-Where texts are cut before merging is not in the vocabulary: it goes by a name, as in
-convert_hf_to_gguf_update.py of github.com/ggml-org/llama.cpp. The patterns are those of the
-models' own tokenizer.json.
+The vocabulary does not say where text is split before merging. Files name the method instead; the
+names are those of convert_hf_to_gguf_update.py of github.com/ggml-org/llama.cpp. The patterns are
+those of the models' own tokenizer.json.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+
 
 @dataclass(frozen=True)
 class Style:
-    """How a family of tokenizers treats texts.
+    """How a family of tokenizers treats text.
 
-    pattern: what is merged on its own; empty for that of GPT-2. digits: each digit on its own.
-    ignore_merges: a piece of the text that is a token is that token. nfc: normalise to NFC.
-    add_bos: whether a text begins with a bos where the file does not say.
+    Attributes:
+        pattern: regular expression for the pieces that are merged separately; "" for GPT-2's.
+        digits: whether every digit is a piece.
+        ignore_merges: whether a piece that is a token becomes that token without merging.
+        nfc: whether text is normalised to NFC.
+        add_bos: whether a text begins with BOS if the file does not say.
     """
 
     pattern: str = ""
@@ -70,10 +73,18 @@ def build_bytelevel(
     added: Sequence[str] = (),
     bos_id: int | None = None,
 ) -> Tokenizer:
-    """The tokenizer of tokens by id and merges by rank.
+    """Build a tokenizer.
 
-    special: tokens without text; added: tokens that are taken whole. bos_id: put before every
-    text, None for nothing. Raises Exception for merges of what are no tokens.
+    Args:
+        tokens: by id.
+        merges: by rank.
+        style: how text is split.
+        special: tokens that stand for no text.
+        added: tokens that are never split.
+        bos_id: put before every text; None for nothing.
+
+    Raises:
+        Exception: a merge consists of unknown tokens.
     """
     vocab = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=style.ignore_merges))
@@ -92,7 +103,7 @@ def build_bytelevel(
 
 
 def _pre_tokenizer(style: Style) -> pre_tokenizers.PreTokenizer:
-    """Cuts a text, and writes its bytes as characters."""
+    """Create what splits text and writes its bytes as characters."""
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not style.pattern)
     if style.pattern:
         split = pre_tokenizers.Split(Regex(style.pattern), "isolated")

@@ -1,4 +1,4 @@
-"""The tokenizer files of a model folder, from what a checkpoint has."""
+"""Writes the tokenizer files of a model folder from those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ COPIED = (
 class SourceTokenizer:
     """The tokenizer of a checkpoint.
 
-    path: where it comes from, for messages. tokenizer: None where there is none. config: what is
-    known beside it. folder: holds files that go along unchanged (COPIED), or None.
+    Attributes:
+        path: where it comes from, for error messages.
+        tokenizer: None if there is none.
+        config: settings from files next to it.
+        folder: folder with files to copy unchanged (COPIED), or None.
     """
 
     path: Path
@@ -39,7 +42,7 @@ class SourceTokenizer:
 
 
 def open_tokenizer(folder: Path) -> SourceTokenizer:
-    """The tokenizer of a Hugging Face folder: tokenizer.json, else tokenizer.model."""
+    """Open the tokenizer of a Hugging Face folder: tokenizer.json, else tokenizer.model."""
     fast, slow = folder / "tokenizer.json", folder / "tokenizer.model"
     if fast.is_file():
         path, tokenizer = fast, open_fast(fast)
@@ -53,15 +56,24 @@ def open_tokenizer(folder: Path) -> SourceTokenizer:
 
 
 def convert_tokenizer(source: SourceTokenizer, output: Path, vocab_size: int) -> list[str]:
-    """Write tokenizer.t and tokenizer.json to `output`, and copy what goes with them.
+    """Write tokenizer.t and tokenizer.json to `output`, and copy the files that belong to them.
 
-    A source without a tokenizer gives a model that runs on ids. Returns warnings.
-    UnsupportedError if the tokenizer has more than vocab_size tokens.
+    Args:
+        source: without a tokenizer, the model will accept only ids.
+        output: the model folder.
+        vocab_size: of the model.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        UnsupportedError: the tokenizer has more tokens than the model.
+        OutputError: a file cannot be written.
     """
     if source.folder:
         _copy(source.folder, output)
     if source.tokenizer is None:
-        return [f"{source.path}: has no tokenizer, the model runs on ids"]
+        return [f"{source.path}: has no tokenizer, the model accepts only ids"]
     vocab = token_bytes(source.tokenizer)
     if len(vocab) > vocab_size:
         raise UnsupportedError(
@@ -76,14 +88,14 @@ def convert_tokenizer(source: SourceTokenizer, output: Path, vocab_size: int) ->
 
 
 def _check_kind(path: Path, tokenizer: HfTokenizer) -> None:
-    """UnsupportedError for a kind of tokenizer that language models of these families lack."""
+    """Raise UnsupportedError for a tokenizer that is not used by models of these families."""
     kind = type(tokenizer.model).__name__
     if kind not in ("BPE", "Unigram"):
-        raise UnsupportedError(f"{path}: is a {kind} tokenizer, only BPE and Unigram work")
+        raise UnsupportedError(f"{path}: is a {kind} tokenizer, only BPE and Unigram are supported")
 
 
 def token_bytes(tokenizer: HfTokenizer) -> list[bytes]:
-    """The bytes of every token by id; ids without a token get a name of their own."""
+    """Return the bytes of every token; an unused id gets a unique name."""
     config = json.loads(tokenizer.to_str())
     byte_level, literal = is_byte_level(config), literal_ids(config)
     names = {index: name for name, index in tokenizer.get_vocab(with_added_tokens=True).items()}
@@ -100,7 +112,7 @@ def token_bytes(tokenizer: HfTokenizer) -> list[bytes]:
 
 
 def _data(config: TokenizerConfig, tokenizer: HfTokenizer, vocab: list[bytes]) -> TokenizerData:
-    """What the .t file says."""
+    """Return the contents of the .t file."""
     return TokenizerData(
         vocab=vocab,
         scores=token_scores(tokenizer, len(vocab)),
@@ -112,9 +124,10 @@ def _data(config: TokenizerConfig, tokenizer: HfTokenizer, vocab: list[bytes]) -
 
 
 def token_scores(tokenizer: HfTokenizer, count: int) -> list[float]:
-    """By which tokens are merged, high first: Unigram scores, or minus the rank of a merge.
+    """Return a score for each token; pairs with higher scores merge first.
 
-    Tokens that no merge makes come after those, in the order of their ids.
+    These are Unigram's scores, or minus the rank of the merge. Tokens that no merge produces come
+    last, in the order of their ids.
     """
     model = json.loads(tokenizer.to_str())["model"]
     if model["type"] == "Unigram":
@@ -129,12 +142,12 @@ def token_scores(tokenizer: HfTokenizer, count: int) -> list[float]:
 
 
 def _add_bos(source: Path) -> bool:
-    """Whether a tokenizer.model gets a bos: yes, unless the configuration says no."""
+    """Whether a tokenizer.model adds BOS: yes, unless the configuration says no."""
     return read_tokenizer_config(source, lambda _: None, 1 << 31).add_bos is not False
 
 
 def _copy(source: Path, output: Path) -> None:
-    """Copy the files that go along unchanged."""
+    """Copy the files that stay unchanged."""
     for name in COPIED:
         if (source / name).is_file():
             try:

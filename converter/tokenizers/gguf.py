@@ -1,4 +1,4 @@
-"""The tokenizer in the metadata of a GGUF file: SentencePiece's ("llama") or byte-level BPE."""
+"""The tokenizer in a GGUF file's metadata: SentencePiece ("llama") or byte-level BPE ("gpt2")."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from dllama.errors import FormatError, UnsupportedError
 from dllama.text.tokenizer_config import TokenizerConfig
 
 KEY = "tokenizer.ggml."
-# Tokens that end a text or a turn under whatever key; files often name one of several.
+# Tokens that end a text or a turn. Files often name only one of several.
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>",
         "<｜end▁of▁sentence｜>")  # fmt: skip
 
 
 def read_tokenizer(path: Path, metadata: dict[str, Any]) -> SourceTokenizer:
-    """The tokenizer of a file, or one without tokenizer where it names none.
+    """Read the tokenizer of a file, which may be none.
 
-    FormatError or UnsupportedError name the file.
+    Raises:
+        FormatError: the metadata is broken.
+        UnsupportedError: the kind of tokenizer is not supported.
     """
     return _Reader(path, metadata).read()
 
@@ -45,7 +47,6 @@ class _Reader:
         self._tokens: list[str] = []
 
     def read(self) -> SourceTokenizer:
-        """The tokenizer with what is known beside it."""
         kind = typed(self._metadata, KEY + "model", str, self._path, "none")
         if kind in ("none", "no_vocab"):
             return SourceTokenizer(self._path, None, TokenizerConfig(None, (), None, None))
@@ -60,13 +61,13 @@ class _Reader:
         config = TokenizerConfig(
             bos_id=self._id("bos_token_id", default[0]),
             eos_ids=self._eos_ids(default[1]),
-            add_bos=None,  # the tokenizer itself puts it
+            add_bos=None,  # the tokenizer itself adds it
             chat_template=template if isinstance(template, str) else None,
         )
         return SourceTokenizer(self._path, tokenizer, config)
 
     def _sentencepiece(self) -> Tokenizer:
-        """Pieces with scores."""
+        """Build a tokenizer from pieces with scores."""
         scores = self._numbers("scores", None)
         pieces = [
             Piece(text, float(score), kind)
@@ -87,11 +88,11 @@ class _Reader:
         return build_sentencepiece(self._path, model, self._flag("add_bos_token", True))
 
     def _bytelevel(self) -> Tokenizer:
-        """Tokens with merges."""
+        """Build a tokenizer from tokens and merges."""
         pre = typed(self._metadata, KEY + "pre", str, self._path)
         if pre is None or pre not in STYLES:
             raise UnsupportedError(
-                f"{self._path}: cuts texts in the way {pre!r}, only {', '.join(STYLES)} work"
+                f"{self._path}: pre-tokenizer {pre!r} is not supported, only {', '.join(STYLES)}"
             )
         style, types = STYLES[pre], self._types()
         merges = [tuple(merge.split(" ")) for merge in self._list("merges")]
@@ -103,7 +104,7 @@ class _Reader:
         try:
             return build_bytelevel(
                 self._tokens,
-                merges,  # type: ignore[arg-type]  # a merge of other than two is refused
+                merges,  # type: ignore[arg-type]  # the library refuses other lengths
                 style,
                 special=of_type[PieceType.CONTROL] + of_type[PieceType.UNKNOWN],
                 added=of_type[PieceType.USER_DEFINED],
@@ -113,7 +114,7 @@ class _Reader:
             raise self._error("merges", f"broken ({error})", "pairs of tokens") from error
 
     def _types(self) -> list[PieceType]:
-        """What each token is; one that pads the vocabulary counts as a control token."""
+        """Return the type of each token; padding of the vocabulary counts as control tokens."""
         numbers = self._numbers("token_type", PieceType.NORMAL)
         try:
             types = [PieceType(int(number)) for number in numbers]
@@ -122,7 +123,7 @@ class _Reader:
         return [PieceType.CONTROL if kind is PieceType.UNUSED else kind for kind in types]
 
     def _eos_ids(self, default: int | None) -> tuple[int, ...]:
-        """Ids that end a text: those that are named, then others of such a name."""
+        """Return the ids that end a text: those in the metadata, and tokens with a known name."""
         named = [self._id("eos_token_id", default)]
         named += [self._id(f"{key}_token_id", None) for key in ("eot", "eom")]
         types = self._types()
@@ -134,7 +135,6 @@ class _Reader:
         return tuple(dict.fromkeys(index for index in named if index is not None))
 
     def _id(self, key: str, default: int | None) -> int | None:
-        """The id of a token."""
         value = self._metadata.get(KEY + key, default)
         if value is None:
             return None
@@ -149,19 +149,20 @@ class _Reader:
         return value
 
     def _list(self, key: str) -> list[str]:
-        """A list of texts."""
         value = self._metadata.get(KEY + key)
         if not isinstance(value, list):
-            raise self._error(key, "missing" if value is None else "no list", "a list of texts")
+            raise self._error(
+                key, "missing" if value is None else "not a list", "a list of strings"
+            )
         return value
 
     def _numbers(self, key: str, default: int | None) -> np.ndarray[Any, Any]:
-        """A number for each token; all are the default where there are none."""
+        """Return a number for each token; without the key, all are the default."""
         value = self._metadata.get(KEY + key)
         if value is None and default is not None:
             return np.full(len(self._tokens), default)
         if not isinstance(value, np.ndarray) or len(value) != len(self._tokens):
-            found = "missing" if value is None else "no number for each token"
+            found = "missing" if value is None else "not one number per token"
             raise self._error(key, found, f"{len(self._tokens)} numbers")
         return value
 

@@ -1,4 +1,4 @@
-"""Reading protobuf messages (https://protobuf.dev/programming-guides/encoding), with bounds."""
+"""Reads protobuf messages (https://protobuf.dev/programming-guides/encoding) with bounds checks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ Value = int | bytes
 
 
 def fields(data: bytes) -> Iterator[tuple[int, Value]]:
-    """(number, value) of each field: integers, or bytes for all else.
+    """Yield (number, value) of each field; values are integers or bytes.
 
-    ValueError where the data is no message.
+    Raises:
+        ValueError: the data is not a message.
     """
     at = 0
     while at < len(data):
@@ -34,7 +35,7 @@ def fields(data: bytes) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A variable-length integer of 64 bits, and the position behind it."""
+    """Return a variable-length integer of 64 bits and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -48,32 +49,32 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 class Message:
-    """The last value of each field of a message; ValueError where a type is another."""
+    """The last value of each field of a message; ValueError for a value of another type."""
 
     def __init__(self, data: Value = b"") -> None:
         self._fields = dict(fields(_bytes(data)))
 
     def integer(self, number: int, default: int) -> int:
-        """A number or an enum."""
+        """Return an integer or enum."""
         value = self._fields.get(number, default)
         if isinstance(value, bytes):
             raise ValueError(f"field {number} holds bytes, expected an integer")
         return value
 
     def flag(self, number: int, default: bool) -> bool:
-        """A truth value."""
+        """Return a boolean."""
         return self.integer(number, default) != 0
 
     def data(self, number: int) -> bytes:
-        """Bytes, empty where the field is absent."""
+        """Return bytes; empty if the field is absent."""
         return _bytes(self._fields.get(number, b""))
 
     def text(self, number: int) -> str:
-        """UTF-8."""
+        """Return a string."""
         return self.data(number).decode()
 
     def real(self, number: int) -> float:
-        """A float of 32 bits."""
+        """Return a 32-bit float; 0 if the field is absent."""
         if number not in self._fields:
             return 0.0
         data = self.data(number)

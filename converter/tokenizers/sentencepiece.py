@@ -1,13 +1,16 @@
 """SentencePiece models (tokenizer.model) as `tokenizers` objects with the same ids.
 
-The protobuf definition is sentencepiece_model.proto of github.com/google/sentencepiece. The
-model becomes a BPE or Unigram model without pre-tokenizer, so that merges see what
-SentencePiece sees (Kudo and Richardson 2018).
+The protobuf definition is sentencepiece_model.proto of github.com/google/sentencepiece. A model
+becomes a BPE or Unigram model without pre-tokenizer, so that merges see the same text as in
+SentencePiece (Kudo and Richardson 2018).
 
-Where ids differ from SentencePiece's, they are those of Hugging Face's own conversion: names
-of control pieces in a text, such as <s>, become their ids, and the text behind one gets a
-space as if it began there; a character with combining marks that a character map (which Llama
-models do not have) changes can lose the marks; unigram models may split near ties otherwise.
+In some cases the ids differ from SentencePiece's and equal those of Hugging Face's own conversion:
+
+* Names of control pieces in a text, such as <s>, become their ids. The text after one gets a space
+  in front, as if it began there.
+* If a character map (Llama models have none) changes a character with combining marks, the marks
+  may be lost.
+* Unigram models may resolve near ties differently.
 """
 
 from __future__ import annotations
@@ -36,12 +39,12 @@ from dllama.errors import FormatError, ModelError, UnsupportedError
 
 SPACE = "\u2581"
 UNIGRAM, BPE = 1, 2
-# SentencePiece trains pieces of up to 16 characters; splitting one is quadratic.
+# SentencePiece trains pieces of up to 16 characters. The time to split one is quadratic.
 MAX_PIECE = 1024
 
 
 class PieceType(IntEnum):
-    """What a piece is."""
+    """Kind of a piece."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -53,8 +56,6 @@ class PieceType(IntEnum):
 
 @dataclass(frozen=True)
 class Piece:
-    """One entry of the vocabulary."""
-
     text: str
     score: float
     type: PieceType
@@ -62,7 +63,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """What a tokenizer.model says, with the defaults of its protobuf definition."""
+    """The fields of a tokenizer.model, with the defaults of its protobuf definition."""
 
     pieces: list[Piece]
     model_type: int
@@ -75,20 +76,26 @@ class SentencePieceModel:
     decoding_charsmap: bytes
 
     def texts(self, *types: PieceType) -> list[str]:
-        """The pieces of some types."""
+        """Return the pieces of some types."""
         return [piece.text for piece in self.pieces if piece.type in types]
 
     @property
     def space(self) -> str:
-        """What stands for a space in the pieces."""
+        """The character that stands for a space in the pieces."""
         return SPACE if self.escape_whitespaces else " "
 
 
 def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
-    """The tokenizer of a tokenizer.model; add_bos: put its bos before every text.
+    """Read a tokenizer.model.
 
-    ModelError if it cannot be read, FormatError if it is broken, UnsupportedError for what
-    cannot be said in a tokenizer.json.
+    Args:
+        path: the file.
+        add_bos: whether to put its BOS before every text.
+
+    Raises:
+        ModelError: the file cannot be read.
+        FormatError: it is broken.
+        UnsupportedError: a tokenizer.json cannot represent the model.
     """
     try:
         model = parse(path.read_bytes())
@@ -100,7 +107,7 @@ def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
 
 
 def build_sentencepiece(path: Path, model: SentencePieceModel, add_bos: bool) -> Tokenizer:
-    """The tokenizer of a model that came from a file; raises what read_sentencepiece raises."""
+    """Build the tokenizer of a parsed model; raises the same errors as read_sentencepiece."""
     try:
         _check_pieces(model)
         if model.charsmap:
@@ -114,7 +121,7 @@ def build_sentencepiece(path: Path, model: SentencePieceModel, add_bos: bool) ->
 
 
 def parse(data: bytes) -> SentencePieceModel:
-    """The fields of a ModelProto; ValueError where it is broken."""
+    """Return the fields of a ModelProto; ValueError if it is broken."""
     pieces: list[Piece] = []
     trainer, normalizer, denormalizer = Message(), Message(), Message()
     for number, value in fields(data):
@@ -141,7 +148,7 @@ def parse(data: bytes) -> SentencePieceModel:
 
 
 def _check_pieces(model: SentencePieceModel) -> None:
-    """ValueError for a vocabulary that SentencePiece would refuse, too."""
+    """Raise ValueError for a vocabulary that SentencePiece would also refuse."""
     for index, piece in enumerate(model.pieces):
         if not 0 < len(piece.text) <= MAX_PIECE:
             raise ValueError(f"piece {index} has {len(piece.text)} characters")
@@ -149,7 +156,7 @@ def _check_pieces(model: SentencePieceModel) -> None:
             raise ValueError(f"the score of piece {index} is {piece.score}")
     twice = [text for text, count in Counter(p.text for p in model.pieces).items() if count > 1]
     if twice:
-        raise ValueError(f"piece {twice[0]!r} is there twice")
+        raise ValueError(f"piece {twice[0]!r} appears twice")
     if len(model.texts(PieceType.UNKNOWN)) != 1:
         raise ValueError(f"{len(model.texts(PieceType.UNKNOWN))} unknown pieces, expected 1")
     for name in model.texts(PieceType.BYTE):
@@ -158,11 +165,11 @@ def _check_pieces(model: SentencePieceModel) -> None:
 
 
 def _check_supported(path: Path, model: SentencePieceModel) -> None:
-    """UnsupportedError for what a tokenizer.json cannot say."""
+    """Raise UnsupportedError for what a tokenizer.json cannot represent."""
     if model.model_type not in (UNIGRAM, BPE):
         raise UnsupportedError(f"{path}: only BPE and unigram SentencePiece models are supported")
     if model.texts(PieceType.UNUSED):
-        raise UnsupportedError(f"{path}: SentencePiece models with unused pieces do not work")
+        raise UnsupportedError(f"{path}: SentencePiece models with unused pieces are not supported")
     if model.suffix_space:
         raise UnsupportedError(f"{path}: treat_whitespace_as_suffix is not supported")
     if model.decoding_charsmap:
@@ -170,7 +177,7 @@ def _check_supported(path: Path, model: SentencePieceModel) -> None:
 
 
 def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
-    """The same model in the terms of the `tokenizers` library."""
+    """Build the same model with the `tokenizers` library."""
     tokenizer = Tokenizer(_bpe(model) if model.model_type == BPE else _unigram(model))
     if steps := _normalizers(model):
         tokenizer.normalizer = normalizers.Sequence(steps)
@@ -188,10 +195,10 @@ def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
 
 
 def _pre_tokenizer(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer | None:
-    """Cuts where merging and scores would do what SentencePiece does not.
+    """Split text where the library would otherwise do what SentencePiece does not.
 
-    BPE takes user-defined pieces whole. Unigram would take the name of a byte in a text for
-    the byte, unless that name is cut in two.
+    BPE takes user-defined pieces whole. Unigram would take the name of a byte in a text for the
+    byte itself, unless the name is split.
     """
     if model.model_type == UNIGRAM:
         name = Regex("<(?=0x[0-9A-F]{2}>)")
@@ -203,14 +210,14 @@ def _pre_tokenizer(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer | N
 
 
 def _escape(text: str) -> str:
-    """A text as a pattern of Oniguruma, which takes code points."""
+    """Return a pattern that matches a text, for Oniguruma, which takes code points."""
     return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
 def _bpe(model: SentencePieceModel) -> models.BPE:
-    """Merges in the order of the scores of what they make.
+    """Order the merges by the scores of what they produce.
 
-    User-defined pieces are cut out of the text before, and taken whole (ignore_merges).
+    User-defined pieces are split off before and taken whole (ignore_merges).
     """
     return models.BPE(
         vocab={piece.text: index for index, piece in enumerate(model.pieces)},
@@ -223,10 +230,10 @@ def _bpe(model: SentencePieceModel) -> models.BPE:
 
 
 def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
-    """All ways to make a piece of two others, best score first.
+    """Return all pairs of pieces that form a piece, best score first.
 
-    Of one piece the longest left part comes first: where neighbours could be merged to the
-    same piece from either side, that is mostly the leftmost, which SentencePiece takes.
+    For one piece, the longest left half comes first. When a piece can be formed from either of two
+    pairs, that is mostly the leftmost, which SentencePiece takes.
     """
     scores = {piece.text: piece.score for piece in model.pieces if piece.type is PieceType.NORMAL}
     found: list[tuple[float, str, str]] = []
@@ -240,7 +247,6 @@ def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
 
 
 def _unigram(model: SentencePieceModel) -> models.Unigram:
-    """Pieces with their scores."""
     types = [piece.type for piece in model.pieces]
     vocab = [(piece.text, piece.score) for piece in model.pieces]
     unknown, fallback = types.index(PieceType.UNKNOWN), PieceType.BYTE in types
@@ -248,7 +254,7 @@ def _unigram(model: SentencePieceModel) -> models.Unigram:
 
 
 def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
-    """What SentencePiece does to a text before it looks for pieces."""
+    """Return what SentencePiece does to a text before it looks for pieces."""
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))
@@ -265,7 +271,7 @@ def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
 
 
 def _decoder(model: SentencePieceModel) -> decoders.Decoder:
-    """Spaces and bytes back, and without the space that was put before the text."""
+    """Restore spaces and bytes, and remove the space before the text."""
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if model.add_dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))

@@ -1,8 +1,8 @@
-"""Llama 3's tokenizer.model: lines of a token in base64 and its rank (tiktoken's format).
+"""Llama 3's tokenizer.model in tiktoken's format: each line has a token in base64 and its rank.
 
-Tokens merge in the order of the rank of what they make, so all ways to make a token of two
-others are merges. The special tokens behind them are those of models/llama3/tokenizer.py of
-github.com/meta-llama/llama-models; Llama 3.0 had other names for some.
+Pairs merge in the order of the rank of what they produce, so every pair of tokens that forms a
+token is a merge. The special tokens that follow are those of models/llama3/tokenizer.py of
+github.com/meta-llama/llama-models. Llama 3.0 had other names for some.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BOS, ENDS = 0, (1, 8, 9)
 
 
 def is_tiktoken(path: Path) -> bool:
-    """Whether a tokenizer.model is of this format."""
+    """Whether a tokenizer.model has this format."""
     try:
         with path.open("rb") as file:
             return LINE.fullmatch(file.readline(1024).strip()) is not None
@@ -37,7 +37,12 @@ def is_tiktoken(path: Path) -> bool:
 
 
 def read_tiktoken(path: Path, old: bool) -> SourceTokenizer:
-    """The tokenizer of a file; old: of Llama 3.0. ModelError or FormatError name the file."""
+    """Read a file; ModelError or FormatError names it.
+
+    Args:
+        path: the file.
+        old: whether it belongs to Llama 3.0.
+    """
     ranks = _read_ranks(path)
     characters = {byte: character for character, byte in byte_level_table().items()}
     tokens = ["".join(characters[byte] for byte in token) for token in ranks]
@@ -55,7 +60,7 @@ def read_tiktoken(path: Path, old: bool) -> SourceTokenizer:
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """The tokens in the order of their ranks, which are their ids."""
+    """Return the tokens with their ranks, which are their ids."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -64,7 +69,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     for number, line in enumerate(filter(None, map(bytes.strip, lines))):
         token = _token(path, number, line)
         if token in ranks:
-            raise FormatError(path, f"token of rank {number}", "there twice", "another one")
+            raise FormatError(path, f"token of rank {number}", "given twice", "a new one")
         ranks[token] = number
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
@@ -73,10 +78,10 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def _token(path: Path, number: int, line: bytes) -> bytes:
-    """The token of a line, whose rank must be the line's number."""
+    """Return the token of a line, whose rank must be the line's number."""
     try:
         if not LINE.fullmatch(line):
-            raise ValueError("no base64 and rank")
+            raise ValueError("not base64 and a rank")
         token, rank = line.split()
         if int(rank) != number:
             raise ValueError(f"rank {int(rank)}")
@@ -87,14 +92,14 @@ def _token(path: Path, number: int, line: bytes) -> bytes:
 
 
 def _halves(token: bytes, ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The ways to make a token of two, lowest ranks first."""
+    """Return the pairs of tokens that form a token, lowest ranks first."""
     cuts = [(token[:at], token[at:]) for at in range(1, len(token))]
     found = [cut for cut in cuts if cut[0] in ranks and cut[1] in ranks]
     return sorted(found, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
 
 
 def _special_names(old: bool) -> list[str]:
-    """The special tokens; those without another name are numbered."""
+    """Return the special tokens; those without a name of their own are numbered."""
     names: list[str] = []
     reserved = 0
     for index in range(SPECIAL):

@@ -144,12 +144,12 @@ def test_warnings_reach_the_user(home, path, fixtures, caplog):
     ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q5_1")
     with caplog.at_level(logging.WARNING):
         cached_model(path, progress=False)
-    assert "lose accuracy on the way to q80" in caplog.text
+    assert "lose accuracy from Q5_1 to q80" in caplog.text
 
 
 def test_other_files_are_none(home, tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"text")
-    with pytest.raises(ModelError, match=r"a\.gguf: is no GGUF file"):
+    with pytest.raises(ModelError, match=r"a\.gguf: not a GGUF file"):
         cached_model(tmp_path / "a.gguf")
     assert not home.exists()
 

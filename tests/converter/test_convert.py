@@ -78,7 +78,7 @@ def test_reports_what_it_did(source, tmp_path, weights):
 
 
 def test_a_folder_without_tokenizer_gives_a_warning(source, tmp_path):
-    assert "runs on ids" in run(source, tmp_path).warnings[0]
+    assert "accepts only ids" in run(source, tmp_path).warnings[0]
     with dllama.LLM(tmp_path / "out") as llm:
         assert llm.tokenizer is None
         assert len(list(llm.generate([1], 3))) == 3

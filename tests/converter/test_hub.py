@@ -130,7 +130,7 @@ def test_damaged_files_are_refused(server, tmp_path, home, capsys, name):
     server.wrong[name] = flipped(server.files[name])
     assert pull(server) == 1
     error = capsys.readouterr().err
-    assert f"{REPO}: {name} was damaged on the way" in error
+    assert f"{REPO}: {name} was damaged in transit" in error
     assert error.count("\n") == 1
     assert not list(home.glob(f"{name}*"))
     assert not (tmp_path / "cwd" / "model").exists()
@@ -176,12 +176,12 @@ def test_gguf_files(server, home, fixtures, tmp_path, capsys):
     assert (tmp_path / "cwd" / "made" / "model.m").is_file()
     del server.files["config.json"]
     assert pull(server) == 1
-    assert "several GGUF files, name one: a.Q8_0.gguf, b.gguf" in capsys.readouterr().err
+    assert "several GGUF files, choose one: a.Q8_0.gguf, b.gguf" in capsys.readouterr().err
     del server.files["b.gguf"]
     assert pull(server) == 0
     del server.files["a.Q8_0.gguf"]
     assert pull(server) == 1
-    assert "holds no config.json and no GGUF file" in capsys.readouterr().err
+    assert "has no config.json and no GGUF file" in capsys.readouterr().err
 
 
 def test_gguf_files_in_parts(server, home):
@@ -215,7 +215,7 @@ def test_what_is_not_there(server, capsys):
         download(Hub(REPO, endpoint=server.endpoint), "original/consolidated.00.pth")
     server.files.pop(TENSORS)
     server.files.pop("pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"holds no model\.safetensors"):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         download(Hub(REPO, endpoint=server.endpoint))
 
 
@@ -240,7 +240,7 @@ def test_an_output_that_holds_something_else_is_said_first(server, tmp_path, cap
     (tmp_path / "cwd" / "model").mkdir()
     (tmp_path / "cwd" / "model" / "notes").write_text("x")
     assert pull(server) == 1
-    assert "is not empty and not a model folder" in capsys.readouterr().err
+    assert "is neither empty nor a model folder" in capsys.readouterr().err
     assert server.requests == []
 
 

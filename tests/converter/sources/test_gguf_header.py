@@ -37,13 +37,13 @@ def path(tmp_path):
         (b"GGUF", "cut off"),
         (header(1), "version 1"),
         (header(50331648), "version"),
-        (header(tensors=HUGE), "a count at 8"),
-        (header(pairs=HUGE), "a count at 16"),
-        (header(pairs=1, rest=struct.pack("<Q", HUGE)), "a count at 24"),
-        (header(pairs=1, rest=text(b"\xff") + struct.pack("<I", 4)), "no UTF-8"),
+        (header(tensors=HUGE), "count at 8"),
+        (header(pairs=HUGE), "count at 16"),
+        (header(pairs=1, rest=struct.pack("<Q", HUGE)), "count at 24"),
+        (header(pairs=1, rest=text(b"\xff") + struct.pack("<I", 4)), "not UTF-8"),
         (header(pairs=1, rest=text(b"a") + struct.pack("<I", 99)), "type of a is 99"),
-        (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 0, HUGE)), "a count at"),
-        (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 8, HUGE)), "a count at"),
+        (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 0, HUGE)), "count at"),
+        (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 8, HUGE)), "count at"),
         (header(pairs=1, rest=text(b"a") + struct.pack("<IIQ", 9, 9, 1)), "array of type 9"),
         (header(pairs=2, rest=(text(b"a") + struct.pack("<II", 4, 1)) * 2), "given twice"),
         (header(pairs=1, rest=text(b"general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
@@ -87,5 +87,5 @@ def test_any_byte_of_the_header_may_be_wrong(path, fixtures):
 
 def test_other_files(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"no such thing")
-    with pytest.raises(ModelError, match=r"a\.gguf: is no GGUF file"):
+    with pytest.raises(ModelError, match=r"a\.gguf: not a GGUF file"):
         convert(tmp_path / "a.gguf", tmp_path / "out", progress=False)

@@ -168,7 +168,7 @@ def test_parts_that_do_not_fit_are_named(source, fixtures):
     write(source, fixtures / "llama-gqa", 2)
     whole = (source / "consolidated.01.pth").read_bytes()
     torchfile.save(source / "consolidated.01.pth", {"norm.weight": np.zeros(128, np.float16)})
-    with pytest.raises(FormatError, match="not alike in all files"):
+    with pytest.raises(FormatError, match="not the same in all files"):
         run(source)
     (source / "consolidated.02.pth").write_bytes(whole)
     (source / "consolidated.01.pth").unlink()
@@ -176,7 +176,7 @@ def test_parts_that_do_not_fit_are_named(source, fixtures):
         run(source)
     (source / "consolidated.02.pth").unlink()
     (source / "consolidated.00.pth").unlink()
-    with pytest.raises(ModelError, match=r"holds no consolidated\.00\.pth"):
+    with pytest.raises(ModelError, match=r"has no consolidated\.00\.pth"):
         run(source)
     torchfile.save(source / "consolidated.00.pth", {"layers.0.moe.weight": np.zeros((2, 2))})
     with pytest.raises(UnsupportedError, match=r"layers\.0\.moe\.weight is not supported"):
@@ -200,7 +200,7 @@ def test_nothing_is_run(source, fixtures):
 def test_a_config_json_comes_first(source, fixtures):
     write(source, fixtures / "llama-gqa", 1)
     (source / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"holds no model\.safetensors"):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         open_checkpoint(source)
 
 
@@ -249,7 +249,7 @@ def test_special_tokens_of_llama_3_0(tiktoken):
         (lambda lines: lines[:1] + lines[2:], "line 2 is broken"),
         (
             lambda lines: [*lines, f"{lines[0].split()[0]} {len(lines)}"],
-            "token of rank 2043 is there twice",
+            "token of rank 2043 is given twice",
         ),
         (lambda lines: lines[:9], "byte 0x"),
     ],

@@ -123,7 +123,7 @@ def test_ids_without_a_token_get_a_name(source: Path, output: Path) -> None:
 
 def test_a_folder_without_tokenizer_is_a_warning(output: Path, tmp_path: Path) -> None:
     (warning,) = convert_tokenizer(open_tokenizer(tmp_path), output, 100)
-    assert "runs on ids" in warning
+    assert "accepts only ids" in warning
     assert not list(output.iterdir())
 
 

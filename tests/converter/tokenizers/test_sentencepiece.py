@@ -168,7 +168,7 @@ def test_a_model_by_hand(tmp_path: Path) -> None:
         (UNKNOWN + piece(b"\xff"), "decode"),
         (UNKNOWN + piece(b""), "piece 1 has 0 characters"),
         (UNKNOWN + piece(b"a", 9), "9 is not a valid PieceType"),
-        (UNKNOWN + piece(b"a") + piece(b"a"), "piece 'a' is there twice"),
+        (UNKNOWN + piece(b"a") + piece(b"a"), "piece 'a' appears twice"),
         (UNKNOWN + piece(b"a", 6), "byte piece 'a'"),
         (UNKNOWN + piece(b"a", 1, b"\0\0\xc0\x7f"), "score of piece 1 is nan"),
         (UNKNOWN + field(1, field(1, b"a") + field(2, 1)), "an integer where bytes are expected"),
@@ -176,7 +176,7 @@ def test_a_model_by_hand(tmp_path: Path) -> None:
         (UNKNOWN + field(2, field(3, b"x")), "holds bytes, expected an integer"),
         (UNKNOWN + field(3, field(2, b"abc")), "character map has 3 bytes"),
         (UNKNOWN + field(3, field(2, b"\x08\0\0\0abcd")), "trie of the character map has 8"),
-        (UNKNOWN + field(3, field(2, b"\x04\0\0\0abcd")), "points outside of itself"),
+        (UNKNOWN + field(3, field(2, b"\x04\0\0\0abcd")), "points outside itself"),
     ],
 )
 def test_broken_files_are_named(data: bytes, message: str, tmp_path: Path) -> None:
