@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from inspect import cleandoc
 from typing import Any, TypeVar
 
 from dllama import checks
@@ -118,7 +119,7 @@ class Option:
         return self.default if value is None else self.require(value)
 
     def require(self, value: object) -> Any:
-        """The same, where None is no value either."""
+        """As `argument`, but None is an error too."""
         if not self._holds(value):
             raise ConfigError(f"{self.name} is {shown(value)}, expected {self.expected}")
         return self.type(value)
@@ -154,9 +155,9 @@ def documented(options: Iterable[Option]) -> Callable[[type[T]], type[T]]:
     """A decorator that puts the list of options where a class's docstring has {arguments}."""
 
     def document(cls: type[T]) -> type[T]:
-        lines = [_documentation(option) for option in options]
+        lines = "\n".join(_documentation(option) for option in options)
         if cls.__doc__:  # there is none under python -OO
-            cls.__doc__ = cls.__doc__.replace("    {arguments}", "\n".join(lines))
+            cls.__doc__ = cleandoc(cls.__doc__).replace("{arguments}", lines)
         return cls
 
     return document
@@ -168,7 +169,7 @@ def _documentation(option: Option) -> str:
     text = replace(option, help=option.help + choices).description
     text += f" (default: {option.default})" if option.type is bool else ""
     text += f"; {option.python}" if option.python else ""
-    indent = " " * 8
+    indent = " " * 4
     return textwrap.fill(
-        f"{option.name}: {text}", 96, initial_indent=indent, subsequent_indent=indent + "    "
+        f"{option.name}: {text}", 92, initial_indent=indent, subsequent_indent=indent + "    "
     )
