@@ -19,7 +19,7 @@ from dllama._kernels.comm.link import Link
 from dllama.cluster import protocol
 from dllama.cluster.messages import Join, Run
 from dllama.cluster.protocol import Kind
-from dllama.cluster.weight_transfer import graph_nbytes, model_digest, send_weights
+from dllama.cluster.weight_transfer import model_digest, send_weights
 from dllama.errors import (
     DllamaError,
     NodeError,
@@ -28,6 +28,7 @@ from dllama.errors import (
     TransportTimeoutError,
 )
 from dllama.graph.graph import Graph
+from dllama.graph.weights import graph_nbytes
 from dllama.model.file import ModelFile
 from dllama.progress import byte_bar
 from dllama.run_config import RunConfig
@@ -327,7 +328,7 @@ class _Forming:
         ]
         if not todo:
             return
-        total = sum(graph_nbytes(self.model.tensors, graph) for _, graph in todo)
+        total = sum(graph_nbytes(graph) for _, graph in todo)
         lock = threading.Lock()
         with byte_bar(total, "sending weights", progress) as bar:
 

@@ -14,8 +14,9 @@ from dllama.cluster.local import LocalWorkers
 from dllama.cluster.messages import Run
 from dllama.cluster.protocol import Want
 from dllama.errors import ModelError
-from dllama.graph.weights import load_weights
+from dllama.graph.weights import FileSource, graph_nbytes, load
 from dllama.model.file import ModelFile
+from dllama.progress import byte_bar
 from dllama.run_config import RunConfig
 from dllama.runtime.node import Node, graph_of
 from dllama.runtime.trace import NodePass
@@ -41,7 +42,8 @@ class Root:
             if config.world > 1:
                 self._cluster = self._join(model, layout, progress)
             threads = layout.threads[0]
-            weights = load_weights(model, graph, threads, progress)
+            with byte_bar(graph_nbytes(graph), "loading", progress) as bar:
+                weights = load(graph, FileSource(model), threads, bar.update)
             assert weights.embedding is not None
             self._embedding = weights.embedding
             communicator = self._cluster.communicator if self._cluster else None

@@ -1,8 +1,7 @@
-"""Weights over the network: the root sends each worker the parts its graph needs.
+"""Weights over the network: the root sends each worker the tensor slices of its graph.
 
-Parts follow each other in the order of the graph's matrices, then the vectors; each is a
-TENSOR message, its bytes as the model file holds them and their CRC-32 behind. Shards of vectors
-are a message each.
+Slices come in the order of dllama.graph.weights.walk. Each is a TENSOR message: its bytes as the
+model file holds them, then their CRC-32.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +18,15 @@ from dllama._kernels.comm.link import Link
 from dllama._kernels.ops.matmul import PackedMatrix
 from dllama.cluster.protocol import HEADER, Kind, receive_header
 from dllama.errors import ProtocolError
-from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector
-from dllama.graph.weights import (
-    Weights,
-    part_bytes,
-    part_nbytes,
-    part_shape,
-    slice_floats,
-    weight_type_of,
-)
-from dllama.model.file import ModelFile, TensorInfo, tensor_table
+from dllama.graph.graph import Graph, Matrix, TensorSlice
+from dllama.graph.weights import FileSource, Progress, room, walk
+from dllama.model.file import ModelFile
+from dllama.model.weight_types import WeightType
 
 CRC = struct.Struct("<I")
 # Bytes that travel, and are checked and repacked, at a time.
 CHUNK = 1 << 21
 SAMPLE = 4096
-Progress = Callable[[int], object]
 
 
 def model_digest(model: ModelFile) -> str:
@@ -48,22 +40,17 @@ def model_digest(model: ModelFile) -> str:
     return digest.hexdigest()
 
 
-def graph_nbytes(tensors: Mapping[str, TensorInfo], graph: Graph) -> int:
-    """Bytes that send_weights sends for a graph, without messages' frames."""
-    parts = sum(part_nbytes(tensors, part) for m in graph.matrices for part in m.slices)
-    return parts + sum(4 * len(part.rows) for vector in graph.vectors for part in vector.slices)
-
-
 def send_weights(link: Link, model: ModelFile, graph: Graph, progress: Progress) -> None:
-    """Send all weights of a graph. TransportError; ProtocolError if the worker refuses."""
-    for matrix in graph.matrices:
-        for part in matrix.slices:
-            _send(link, part_bytes(model, part), progress)
-            model.release(part.tensor)
-    for vector in graph.vectors:
-        for piece in vector.slices:
-            numbers = np.ascontiguousarray(slice_floats(model, piece))
-            _send(link, numbers.view(np.uint8).reshape(1, -1), progress)
+    """Send all weights of a graph.
+
+    Raises:
+        TransportError: The link failed.
+        ProtocolError: The worker refuses.
+    """
+    source = FileSource(model)
+    for whole, piece in walk(graph):
+        for rows in source.read(piece, whole.weight_type):
+            _send(link, rows, progress)
 
 
 def _send(link: Link, rows: NDArray[np.uint8], progress: Progress) -> None:
@@ -81,86 +68,44 @@ def _send(link: Link, rows: NDArray[np.uint8], progress: Progress) -> None:
     link.send(CRC.pack(checksum))
 
 
-def receive_weights(link: Link, spec_table: Mapping[str, TensorInfo], graph: Graph,
-                    threads: int) -> Weights:  # fmt: skip
-    """Receive and repack all weights of a graph.
+class LinkSource:
+    """The weights that the root sends, for load of dllama.graph.weights.
 
-    ProtocolError names the tensor that is not as expected. TransportError. MemoryError.
+    Raises ProtocolError that names the tensor that is not as expected, and TransportError.
     """
-    matrices: dict[str, PackedMatrix] = {}
-    for matrix in graph.matrices:
-        packed = PackedMatrix(matrix.rows, matrix.cols, weight_type_of(spec_table, matrix))
-        for part in matrix.slices:
-            _receive_part(link, spec_table, packed, matrix, part, threads)
-        matrices[matrix.name] = packed
-    vectors = {}
-    for vector in graph.vectors:
-        vectors[vector.name] = _receive_vector(link, vector)
-    return Weights(matrices, vectors, None)
 
+    embedding = None
 
-def _receive_vector(link: Link, vector: Vector) -> NDArray[np.float32]:
-    """One vector, float32 (n,), slice by slice."""
-    slices: list[NDArray[np.float32]] = []
+    def __init__(self, link: Link) -> None:
+        self.link = link
 
-    def put(at: int, rows: NDArray[np.uint8]) -> None:
-        slices.append(rows[0].view("<f4").copy())
+    def room(self, matrix: Matrix) -> PackedMatrix:
+        """Room for a matrix, all zeros."""
+        return room(matrix)
 
-    for part in vector.slices:
-        _receive(link, part.tensor, (1, 4 * len(part.rows)), put)
-    return np.concatenate(slices)
-
-
-def _receive_part(
-    link: Link,
-    tensors: Mapping[str, TensorInfo],
-    packed: PackedMatrix,
-    matrix: Matrix,
-    part: TensorSlice,
-    threads: int,
-) -> None:
-    """One part, repacked as it comes, in whole blocks of rows."""
-    block = part.block or 1
-
-    def put(at: int, rows: NDArray[np.uint8]) -> None:
-        first = part.at + at // block * part.step if part.block else part.at + at
-        packed.fill(first, rows, part.block, part.step, threads)
-
-    _receive(link, part.tensor, part_shape(tensors, part), put, block)
-
-
-def _receive(
-    link: Link,
-    name: str,
-    shape: tuple[int, int],
-    put: Callable[[int, NDArray[np.uint8]], object],
-    block: int = 1,
-) -> None:
-    """One TENSOR of n rows, given to put(first row, rows) some at a time."""
-    count, row_bytes = shape
-    kind, length = receive_header(link)
-    if kind != Kind.TENSOR or length != count * row_bytes + CRC.size:
-        raise ProtocolError(
-            f"{link.peer}: tensor {name}: message {kind} of {length} bytes, expected "
-            f"{int(Kind.TENSOR)} of {count * row_bytes + CRC.size}"
-        )
-    step = max(1, CHUNK // row_bytes // block) * block
-    room = np.empty((min(step, count), row_bytes), np.uint8)
-    checksum = 0
-    for begin in range(0, count, step):
-        rows = room[: min(step, count - begin)]
-        link.recv_into(rows.data)
-        checksum = zlib.crc32(rows.data, checksum)
-        put(begin, rows)
-    raw = bytearray(CRC.size)
-    link.recv_into(raw)
-    (expected,) = CRC.unpack(raw)
-    if checksum != expected:
-        raise ProtocolError(
-            f"{link.peer}: tensor {name}: checksum is {checksum:#010x}, expected {expected:#010x}"
-        )
-
-
-def table_of(graph: Graph) -> dict[str, TensorInfo]:
-    """The tensors of a graph's model, as any file of it has them."""
-    return tensor_table(graph.spec, 0)
+    def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
+        """One TENSOR, some rows at a time, in whole blocks of the slice."""
+        link, name, block = self.link, piece.tensor, piece.block or 1
+        count, row_bytes = len(piece.rows), kind.nbytes(len(piece.cols))
+        message, length = receive_header(link)
+        if message != Kind.TENSOR or length != count * row_bytes + CRC.size:
+            raise ProtocolError(
+                f"{link.peer}: tensor {name}: message {message} of {length} bytes, expected "
+                f"{int(Kind.TENSOR)} of {count * row_bytes + CRC.size}"
+            )
+        step = max(1, CHUNK // row_bytes // block) * block
+        buffer = np.empty((min(step, count), row_bytes), np.uint8)
+        checksum = 0
+        for begin in range(0, count, step):
+            rows = buffer[: min(step, count - begin)]
+            link.recv_into(rows.data)
+            checksum = zlib.crc32(rows.data, checksum)
+            yield rows
+        raw = bytearray(CRC.size)
+        link.recv_into(raw)
+        (expected,) = CRC.unpack(raw)
+        if checksum != expected:
+            raise ProtocolError(
+                f"{link.peer}: tensor {name}: checksum is {checksum:#010x}, "
+                f"expected {expected:#010x}"
+            )

@@ -24,10 +24,10 @@ from dllama._kernels.comm.link import Link
 from dllama.cluster import protocol
 from dllama.cluster.messages import RUN, Join, Run
 from dllama.cluster.protocol import Kind, Want
-from dllama.cluster.weight_transfer import receive_weights, table_of
+from dllama.cluster.weight_transfer import LinkSource
 from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.graph.graph import Graph
-from dllama.graph.weights import Weights
+from dllama.graph.weights import Weights, load
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.sampling.remote import reply, top_of
 from dllama.sampling.sampler import LocalShards
@@ -302,7 +302,7 @@ class _Session:
                 one.crowded = join.crowded
 
     def _load(self, graph: Graph) -> Weights:
-        return receive_weights(self.root, table_of(graph), graph, self.threads)
+        return load(graph, LinkSource(self.root), self.threads)
 
     def _message(self, node: Node) -> bool:
         """Answer one message of the root; False when it leaves."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dllama._kernels.tasks import Form, Kind, Op, Then
 from dllama.errors import UnsupportedError
-from dllama.graph.graph import Buffer, Graph, Matrix, Task, TensorSlice, Vector, VectorSlice
+from dllama.graph.graph import Buffer, Graph, Matrix, Task, TensorSlice, Vector
 from dllama.graph.shard import Shard, columns_of, expert_lanes
 from dllama.graph.sum_tree import Summation
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
@@ -183,15 +183,15 @@ def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
         yield _qkv(spec, shard, at)
         cols = columns_of(spec, shard.heads)
         held = TensorSlice(at + "o", range(spec.dim), cols)
-        yield Matrix(at + "o", spec.dim, len(cols), (held,))
+        yield Matrix(at + "o", spec.dim, len(cols), (held,), spec.weight_type)
         if spec.n_experts and shard.hidden:
             yield from _expert_matrices(spec, shard, at)
         elif shard.hidden:
             yield _gated_matrix(spec, shard, at + "gate_up", [at])
             held = TensorSlice(at + "down", range(spec.dim), shard.hidden)
-            yield Matrix(at + "down", spec.dim, len(shard.hidden), (held,))
+            yield Matrix(at + "down", spec.dim, len(shard.hidden), (held,), spec.weight_type)
     held = TensorSlice("output", shard.vocab, range(spec.dim))
-    yield Matrix("output", len(shard.vocab), spec.dim, (held,))
+    yield Matrix("output", len(shard.vocab), spec.dim, (held,), spec.weight_type)
 
 
 def _qkv(spec: ModelSpec, shard: Shard, at: str) -> Matrix:
@@ -203,7 +203,7 @@ def _qkv(spec: ModelSpec, shard: Shard, at: str) -> Matrix:
         TensorSlice(at + "k", kv, cols, len(q)),
         TensorSlice(at + "v", kv, cols, len(q) + len(kv)),
     )
-    return Matrix(at + "qkv", len(q) + 2 * len(kv), spec.dim, slices)
+    return Matrix(at + "qkv", len(q) + 2 * len(kv), spec.dim, slices, spec.weight_type)
 
 
 def _rows(heads: range, size: int) -> range:
@@ -219,14 +219,14 @@ def _gated_matrix(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str])
         for index, prefix in enumerate(prefixes)
         for at, tensor in ((0, "gate"), (32, "up"))
     ]
-    return Matrix(name, len(prefixes) * rows, spec.dim, tuple(slices))
+    return Matrix(name, len(prefixes) * rows, spec.dim, tuple(slices), spec.weight_type)
 
 
 def _expert_matrices(spec: ModelSpec, shard: Shard, at: str) -> Iterator[Matrix]:
     """The router, and gate, up and down of all experts."""
     prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
     router = TensorSlice(at + "router", range(spec.n_experts), range(spec.dim))
-    yield Matrix(at + "router", spec.n_experts, spec.dim, (router,))
+    yield Matrix(at + "router", spec.n_experts, spec.dim, (router,), WeightType.F32)
     yield _gated_matrix(spec, shard, at + "experts_gate_up", prefixes)
     yield _down_of_experts(spec, shard, at + "experts_down", prefixes)
 
@@ -251,7 +251,7 @@ def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[st
         for index, prefix in enumerate(prefixes)
         for lane in range(lanes)
     ]
-    return Matrix(name, len(prefixes) * rows, width, tuple(slices))
+    return Matrix(name, len(prefixes) * rows, width, tuple(slices), spec.weight_type)
 
 
 def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
@@ -264,23 +264,28 @@ def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
         for norm in norms:
             yield _whole(at + norm, spec.dim)
         if spec.qk_norms:
-            heads = (VectorSlice(at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
-            yield Vector(at + "qk_norm", tuple(heads))
+            parts = ((at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
+            yield _vector(at + "qk_norm", *parts)
         if spec.qkv_bias:
             yield _bias(spec, shard, at)
     yield _whole("final_norm", spec.dim)
 
 
+def _vector(name: str, *parts: tuple[str, range]) -> Vector:
+    """A vector of some numbers of each tensor, one after another."""
+    slices: list[TensorSlice] = []
+    at = 0
+    for tensor, numbers in parts:
+        slices.append(TensorSlice(tensor, range(1), numbers, at))
+        at += len(numbers)
+    return Vector(name, tuple(slices))
+
+
 def _whole(name: str, size: int) -> Vector:
-    return Vector(name, (VectorSlice(name, range(size)),))
+    return _vector(name, (name, range(size)))
 
 
 def _bias(spec: ModelSpec, shard: Shard, at: str) -> Vector:
     """Biases of the rows of q, k and v that a node has."""
     q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
-    slices = (
-        VectorSlice(at + "q_bias", q),
-        VectorSlice(at + "k_bias", kv),
-        VectorSlice(at + "v_bias", kv),
-    )
-    return Vector(at + "qkv_bias", slices)
+    return _vector(at + "qkv_bias", (at + "q_bias", q), (at + "k_bias", kv), (at + "v_bias", kv))

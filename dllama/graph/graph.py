@@ -12,6 +12,7 @@ from dllama._kernels.tasks import Form, Kind, Op, Then
 from dllama.graph.shard import Shard
 from dllama.graph.sum_tree import Subtree
 from dllama.model.spec import ModelSpec
+from dllama.model.weight_types import WeightType
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Buffer:
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """Some rows and columns of a tensor of the file, put into a matrix.
+    """Some rows and columns of a tensor of the file, and their place in a matrix or a vector.
 
     The i-th of the rows becomes row at + i of the matrix, or, with block and step, row
-    at + i // block * step + i % block.
+    at + i // block * step + i % block. A vector of the file is one row, whose columns become
+    numbers at, at + 1, ... of the vector.
     """
 
     tensor: str
@@ -42,20 +44,13 @@ class TensorSlice:
 
 @dataclass(frozen=True)
 class Matrix:
-    """rows x cols weights, made of one or several tensors with `cols` columns."""
+    """rows x cols weights of one type, made of one or several tensors with `cols` columns."""
 
     name: str
     rows: int
     cols: int
     slices: tuple[TensorSlice, ...]
-
-
-@dataclass(frozen=True)
-class VectorSlice:
-    """Some numbers of a vector of the file."""
-
-    tensor: str
-    rows: range
+    weight_type: WeightType
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,17 @@ class Vector:
     """float32 numbers, made of one or several vectors of the file, one after another."""
 
     name: str
-    slices: tuple[VectorSlice, ...]
+    slices: tuple[TensorSlice, ...]
+
+    @property
+    def size(self) -> int:
+        """Numbers of the vector."""
+        return sum(len(piece.cols) for piece in self.slices)
+
+    @property
+    def weight_type(self) -> WeightType:
+        """How the file stores it."""
+        return WeightType.F32
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,20 @@
-"""Weights of a graph: read from the model file, repacked for the kernels."""
+"""Weights of a graph: read from a source, and repacked for the kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dllama._kernels.ops.matmul import PackedMatrix
-from dllama.graph.graph import Graph, Matrix, TensorSlice, VectorSlice
-from dllama.model.file import ModelFile, TensorInfo
-from dllama.progress import byte_bar
+from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector
+from dllama.model.file import ModelFile
+from dllama.model.weight_types import WeightType
+
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -36,54 +37,100 @@ class Weights:
         return packed + sum(vector.nbytes for vector in self.vectors.values())
 
 
-def load_weights(model: ModelFile, graph: Graph, threads: int, progress: bool = False) -> Weights:
-    """Repack all matrices of the graph; pages of the file are given back as it goes."""
-    total = sum(part_nbytes(model.tensors, part) for m in graph.matrices for part in m.slices)
-    with byte_bar(total, "loading", progress) as bar:
-        matrices = {m.name: _pack(model, m, threads, bar) for m in graph.matrices}
-    vectors = {
-        vector.name: np.concatenate([slice_floats(model, part) for part in vector.slices])
-        for vector in graph.vectors
-    }
-    return Weights(matrices, vectors, model.f32("embedding"))
+class Source(Protocol):
+    """Where the weights of a graph come from."""
+
+    @property
+    def embedding(self) -> NDArray[np.float32] | None:
+        """float32 (vocab, dim), or None where the graph has no use for it."""
+
+    def room(self, matrix: Matrix) -> PackedMatrix:
+        """Room for a matrix, all zeros."""
+
+    def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
+        """The rows of a tensor slice as a model file holds them, in whole blocks of the slice.
+
+        Slices are read in the order of walk. A source that gives none leaves zeros.
+
+        Yields:
+            uint8 (rows, bytes of a row), valid until the next.
+        """
 
 
-def weight_type_of(tensors: Mapping[str, TensorInfo], matrix: Matrix) -> int:
-    """The float type of a matrix, which is that of its parts."""
-    return int(tensors[matrix.slices[0].tensor].weight_type)
+def walk(graph: Graph) -> Iterator[tuple[Matrix | Vector, TensorSlice]]:
+    """All tensor slices of a graph with what they go into, in the order in which they travel."""
+    wholes: tuple[Matrix | Vector, ...] = (*graph.matrices, *graph.vectors)
+    for whole in wholes:
+        for piece in whole.slices:
+            yield whole, piece
 
 
-def slice_floats(model: ModelFile, part: VectorSlice) -> NDArray[np.float32]:
-    """The numbers of a slice, float32 (n,)."""
-    return model.f32(part.tensor)[part.rows.start : part.rows.stop]
+def graph_nbytes(graph: Graph) -> int:
+    """Bytes of all tensor slices of a graph as model files hold them."""
+    return sum(
+        len(piece.rows) * whole.weight_type.nbytes(len(piece.cols)) for whole, piece in walk(graph)
+    )
 
 
-def part_shape(tensors: Mapping[str, TensorInfo], part: TensorSlice) -> tuple[int, int]:
-    """Rows of a part, and bytes of each."""
-    weight_type = tensors[part.tensor].weight_type
-    return len(part.rows), weight_type.nbytes(len(part.cols))
+def load(
+    graph: Graph, source: Source, threads: int = 1, progress: Progress = lambda count: None
+) -> Weights:
+    """Repack all weights of a graph.
+
+    Args:
+        graph: The graph of a node.
+        source: What gives the rows; its errors pass through.
+        threads: How many repack.
+        progress: Called with the bytes of the rows that were repacked.
+
+    Raises:
+        MemoryError: The weights do not fit.
+    """
+    matrices = {matrix.name: source.room(matrix) for matrix in graph.matrices}
+    vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
+    for whole, piece in walk(graph):
+        first = 0
+        for rows in source.read(piece, whole.weight_type):
+            if isinstance(whole, Matrix):
+                _fill(matrices[whole.name], piece, first, rows, threads)
+            else:
+                vectors[whole.name][piece.at : piece.at + len(piece.cols)] = rows[0].view("<f4")
+            first += len(rows)
+            progress(rows.size)
+    return Weights(matrices, vectors, source.embedding)
 
 
-def part_nbytes(tensors: Mapping[str, TensorInfo], part: TensorSlice) -> int:
-    """Bytes of a part as the model file holds them."""
-    rows, row_bytes = part_shape(tensors, part)
-    return rows * row_bytes
+def _fill(
+    matrix: PackedMatrix, piece: TensorSlice, first: int, rows: NDArray[np.uint8], threads: int
+) -> None:
+    """Put the rows of a slice from its row `first` on, the first of a block."""
+    after = first // piece.block * piece.step if piece.block else first
+    matrix.fill(piece.at + after, rows, piece.block, piece.step, threads)
 
 
-def part_bytes(model: ModelFile, part: TensorSlice) -> NDArray[np.uint8]:
-    """The rows and columns of a part, uint8 (rows, bytes of a row), a view of the file."""
-    info = model.tensors[part.tensor]
-    begin = info.weight_type.nbytes(part.cols.start)
-    end = info.weight_type.nbytes(part.cols.stop)
-    whole = model.raw(part.tensor).reshape(info.shape[0], -1)
-    return whole[part.rows.start : part.rows.stop, begin:end]
+def room(matrix: Matrix) -> PackedMatrix:
+    """Room for a matrix, all zeros."""
+    return PackedMatrix(matrix.rows, matrix.cols, int(matrix.weight_type))
 
 
-def _pack(model: ModelFile, matrix: Matrix, threads: int, bar: tqdm[NoReturn]) -> PackedMatrix:
-    """One packed matrix of the tensors that make it up."""
-    packed = PackedMatrix(matrix.rows, matrix.cols, weight_type_of(model.tensors, matrix))
-    for part in matrix.slices:
-        packed.fill(part.at, part_bytes(model, part), part.block, part.step, threads)
-        model.release(part.tensor)
-        bar.update(part_nbytes(model.tensors, part))
-    return packed
+class FileSource:
+    """A model file on this machine; its pages are given back as it is read."""
+
+    def __init__(self, model: ModelFile) -> None:
+        self.model = model
+
+    @property
+    def embedding(self) -> NDArray[np.float32]:
+        """float32 (vocab, dim), a view of the file."""
+        return self.model.f32("embedding")
+
+    def room(self, matrix: Matrix) -> PackedMatrix:
+        """Room for a matrix, all zeros."""
+        return room(matrix)
+
+    def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
+        """All rows of a slice at once, a view of the file."""
+        columns = slice(kind.nbytes(piece.cols.start), kind.nbytes(piece.cols.stop))
+        whole = self.model.rows(piece.tensor)
+        yield whole[piece.rows.start : piece.rows.stop, columns]
+        self.model.release(piece.tensor)

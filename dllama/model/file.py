@@ -157,6 +157,11 @@ class ModelFile:
         info = self.tensors[name]
         return self._bytes[info.offset : info.offset + info.nbytes]
 
+    def rows(self, name: str) -> NDArray[np.uint8]:
+        """A tensor as uint8 (rows, bytes of a row), a view; a vector is one row."""
+        shape = self.tensors[name].shape
+        return self.raw(name).reshape(shape[0] if len(shape) == 2 else 1, -1)
+
     def f32(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32 of its shape: a view where it is stored so, else decoded."""
         info = self.tensors[name]

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class WeightType(IntEnum):
-    """A weight type, by its number in model files.
+    """A weight type, by its number in model files."""
 
-    block_size: numbers in one block; rows are whole blocks.
-    block_bytes: bytes of one block in a file.
-    quantised: whether a matmul with such weights reads its input as Q80 blocks; else as float32.
-    """
+    F32 = 0
+    F16 = 1
+    Q40 = 2
+    Q80 = 3
 
-    _value_: int
-    block_size: int
-    block_bytes: int
-    quantised: bool
+    @property
+    def block_size(self) -> int:
+        """Numbers in one block; rows are whole blocks."""
+        return _ROWS[self].block_size
 
-    F32 = 0, 1, 4, False
-    F16 = 1, 1, 2, False
-    Q40 = 2, 32, 18, True
-    Q80 = 3, 32, 34, True
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block in a file."""
+        return _ROWS[self].block_bytes
 
-    def __new__(cls, number: int, block_size: int, block_bytes: int, quantised: bool) -> WeightType:
-        """A member, whose value is the number alone."""
-        member = int.__new__(cls, number)
-        member._value_ = number
-        member.block_size = block_size
-        member.block_bytes = block_bytes
-        member.quantised = quantised
-        return member
+    @property
+    def quantised(self) -> bool:
+        """Whether a matmul with such weights reads its input as Q80 blocks; else as float32."""
+        return _ROWS[self].quantised
 
     def nbytes(self, count: int) -> int:
         """Bytes of `count` numbers; `count` is a multiple of `block_size`."""
         return count // self.block_size * self.block_bytes
+
+
+class _Row(NamedTuple):
+    block_size: int
+    block_bytes: int
+    quantised: bool
+
+
+_ROWS = {
+    WeightType.F32: _Row(1, 4, False),
+    WeightType.F16: _Row(1, 2, False),
+    WeightType.Q40: _Row(32, 18, True),
+    WeightType.Q80: _Row(32, 34, True),
+}

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy.typing import NDArray
 
 from dllama._kernels.comm.link import Link
 from dllama._kernels.ops.matmul import PackedMatrix
-from dllama.graph.weights import Weights, weight_type_of
+from dllama.graph import weights
+from dllama.graph.graph import Matrix, TensorSlice
 from dllama.model.file import ModelFile
+from dllama.model.weight_types import WeightType
 from dllama.run_config import RunConfig
 from dllama.runtime.node import Node, communicator_of, graph_of
+
+
+class NothingRead:
+    """A source of weights that gives no rows.
+
+    Matrices of one size share room, so that a large model does not reserve all of its memory.
+    """
+
+    def __init__(self, model: ModelFile) -> None:
+        self.embedding: NDArray[np.float32] = model.f32("embedding")
+        self._rooms: dict[tuple[int, int, WeightType], PackedMatrix] = {}
+
+    def room(self, matrix: Matrix) -> PackedMatrix:
+        """The room of all matrices of this size; no page of it is touched."""
+        key = (matrix.rows, matrix.cols, matrix.weight_type)
+        if key not in self._rooms:
+            self._rooms[key] = weights.room(matrix)
+        return self._rooms[key]
+
+    def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
+        """No rows."""
+        yield from ()
 
 
 def footprint(
@@ -17,20 +44,12 @@ def footprint(
 ) -> dict[str, int]:
     """Bytes of weights, kv_cache and buffers of a node, as it has them after loading.
 
-    The node is built on matrices that are never filled, one for each size, so that pages of
-    none of them are touched, and on links that lead nowhere.
+    The node is built on weights that are never read, and on links that lead nowhere.
     """
     graph = graph_of(model.spec, config, rank, model.path)
-    shapes = {m.name: (m.rows, m.cols, weight_type_of(model.tensors, m)) for m in graph.matrices}
-    packed = {shape: PackedMatrix(*shape) for shape in set(shapes.values())}
-    matrices = {name: packed[shape] for name, shape in shapes.items()}
-    vectors = {
-        vector.name: np.zeros(sum(len(part.rows) for part in vector.slices), np.float32)
-        for vector in graph.vectors
-    }
-    weights = Weights(matrices, vectors, model.f32("embedding"))
+    unread = weights.load(graph, NothingRead(model))
     communicator = None
     if config.world > 1:
         links = [None if other == rank else Link() for other in range(config.world)]
         communicator = communicator_of(graph, config, links, rank, {})
-    return Node(graph, weights, config, threads, communicator).memory()
+    return Node(graph, unread, config, threads, communicator).memory()

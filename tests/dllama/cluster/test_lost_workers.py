@@ -43,12 +43,12 @@ from dllama.errors import TransportError
 from dllama.model.file import ModelFile
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.run_config import RunConfig
-from dllama.graph.weights import load_weights
+from dllama.graph.weights import FileSource, load
 
 model = ModelFile.open(DEMO / "model.m")
 config = RunConfig((1, 1), seq_len=16, half=False, batch=4, logits=1, buffer="f32")
 graph = graph_of(model.spec, config, 0)
-weights = load_weights(model, graph, 1)
+weights = load(graph, FileSource(model))
 for round in range(50):
     with transports.get("unix").listen(f"unix:{sys.argv[1]}/{round}") as listener:
         link = transports.get("unix").connect(listener.address, 5.0)

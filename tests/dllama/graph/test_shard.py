@@ -71,7 +71,7 @@ def test_every_weight_is_held_once(data, spec):
                 holders[part.tensor][rows.start : rows.stop, cols.start : cols.stop] += 1
         for vector in graph.vectors:
             for piece in vector.slices:
-                holders[piece.tensor][piece.rows.start : piece.rows.stop] += 1
+                holders[piece.tensor][piece.cols.start : piece.cols.stop] += 1
     for name, count in holders.items():
         kind = name.rpartition(".")[2]
         if name == "embedding":
