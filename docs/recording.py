@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-COMMANDS = ['dllama run --prompt "To be, or not to be," --nodes 4 --seed 18 --steps 16']
+COMMANDS = ['dllama run "To be, or not to be," --nodes 4 --seed 18 --steps 16']
 PICTURE = Path(__file__).with_suffix(".svg")
 TITLE = "dllama: one model, four processes"
 PROMPT = "$ "
