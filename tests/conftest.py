@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """So that `python -m dllama` runs the package that is installed."""
+    """Leave the source tree, so that `python -m dllama` runs the installed package."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("cwd"))
     yield
@@ -29,13 +29,13 @@ def away_from_the_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
-    """So that what tests start heeds Ctrl-C; background jobs of a shell begin deaf to it."""
+    """Make child processes react to Ctrl-C, which a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
-    """The folder of small Hugging Face models with reference logits by transformers."""
+    """The folder of small Hugging Face models with reference logits from transformers."""
     return FIXTURES
 
 
@@ -62,13 +62,13 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 
 @pytest.fixture(scope="session")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with a tokenizer and a chat template; its weights are random."""
+    """A model folder with a tokenizer, a chat template and random weights."""
     return make(FIXTURES / "llama-gqa", tmp_path_factory.mktemp("chat") / "model")
 
 
 @pytest.fixture(scope="session")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingWorkers]:
-    """Workers of one thread that run already, for tests that are not about starting them."""
+    """Running workers with one thread, for tests that do not test the start."""
     workers = StandingWorkers(tmp_path_factory.mktemp("standing"))
     yield workers
     workers.close()

@@ -1,4 +1,4 @@
-"""GGUF files as models: converted on first use, and only then."""
+"""GGUF files as models: converted on first use only."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_converts_once(home, path, conversions):
     assert len(conversions) == 1
 
 
-def test_is_called_as_the_file(home, path, tmp_path):
-    """Not as the folder in the cache; the first of several files without its number."""
+def test_has_the_name_of_the_file(home, path, tmp_path):
+    """The name is not that of the cache folder, and lacks the number of a split model."""
     with dllama.LLM(path, threads=1) as llm:
         assert llm.name == "model"
     made = cached_model(path) / "model.m"
@@ -90,7 +90,7 @@ def test_runs_from_the_file(home, path, conversions, capsys):
     assert len(conversions) == 1
 
 
-def test_converts_anew_when_the_file_changes(home, path, fixtures, conversions):
+def test_converts_again_when_the_file_changes(home, path, fixtures, conversions):
     first = cached_model(path, progress=False)
     ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q4_0")
     second = cached_model(path, progress=False)
@@ -102,7 +102,7 @@ def test_converts_anew_when_the_file_changes(home, path, fixtures, conversions):
     assert len(conversions) == 3
 
 
-def test_files_of_one_name_are_apart(home, path, tmp_path, conversions):
+def test_files_with_the_same_name_are_kept_apart(home, path, tmp_path, conversions):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "model.gguf"
     other.write_bytes(path.read_bytes())
@@ -123,7 +123,7 @@ def test_a_failure_leaves_nothing(home, path):
 
 
 def test_another_process_may_be_first(home, path, monkeypatch):
-    """It takes the name after this one has looked; the result is the same."""
+    """It creates the folder after this one has checked; the result is the same."""
     target = cached_model(path, progress=False)
     before = (target / "model.m").read_bytes()
     convert = cache.convert
@@ -147,7 +147,7 @@ def test_warnings_reach_the_user(home, path, fixtures, caplog):
     assert "lose accuracy from Q5_1 to q80" in caplog.text
 
 
-def test_other_files_are_none(home, tmp_path):
+def test_other_files_are_refused(home, tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"text")
     with pytest.raises(ModelError, match=r"a\.gguf: not a GGUF file"):
         cached_model(tmp_path / "a.gguf")
@@ -172,6 +172,6 @@ def test_a_cache_that_cannot_be_written_is_named(path, tmp_path, monkeypatch):
 
 
 def test_gguf_needs_no_package_to_be_recognised(tmp_path):
-    """The import of the package waits for a tensor that needs it."""
+    """The package is imported only for a tensor that needs it."""
     code = "import sys, dllama; assert 'gguf' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -103,7 +103,7 @@ def test_sharded_folders(source, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["../model.safetensors", "/etc/passwd", 5])
-def test_shards_lie_in_the_folder(source, tmp_path, file):
+def test_shards_must_be_in_the_folder(source, tmp_path, file):
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     with pytest.raises(DllamaError, match="index"):
         run(source, tmp_path)
@@ -162,7 +162,7 @@ def test_source_types_give_the_same_file(source, tmp_path, dtype):
 
 
 def test_bfloat16_sources(source, tmp_path):
-    """Written by hand, since NumPy has no such type."""
+    """The file is written by hand, because NumPy has no such type."""
     tensors = load_file(source / "model.safetensors")
     cut = {n: t.astype(np.float32).view(np.uint32) & 0xFFFF0000 for n, t in tensors.items()}
     save_file({n: t.view(np.float32) for n, t in cut.items()}, source / "model.safetensors")
@@ -308,7 +308,7 @@ def test_a_failure_keeps_the_old_model(source, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(source, tmp_path):
-    """The limit of file sizes stands in for the end of the disk."""
+    """A limit on file sizes stands in for the end of the disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -321,7 +321,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path):
     assert files(tmp_path) == ["source"]
 
 
-def test_too_little_room_is_said_at_once(source, tmp_path, monkeypatch):
+def test_too_little_space_is_reported_at_once(source, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OutputError, match="the disk has 1 free"):
         run(source, tmp_path)

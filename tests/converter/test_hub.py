@@ -1,4 +1,4 @@
-"""Downloads: only what is needed, going on after a break, and nothing that is damaged."""
+"""Downloads fetch only what is needed, resume when interrupted, and refuse damaged files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TENSORS = "model.safetensors"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """A cache folder, a current folder, and no proxy on the way to this machine."""
+    """A cache folder, a working folder, and no proxy for this machine."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
     for name in ("NO_PROXY", "no_proxy"):
@@ -34,7 +34,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(fixtures) -> Iterator[HubServer]:
-    """A repository with a model, and with files that no conversion needs."""
+    """A repository with a model and files that no conversion needs."""
     folder = fixtures / "llama-gqa"
     files = {name: (folder / name).read_bytes() for name in ("config.json", TENSORS)}
     files |= {"README.md": b"text", "original/consolidated.00.pth": b"x", "pytorch_model.bin": b"x",
@@ -49,7 +49,7 @@ def pull(server, *words):
 
 
 def shard(server):
-    """Cut the tensors' file in two that an index names, and one that it does not."""
+    """Split the tensors into two files that an index names, and add one that it does not."""
     tensors = server.files.pop(TENSORS)
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     server.files |= {names[0]: tensors, names[1]: tensors, "model-old.safetensors": b"x"}
@@ -69,7 +69,7 @@ def test_pulls_and_converts(server, tmp_path, converted, home):
     assert not home.exists()
 
 
-def test_downloads_what_is_needed_only(server, home):
+def test_downloads_only_what_is_needed(server, home):
     folder = download(Hub(REPO, endpoint=server.endpoint))
     names = ["config.json", "generation_config.json", TENSORS]
     assert folder == home
@@ -94,15 +94,15 @@ def test_shards_and_other_formats(server, home):
     assert (home / "tokenizer.model").is_file()
 
 
-def test_a_broken_connection_goes_on_at_once(server, home):
+def test_resumes_at_once_after_a_broken_connection(server, home):
     server.breaks[TENSORS] = 1000
     download(Hub(REPO, endpoint=server.endpoint))
     assert server.asked(TENSORS) == [None, "bytes=1000-"]
     assert (home / TENSORS).read_bytes() == server.files[TENSORS]
 
 
-def test_a_broken_off_download_goes_on_later(server, tmp_path, home, capsys):
-    """The server stops in the middle and then says no; the next command takes the rest."""
+def test_resumes_a_failed_download_later(server, tmp_path, home, capsys):
+    """The server breaks off and then refuses; the next command downloads the rest."""
     size = len(server.files[TENSORS])
     server.breaks[TENSORS], server.gives_up = size // 2, True
     assert pull(server) == 1
@@ -120,7 +120,7 @@ def test_a_broken_off_download_goes_on_later(server, tmp_path, home, capsys):
 
 
 def flipped(data):
-    """The same with a bit changed in the middle."""
+    """The same data with a bit changed in the middle."""
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
@@ -139,7 +139,7 @@ def test_damaged_files_are_refused(server, tmp_path, home, capsys, name):
 
 
 def test_a_damaged_part_is_refused(server, home):
-    """What an earlier download left is not trusted either."""
+    """The rest of an earlier download is not trusted either."""
     home.mkdir(parents=True)
     (home / f"{TENSORS}.part").write_bytes(b"x" * 100)
     (home / "config.json").write_bytes(flipped(server.files["config.json"]))
@@ -199,12 +199,12 @@ def test_revisions(server, revision):
 
 
 @pytest.mark.parametrize("repo", ["", "a/b/c", "../b", "a b", "a/", "http://x/a/b"])
-def test_names_that_are_none(repo):
+def test_malformed_names(repo):
     with pytest.raises(ConfigError, match="expected OWNER/NAME"):
         Hub(repo, endpoint="http://127.0.0.1:1")
 
 
-def test_what_is_not_there(server, capsys):
+def test_missing_files(server, capsys):
     assert main(["pull", "owner/none", "--endpoint", server.endpoint, "--quiet"]) == 1
     error = capsys.readouterr().err
     assert f"owner/none: {server.endpoint}: cannot list its files" in error
@@ -236,7 +236,7 @@ def test_nobody_answers(capsys):
     assert f"{REPO}: http://127.0.0.1:1: cannot list its files" in capsys.readouterr().err
 
 
-def test_an_output_that_holds_something_else_is_said_first(server, tmp_path, capsys):
+def test_an_unusable_output_is_reported_first(server, tmp_path, capsys):
     (tmp_path / "cwd" / "model").mkdir()
     (tmp_path / "cwd" / "model" / "notes").write_text("x")
     assert pull(server) == 1
@@ -257,7 +257,7 @@ def test_a_full_disk(server, home, monkeypatch):
 
 
 def test_the_servers_hashes_are_those_of_git(server):
-    """As `git hash-object` and `sha256sum` print them."""
+    """The same as `git hash-object` and `sha256sum` print."""
     entry = server._entry("a", b"hello\n")
     assert entry["blobId"] == "ce013625030ba8dba906f756967f9e9ca394464a"
     assert hashlib.sha256(b"hello\n").hexdigest().startswith("5891b5b522d5df08")

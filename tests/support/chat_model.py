@@ -1,4 +1,4 @@
-"""A tiny model of random weights that has a tokenizer and a chat template."""
+"""A tiny model with random weights, a tokenizer and a chat template."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ VOCAB = 192
 
 
 def make(source: Path, output: Path, weights: str = "q40") -> Path:
-    """A model folder with the weights of a source folder, whose vocabulary has 192 ids.
+    """Create a model folder with the weights of a source folder, whose vocabulary has 192 ids.
 
-    Every character is a token. eos is </s>; the template ends turns with <|end|>.
+    Every character is a token. EOS is </s>; the template ends turns with <|end|>.
     """
     folder = output.with_name(output.name + "-source")
     shutil.copytree(source, folder)

@@ -1,4 +1,4 @@
-"""Workers as processes of their own, to be killed and stopped, and the time that may take."""
+"""Worker processes to kill and stop, and time limits for what must happen then."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import dllama
 
 TIMEOUT = 1.5
 SOON = 2.5  # seconds that a busy machine may add to any time limit
-CALM = 20.0  # a timeout for what is answered at once
-AT_ONCE = 8.0  # seconds that a busy machine may take for it
+CALM = 20.0  # a timeout that nothing should reach
+AT_ONCE = 8.0  # seconds that a busy machine may take for something immediate
 STARTING = 30.0  # seconds that Python may take to start
 TRANSPORTS = ("blocking", "nonblocking", "unix")
 PROMPT = "ROMEO:\n"
@@ -36,7 +36,7 @@ with dllama.LLM(sys.argv[1], workers=sys.argv[2:], threads=1, timeout=1.5) as ll
 
 
 class WorkerProcess:
-    """`dllama worker` as a process of its own."""
+    """A process that runs `dllama worker`."""
 
     def __init__(self, folder: Path, number: int, transport: str, secret: str, options) -> None:
         listen = f"unix:{folder}/{number}.sock" if transport == "unix" else "127.0.0.1:0"
@@ -54,7 +54,7 @@ class WorkerProcess:
 
     @property
     def address(self) -> str:
-        """Where it listens, once it does."""
+        """Where it listens; waits until it does."""
         if not self._address:
             self._address = first_line(self._process).removeprefix("listening at ")
         return self._address
@@ -66,7 +66,7 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def complaints(self) -> list[str]:
-        """All lines of the log that are not mere information."""
+        """Return all lines of the log above level INFO."""
         lines = self._log.read_text().splitlines()
         return [line for line in lines if not line.startswith("dllama: INFO:")]
 
@@ -76,7 +76,11 @@ class WorkerProcess:
 
 
 class Later:
-    """Does something some seconds later; at: when it did."""
+    """Runs an action after some seconds.
+
+    Attributes:
+        at: when it ran.
+    """
 
     def __init__(self, seconds: float, action) -> None:
         self.at = float("inf")
@@ -107,12 +111,12 @@ def addresses(workers) -> list[str]:
 
 
 def name(rank: int, address: str) -> str:
-    """How errors name a worker, as a pattern."""
+    """Return a pattern for the name of a worker in error messages."""
     return re.escape(f"worker {rank} ({address})")
 
 
 def wait_until(condition, seconds: float) -> bool:
-    """Whether a condition comes true within some seconds."""
+    """Whether a condition becomes true within some seconds."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -122,7 +126,7 @@ def wait_until(condition, seconds: float) -> bool:
 
 
 def check_service(workers, expected, seconds=TIMEOUT + AT_ONCE, **options) -> None:
-    """Workers serve a root correctly, soon if they have not yet noticed the end of another."""
+    """Check that workers serve a root correctly, once they have noticed the end of another one."""
     options = {"threads": 1, "timeout": CALM, "buffer": "f32", **options}
     end = time.monotonic() + seconds
     while True:
@@ -138,7 +142,7 @@ def check_service(workers, expected, seconds=TIMEOUT + AT_ONCE, **options) -> No
 
 
 def talk(llm: dllama.LLM, seconds: float = 30.0) -> None:
-    """Generate texts until an error comes."""
+    """Generate texts until an error is raised."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         llm.reset()
@@ -147,7 +151,7 @@ def talk(llm: dllama.LLM, seconds: float = 30.0) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """Processes whose environment has a mark."""
+    """Return the processes with a mark in their environment."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp's converter writes them, by the gguf package's own writer and names."""
+"""Writes GGUF files like llama.cpp's converter, with the gguf package's writer and names."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ FAMILIES = {"mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
 
 
 def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -> dict[str, Any]:
-    """The model of a Hugging Face folder; matrices in a type of the gguf package.
+    """Write the model of a Hugging Face folder, with matrices in a type of the gguf package.
 
-    Returns the bytes of its tensors by GGUF's names, as NumPy arrays.
+    Returns:
+        The tensors as NumPy arrays of bytes, by GGUF's names.
     """
     config = json.loads((folder / "config.json").read_text())
     arch = FAMILIES.get(config["model_type"], config["model_type"])
@@ -42,7 +43,7 @@ def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of a config.json, without the architecture in front."""
+    """Return the metadata for a config.json, without the architecture's prefix."""
     heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     keys = {
@@ -67,7 +68,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def pair(tensors: Tensors, heads: int, kv_heads: int) -> None:
-    """Put the rows of q and k in the order of GGUF's llama."""
+    """Put the rows of q and k in the order of GGUF's llama architecture."""
     for name, tensor in tensors.items():
         for stem, count in (("q_proj", heads), ("k_proj", kv_heads)):
             if stem in name:
@@ -75,7 +76,7 @@ def pair(tensors: Tensors, heads: int, kv_heads: int) -> None:
 
 
 def stack_experts(tensors: Tensors) -> Tensors:
-    """All experts' matrices in one tensor, under the name that the gguf package knows."""
+    """Join the matrices of all experts to one tensor with a name that the gguf package knows."""
     parts: dict[str, list[NDArray[Any]]] = {}
     for name in sorted(tensors):
         parts.setdefault(re.sub(r"experts\.\d+\.", "experts.", name), []).append(tensors[name])
@@ -85,7 +86,7 @@ def stack_experts(tensors: Tensors) -> Tensors:
 
 
 def rename(tensors: Tensors, arch: str, layers: int) -> Tensors:
-    """Tensors by the names that the gguf package has for those of Hugging Face."""
+    """Give tensors the gguf package's names for Hugging Face's."""
     table = gguf.get_tensor_name_map(ARCHS[arch], layers)
     return {
         table.get_name(n, try_suffixes=(".weight", ".bias")) or n: t for n, t in tensors.items()
@@ -93,7 +94,7 @@ def rename(tensors: Tensors, arch: str, layers: int) -> Tensors:
 
 
 def frequency_factors(rope: dict[str, Any], head_dim: int) -> NDArray[np.float32]:
-    """The factors of Llama 3.1's frequencies, case by case."""
+    """Return the factors for Llama 3.1's frequencies, case by case."""
     factors = []
     old = rope["original_max_position_embeddings"]
     low, high = old / rope["low_freq_factor"], old / rope["high_freq_factor"]
@@ -112,7 +113,7 @@ def frequency_factors(rope: dict[str, Any], head_dim: int) -> NDArray[np.float32
 
 
 def encode(name: str, tensor: NDArray[Any], kind: str) -> tuple[NDArray[Any], Type]:
-    """The bytes of a tensor and their type; vectors stay float32."""
+    """Return the bytes of a tensor and their type; vectors stay float32."""
     if tensor.ndim == 1:
         return tensor.astype(np.float32), Type.F32
     return gguf.quantize(tensor.astype(np.float32), Type[kind]), Type[kind]
@@ -124,7 +125,7 @@ def write(
     tensors: dict[str, tuple[NDArray[Any], Type]],
     metadata: dict[str, Any],
 ) -> None:
-    """Write a file of any tensors; metadata by whole keys, tuples are arrays of integers."""
+    """Write a file with any tensors. Metadata has full keys; tuples become arrays of integers."""
     writer = gguf.GGUFWriter(path, arch)
     for key, value in metadata.items():
         if isinstance(value, bool):

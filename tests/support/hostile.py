@@ -1,4 +1,4 @@
-"""A worker that is told nonsense, and a proxy that changes what a root and a worker say."""
+"""A worker in this process, and a proxy that changes what a root and a worker send each other."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dllama.cluster import protocol, worker
 from dllama.cluster.protocol import HEADER, HELLO, Kind
 
 IDS = [5, 9, 17, 300, 41, 2]
-TIMEOUT = 0.6  # of sessions in which a node may wait in vain
-GRACE = 1.0  # seconds that the two sides have to hang up
-CALM = 5.0  # of sessions in which each has its answer at once
+TIMEOUT = 0.6  # for sessions in which a node may wait in vain
+GRACE = 1.0  # seconds that both sides have to disconnect
+CALM = 5.0  # for sessions in which every reply comes at once
 SOON = 2.5  # seconds that a busy machine may add to any time limit
 HUGE = (1 << 32) - 1
 LITTLE = 32 << 20  # bytes: less than any huge message, more than a session needs
@@ -30,13 +30,13 @@ ROOT, WORKER = "root", "worker"
 
 
 def frame(kind: int, content: bytes | dict | list, length: int | None = None) -> bytes:
-    """A message; length: what its header says, if not the truth."""
+    """Build a message; `length` is what its header claims, if not the truth."""
     raw = content if isinstance(content, bytes) else json.dumps(content).encode()
     return HEADER.pack(kind, len(raw) if length is None else length) + raw
 
 
 class Served:
-    """A worker of this process, at an address."""
+    """A worker in this process."""
 
     def __init__(self, caplog) -> None:
         self._caplog = caplog
@@ -53,7 +53,7 @@ class Served:
         assert not self._thread.is_alive()
 
     def complaints(self, count: int = 1, seconds: float = TIMEOUT + SOON) -> list[str]:
-        """Warnings and worse, when there are so many of them; none has a traceback."""
+        """Wait for this many warnings or errors and return all; none may have a traceback."""
         end = time.monotonic() + seconds
         while len(found := self._found()) < count and time.monotonic() < end:
             time.sleep(0.005)
@@ -64,13 +64,13 @@ class Served:
         return [r for r in self._caplog.records if r.levelno >= logging.WARNING]
 
     def check(self, expected, seconds: float = TIMEOUT + SOON) -> None:
-        """It serves a root correctly, soon if it has not yet noticed the end of another."""
+        """Check that it serves a root correctly, once it has noticed the end of another one."""
         with root_of(self.address, seconds) as llm:
             error = np.abs(llm.eval(IDS) - expected).max()
         assert error < 0.05 * expected.std()
 
     def hear(self, data: bytes) -> bytes:
-        """What it says to a stranger who says something and waits for the end."""
+        """Send data, and return everything that the worker sends until it disconnects."""
         host, port = self.address.split(":")
         said = b""
         with (
@@ -78,7 +78,7 @@ class Served:
             socket.create_connection((host, int(port)), timeout=10) as connection,
         ):
             connection.sendall(data)
-            with contextlib.suppress(OSError):  # it may have hung up already
+            with contextlib.suppress(OSError):  # it may have disconnected already
                 connection.shutdown(socket.SHUT_WR)
             while got := connection.recv(1 << 16):
                 said += got
@@ -86,7 +86,7 @@ class Served:
 
 
 def root_of(address: str, seconds: float = TIMEOUT + SOON, **options) -> dllama.LLM:
-    """A root that waits some seconds for a worker that has not noticed the end of another."""
+    """Connect a root, waiting until the worker has noticed the end of another one."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -98,11 +98,13 @@ def root_of(address: str, seconds: float = TIMEOUT + SOON, **options) -> dllama.
 
 
 class Between:
-    """Passes on what a root and a worker say to each other.
+    """A proxy between a root and a worker.
 
-    change(sender, kind, content) gives the bytes to pass on instead of a message, None to pass
-    it on as it is; b"" and an end with CUT. Kinds are "hello", those of messages, and "data" for
-    what nodes exchange in a pass.
+    Args:
+        target: address of the worker.
+        change: change(sender, kind, content) returns the bytes to send instead of a message, a Cut,
+            or None to leave it unchanged. The kind is "hello", that of a message, or "data" for
+            what nodes exchange during a pass.
     """
 
     def __init__(self, target: str, change) -> None:
@@ -138,7 +140,7 @@ class Between:
                 content = read(source, length)
                 if kind == Kind.PEER:
                     raw.set()
-                last = raw.is_set()  # PEER and its answer are the only messages of a data link
+                last = raw.is_set()  # a data link has only PEER and its reply
                 self._pass(sink, sender, kind, content)
             while data := source.recv(1 << 16):
                 self._pass(sink, sender, "data", data)
@@ -170,7 +172,7 @@ class Between:
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        latest = time.monotonic() + GRACE  # to pass on what was said last
+        latest = time.monotonic() + GRACE  # to pass on the last messages
         for thread in self._threads:
             thread.join(max(0, latest - time.monotonic()))
         for end in self._sockets:
@@ -184,7 +186,7 @@ class Between:
 
 
 class Cut:
-    """End both connections after some bytes of a message."""
+    """Close both connections after some bytes of a message."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -201,7 +203,7 @@ def read(source: socket.socket, count: int) -> bytes:
 
 
 def instead(sender: str, kind, replacement, skip: int = 0):
-    """A change of Between: one message of a kind, after some others of it, is another."""
+    """Return a `change` for Between that replaces one message of a kind, after skipping some."""
     seen = iter(range(1 << 30))
 
     def change(who, what, content):
@@ -213,7 +215,7 @@ def instead(sender: str, kind, replacement, skip: int = 0):
 
 
 def talk(address: str, **options) -> None:
-    """All that a root ever asks of a worker."""
+    """Do everything that a root ever asks of a worker."""
     sampling = {"temperature": 0.8, "top_k": 5, "repetition_penalty": 1.1, "seed": 3}
     with root_of(address, **{"timeout": TIMEOUT, **options}) as llm:
         llm.eval(IDS)
@@ -224,7 +226,7 @@ def talk(address: str, **options) -> None:
 
 
 def root_error(served: Served, change, timeout: float = TIMEOUT) -> str:
-    """The error of a root that a change brings about; it names the worker and comes in time."""
+    """Return the error that a change causes in a root; it must name the worker and come in time."""
     with Between(served.address, change) as between:
         begin = time.monotonic()
         with pytest.raises(dllama.DllamaError) as error:

@@ -1,4 +1,4 @@
-"""A server of this machine that answers as the hub does, as far as downloads ask."""
+"""A server on this machine that imitates Hugging Face's hub, as far as downloads need it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """Repository "owner/model" with files by name.
+    """Serves a repository "owner/model" with these files.
 
-    requests: what was asked, (path, Range header). large: names that are kept with Git LFS.
-    breaks: how many bytes of a file are sent before the connection ends, once; with gives_up, the
-    file's name is then added to failing: names that are answered with an error. wrong: what is
-    sent instead of a file's bytes.
+    Attributes:
+        requests: (path, Range header) of all requests.
+        large: names of files that are in Git LFS.
+        breaks: after how many bytes of a file the connection breaks, once.
+        gives_up: whether the file fails for good after that.
+        failing: names of files whose requests are refused.
+        wrong: what is sent instead of a file's bytes.
     """
 
     def __init__(self, files: dict[str, bytes], large: tuple[str, ...] = ()) -> None:
@@ -36,21 +39,19 @@ class HubServer:
 
     @property
     def endpoint(self) -> str:
-        """Its address."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def asked(self, name: str) -> list[str | None]:
-        """The Range headers of the requests for a file."""
+        """Return the Range headers of the requests for a file."""
         return [given for path, given in self.requests if path.endswith(f"/{name}")]
 
     def close(self) -> None:
-        """Stop it."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
     def info(self) -> dict[str, Any]:
-        """What the hub says of the repository."""
+        """Return what the hub reports about the repository."""
         entries = [self._entry(name, data) for name, data in self.files.items()]
         return {"id": "owner/model", "sha": COMMIT, "siblings": entries}
 

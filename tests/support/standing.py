@@ -1,4 +1,4 @@
-"""Workers that one test after another uses: most of a small cluster's time is Python's start."""
+"""Workers that many tests share, because starting Python takes most of a small cluster's time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ READY = "listening at "
 
 
 class StandingWorkers:
-    """`dllama worker` processes of one thread, started when first asked for; close them."""
+    """`dllama worker` processes with one thread each, started on first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -18,7 +18,7 @@ class StandingWorkers:
         self._addresses: dict[str, list[str]] = {"tcp": [], "unix": []}
 
     def __call__(self, count: int, transport: str = "unix") -> list[str]:
-        """Addresses of `count` workers that a transport can reach."""
+        """Return the addresses of `count` workers that a transport can reach."""
         scheme = "unix" if transport == "unix" else "tcp"
         known = self._addresses[scheme]
         started = [self._start(scheme, index) for index in range(len(known), count)]
@@ -26,7 +26,7 @@ class StandingWorkers:
         return known[:count]
 
     def close(self) -> None:
-        """End all of them; none may have failed."""
+        """Stop all of them and check that none has failed."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -43,7 +43,7 @@ class StandingWorkers:
         return self._processes[-1]
 
     def _address(self, process: subprocess.Popen[str]) -> str:
-        """Where a worker listens, as its first line says."""
+        """Return where a worker listens, according to its first line."""
         assert process.stdout is not None
         line = process.stdout.readline().strip()
         assert line.startswith(READY), line

@@ -1,4 +1,4 @@
-"""A program in a pseudo-terminal, as a person would use it."""
+"""Runs a program in a pseudo-terminal, as a person would use it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-LONG = 60.0  # seconds: far more than anything here takes
+LONG = 60.0  # seconds, far more than anything here takes
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r|\x07")
 
 
 class Terminal:
-    """Runs Python code in a terminal of its own; `text` is all that it showed so far.
+    """Runs Python code in a terminal of its own.
 
-    Escape sequences and carriage returns are left out of it.
+    Attributes:
+        text: everything shown so far, without escape sequences and carriage returns.
     """
 
     def __init__(self, code: str, words: Sequence[str] = (), **environment: str) -> None:
@@ -51,9 +52,10 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def press(self, keys: str, pattern: str) -> str:
-        """Press keys until this is shown, as wait_for.
+        """Press keys until a pattern is shown; returns what `wait_for` returns.
 
-        Of a Ctrl-C that comes just before a program waits for a line it learns with the next key.
+        A program that gets Ctrl-C just before it waits for a line notices it only with the next
+        key.
         """
         end = time.monotonic() + LONG
         while not re.search(pattern, self.text[self._seen :]) and time.monotonic() < end:
@@ -64,7 +66,7 @@ class Terminal:
         return self.wait_for(pattern)
 
     def wait_for(self, pattern: str) -> str:
-        """What is shown from the last match up to that of this pattern; fails if none comes."""
+        """Return what is shown after the last match, through a match of this pattern."""
         end = time.monotonic() + LONG
         while not (found := re.compile(pattern).search(self.text, self._seen)):
             assert time.monotonic() < end, f"no {pattern!r} in {self.text[self._seen :]!r}"
@@ -74,19 +76,19 @@ class Terminal:
         return shown
 
     def status(self) -> int:
-        """The exit status, when it has ended."""
+        """Wait for the end and return the exit status."""
         end = time.monotonic() + LONG
         while self._read():
             assert time.monotonic() < end, f"does not end: {self.text!r}"
         return self._process.wait(LONG)
 
     def _read(self) -> bool:
-        """Take what is shown in the next second; False where there will be no more."""
+        """Read what is shown within a second; False at the end."""
         ready, _, _ = select.select([self._master], [], [], 1.0)
         if not ready:
             return True
         data = b""
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
             data = os.read(self._master, 1 << 16)
         self._raw += data
         self.text = COLOURS.sub("", self._raw.decode(errors="replace"))
@@ -94,7 +96,7 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """A session whose terminal is stdin, so that Ctrl-C is a signal to it."""
+    """Start a session whose terminal is stdin, so that Ctrl-C sends it a signal."""
     import fcntl
     import termios
 

@@ -1,4 +1,4 @@
-"""Files as torch.save writes them, without torch: Python's own pickler and zip archives."""
+"""Writes files like torch.save does, but without torch: with Python's pickler and zip archives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ STORAGES = {"<f4": "FloatStorage", "<f2": "HalfStorage", "<u2": "BFloat16Storage
 
 
 class Tensor:
-    """An array that pickles as a tensor of torch does; uint16 counts as bfloat16.
+    """An array that is pickled like a tensor of torch; uint16 stands for bfloat16.
 
-    strides: other than those of the array, in elements. base: the array whose storage it views.
+    Args:
+        array: the numbers.
+        strides: in elements. Default: those of the array.
+        base: the array whose storage this is a view of. Default: the array.
     """
 
     def __init__(self, array: NDArray[Any], strides: Any = None, base: Any = None) -> None:
@@ -65,7 +68,7 @@ class _Pickler(pickle.Pickler):
 
 @contextmanager
 def _torch() -> Iterator[None]:
-    """Modules with the names that the pickler writes."""
+    """Provide modules with the names that the pickler writes."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name in STORAGES.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -86,7 +89,7 @@ def _torch() -> Iterator[None]:
 
 
 def save(path: Path, value: Any, protocol: int = 2, compress: int = zipfile.ZIP_STORED) -> None:
-    """Write a value, whose arrays become tensors."""
+    """Write a value whose arrays become tensors."""
     stream = io.BytesIO()
     with _torch():
         pickler = _Pickler(stream, protocol)
@@ -109,7 +112,7 @@ def write_archive(
     compress: int = zipfile.ZIP_STORED,
     byteorder: bytes = b"little",
 ) -> None:
-    """Write the archive; files of it begin at multiples of 64 bytes, as those of torch do."""
+    """Write the archive. As in torch, its files begin at multiples of 64 bytes."""
     files = {"data.pkl": pickled, "byteorder": byteorder}
     files |= {f"data/{key}": array.tobytes() for key, array in enumerate(storages)}
     with zipfile.ZipFile(path, "w", compress) as archive:

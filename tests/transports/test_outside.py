@@ -1,4 +1,4 @@
-"""A transport of another package: built against the installed headers, found by its entry point."""
+"""A transport in another package: built with the installed headers, found by its entry point."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print("passed")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder that the package was installed into."""
+    """The folder where the package is installed."""
     folder = tmp_path_factory.mktemp("outside")
     source = shutil.copytree(SOURCE, folder / "source")
     words = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]

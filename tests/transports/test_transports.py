@@ -1,4 +1,4 @@
-"""All transports by the suite that is exported for others, and what is special in each."""
+"""All transports in the public conformance suite, and what is special about each."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_tcp_addresses(address, parsed):
 
 
 @pytest.mark.parametrize("address", ["a", "a:", ":1", "::1:1", "a:65536", "a:-1", "a:١", "a: 1"])
-def test_what_is_no_tcp_address(address):
+def test_malformed_tcp_addresses(address):
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
         parse_tcp(address)
 

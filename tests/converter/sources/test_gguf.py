@@ -1,4 +1,4 @@
-"""GGUF files: the same model as from a Hugging Face folder, blocks as they are."""
+"""GGUF files: same model as from a Hugging Face folder, and unchanged blocks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(path, tmp_path, weights=None):
     ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
      "qwen3-moe"],
 )  # fmt: skip
-def test_the_model_is_that_of_the_folder(path, tmp_path, fixtures, converted, name):
+def test_gives_the_same_model_as_the_folder(path, tmp_path, fixtures, converted, name):
     """Header and all tensors: order of rows, rotation frequencies and tied embeddings."""
     ggufmodel.write_folder(path, fixtures / name, "F32")
     report = run(path, tmp_path, "f32")
@@ -58,7 +58,7 @@ NAMES = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate"
 
 
 @pytest.mark.parametrize(("kind", "weights"), [("Q4_0", "q40"), ("Q8_0", "q80")])
-def test_blocks_are_taken_as_they_are(path, tmp_path, fixtures, kind, weights):
+def test_blocks_are_copied(path, tmp_path, fixtures, kind, weights):
     stored = ggufmodel.write_folder(path, fixtures / "llama-gqa", kind)
     report = run(path, tmp_path)
     assert report.spec.weight_type is WeightType[weights.upper()]
@@ -92,13 +92,13 @@ def test_other_quantisations_are_requantised_with_a_warning(path, tmp_path, fixt
 @pytest.mark.parametrize(
     ("kind", "weights"), [("Q4_1", "q40"), ("Q5_0", "q80"), ("F16", "f16"), ("F32", "f32")]
 )
-def test_weights_are_the_nearest_type(path, fixtures, kind, weights):
+def test_the_default_is_the_closest_weight_type(path, fixtures, kind, weights):
     ggufmodel.write_folder(path, fixtures / "llama-gqa", kind)
     assert GgufFile(path).weights == weights
 
 
 def scales_of_q4_k(data):
-    """8 scales and 8 minima of 6 bits in 12 bytes."""
+    """8 scales and 8 minima with 6 bits each, in 12 bytes."""
     low = [(data[j] & 63, data[j + 4] & 63) for j in range(4)]
     high = [
         (data[j + 8] & 15 | data[j] >> 6 << 4, data[j + 8] >> 4 | data[j + 4] >> 6 << 4)
@@ -137,10 +137,10 @@ def numbers_of_q6_k(block):
     [("Q4_K", numbers_of_q4_k, (0, 2)), ("Q6_K", numbers_of_q6_k, (208,))],
 )
 def test_dequantised_numbers_are_right(path, rng, kind, numbers_of, places):
-    """The package's functions, on the types that most files have, and tensors of them."""
+    """The package's functions for the types in most files, and tensors of these types."""
     size = gguf.GGML_QUANT_SIZES[Type[kind]][1]
     raw = rng.integers(0, 256, (3, 2 * size), np.uint8)
-    for place in places:  # scales that are finite
+    for place in places:  # finite scales
         for begin in (place, place + size):
             raw[:, begin : begin + 2] = (
                 np.array([0.01, -0.02, 0.5], "<f2").view(np.uint8).reshape(3, 2)
@@ -155,7 +155,7 @@ def test_dequantised_numbers_are_right(path, rng, kind, numbers_of, places):
 
 
 def experts(rng, module, names):
-    """Tensors of a router and three experts in Hugging Face's names."""
+    """Tensors of a router and three experts with Hugging Face's names."""
     shapes = {names[0]: (32, 64), names[1]: (64, 32), names[2]: (32, 64)}
     found = {f"{module}.gate.weight": rng.random((3, 64), np.float32)}
     for expert in range(3):
@@ -166,7 +166,7 @@ def experts(rng, module, names):
 
 
 def stacked(tensors, module, names, theirs):
-    """The same with all experts in one tensor, as GGUF has them."""
+    """The same with all experts in one tensor, as in GGUF."""
     found = {f"{theirs}_inp.weight": tensors[f"{module}.gate.weight"]}
     for name, kind in zip(names, ("gate", "down", "up"), strict=True):
         parts = [tensors[f"{module}.experts.{expert}.{name}.weight"] for expert in range(3)]
@@ -318,7 +318,7 @@ def test_frequency_factors_of_another_kind(path, tmp_path, fixtures, monkeypatch
 
 
 def test_without_the_package(path, tmp_path, fixtures, monkeypatch):
-    """Types that model files have need none; others say what to install."""
+    """Types of model files do not need it; for others, the error says what to install."""
     ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q4_0")
     monkeypatch.setitem(sys.modules, "gguf", None)
     run(path, tmp_path)
@@ -339,7 +339,7 @@ def test_blocks_that_are_not_finite(path, tmp_path, fixtures):
 
 
 def test_values_are_those_that_were_written(fixtures):
-    """So that the files of these tests are not made of what the converter expects."""
+    """The files of these tests do not depend on what the converter expects."""
     tensors = read_safetensors(fixtures / "llama-gqa" / "model.safetensors")
     rows = tensors["model.layers.0.self_attn.q_proj.weight"]
     turned = paired(rows, 4)

@@ -73,7 +73,7 @@ def test_files_that_are_cut_off(path, fixtures):
 
 
 def test_any_byte_of_the_header_may_be_wrong(path, fixtures):
-    """An error of ours, or a model; nothing else, and in no time."""
+    """The result is one of dllama's errors or a model, and it comes quickly."""
     metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
                 "tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.merges": ["a b"],
                 "tokenizer.ggml.token_type": [1, 1, 1]}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Meta's checkpoints: parts joined to the model of the Hugging Face folder."""
+"""Meta's checkpoints: shards joined to the same model as the Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LAYER = {
 
 
 def write(folder, fixture, parts, embedding_axis=1, **params):
-    """A folder as Meta's, of the tensors of a Hugging Face folder."""
+    """Write the tensors of a Hugging Face folder in Meta's format."""
     folder.mkdir(exist_ok=True)
     (folder / "params.json").write_text(json.dumps({**PARAMS, **params}))
     tensors = read_safetensors(fixture / "model.safetensors")
@@ -75,8 +75,8 @@ def source(tmp_path):
 
 
 @pytest.mark.parametrize(("parts", "axis"), [(1, 1), (2, 1), (2, 0), (4, 1)])
-def test_the_model_is_that_of_hugging_face(source, tmp_path, fixtures, converted, parts, axis):
-    """4 parts are more than KV heads: each holds half a head."""
+def test_gives_the_same_model_as_hugging_face(source, tmp_path, fixtures, converted, parts, axis):
+    """With 4 shards, which is more than there are KV heads, each has half a head."""
     write(source, fixtures / "llama-gqa", parts, axis)
     report = convert(source, tmp_path / "out", "q40", progress=False)
     expected = converted("llama-gqa", "q40") / "model.m"
@@ -88,7 +88,7 @@ def test_the_model_is_that_of_hugging_face(source, tmp_path, fixtures, converted
     assert "has no tokenizer" in report.warnings[0]
 
 
-def test_rows_of_joined_parts(tmp_path, rng):
+def test_rows_of_joined_shards(tmp_path, rng):
     whole = rng.random((12, 8), np.float32)
     for axis in (0, 1):
         tensors = []
@@ -164,7 +164,7 @@ def test_broken_params_are_named(source, fixtures, params, message):
     assert not (source.parent / "out").exists()
 
 
-def test_parts_that_do_not_fit_are_named(source, fixtures):
+def test_shards_that_do_not_match_are_named(source, fixtures):
     write(source, fixtures / "llama-gqa", 2)
     whole = (source / "consolidated.01.pth").read_bytes()
     torchfile.save(source / "consolidated.01.pth", {"norm.weight": np.zeros(128, np.float16)})
@@ -206,7 +206,7 @@ def test_a_config_json_comes_first(source, fixtures):
 
 @pytest.fixture
 def tiktoken(tmp_path):
-    """The built-in model's tokens in tiktoken's format: bytes, then merges in their order."""
+    """The built-in model's tokens in tiktoken's format: bytes, then what merges produce."""
     config = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
     plain = len(config["model"]["vocab"])
     tokens = token_bytes(HfTokenizer.from_file(str(DEMO / "tokenizer.json")))[:plain]
@@ -261,7 +261,7 @@ def test_broken_tiktoken_files_are_named(tiktoken, change, message):
 
 
 def test_tokenizers_of_a_folder(source, fixtures, tiktoken):
-    """Beside the model or above it; either format."""
+    """In the folder or its parent, in either format."""
     write(source, fixtures / "llama-gqa", 1, use_scaled_rope=True)
     assert MetaFolder(source).tokenizer().path == tiktoken
     tiktoken.rename(source / "tokenizer.model")

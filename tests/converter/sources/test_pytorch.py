@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints: read as they are, and never run."""
+"""PyTorch's checkpoints: read correctly, and never run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tensors(fixtures):
 
 @pytest.fixture
 def expected(converted):
-    """What the converter makes of the folder with safetensors."""
+    """The model that the same folder with safetensors gives."""
     return (converted("llama-gqa", "q40") / "model.m").read_bytes()
 
 
@@ -96,7 +96,7 @@ def test_a_type_that_is_needed_is_named(source, tensors, tmp_path):
 
 
 class Payload:
-    """Runs a command where it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -108,7 +108,7 @@ class Payload:
 @pytest.mark.parametrize("where", ["value", "beside", "key"])
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_nothing_is_run(tmp_path, where, protocol):
-    """The payload works: Python's own unpickler runs it."""
+    """The payload itself works: Python's unpickler runs it."""
     ran = tmp_path / "ran"
     payload = Payload(os.system, f"touch {ran}")
     value = {"value": {"a": payload}, "beside": [payload, {}], "key": {1: {2: (payload,)}}}[where]
@@ -123,7 +123,7 @@ def test_nothing_is_run(tmp_path, where, protocol):
 
 
 def calls(name: str, arguments: bytes = b")") -> bytes:
-    """A pickle that calls a name of a module."""
+    """A pickle that calls a function of a module."""
     module, _, function = name.rpartition(".")
     return b"\x80\x02c" + f"{module}\n{function}\n".encode() + arguments + b"R."
 
@@ -184,7 +184,7 @@ def test_hostile_pickles(tmp_path, data, message):
 
 
 def test_values_that_grow_without_end_cost_nothing(tmp_path):
-    """Tuples of twice the tuple before: 2**100 values in 300 bytes."""
+    """Each tuple contains the previous one twice: 2**100 values in 300 bytes."""
     data = b"\x80\x02}K\x00)" + b"q\x00h\x00\x86" * 100 + b"s."
     torchfile.write_archive(tmp_path / "a.bin", data, [])
     assert PytorchFile(tmp_path / "a.bin").tensors == {}
@@ -218,7 +218,7 @@ def test_old_and_broken_archives(tmp_path):
 
 
 def test_entries_that_lie_about_their_place(tmp_path):
-    """Every byte of the directory changed in turn: an error or the same tensor, never a crash."""
+    """Changing any byte of the directory gives an error or the same tensor, never a crash."""
     path = tmp_path / "a.bin"
     torchfile.save(path, {"a": np.arange(4, dtype=np.float32)})
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The tokenizer files of a model folder, from those of a Hugging Face folder."""
+"""Tokenizer files of a model folder, written from those of a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_scores_rank_tokens_as_their_merges(source: Path) -> None:
 
 
 def piece_tokenizer() -> HfTokenizer:
-    """As of Llama 2: fallback bytes, spaces as U+2581."""
+    """A tokenizer like Llama 2's: fallback bytes, spaces as U+2581."""
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
     ids = {name: index for index, name in enumerate(names)}
     model = models.BPE(ids, [("▁", "a")], unk_token="<unk>", byte_fallback=True)

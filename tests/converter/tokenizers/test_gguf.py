@@ -1,4 +1,4 @@
-"""Tokenizers of GGUF files: ids as the tokenizers give from which the files were made."""
+"""Tokenizers of GGUF files: same ids as the tokenizers from which the files were made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 @pytest.fixture
 def bytelevel():
-    """Metadata of a file with the built-in model's tokenizer, as llama.cpp's converter has them."""
+    """Metadata for the built-in model's tokenizer, as llama.cpp's converter writes it."""
     config = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
     vocab = {index: token for token, index in config["model"]["vocab"].items()}
     vocab |= {entry["id"]: entry["content"] for entry in config["added_tokens"]}
@@ -48,7 +48,7 @@ def bytelevel():
 
 @pytest.fixture(scope="module")
 def spm_model():
-    """A SentencePiece model of the kind of Llama 2."""
+    """A SentencePiece model like Llama 2's."""
     spm = pytest.importorskip("sentencepiece")
     out = io.BytesIO()
     spm.SentencePieceTrainer.train(
@@ -91,7 +91,7 @@ def test_bytelevel_ids_are_those_of_the_original(bytelevel, tmp_path):
     assert data.vocab == read_file(DEMO / "tokenizer.t").vocab
     assert data.scores == read_file(DEMO / "tokenizer.t").scores
     assert (data.bos_id, data.add_bos, data.chat_template) == (2043, True, "{{ messages }}")
-    assert data.eos_ids == (2047, 2044)  # the one that is named, then others of such a name
+    assert data.eos_ids == (2047, 2044)  # the one in the metadata, then tokens with a known name
 
 
 def test_sentencepiece_ids_are_those_of_the_library(pieces, spm_model, tmp_path):
@@ -120,7 +120,7 @@ def test_bos_as_the_file_says(bytelevel, pieces, flag, expected):
 
 
 def test_padding_and_added_tokens(pieces):
-    """Padding has no text; what users added is taken whole."""
+    """Padding has no text; added tokens are never split."""
     pieces["tokenizer.ggml.tokens"] += ["[PAD900]", "hello"]
     count = len(pieces["tokenizer.ggml.tokens"])
     types = [*pieces["tokenizer.ggml.token_type"], UNUSED, USER_DEFINED]
@@ -148,7 +148,7 @@ STYLE_CASES = {
 
 
 @pytest.mark.parametrize("name", STYLE_CASES)
-def test_texts_are_cut_as_the_models_do(name):
+def test_texts_are_split_like_in_the_models(name):
     tokens = [chr(code) for code in range(0x100, 0x200)] + [chr(c) for c in range(0x21, 0x7F)]
     tokenizer = build_bytelevel(tokens, [], STYLES[name])
     cut = tokenizer.pre_tokenizer.pre_tokenize_str("It's 1234 x.\n\nAb")

@@ -1,4 +1,4 @@
-"""SentencePiece models: ids as the sentencepiece library gives them, and broken files."""
+"""SentencePiece models: same ids as the sentencepiece library, and broken files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def train(**options: Any) -> bytes:
-    """A small model; one thread, so that it is the same in every run."""
+    """Train a small model; with one thread, it is the same in every run."""
     out = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(HELDOUT[:1000] + PLAIN.splitlines() * 3),
@@ -87,7 +87,7 @@ def test_ids_are_those_of_sentencepiece(
     lines = [*PLAIN.splitlines(), *HELDOUT[:300], *EXTRA]
     for text in lines if model_type == "unigram" else [*lines, PLAIN]:
         expected, found = reference.encode(text), tokenizer.encode(text).ids
-        if model_type == "unigram" and found != expected:  # only among equally good ones
+        if model_type == "unigram" and found != expected:  # only among equally good splits
             scores = [sum(map(reference.get_score, ids)) for ids in (found, expected)]
             assert scores[0] == pytest.approx(scores[1], rel=1e-5), text
         elif "Combining" not in text or name != "nmt-nfkc":
@@ -128,13 +128,13 @@ def test_refuses_other_kinds(model_type: str, tmp_path: Path) -> None:
         read(train(model_type=model_type), tmp_path)
 
 
-def test_refuses_a_space_behind_words(tmp_path: Path) -> None:
+def test_refuses_a_space_after_words(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="treat_whitespace_as_suffix"):
         read(train(model_type="bpe", treat_whitespace_as_suffix=True), tmp_path)
 
 
 def field(number: int, value: bytes | int) -> bytes:
-    """A protobuf field of less than 128 bytes, or a small integer."""
+    """Encode a protobuf field of less than 128 bytes, or a small integer."""
     if isinstance(value, int):
         return bytes([number << 3, value])
     return bytes([number << 3 | 2, len(value)]) + value

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of clusters; their helpers are in tests/support."""
+"""Fixtures of the cluster tests; their helpers are in tests/support."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def expected():
 
 @pytest.fixture
 def start(tmp_path_factory):
-    """start(count, transport) gives new worker processes."""
+    """start(count, transport) returns new worker processes."""
     folder = tmp_path_factory.mktemp("w")
     started = []
 
@@ -56,7 +56,7 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def local_run(tmp_path):
-    """local_run() starts `dllama run` with local workers; what it leaves is checked at the end."""
+    """local_run() starts `dllama run` with local workers; at the end nothing of it may be left."""
     mark = uuid.uuid4().hex
 
     def run() -> subprocess.Popen:
@@ -78,7 +78,7 @@ def local_run(tmp_path):
 
 @pytest.fixture
 def served(caplog, monkeypatch):
-    """A worker in this process, whose log and time limits are those of tests."""
+    """A worker in this process with short time limits, whose log is recorded."""
     monkeypatch.setattr(worker, "GREETING", 2.0)
     monkeypatch.setattr(worker, "TICK", 0.02)
     caplog.set_level(logging.WARNING, "dllama.worker")
@@ -89,7 +89,7 @@ def served(caplog, monkeypatch):
 
 @pytest.fixture(scope="session")
 def conversation():
-    """(sender, kind, content) of all messages of a good session, in order."""
+    """(sender, kind, content) of all messages of a correct session, in order."""
     messages = []
 
     def record(sender, kind, content):
@@ -109,7 +109,7 @@ def conversation():
 
 @pytest.fixture(scope="session")
 def invitation(conversation):
-    """The content of a good JOIN, with a short timeout."""
+    """The content of a correct JOIN, with a short timeout."""
     content = next(content for _, kind, content in conversation if kind == Kind.JOIN)
     join = json.loads(content)
     join["config"]["timeout"] = 0.2

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def stages(conversation) -> list[tuple[str, object, int, int]]:
-    """Sender, kind, number and size of the messages of a conversation to end at."""
+    """Return (sender, kind, number, size) of the messages of a conversation to cut."""
     count: dict = {}
     found = []
     for sender, kind, content in conversation:
@@ -32,8 +32,9 @@ def stages(conversation) -> list[tuple[str, object, int, int]]:
 
 
 def test_conversations_that_end_early(served, expected, conversation):
-    """At the beginning, in the header, and in the content of every kind of message, and in the
-    content of later ones."""
+    """Cut the first message of every kind at the start, in the header and in the content, and later
+    ones in the content.
+    """
     for sender, kind, number, size in stages(conversation):
         middle = HEADER.size + size // 2
         for at in sorted({0, 4, middle}) if number == 0 else [middle]:
@@ -46,18 +47,18 @@ def test_conversations_that_end_early(served, expected, conversation):
                 except dllama.DllamaError as error:
                     said = str(error)
                 else:
-                    # What "data" is depends on how the bytes come.
+                    # How much is one piece of "data" depends on timing.
                     assert kind == "data", case
                 assert "worker 1" in said, case
                 assert time.monotonic() - begin < 2 * TIMEOUT + SOON, case
-            # Of the session and of its data link; one of the case before may come late.
+            # From the session and its data link; one of the previous case may come late.
             lines = [line for line in served.complaints(1) if "another root" not in line]
             assert len(lines) <= 4, (case, lines)
     served.check(expected)
 
 
 def test_random_changes_of_a_conversation(served, expected, conversation):
-    """A byte of any message but weights and data is another: an error, or a text."""
+    """Changing a byte of any message but weights and data gives an error or a text."""
     seed = int(os.environ.get("DLLAMA_SEED", "1"))
     rng = np.random.default_rng(seed)
     begin = time.monotonic()

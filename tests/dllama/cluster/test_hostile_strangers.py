@@ -1,4 +1,4 @@
-"""Strangers that send nonsense to a worker: one line of the log each, no hang, no memory for it."""
+"""Strangers that send nonsense to a worker: one line in the log each, no hang, no allocation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_data_link_for_no_session(served, session, rank, monkeypatch):
 
 
 def test_data_link_for_a_session_that_has_ended(served):
-    """A node that was late is not a second line of the log for one root."""
+    """A node that was late does not cause a second line in the log."""
     sessions = []
 
     def remember(sender, kind, content):
@@ -99,7 +99,7 @@ def test_data_link_for_a_session_that_has_ended(served):
 
 
 def changed(join: dict, path: tuple[str, ...], value) -> dict:
-    """A JOIN with another value of a field."""
+    """Return a JOIN with another value of a field."""
     join = copy.deepcopy(join)
     inner = join
     for name in path[:-1]:
@@ -109,7 +109,7 @@ def changed(join: dict, path: tuple[str, ...], value) -> dict:
 
 
 def check_refusal(served: Served, join: dict) -> None:
-    """A JOIN is answered by an ERROR and a line of the log."""
+    """Check that the worker replies to a JOIN with an ERROR and logs one line."""
     served._caplog.clear()
     said = served.hear(GREETING + frame(Kind.JOIN, join))[HELLO.size :]
     kinds = []
@@ -186,7 +186,7 @@ def test_join_without_a_field(served, invitation):
 
 
 def test_a_huge_model_costs_no_memory_before_its_weights_come(served, expected, invitation):
-    """2^20 wide, 4096 layers, as a header may say."""
+    """The header claims a width of 2^20 and 4096 layers."""
     header = bytearray.fromhex(invitation["header"])
     for at in range(8, len(header), 8):
         (key,) = struct.unpack_from("<i", header, at)

@@ -148,7 +148,7 @@ ODD_ANSWERS = [
 @pytest.mark.parametrize("answer", ODD_ANSWERS, ids=["too large", "negative", "empty"])
 @pytest.mark.parametrize("skip", [2, 3, 4, 5, 6, 7])
 def test_answers_that_make_no_sense(served, answer, skip):
-    """A text may come of them, or an error, but not one that dllama does not raise on purpose."""
+    """They may give a text or an error, but only an error that dllama raises on purpose."""
     change = instead(WORKER, Kind.ANSWER, frame(Kind.ANSWER, answer), skip)
     with Between(served.address, change) as between, contextlib.suppress(dllama.DllamaError):
         talk(between.address)

@@ -37,18 +37,18 @@ KILLS = int(os.environ.get("DLLAMA_KILLS", "5"))
 
 @pytest.fixture
 def model(tmp_path):
-    """A copy of the demo model, which forget() makes another one for workers."""
+    """A copy of the demo model; forget() makes it look like a new model to workers."""
     return Path(shutil.copytree(DEMO, tmp_path / "model"))
 
 
 def forget(model: Path) -> None:
-    """Make the model one whose weights no worker has."""
+    """Change the model so that no worker has its weights."""
     file = model / "model.m"
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1_000_000_000))
 
 
 def moment(moments: random.Random) -> float:
-    """Seconds: often during the start of a root, else later."""
+    """Return a number of seconds: often during the start of a root, sometimes later."""
     return moments.uniform(0.0, 0.06 if moments.random() < 0.7 else 0.3)
 
 

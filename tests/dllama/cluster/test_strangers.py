@@ -1,4 +1,4 @@
-"""What is no worker or root of this version, or does not know the secret, is named and refused."""
+"""Peers that are not nodes, have another version, or lack the secret are named and refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @contextlib.contextmanager
 def stranger(answer: bytes | None):
-    """Address of a listener that answers every connection with some bytes; None: never."""
+    """Yield the address of a listener that sends some bytes to everybody; None: nothing."""
     taken = []
 
     def serve() -> None:

@@ -1,7 +1,4 @@
-"""The forward pass of Grok-1, written from xAI's model.py, and tiny folders of random weights.
-
-Nothing of it is shared with the other models of the oracle.
-"""
+"""The forward pass of Grok-1, written from xAI's model.py, and tiny models with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader of Hugging Face folders that owes nothing to the converter."""
+"""A reader of Hugging Face folders that shares no code with the converter."""
 
 from __future__ import annotations
 

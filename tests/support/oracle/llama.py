@@ -1,4 +1,4 @@
-"""The forward pass of a Llama, dense or with experts, and its relatives on a whole sequence."""
+"""The forward pass of Llama and its relatives, dense or with experts, on a whole sequence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def forward(
 
 
 def _post_normed(weights, name, spec, y):
-    """y, or its norm in models that norm behind a block too."""
+    """y, or its norm in models that also normalise after a block."""
     return ops.rms_norm(y, weights[name], spec.norm_epsilon) if spec.post_norms else y
 
 

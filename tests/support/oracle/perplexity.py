@@ -1,4 +1,4 @@
-"""Perplexity as dllama defines it: windows that each begin with bos."""
+"""Perplexity as dllama defines it: windows that each begin with BOS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .ops import Array
 
 
 def windows(ids: Sequence[int], bos: int, context: int) -> Iterator[list[int]]:
-    """Cut ids (without bos) into runs of context - 1, each behind its own bos."""
+    """Split ids (without BOS) into runs of context - 1, each after its own BOS."""
     for begin in range(0, len(ids), context - 1):
         yield [bos, *ids[begin : begin + context - 1]]
 
