@@ -48,61 +48,63 @@ IGNORED = ("rope.freqs",)
 class JoinedTensor:
     """A tensor whose shards have equal shapes and are concatenated along an axis."""
 
-    parts: tuple[MappedTensor, ...]
+    shards: tuple[MappedTensor, ...]
     axis: int
     lossy: str = ""
 
     @property
     def path(self) -> Path:
         """The file of the first shard."""
-        return self.parts[0].path
+        return self.shards[0].path
 
     @property
     def name(self) -> str:
         """The name in the files."""
-        return self.parts[0].name
+        return self.shards[0].name
 
     @property
     def dtype(self) -> str:
         """The type of all shards."""
-        return self.parts[0].dtype
+        return self.shards[0].dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the whole tensor."""
         return tuple(
-            size * len(self.parts) if axis == self.axis else size
-            for axis, size in enumerate(self.parts[0].shape)
+            size * len(self.shards) if axis == self.axis else size
+            for axis, size in enumerate(self.shards[0].shape)
         )
 
     @property
     def nbytes(self) -> int:
         """Bytes in the files."""
-        return sum(part.nbytes for part in self.parts)
+        return sum(shard.nbytes for shard in self.shards)
 
     def part(self, index: int, count: int) -> JoinedTensor:
         """Return the tensor itself; these checkpoints have no stacked tensors."""
         if count != 1:
-            raise FormatError(self.path, f"shape of {self.name}", self.shape, f"{count} parts")
+            raise FormatError(
+                self.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
+            )
         return self
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count: (count, columns)."""
         if self.axis == COLUMNS:
-            return np.concatenate([part.rows(first, count) for part in self.parts], axis=1)
-        size = self.parts[0].shape[0]
+            return np.concatenate([shard.rows(first, count) for shard in self.shards], axis=1)
+        size = self.shards[0].shape[0]
         pieces = []
-        for index, part in enumerate(self.parts):
+        for index, shard in enumerate(self.shards):
             begin = max(first - index * size, 0)
             end = min(first + count - index * size, size)
             if begin < end:
-                pieces.append(part.rows(begin, end - begin))
+                pieces.append(shard.rows(begin, end - begin))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def release(self) -> None:
         """Release the memory of the shards' pages."""
-        for part in self.parts:
-            part.release()
+        for shard in self.shards:
+            shard.release()
 
 
 class MetaFolder:
@@ -120,8 +122,8 @@ class MetaFolder:
         self.path = path
         self.config_path = path / "params.json"
         self._params = read_json(self.config_path)
-        parts = [PytorchFile(file).tensors for file in self._files()]
-        self.tensors: Mapping[str, Stored] = dict(self._joined(parts))
+        shards = [PytorchFile(file).tensors for file in self._files()]
+        self.tensors: Mapping[str, Stored] = dict(self._joined(shards))
         self.config = self._read_config()
 
     def tokenizer(self) -> SourceTokenizer:
@@ -143,13 +145,13 @@ class MetaFolder:
             raise ModelError(f"{self.path}: has {found}, expected all from consolidated.00.pth")
         return files
 
-    def _joined(self, parts: list[dict[str, MappedTensor]]) -> Iterator[tuple[str, Stored]]:
+    def _joined(self, shards: list[dict[str, MappedTensor]]) -> Iterator[tuple[str, Stored]]:
         """The tensors by Hugging Face's names."""
-        for name, first in parts[0].items():
+        for name, first in shards[0].items():
             if name in IGNORED:
                 continue
             theirs, axis = self._name(name, first)
-            yield theirs, self._join(name, [part.get(name) for part in parts], axis)
+            yield theirs, self._join(name, [shard.get(name) for shard in shards], axis)
 
     def _name(self, name: str, first: MappedTensor) -> tuple[str, int | None]:
         """Return Hugging Face's name of a tensor, and the axis along which its shards are joined.
@@ -166,13 +168,13 @@ class MetaFolder:
         prefix = "" if match[1] is None else f"model.layers.{match[1]}."
         return f"{prefix}{theirs}.weight", axis
 
-    def _join(self, name: str, parts: list[MappedTensor | None], axis: int | None) -> Stored:
+    def _join(self, name: str, shards: list[MappedTensor | None], axis: int | None) -> Stored:
         """Join the shards of a tensor."""
-        found = [part for part in parts if part is not None]
-        kinds = {(part.dtype, part.shape) for part in found}
-        if len(found) != len(parts) or len(kinds) != 1:
+        found = [shard for shard in shards if shard is not None]
+        kinds = {(shard.dtype, shard.shape) for shard in found}
+        if len(found) != len(shards) or len(kinds) != 1:
             raise FormatError(
-                self.path, name, "not the same in all files", f"{len(parts)} equal shards"
+                self.path, name, "not the same in all files", f"{len(shards)} equal shards"
             )
         if axis is SAME or len(found) == 1:
             return found[0]

@@ -44,7 +44,11 @@ def make_app(
             Route("/v1/completions", api.complete, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, key=key, local=local, metrics=metrics)],
-        exception_handlers={ApiError: _tell, HTTPException: _tell_http, Exception: _tell_fault},
+        exception_handlers={
+            ApiError: _report_api_error,
+            HTTPException: _report_http_error,
+            Exception: _report_fault,
+        },
     )
 
 
@@ -84,19 +88,19 @@ class Api:
 
     async def chat(self, request: Request) -> JobResponse:
         """Generate the next message of a conversation."""
-        wanted = parse_chat(await read_json(request))
-        self._check_model(wanted.options.model)
-        ids = await run_in_threadpool(self._served.chat_ids, wanted.messages)
+        parsed = parse_chat(await read_json(request))
+        self._check_model(parsed.options.model)
+        ids = await run_in_threadpool(self._served.chat_ids, parsed.messages)
         stops = self._served.chat_stops
-        options = replace(wanted.options, stop=wanted.options.stop + stops.texts)
+        options = replace(parsed.options, stop=parsed.options.stop + stops.texts)
         return self._respond(request, ids, options, ChatFormat, stops.ids)
 
     async def complete(self, request: Request) -> JobResponse:
         """Continue a prompt."""
-        wanted = parse_completion(await read_json(request))
-        self._check_model(wanted.options.model)
-        ids = await run_in_threadpool(self._served.prompt_ids, wanted.prompt)
-        return self._respond(request, ids, wanted.options, CompletionFormat)
+        parsed = parse_completion(await read_json(request))
+        self._check_model(parsed.options.model)
+        ids = await run_in_threadpool(self._served.prompt_ids, parsed.prompt)
+        return self._respond(request, ids, parsed.options, CompletionFormat)
 
     def _respond(
         self,
@@ -153,12 +157,12 @@ class _Page:
         }
 
 
-async def _tell(request: Request, error: Exception) -> Response:
+async def _report_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error_response(error)
 
 
-async def _tell_http(request: Request, error: Exception) -> Response:
+async def _report_http_error(request: Request, error: Exception) -> Response:
     """Put Starlette's errors into OpenAI's format."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {shown(request.url.path)}"
@@ -170,6 +174,6 @@ async def _tell_http(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _tell_fault(request: Request, error: Exception) -> Response:
+async def _report_fault(request: Request, error: Exception) -> Response:
     """Hide the details of an unexpected error; the log has them."""
     return error_response(ApiError(500, "the server failed on this request; see its log"))

@@ -48,7 +48,7 @@ class Guard:
             return
         begin, status = time.monotonic(), 499  # the client disconnected before the response
 
-        async def noting(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -56,9 +56,9 @@ class Guard:
 
         try:
             self._check(scope["path"], Headers(scope=scope))
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_noting_status)
         except ApiError as error:
-            await error_response(error)(scope, receive, noting)
+            await error_response(error)(scope, receive, send_noting_status)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
             self._metrics.requests.labels(path, str(status)).inc()

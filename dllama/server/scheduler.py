@@ -110,7 +110,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._state = State.LOADING
         self._opening = False
-        self._why = ""  # the last error that lost the model
+        self._last_error = ""  # the last error that lost the model
         self._seconds = 1.0  # moving average of the time that a job takes
 
     @property
@@ -131,7 +131,7 @@ class Scheduler:
     def load(self) -> LLM:
         """Open the model. Call `run` in the same thread. Raises what LLM raises."""
         self._model = self._open_model()
-        self._become(State.READY)
+        self._set_state(State.READY)
         return self._model
 
     def run(self) -> None:
@@ -143,7 +143,7 @@ class Scheduler:
             while (job := self._next()) is not None:
                 self._process(job)
         finally:
-            self._become(State.STOPPING)
+            self._set_state(State.STOPPING)
             self._reject_all()
 
     def close(self) -> None:
@@ -200,7 +200,7 @@ class Scheduler:
         """
         with self._changed:
             again = self._state is State.STOPPING
-            self._become(State.STOPPING)
+            self._set_state(State.STOPPING)
             self._reject_all()
             if self._running is not None and not again:
                 self._changed.wait_for(lambda: self._running is None, self._grace)
@@ -217,16 +217,18 @@ class Scheduler:
         """Wait for the next job; None when the scheduler stops."""
         while not self._stopping():
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping(), self._patience())
+                self._changed.wait_for(
+                    lambda: self._queue or self._stopping(), self._wait_seconds()
+                )
                 if self._queue:
-                    self._running = self._take()
+                    self._running = self._take_turn()
                     self._metrics.waiting.set(len(self._queue))
                     return self._running
             if not self._stopping():
-                self._look_after_cluster()
+                self._check_cluster()
         return None
 
-    def _take(self) -> Job:
+    def _take_turn(self) -> Job:
         """Take the oldest job of the client whose last turn is longest ago."""
         job = min(self._queue, key=lambda one: self._turns.get(one.client, 0))
         self._queue.remove(job)
@@ -240,13 +242,13 @@ class Scheduler:
     def _stopping(self) -> bool:
         return self._state is State.STOPPING
 
-    def _patience(self) -> float | None:
+    def _wait_seconds(self) -> float | None:
         """Return how many seconds to wait for a job before checking the cluster."""
         if self._model is None:
             return RETRY
         return PING if self._model.nodes > 1 else None
 
-    def _look_after_cluster(self) -> None:
+    def _check_cluster(self) -> None:
         """Check that all workers are alive, or try to reconnect a lost cluster."""
         try:
             if self._model is None:
@@ -254,7 +256,7 @@ class Scheduler:
             else:
                 self._model.ping()
         except (DllamaError, OSError) as error:
-            self._lose(error)
+            self._lose_model(error)
 
     def _reopen(self) -> None:
         self._opening = True
@@ -263,7 +265,7 @@ class Scheduler:
         finally:
             self._opening = False
         log.warning("all workers are connected again")
-        self._become(State.READY)
+        self._set_state(State.READY)
 
     def _process(self, job: Job) -> None:
         """Run a job and deliver its result, which may be an error."""
@@ -276,7 +278,7 @@ class Scheduler:
             cut = done.reason == "cancelled" and self._state is State.STOPPING
             last = self._unavailable() if cut else done
         except (ConnectionError, ProtocolError) as error:
-            self._lose(error)
+            self._lose_model(error)
             last = self._unavailable()
         except Exception as error:
             last = self._failed(error)
@@ -320,21 +322,21 @@ class Scheduler:
             self._model.reset()
         return ApiError(500, "the model failed on this request; see the server's log")
 
-    def _lose(self, error: Exception) -> None:
+    def _lose_model(self, error: Exception) -> None:
         """Close the model and reject all waiting jobs until the workers are back."""
         if self._model is not None:
             log.warning("%s: rejecting requests until all workers are connected again", error)
             self._metrics.lost.inc()
             self._model.close()
             self._model = None
-        elif str(error) != self._why:
+        elif str(error) != self._last_error:
             log.info("still waiting for the workers: %s", error)
-        self._why = str(error)
+        self._last_error = str(error)
         with self._changed:
-            self._become(State.LOST)
+            self._set_state(State.LOST)
             self._reject_all()
 
-    def _become(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         """Change the state; nothing follows STOPPING."""
         with self._changed:
             if self._state is not State.STOPPING:

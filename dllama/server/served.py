@@ -82,14 +82,14 @@ class Served:
             raise ApiError(400, str(self.template), param="messages", code="no_chat_template")
         assert self.tokenizer is not None
         try:
-            return self._fitting(self.template.encode(self.tokenizer, messages))
+            return self._checked(self.template.encode(self.tokenizer, messages))
         except (ConfigError, TemplateError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
 
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """Return the ids of a prompt; ApiError 400."""
         try:
-            return self._fitting(self._ids(prompt) if isinstance(prompt, str) else prompt)
+            return self._checked(self._ids(prompt) if isinstance(prompt, str) else prompt)
         except ConfigError as error:
             raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
 
@@ -116,7 +116,7 @@ class Served:
         bos = self.tokenizer.bos_id
         return ids if ids or bos is None else [bos]
 
-    def _fitting(self, ids: list[int]) -> list[int]:
+    def _checked(self, ids: list[int]) -> list[int]:
         """Return the ids if the model can take them, or raise an error."""
         if not ids:
             raise ConfigError("the prompt is empty and the model has no BOS token")

@@ -88,16 +88,16 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute with bounds on the size of the result."""
         if operator == "%" and isinstance(left, str):
-            raise TemplateRuntimeError("formats a text with %")
+            raise TemplateRuntimeError("must not format text with %")
         if operator == "**" and not _is_small_power(left, right):
-            raise TemplateRuntimeError("makes a power that is too large")
+            raise TemplateRuntimeError("computes a power that is too large")
         if operator == "*":
             _check_length(max(_product(left, right), _product(right, left)))
         if operator == "+":
             _check_length(_length(left) + _length(right))
         result = super().call_binop(context, operator, left, right)
         if isinstance(result, int) and abs(result) > MAX_NUMBER:
-            raise TemplateRuntimeError("makes a number that is too large")
+            raise TemplateRuntimeError("computes a number that is too large")
         return result
 
     def joined(self, *values: object) -> str:
@@ -143,7 +143,7 @@ def _range(*bounds: int) -> range:
 def _check_length(length: int) -> None:
     """Raise TemplateRuntimeError if a text or list would be too long."""
     if length > MAX_LENGTH:
-        raise TemplateRuntimeError(f"makes a text of more than {MAX_LENGTH} characters")
+        raise TemplateRuntimeError(f"produces more than {MAX_LENGTH} characters or items")
 
 
 @pass_eval_context

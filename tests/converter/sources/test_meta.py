@@ -40,7 +40,7 @@ LAYER = {
 }  # fmt: skip
 
 
-def write(folder, fixture, parts, embedding_axis=1, **params):
+def write(folder, fixture, shards, embedding_axis=1, **params):
     """Write the tensors of a Hugging Face folder in Meta's format."""
     folder.mkdir(exist_ok=True)
     (folder / "params.json").write_text(json.dumps({**PARAMS, **params}))
@@ -57,14 +57,14 @@ def write(folder, fixture, parts, embedding_axis=1, **params):
             heads = {"attention.wq": 4, "attention.wk": 2}.get(other)
             theirs[f"layers.{layer}.{other}.weight"] = paired(tensor, heads) if heads else tensor
             axes[f"layers.{layer}.{other}.weight"] = axis
-    for part in range(parts):
+    for shard in range(shards):
         cut = {
-            name: tensor if axes[name] is None else np.split(tensor, parts, axes[name])[part]
+            name: tensor if axes[name] is None else np.split(tensor, shards, axes[name])[shard]
             for name, tensor in theirs.items()
         }
         values = {name: np.ascontiguousarray(t, np.float16) for name, t in cut.items()}
         values["rope.freqs"] = np.zeros(16, np.float32)
-        torchfile.save(folder / f"consolidated.{part:02d}.pth", values)
+        torchfile.save(folder / f"consolidated.{shard:02d}.pth", values)
     return folder
 
 
@@ -74,10 +74,10 @@ def source(tmp_path):
     return tmp_path / "source"
 
 
-@pytest.mark.parametrize(("parts", "axis"), [(1, 1), (2, 1), (2, 0), (4, 1)])
-def test_gives_the_same_model_as_hugging_face(source, tmp_path, fixtures, converted, parts, axis):
+@pytest.mark.parametrize(("shards", "axis"), [(1, 1), (2, 1), (2, 0), (4, 1)])
+def test_gives_the_same_model_as_hugging_face(source, tmp_path, fixtures, converted, shards, axis):
     """With 4 shards, which is more than there are KV heads, each has half a head."""
-    write(source, fixtures / "llama-gqa", parts, axis)
+    write(source, fixtures / "llama-gqa", shards, axis)
     report = convert(source, tmp_path / "out", "q40", progress=False)
     expected = converted("llama-gqa", "q40") / "model.m"
     with ModelFile.open(tmp_path / "out" / "model.m") as ours, ModelFile.open(expected) as theirs:
@@ -92,8 +92,8 @@ def test_rows_of_joined_shards(tmp_path, rng):
     whole = rng.random((12, 8), np.float32)
     for axis in (0, 1):
         tensors = []
-        for number, part in enumerate(np.split(whole, 4, axis)):
-            torchfile.save(tmp_path / f"{number}.pth", {"a": np.ascontiguousarray(part)})
+        for number, shard in enumerate(np.split(whole, 4, axis)):
+            torchfile.save(tmp_path / f"{number}.pth", {"a": np.ascontiguousarray(shard)})
             tensors.append(PytorchFile(tmp_path / f"{number}.pth").tensors["a"])
         joined = JoinedTensor(tuple(tensors), axis)
         assert (joined.shape, joined.nbytes) == ((12, 8), whole.nbytes)
