@@ -1,4 +1,4 @@
-"""Perplexity of one Hugging Face model in every type of weights.
+"""Perplexity of a Hugging Face model with every weight type.
 
 python benchmarks/accuracy.py FOLDER --text tests/data/heldout.txt
 """

@@ -1,12 +1,12 @@
-"""Count the instructions of the quantised tiles on 64-bit Arm, and let llvm-mca time them.
+"""Count the instructions of the quantised tiles on 64-bit Arm; llvm-mca estimates their time.
 
     python benchmarks/arm_instructions.py
     python benchmarks/arm_instructions.py --mca llvm-mca-19 --cpu cortex-a72 neoverse-n1 neoverse-n2
 
-Compiles the kernels with aarch64-linux-gnu-gcc and takes the loop over blocks (16 rows, 32
-columns, n tokens: 512 n multiply-adds) from the assembly. llvm-mca knows latencies and ports,
-and takes every load as a hit in the first cache. Its model neoverse-n1 is what it has nearest to
-Cortex-A76; for cortex-a76 itself it takes the Cortex-A57, as for cortex-a72.
+The script compiles the kernels with aarch64-linux-gnu-gcc and finds the loop over blocks (16 rows,
+32 columns, n tokens: 512 n multiply-adds) in the assembly. llvm-mca knows latencies and ports and
+assumes that every load hits the first cache. Its closest model to Cortex-A76 is neoverse-n1; for
+cortex-a76 itself it uses the Cortex-A57, as it does for cortex-a72.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ KERNELS = Path(__file__).parents[1] / "dllama" / "_kernels"
 TILES = (("neon", 1), ("neon", 8), ("dotprod", 1), ("dotprod", 2), ("dotprod", 8))
 PAIRED = (("i8mm", 2), ("i8mm", 8))
 TYPES = ("q40", "q80")
-# Multiply-adds of an instruction.
+# Multiply-adds per instruction.
 MACS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16, "smmla": 32}
 MEMORY = {"ldr", "ldp", "ld1", "ld1r", "str", "stp"}
 BRANCH = re.compile(r"(?:b\.?\w*|cbn?z|tbn?z)\s(?:.*\s)?(\.L\w+)$")
 
 
 def source() -> str:
-    """C code with one function per tile, named type_isa_tokens."""
+    """Return C code with one function per tile, named type_isa_tokens."""
     lines = ['#include "simd/matmul.h"', '#pragma GCC target("arch=armv8.2-a+dotprod+i8mm")']
     for isa, n in TILES + PAIRED:
         for kind in TYPES:
@@ -38,7 +38,7 @@ def source() -> str:
 
 
 def assembly() -> dict[str, list[str]]:
-    """Instructions and labels of each function."""
+    """Return the instructions and labels of each function."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "tiles.c").write_text(source())
         flags = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno"]
@@ -53,18 +53,18 @@ def assembly() -> dict[str, list[str]]:
 
 
 def kept(line: str) -> str:
-    """A label or an instruction, or nothing."""
+    """Return the label or instruction in a line, if any."""
     line = line.split("//")[0].strip()
     return "" if line.startswith("#") or re.match(r"\.(?!L)", line) else line
 
 
 def macs(lines: list[str]) -> int:
-    """Multiply-adds of some instructions."""
+    """Count the multiply-adds of some instructions."""
     return sum(MACS.get(line.split()[0], 0) for line in lines)
 
 
 def block(lines: list[str], expected: int) -> list[str]:
-    """The instructions of one block: the loop over quads, if there is one, as often as it runs."""
+    """Return the instructions of one block, with the loop over quads (if any) unrolled."""
     labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
     loops = []
     for i, line in enumerate(lines):
@@ -87,7 +87,7 @@ def vector(line: str) -> bool:
 
 
 def cycles(code: list[str], mca: str, cpu: str) -> float:
-    """Cycles of a block by llvm-mca; the branches, which all fall through here, left out."""
+    """Return llvm-mca's cycles of a block without its branches, which are never taken here."""
     text = "\n".join(line for line in code if not BRANCH.match(line))
     command = [mca, "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+dotprod,+i8mm", "-iterations=100"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)

@@ -1,9 +1,9 @@
-"""CPU time that a loaded model takes while nobody asks it for anything.
+"""CPU time of a loaded model that has nothing to do.
 
     python benchmarks/idle.py tiny.m
 
-Threads wait for each other and for the next token by spinning, and sleep when none comes: after a
-token there is a rest to spin out, and then nothing.
+Threads spin while they wait for each other and for the next token, and sleep when none comes. So a
+token is followed by a short time of spinning, and then by nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def cpu_time(seconds: float) -> float:
-    """Seconds that all threads of this process compute while it does nothing."""
+    """Return the CPU time of this process in seconds, all threads together, while it is idle."""
     before = time.process_time()
     time.sleep(seconds)
     return time.process_time() - before

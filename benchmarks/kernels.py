@@ -1,11 +1,11 @@
-"""Time the matmul kernels: GB/s of weights, G multiply-adds/s, shares of the machine's limits.
+"""Time the matmul kernels: GB/s of weights, G multiply-adds/s, fractions of the machine's limits.
 
     python benchmarks/kernels.py --threads 1 4
 
-The limits are the rate at which as many threads read memory, and that at which a core multiplies
-and adds 8-bit integers in registers; both are measured first. Matrices have the shape of
-TinyLlama's feed-forward network, and are more than the caches hold. DLLAMA_ISA=avx2 or baseline
-times a lower instruction set.
+The limits are measured first: the rate at which the same number of threads read memory, and the
+rate at which a core multiplies and adds 8-bit integers in registers. The matrices have the shape of
+TinyLlama's feed-forward network and do not fit in the caches. DLLAMA_ISA=avx2 or baseline times a
+lower instruction set.
 """
 
 from __future__ import annotations

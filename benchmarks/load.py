@@ -1,4 +1,4 @@
-"""Time and memory from start to the first token, in a process of its own.
+"""Time and memory from start to the first token, in a separate process.
 
 python benchmarks/load.py tiny.m
 """

@@ -1,9 +1,9 @@
-"""Time of a generated token at the beginning of a context and far behind it.
+"""Time per token at the beginning of a context and at much later positions.
 
     python benchmarks/make_random_model.py llama-3.2-1b --m long.m
     python benchmarks/long_context.py long.m
 
-A token reads all weights, and of the KV cache what comes before it; the rate is that of both.
+A token reads all weights, and the KV cache of all positions before it. The rate counts both.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def timed(llm: dllama.LLM, position: int, tokens: int) -> list[float]:
-    """Milliseconds of tokens from `position` on, to which the context is filled up first."""
+    """Return the milliseconds of tokens from `position` on, after filling the context up to it."""
     missing = prompt(position - llm.position)
     list(llm.generate(missing, tokens, temperature=0.0, ignore_eos=True))
     return [step.total_ms for step in llm.stats.steps[-tokens + 1 :]]

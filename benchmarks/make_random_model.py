@@ -1,10 +1,10 @@
-"""Write a model of a known shape with random weights: for dllama, llama.cpp, or the converter.
+"""Write a model of a known shape with random weights for dllama, llama.cpp, or the converter.
 
     python benchmarks/make_random_model.py tinyllama-1.1b --m tiny.m --gguf tiny.gguf
     python benchmarks/make_random_model.py tinyllama-1.1b --hugging-face folder
 
---m and --gguf hold the same Q40 (Q4_0) blocks, so both programs compute the same; the .gguf has
-no vocabulary and needs the package `gguf`. --hugging-face writes float16 safetensors.
+--m and --gguf write the same Q40 (Q4_0) blocks, so both programs compute the same. The .gguf has no
+vocabulary; writing it needs the package `gguf`. --hugging-face writes float16 safetensors.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def blocks(index: int, info: TensorInfo) -> Iterator[np.ndarray]:
-    """The bytes of a tensor in runs: random nibbles with scales that keep activations near 1."""
+    """Yield the bytes of a tensor: random nibbles with scales that keep activations near 1."""
     rng = np.random.default_rng(index)
     count = int(np.prod(info.shape))
     for begin in range(0, count, RUN):
@@ -86,7 +86,7 @@ def blocks(index: int, info: TensorInfo) -> Iterator[np.ndarray]:
 
 
 def write_m(path: Path, model: ModelSpec) -> None:
-    """The model file of dllama."""
+    """Write a model file for dllama."""
     header = write_header(model)
     table = tensor_table(model, len(header))
     with path.open("wb") as file:
@@ -97,7 +97,7 @@ def write_m(path: Path, model: ModelSpec) -> None:
 
 
 def write_gguf(path: Path, model: ModelSpec) -> None:
-    """The same model for llama.cpp."""
+    """Write the same model for llama.cpp."""
     import gguf
 
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -134,7 +134,7 @@ def write_gguf(path: Path, model: ModelSpec) -> None:
 
 
 def rope_factors(model: ModelSpec) -> np.ndarray:
-    """What divides the frequency of each pair, which a .gguf holds as a tensor."""
+    """Return the divisors of the RoPE frequencies, which a .gguf stores as a tensor."""
     from dllama._kernels.ops.rope import RopeCache
 
     scaling = model.rope_scaling
@@ -151,7 +151,7 @@ def rope_factors(model: ModelSpec) -> np.ndarray:
 
 
 def gguf_name(name: str) -> str:
-    """The name of a tensor in a .gguf."""
+    """Return the name of a tensor in a .gguf."""
     fixed = {"embedding": "token_embd", "final_norm": "output_norm", "output": "output"}
     if name in fixed:
         return fixed[name] + ".weight"
@@ -160,7 +160,7 @@ def gguf_name(name: str) -> str:
 
 
 def write_hugging_face(folder: Path, model: ModelSpec) -> None:
-    """A folder with config.json and model.safetensors in float16, written as a stream."""
+    """Write a folder with config.json and model.safetensors (float16), one tensor at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "model_type": "llama",

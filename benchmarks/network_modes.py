@@ -2,13 +2,13 @@
 
     sudo python benchmarks/network_modes.py --model tiny.m --threads 1 --json samples.json
 
-Every node gets a network namespace of its own, joined to the others by a bridge; both directions
-of its link are limited to --rate. Cores are divided among the nodes, so that each is like a
-machine of its own. The transports take turns, with the machine otherwise idle and with a busy loop
-on every core. A link here has no latency beyond that of its rate, unless --delay adds some.
+Every node gets its own network namespace. A bridge joins them, and --rate limits both directions of
+every link. The nodes share the machine's cores, so that each is like a separate machine. The
+transports take turns, on an otherwise idle machine and with a busy loop on every core. A link adds
+no latency beyond its rate, unless --delay does.
 
-Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed; all
-of it is gone afterwards, unless the script itself is killed (SIGKILL).
+Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed, and
+they are removed at the end unless the script itself is killed (SIGKILL).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import dllama
 
 MODES = ("blocking", "nonblocking")
 MACHINES = ("idle", "loaded")
-# Label, key of a sample, and what one unit of the key is in the table.
+# Label, key of a sample, and the factor from its unit to the table's.
 MEASURES = (
     ("decode, tokens/s", "tokens_per_s", 1.0),
     ("inference, ms/token", "avg_inference_ms", 1.0),
@@ -49,11 +49,11 @@ MAX_NODES = 254  # hosts of the network
 READY = "listening at "
 COMMAND = 30.0  # seconds that a call of ip or tc may take
 STARTING = 60.0  # seconds that a worker may take to start
-QUIET = 0.3  # cores that may be busy before a run on an idle machine
-CALMING = 60.0  # seconds that a machine may take to become idle
-LEAVING = 5.0  # seconds that a process may take to end when told to
-# What a link may send at once is what its rate makes of this time. Timers wake up late, so less
-# costs speed, the more so on virtual machines; more lets short messages pass without a limit.
+QUIET = 0.3  # number of cores that may be busy before a run on an idle machine
+CALMING = 60.0  # seconds to wait for the machine to become idle
+LEAVING = 5.0  # seconds that a process may take to terminate
+# A link may send at once what its rate allows in this time. Timers are late, especially on virtual
+# machines, so a shorter time costs speed. A longer one lets short messages pass without a limit.
 BURST = 32e-6  # seconds
 LEAST_BURST = 4096  # bytes; two packets of Ethernet
 BUSY = """
@@ -68,7 +68,7 @@ Cores = set[int]
 
 
 class BenchmarkError(Exception):
-    """What went wrong, in a line."""
+    """An error in one line."""
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line, and for the root's process what the script itself passes on."""
+    """Parse the command line, including what the script passes to the root's process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def between(least: int, most: int) -> Callable[[str], int]:
-    """A type of argument: integers in a range."""
+    """Return an argument type: integers in a range."""
 
     def number(text: str) -> int:
         if not least <= int(text) <= most:
@@ -133,7 +133,7 @@ def positive(text: str) -> float:
 
 
 def check_system() -> None:
-    """End with a line if this system cannot run the benchmark."""
+    """Exit with a message if this system cannot run the benchmark."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         sys.exit("network_modes.py: needs root, for network namespaces")
     for program in ("ip", "tc"):
@@ -142,17 +142,17 @@ def check_system() -> None:
 
 
 def leave(number: int, frame: object) -> NoReturn:
-    """End as after an error; signals that follow do not disturb the cleaning up."""
+    """Exit on a signal; later signals do not disturb the cleanup."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def run_all(args: argparse.Namespace) -> list[Sample]:
-    """All samples: everything takes turns, and who begins takes turns too."""
+    """Take all samples; the transports alternate, and so does the first of each pair."""
     samples: list[Sample] = []
     with cluster(args) as root:
-        root.sample(MODES[0])  # hands out the weights, which the workers keep
+        root.sample(MODES[0])  # sends the weights, which the workers keep
         for repeat in range(args.repeats):
             order = MODES if repeat % 2 == 0 else MODES[::-1]
             for machine in MACHINES:
@@ -166,7 +166,7 @@ def run_all(args: argparse.Namespace) -> list[Sample]:
 
 
 def calm() -> float:
-    """Wait for an idle machine, though not for ever; how many cores other programs use then."""
+    """Wait some time for an idle machine; return how many cores other programs still use."""
     end = time.monotonic() + CALMING
     while True:
         before = idle_seconds()
@@ -177,13 +177,13 @@ def calm() -> float:
 
 
 def idle_seconds() -> float:
-    """Time that all cores together have spent doing nothing."""
+    """Return the idle time of all cores together."""
     return float(Path("/proc/uptime").read_text().split()[1])
 
 
 @contextlib.contextmanager
 def cluster(args: argparse.Namespace) -> Iterator[Root]:
-    """Namespaces with a worker in each but the first; all is gone afterwards."""
+    """Create namespaces with a worker in each but the first, and remove them afterwards."""
     names = [f"dllama-{os.getpid()}-{rank}" for rank in range(args.nodes)]
     cores = divide_cores(args.nodes, args.threads)
     with contextlib.ExitStack() as stack:
@@ -203,7 +203,7 @@ def cluster(args: argparse.Namespace) -> Iterator[Root]:
 
 
 def divide_cores(nodes: int, threads: int) -> list[Cores]:
-    """Cores of every node: its own where there are enough, else all of them."""
+    """Return the cores of every node: its own if there are enough, else all of them."""
     cores = sorted(os.sched_getaffinity(0))
     if nodes * threads > len(cores):
         return [set(cores)] * nodes
@@ -212,7 +212,7 @@ def divide_cores(nodes: int, threads: int) -> list[Cores]:
 
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[str]:
-    """A network namespace; what still runs in it is ended with it."""
+    """Create a network namespace; processes that still run in it are killed at the end."""
     try:
         run("ip", "netns", "add", name)
         yield name
@@ -225,7 +225,7 @@ def namespace(name: str) -> Iterator[str]:
 
 
 def connect(name: str, rank: int, switch: str, args: argparse.Namespace) -> None:
-    """A link from a namespace to the switch, limited in both directions."""
+    """Connect a namespace to the switch with a link that is limited in both directions."""
     port = f"port{rank}"
     pair = ("name", "uplink", "type", "veth", "peer", "name", port, "netns", switch)
     run("ip", "-n", name, "link", "add", *pair)
@@ -233,7 +233,7 @@ def connect(name: str, rank: int, switch: str, args: argparse.Namespace) -> None
     run("ip", "-n", switch, "link", "set", port, "master", "switch")
     for where, device in ((name, "lo"), (name, "uplink"), (switch, port)):
         run("ip", "-n", where, "link", "set", device, "up")
-    # A route says it, as the kernel's default may be another one, and not ours to change.
+    # Set per route, because the kernel's default may differ and is not ours to change.
     control = ("congctl", args.congestion_control)
     run("ip", "-n", name, "route", "replace", f"{NETWORK}.0/24", "dev", "uplink", *control)
     burst = args.burst or max(LEAST_BURST, int(args.rate * 1e6 / 8 * BURST))
@@ -257,7 +257,7 @@ def host(rank: int) -> str:
 
 
 def run(*command: str) -> str:
-    """What a short command prints; BenchmarkError with its own words if it fails."""
+    """Run a short command and return its output; BenchmarkError if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND)
     except subprocess.TimeoutExpired:
@@ -268,7 +268,7 @@ def run(*command: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """Where a traceback, or a longer complaint, says what it is."""
+    """Return the last line of an error message, which is the essential one of a traceback."""
     return (text.strip().splitlines() or ["failed"])[-1]
 
 
@@ -276,7 +276,7 @@ def last_line(text: str) -> str:
 def worker(
     name: str, rank: int, cores: Cores, args: argparse.Namespace
 ) -> Iterator[subprocess.Popen[str]]:
-    """A worker in a namespace, not yet ready; its warnings go to stderr."""
+    """Start a worker in a namespace; its warnings go to stderr."""
     process = subprocess.Popen(
         [
             "ip", "netns", "exec", name, sys.executable, "-m", "dllama", "worker", "--insecure",
@@ -289,7 +289,7 @@ def worker(
 
 
 def on(cores: Cores) -> dict[str, Any]:
-    """Options of a process with cores of its own, out of reach of a terminal's Ctrl-C."""
+    """Return the options of a process with its own cores, out of reach of a terminal's Ctrl-C."""
     return {"preexec_fn": partial(os.sched_setaffinity, 0, cores), "start_new_session": True}
 
 
@@ -302,7 +302,7 @@ def await_worker(process: subprocess.Popen[str], rank: int) -> None:
 
 @contextlib.contextmanager
 def stopping(*processes: subprocess.Popen[str]) -> Iterator[None]:
-    """End processes afterwards, with force if need be."""
+    """Stop processes at the end, with force if necessary."""
     try:
         yield
     finally:
@@ -318,7 +318,7 @@ def stopping(*processes: subprocess.Popen[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def busy_cores() -> Iterator[None]:
-    """Other work: a loop on every core; it also ends when this process is gone."""
+    """Run a busy loop on every core; the loops also end with this process."""
     with contextlib.ExitStack() as stack:
         for core in os.sched_getaffinity(0):
             command = [sys.executable, "-S", "-c", BUSY, str(os.getpid())]
@@ -327,7 +327,7 @@ def busy_cores() -> Iterator[None]:
 
 
 class Root:
-    """Runs this script again, as the root of a cluster, in the root's namespace."""
+    """Runs this script again in the root's namespace, as the root of a cluster."""
 
     def __init__(self, name: str, cores: Cores, args: argparse.Namespace) -> None:
         self._enter = ["ip", "netns", "exec", name]
@@ -335,7 +335,7 @@ class Root:
         self._args = args
 
     def sample(self, mode: str) -> Sample:
-        """One run in a new process; BenchmarkError if it fails or takes too long."""
+        """Run once in a new process; BenchmarkError if it fails or takes too long."""
         command = [*self._enter, sys.executable, __file__, *options(self._args), "--measure", mode]
         try:
             done = subprocess.run(
@@ -351,14 +351,14 @@ class Root:
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """The arguments that the root's process needs, as they are given to it."""
+    """Return the arguments that the root's process needs."""
     names = ("model", "nodes", "threads", "prompt_tokens", "tokens", "all_reduce", "buffer")
     given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 
 def measure(args: argparse.Namespace) -> Sample:
-    """In the root's process: what decoding and a prompt cost, once all is warm."""
+    """Run a prompt and decode, after a warm-up; this runs in the root's process."""
     workers = [f"{host(rank)}:{PORT}" for rank in range(1, args.nodes)]
     with dllama.LLM(
         args.model, workers=workers, transport=args.measure, threads=args.threads,
@@ -372,7 +372,7 @@ def measure(args: argparse.Namespace) -> Sample:
 
 
 def table(samples: list[Sample]) -> str:
-    """Medians of both transports and of the ratios of neighbouring runs, in Markdown."""
+    """Return a Markdown table: medians of both transports and of the ratios of paired runs."""
     lines = [
         "| machine | measure | blocking | nonblocking | nonblocking/blocking |",
         "|---|---|---|---|---|",

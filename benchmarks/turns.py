@@ -1,7 +1,7 @@
-"""Two programs that take turns: what the scripts that compare have in common.
+"""Runs two programs alternately; shared by the scripts that compare.
 
-Each program runs in a process of its own and stays loaded, so that both meet the same state of the
-machine. Printed are the medians of both and the median of the ratios of neighbouring runs.
+Each program runs in a process of its own and stays loaded, so both see the machine in the same
+state. The scripts print the medians of both, and the median of the ratios of consecutive runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROMPT = 16
 
 
 def add_options(parser: argparse.ArgumentParser, threads: Sequence[int]) -> None:
-    """What all comparisons can be told; threads: the numbers to try by default."""
+    """Add the options of all comparisons; `threads` are the default numbers of threads."""
     parser.add_argument("--threads", type=int, nargs="+", default=threads)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt-tokens", type=int, default=512)
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser, threads: Sequence[int]) -> None
 
 
 def words(args: argparse.Namespace, threads: int) -> list[str]:
-    """The same for a contestant with one number of threads."""
+    """Return these options for a contestant with one number of threads."""
     return [
         "--threads", str(threads), "--prompt-tokens", str(args.prompt_tokens),
         "--decode-tokens", str(args.decode_tokens),
@@ -35,7 +35,7 @@ def words(args: argparse.Namespace, threads: int) -> list[str]:
 
 
 class Contestant:
-    """A process that times what it is told to, one line at a time."""
+    """A process that runs and times one measure per line of its input."""
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Contestant:
         )
 
     def ask(self, measure: str) -> float:
-        """Tokens per second of one run."""
+        """Run once and return the tokens per second."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(measure + "\n")
@@ -52,14 +52,13 @@ class Contestant:
         return float(self._process.stdout.readline())
 
     def stop(self) -> None:
-        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
 
 
 def answer(measure: Callable[[str], float]) -> None:
-    """The other side of a Contestant."""
+    """Serve a Contestant from its process."""
     for line in sys.stdin:
         print(measure(line.strip()), flush=True)
 
@@ -67,7 +66,7 @@ def answer(measure: Callable[[str], float]) -> None:
 def compare(
     ours: Contestant, theirs: Contestant, rounds: int, threads: int
 ) -> dict[str, dict[str, float]]:
-    """All rounds of all measures; prints a line for each."""
+    """Run all rounds of all measures, and print a line for each measure."""
     result = {}
     for measure in MEASURES:
         for contestant in (ours, theirs):
@@ -85,12 +84,12 @@ def compare(
 
 
 def prompt(count: int) -> list[int]:
-    """Token ids that differ."""
+    """Return varying token ids."""
     return [(index * 7919 + 1) % 32000 for index in range(count)]
 
 
 def load_dllama(args: argparse.Namespace) -> Callable[[str], float]:
-    """Tokens per second by dllama's own statistics, sampling (greedy) included."""
+    """Return tokens per second from dllama's statistics, including (greedy) sampling."""
     import dllama
 
     llm = dllama.LLM(args.model, threads=args.threads[0], max_seq_len=1024)
@@ -107,17 +106,17 @@ def load_dllama(args: argparse.Namespace) -> Callable[[str], float]:
 
 
 def read_bandwidth(threads: int, rounds: int = 3) -> float:
-    """The best rate in GB/s at which this many threads read memory (read_bandwidth.c)."""
+    """Return the best rate in GB/s at which this many threads read memory (read_bandwidth.c)."""
     return _run_c("read_bandwidth.c", "600", str(threads), str(rounds))
 
 
 def integer_rate(rounds: int = 7) -> float:
-    """G multiply-adds/s of 8-bit integers that one core can do (integer_rate.c)."""
+    """Return one core's G multiply-adds/s of 8-bit integers (integer_rate.c)."""
     return _run_c("integer_rate.c", str(rounds))
 
 
 def _run_c(name: str, *arguments: str) -> float:
-    """The number that a C program beside this file prints, compiled for this machine."""
+    """Compile a C program of this folder for this machine and return the number that it prints."""
     source = str(Path(__file__).with_name(name))
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder, "program"))
@@ -128,7 +127,7 @@ def _run_c(name: str, *arguments: str) -> float:
 
 
 def weight_bytes(model: str) -> int:
-    """Bytes that a token reads: all matrices but the embedding."""
+    """Return the bytes that a token reads: all matrices but the embedding."""
     from dllama.model.file import ModelFile
     from dllama.model.weight_types import WeightType
 

@@ -1,10 +1,10 @@
-"""Time this checkout of dllama and another one alternately on the same model.
+"""Time this checkout of dllama and another one alternately with the same model.
 
     git worktree add /tmp/before COMMIT
     python3 -m venv /tmp/before/venv && /tmp/before/venv/bin/pip install /tmp/before
     python benchmarks/versus_checkout.py tiny.m --other /tmp/before/venv/bin/python
 
---other: the Python of an environment in which the other checkout is installed.
+--other is the Python of an environment with the other checkout.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
-    """All rounds with one number of threads."""
+    """Run all rounds with one number of threads."""
     rest = [
         __file__, args.model, "--contestant", "--other", args.other, *words(args, threads),
     ]  # fmt: skip

@@ -1,8 +1,8 @@
-"""Time dllama and a program of llama.cpp's family alternately, the latter by its llama-bench.
+"""Time dllama and a fork of llama.cpp alternately, the latter with its llama-bench.
 
     python benchmarks/versus_llama_bench.py tiny.m tiny.gguf --llama-bench PATH --more="-rtr 1"
 
---more goes to llama-bench: -rtr 1 makes ik_llama.cpp repack the weights as it loads them.
+--more is passed to llama-bench; -rtr 1 makes ik_llama.cpp repack the weights on loading.
 llama-bench loads the model for every run, warms up, and times itself.
 """
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def contest(args: argparse.Namespace, threads: int) -> None:
-    """All rounds with one number of threads."""
+    """Run all rounds with one number of threads."""
     command = [
         sys.executable, __file__, args.model, args.gguf, "--llama-bench", args.llama_bench,
         *words(args, threads), f"--more={args.more}",
@@ -53,7 +53,7 @@ def contest(args: argparse.Namespace, threads: int) -> None:
 
 
 def llama_bench(args: argparse.Namespace) -> Callable[[str], float]:
-    """Tokens per second as llama-bench says."""
+    """Return llama-bench's tokens per second."""
     command = [args.llama_bench, "-m", args.gguf, "-t", str(args.threads[0]), "-r", "1"]
 
     def measure(what: str) -> float:

@@ -1,10 +1,11 @@
-"""Time dllama and llama.cpp alternately on the same weights.
+"""Time dllama and llama.cpp alternately with the same weights.
 
     python benchmarks/make_random_model.py tinyllama-1.1b --m tiny.m --gguf tiny.gguf
     python benchmarks/versus_llama_cpp.py tiny.m tiny.gguf --llama-python VENV/bin/python
 
-VENV has the package llama-cpp-python, compiled for this machine. Decoding is also given as GB/s of
-weights, beside the best rate at which as many threads read memory before and after.
+VENV needs the package llama-cpp-python, compiled for this machine. The rate of decoding is also
+printed in GB/s of weights, next to the best rate at which the same number of threads read memory
+before and after.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
-    """All rounds with one number of threads."""
+    """Run all rounds with one number of threads."""
     rest = [args.model, args.gguf, *words(args, threads)]
     before = read_bandwidth(threads)
     contestants = [
@@ -72,7 +73,7 @@ def contest(args: argparse.Namespace, threads: int) -> dict[str, object]:
 
 
 def load_llama_cpp(args: argparse.Namespace) -> Callable[[str], float]:
-    """Tokens per second by the clock around llama_decode, without sampling."""
+    """Return tokens per second, timed around llama_decode, without sampling."""
     import time
 
     import llama_cpp as lib

@@ -1,9 +1,9 @@
-"""How fast workers on this machine are given their weights over loopback TCP.
+"""Time the sending of weights to workers on this machine over loopback TCP.
 
-python benchmarks/weights.py tiny.m --shares 1,9
+    python benchmarks/weights.py tiny.m --shares 1,9
 
-A model is opened on new workers, which have nothing, and again on the same ones, which then have
-their slices: the difference is the time of sending, checking and repacking.
+The script opens a model on new workers, which have no weights, and again on the same ones, which
+then have their shards. The difference is the time of sending, checking and repacking.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import dllama
 
-PAUSE = 1.0  # seconds in which workers take leave of a root
+PAUSE = 1.0  # seconds for workers to end a session
 
 
 @contextlib.contextmanager
 def worker() -> Iterator[str]:
-    """The address of a worker that ends with the block."""
+    """Yield the address of a worker that runs during the block."""
     command = [sys.executable, "-m", "dllama", "worker", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
         [*command, "--threads", "1"], stdout=subprocess.PIPE, text=True
@@ -37,7 +37,7 @@ def worker() -> Iterator[str]:
 
 
 def open_once(model: Path, addresses: list[str], shares: list[float]) -> tuple[float, int]:
-    """Seconds to open the model, and bytes of the workers' weights."""
+    """Return the seconds to open the model, and the bytes of the workers' weights."""
     begin = time.perf_counter()
     with dllama.LLM(model, workers=addresses, shares=shares, threads=1, max_seq_len=256) as llm:
         seconds = time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""Every error dllama raises on purpose.
+"""All errors that dllama raises on purpose.
 
     DllamaError
     |-- ConfigError (ValueError)        an option, argument or YAML key is wrong
@@ -9,8 +9,8 @@
     |   `-- ContextError                the tokens do not fit in the context
     |-- TransportError (ConnectionError)  a link to another node failed
     |   `-- TransportTimeoutError (TimeoutError)  no byte moved in time
-    |-- ProtocolError (ValueError)      another node sent what it must not
-    |   `-- NodeError                     another node says that it cannot go on
+    |-- ProtocolError (ValueError)      another node broke the protocol
+    |   `-- NodeError                     another node reports that it cannot continue
     |-- AuthenticationError (PermissionError)  another node did not prove the secret
     |-- InputError (OSError)            a text or configuration cannot be read
     `-- OutputError (OSError)           a file cannot be written
@@ -58,11 +58,11 @@ class ContextError(ModelError):
 
 
 class TransportError(DllamaError, ConnectionError):
-    """A link to another node cannot be made or has failed; the message names the node."""
+    """A link to another node failed or cannot be made; the message names the node."""
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
-    """No byte moved over a link for as long as is allowed."""
+    """No byte moved over a link within the timeout."""
 
 
 class ProtocolError(DllamaError, ValueError):
@@ -70,8 +70,13 @@ class ProtocolError(DllamaError, ValueError):
 
 
 class NodeError(ProtocolError):
-    """Another node says that it cannot go on; blames: the rank of the node that it blames, late:
-    for not answering."""
+    """Another node reports that it cannot continue.
+
+    Args:
+        message: its error message.
+        blames: rank of the node that it blames, or None.
+        late: whether it blames that node for not replying in time.
+    """
 
     def __init__(self, message: str, blames: int | None = None, late: bool = False) -> None:
         super().__init__(message)
@@ -84,8 +89,8 @@ class AuthenticationError(DllamaError, PermissionError):
 
 
 class InputError(DllamaError, OSError):
-    """A file that an option names cannot be read; the message names both."""
+    """A file named in an option cannot be read; the message names both."""
 
 
 class OutputError(DllamaError, OSError):
-    """A file cannot be written; no file with the final name was left behind."""
+    """A file cannot be written; nothing was left under its final name."""

@@ -1,4 +1,4 @@
-"""The bar that shows how far bytes are."""
+"""Progress bars that count bytes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from tqdm import tqdm
 
 
 def byte_bar(total: int, what: str, shown: bool) -> tqdm[NoReturn]:
-    """A bar of so many bytes for what takes more than a second, gone at the end.
+    """Create a bar that appears after a second and disappears at the end.
 
-    shown: on a terminal only.
+    Args:
+        total: bytes.
+        what: label.
+        shown: whether to show the bar, which also needs a terminal.
     """
     return tqdm(
         total=total,
