@@ -3,9 +3,9 @@
     sudo python benchmarks/network_modes.py --model tiny.m --threads 1 --json samples.json
 
 Every node gets its own network namespace. A bridge joins them, and --rate limits both directions of
-every link. The nodes share the machine's cores, so that each is like a separate machine. The
-transports take turns, on an otherwise idle machine and with a busy loop on every core. A link adds
-no latency beyond its rate, unless --delay does.
+every link. The machine's cores are divided among the nodes, so that each is like a machine of its
+own. The transports take turns, on an otherwise idle machine and with a busy loop on every core. A
+link adds no latency beyond its rate, unless --delay does.
 
 Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed, and
 they are removed at the end unless the script itself is killed (SIGKILL).
