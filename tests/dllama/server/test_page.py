@@ -136,7 +136,7 @@ def test_everything_has_a_name_and_colours_follow_the_button(page):
     page.execute_script("document.getElementById('settings').hidden = false")
     for found in page.find_elements(By.CSS_SELECTOR, "button, input, textarea, #state, #log"):
         assert not found.is_displayed() or found.accessible_name, found.get_attribute("id")
-    assert find(page, "#state").accessible_name == "state of the server: ok"
+    assert find(page, "#state").accessible_name == "server status: ok"
     colours = set()
     for _ in range(2):
         find(page, "#theme").click()
