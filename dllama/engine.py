@@ -24,7 +24,7 @@ from dllama.model.spec import ModelSpec
 from dllama.model_path import model_file, model_name, tokenizer_of
 from dllama.option import documented
 from dllama.run_config import RunConfig
-from dllama.runtime.context import Context
+from dllama.runtime.sequences import Sequences
 from dllama.runtime.stats import DECODE, PREFILL, Stats, StepStats
 from dllama.runtime.trace import NodePass
 from dllama.sampling.log_probabilities import log_probabilities
@@ -99,7 +99,7 @@ class LLM:
                 batch_size=batch_size,
             )
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
-            self._context = Context(self.spec.vocab_size, self.seq_len, self._config.contexts)
+            self._sequences = Sequences(self.spec.vocab_size, self.seq_len, self._config.contexts)
             self.tokenizer = tokenizer_of(self.model_path, tokenizer, self.spec)
             self._root = Root(file, self._config, layout, progress)
             weakref.finalize(self, self._root.close)  # where nobody calls close
@@ -120,19 +120,19 @@ class LLM:
 
     def reset(self) -> None:
         """Forget all contexts, the statistics and the timelines."""
-        self._context.clear()
+        self._sequences.clear()
         self.stats.clear()
         self.timelines.clear()
 
     @property
     def tokens(self) -> tuple[int, ...]:
         """Ids of the context that are evaluated: those whose keys and values are kept."""
-        return tuple(self._context.tokens)
+        return tuple(self._sequences.current.tokens)
 
     @property
     def position(self) -> int:
         """How many these are."""
-        return self._context.position
+        return self._sequences.current.position
 
     @property
     def contexts(self) -> int:
@@ -144,7 +144,7 @@ class LLM:
 
         What follows has the bits that it has without them. ConfigError where fewer are evaluated.
         """
-        self._context.rewind(position)
+        self._sequences.rewind(position)
 
     def continue_from(self, tokens: Sequence[int]) -> int:
         """Make these ids the context, of which generate([]) goes on.
@@ -156,7 +156,7 @@ class LLM:
         in the context that was not used for the longest time. ConfigError for no ids or one out
         of range, ContextError where they do not fit; nothing changes then.
         """
-        return self._context.continue_from(tokens)
+        return self._sequences.continue_from(tokens)
 
     def interrupt(self) -> None:
         """Make generate end after the pass that it is in, from another thread or a signal handler.
@@ -186,21 +186,23 @@ class LLM:
         ConfigError for an id out of range, ContextError where the tokens do not fit; the
         context is then as it was.
         """
-        given = self._context.check(tokens)
-        ids = self._context.pending + given
-        self._context.require(len(ids))
+        given = self._sequences.check(tokens)
+        ids = self._sequences.current.pending + given
+        self._sequences.require(len(ids))
         out = np.empty((len(given), self.spec.vocab_size), np.float32)
         step, first = self._config.logits, len(ids) - len(given)
         for begin in range(0, len(ids) if given else 0, step):
             end = min(begin + step, len(ids))
             rows = end - max(begin, first)
             want = Want.LOGITS if rows > 0 else Want.NOTHING
-            self._pass(ids[begin:end], max(0, first - begin), PREFILL, want)
+            self._pass(
+                ids[begin:end], range(end - begin - max(0, rows), end - begin), PREFILL, want
+            )
             if rows > 0:
                 with self._ending_on_failure():
                     out[end - first - rows : end - first] = self._open().logits()
             self._finish_step()
-            del self._context.pending[:step]
+            del self._sequences.current.pending[:step]
         return out
 
     def generate(
@@ -240,12 +242,12 @@ class LLM:
         stops = stop_strings(stop)
         if stops and self.tokenizer is None:
             raise ConfigError(f"stop is {stop!r}, but {self.model_path} has no tokenizer")
-        ids = self._context.pending + self._prompt_ids(prompt)
-        limit = self._context.limit(len(ids), max_tokens)
+        ids = self._sequences.current.pending + self._prompt_ids(prompt)
+        limit = self._sequences.limit(len(ids), max_tokens)
         sampler = Sampler(config)
         self._interrupted = False
         eos = () if ignore_eos or self.tokenizer is None else self.tokenizer.eos_ids
-        eos = (*eos, *self._context.check(stop_ids))
+        eos = (*eos, *self._sequences.check(stop_ids))
         stream = TextStream(self.tokenizer, stops)
         return self._generate(ids, limit, sampler, stream, eos, logprobs)
 
@@ -259,8 +261,8 @@ class LLM:
         logprobs: int | None,
     ) -> Iterator[Token]:
         """Up to `limit` tokens that follow ids; eos: those that end a text."""
-        history = self._context.tokens + ids
-        self._context.pending = ids
+        history = self._sequences.current.tokens + ids
+        self._sequences.current.pending = ids
         for count in range(1, limit + 1):
             token = self._next(sampler, history, PREFILL if count == 1 else DECODE, logprobs)
             if token is None:
@@ -285,17 +287,18 @@ class LLM:
 
         None where an interruption came before all but the last batch was evaluated.
         """
-        step, context = self._config.batch, self._context
-        while len(context.pending) > step:
-            self._pass(context.pending[:step], step, phase, Want.NOTHING)
+        rows, sequence = self._config.batch, self._sequences.current
+        while len(sequence.pending) > rows:
+            self._pass(sequence.pending[:rows], range(0), phase, Want.NOTHING)
             self._finish_step()
-            del context.pending[:step]
+            del sequence.pending[:rows]
             if self._interrupted:
                 return None
-        self._pass(context.pending, len(context.pending) - 1, phase, Want.TOP)
+        last_row = len(sequence.pending) - 1
+        self._pass(sequence.pending, range(last_row, last_row + 1), phase, Want.TOP)
         begin = time.perf_counter()
         with self._ending_on_failure():
-            shards = self._open().shards()
+            (shards,) = self._open().shards()
             token = Token(sampler.sample(shards, history), "")
             if logprobs is not None:
                 found = log_probabilities(shards, token.id, logprobs)
@@ -304,17 +307,25 @@ class LLM:
         last = self.stats.steps[-1]
         self.stats.amend(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
         self._finish_step()
-        context.pending = [token.id]
+        sequence.pending = [token.id]
         return token
 
-    def _pass(self, ids: list[int], first_logits: int, phase: str, want: Want) -> None:
-        """One pass over all nodes."""
+    def _pass(self, ids: list[int], wanted: range, phase: str, want: Want) -> None:
+        """One pass over all nodes: the next ids of the current sequence.
+
+        Args:
+            ids: at most as many as a batch has rows.
+            wanted: those whose logits are wanted, by their place in ids.
+            phase: PREFILL or DECODE, for the statistics.
+            want: what is asked of the logits.
+        """
         root = self._open()
         begin = time.perf_counter()
+        batch = self._sequences.plan(len(ids), wanted)
         with self._ending_on_failure():
-            root.run(ids, self.position, first_logits, want, *self._context.place)
+            root.run(ids, batch, want)
         total_ms = (time.perf_counter() - begin) * 1e3
-        self._context.evaluated(ids, given=phase == PREFILL)
+        self._sequences.evaluated(ids, given=phase == PREFILL)
         inference_ms, transfer_ms = root.times()
         step = StepStats(phase, len(ids), total_ms, inference_ms, transfer_ms, 0.0, 0, 0)
         self.stats.add(step)
@@ -359,14 +370,14 @@ class LLM:
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a prompt; at the beginning of the context the tokenizer may put a bos."""
         if not isinstance(prompt, str):
-            ids = self._context.check(prompt)
+            ids = self._sequences.check(prompt)
         elif self.tokenizer is None:
             raise ConfigError(f"the prompt is text, but {self.model_path} has no tokenizer")
         else:
-            begins = self.position == 0 and not self._context.pending
+            begins = self.position == 0 and not self._sequences.current.pending
             ids = self.tokenizer.encode(prompt, add_bos=None if begins else False)
             if not ids and begins and self.tokenizer.bos_id is not None:
                 ids = [self.tokenizer.bos_id]
-        if not ids and not self._context.pending:
+        if not ids and not self._sequences.current.pending:
             raise ConfigError("the prompt is empty and there is no token to begin with")
-        return self._context.check(ids)
+        return self._sequences.check(ids)

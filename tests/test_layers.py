@@ -79,7 +79,6 @@ def upward(modules: dict[str, set[str]]) -> list[str]:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the executor still reads specs and shards")
 def test_no_import_goes_up():
     found = sources()
     assert len(found) > 80

@@ -1,39 +1,45 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels.comm.communicator import Communicator
 from dllama._kernels.ops.matmul import PackedMatrix
-from dllama.graph.graph import Graph, Task
 
 class Executor:
-    max_batch: int
+    max_rows: int
     max_logits: int
-    seq_len: int
-    contexts: int
+    max_positions: int
+    sequences: int
     vocab_size: int
     local_vocab: int
+    table_size: int
     threads: int
     began: int
     def __init__(
         self,
-        graph: Graph,
+        graph: object,
         matrices: dict[str, PackedMatrix],
         vectors: dict[str, NDArray[np.float32]],
         embedding: NDArray[np.float32] | None,
         *,
         threads: int,
-        max_batch: int,
+        max_rows: int,
         max_logits: int,
-        seq_len: int,
+        max_positions: int,
         half: bool,
-        contexts: int = 1,
+        sequences: int = 1,
         communicator: Communicator | None = None,
     ) -> None: ...
-    def use(self, context: int, source: int, positions: int) -> None: ...
     def run(
-        self, ids: NDArray[np.int32], position: int, first_logits: int, form: int = 0
+        self,
+        ids: NDArray[np.int32],
+        spans: Sequence[tuple[int, int, Sequence[int]]],
+        wanted: Sequence[int],
+        copies: Sequence[tuple[int, int]] = (),
+        encoding: int = 0,
     ) -> NDArray[np.float32]: ...
-    def tasks(self) -> list[Task]: ...
+    def tasks(self) -> list[object]: ...
     def transfers(self) -> NDArray[np.bool_]: ...
     def milliseconds(self) -> NDArray[np.float64]: ...
     def memory(self) -> dict[str, int]: ...

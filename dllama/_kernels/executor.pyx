@@ -1,355 +1,284 @@
-"""Runs a Graph: all tasks of a pass in one parallel region, without the GIL.
+"""Runs a graph: all tasks of a pass in one parallel region, without the GIL.
 
-T: tokens in the pass. Every task is a number of independent items. Each thread has a share of
-them, which it takes in order, so that it reads its rows of a matrix as one stream; then it takes what
-others have left. Between tasks they meet at a barrier. Which thread computes an item does not
-change its bits.
+Every task is an op (op.pxd) of one or several stages, and every stage a number of independent
+items. Each thread has a share of the items of a stage, which it takes in order, so that it reads
+its rows of a matrix as one stream; then it takes what others have left. After each stage the
+threads meet at a barrier. Which thread computes an item does not change its bits.
 """
 
 from cython.parallel cimport parallel
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 import numpy as np
 
-from dllama._kernels.comm.allreduce cimport Additions
-from dllama._kernels.ops.attention cimport (
-    Attention, KVCache, attention_job, attention_parts, dl_part,
-)
-from dllama._kernels.comm.broadcast cimport AS_FLOAT
 from dllama._kernels.comm.communicator cimport Communicator
-from dllama._kernels.ops.elementwise cimport Rows, dl_floats_of, dl_isa, dl_rows
-from dllama._kernels.ops.matmul cimport (
-    ADD, GATED, GATED_GELU, STORE, Matmul, Order, PackedMatrix, matmul_job, sum_in_order,
-)
 from dllama._kernels.memory cimport Memory
-from dllama._kernels.ops.moe cimport Routes, gated_job, sum_job, sum_scratch
-from dllama._kernels.ops.rope cimport RopeCache
-from dllama._kernels.stages cimport (
-    ATTEND, DISPATCH, EMBED, ENCODE, EXPERTS_GATED, EXPERTS_SUM, FIRST_EXCHANGE, MATMUL, MERGE, NORM,
-    PACK, RECEIVE_ROW, REDUCE, ROPE, ROUTE, SCALE, SECOND_EXCHANGE, SEND_ROW, SORT, SPREAD, UNPACK,
-    Pass, Step, dl_barrier, dl_barrier_wait, dl_counter, dl_counter_next, dl_now, dl_team_size,
-    dl_thread_id, step_item, step_items,
-)
+from dllama._kernels.op cimport MAX_STAGES, Bindings, Op, Pass, Stage
+from dllama._kernels.ops.attention cimport PARTIAL_ROWS, splits
+from dllama._kernels.ops.elementwise cimport Rows, dl_floats_of, dl_isa, dl_span
+from dllama._kernels.ops.kv_cache cimport KVCache
+from dllama._kernels.ops.moe cimport Routes
 
-from dllama._kernels.tasks import Form, Kind, Op, Then
-from dllama.graph.shard import columns_of
-from dllama.model.spec import RopeType
+from dllama._kernels.op_table import OPS
+from dllama._kernels.ops.kv_cache import block_positions
+from dllama._kernels.tasks import Kind, Storage
 
 
-# The steps that a task is cut into; all but the first have the fields of the first.
-cdef dict STEPS_OF = {
-    Op.EMBED: (EMBED,), Op.NORM: (NORM,), Op.MATMUL: (MATMUL,), Op.ROPE: (ROPE,),
-    Op.ATTENTION: (ATTEND, MERGE), Op.ENCODE: (ENCODE,), Op.SCALE: (SCALE,),
-    Op.ROUTE: (ROUTE, SORT), Op.DISPATCH: (DISPATCH,), Op.EXPERTS_GATED: (EXPERTS_GATED,),
-    Op.EXPERTS_SUM: (EXPERTS_SUM,),
-    Op.BROADCAST: (SEND_ROW, SPREAD, RECEIVE_ROW),
-    Op.ALL_REDUCE: (PACK, FIRST_EXCHANGE, REDUCE, SECOND_EXCHANGE, UNPACK),
-}
-cdef int MOST_STEPS = max(map(len, STEPS_OF.values()))
-cdef dict THEN_OF = {
-    Then.STORE: STORE, Then.ADD: ADD, Then.GATED: GATED, Then.GATED_GELU: GATED_GELU,
-}
+cdef extern from "threads.h" nogil:
+    ctypedef struct dl_barrier:
+        pass
+    ctypedef struct dl_counter:
+        int64_t next
+    int dl_thread_id()
+    int dl_team_size()
+    void dl_barrier_wait(dl_barrier *b, int team)
+    int64_t dl_counter_next(dl_counter *c, int64_t end)
+    int64_t dl_now()
+
+
+# A pass, its stages, and where its threads meet.
+cdef struct Run:
+    Pass shared
+    const Stage *stages
+    int64_t n_stages
+    dl_counter *counters            # [n_stages][threads], items taken of each thread's share
+    int64_t *nanoseconds            # [n_stages], of this pass, by thread 0
+    dl_barrier *barrier
+    float *scratch                  # [threads][scratch_width]
+    int64_t scratch_width
+    int64_t failed                  # the stage whose exchange failed, from 1 on: it is the last one
 
 
 cdef class Executor:
-    """A dllama.graph.graph.Graph, its weights, KV cache and buffers.
+    """A graph (dllama.graph.graph) with its weights, buffers and KV cache.
 
-    matrices: PackedMatrix by name; vectors: float32 arrays by name; embedding: float32
-    (vocab, dim), or None where a graph does not use it. A pass takes up to max_batch tokens;
-    seq_len positions fit in the cache of each context. communicator: the links of a graph for several
-    nodes.
+    Args:
+        graph: buffers, tasks, and the shape of its KV cache.
+        matrices: PackedMatrix by name.
+        vectors: float32 arrays by name.
+        embedding: float32 (vocab, dim), or None where the graph does not look up rows.
+        threads: that compute.
+        max_rows: most rows of a batch.
+        max_logits: most rows whose logits are wanted.
+        max_positions: most positions of a sequence.
+        sequences: most sequences in a batch; the KV cache has blocks for as many of full length.
+        half: the KV cache is float16, else float32.
+        communicator: the links of a graph for several nodes.
     """
 
-    cdef Pass run_
-    cdef Memory steps, counters, nanoseconds, barrier, scratch, parts
-    cdef list kept                  # Python objects whose memory the steps point to
-    cdef dict buffers               # Memory or Rows by name
+    cdef Run run_
+    cdef Memory stages, counters, nanoseconds, barrier, scratch
+    cdef Memory positions, row_blocks, wanted, spans, tables
+    cdef Bindings bindings
+    cdef list ops                   # keeps what the stages point to
+    cdef list stage_tasks           # the task of each stage
     cdef KVCache cache
-    cdef RopeCache turns
     cdef Communicator communicator
     cdef float *logits              # [max_logits][local_vocab]
-    cdef list step_tasks            # for each step, its task
-    cdef readonly int64_t max_batch, max_logits, seq_len, contexts, vocab_size, local_vocab
+    cdef readonly int64_t max_rows, max_logits, max_positions, sequences, vocab_size, local_vocab
+    cdef readonly int64_t table_size    # most KV blocks of a sequence
     cdef readonly int threads
     cdef readonly int64_t began     # when the last pass began, nanoseconds of the monotonic clock
 
-    def __init__(self, graph, dict matrices, dict vectors, const float[:, ::1] embedding,
-                 *, int threads, int64_t max_batch, int64_t max_logits, int64_t seq_len, bint half,
-                 int64_t contexts=1, Communicator communicator=None):
-        spec = graph.spec
-        self.threads, self.max_batch, self.seq_len = threads, max_batch, seq_len
-        self.max_logits, self.contexts, self.vocab_size = max_logits, contexts, spec.vocab_size
-        self.local_vocab, self.communicator = len(graph.shard.vocab), communicator
-        self.kept, self.step_tasks = [matrices, vectors, embedding], []
-        self._allocate(graph, half)
-        cdef Step *steps = <Step *> self.steps.data
-        cdef int64_t n = 0
-        for task in graph.tasks:
-            self._add(&steps[n], graph, task, matrices, vectors, embedding)
-            for index, op in enumerate(STEPS_OF[task.op]):
-                if index:
-                    memcpy(&steps[n], &steps[n - 1], sizeof(Step))
-                steps[n].op = op
-                self.step_tasks.append(task)
-                n += 1
-        self.run_.n_steps = n
+    def __init__(self, graph, dict matrices, dict vectors, embedding, *, int threads,
+                 int64_t max_rows, int64_t max_logits, int64_t max_positions, bint half,
+                 int64_t sequences=1, Communicator communicator=None):
+        self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
+        self.max_logits, self.sequences, self.vocab_size = max_logits, sequences, graph.vocab_size
+        self.communicator = communicator
+        size = block_positions(max_positions)
+        self.table_size = (max_positions + size - 1) // size
+        self.cache = KVCache(graph.kv.layers, graph.kv.heads, graph.kv.size, size,
+                             sequences * self.table_size, half)
+        buffers = {buffer.name: self._buffer(buffer) for buffer in graph.buffers}
+        self.bindings = Bindings(
+            buffers=buffers, matrices=matrices, vectors=vectors, embedding=embedding,
+            cache=self.cache, communicator=communicator, threads=threads, max_rows=max_rows,
+            max_positions=max_positions)
+        self.logits = self.bindings.floats("logits")
+        self.local_vocab = self.bindings.rows("logits").k
+        self._bind(graph.tasks)
+        self._allocate()
 
-    def _allocate(self, graph, bint half):
-        """Buffers, KV cache and RoPE cache; sets what no task changes."""
-        spec, shard, most = graph.spec, graph.shard, MOST_STEPS * len(graph.tasks)
-        cdef int64_t width = 16
-        cdef KVCache cache = KVCache(spec.n_layers, len(shard.kv_heads), spec.head_dim,
-                                     self.seq_len, half, self.contexts)
-        self.cache = cache
-        self.turns = RopeCache(spec.head_dim, self.seq_len, spec.rope_theta, _scaling(spec),
-                               self.threads)
-        self.buffers = {"logits": Memory(self.max_logits * self.local_vocab * sizeof(float))}
-        for buffer in graph.buffers:
-            self.buffers[buffer.name] = self._buffer(buffer, spec)
-            width = max(width, buffer.width)
-        for task in graph.tasks:
-            if task.op == Op.EXPERTS_SUM:
-                width = max(width, sum_scratch(task.lanes, self.max_batch))
-        self.logits = (<Memory> self.buffers["logits"]).floats()
-        self.parts = Memory(attention_parts(cache, spec.n_heads // spec.n_kv_heads)
-                            * sizeof(dl_part))
-        self.steps = Memory(most * sizeof(Step))
-        self.counters = Memory(most * self.threads * sizeof(dl_counter))
-        self.nanoseconds = Memory(most * sizeof(int64_t))
+    def _buffer(self, buffer):
+        rows = (self.max_logits if buffer.wanted else self.max_rows) * buffer.rows
+        if buffer.storage == Storage.ROUTES:
+            routing = buffer.routing
+            return Routes(rows, routing.experts, routing.taken, routing.normalised)
+        return Rows(rows, buffer.width, buffer.storage == Storage.Q80)
+
+    cdef int _bind(self, tasks) except -1:
+        """Make the op of every task, and line up their stages."""
+        cdef Stage *stages
+        cdef Op op
+        cdef int s
+        self.ops, self.stage_tasks = [], []
+        self.stages = Memory(max(1, len(tasks)) * MAX_STAGES * sizeof(Stage))
+        stages = <Stage *> self.stages.data
+        self.run_.stages, self.run_.scratch_width = stages, 16
+        for task in tasks:
+            op = OPS[task.op](self.bindings, task)
+            self.ops.append(op)
+            self.run_.scratch_width = max(self.run_.scratch_width, (op.scratch + 15) // 16 * 16)
+            for s in range(op.n_stages):
+                stages[self.run_.n_stages] = op.stages[s]
+                self.run_.n_stages += 1
+                self.stage_tasks.append(task)
+        return 0
+
+    cdef int _allocate(self) except -1:
+        """What a pass needs besides the buffers of its tasks."""
+        cdef Run *run = &self.run_
+        self.counters = Memory(run.n_stages * self.threads * sizeof(dl_counter))
+        self.nanoseconds = Memory(run.n_stages * sizeof(int64_t))
         self.barrier = Memory(sizeof(dl_barrier))
-        width = (width + 15) // 16 * 16
-        self.scratch = Memory(self.threads * width * sizeof(float))
-        cdef Pass *run = &self.run_
-        run.steps = <Step *> self.steps.data
-        run.counters, run.threads = <dl_counter *> self.counters.data, self.threads
+        self.scratch = Memory(self.threads * run.scratch_width * sizeof(float))
+        self.positions = Memory(self.max_rows * sizeof(int32_t))
+        self.row_blocks = Memory(self.max_rows * sizeof(int32_t))
+        self.wanted = Memory(self.max_logits * sizeof(int32_t))
+        self.spans = Memory(self.sequences * sizeof(dl_span))
+        self.tables = Memory(self.sequences * self.table_size * sizeof(int32_t))
+        run.counters = <dl_counter *> self.counters.data
         run.nanoseconds = <int64_t *> self.nanoseconds.data
-        run.barrier = <dl_barrier *> self.barrier.data
-        run.scratch, run.scratch_width = self.scratch.floats(), width
-        run.floats, run.epsilon = dl_floats_of(dl_isa()), spec.norm_epsilon
-        run.pairs = spec.head_dim // 2
-        run.qkv_width = (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim
-        run.halves = spec.rope_type is RopeType.FALCON
-
-    def _buffer(self, buffer, spec):
-        rows = self.max_batch * buffer.rows
-        if buffer.form == Form.INPUT:
-            return Rows(rows, buffer.width, spec.weight_type.block_size > 1)
-        if buffer.form == Form.ROUTES:
-            return Routes(rows, spec.n_experts, buffer.width, spec.topk_normalised)
-        return Memory(rows * buffer.width * sizeof(float))
-
-    cdef int _add(self, Step *step, graph, task, dict matrices, dict vectors,
-                  const float[:, ::1] embedding) except -1:
-        """Make the first step of a task."""
-        cdef const float[::1] vector
-        memset(step, 0, sizeof(Step))
-        op = task.op
-        step.tail, step.layer = task.tail, task.layer
-        if op == Op.EMBED:
-            step.weight, step.width = &embedding[0, 0], embedding.shape[1]
-            step.dst = self._floats(task.dst)
-        elif op == Op.NORM:
-            vector = vectors[task.weight]
-            step.weight, step.width = &vector[0], vector.shape[0]
-            step.src, step.add = self._floats(task.src), task.then == Then.ADD
-            if isinstance(self.buffers[task.dst], Rows):
-                step.rows = self._rows(task.dst)
-            else:
-                step.dst = self._floats(task.dst)
-        elif op == Op.ENCODE:
-            step.src, step.rows = self._floats(task.src), self._rows(task.dst)
-            step.width = step.rows.k
-        elif op == Op.SCALE:
-            step.src, step.dst = self._floats(task.src), self._floats(task.dst)
-            step.scale = task.scale
-            step.width = self.local_vocab if task.dst == "logits" else graph.spec.dim
-        elif op == Op.MATMUL:
-            self._add_matmul(step, task, matrices[task.weight])
-            if task.bias:
-                vector = vectors[task.bias]
-                step.matmul.bias = &vector[0]
-        elif op == Op.ROPE or op == Op.ATTENTION:
-            self._add_attention(step, graph, task)
-            if task.weight:
-                vector = vectors[task.weight]
-                step.weight = &vector[0]
-        elif op == Op.BROADCAST:
-            step.copy = self.communicator.broadcast_job(self._floats(task.dst))
-        elif op == Op.ALL_REDUCE:
-            additions = Additions(task.adds)
-            self.kept.append(additions)
-            self.communicator.all_reduce_job(&step.sum, additions, self._floats(task.src), self.max_batch,
-                                      self._floats(task.dst), task.then == Then.STORE)
-        else:
-            self._add_experts(step, graph.spec, task, matrices)
+        run.barrier, run.scratch = <dl_barrier *> self.barrier.data, self.scratch.floats()
+        run.shared.threads, run.shared.floats = self.threads, dl_floats_of(dl_isa())
+        run.shared.batch.positions = <int32_t *> self.positions.data
+        run.shared.batch.blocks = <int32_t *> self.row_blocks.data
+        run.shared.batch.wanted = <int32_t *> self.wanted.data
+        run.shared.batch.spans = <dl_span *> self.spans.data
         return 0
 
-    cdef int _add_experts(self, Step *step, spec, task, dict matrices) except -1:
-        """The steps of a mixture of experts."""
-        cdef Routes routes = self.buffers[task.routes or task.dst]
-        op, then, lanes = task.op, THEN_OF[task.then], task.lanes
-        step.routing = &routes.view
-        if op == Op.ROUTE:
-            step.src, step.width = self._floats(task.src), spec.n_experts
-        elif op == Op.DISPATCH:
-            step.src, step.width = self._floats(task.src), spec.dim
-            step.rows = self._rows(task.dst)
-        elif op == Op.EXPERTS_GATED:
-            step.experts = gated_job(routes, matrices[task.weight], self._rows(task.src),
-                                     self._rows(task.dst), lanes, then, self.threads)
-        else:
-            step.experts = sum_job(routes, matrices[task.weight], self._rows(task.src), lanes,
-                                   self._floats(task.dst), spec.dim, then == ADD, self.threads)
-        return 0
+    def run(self, const int32_t[::1] ids, spans, wanted, copies=(), int encoding=0):
+        """Evaluate a batch.
 
-    cdef int _add_matmul(self, Step *step, task, PackedMatrix matrix) except -1:
-        cdef Matmul *m = &step.matmul
-        cdef object source = self.buffers[task.src]
-        cdef const dl_rows *src
-        cdef Order order
-        if isinstance(source, Rows):
-            src = self._rows(task.src)
-        else:
-            source = _float_rows(source, matrix.cols)
-            self.kept.append(source)
-            src = &(<Rows> source).view
-        m[0] = matmul_job(matrix, src, THEN_OF[task.then], self.threads)
-        if task.sums:
-            order = Order([(segment.columns, segment.adds) for segment in task.sums.segments])
-            self.kept.append(order)
-            sum_in_order(m, matrix, task.sums.first, order)
-        if m.then >= GATED:
-            m.gated = self._rows(task.dst)
-        else:
-            m.dst, m.ld = self._floats(task.dst), matrix.rows
-            m.dst += <int64_t> task.part * self.max_batch * m.ld
-        return 0
+        Args:
+            ids: int32 (T,), the token of each row; only the root's are looked at.
+            spans: for each sequence of the batch (rows, position of the first, KV blocks of the
+                sequence by position); together they are all rows.
+            wanted: rows whose logits are wanted, ascending.
+            copies: (source, target) of KV blocks that are copied first.
+            encoding: how a broadcast sends rows, the same on all nodes.
 
-    cdef int _add_attention(self, Step *step, graph, task) except -1:
-        """The heads of the shard; RoPE turns them where they are."""
-        cdef Attention *a = &step.attention
-        cdef int64_t before
-        spec, heads = graph.spec, graph.shard.heads
-        group = spec.n_heads // spec.n_kv_heads
-        a[0] = attention_job(self.cache, task.layer, group, len(heads), heads.start % group)
-        a.q, a.q_ld = self._floats(task.src), self.run_.qkv_width
-        a.scale, a.cap = spec.attention_scale or a.scale, spec.attention_cap
-        if task.op == Op.ROPE:
-            step.dst = self._floats(task.dst)
-            return 0
-        cols = columns_of(spec, heads)
-        before = heads.start * spec.head_dim - cols.start
-        a.out, a.out_ld = self._floats(task.dst) + before, len(cols)
-        a.parts = <dl_part *> self.parts.data
-        return 0
+        Returns:
+            float32 (len(wanted), local_vocab), a view that is valid until the next call.
 
-    cdef float *_floats(self, str name) except NULL:
-        return (<Memory?> self.buffers[name]).floats()
-
-    cdef const dl_rows *_rows(self, str name) except NULL:
-        return &(<Rows?> self.buffers[name]).view
-
-    def use(self, int64_t context, int64_t source, int64_t positions):
-        """Let passes work on a context, which first gets the first positions of another one, source.
-
-        ValueError where there are no such contexts or positions.
+        Raises:
+            ValueError: an argument is out of range; nothing is evaluated then.
+            TransportError: a node failed; the executor cannot go on then.
         """
-        cdef Step *steps = <Step *> self.steps.data
-        cdef int64_t s
-        if not (0 <= context < self.contexts and 0 <= source < self.contexts):
-            raise ValueError(f"contexts {context} and {source} of {self.contexts}")
-        if not 0 <= positions <= self.seq_len:
-            raise ValueError(f"{positions} positions of {self.seq_len}")
-        self.cache.use(context, source, positions)
-        for s in range(self.run_.n_steps):
-            if steps[s].op == ATTEND:
-                steps[s].attention.keys = self.cache.keys(steps[s].layer, 0)
-                steps[s].attention.values = self.cache.values(steps[s].layer, 0)
-
-    def run(self, const int32_t[::1] ids, int64_t position, int64_t first_logits,
-            int form=AS_FLOAT):
-        """Evaluate T tokens at position; logits float32 (T - first_logits, local_vocab), a view.
-
-        The view is valid until the next call. form: how a broadcast sends rows, the same on
-        all nodes; only the root's ids are looked at. ValueError where ids, position or the
-        number of logits are out of range; nothing is evaluated then. TransportError where a
-        node failed; the executor cannot go on then.
-        """
-        cdef int64_t T = ids.shape[0], t, rows = T - first_logits
-        if not 1 <= T <= self.max_batch or not 0 <= position <= self.seq_len - T:
-            raise ValueError(f"{T} tokens at position {position} do not fit")
-        if not 0 <= rows <= min(T, self.max_logits):
-            raise ValueError(f"{rows} rows of logits do not fit")
+        cdef int64_t T = ids.shape[0], t
+        cdef Run *run = &self.run_
+        cdef int source, target
+        if not 1 <= T <= self.max_rows:
+            raise ValueError(f"a batch of {T} rows, expected 1 to {self.max_rows}")
         for t in range(T):
             if not 0 <= ids[t] < self.vocab_size:
                 raise ValueError(f"token id {ids[t]} is out of range")
-        cdef Pass *run = &self.run_
-        run.batch.tokens, run.batch.position, run.batch.ids = T, position, &ids[0]
-        run.batch.first_tail, run.form = first_logits, form
-        memset(run.counters, 0, run.n_steps * self.threads * sizeof(dl_counter))
-        memset(run.nanoseconds, 0, run.n_steps * sizeof(int64_t))
-        cdef RopeCache turns = self.turns
-        cdef KVCache cache = self.cache
+        self._set_spans(T, spans)
+        self._set_wanted(T, wanted)
+        for source, target in copies:
+            if not (0 <= source < self.cache.blocks and 0 <= target < self.cache.blocks):
+                raise ValueError(f"KV blocks {source} and {target} of {self.cache.blocks}")
+        for source, target in copies:
+            self.cache.copy(source, target)
+        run.shared.batch.rows, run.shared.batch.ids = T, &ids[0]
+        run.shared.encoding = encoding
+        memset(run.counters, 0, run.n_stages * self.threads * sizeof(dl_counter))
+        memset(run.nanoseconds, 0, run.n_stages * sizeof(int64_t))
         self.began = dl_now()
         with nogil, parallel(num_threads=self.threads):
-            _work(run, turns, cache)
+            _work(run)
         if self.communicator is not None:
             self.communicator.check()
-        if rows == 0:
+        if not run.shared.batch.n_wanted:
             return np.empty((0, self.local_vocab), np.float32)
-        return np.asarray(<float[:rows, :self.local_vocab]> self.logits)
+        return np.asarray(<float[:run.shared.batch.n_wanted, :self.local_vocab]> self.logits)
+
+    cdef int _set_spans(self, int64_t T, spans) except -1:
+        """Where the rows are: in which sequence, at which position, in which KV block."""
+        cdef dl_span *span = <dl_span *> self.spans.data
+        cdef int32_t *table = <int32_t *> self.tables.data
+        cdef int32_t *positions = <int32_t *> self.positions.data
+        cdef int32_t *blocks = <int32_t *> self.row_blocks.data
+        cdef int64_t first = 0, partials = 0, count, position, t, size = self.cache.view.positions
+        cdef int64_t used, n
+        if not 1 <= len(spans) <= self.sequences:
+            raise ValueError(f"{len(spans)} sequences, expected 1 to {self.sequences}")
+        for count, position, ids in spans:
+            used = (position + count + size - 1) // size
+            if count < 1 or first + count > T or not 0 <= position <= self.max_positions - count:
+                raise ValueError(f"{count} rows at position {position} do not fit")
+            if not used <= len(ids) <= self.table_size:
+                raise ValueError(f"{len(ids)} KV blocks for {position + count} positions")
+            for n in range(len(ids)):
+                table[n] = ids[n]
+                if not 0 <= table[n] < self.cache.blocks:
+                    raise ValueError(f"KV block {table[n]} of {self.cache.blocks}")
+            for t in range(count):
+                positions[first + t] = <int32_t> (position + t)
+                blocks[first + t] = table[(position + t) // size]
+            span.first, span.count, span.position, span.blocks = first, count, position, table
+            span.partials = -1
+            if splits(count, position) and partials + count <= PARTIAL_ROWS:
+                span.partials = partials
+                partials += count
+            first += count
+            span += 1
+            table += self.table_size
+        if first != T:
+            raise ValueError(f"sequences have {first} rows, the batch {T}")
+        self.run_.shared.batch.n_spans = len(spans)
+        return 0
+
+    cdef int _set_wanted(self, int64_t T, wanted) except -1:
+        """The rows whose logits are wanted."""
+        cdef int32_t *rows = <int32_t *> self.wanted.data
+        cdef int64_t n, least = 0, row
+        if len(wanted) > self.max_logits:
+            raise ValueError(f"logits of {len(wanted)} rows, expected at most {self.max_logits}")
+        for n in range(len(wanted)):
+            row = wanted[n]
+            if not least <= row < T:
+                raise ValueError(f"logits of row {row} of {T}, or not in ascending order")
+            rows[n], least = <int32_t> row, row + 1
+        self.run_.shared.batch.n_wanted = len(wanted)
+        return 0
 
     def tasks(self):
-        """The task of each step of milliseconds()."""
-        return list(self.step_tasks)
+        """The task of each stage of milliseconds()."""
+        return list(self.stage_tasks)
 
     def milliseconds(self):
-        """Wall-clock time of each step of the last pass: float64 (steps,)."""
-        return np.asarray(<int64_t[:self.run_.n_steps]> self.run_.nanoseconds) / 1e6
+        """Wall-clock time of each stage of the last pass: float64 (stages,)."""
+        return np.asarray(<int64_t[:self.run_.n_stages]> self.run_.nanoseconds) / 1e6
 
     def transfers(self):
-        """Which steps are transfers: bool (steps,)."""
-        return np.array([task.kind is Kind.TRANSFER for task in self.step_tasks])
+        """Which stages are of transfers: bool (stages,)."""
+        return np.array([task.kind is Kind.TRANSFER for task in self.stage_tasks])
 
     def memory(self):
         """Bytes reserved for the KV cache, and for all buffers together."""
-        others = sum(buffer.nbytes for buffer in self.buffers.values()) + self.turns.nbytes
+        own = (self.stages, self.counters, self.nanoseconds, self.barrier, self.scratch,
+               self.positions, self.row_blocks, self.wanted, self.spans, self.tables)
+        others = self.bindings.nbytes + sum(memory.nbytes for memory in own)
         others += self.communicator.nbytes if self.communicator is not None else 0
-        own = (self.steps, self.counters, self.nanoseconds, self.barrier, self.scratch, self.parts)
-        return {"kv_cache": self.cache.nbytes, "buffers": others + sum(m.nbytes for m in own)}
+        return {"kv_cache": self.cache.nbytes, "buffers": others}
 
 
-cdef object _float_rows(Memory memory, int64_t k):
-    """A float buffer as rows that a matmul reads."""
-    cdef Rows rows = Rows.__new__(Rows, 0, k, False)
-    rows.memory = memory
-    rows.view.x = memory.floats()
-    return rows
-
-
-def _scaling(spec):
-    scaling = spec.rope_scaling
-    if spec.rope_type is not RopeType.LLAMA31 or scaling is None:
-        return None
-    return (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor,
-            scaling.original_seq_len)
-
-
-cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
-    """What every thread does: all steps, a share of the items of each."""
-    cdef int thread = dl_thread_id(), team = dl_team_size()
+cdef void _work(Run *run) noexcept nogil:
+    """What every thread does: all stages, a share of the items of each."""
+    cdef int thread = dl_thread_id(), team = dl_team_size(), owner
     cdef int64_t s, items, before = dl_now(), now
-    cdef int owner
     cdef float *scratch = run.scratch + thread * run.scratch_width
-    for s in range(run.n_steps):
-        items = step_items(run, &run.steps[s])
+    for s in range(run.n_stages):
+        items = run.stages[s].items(&run.shared, run.stages[s].op)
         if items == 0:
             continue
         for owner in range(thread, thread + team):
-            _share(run, s, items, owner % team, team, scratch, turns, cache)
+            _share(run, s, items, owner % team, team, scratch)
         dl_barrier_wait(run.barrier, team)
-        # A later step may have failed already, but this thread must still come to its barrier.
+        # A later stage may have failed already, but this thread must still come to its barrier.
         if run.failed and run.failed <= s + 1:
             break
         if thread == 0:
@@ -358,12 +287,14 @@ cdef void _work(Pass *run, RopeCache turns, KVCache cache) noexcept nogil:
             before = now
 
 
-cdef inline void _share(Pass *run, int64_t s, int64_t items, int owner, int team, float *scratch,
-                        RopeCache turns, KVCache cache) noexcept nogil:
-    """What is left of the items of the thread `owner` in step s."""
+cdef inline void _share(Run *run, int64_t s, int64_t items, int owner, int team,
+                        float *scratch) noexcept nogil:
+    """What is left of the items of the thread `owner` in stage s."""
     cdef int64_t first = items * owner // team, count = items * (owner + 1) // team - first
-    cdef dl_counter *taken = &run.counters[s * run.threads + owner]
+    cdef const Stage *stage = &run.stages[s]
+    cdef dl_counter *taken = &run.counters[s * run.shared.threads + owner]
     cdef int64_t i = dl_counter_next(taken, count)
     while i < count:
-        step_item(run, &run.steps[s], first + i, scratch, turns, cache)
+        if stage.item(&run.shared, stage.op, first + i, scratch):
+            run.failed = s + 1  # others read it after the barrier
         i = dl_counter_next(taken, count)

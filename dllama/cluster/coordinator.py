@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from dllama._kernels.comm.communicator import Communicator
 from dllama._kernels.comm.link import Link
 from dllama.cluster import protocol
-from dllama.cluster.messages import Join, Run
+from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind
+from dllama.cluster.run_message import Run
 from dllama.cluster.weight_transfer import model_digest, send_weights
 from dllama.errors import (
     DllamaError,
@@ -100,7 +101,7 @@ class Coordinator:
             raise
 
     def start(self, run: Run) -> None:
-        """Tell all workers to evaluate tokens."""
+        """Tell all workers to evaluate a batch."""
         content = run.pack()
         with self._blaming():
             for member in self.members:
@@ -111,10 +112,13 @@ class Coordinator:
         with self._blaming():
             self.communicator.check()
 
-    def tops(self) -> list[tuple[float, int]]:
-        """The largest logit and its id of every worker's slice, as they come after a pass."""
+    def tops(self, rows: int) -> list[list[tuple[float, int]]]:
+        """The largest logit and its id of every worker's vocabulary shard, for each of the rows
+        whose logits are wanted, as workers send them after a pass."""
         with self._blaming():
-            return [TOP.unpack(_content(m, Kind.TOP, TOP.size)) for m in self.members]
+            contents = [_content(m, Kind.TOP, rows * TOP.size) for m in self.members]
+        by_member = [list(TOP.iter_unpack(content)) for content in contents]
+        return [list(tops) for tops in zip(*by_member, strict=True)]
 
     def logits(self, own: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits of the whole vocabulary, float32 (n, vocab), from this node's and those

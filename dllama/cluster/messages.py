@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from dllama.cluster.protocol import Want
 from dllama.errors import DllamaError, ProtocolError
 from dllama.model.header import read_header
 from dllama.model.spec import ModelSpec
 from dllama.option import Option, checked
 from dllama.options import MAX_NODES, THREADS
 from dllama.run_config import RunConfig
-
-RUN = struct.Struct("<IqIBBHH")
 
 
 @dataclass(frozen=True)
@@ -85,44 +81,3 @@ FIELDS = (
     replace(THREADS, least=0),
     Option("crowded", bool, "whether nodes share processors"),
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """One pass: T tokens at position, the first row whose logits are asked for, the form of the
-    rows that the root broadcasts, and what the worker sends afterwards.
-
-    context: which one is extended. source: which one holds what stands before position; it is
-    copied first if that is another one.
-    """
-
-    tokens: int
-    position: int
-    first_logits: int
-    form: int
-    want: Want
-    context: int = 0
-    source: int = 0
-
-    def pack(self) -> bytes:
-        """The content of a RUN message."""
-        return RUN.pack(*astuple(self))
-
-    @classmethod
-    def unpack(cls, content: bytes | bytearray, config: RunConfig, peer: str) -> Run:
-        """The checked content of a RUN message."""
-        if len(content) != RUN.size:
-            raise ProtocolError(f"{peer}: RUN of {len(content)} bytes, expected {RUN.size}")
-        tokens, position, first, form, want, context, source = RUN.unpack(content)
-        rows = tokens - first
-        if (
-            not 1 <= tokens <= config.batch
-            or not 0 <= position <= config.seq_len - tokens
-            or not 0 <= rows <= min(tokens, config.logits)
-            or form > 2
-            or want > max(Want)
-            or (want != Want.NOTHING and rows == 0)
-            or max(context, source) >= config.contexts
-        ):
-            raise ProtocolError(f"{peer}: cannot run {RUN.unpack(content)}")
-        return cls(tokens, position, first, form, Want(want), context, source)

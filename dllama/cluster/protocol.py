@@ -20,7 +20,7 @@ from typing import Any
 from dllama._kernels.comm.link import Link
 from dllama.errors import AuthenticationError, ConfigError, NodeError, ProtocolError
 
-VERSION = 2
+VERSION = 3
 MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")
@@ -39,8 +39,8 @@ class Kind(IntEnum):
     ERROR = 4  # JSON: the sender cannot go on
     TENSOR = 5  # root to worker: bytes of a part of a tensor and their CRC-32
     READY = 6  # worker to root: JSON, all weights are in place
-    RUN = 7  # root to worker: Run
-    TOP = 8  # worker to root: Top
+    RUN = 7  # root to worker: a batch (run_message.py)
+    TOP = 8  # worker to root: best logit and its id, for each row whose logits are wanted
     LOGITS = 9  # worker to root: float32 rows of its slice of the vocabulary
     ASK = 10  # root to worker: JSON, a question about the logits
     ANSWER = 11  # worker to root: JSON

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +13,14 @@ from dllama._kernels import cpu
 from dllama.cluster.coordinator import Coordinator
 from dllama.cluster.layout import Layout
 from dllama.cluster.local import LocalWorkers
-from dllama.cluster.messages import Run
 from dllama.cluster.protocol import Want
+from dllama.cluster.run_message import Run
 from dllama.errors import ModelError
 from dllama.graph.weights import FileSource, graph_nbytes, load
 from dllama.model.file import ModelFile
 from dllama.progress import byte_bar
 from dllama.run_config import RunConfig
+from dllama.runtime.batch import Batch
 from dllama.runtime.node import Node, graph_of
 from dllama.runtime.trace import NodePass
 from dllama.sampling.remote import RemoteShards
@@ -25,7 +28,7 @@ from dllama.sampling.sampler import LocalShards, VocabularyShards
 
 
 class Root:
-    """A model on one or several nodes; what its contexts hold is for others to know. Close it.
+    """A model on one or several nodes; what its sequences hold is for others to know. Close it.
 
     Errors as Coordinator.join; ModelError where the model does not fit into memory.
     """
@@ -78,30 +81,25 @@ class Root:
             self._local.forget_addresses()
         return cluster
 
-    def run(
-        self,
-        ids: Sequence[int],
-        position: int,
-        first_logits: int,
-        want: Want,
-        context: int = 0,
-        source: int = 0,
-    ) -> None:
-        """Evaluate tokens on all nodes; want: what is asked of their logits afterwards. context
-        and source as in Run.
+    def run(self, ids: Sequence[int], batch: Batch, want: Want) -> None:
+        """Evaluate a batch on all nodes.
 
-        TransportError, ProtocolError: a worker failed, and the model cannot go on.
+        Args:
+            ids: of the rows.
+            batch: where the rows are.
+            want: what is asked of their logits afterwards.
+
+        Raises:
+            TransportError, ProtocolError: a worker failed, and the model cannot go on.
         """
         node, array = self._opened(), np.array(ids, np.int32)
-        self._want, form = want, 0
+        self._want, encoding = want, 0
         if self._cluster:
             assert node.communicator is not None
-            form = node.communicator.form_of(self._embedding[array])
-            run = Run(len(ids), position, first_logits, form, want, context, source)
-            self._cluster.start(run)
-        node.use(context, source, position)
+            encoding = node.communicator.encoding_of(self._embedding[array])
+            self._cluster.start(Run(batch, encoding, want))
         try:
-            node.run(array, position, first_logits, form)
+            node.run(array, batch, encoding)
         except ConnectionError:
             if self._cluster:
                 self._cluster.check()
@@ -120,13 +118,21 @@ class Root:
             return node.logits
         return self._cluster.logits(node.logits)
 
-    def shards(self) -> VocabularyShards:
-        """The logits of the last token, for the sampler."""
-        own = LocalShards(self._opened().logits[-1])
+    def shards(self) -> list[VocabularyShards]:
+        """For each row whose logits are wanted, its logits for the sampler."""
+        logits = self._opened().logits
         if self._cluster is None:
-            return own
+            return [LocalShards(row) for row in logits]
         others = [(member.name, member.vocab) for member in self._cluster.members]
-        return RemoteShards(own, self._cluster.tops(), others, self._cluster.ask)
+        return [
+            RemoteShards(LocalShards(logits[row]), tops, others, partial(self._ask, row))
+            for row, tops in enumerate(self._cluster.tops(len(logits)))
+        ]
+
+    def _ask(self, row: int, question: dict[str, Any]) -> list[dict[str, Any]]:
+        """The replies of all workers to a question about the logits of a row."""
+        assert self._cluster
+        return self._cluster.ask({**question, "row": row})
 
     def traffic(self) -> tuple[int, int]:
         """Bytes that this node sent and received so far."""

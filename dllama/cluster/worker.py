@@ -22,8 +22,9 @@ from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
 from dllama.cluster import protocol
-from dllama.cluster.messages import RUN, Join, Run
+from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind, Want
+from dllama.cluster.run_message import Run, most_bytes
 from dllama.cluster.weight_transfer import LinkSource
 from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.graph.graph import Graph
@@ -259,7 +260,7 @@ class _Session:
         self.join = join
         self.links: list[Link | None] = [None] * join.config.world
         self.node: Node | None = None
-        self.shards = LocalShards()
+        self.shards: list[LocalShards] = []
         self.threads = join.threads if join.threads and cpu.openmp() else worker.threads
         root.timeout = join.config.timeout
 
@@ -312,32 +313,37 @@ class _Session:
             if self.worker.stopped:
                 raise ProtocolError("this worker was stopped")
         kind, length = protocol.receive_header(self.root)
-        if kind == Kind.RUN and length == RUN.size:
+        if kind == Kind.RUN and length <= most_bytes(self.join.config):
             content = bytearray(length)
             self.root.recv_into(content)
-            self._pass(node, Run.unpack(content, self.join.config, self.root.peer))
+            self._pass(node, Run.unpack(content, self.root.peer))
         elif kind == Kind.ASK and length <= protocol.MAX_JSON:
             question = protocol.read_json(self.root, length)
-            protocol.send_json(self.root, Kind.ANSWER, self._answer(node, question))
+            protocol.send_json(self.root, Kind.ANSWER, self._reply(node, question))
         elif kind != Kind.BYE or length:
             raise ProtocolError(f"{self.root.peer} sent message {kind} of {length} bytes")
         return kind != Kind.BYE
 
     def _pass(self, node: Node, run: Run) -> None:
-        """Evaluate tokens, and send what the root wants of the logits."""
-        ids = np.zeros(run.tokens, np.int32)  # of no meaning here: the root sends their rows
-        node.use(run.context, run.source, run.position)
-        logits = node.run(ids, run.position, run.first_logits, run.form)
+        """Evaluate a batch, and send what the root wants of the logits."""
+        rows = run.batch.rows
+        if not 0 < rows <= self.join.config.batch:
+            raise ProtocolError(f"{self.root.peer}: RUN of {rows} rows")
+        ids = np.zeros(rows, np.int32)  # of no meaning here: the root sends their embeddings
+        try:
+            logits = node.run(ids, run.batch, run.encoding)
+        except ValueError as error:
+            raise ProtocolError(f"{self.root.peer}: cannot run {run}: {error}") from error
         if run.want != Want.NOTHING:
-            self.shards = LocalShards(logits[-1], offset=node.shard.vocab.start)
+            self.shards = [LocalShards(row, offset=node.shard.vocab.start) for row in logits]
         if run.want == Want.TOP:
-            protocol.send(self.root, Kind.TOP, top_of(self.shards))
+            protocol.send(self.root, Kind.TOP, b"".join(map(top_of, self.shards)))
         elif run.want == Want.LOGITS:
             raw = np.ascontiguousarray(logits).reshape(-1).view(np.uint8)
             protocol.send(self.root, Kind.LOGITS, raw.data)
 
-    def _answer(self, node: Node, question: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a question of the root."""
+    def _reply(self, node: Node, question: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a question of the root."""
         if question.get("ask") == "clock":
             return {"clock": time.monotonic_ns()}
         if question.get("ask") == "timeline":

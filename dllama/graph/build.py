@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dllama._kernels.tasks import Form, Kind, Op, Then
+from dllama._kernels.tasks import Kind, Storage, Then
 from dllama.errors import UnsupportedError
-from dllama.graph.graph import Buffer, Graph, Matrix, Task, TensorSlice, Vector
+from dllama.graph.graph import (
+    Buffer,
+    Graph,
+    Heads,
+    KVShape,
+    Matrix,
+    Routing,
+    Task,
+    TensorSlice,
+    Vector,
+)
 from dllama.graph.shard import Shard, columns_of, expert_lanes
 from dllama.graph.sum_tree import Summation
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
@@ -42,6 +53,8 @@ def build(spec: ModelSpec, shard: Shard) -> Graph:
         tuple(matrices(spec, shard)),
         tuple(vectors(spec, shard)),
         tuple(tasks),
+        KVShape(spec.n_layers, len(shard.kv_heads), spec.head_dim),
+        spec.vocab_size,
     )
 
 
@@ -53,15 +66,21 @@ def quantised(spec: ModelSpec) -> bool:
 def embedding_tasks(spec: ModelSpec, shard: Shard) -> Iterator[Task]:
     """x = rows of the embedding, which the root has and sends to the others."""
     if shard.rank == 0:
-        yield Task(Op.EMBED, "", "x")
+        yield Task("embed", "", "x")
     if shard.world > 1:
-        yield Task(Op.BROADCAST, "x", "x", kind=Kind.TRANSFER)
+        yield Task("broadcast", "x", "x", kind=Kind.TRANSFER)
     if spec.embedding_scale != 1.0:  # behind the broadcast, which sends rows as the file has them
-        yield Task(Op.SCALE, "x", "x", scale=spec.embedding_scale)
+        yield Task("scale", "x", "x", scale=spec.embedding_scale)
 
 
 def residual_tasks(
-    shard: Shard, product: Task | None, sums: Summation, partial: str, layer: int, norm: str = ""
+    shard: Shard,
+    product: Task | None,
+    sums: Summation,
+    partial: str,
+    layer: int,
+    norm: str = "",
+    epsilon: float = 0.0,
 ) -> Iterator[Task]:
     """x += the sum over all nodes of a product, or with norm its RMSNorm.
 
@@ -76,10 +95,11 @@ def residual_tasks(
     if not alone:
         dst, then = ("branch", Then.STORE) if norm else ("x", Then.ADD)
         yield Task(
-            Op.ALL_REDUCE, partial, dst, layer=layer, then=then, adds=sums.adds, kind=Kind.TRANSFER
+            "all_reduce", partial, dst, layer=layer, then=then, adds=sums.adds, kind=Kind.TRANSFER
         )
     if norm:
-        yield Task(Op.NORM, partial if alone else "branch", "x", norm, layer, Then.ADD)
+        src = partial if alone else "branch"
+        yield Task("norm", src, "x", norm, layer, Then.ADD, epsilon=epsilon)
 
 
 def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
@@ -87,26 +107,48 @@ def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]
     at = f"layers.{layer}."
     mixed = "mixed_input" if quantised(spec) else "mixed"
     bias = at + "qkv_bias" if spec.qkv_bias else ""
-    yield Task(Op.NORM, "x", "normed", at + "attention_norm", layer)
-    yield Task(Op.MATMUL, "normed", "qkv", at + "qkv", layer, bias=bias)
-    yield Task(Op.ROPE, "qkv", "qkv", at + "qk_norm" if spec.qk_norms else "", layer)
-    yield Task(Op.ATTENTION, "qkv", "mixed", layer=layer)
+    heads = _heads(spec, shard)
+    yield Task("norm", "x", "normed", at + "attention_norm", layer, epsilon=spec.norm_epsilon)
+    yield Task("matmul", "normed", "qkv", at + "qkv", layer, bias=bias)
+    norm, epsilon = at + "qk_norm" if spec.qk_norms else "", spec.norm_epsilon
+    yield Task("rope", "qkv", "qkv", norm, layer, heads=heads, epsilon=epsilon)
+    yield Task("attention", "qkv", "mixed", layer=layer, heads=heads)
     if quantised(spec):
-        yield Task(Op.ENCODE, "mixed", mixed, layer=layer)
-    product = Task(Op.MATMUL, mixed, "", at + "o", layer)
+        yield Task("encode", "mixed", mixed, layer=layer)
+    product = Task("matmul", mixed, "", at + "o", layer)
     norm = at + "attention_post_norm" if spec.post_norms else ""
-    yield from residual_tasks(shard, product, shard.output_sum, "attention_out", layer, norm)
+    yield from residual_tasks(
+        shard, product, shard.output_sum, "attention_out", layer, norm, spec.norm_epsilon
+    )
+
+
+def _heads(spec: ModelSpec, shard: Shard) -> Heads:
+    """The heads of a node, all layers' alike."""
+    group = spec.n_heads // spec.n_kv_heads
+    return Heads(
+        count=len(shard.heads),
+        kv_count=len(shard.kv_heads),
+        group=group,
+        skipped=shard.heads.start % group,
+        size=spec.head_dim,
+        offset=shard.heads.start * spec.head_dim - columns_of(spec, shard.heads).start,
+        scale=spec.attention_scale or 1.0 / math.sqrt(spec.head_dim),
+        cap=spec.attention_cap,
+        rope=spec.rope,
+    )
 
 
 def feed_forward_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
     """x += feed-forward network of x: norm, gate and up with their activation, down projection."""
     at, product = f"layers.{layer}.", None
     if shard.hidden:
-        yield Task(Op.NORM, "x", "normed", at + "ffn_norm", layer)
-        yield Task(Op.MATMUL, "normed", "hidden", at + "gate_up", layer, _gated(spec))
-        product = Task(Op.MATMUL, "hidden", "", at + "down", layer)
+        yield Task("norm", "x", "normed", at + "ffn_norm", layer, epsilon=spec.norm_epsilon)
+        yield Task("matmul", "normed", "hidden", at + "gate_up", layer, _gated(spec))
+        product = Task("matmul", "hidden", "", at + "down", layer)
     norm = at + "ffn_post_norm" if spec.post_norms else ""
-    yield from residual_tasks(shard, product, shard.down_sum, "ffn_out", layer, norm)
+    yield from residual_tasks(
+        shard, product, shard.down_sum, "ffn_out", layer, norm, spec.norm_epsilon
+    )
 
 
 def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
@@ -118,47 +160,56 @@ def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
     at, product = f"layers.{layer}.", None
     if shard.hidden:
         lanes, gated = expert_lanes(spec, shard.hidden), _gated(spec)
-        yield Task(Op.NORM, "x", "routed", at + "ffn_norm", layer)
-        yield Task(Op.MATMUL, "routed", "scores", at + "router", layer)
-        yield Task(Op.ROUTE, "scores", "routes", layer=layer)
-        yield Task(Op.DISPATCH, "routed", "dispatched", layer=layer, routes="routes")
+        yield Task("norm", "x", "routed", at + "ffn_norm", layer, epsilon=spec.norm_epsilon)
+        yield Task("matmul", "routed", "scores", at + "router", layer)
+        yield Task("route", "scores", "routes", layer=layer)
+        yield Task("dispatch", "routed", "dispatched", layer=layer, routes="routes")
         yield Task(
-            Op.EXPERTS_GATED, "dispatched", "hidden", at + "experts_gate_up", layer, gated,
+            "experts_gated", "dispatched", "hidden", at + "experts_gate_up", layer, gated,
             lanes=lanes, routes="routes",
         )  # fmt: skip
         product = Task(
-            Op.EXPERTS_SUM, "hidden", "", at + "experts_down", layer, lanes=lanes, routes="routes"
+            "experts_sum", "hidden", "", at + "experts_down", layer, lanes=lanes, routes="routes"
         )
     norm = at + "ffn_post_norm" if spec.post_norms else ""
-    yield from residual_tasks(shard, product, shard.down_sum, "ffn_out", layer, norm)
+    yield from residual_tasks(
+        shard, product, shard.down_sum, "ffn_out", layer, norm, spec.norm_epsilon
+    )
 
 
 def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
     """Logits of the rows that are asked for: final norm, this node's rows of the output matrix."""
     last = spec.n_layers - 1
-    yield Task(Op.NORM, "x", "normed", "final_norm", last, tail=True)
-    yield Task(Op.MATMUL, "normed", "logits", "output", last, tail=True)
+    epsilon = spec.norm_epsilon
+    yield Task("norm", "x", "normed", "final_norm", last, tail=True, epsilon=epsilon)
+    yield Task("matmul", "normed", "logits", "output", last, tail=True)
     if spec.logits_scale != 1.0:
-        yield Task(Op.SCALE, "logits", "logits", "", last, tail=True, scale=spec.logits_scale)
+        yield Task("scale", "logits", "logits", "", last, tail=True, scale=spec.logits_scale)
 
 
 def _gated(spec: ModelSpec) -> Then:
     return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
 
 
+def _input(spec: ModelSpec) -> Storage:
+    """How the rows that a matmul reads are held."""
+    return Storage.Q80 if quantised(spec) else Storage.FLOAT
+
+
 def buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
-    """The buffers that the tasks above name, but for the logits."""
+    """The buffers that the tasks above name."""
     columns = len(columns_of(spec, shard.heads))
     yield Buffer("x", spec.dim)
-    yield Buffer("normed", spec.dim, Form.INPUT)
+    yield Buffer("normed", spec.dim, _input(spec))
+    yield Buffer("logits", len(shard.vocab), wanted=True)
     yield Buffer("qkv", (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim)
     yield Buffer("mixed", columns)
     if quantised(spec):
-        yield Buffer("mixed_input", columns, Form.INPUT)
+        yield Buffer("mixed_input", columns, _input(spec))
     if spec.n_experts and shard.hidden:
         yield from _expert_buffers(spec, shard)
     elif shard.hidden:
-        yield Buffer("hidden", len(shard.hidden), Form.INPUT)
+        yield Buffer("hidden", len(shard.hidden), _input(spec))
     if shard.world > 1 or spec.post_norms:
         yield Buffer("attention_out", spec.dim, rows=max(1, len(shard.output_sum.subtrees)))
         yield Buffer("ffn_out", spec.dim, rows=max(1, len(shard.down_sum.subtrees)))
@@ -171,9 +222,10 @@ def _expert_buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
     taken, lanes = spec.n_active_experts, expert_lanes(spec, shard.hidden)
     yield Buffer("routed", spec.dim)
     yield Buffer("scores", spec.n_experts)
-    yield Buffer("routes", taken, Form.ROUTES)
-    yield Buffer("dispatched", spec.dim, Form.INPUT, taken)
-    yield Buffer("hidden", len(shard.hidden) // lanes, Form.INPUT, taken * lanes)
+    routing = Routing(spec.n_experts, taken, spec.topk_normalised)
+    yield Buffer("routes", taken, Storage.ROUTES, routing=routing)
+    yield Buffer("dispatched", spec.dim, _input(spec), taken)
+    yield Buffer("hidden", len(shard.hidden) // lanes, _input(spec), taken * lanes)
 
 
 def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:

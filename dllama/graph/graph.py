@@ -8,21 +8,80 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dllama._kernels.tasks import Form, Kind, Op, Then
+from dllama._kernels.tasks import Kind, Storage, Then
 from dllama.graph.shard import Shard
 from dllama.graph.sum_tree import Subtree
-from dllama.model.spec import ModelSpec
+from dllama.model.spec import ModelSpec, Rope
 from dllama.model.weight_types import WeightType
 
 
 @dataclass(frozen=True)
+class Routing:
+    """Which experts a row takes: `taken` of `experts`.
+
+    normalised: the weights of a row's experts add up to 1.
+    """
+
+    experts: int
+    taken: int
+    normalised: bool
+
+
+@dataclass(frozen=True)
 class Buffer:
-    """T * rows rows of `width` numbers."""
+    """Room for the rows of a batch.
+
+    Args:
+        name: what tasks call it.
+        width: numbers in a row.
+        storage: how rows are held.
+        rows: for each row of the batch.
+        wanted: has rows only for those of the batch whose logits are wanted.
+        routing: of a buffer of routes.
+    """
 
     name: str
     width: int
-    form: Form = Form.FLOAT
+    storage: Storage = Storage.FLOAT
     rows: int = 1
+    wanted: bool = False
+    routing: Routing | None = None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The attention heads of one node and how they attend.
+
+    Args:
+        count: query heads of this node.
+        kv_count: KV heads that these read.
+        group: query heads that read one KV head, on all nodes.
+        skipped: query heads of the first KV head's group that other nodes hold.
+        size: elements of a head.
+        offset: column of the task's dst at which the first head begins.
+        scale: what q k^T is multiplied by.
+        cap: if not 0, a score s becomes cap * tanh(s / cap).
+        rope: how queries and keys are turned.
+    """
+
+    count: int
+    kv_count: int
+    group: int
+    skipped: int
+    size: int
+    offset: int
+    scale: float
+    cap: float
+    rope: Rope
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What a position of the KV cache holds on one node: `heads` of `size` in each layer."""
+
+    layers: int
+    heads: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -73,35 +132,61 @@ class Vector:
 
 @dataclass(frozen=True)
 class Task:
-    """One operation on all rows of its buffers; on the rows whose logits are asked for: tail.
+    """One operation on rows of its buffers.
 
-    weight: a matrix, or the vector of a norm. bias: a vector that is added to a matmul's
-    product. sums: the columns of a matmul and their order, all one after another without it;
-    the product becomes rows `part` of dst. adds: the order in which an all-reduce adds the parts
-    of all nodes. routes: the buffer that says which experts a token takes. lanes: the equal parts
-    in which sums over experts are cut. scale: what SCALE multiplies by.
+    Args:
+        op: its name in dllama._kernels.op_table.
+        src: the buffer that it reads.
+        dst: the buffer that it writes.
+        weight: a matrix, or the vector of a norm.
+        layer: where it belongs, and which keys and values it uses.
+        then: what happens to the result.
+        tail: works on the rows whose logits are wanted only, else on all.
+        kind: what its time counts as.
+        bias: a vector that is added to a matmul's product.
+        sums: columns of a matmul and their order; without it all, one after another.
+        part: the product becomes these rows of dst.
+        adds: the order in which an all-reduce adds the sums of all nodes, by rank.
+        heads: of rope and attention.
+        epsilon: of a norm.
+        scale: what `scale` multiplies by.
+        routes: the buffer that says which experts a row takes.
+        lanes: equal parts in which sums over experts are cut.
     """
 
-    op: Op
+    op: str
     src: str
     dst: str
     weight: str = ""
     layer: int = 0
     then: Then = Then.STORE
-    sums: Subtree | None = None
-    part: int = 0
-    adds: tuple[tuple[int, ...], ...] = ()
-    lanes: int = 1
     tail: bool = False
     kind: Kind = Kind.INFERENCE
     bias: str = ""
-    routes: str = ""
+    sums: Subtree | None = None
+    part: int = 0
+    adds: tuple[tuple[int, ...], ...] = ()
+    heads: Heads | None = None
+    epsilon: float = 0.0
     scale: float = 1.0
+    routes: str = ""
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
 class Graph:
-    """All that the executor needs: buffers by use, weights by name, tasks in order."""
+    """All that the executor needs: buffers by use, weights by name, tasks in order.
+
+    Args:
+        spec: the model.
+        shard: the part of it that this node holds.
+        buffers: that tasks read and write, "logits" among them.
+        matrices: packed weights.
+        vectors: norms and biases.
+        tasks: in the order in which they are done.
+        kv: what its KV cache holds.
+        vocab_size: token ids are below it.
+    """
 
     spec: ModelSpec
     shard: Shard
@@ -109,3 +194,5 @@ class Graph:
     matrices: tuple[Matrix, ...]
     vectors: tuple[Vector, ...]
     tasks: tuple[Task, ...]
+    kv: KVShape
+    vocab_size: int

@@ -42,6 +42,21 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding of a layer.
+
+    Args:
+        theta: base of the frequencies.
+        halves: pair i of a head of size S is (i, i + S / 2), else (2i, 2i + 1).
+        scaling: of the frequencies, or None.
+    """
+
+    theta: float
+    halves: bool
+    scaling: RopeScaling | None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Architecture and sizes of a model; lengths count elements, not bytes.
 
@@ -101,3 +116,9 @@ class ModelSpec:
     def qk_norms(self) -> bool:
         """Whether the heads of q and k are normed."""
         return self.arch in (Arch.QWEN3, Arch.QWEN3_MOE)
+
+    @property
+    def rope(self) -> Rope:
+        """How queries and keys are turned."""
+        scaling = self.rope_scaling if self.rope_type is RopeType.LLAMA31 else None
+        return Rope(self.rope_theta, self.rope_type is RopeType.FALCON, scaling)

@@ -16,6 +16,7 @@ from dllama.graph.graph import Graph
 from dllama.graph.weights import Weights
 from dllama.model.spec import ModelSpec
 from dllama.run_config import WIRE, RunConfig
+from dllama.runtime.batch import Batch
 
 
 def graph_of(spec: ModelSpec, config: RunConfig, rank: int, path: object = "model") -> Graph:
@@ -66,8 +67,7 @@ class Node:
         self.graph = graph
         self.shard = graph.shard
         self.communicator = communicator
-        self.max_batch = config.batch
-        self.max_logits = config.logits
+        self.seq_len = config.seq_len
         self._weight_bytes = weights.nbytes
         self._executor = Executor(
             graph,
@@ -75,33 +75,37 @@ class Node:
             weights.vectors,
             weights.embedding,
             threads=threads,
-            max_batch=config.batch,
+            max_rows=config.batch,
             max_logits=config.logits,
-            seq_len=config.seq_len,
+            max_positions=config.seq_len,
             half=config.half,
-            contexts=config.contexts,
+            sequences=config.contexts,
             communicator=communicator,
         )
-        self._context = 0
         self._transfers = self._executor.transfers()
         self.logits: NDArray[np.float32] = np.empty((0, len(self.shard.vocab)), np.float32)
 
-    def use(self, context: int, source: int, positions: int) -> None:
-        """Let passes work on a context; errors and all else as Executor.use."""
-        if (context, source) != (self._context, self._context):
-            self._executor.use(context, source, positions)
-            self._context = context
+    def run(self, ids: NDArray[np.int32], batch: Batch, encoding: int = 0) -> NDArray[np.float32]:
+        """Evaluate a batch.
 
-    def run(
-        self, ids: NDArray[np.int32], position: int, first_logits: int, form: int = 0
-    ) -> NDArray[np.float32]:
-        """Evaluate tokens; logits float32 (n - first_logits, rows of this node), a view that
-        is valid until the next pass. Errors as Executor.run."""
-        self.logits = self._executor.run(ids, position, first_logits, form)
+        Args:
+            ids: int32 (rows,), of the root; another node's may be anything in range.
+            batch: where the rows are.
+            encoding: of the rows that the root broadcasts.
+
+        Returns:
+            float32 (rows whose logits are wanted, this node's vocabulary), a view that is valid
+            until the next pass.
+
+        Raises:
+            ValueError: the batch does not fit; nothing is evaluated.
+            TransportError: a node failed; this one cannot go on.
+        """
+        self.logits = self._executor.run(ids, batch.spans, batch.wanted, batch.copies, encoding)
         return self.logits
 
     def memory(self) -> dict[str, int]:
-        """Bytes of weights, kv_cache (all of all contexts) and buffers."""
+        """Bytes of weights, kv_cache (of all sequences) and buffers."""
         return {"weights": self._weight_bytes, **self._executor.memory()}
 
     def times(self) -> tuple[float, float]:
@@ -116,8 +120,8 @@ class Node:
         return {"began": self._executor.began, "ms": self._executor.milliseconds().tolist()}
 
     def labels(self) -> list[tuple[str, str]]:
-        """A name and a kind for each step of a timeline."""
+        """A name and a kind for each stage of a timeline."""
         return [
-            (f"{task.op.name.lower()} {task.weight or task.layer}", task.kind.name.lower())
+            (f"{task.op} {task.weight or task.layer}", task.kind.name.lower())
             for task in self._executor.tasks()
         ]

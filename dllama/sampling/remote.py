@@ -154,10 +154,21 @@ def top_of(shards: LocalShards) -> bytes:
         return TOP.pack(math.nan, int(digits[0]) if digits else 0)
 
 
-def reply(shards: VocabularyShards, question: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply of a node with one shard; ProtocolError for a wrong question."""
+def reply(rows: Sequence[VocabularyShards], question: dict[str, Any]) -> dict[str, Any]:
+    """What a node says about its vocabulary shard.
+
+    Args:
+        rows: for each row whose logits are wanted, the one shard of this node.
+        question: of the root, about one of them.
+
+    Raises:
+        ProtocolError: it is not a question.
+    """
     try:
-        return _REPLIES[question["ask"]](shards, question)
+        row = question["row"]
+        if type(row) is not int or not 0 <= row < len(rows):
+            raise ValueError(f"row {str(row)[:100]} of {len(rows)}")
+        return _REPLIES[question["ask"]](rows[row], question)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"wrong question {str(question)[:200]}: {error}") from error
 

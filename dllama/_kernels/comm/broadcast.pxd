@@ -18,7 +18,7 @@ cdef enum Exact:
     AS_HALF = 1                     # IEEE float16
     AS_BRAIN = 2                    # bfloat16
 
-cdef int exact_form(const float *x, int64_t n) noexcept nogil
-cdef void send_row(const Broadcast *b, int form, int64_t t) noexcept nogil
-cdef void receive_row(const Broadcast *b, int form, int64_t t) noexcept nogil
-cdef int spread(const Broadcast *b, int form, int64_t T) noexcept nogil
+cdef int exact_encoding(const float *x, int64_t n) noexcept nogil
+cdef void send_row(const Broadcast *b, int encoding, int64_t t) noexcept nogil
+cdef void receive_row(const Broadcast *b, int encoding, int64_t t) noexcept nogil
+cdef int spread(const Broadcast *b, int encoding, int64_t T) noexcept nogil

@@ -13,8 +13,8 @@ cdef enum:
     STRIP = 64
 
 
-cdef int exact_form(const float *x, int64_t n) noexcept nogil:
-    """The shortest form that holds all of n numbers exactly."""
+cdef int exact_encoding(const float *x, int64_t n) noexcept nogil:
+    """The shortest encoding that holds all of n numbers exactly."""
     cdef const dl_quants *codec = dl_quants_of(dl_isa())
     cdef const unsigned int *bits = <const unsigned int *> x
     cdef float back[STRIP]
@@ -36,41 +36,41 @@ cdef int exact_form(const float *x, int64_t n) noexcept nogil:
     return AS_HALF
 
 
-cdef inline int _type(int form) noexcept nogil:
-    """The weight type of a form, or one of the same size."""
-    return dl_type_f32 if form == AS_FLOAT else dl_type_f16
+cdef inline int _type(int encoding) noexcept nogil:
+    """The weight type of an encoding, or one of the same size."""
+    return dl_type_f32 if encoding == AS_FLOAT else dl_type_f16
 
 
-cdef void send_row(const Broadcast *b, int form, int64_t t) noexcept nogil:
+cdef void send_row(const Broadcast *b, int encoding, int64_t t) noexcept nogil:
     cdef const float *x = b.x + t * b.dim
-    cdef uint8_t *row = b.packed + t * dl_type_bytes(_type(form), b.dim)
+    cdef uint8_t *row = b.packed + t * dl_type_bytes(_type(encoding), b.dim)
     cdef int64_t i
-    if form == AS_BRAIN:
+    if encoding == AS_BRAIN:
         for i in range(b.dim):
             (<unsigned short *> row)[i] = (<const unsigned int *> x)[i] >> 16
     else:
-        dl_quants_of(dl_isa()).encode(x, DL_SRC_F32, b.dim, _type(form), row)
+        dl_quants_of(dl_isa()).encode(x, DL_SRC_F32, b.dim, _type(encoding), row)
 
 
-cdef void receive_row(const Broadcast *b, int form, int64_t t) noexcept nogil:
+cdef void receive_row(const Broadcast *b, int encoding, int64_t t) noexcept nogil:
     cdef float *x = b.x + t * b.dim
-    cdef const uint8_t *row = b.packed + t * dl_type_bytes(_type(form), b.dim)
+    cdef const uint8_t *row = b.packed + t * dl_type_bytes(_type(encoding), b.dim)
     cdef int64_t i
-    if form == AS_BRAIN:
+    if encoding == AS_BRAIN:
         for i in range(b.dim):
             (<unsigned int *> x)[i] = (<const unsigned short *> row)[i] << 16
     else:
-        dl_quants_of(dl_isa()).decode(row, _type(form), b.dim, x)
+        dl_quants_of(dl_isa()).decode(row, _type(encoding), b.dim, x)
 
 
-cdef int spread(const Broadcast *b, int form, int64_t T) noexcept nogil:
+cdef int spread(const Broadcast *b, int encoding, int64_t T) noexcept nogil:
     """Scatter from the root, then an all-gather of the others: the root sends everything once."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
     cdef int64_t out_bytes[MOST_NODES]
     cdef int64_t into_bytes[MOST_NODES]
     cdef int64_t begin[MOST_NODES + 1]
-    cdef int64_t total = T * dl_type_bytes(_type(form), b.dim)
+    cdef int64_t total = T * dl_type_bytes(_type(encoding), b.dim)
     cdef int r, n = b.peers.world, me = b.peers.rank
     for r in range(n + 1):
         begin[r] = total * max(0, r - 1) // (n - 1)

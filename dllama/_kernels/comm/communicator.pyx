@@ -6,7 +6,7 @@ from dllama._kernels.comm.allreduce cimport (
     AUTO, EXCHANGE, TWO_STEP, first_exchange, most_exchanged, pack_item, pack_items, reduce_item,
     reduce_items, second_exchange, sums_of, two_step, unpack_item, unpack_items,
 )
-from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_form, receive_row, send_row, spread
+from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_encoding, receive_row, send_row, spread
 from dllama._kernels.ops.elementwise cimport dl_isa
 from dllama._kernels.comm.link cimport Link, failure
 from dllama._kernels.weight_types cimport (
@@ -15,7 +15,6 @@ from dllama._kernels.weight_types cimport (
 from dllama._kernels.comm.exchange cimport MOST_NODES, Failure
 
 from dllama.errors import ConfigError
-from dllama.graph.sum_tree import over_ranks
 
 
 cdef extern from "errno.h" nogil:
@@ -135,9 +134,9 @@ cdef class Communicator:
                 received += self.peers.links[r].received
         return sent, received
 
-    def form_of(self, const float[:, ::1] x):
-        """The form in which a broadcast sends rows exactly, float32 (T, dim)."""
-        return exact_form(&x[0, 0], x.shape[0] * x.shape[1])
+    def encoding_of(self, const float[:, ::1] x):
+        """The shortest encoding in which a broadcast sends rows exactly, float32 (T, dim)."""
+        return exact_encoding(&x[0, 0], x.shape[0] * x.shape[1])
 
     cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t part,
                             float *dst, bint store) except -1:
@@ -165,10 +164,10 @@ cdef class Communicator:
         """dst += all sums of all nodes; float32 (T, dim). TransportError.
 
         src: float32 (sums of this node * T, dim). adds: how sums are added, by rank
-        (dllama.graph.sum_tree.Summation); without it every node has one.
+        (dllama.graph.sum_tree); without it every node has one, added by rank.
         """
         cdef int64_t T = dst.shape[0], i
-        cdef Additions additions = Additions(adds or over_ranks([True] * self.peers.world))
+        cdef Additions additions = Additions(adds or [(min(1, r),) for r in range(self.peers.world)])
         cdef AllReduce a
         cdef int failed = 0
         self._check_rows(dst.shape[0], dst.shape[1])
@@ -189,20 +188,20 @@ cdef class Communicator:
                     unpack_item(&a, T, i)
         self.check()
 
-    def broadcast(self, float[:, ::1] x, int form=AS_FLOAT):
-        """x = x of rank 0; float32 (T, dim), whose form all nodes know. TransportError."""
+    def broadcast(self, float[:, ::1] x, int encoding=AS_FLOAT):
+        """x = x of rank 0; float32 (T, dim), whose encoding all nodes know. TransportError."""
         cdef int64_t T = x.shape[0], t
         self._check_rows(x.shape[0], x.shape[1])
         cdef Broadcast b = self.broadcast_job(&x[0, 0])
         if self.peers.rank == 0:
             for t in range(T):
-                send_row(&b, form, t)
+                send_row(&b, encoding, t)
         with nogil:
-            spread(&b, form, T)
+            spread(&b, encoding, T)
         self.check()
         if self.peers.rank:
             for t in range(T):
-                receive_row(&b, form, t)
+                receive_row(&b, encoding, t)
 
     def _check_rows(self, int64_t tokens, int64_t dim):
         if not 1 <= tokens <= self.tokens or dim != self.dim:

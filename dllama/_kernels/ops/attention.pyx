@@ -1,272 +1,274 @@
 """Causal grouped-query attention over a KV cache of float16 or float32.
 
-T: tokens, H: query heads, K: KV heads, group = H / K query heads read one KV head.
-A token at position p sees positions 0 to p. Scores and sums are float32; the cache is
-read in chunks whose partial softmaxes merge in order (simd/attention.h), so the result
-does not depend on the batch or the threads.
+T: rows of the batch, H: query heads, K: KV heads, S: elements of a head. group = H / K query heads
+read one KV head. A row at position p sees positions 0 to p of its sequence. Scores and sums are
+float32. The cache is read block by block, and the partial softmaxes merge in the order of
+positions (simd/attention.h), so the result does not depend on the batch or the threads.
 """
 
 from cython.parallel cimport prange
 from libc.math cimport sqrt
-from libc.string cimport memcpy
+from libc.stdint cimport int32_t
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from dllama._kernels.ops.elementwise cimport dl_isa
+from dllama._kernels.memory cimport Memory
+from dllama._kernels.op cimport Bindings, Op, Pass
+from dllama._kernels.ops.elementwise cimport dl_isa, dl_span
+from dllama._kernels.ops.kv_cache cimport (
+    DL_ATTEND_ROWS, DL_HEAD_MAX, DL_KV_BLOCK, KVCache, dl_attend, dl_attention_of, kv_keys, kv_put,
+    kv_values,
+)
+
+from dllama._kernels.ops.kv_cache import block_positions
 
 
-# Query rows that one item of a long batch takes.
+# Query rows that one item of a long span takes: each is a row of the batch and a head.
 cdef enum:
     ITEM_ROWS = 32
 
 
-cdef class KVCache:
-    """Keys and values of `positions` positions for every layer; half: float16, else float32.
-
-    There are so many contexts of these; the first one is the current one.
-    """
-
-    def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t positions,
-                  bint half, int64_t contexts=1):
-        if not 1 <= head_dim <= DL_HEAD_MAX:
-            raise ValueError(f"head_dim is {head_dim}, expected 1 to {DL_HEAD_MAX}")
-        self.layers, self.kv_heads, self.head_dim = layers, kv_heads, head_dim
-        self.positions, self.half = (positions + 15) // 16 * 16, half
-        self.padded = (head_dim + 15) // 16 * 16
-        self.width = 2 if half else 4
-        size = layers * kv_heads * self.positions * (self.head_dim + self.padded) * self.width
-        self.memories = [Memory(size) for _ in range(contexts)]
-        self.memory = self.memories[0]
-
-    @property
-    def nbytes(self):
-        """Bytes reserved; pages are taken as positions fill."""
-        return self.memory.nbytes * len(self.memories)
-
-    cdef char *keys(self, int64_t layer, int64_t kv_head) noexcept nogil:
-        cdef int64_t head = layer * self.kv_heads + kv_head
-        return self.memory.data + head * self.positions * self.head_dim * self.width
-
-    cdef char *values(self, int64_t layer, int64_t kv_head) noexcept nogil:
-        cdef int64_t head = layer * self.kv_heads + kv_head
-        return self.keys(self.layers, 0) + head * self.positions * self.padded * self.width
-
-    cdef void put(self, const dl_attention *f, int64_t layer, int64_t kv_head, int64_t position,
-                  const float *key, const float *value) noexcept nogil:
-        cdef char *keys = self.keys(layer, kv_head)
-        cdef char *values = self.values(layer, kv_head)
-        cdef int64_t i = position // 16 * 16 * self.head_dim + position % 16
-        cdef int64_t d, size = self.head_dim
-        cdef float row[DL_HEAD_MAX]
-        cdef uint16_t halves[DL_HEAD_MAX]
-        if not self.half:
-            for d in range(size):
-                (<float *> keys)[i + 16 * d] = key[d]
-            memcpy(values + position * self.padded * 4, value, size * 4)
-            return
-        memcpy(row, key, size * sizeof(float))
-        for d in range(size, self.padded):
-            row[d] = 0
-        f.to_half(row, <int> self.padded, halves)
-        for d in range(size):
-            (<uint16_t *> keys)[i + 16 * d] = halves[d]
-        memcpy(row, value, size * sizeof(float))
-        f.to_half(row, <int> self.padded, <uint16_t *> values + position * self.padded)
-
-    cdef int use(self, int64_t context, int64_t source, int64_t positions) except -1:
-        cdef Memory other = self.memories[source]
-        cdef int64_t head, bytes_of_16 = 16 * self.head_dim * self.width
-        self.memory = self.memories[context]
-        cdef int64_t way = other.data - self.memory.data
-        if source == context:
-            return 0
-        for head in range(self.layers * self.kv_heads):
-            memcpy(self.keys(0, head), self.keys(0, head) + way,
-                   (positions + 15) // 16 * bytes_of_16)
-            memcpy(self.values(0, head), self.values(0, head) + way,
-                   positions * self.padded * self.width)
-        return 0
-
-
-cdef Attention attention_job(KVCache cache, int64_t layer, int64_t group, int64_t heads,
-                             int64_t skipped) noexcept:
-    cdef Attention a
-    a.floats = dl_attention_of(dl_isa())
-    a.keys, a.values = cache.keys(layer, 0), cache.values(layer, 0)
-    a.keys_step = cache.positions * cache.head_dim * cache.width
-    a.values_step = cache.positions * cache.padded * cache.width
-    a.width, a.half = cache.width, cache.half
-    a.kv_heads, a.group, a.heads, a.skipped = cache.kv_heads, group, heads, skipped
-    a.size, a.padded = cache.head_dim, cache.padded
-    a.chunks = _chunks(cache.positions)
-    a.scale, a.cap = <float> (1.0 / sqrt(<double> a.size)), 0
-    a.q, a.q_ld, a.out, a.out_ld, a.parts = NULL, 0, NULL, 0, NULL
-    return a
-
-
-cdef Group group_of(const Attention *a, int64_t kv_head) noexcept nogil:
-    cdef Group g
-    g.first = max(0, kv_head * a.group - a.skipped)
-    g.count = min(a.heads, (kv_head + 1) * a.group - a.skipped) - g.first
+cdef KVGroup kv_group(const Heads *heads, int64_t kv_head) noexcept nogil:
+    cdef KVGroup g
+    g.first = max(0, kv_head * heads.group - heads.skipped)
+    g.count = min(heads.count, (kv_head + 1) * heads.group - heads.skipped) - g.first
     return g
 
 
-cdef inline int64_t _chunks(int64_t positions) noexcept nogil:
-    return (positions + DL_CHUNK - 1) // DL_CHUNK
+cdef inline int64_t _blocks(int64_t positions) noexcept nogil:
+    return (positions + DL_KV_BLOCK - 1) // DL_KV_BLOCK
 
 
-cdef int64_t attention_parts(KVCache cache, int64_t group) noexcept:
-    return SPLIT_TOKENS * cache.kv_heads * group * _chunks(cache.positions)
+cdef int64_t partials_size(const Attention *a) noexcept nogil:
+    return a.heads.kv_count * a.partial_rows * a.heads.group * a.blocks * a.partial_bytes
 
 
-cdef inline bint _split(int64_t T, int64_t position) noexcept nogil:
-    """Whether chunks are items of their own: few rows, and more than one chunk to read."""
-    return T <= SPLIT_TOKENS and position + T > DL_CHUNK
+cdef inline bint _split(const dl_span *span) noexcept nogil:
+    """Whether blocks are items of their own: few rows, and more than one block to read."""
+    return span.partials >= 0
 
 
-cdef inline int64_t _item_tokens(const Attention *a) noexcept nogil:
-    """Tokens of an item of a long batch."""
-    return max(1, ITEM_ROWS // a.group)
+cdef inline int64_t _item_rows(const Attention *a) noexcept nogil:
+    """Rows of an item of a long span."""
+    return max(1, ITEM_ROWS // a.heads.group)
 
 
-cdef int64_t attend_items(const Attention *a, int64_t T, int64_t position) noexcept nogil:
-    cdef int64_t step = _item_tokens(a)
-    if _split(T, position):
-        return a.kv_heads * _chunks(position + T)
-    return a.kv_heads * ((T + step - 1) // step)
+cdef inline int64_t _units(const Attention *a, const dl_span *span) noexcept nogil:
+    """Items of a span for each KV head."""
+    cdef int64_t step = _item_rows(a)
+    if _split(span):
+        return _blocks(span.position + span.count)
+    return (span.count + step - 1) // step
 
 
-cdef void attend_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil:
-    cdef int64_t units = attend_items(a, T, position) // a.kv_heads
-    cdef int64_t kv_head = i // units, unit = i % units
-    cdef Group g = group_of(a, kv_head)
-    cdef int64_t step = _item_tokens(a), row = 0, end = T * g.count
-    if not _split(T, position):
-        unit = (T + step - 1) // step - 1 - unit  # the longest rows first
-        row, end = unit * step * g.count, min(end, (unit + 1) * step * g.count)
+cdef int64_t attend_count(const Attention *a, const dl_batch *batch) noexcept nogil:
+    cdef int64_t s, units = 0
+    for s in range(batch.n_spans):
+        units += _units(a, &batch.spans[s])
+    return a.heads.kv_count * units
+
+
+cdef void attend(const Attention *a, const dl_batch *batch, int64_t i) noexcept nogil:
+    cdef const dl_span *span = batch.spans
+    cdef int64_t units = _units(a, span)
+    while i >= a.heads.kv_count * units:
+        i -= a.heads.kv_count * units
+        span += 1
+        units = _units(a, span)
+    _attend_item(a, span, i // units, i % units, units)
+
+
+cdef void _attend_item(const Attention *a, const dl_span *span, int64_t kv_head, int64_t unit,
+                       int64_t units) noexcept nogil:
+    """A block for all rows of a short span, or all blocks for some rows of a long one."""
+    cdef KVGroup g = kv_group(&a.heads, kv_head)
+    cdef int64_t step = _item_rows(a) * g.count, row = 0, end = span.count * g.count
+    if not _split(span):
+        unit = units - 1 - unit  # the longest rows first
+        row, end = unit * step, min(end, (unit + 1) * step)
     while row < end:
-        if _split(T, position):
-            _attend_split(a, kv_head, &g, unit, units, position, row,
-                          min(DL_ATTEND_ROWS, end - row))
+        if _split(span):
+            _attend_block(a, span, kv_head, &g, unit, row, min(DL_ATTEND_ROWS, end - row))
         else:
-            _attend_rows(a, kv_head, &g, position, row, min(DL_ATTEND_ROWS, end - row))
+            _attend_rows(a, span, kv_head, &g, row, min(DL_ATTEND_ROWS, end - row))
         row += DL_ATTEND_ROWS
 
 
-cdef inline void _gather(const Attention *a, const Group *g, int64_t row, int64_t n,
-                         float *q) noexcept nogil:
-    """Scaled query rows [n][size]; row = token * count + head within the group."""
-    cdef int64_t r, d
+cdef inline void _gather(const Attention *a, const dl_span *span, const KVGroup *g, int64_t row,
+                         int64_t n, float *q) noexcept nogil:
+    """Scaled query rows [n][size]; row = row of the span * count + head within the group."""
+    cdef int64_t r, d, size = a.kv.size
     cdef const float *src
     for r in range(n):
-        src = a.q + (row + r) // g.count * a.q_ld + (g.first + (row + r) % g.count) * a.size
-        for d in range(a.size):
-            q[r * a.size + d] = src[d] * a.scale
+        src = a.q + (span.first + (row + r) // g.count) * a.q_ld \
+            + (g.first + (row + r) % g.count) * size
+        for d in range(size):
+            q[r * size + d] = src[d] * a.scale
 
 
-cdef inline void _attend_chunk(const Attention *a, dl_attend *job, int64_t kv_head,
-                               const Group *g, int64_t chunk, int64_t chunks, int64_t position,
-                               int64_t row, int64_t n) noexcept nogil:
-    """The job's rows against one chunk of `chunks`; the result is in job.part."""
-    cdef int64_t first = chunk * DL_CHUNK, r
-    cdef int64_t seen
+cdef inline void _attend_to(const Attention *a, dl_attend *job, const dl_span *span, int64_t kv_head,
+                            const KVGroup *g, int64_t block, int64_t blocks, int64_t row,
+                            int64_t n) noexcept nogil:
+    """The job's rows against one block of `blocks`; the result is in job.partial."""
+    cdef int64_t first = block * DL_KV_BLOCK, r, seen
     job.count = 0
     for r in range(n):
-        seen = position + (row + r) // g.count + 1 - first
-        job.limit[r] = <int> max(0, min(DL_CHUNK, seen))
+        seen = span.position + (row + r) // g.count + 1 - first
+        job.limit[r] = <int> max(0, min(DL_KV_BLOCK, seen))
         job.count = max(job.count, job.limit[r])
-    job.size, job.padded, job.cap = <int> a.size, <int> a.padded, a.cap
-    job.k = a.keys + kv_head * a.keys_step + first * a.size * a.width
-    job.v = a.values + kv_head * a.values_step + first * a.padded * a.width
-    job.next = _keys_after(a, kv_head, chunk, chunks)
-    a.floats.attend[a.half](job, <int> n)
+    job.size, job.padded, job.cap = <int> a.kv.size, <int> a.kv.padded, a.cap
+    job.k = kv_keys(a.kv, span.blocks[block], a.layer, kv_head)
+    job.v = kv_values(a.kv, span.blocks[block], a.layer, kv_head)
+    if block + 1 < blocks:
+        job.next = kv_keys(a.kv, span.blocks[block + 1], a.layer, kv_head)
+    else:
+        job.next = kv_keys(a.kv, span.blocks[0], a.layer, min(kv_head + 1, a.kv.kv_heads - 1))
+    a.floats.attend[a.kv.half](job, <int> n)
 
 
-cdef inline const char *_keys_after(const Attention *a, int64_t kv_head, int64_t chunk,
-                                    int64_t chunks) noexcept nogil:
-    """The keys that follow a chunk of `chunks`: those of the next one, or of the next head."""
-    if chunk + 1 == chunks:
-        kv_head, chunk = min(kv_head + 1, a.kv_heads - 1), -1
-    return a.keys + kv_head * a.keys_step + (chunk + 1) * DL_CHUNK * a.size * a.width
-
-
-cdef void _attend_rows(const Attention *a, int64_t kv_head, const Group *g, int64_t position,
+cdef void _attend_rows(const Attention *a, const dl_span *span, int64_t kv_head, const KVGroup *g,
                        int64_t row, int64_t n) noexcept nogil:
-    """All chunks of n rows, merged as they come."""
+    """All blocks of n rows, merged as they come."""
     cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
-    cdef float scores[DL_ATTEND_ROWS * DL_CHUNK]
-    cdef dl_part total[DL_ATTEND_ROWS]
-    cdef dl_part part[DL_ATTEND_ROWS]
+    cdef float scores[DL_ATTEND_ROWS * DL_KV_BLOCK]
+    cdef dl_partial total[DL_ATTEND_ROWS]
+    cdef dl_partial partial[DL_ATTEND_ROWS]
     cdef dl_attend job
-    cdef int64_t chunk, r, chunks = _chunks(position + (row + n - 1) // g.count + 1)
-    _gather(a, g, row, n, q)
+    cdef int64_t block, r, blocks = _blocks(span.position + (row + n - 1) // g.count + 1)
+    _gather(a, span, g, row, n, q)
     job.q, job.scores = q, scores
-    for chunk in range(chunks):
-        job.part = &total[0] if chunk == 0 else &part[0]
-        _attend_chunk(a, &job, kv_head, g, chunk, chunks, position, row, n)
+    for block in range(blocks):
+        job.partial = &total[0] if block == 0 else &partial[0]
+        _attend_to(a, &job, span, kv_head, g, block, blocks, row, n)
         for r in range(n):
-            if chunk and job.limit[r]:
-                a.floats.merge(&total[r], &part[r], <int> a.padded)
+            if block and job.limit[r]:
+                a.floats.merge(&total[r], &partial[r], <int> a.kv.padded)
     for r in range(n):
-        a.floats.finish(&total[r], <int> a.size, _out(a, g, row + r))
+        a.floats.finish(&total[r], <int> a.kv.size, _out(a, span, g, row + r))
 
 
-cdef inline float *_out(const Attention *a, const Group *g, int64_t row) noexcept nogil:
-    """Where the result of a row of a group goes."""
-    return a.out + row // g.count * a.out_ld + (g.first + row % g.count) * a.size
+cdef inline float *_out(const Attention *a, const dl_span *span, const KVGroup *g,
+                        int64_t row) noexcept nogil:
+    """Where the result of a query row goes."""
+    return a.out + (span.first + row // g.count) * a.out_ld + (g.first + row % g.count) * a.kv.size
 
 
-cdef void _attend_split(const Attention *a, int64_t kv_head, const Group *g, int64_t chunk,
-                        int64_t chunks, int64_t position, int64_t row, int64_t n) noexcept nogil:
-    """One chunk of n rows, kept for merge_item."""
+cdef void _attend_block(const Attention *a, const dl_span *span, int64_t kv_head, const KVGroup *g,
+                        int64_t block, int64_t row, int64_t n) noexcept nogil:
+    """One block of n rows, kept for merge."""
     cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
-    cdef float scores[DL_ATTEND_ROWS * DL_CHUNK]
-    cdef dl_part part[DL_ATTEND_ROWS]
+    cdef float scores[DL_ATTEND_ROWS * DL_KV_BLOCK]
+    cdef dl_partial partial[DL_ATTEND_ROWS]
     cdef dl_attend job
     cdef int64_t r
-    _gather(a, g, row, n, q)
-    job.q, job.scores, job.part = q, scores, part
-    _attend_chunk(a, &job, kv_head, g, chunk, chunks, position, row, n)
+    _gather(a, span, g, row, n, q)
+    job.q, job.scores, job.partial = q, scores, partial
+    _attend_to(a, &job, span, kv_head, g, block, _blocks(span.position + span.count), row, n)
     for r in range(n):
         if job.limit[r]:
-            memcpy(_part(a, kv_head, row + r, chunk), &part[r], _part_bytes(a))
+            memcpy(_partial(a, span, kv_head, row + r, block), &partial[r],
+                   a.partial_bytes)
 
 
-cdef inline int64_t _part_bytes(const Attention *a) noexcept nogil:
-    return (2 + a.padded) * sizeof(float)
+cdef inline dl_partial *_partial(const Attention *a, const dl_span *span, int64_t kv_head,
+                                 int64_t row, int64_t block) noexcept nogil:
+    """The partial result of a query row and a block."""
+    cdef int64_t first = (kv_head * a.partial_rows + span.partials) * a.heads.group
+    return <dl_partial *> (a.partials + ((first + row) * a.blocks + block) * a.partial_bytes)
 
 
-cdef inline dl_part *_part(const Attention *a, int64_t kv_head, int64_t row,
-                           int64_t chunk) noexcept nogil:
-    """The partial result of a row and chunk."""
-    cdef int64_t rows = SPLIT_TOKENS * a.group
-    return a.parts + (kv_head * rows + row) * a.chunks + chunk
+cdef int64_t merge_count(const Attention *a, const dl_batch *batch) noexcept nogil:
+    cdef int64_t s, rows = 0
+    for s in range(batch.n_spans):
+        rows += batch.spans[s].count if _split(&batch.spans[s]) else 0
+    return a.heads.count * rows
 
 
-cdef int64_t merge_items(const Attention *a, int64_t T, int64_t position) noexcept nogil:
-    return a.heads * T if _split(T, position) else 0
-
-
-cdef void merge_item(const Attention *a, int64_t T, int64_t position, int64_t i) noexcept nogil:
-    cdef int64_t head = i % a.heads, t = i // a.heads, chunk
-    cdef int64_t kv_head = (head + a.skipped) // a.group
-    cdef Group g = group_of(a, kv_head)
+cdef void merge(const Attention *a, const dl_batch *batch, int64_t i) noexcept nogil:
+    cdef const dl_span *span = batch.spans
+    while not _split(span) or i >= a.heads.count * span.count:
+        i -= a.heads.count * span.count if _split(span) else 0
+        span += 1
+    cdef int64_t head = i % a.heads.count, t = i // a.heads.count, block
+    cdef int64_t kv_head = (head + a.heads.skipped) // a.heads.group
+    cdef KVGroup g = kv_group(&a.heads, kv_head)
     cdef int64_t row = t * g.count + head - g.first
-    cdef dl_part *total = _part(a, kv_head, row, 0)
-    for chunk in range(1, _chunks(position + t + 1)):
-        a.floats.merge(total, _part(a, kv_head, row, chunk), <int> a.padded)
-    a.floats.finish(total, <int> a.size, _out(a, &g, row))
+    cdef dl_partial *total = _partial(a, span, kv_head, row, 0)
+    for block in range(1, _blocks(span.position + t + 1)):
+        a.floats.merge(total, _partial(a, span, kv_head, row, block), <int> a.kv.padded)
+    a.floats.finish(total, <int> a.kv.size, _out(a, span, &g, row))
+
+
+cdef int64_t attend_items(const Pass *run, const void *op) noexcept nogil:
+    return attend_count(<const Attention *> op, &run.batch)
+
+
+cdef int attend_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    attend(<const Attention *> op, &run.batch, i)
+    return 0
+
+
+cdef int64_t merge_items(const Pass *run, const void *op) noexcept nogil:
+    return merge_count(<const Attention *> op, &run.batch)
+
+
+cdef int merge_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    merge(<const Attention *> op, &run.batch, i)
+    return 0
+
+
+cdef class AttentionOp(Op):
+    """dst = attention of the queries in src to the KV cache."""
+
+    cdef Attention op
+    cdef KVCache cache
+    cdef Memory partials
+
+    def __init__(self, Bindings b, task):
+        cdef Attention *a = &self.op
+        self.cache = b.cache
+        _bind(a, self.cache, task.heads, b.max_positions)
+        a.layer = task.layer
+        a.q, a.q_ld = b.floats(task.src), b.rows(task.src).k
+        a.out, a.out_ld = b.floats(task.dst) + <int64_t> task.heads.offset, b.rows(task.dst).k
+        size = partials_size(a)
+        self.partials = b.shared(("partials", size), lambda: Memory(size))
+        a.partials = self.partials.data
+        self.stage(attend_items, attend_item, a)
+        self.stage(merge_items, merge_item, a)
+
+
+cdef int _bind(Attention *a, KVCache cache, heads, int64_t max_positions) except -1:
+    """Point an Attention at a cache; heads: graph.Heads."""
+    memset(a, 0, sizeof(Attention))
+    a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
+    a.heads.count, a.heads.kv_count = heads.count, heads.kv_count
+    a.heads.group, a.heads.skipped = heads.group, heads.skipped
+    a.scale, a.cap = heads.scale, heads.cap
+    a.blocks, a.partial_rows = _blocks(max_positions), PARTIAL_ROWS
+    a.partial_bytes = (2 + cache.view.padded) * sizeof(float)
+    return 0
 
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
               int64_t position=0, bint half=False, int threads=1, float scale=0, float cap=0):
-    """softmax(q k^T / sqrt(S)) v, causal: float32 (T, H, S) from q (T, H, S), k and v (P, K, S).
+    """softmax(q k^T / sqrt(S)) v, causal.
 
-    scale, if not 0, takes the place of 1 / sqrt(S), and with a cap cap * tanh(score / cap) that of
-    a score.
+    Args:
+        q: float32 (T, H, S); row t is at position + t.
+        k: float32 (P, K, S) with P = position + T.
+        v: float32 (P, K, S).
+        position: of the first row.
+        half: keys and values pass through float16.
+        scale: if not 0, takes the place of 1 / sqrt(S).
+        cap: if not 0, a score s becomes cap * tanh(s / cap).
 
-    Token t stands at position + t; P = position + T. half: keys and values pass through
-    float16. ValueError where shapes do not fit.
+    Returns:
+        float32 (T, H, S).
+
+    Raises:
+        ValueError: shapes do not fit.
     """
     cdef int64_t T = q.shape[0], H = q.shape[1], S = q.shape[2], P = k.shape[0], K = k.shape[1], i
     if P != position + T or v.shape[0] != P or k.shape[2] != S or v.shape[2] != S \
@@ -275,17 +277,30 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     out = np.empty((T, H, S), np.float32)
     if T == 0:
         return out
-    cdef KVCache cache = KVCache(1, K, S, P, half)
+    cdef KVCache cache = KVCache(1, K, S, block_positions(P), _blocks(P), half)
+    cdef int32_t[::1] blocks = np.arange(cache.blocks, dtype=np.int32)
     cdef float[:, :, ::1] y = out
-    cdef Attention a = attention_job(cache, 0, H // K, H, 0)
-    cdef Memory parts = Memory(attention_parts(cache, H // K) * sizeof(dl_part))
-    a.scale, a.cap = scale or a.scale, cap
+    cdef dl_span span
+    cdef dl_batch batch
+    cdef Attention a
+    memset(&batch, 0, sizeof(batch))
+    span.first, span.count, span.position, span.blocks = 0, T, position, &blocks[0]
+    span.partials = 0 if splits(T, position) else -1
+    batch.rows, batch.n_spans, batch.spans = T, 1, &span
+    memset(&a, 0, sizeof(a))
+    a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
+    a.heads.count, a.heads.kv_count, a.heads.group = H, K, H // K
+    a.blocks, a.partial_rows = _blocks(P), SPLIT_ROWS
+    a.partial_bytes = (2 + cache.view.padded) * sizeof(float)
+    a.scale, a.cap = scale or <float> (1.0 / sqrt(<double> S)), cap
     a.q, a.q_ld, a.out, a.out_ld = &q[0, 0, 0], H * S, &y[0, 0, 0], H * S
-    a.parts = <dl_part *> parts.data
+    cdef Memory partials = Memory(partials_size(&a))
+    a.partials = partials.data
     for i in prange(P * K, nogil=True, num_threads=threads):
-        cache.put(a.floats, 0, i % K, i // K, &k[i // K, i % K, 0], &v[i // K, i % K, 0])
-    for i in prange(attend_items(&a, T, position), nogil=True, num_threads=threads):
-        attend_item(&a, T, position, i)
-    for i in prange(merge_items(&a, T, position), nogil=True, num_threads=threads):
-        merge_item(&a, T, position, i)
+        kv_put(a.kv, a.floats, blocks[i // K // DL_KV_BLOCK], 0, i % K, i // K, &k[i // K, i % K, 0],
+               &v[i // K, i % K, 0])
+    for i in prange(attend_count(&a, &batch), nogil=True, num_threads=threads):
+        attend(&a, &batch, i)
+    for i in prange(merge_count(&a, &batch), nogil=True, num_threads=threads):
+        merge(&a, &batch, i)
     return out

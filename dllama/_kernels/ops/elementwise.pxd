@@ -21,12 +21,22 @@ cdef extern from "simd/cpu.h" nogil:
 cdef extern from "ops/batch.h" nogil:
     enum:
         DL_TILE
-    ctypedef struct dl_batch:
-        int64_t tokens
+    # batch.h says what the fields mean.
+    ctypedef struct dl_span:
+        int64_t first
+        int64_t count
         int64_t position
+        const int32_t *blocks
+        int64_t partials
+    ctypedef struct dl_batch:
+        int64_t rows
         const int32_t *ids
-        int64_t first_tail
-        int threads
+        const int32_t *positions
+        const int32_t *blocks
+        int64_t n_wanted
+        const int32_t *wanted
+        int64_t n_spans
+        const dl_span *spans
     ctypedef struct dl_rows:
         int64_t k
         float *x

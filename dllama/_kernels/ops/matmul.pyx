@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
+from dllama._kernels.op cimport Bindings, Op, Pass, rows_of
 from dllama._kernels.ops.elementwise cimport DL_TILE, Rows, dl_floats_of, dl_isa, put_blocks, put_row
 from dllama._kernels.weight_types cimport dl_panel_bytes, dl_type_bytes, dl_weight_type, known
 
@@ -224,3 +225,44 @@ def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int64_t first
     for i in prange(matmul_items(&m), nogil=True, num_threads=threads, schedule="dynamic"):
         matmul_item(&m, T, i)
     return out
+
+
+cdef struct MatmulTask:
+    Matmul job
+    bint tail
+
+
+cdef int64_t task_items(const Pass *run, const void *op) noexcept nogil:
+    cdef const MatmulTask *task = <const MatmulTask *> op
+    return matmul_items(&task.job) if rows_of(run, task.tail) else 0
+
+
+cdef int task_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    cdef const MatmulTask *task = <const MatmulTask *> op
+    matmul_item(&task.job, rows_of(run, task.tail), i)
+    return 0
+
+
+cdef class MatmulOp(Op):
+    """dst = a matrix times src, then as Then says."""
+
+    cdef MatmulTask op
+    cdef PackedMatrix matrix
+    cdef Order order
+
+    def __init__(self, Bindings b, task):
+        cdef Matmul *m = &self.op.job
+        self.matrix, self.op.tail = b.matrices[task.weight], task.tail
+        m[0] = matmul_job(self.matrix, b.rows(task.src), task.then, b.threads)
+        if m.src.k != m.k:
+            raise ValueError(f"{task.src} has {m.src.k} columns, {task.weight} {m.k}")
+        if task.sums:
+            self.order = Order([(one.columns, one.adds) for one in task.sums.segments])
+            sum_in_order(m, self.matrix, task.sums.first, self.order)
+        if task.then >= GATED:
+            m.gated = b.rows(task.dst)
+        else:
+            m.dst, m.ld = b.floats(task.dst), m.rows
+            m.dst += <int64_t> task.part * b.max_rows * m.ld
+        m.bias = b.vector(task.bias, m.rows)
+        self.stage(task_items, task_item, &self.op)

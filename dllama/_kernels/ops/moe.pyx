@@ -13,8 +13,9 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
+from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
-from dllama._kernels.ops.matmul cimport STORE, matmul_item, matmul_items, matmul_job
+from dllama._kernels.ops.matmul cimport ADD, STORE, matmul_item, matmul_items, matmul_job
 
 
 cdef class Routes:
@@ -231,6 +232,120 @@ cdef inline void _put(const Experts *x, int64_t T, int64_t i, const float *sums)
             _add(dst, sums + t * EXPERT_ROWS, 1, valid)
         else:
             memcpy(dst, sums + t * EXPERT_ROWS, valid * sizeof(float))
+
+
+cdef struct ExpertsTask:
+    const Routing *routing
+    const float *src                # route, dispatch: [T][width]
+    int64_t width
+    const dl_rows *rows             # dispatch: [N][width]
+    Experts experts                 # gated, sum
+
+
+cdef int64_t route_items(const Pass *run, const void *op) noexcept nogil:
+    return run.batch.rows
+
+
+cdef int route_row(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const ExpertsTask *task = <const ExpertsTask *> op
+    route_item(task.routing, run.floats, task.src + t * task.width, t, scratch)
+    return 0
+
+
+cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil:
+    return 1
+
+
+cdef int sort_rows(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    sort_item((<const ExpertsTask *> op).routing, run.batch.rows)
+    return 0
+
+
+cdef class RouteOp(Op):
+    """dst = the experts of each row and their weights, from the router's scores in src."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+
+    def __init__(self, Bindings b, task):
+        self.routes = b.buffers[task.dst]
+        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
+        self.op.width = self.op.routing.experts
+        self.scratch = self.op.width
+        self.stage(route_items, route_row, &self.op)
+        self.stage(one_item, sort_rows, &self.op)
+
+
+cdef int64_t dispatch_items(const Pass *run, const void *op) noexcept nogil:
+    return run.batch.rows * (<const ExpertsTask *> op).routing.taken
+
+
+cdef int dispatch_row(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    cdef const ExpertsTask *task = <const ExpertsTask *> op
+    dispatch_item(task.routing, run.floats, task.src, task.width, task.rows, i)
+    return 0
+
+
+cdef class DispatchOp(Op):
+    """dst = rows of src as a matmul reads them, once for each expert, sorted by experts."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+
+    def __init__(self, Bindings b, task):
+        self.routes = b.buffers[task.routes]
+        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
+        self.op.width, self.op.rows = b.rows(task.src).k, b.rows(task.dst)
+        self.stage(dispatch_items, dispatch_row, &self.op)
+
+
+cdef int64_t experts_gated_items(const Pass *run, const void *op) noexcept nogil:
+    return gated_items(&(<const ExpertsTask *> op).experts)
+
+
+cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
+                            float *scratch) noexcept nogil:
+    gated_item(&(<const ExpertsTask *> op).experts, run.batch.rows, i)
+    return 0
+
+
+cdef class ExpertsGatedOp(Op):
+    """Rows of dst = gate and up of their experts times rows of src, activated."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+    cdef PackedMatrix matrix
+
+    def __init__(self, Bindings b, task):
+        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
+        self.op.experts = gated_job(self.routes, self.matrix, b.rows(task.src), b.rows(task.dst),
+                                    task.lanes, task.then, b.threads)
+        self.stage(experts_gated_items, experts_gated_item, &self.op)
+
+
+cdef int64_t experts_sum_items(const Pass *run, const void *op) noexcept nogil:
+    return sum_items(&(<const ExpertsTask *> op).experts)
+
+
+cdef int experts_sum_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    sum_item(&(<const ExpertsTask *> op).experts, run.batch.rows, i, scratch)
+    return 0
+
+
+cdef class ExpertsSumOp(Op):
+    """dst = for each row, the weighted sum over its experts of down times rows of src."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+    cdef PackedMatrix matrix
+
+    def __init__(self, Bindings b, task):
+        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
+        self.op.experts = sum_job(self.routes, self.matrix, b.rows(task.src), task.lanes,
+                                  b.floats(task.dst), b.rows(task.dst).k, task.then == ADD,
+                                  b.threads)
+        self.scratch = sum_scratch(task.lanes, b.max_rows)
+        self.stage(experts_sum_items, experts_sum_item, &self.op)
 
 
 def route(const float[:, ::1] scores, int64_t taken, bint normalised=True):

@@ -9,6 +9,11 @@ from libc.math cimport cos, pow, sin
 
 import numpy as np
 
+from dllama._kernels.op cimport Bindings, Op, Pass
+from dllama._kernels.ops.attention cimport Heads, KVGroup, kv_group
+from dllama._kernels.ops.elementwise cimport dl_isa
+from dllama._kernels.ops.kv_cache cimport KVBlocks, KVCache, dl_attention, dl_attention_of, kv_put
+
 cdef double TAU = 6.283185307179586
 
 
@@ -98,3 +103,75 @@ def rope(const float[:, :, ::1] x, RopeCache cache, int64_t position=0, bint hal
     for i in prange(T * H, nogil=True, num_threads=threads):
         rope_head(&y[i // H, i % H, 0], cache.at(position + i // H), cache.pairs, halves)
     return out
+
+
+cdef struct Rope:
+    float *qkv                      # [T][ld]: queries, keys, values, head by head
+    int64_t ld
+    Heads heads
+    const float *turns              # [positions][size / 2][2]
+    bint halves
+    const float *q_norm             # [size], or NULL
+    const float *k_norm
+    float epsilon
+    const KVBlocks *kv
+    const dl_attention *floats
+    int64_t layer
+
+
+cdef int64_t rope_items(const Pass *run, const void *op) noexcept nogil:
+    return run.batch.rows * (<const Rope *> op).heads.kv_count
+
+
+cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    """One KV head of one row: its queries and its key are normed and turned, key and value kept."""
+    cdef const Rope *r = <const Rope *> op
+    cdef int64_t kv_head = i % r.heads.kv_count, t = i // r.heads.kv_count, size = r.kv.size, h
+    cdef int64_t position = run.batch.positions[t]
+    cdef KVGroup g = kv_group(&r.heads, kv_head)
+    cdef const float *turns = r.turns + position * size
+    cdef float *q = r.qkv + t * r.ld
+    cdef float *k = q + (r.heads.count + kv_head) * size
+    for h in range(g.first, g.first + g.count):
+        if r.q_norm != NULL:
+            run.floats.rmsnorm(q + h * size, r.q_norm, r.epsilon, size, q + h * size)
+        rope_head(q + h * size, turns, size // 2, r.halves)
+    if r.k_norm != NULL:
+        run.floats.rmsnorm(k, r.k_norm, r.epsilon, size, k)
+    rope_head(k, turns, size // 2, r.halves)
+    kv_put(r.kv, r.floats, run.batch.blocks[t], r.layer, kv_head, position, k,
+           k + r.heads.kv_count * size)
+    return 0
+
+
+cdef class RopeOp(Op):
+    """Norms (where there is a weight) and turns q and k of src in place; keeps k and v."""
+
+    cdef Rope op
+    cdef KVCache cache
+    cdef RopeCache turns
+
+    def __init__(self, Bindings b, task):
+        cdef Rope *r = &self.op
+        heads, rope = task.heads, task.heads.rope
+        self.cache = b.cache
+        size, positions, threads = self.cache.view.size, b.max_positions, b.threads
+        self.turns = b.shared(("rope", rope, size), lambda: RopeCache(
+            size, positions, rope.theta, _numbers(rope.scaling), threads))
+        r.qkv, r.ld, r.halves = b.floats(task.src), b.rows(task.src).k, rope.halves
+        r.heads.count, r.heads.kv_count = heads.count, heads.kv_count
+        r.heads.group, r.heads.skipped = heads.group, heads.skipped
+        r.turns, r.kv, r.layer = self.turns.at(0), &self.cache.view, task.layer
+        r.floats, r.epsilon = dl_attention_of(dl_isa()), task.epsilon
+        if task.weight:
+            r.q_norm = b.vector(task.weight, 2 * size)
+            r.k_norm = r.q_norm + <int64_t> size
+        self.stage(rope_items, rope_item, r)
+
+
+def _numbers(scaling):
+    """The scaling of Llama 3.1 as RopeCache takes it."""
+    if scaling is None:
+        return None
+    return (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor,
+            scaling.original_seq_len)

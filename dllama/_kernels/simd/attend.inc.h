@@ -1,4 +1,4 @@
-/* Attention of up to DL_ATTEND_ROWS query rows to one chunk of the KV cache; compiled once
+/* Attention of up to DL_ATTEND_ROWS query rows to one block of the KV cache; compiled once
  * per instruction set. Layouts and meanings in attention.h.
  */
 
@@ -18,12 +18,12 @@
                 DL_UNROLL for (int r = 0; r < n; r++)                                                  \
                     acc[r] = V(fma)(keys, V(set1)(a->q[r * a->size + d]), acc[r]);           \
             }                                                                                \
-            DL_UNROLL for (int r = 0; r < n; r++) V(store)(a->scores + r * DL_CHUNK + p, acc[r]);      \
+            DL_UNROLL for (int r = 0; r < n; r++) V(store)(a->scores + r * DL_KV_BLOCK + p, acc[r]);      \
         }                                                                                    \
     }
 
 /* o[r] = sum over positions of scores[r][p] * v[p]. With each vector of values as many bytes of
- * what is read next are fetched, from where dl_softmax_part stopped. */
+ * what is read next are fetched, from where dl_softmax_partial stopped. */
 #define DL_MIX(suffix, ctype, load)                                                          \
     DL_INLINE void DL_FN(dl_mix_##suffix)(const dl_attend *a, const int n)                   \
     {                                                                                        \
@@ -36,9 +36,9 @@
                 __builtin_prefetch(next);                                                    \
                 VT values = V(load)(v);                                                      \
                 DL_UNROLL for (int r = 0; r < n; r++)                                                  \
-                    acc[r] = V(fma)(values, V(set1)(a->scores[r * DL_CHUNK + p]), acc[r]);   \
+                    acc[r] = V(fma)(values, V(set1)(a->scores[r * DL_KV_BLOCK + p]), acc[r]);   \
             }                                                                                \
-            DL_UNROLL for (int r = 0; r < n; r++) V(store)(a->part[r].o + d, acc[r]);                  \
+            DL_UNROLL for (int r = 0; r < n; r++) V(store)(a->partial[r].o + d, acc[r]);                  \
         }                                                                                    \
     }
 
@@ -54,21 +54,21 @@ static void DL_FN(dl_cap_scores)(float *scores, int count, float cap)
 
 /* Turns the scores of a row into exp(score - maximum), zeros from `limit` on. Meanwhile memory
  * would idle: it brings DL_AHEAD bytes of what is read next. */
-DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_part *part,
+DL_INLINE void DL_FN(dl_softmax_partial)(float *scores, int limit, int count, dl_partial *partial,
                                       const char *next)
 {
     VT top = V(set1)(-INFINITY), sum = V(set1)(0.0f);
     for (int p = limit; p < (count + 15) / 16 * 16; p++) scores[p] = -INFINITY;
     for (int p = 0; p < count; p += 16) top = V(max)(top, V(load)(scores + p));
-    part->m = V(hmax)(top);
-    VT shift = V(set1)(limit ? part->m : 0.0f);
+    partial->m = V(hmax)(top);
+    VT shift = V(set1)(limit ? partial->m : 0.0f);
     for (int p = 0; p < count; p += 16) {
         __builtin_prefetch(next + 4 * p);
         VT e = DL_FN(dl_exp)(V(sub)(V(load)(scores + p), shift));
         sum = V(add)(sum, e);
         V(store)(scores + p, e);
     }
-    part->l = V(hsum)(sum);
+    partial->l = V(hsum)(sum);
 }
 
 #define DL_ATTEND(suffix)                                                                    \
@@ -76,9 +76,9 @@ DL_INLINE void DL_FN(dl_softmax_part)(float *scores, int limit, int count, dl_pa
     {                                                                                        \
         DL_FN(dl_scores_##suffix)(a, n);                                                     \
         for (int r = 0; a->cap > 0.0f && r < n; r++)                                         \
-            DL_FN(dl_cap_scores)(a->scores + r * DL_CHUNK, a->count, a->cap);                \
+            DL_FN(dl_cap_scores)(a->scores + r * DL_KV_BLOCK, a->count, a->cap);                \
         DL_UNROLL for (int r = 0; r < n; r++)                                                          \
-            DL_FN(dl_softmax_part)(a->scores + r * DL_CHUNK, a->limit[r], a->count, a->part + r,  \
+            DL_FN(dl_softmax_partial)(a->scores + r * DL_KV_BLOCK, a->limit[r], a->count, a->partial + r,  \
                                    (const char *)a->next + DL_AHEAD * r);                    \
         DL_FN(dl_mix_##suffix)(a, n);                                                        \
     }                                                                                        \
@@ -102,27 +102,27 @@ DL_ATTEND(f16)
 #undef DL_MIX
 #undef DL_ATTEND
 
-/* into = into and part together, as if one softmax had seen both; n floats of o.
+/* into = into and partial together, as if one softmax had seen both; n floats of o.
  * (Milakov and Gimelshein 2018, online softmax) */
-static void DL_FN(dl_attend_merge)(dl_part *into, const dl_part *part, int n)
+static void DL_FN(dl_attend_merge)(dl_partial *into, const dl_partial *partial, int n)
 {
-    float m = into->m > part->m ? into->m : part->m;
-    VT old = DL_FN(dl_exp)(V(set1)(into->m - m)), new = DL_FN(dl_exp)(V(set1)(part->m - m));
+    float m = into->m > partial->m ? into->m : partial->m;
+    VT old = DL_FN(dl_exp)(V(set1)(into->m - m)), new = DL_FN(dl_exp)(V(set1)(partial->m - m));
     float factors[2][16];
     V(store)(factors[0], old);
     V(store)(factors[1], new);
-    into->l = dl_fmaf(part->l, factors[1][0], into->l * factors[0][0]);
+    into->l = dl_fmaf(partial->l, factors[1][0], into->l * factors[0][0]);
     into->m = m;
     for (int d = 0; d < n; d += 16)
-        V(store)(into->o + d, V(fma)(V(load)(part->o + d), new, V(mul)(V(load)(into->o + d), old)));
+        V(store)(into->o + d, V(fma)(V(load)(partial->o + d), new, V(mul)(V(load)(into->o + d), old)));
 }
 
 /* out[n] = o / l */
-static void DL_FN(dl_attend_finish)(const dl_part *part, int n, float *out)
+static void DL_FN(dl_attend_finish)(const dl_partial *partial, int n, float *out)
 {
-    VT l = V(set1)(part->l);
+    VT l = V(set1)(partial->l);
     for (int d = 0; d < n; d += 16)
-        DL_FN(dl_store_n)(out + d, V(div)(V(load)(part->o + d), l), n - d);
+        DL_FN(dl_store_n)(out + d, V(div)(V(load)(partial->o + d), l), n - d);
 }
 
 /* dst[n] = x as half precision, n a multiple of 16 */

@@ -1,8 +1,8 @@
-/* Attention over chunks of the KV cache, for every instruction set.
+/* Attention to a block of the KV cache, for every instruction set.
  *
- * A chunk is DL_CHUNK positions. Its result (maximum m, sum l of exponentials, weighted sum o of
- * values) does not depend on what else is computed, and chunks merge from left to right: so any
- * batch, thread count or instruction set gives the same bits.
+ * A block is DL_KV_BLOCK positions. Its partial result (maximum m, sum l of exponentials, weighted
+ * sum o of values) does not depend on what else is computed, and partial results merge in the
+ * order of positions: so any batch, thread count or instruction set gives the same bits.
  *
  * size: elements of a head. padded: size rounded up to 16.
  */
@@ -11,27 +11,27 @@
 
 #include "elementwise.h"
 
-enum { DL_CHUNK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 512 };
+enum { DL_KV_BLOCK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 512 };
 
 /* Bytes fetched of what is read next while a row of scores becomes exponentials. */
-enum { DL_AHEAD = 64 * (DL_CHUNK / 16) };
+enum { DL_AHEAD = 64 * (DL_KV_BLOCK / 16) };
 
 typedef struct {
     float m, l;
     float o[DL_HEAD_MAX];
-} dl_part;
+} dl_partial;
 
 typedef struct {
     const void *k;          /* [count / 16 rounded up][size][16] */
     const void *v;          /* [count][padded] */
-    const void *next;       /* what the thread reads after this chunk; any address */
+    const void *next;       /* what the thread reads after this block; any address */
     const float *q;         /* [rows][size], scaled */
     int size, padded;
-    int count;              /* positions of this chunk that any row sees */
+    int count;              /* positions of this block that any row sees */
     int limit[DL_ATTEND_ROWS]; /* positions that row r sees, 0 to count */
     float cap;              /* not 0: a score s becomes cap * tanh(s / cap) */
-    float *scores;          /* [DL_ATTEND_ROWS][DL_CHUNK], scratch */
-    dl_part *part;          /* [rows], the result; a row with limit 0 gets m = -infinity */
+    float *scores;          /* [DL_ATTEND_ROWS][DL_KV_BLOCK], scratch */
+    dl_partial *partial;          /* [rows], the result; a row with limit 0 gets m = -infinity */
 } dl_attend;
 
 #define DL_BODY "attend.inc.h"
@@ -39,8 +39,8 @@ typedef struct {
 
 typedef struct {
     void (*attend[2])(const dl_attend *a, int n); /* cache of float32, of float16 */
-    void (*merge)(dl_part *into, const dl_part *part, int n);
-    void (*finish)(const dl_part *part, int n, float *out);
+    void (*merge)(dl_partial *into, const dl_partial *partial, int n);
+    void (*finish)(const dl_partial *partial, int n, float *out);
     void (*to_half)(const float *x, int n, uint16_t *dst);
 } dl_attention;
 

@@ -20,8 +20,9 @@ from hostile import (
 )
 
 import dllama
-from dllama.cluster.messages import RUN
 from dllama.cluster.protocol import Kind, Want
+from dllama.cluster.run_message import Run
+from dllama.runtime.batch import Batch, Span
 
 pytestmark = pytest.mark.slow
 
@@ -49,43 +50,66 @@ def test_wrong_weights(served, expected, conversation, which, how):
     served.check(expected)
 
 
+MOST, LEAST = (1 << 31) - 1, -(1 << 31)
+ROWS = [(6, 0, [0])]
+# Spans, wanted rows, copies, encoding, want.
 BAD_RUNS = [
-    (0, 0, 0, 0, Want.TOP, 0, 0),
-    (65, 0, 64, 0, Want.TOP, 0, 0),
-    (HUGE, 0, HUGE - 1, 0, Want.TOP, 0, 0),
-    (6, -1, 5, 0, Want.TOP, 0, 0),
-    (6, 59, 5, 0, Want.TOP, 0, 0),
-    (6, (1 << 63) - 1, 5, 0, Want.TOP, 0, 0),
-    (6, -(1 << 63), 5, 0, Want.TOP, 0, 0),
-    (6, 0, 7, 0, Want.NOTHING, 0, 0),
-    (6, 0, HUGE, 0, Want.NOTHING, 0, 0),
-    (6, 0, 6, 0, Want.TOP, 0, 0),
-    (6, 0, 6, 0, Want.LOGITS, 0, 0),
-    (6, 0, 0, 3, Want.LOGITS, 0, 0),
-    (6, 0, 0, 255, Want.LOGITS, 0, 0),
-    (6, 0, 0, 0, 3, 0, 0),
-    (6, 0, 0, 0, 255, 0, 0),
-    (6, 0, 0, 0, Want.LOGITS, 2, 0),
-    (6, 0, 0, 0, Want.LOGITS, 0, 2),
-    (6, 0, 0, 0, Want.LOGITS, 65535, 65535),
+    ([], [], [], 0, Want.NOTHING),
+    ([(0, 0, [0])], [], [], 0, Want.NOTHING),
+    ([(65, 0, [0])], [64], [], 0, Want.TOP),
+    ([(MOST, 0, [0])], [5], [], 0, Want.TOP),
+    ([(LEAST, 0, [0])], [5], [], 0, Want.TOP),
+    ([(MOST, 0, [0]), (MOST, 0, [0])], [5], [], 0, Want.TOP),
+    ([(7, 0, [0]), (-1, 0, [0])], [5], [], 0, Want.TOP),
+    ([(3, 0, [0]), (3, 0, [1]), (3, 0, [0])], [5], [], 0, Want.TOP),
+    ([(6, -1, [0])], [5], [], 0, Want.TOP),
+    ([(6, 59, [0])], [5], [], 0, Want.TOP),
+    ([(6, MOST, [0])], [5], [], 0, Want.TOP),
+    ([(6, LEAST, [0])], [5], [], 0, Want.TOP),
+    ([(6, 0, [])], [5], [], 0, Want.TOP),
+    ([(6, 0, [-1])], [5], [], 0, Want.TOP),
+    ([(6, 0, [2])], [5], [], 0, Want.TOP),
+    ([(6, 0, [0, 1])], [5], [], 0, Want.TOP),
+    (ROWS, [6], [], 0, Want.NOTHING),
+    (ROWS, [-1], [], 0, Want.NOTHING),
+    (ROWS, [MOST], [], 0, Want.TOP),
+    (ROWS, [5, 5], [], 0, Want.TOP),
+    (ROWS, [], [], 0, Want.TOP),
+    (ROWS, [], [], 0, Want.LOGITS),
+    (ROWS, [5], [], 3, Want.LOGITS),
+    (ROWS, [5], [], 255, Want.LOGITS),
+    (ROWS, [5], [], 0, 3),
+    (ROWS, [5], [], 0, 255),
+    (ROWS, [5], [(0, 2)], 0, Want.LOGITS),
+    (ROWS, [5], [(MOST, LEAST)], 0, Want.LOGITS),
 ]
+
+
+def packed(spans, wanted, copies, encoding, want) -> bytes:
+    return Run(Batch([Span(*span) for span in spans], wanted, copies), encoding, want).pack()
 
 
 @pytest.mark.parametrize("values", BAD_RUNS)
 def test_runs_out_of_range(served, expected, values):
-    change = instead(ROOT, Kind.RUN, frame(Kind.RUN, RUN.pack(*values)))
+    change = instead(ROOT, Kind.RUN, frame(Kind.RUN, packed(*values)))
     said = root_error(served, change, CALM)
-    assert "cannot run" in said
+    assert "RUN" in said or "cannot run" in said
     assert len(served.complaints()) == 1
     served.check(expected)
+
+
+GOOD_RUN = packed(ROWS, [5], [], 0, Want.LOGITS)
 
 
 @pytest.mark.parametrize(
     "message",
     [
         frame(Kind.RUN, b""),
-        frame(Kind.RUN, bytes(RUN.size + 1)),
-        frame(Kind.RUN, bytes(RUN.size), HUGE),
+        frame(Kind.RUN, GOOD_RUN[:-1]),
+        frame(Kind.RUN, GOOD_RUN + bytes(4)),
+        frame(Kind.RUN, GOOD_RUN[:10]),
+        frame(Kind.RUN, bytes([255] * 16) + GOOD_RUN[16:]),
+        frame(Kind.RUN, GOOD_RUN, HUGE),
         frame(Kind.JOIN, b"{}"),
         frame(Kind.TENSOR, bytes(100)),
         frame(Kind.BYE, b"1"),
@@ -106,7 +130,7 @@ def test_nonsense_in_place_of_a_run(served, expected, message):
 
 
 def test_run_of_more_tokens_than_come(served, expected):
-    run = frame(Kind.RUN, RUN.pack(7, 0, 0, 1, Want.LOGITS, 0, 0))
+    run = frame(Kind.RUN, packed([(7, 0, [0])], range(7), [], 1, Want.LOGITS))
     root_error(served, instead(ROOT, Kind.RUN, run))
     assert len(served.complaints()) == 1
     served.check(expected)
@@ -115,6 +139,7 @@ def test_run_of_more_tokens_than_come(served, expected):
 DRAW, CUT = [0.8, 3, 0], [-2000, -1e30, -1, -1e30]
 BAD_QUESTIONS = [
     {},
+    *[{"row": row, "ask": "top"} for row in (-1, 1, None, "0", 10**30, True)],
     {"ask": None},
     {"ask": ["top"]},
     {"ask": "nothing"},
@@ -139,7 +164,7 @@ BAD_QUESTIONS = [
 @pytest.mark.parametrize("question", BAD_QUESTIONS, ids=lambda question: str(question)[:60])
 def test_questions_that_are_none(served, question):
     # The second: the first is for the clock, when there is no pass to ask about.
-    root_error(served, instead(ROOT, Kind.ASK, frame(Kind.ASK, question), skip=1))
+    root_error(served, instead(ROOT, Kind.ASK, frame(Kind.ASK, {"row": 0} | question), skip=1))
     assert len(served.complaints()) == 1
 
 
@@ -161,7 +186,7 @@ ODD_QUESTIONS = [
 @pytest.mark.parametrize("when", [0, 1], ids=["before a pass", "after a pass"])
 def test_questions_that_no_root_asks(served, expected, question, when):
     """Whatever the answer is, the worker goes on without a traceback."""
-    change = instead(ROOT, Kind.ASK, frame(Kind.ASK, question), skip=when)
+    change = instead(ROOT, Kind.ASK, frame(Kind.ASK, {"row": 0} | question), skip=when)
     with Between(served.address, change) as between:
         begin = time.monotonic()
         with contextlib.suppress(dllama.DllamaError):

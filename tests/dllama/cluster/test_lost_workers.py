@@ -30,6 +30,7 @@ from failing import (
 import dllama
 from dllama.cluster import protocol
 from dllama.errors import TransportTimeoutError
+from dllama.runtime.batch import Batch, Span
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,7 @@ from dllama import transports
 from dllama.model_path import DEMO
 from dllama.errors import TransportError
 from dllama.model.file import ModelFile
+from dllama.runtime.batch import Batch, Span
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.run_config import RunConfig
 from dllama.graph.weights import FileSource, load
@@ -56,7 +58,7 @@ for round in range(50):
     communicator = communicator_of(graph, config, [None, link], 0, {})
     node = Node(graph, weights, config, 8, communicator)
     try:
-        node.run(np.zeros(1, np.int32), 0, 0)
+        node.run(np.zeros(1, np.int32), Batch([Span(1, 0, [0])], []))
         sys.exit("no error")
     except TransportError:
         link.close()
@@ -140,8 +142,9 @@ def test_stopped_worker_is_named_within_the_timeout(start, expected, transport, 
 def test_worker_stopped_between_passes_is_named_within_the_timeout(start, rank):
     workers = start(2)
     with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
-        llm._root.run(IDS, 0, len(IDS) - 1, protocol.Want.TOP)
-        shards = llm._root.shards()
+        batch = Batch([Span(len(IDS), 0, [0])], [len(IDS) - 1])
+        llm._root.run(IDS, batch, protocol.Want.TOP)
+        (shards,) = llm._root.shards()
         workers[rank - 1].signal(signal.SIGSTOP)
         begin = time.monotonic()
         with pytest.raises(dllama.TransportError, match=name(rank, workers[rank - 1].address)):

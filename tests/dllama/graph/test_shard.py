@@ -135,8 +135,8 @@ def test_more_nodes_than_kv_heads_and_blocks():
 def test_two_all_reduces_in_a_layer_and_nothing_else():
     for rank in range(3):
         graph = graph_of(spec_of(n_layers=5), run_config_of([1] * 3), rank)
-        transfers = [task.op.name for task in graph.tasks if task.kind.name == "TRANSFER"]
-        assert transfers == ["BROADCAST"] + 10 * ["ALL_REDUCE"]
+        transfers = [task.op for task in graph.tasks if task.kind.name == "TRANSFER"]
+        assert transfers == ["broadcast"] + 10 * ["all_reduce"]
     alone = graph_of(spec_of(n_layers=5), run_config_of([1]), 0)
     assert not [task for task in alone.tasks if task.kind.name == "TRANSFER"]
 

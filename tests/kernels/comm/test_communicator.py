@@ -63,16 +63,6 @@ def stored(x, wire):
     return quants.quantise_q80(x).dequantise()
 
 
-def tree_sum(parts):
-    """Sum as a binary tree over the ranks."""
-    parts, step = list(parts), 1
-    while step < len(parts):
-        for at in range(0, len(parts) - step, 2 * step):
-            parts[at] = parts[at] + parts[at + step]
-        step *= 2
-    return parts[0]
-
-
 @pytest.mark.parametrize("algorithm", ["exchange", "two-step"])
 @pytest.mark.parametrize("nodes", [2, 3, 4, 5, 8])
 @pytest.mark.parametrize(("dim", "wire"), [(96, F32), (50, F32), (50, F16), (288, F16), (288, Q80)])
@@ -88,7 +78,7 @@ def test_all_reduce(algorithm, nodes, dim, wire, rng, tmp_path):
 
         with mesh(nodes, tmp_path) as links:
             results = everywhere(links, work, dim=dim, tokens=T, wire=wire, algorithm=algorithm)
-        total = tree_sum([stored(part, wire) for part in parts])
+        total = sum(stored(part, wire) for part in parts)  # by rank
         if algorithm == "two-step":
             total = stored(total, wire)
         for result in results:
@@ -129,23 +119,23 @@ def test_nodes_with_several_sums_and_with_none(algorithm, dim, wire, rng, tmp_pa
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 5])
-@pytest.mark.parametrize("form", [0, 1, 2])
-def test_broadcast(nodes, form, rng, tmp_path):
+@pytest.mark.parametrize("encoding", [0, 1, 2])
+def test_broadcast(nodes, encoding, rng, tmp_path):
     x = rng.standard_normal((7, 50)).astype(np.float32)
-    if form == 1:
+    if encoding == 1:
         x = x.astype(np.float16).astype(np.float32)
-    if form == 2:
+    if encoding == 2:
         x = (x.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
     def work(communicator, rank):
-        assert communicator.form_of(x) == form
+        assert communicator.encoding_of(x) == encoding
         out = x.copy() if rank == 0 else np.zeros_like(x)
-        communicator.broadcast(out, form)
+        communicator.broadcast(out, encoding)
         return out, communicator.traffic()
 
     with mesh(nodes, tmp_path) as links:
         results = everywhere(links, work, dim=50, tokens=7, wire=F32)
-    size = 7 * 50 * (2 if form else 4)
+    size = 7 * 50 * (2 if encoding else 4)
     for rank, (out, (sent, received)) in enumerate(results):
         np.testing.assert_array_equal(out, x)
         assert received == (size if rank else 0)

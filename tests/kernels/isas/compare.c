@@ -149,26 +149,26 @@ static void check_floats(void)
 
 static void check_attend(int half, int size, int n, int count)
 {
-    static float x[DL_CHUNK * DL_HEAD_MAX], q[4 * DL_HEAD_MAX], scores[DL_ATTEND_ROWS * DL_CHUNK];
-    static uint16_t narrow[2][DL_CHUNK * DL_HEAD_MAX];
-    static dl_part part[2][DL_ATTEND_ROWS];
+    static float x[DL_KV_BLOCK * DL_HEAD_MAX], q[4 * DL_HEAD_MAX], scores[DL_ATTEND_ROWS * DL_KV_BLOCK];
+    static uint16_t narrow[2][DL_KV_BLOCK * DL_HEAD_MAX];
+    static dl_partial part[2][DL_ATTEND_ROWS];
     float out[2][DL_HEAD_MAX] = {{0}};
     int padded = (size + 15) / 16 * 16;
     const dl_attention *f[2] = {dl_attention_of(isa), dl_attention_of(0)};
-    normals(x, DL_CHUNK * padded, 1.0f), normals(q, 4 * size, 1.0f);
+    normals(x, DL_KV_BLOCK * padded, 1.0f), normals(q, 4 * size, 1.0f);
     for (int i = 0; i < 2; i++) {
-        f[i]->to_half(x, DL_CHUNK * padded, narrow[i]);
+        f[i]->to_half(x, DL_KV_BLOCK * padded, narrow[i]);
         const void *cache = half ? (const void *)narrow[i] : x;
         dl_attend job = {
             .k = cache, .v = cache, .q = q, .size = size, .padded = padded, .count = count,
-            .cap = n == 3 ? 5.0f : 0.0f, .scores = scores, .part = part[i],
+            .cap = n == 3 ? 5.0f : 0.0f, .scores = scores, .partial = part[i],
         };
         for (int r = 0; r < n; r++) job.limit[r] = r == 1 ? 0 : count - r * 3 > 0 ? count - r * 3 : 1;
         f[i]->attend[half](&job, n);
         f[i]->merge(&part[i][0], &part[i][n - 1], padded);
         f[i]->finish(&part[i][0], size, out[i]);
     }
-    same(narrow[0], narrow[1], (size_t)(DL_CHUNK * padded) * 2, "to_half", size, 0);
+    same(narrow[0], narrow[1], (size_t)(DL_KV_BLOCK * padded) * 2, "to_half", size, 0);
     for (int r = 0; r < n; r++)
         same(&part[0][r], &part[1][r], (size_t)(2 + padded) * 4, "attention of size and rows", size, n);
     same(out[0], out[1], sizeof out[0], "finished attention", size, n);
@@ -182,7 +182,7 @@ static void check_attention(void)
             for (int n = 1; n <= DL_ATTEND_ROWS; n++) {
                 check_attend(half, sizes[z], n, 5);
                 check_attend(half, sizes[z], n, 77);
-                check_attend(half, sizes[z], n, DL_CHUNK);
+                check_attend(half, sizes[z], n, DL_KV_BLOCK);
             }
 }
 

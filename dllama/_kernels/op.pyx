@@ -1,0 +1,73 @@
+"""Ops and what they are bound to; op.pxd has the contract."""
+
+from dllama._kernels.memory cimport Memory
+from dllama._kernels.ops.elementwise cimport Rows
+
+
+cdef class Op:
+    """A task bound to its buffers and weights; made from (Bindings, Task).
+
+    Raises:
+        KeyError: the task names a buffer, matrix or vector that is not there.
+        ValueError: one of them has another size than the task needs.
+    """
+
+    cdef int stage(self, items_fn items, item_fn item, const void *op) except -1:
+        if self.n_stages == MAX_STAGES:
+            raise ValueError(f"an op has at most {MAX_STAGES} stages")
+        self.stages[self.n_stages].items = items
+        self.stages[self.n_stages].item = item
+        self.stages[self.n_stages].op = op
+        self.n_stages += 1
+        return 0
+
+
+cdef class Bindings:
+    """What the tasks of a graph name.
+
+    Args:
+        buffers: Rows or Routes by name.
+        matrices: PackedMatrix by name.
+        vectors: float32 arrays by name.
+        embedding: float32 (vocab, dim), or None where no task looks up rows.
+        cache: KVCache.
+        communicator: of several nodes, else None.
+        threads: that will run the items.
+        max_rows: most rows of a batch.
+        max_positions: most positions of a sequence.
+    """
+
+    def __init__(self, *, dict buffers, dict matrices, dict vectors, embedding, cache,
+                 communicator, int threads, int64_t max_rows, int64_t max_positions):
+        self.buffers, self.matrices, self.vectors = buffers, matrices, vectors
+        self.embedding, self.cache, self.communicator = embedding, cache, communicator
+        self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
+        self._shared = {}
+
+    cdef const dl_rows *rows(self, str name) except NULL:
+        return &(<Rows?> self.buffers[name]).view
+
+    cdef float *floats(self, str name) except NULL:
+        cdef const dl_rows *rows = self.rows(name)
+        if rows.x == NULL:
+            raise ValueError(f"buffer {name} does not hold floats")
+        return rows.x
+
+    cdef const float *vector(self, str name, int64_t length) except? NULL:
+        cdef const float[::1] numbers
+        if not name:
+            return NULL
+        numbers = self.vectors[name]
+        if numbers.shape[0] != length:
+            raise ValueError(f"vector {name} has {numbers.shape[0]} numbers, expected {length}")
+        return &numbers[0]
+
+    cdef object shared(self, object key, object make):
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    @property
+    def nbytes(self):
+        """Bytes of the buffers and of what ops share."""
+        return sum(one.nbytes for one in (*self.buffers.values(), *self._shared.values()))

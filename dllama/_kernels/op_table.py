@@ -1,0 +1,27 @@
+"""The ops there are: which class does a task, by the name that the task says."""
+
+from __future__ import annotations
+
+from dllama._kernels.comm.ops import AllReduceOp, BroadcastOp
+from dllama._kernels.op import Op
+from dllama._kernels.ops.attention import AttentionOp
+from dllama._kernels.ops.matmul import MatmulOp
+from dllama._kernels.ops.moe import DispatchOp, ExpertsGatedOp, ExpertsSumOp, RouteOp
+from dllama._kernels.ops.rope import RopeOp
+from dllama._kernels.ops.rowwise import EmbedOp, EncodeOp, NormOp, ScaleOp
+
+OPS: dict[str, type[Op]] = {
+    "embed": EmbedOp,
+    "norm": NormOp,
+    "matmul": MatmulOp,
+    "rope": RopeOp,
+    "attention": AttentionOp,
+    "encode": EncodeOp,
+    "scale": ScaleOp,
+    "route": RouteOp,
+    "dispatch": DispatchOp,
+    "experts_gated": ExpertsGatedOp,
+    "experts_sum": ExpertsSumOp,
+    "broadcast": BroadcastOp,
+    "all_reduce": AllReduceOp,
+}

@@ -1,0 +1,65 @@
+# The KV cache: keys and values in blocks of positions, which sequences share.
+
+from libc.stdint cimport int64_t, uint16_t
+
+from dllama._kernels.memory cimport Memory
+
+
+cdef extern from "simd/attention.h" nogil:
+    enum:
+        DL_KV_BLOCK
+        DL_ATTEND_ROWS
+        DL_HEAD_MAX
+    ctypedef struct dl_partial:
+        float m
+        float l
+        float *o
+    ctypedef struct dl_attend:
+        const void *k
+        const void *v
+        const void *next
+        const float *q
+        int size
+        int padded
+        int count
+        int *limit
+        float cap
+        float *scores
+        dl_partial *partial
+    ctypedef struct dl_attention:
+        void (**attend)(const dl_attend *a, int n) noexcept nogil
+        void (*merge)(dl_partial *into, const dl_partial *partial, int n) noexcept nogil
+        void (*finish)(const dl_partial *partial, int n, float *out) noexcept nogil
+        void (*to_half)(const float *x, int n, uint16_t *dst) noexcept nogil
+    const dl_attention *dl_attention_of(int isa)
+
+
+# Blocks [block][layer][kv_head] of keys [positions / 16][size][16], then values [positions][padded].
+cdef struct KVBlocks:
+    char *data
+    int64_t positions               # of a block: a chunk of attention, or fewer and a multiple of 16
+    int64_t layers, kv_heads
+    int64_t size, padded            # elements of a head; rounded up to 16
+    int64_t width                   # bytes of an element
+    int64_t head_bytes, keys_bytes  # keys and values of one head in a block; its keys alone
+    bint half                       # float16, else float32
+
+cdef inline char *kv_keys(const KVBlocks *kv, int64_t block, int64_t layer,
+                          int64_t kv_head) noexcept nogil:
+    return kv.data + ((block * kv.layers + layer) * kv.kv_heads + kv_head) * kv.head_bytes
+
+cdef inline char *kv_values(const KVBlocks *kv, int64_t block, int64_t layer,
+                            int64_t kv_head) noexcept nogil:
+    return kv_keys(kv, block, layer, kv_head) + kv.keys_bytes
+
+# Store key[size] and value[size] of one position.
+cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64_t layer,
+                 int64_t kv_head, int64_t position, const float *key,
+                 const float *value) noexcept nogil
+
+
+cdef class KVCache:
+    cdef KVBlocks view
+    cdef Memory memory
+    cdef readonly int64_t blocks
+    cdef int copy(self, int64_t source, int64_t target) except -1

@@ -1,0 +1,78 @@
+"""Keys and values of sequences, in blocks as vLLM's PagedAttention has them (Kwon et al. 2023).
+
+A block holds some positions of all layers and heads of a node. Which blocks a sequence has, the
+root decides (dllama.runtime.sequences): sequences with a common prefix share its blocks, and one
+that is to be changed is copied first. A block has as many positions as attention reads at a time,
+so looking up blocks costs nothing.
+"""
+
+from libc.string cimport memcpy
+
+
+cdef class KVCache:
+    """Room for `blocks` blocks of keys and values.
+
+    Args:
+        layers: of the model.
+        kv_heads: on this node.
+        head_dim: elements of a head, 1 to 512.
+        positions: of a block, as block_positions gives.
+        blocks: how many.
+        half: float16, else float32.
+    """
+
+    def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t positions,
+                  int64_t blocks, bint half):
+        cdef KVBlocks *kv = &self.view
+        if not 1 <= head_dim <= DL_HEAD_MAX:
+            raise ValueError(f"head_dim is {head_dim}, expected 1 to {DL_HEAD_MAX}")
+        if not 16 <= positions <= DL_KV_BLOCK or positions % 16 or blocks < 1:
+            raise ValueError(f"no KV cache of {blocks} blocks of {positions} positions")
+        kv.positions, kv.layers, kv.kv_heads, kv.half = positions, layers, kv_heads, half
+        kv.size, kv.padded, kv.width = head_dim, (head_dim + 15) // 16 * 16, 2 if half else 4
+        kv.keys_bytes = positions * kv.size * kv.width
+        kv.head_bytes = kv.keys_bytes + positions * kv.padded * kv.width
+        self.blocks = blocks
+        self.memory = Memory(blocks * layers * kv_heads * kv.head_bytes)
+        kv.data = self.memory.data
+
+    @property
+    def nbytes(self):
+        """Bytes reserved; pages are taken as positions fill."""
+        return self.memory.nbytes
+
+    cdef int copy(self, int64_t source, int64_t target) except -1:
+        """Make a block equal to another one."""
+        cdef int64_t size = self.view.layers * self.view.kv_heads * self.view.head_bytes
+        memcpy(self.memory.data + target * size, self.memory.data + source * size, size)
+        return 0
+
+
+def block_positions(int64_t max_positions):
+    """Positions of a block for sequences of up to max_positions."""
+    return min(DL_KV_BLOCK, (max_positions + 15) // 16 * 16)
+
+
+cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64_t layer,
+                 int64_t kv_head, int64_t position, const float *key,
+                 const float *value) noexcept nogil:
+    cdef char *keys = kv_keys(kv, block, layer, kv_head)
+    cdef char *values = kv_values(kv, block, layer, kv_head)
+    cdef int64_t at = position % kv.positions
+    cdef int64_t i = at // 16 * 16 * kv.size + at % 16
+    cdef int64_t d, size = kv.size
+    cdef float row[DL_HEAD_MAX]
+    cdef uint16_t halves[DL_HEAD_MAX]
+    if not kv.half:
+        for d in range(size):
+            (<float *> keys)[i + 16 * d] = key[d]
+        memcpy(values + at * kv.padded * 4, value, size * 4)
+        return
+    memcpy(row, key, size * sizeof(float))
+    for d in range(size, kv.padded):
+        row[d] = 0
+    f.to_half(row, <int> kv.padded, halves)
+    for d in range(size):
+        (<uint16_t *> keys)[i + 16 * d] = halves[d]
+    memcpy(row, value, size * sizeof(float))
+    f.to_half(row, <int> kv.padded, <uint16_t *> values + at * kv.padded)

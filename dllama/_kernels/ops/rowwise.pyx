@@ -1,0 +1,146 @@
+"""Ops that take a row at a time: embedding lookup, norm, encoding, scaling.
+
+T: rows of the task. D: columns of a row.
+"""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from dllama._kernels.op cimport Bindings, Op, Pass, row_of, rows_of
+from dllama._kernels.ops.elementwise cimport dl_rows, put_blocks
+
+from dllama._kernels.tasks import Then
+
+# Fewest blocks of 32 in a cut of a row.
+cdef enum:
+    CUT_BLOCKS = 8
+
+
+cdef struct RowOp:
+    bint tail                       # works on the wanted rows only, and writes from row 0
+    int64_t width                   # D
+    const float *src                # [rows of the batch][D]
+    const dl_rows *dst              # as a matmul reads them
+    float *sum                      # norm: added to these [T][D] instead
+    const float *weight             # norm: [D]; embed: [vocab][D]
+    float epsilon                   # norm
+    float scale                     # scale
+
+
+cdef int64_t row_items(const Pass *run, const void *op) noexcept nogil:
+    return rows_of(run, (<const RowOp *> op).tail)
+
+
+cdef int64_t cut_items(const Pass *run, const void *op) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t T = rows_of(run, r.tail)
+    return T * _cuts(run, r, T)
+
+
+cdef inline int64_t _cuts(const Pass *run, const RowOp *r, int64_t T) noexcept nogil:
+    """Items that a row is cut into: one for each thread where rows are fewer than threads."""
+    if T >= run.threads:
+        return 1
+    return max(1, min(run.threads, r.width // (32 * CUT_BLOCKS)))
+
+
+cdef inline const float *_row(const Pass *run, const RowOp *r, int64_t t) noexcept nogil:
+    return r.src + row_of(run, r.tail, t) * r.width
+
+
+cdef inline void _put_cut(const Pass *run, const RowOp *r, int64_t i, const float *x) noexcept nogil:
+    """Put the columns of row x[D] that item i has into dst."""
+    cdef int64_t T = rows_of(run, r.tail), blocks = (r.width + 31) // 32
+    cdef int64_t cuts = _cuts(run, r, T), cut = i % cuts
+    cdef int64_t first = blocks * cut // cuts, end = blocks * (cut + 1) // cuts
+    put_blocks(run.floats, r.dst, T, i // cuts, first, end - first, x + 32 * first)
+
+
+cdef int norm_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t T = rows_of(run, r.tail)
+    run.floats.rmsnorm(_row(run, r, i // _cuts(run, r, T)), r.weight, r.epsilon, r.width, scratch)
+    _put_cut(run, r, i, scratch)
+    return 0
+
+
+cdef int norm_add_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t j
+    run.floats.rmsnorm(_row(run, r, t), r.weight, r.epsilon, r.width, scratch)
+    for j in range(r.width):
+        r.sum[t * r.width + j] += scratch[j]
+    return 0
+
+
+cdef class NormOp(Op):
+    """dst = RMSNorm of src with a weight vector, or added to dst (Then.ADD)."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        self.op.tail, self.op.src = task.tail, b.floats(task.src)
+        self.op.width, self.op.epsilon = b.rows(task.src).k, task.epsilon
+        self.op.weight = b.vector(task.weight, self.op.width)
+        self.scratch = self.op.width + 16
+        if task.then == Then.ADD:
+            self.op.sum = b.floats(task.dst)
+            self.stage(row_items, norm_add_item, &self.op)
+        else:
+            self.op.dst = b.rows(task.dst)
+            self.stage(cut_items, norm_item, &self.op)
+
+
+cdef int encode_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t T = rows_of(run, r.tail)
+    _put_cut(run, r, i, _row(run, r, i // _cuts(run, r, T)))
+    return 0
+
+
+cdef class EncodeOp(Op):
+    """dst = src as a matmul of quantised weights reads it."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        self.op.tail, self.op.src, self.op.dst = task.tail, b.floats(task.src), b.rows(task.dst)
+        self.op.width = self.op.dst.k
+        self.stage(cut_items, encode_item, &self.op)
+
+
+cdef int embed_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    memcpy(r.sum + t * r.width, r.weight + run.batch.ids[t] * r.width, r.width * sizeof(float))
+    return 0
+
+
+cdef class EmbedOp(Op):
+    """dst = the embedding of each row's token."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        cdef const float[:, ::1] table = b.embedding
+        self.op.width, self.op.weight, self.op.sum = table.shape[1], &table[0, 0], b.floats(task.dst)
+        self.stage(row_items, embed_item, &self.op)
+
+
+cdef int scale_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t j
+    for j in range(t * r.width, (t + 1) * r.width):
+        r.sum[j] = r.src[j] * r.scale
+    return 0
+
+
+cdef class ScaleOp(Op):
+    """dst = src times a number."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        self.op.tail, self.op.scale = task.tail, task.scale
+        self.op.src, self.op.sum = b.floats(task.src), b.floats(task.dst)
+        self.op.width = b.rows(task.src).k
+        self.stage(row_items, scale_item, &self.op)

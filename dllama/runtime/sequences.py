@@ -1,0 +1,226 @@
+"""Sequences: which ids a model has keys and values of, and in which KV blocks.
+
+The root decides for all nodes; what is in the blocks, each node's executor knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Ids
+
+from dllama._kernels.ops.kv_cache import block_positions
+from dllama.checks import integer
+from dllama.errors import ConfigError, ContextError
+from dllama.runtime.batch import Batch, Span
+
+# Ids at the end of a prompt that a continued text may change: where templates begin an answer.
+SEAM = 4
+
+
+class BlockPool:
+    """KV blocks by number, each used by any number of sequences."""
+
+    def __init__(self, count: int) -> None:
+        self._free = list(range(count - 1, -1, -1))
+        self._users = [0] * count
+
+    def take(self) -> int:
+        """A block that nobody uses; there is one while sequences are no longer than planned."""
+        block = self._free.pop()
+        self._users[block] = 1
+        return block
+
+    def share(self, blocks: Ids[int]) -> list[int]:
+        """The same blocks for one more user."""
+        for block in blocks:
+            self._users[block] += 1
+        return list(blocks)
+
+    def release(self, blocks: Ids[int]) -> None:
+        """One user less."""
+        for block in blocks:
+            self._users[block] -= 1
+            if not self._users[block]:
+                self._free.append(block)
+
+    def is_shared(self, block: int) -> bool:
+        """Whether a block has several users."""
+        return self._users[block] > 1
+
+
+class Sequence:
+    """A text as a model knows it.
+
+    Attributes:
+        tokens: ids whose keys and values are kept.
+        pending: ids that follow, given or generated, but are not evaluated yet.
+        blocks: KV blocks of the tokens, in the order of positions.
+        given: tokens up to the last one that was not generated.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.pending: list[int] = []
+        self.blocks: list[int] = []
+        self.given = 0
+
+    @property
+    def position(self) -> int:
+        """How many tokens there are."""
+        return len(self.tokens)
+
+
+class Sequences:
+    """The sequences of a model, one of which is the current one.
+
+    Args:
+        vocab_size: ids are below it.
+        seq_len: most positions of a sequence.
+        count: of sequences whose keys and values are kept.
+    """
+
+    def __init__(self, vocab_size: int, seq_len: int, count: int = 1) -> None:
+        self._vocab_size = vocab_size
+        self._seq_len = seq_len
+        self._block = block_positions(seq_len)
+        self._pool = BlockPool(count * -(-seq_len // self._block))
+        self._by_use = [Sequence() for _ in range(count)]  # the one that was used last is last
+        self.current = self._by_use[0]
+
+    def continue_from(self, tokens: Ids[int]) -> int:
+        """Make a sequence of these ids the current one; as few of them as possible are pending.
+
+        The sequence with the longest common prefix goes on if only what it generated differs: so
+        does a conversation that goes on, and one whose answer is asked for again or was changed by
+        its template. Otherwise the sequence that was not used for the longest time is given up for
+        one that shares the blocks of the common prefix.
+
+        Returns:
+            How many ids are kept; the last one is always pending, since its logits are wanted.
+
+        Raises:
+            ConfigError: there are no ids, or one is out of range; nothing changes.
+            ContextError: they do not fit; nothing changes.
+        """
+        ids = self.check(tokens)
+        if not ids:
+            raise ConfigError("there are no tokens to continue from")
+        if len(ids) > self._seq_len:
+            raise ContextError(f"{len(ids)} tokens do not fit in a context of {self._seq_len}")
+        self.current.pending = []
+        best = max(self._by_use, key=lambda one: _common(one.tokens, ids[:-1]))
+        kept = _common(best.tokens, ids[:-1])
+        given = min(best.given, best.position)
+        if kept < max(1, given - SEAM, (given + 1) // 2) and best is not self._by_use[0]:
+            best = self._fork(best, kept, self._by_use[0])
+        self._cut(best, kept)
+        best.pending = ids[kept:]
+        self.current = best
+        return kept
+
+    def _fork(self, source: Sequence, kept: int, target: Sequence) -> Sequence:
+        """Let target begin as source does, in the same blocks."""
+        self._pool.release(target.blocks)
+        target.tokens, target.given = source.tokens[:kept], min(source.given, kept)
+        target.blocks = self._pool.share(source.blocks[: self._blocks(kept)])
+        return target
+
+    def rewind(self, position: int) -> None:
+        """Keep the first tokens of the current sequence, and nothing pending.
+
+        Raises:
+            ConfigError: there are fewer tokens.
+        """
+        if not 0 <= position <= self.current.position:
+            raise ConfigError(f"position is {position}, expected 0 to {self.current.position}")
+        self._cut(self.current, position)
+        self.current.pending = []
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        for sequence in self._by_use:
+            self._cut(sequence, 0)
+            sequence.pending = []
+
+    def plan(self, count: int, wanted: Ids[int]) -> Batch:
+        """A batch of the next `count` ids of the current sequence.
+
+        Args:
+            count: of ids, which fit (require).
+            wanted: rows whose logits are wanted.
+        """
+        sequence, copies = self.current, []
+        written = sequence.position // self._block
+        if written < len(sequence.blocks) and self._pool.is_shared(sequence.blocks[written]):
+            shared, own = sequence.blocks[written], self._pool.take()
+            self._pool.release([shared])
+            sequence.blocks[written] = own
+            copies.append((shared, own))
+        while len(sequence.blocks) < self._blocks(sequence.position + count):
+            sequence.blocks.append(self._pool.take())
+        span = Span(count, sequence.position, tuple(sequence.blocks))
+        return Batch((span,), wanted, copies)
+
+    def evaluated(self, ids: Ids[int], given: bool) -> None:
+        """Note that a pass has evaluated ids of the current sequence.
+
+        Args:
+            ids: all of the batch.
+            given: they are of a prompt; else they were generated.
+        """
+        sequence = self.current
+        sequence.tokens.extend(ids)
+        if given:
+            sequence.given = sequence.position
+        self._by_use.remove(sequence)
+        self._by_use.append(sequence)
+
+    def check(self, tokens: Ids[int]) -> list[int]:
+        """The tokens as integers; ConfigError for one out of range."""
+        ids = [integer("token id", token) for token in tokens]
+        for token in ids:
+            if not 0 <= token < self._vocab_size:
+                raise ConfigError(f"token id is {token}, expected 0 to {self._vocab_size - 1}")
+        return ids
+
+    def require(self, count: int) -> None:
+        """ContextError unless `count` more tokens fit in the current sequence."""
+        position = self.current.position
+        if position + count > self._seq_len:
+            raise ContextError(
+                f"{count} tokens do not fit after {position} in a context of {self._seq_len}: "
+                "shorten them, reset the context, or raise max_seq_len"
+            )
+
+    def limit(self, prompt: int, max_tokens: int | None) -> int:
+        """How many tokens can be generated after a prompt; the last needs no position of its own.
+
+        Args:
+            prompt: its tokens.
+            max_tokens: most that are asked for; None for as many as fit.
+
+        Raises:
+            ConfigError: max_tokens is not a number.
+            ContextError: they do not fit.
+        """
+        self.require(prompt)
+        if max_tokens is None:
+            return self._seq_len - self.current.position - prompt + 1
+        count = integer("max_tokens", max_tokens, 0)
+        self.require(prompt + max(0, count - 1))
+        return count
+
+    def _blocks(self, positions: int) -> int:
+        """How many blocks hold so many positions."""
+        return -(-positions // self._block)
+
+    def _cut(self, sequence: Sequence, position: int) -> None:
+        """Forget tokens from a position on, and give their blocks back."""
+        del sequence.tokens[position:]
+        self._pool.release(sequence.blocks[self._blocks(position) :])
+        del sequence.blocks[self._blocks(position) :]
+
+
+def _common(a: Ids[int], b: Ids[int]) -> int:
+    """Length of the longest common prefix."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
