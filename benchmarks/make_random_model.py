@@ -43,6 +43,12 @@ SHAPES = {
     "llama-3.2-1b": spec(2048, 8192, 16, 32, 8, 64, 128256, 8192, 500000.0,
                          RopeScaling(32.0, 1.0, 4.0, 8192)),
     "llama-2-7b": spec(4096, 11008, 32, 32, 32, 128, 32000, 4096),
+    # Three of the 48 layers of Qwen3 30B-A3B, and a fifth of its vocabulary; only as --m.
+    "qwen3-30b-a3b-cut": ModelSpec(
+        Arch.QWEN3_MOE, 2048, 6144, 3, 32, 4, 128, 32000, 4096, WeightType.Q40,
+        rope_theta=1e6, rope_type=RopeType.FALCON, norm_epsilon=1e-6,
+        n_experts=128, n_active_experts=8, moe_hidden_dim=768,
+    ),
 }  # fmt: skip
 GGUF_NAMES = {
     "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate",
@@ -60,6 +66,8 @@ def main() -> None:
     parser.add_argument("--hugging-face", type=Path, metavar="FOLDER")
     args = parser.parse_args()
     model = SHAPES[args.shape]
+    if model.n_experts and (args.gguf or args.hugging_face):
+        parser.error(f"{args.shape} is only written as --m")
     if args.m:
         write_m(args.m, model)
     if args.gguf:

@@ -19,13 +19,13 @@ from dllama.graph.graph import (
     TensorSlice,
     Vector,
 )
-from dllama.graph.shard import Shard, columns_of, expert_lanes
+from dllama.graph.shard import Shard, columns_of
 from dllama.graph.sum_tree import Summation
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
 
-# Rows of every expert's down projection that one work item computes (moe.pxd has the same).
-EXPERT_ROWS = 32
+# Rows that are packed together (dllama/_kernels/simd/tile.h).
+PANEL = 16
 
 
 def check_supported(spec: ModelSpec, path: object = "model") -> None:
@@ -87,11 +87,9 @@ def residual_tasks(
     product: what writes this node's sums, None if it has no columns.
     """
     alone = shard.world == 1
-    for part, subtree in enumerate(sums.subtrees if product else ()):
-        assert product
-        into_x = alone and not norm
-        dst, then = ("x", Then.ADD) if into_x else (partial, Then.STORE)
-        yield replace(product, dst=dst, then=then, sums=subtree, part=part)
+    if product:
+        dst, then = ("x", Then.ADD) if alone and not norm else (partial, Then.STORE)
+        yield replace(product, dst=dst, then=then, sums=sums.segments)
     if not alone:
         dst, then = ("branch", Then.STORE) if norm else ("x", Then.ADD)
         yield Task(
@@ -159,18 +157,15 @@ def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
     """
     at, product = f"layers.{layer}.", None
     if shard.hidden:
-        lanes, gated = expert_lanes(spec, shard.hidden), _gated(spec)
         yield Task("norm", "x", "routed", at + "ffn_norm", layer, epsilon=spec.norm_epsilon)
         yield Task("matmul", "routed", "scores", at + "router", layer)
         yield Task("route", "scores", "routes", layer=layer)
         yield Task("dispatch", "routed", "dispatched", layer=layer, routes="routes")
         yield Task(
-            "experts_gated", "dispatched", "hidden", at + "experts_gate_up", layer, gated,
-            lanes=lanes, routes="routes",
+            "experts_gated", "dispatched", "hidden", at + "experts_gate_up", layer,
+            _gated(spec), routes="routes",
         )  # fmt: skip
-        product = Task(
-            "experts_sum", "hidden", "", at + "experts_down", layer, lanes=lanes, routes="routes"
-        )
+        product = Task("experts_sum", "hidden", "", at + "experts_down", layer, routes="routes")
     norm = at + "ffn_post_norm" if spec.post_norms else ""
     yield from residual_tasks(
         shard, product, shard.down_sum, "ffn_out", layer, norm, spec.norm_epsilon
@@ -211,21 +206,21 @@ def buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
     elif shard.hidden:
         yield Buffer("hidden", len(shard.hidden), _input(spec))
     if shard.world > 1 or spec.post_norms:
-        yield Buffer("attention_out", spec.dim, rows=max(1, len(shard.output_sum.subtrees)))
-        yield Buffer("ffn_out", spec.dim, rows=max(1, len(shard.down_sum.subtrees)))
+        yield Buffer("attention_out", spec.dim, rows=max(1, len(shard.output_sum.adds[shard.rank])))
+        yield Buffer("ffn_out", spec.dim, rows=max(1, len(shard.down_sum.adds[shard.rank])))
     if shard.world > 1 and spec.post_norms:
         yield Buffer("branch", spec.dim)
 
 
 def _expert_buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
-    """Rows for each token and each of its experts; hidden units lie apart by lanes."""
-    taken, lanes = spec.n_active_experts, expert_lanes(spec, shard.hidden)
+    """Rows for each token and each of its experts."""
+    taken = spec.n_active_experts
     yield Buffer("routed", spec.dim)
     yield Buffer("scores", spec.n_experts)
     routing = Routing(spec.n_experts, taken, spec.topk_normalised)
     yield Buffer("routes", taken, Storage.ROUTES, routing=routing)
     yield Buffer("dispatched", spec.dim, _input(spec), taken)
-    yield Buffer("hidden", len(shard.hidden) // lanes, _input(spec), taken * lanes)
+    yield Buffer("hidden", len(shard.hidden), _input(spec), taken)
 
 
 def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
@@ -284,26 +279,13 @@ def _expert_matrices(spec: ModelSpec, shard: Shard, at: str) -> Iterator[Matrix]
 
 
 def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str]) -> Matrix:
-    """Down projections cut into lanes, which are rows of their own here.
-
-    Rows: for each expert, for each EXPERT_ROWS rows, for each lane, these rows.
-    """
-    lanes = expert_lanes(spec, shard.hidden)
-    width = len(shard.hidden) // lanes
-    rows = lanes * EXPERT_ROWS * -(-spec.dim // EXPERT_ROWS)  # of an expert
+    """Down projections one below the other, each filled up to whole panels of rows."""
+    rows = PANEL * -(-spec.dim // PANEL)
     slices = [
-        TensorSlice(
-            prefix + "down",
-            range(spec.dim),
-            shard.hidden[lane * width : (lane + 1) * width],
-            index * rows + lane * EXPERT_ROWS,
-            EXPERT_ROWS,
-            lanes * EXPERT_ROWS,
-        )
+        TensorSlice(prefix + "down", range(spec.dim), shard.hidden, index * rows)
         for index, prefix in enumerate(prefixes)
-        for lane in range(lanes)
     ]
-    return Matrix(name, len(prefixes) * rows, width, tuple(slices), spec.weight_type)
+    return Matrix(name, len(prefixes) * rows, len(shard.hidden), tuple(slices), spec.weight_type)
 
 
 def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dllama._kernels.tasks import Kind, Storage, Then
 from dllama.graph.shard import Shard
-from dllama.graph.sum_tree import Subtree
+from dllama.graph.sum_tree import Segment
 from dllama.model.spec import ModelSpec, Rope
 from dllama.model.weight_types import WeightType
 
@@ -144,14 +144,13 @@ class Task:
         tail: works on the rows whose logits are wanted only, else on all.
         kind: what its time counts as.
         bias: a vector that is added to a matmul's product.
-        sums: columns of a matmul and their order; without it all, one after another.
-        part: the product becomes these rows of dst.
+        sums: the order in which a matmul adds columns, without it one after another; each sum that
+            is left becomes rows of dst.
         adds: the order in which an all-reduce adds the sums of all nodes, by rank.
         heads: of rope and attention.
         epsilon: of a norm.
         scale: what `scale` multiplies by.
         routes: the buffer that says which experts a row takes.
-        lanes: equal parts in which sums over experts are cut.
     """
 
     op: str
@@ -163,14 +162,12 @@ class Task:
     tail: bool = False
     kind: Kind = Kind.INFERENCE
     bias: str = ""
-    sums: Subtree | None = None
-    part: int = 0
+    sums: tuple[Segment, ...] = ()
     adds: tuple[tuple[int, ...], ...] = ()
     heads: Heads | None = None
     epsilon: float = 0.0
     scale: float = 1.0
     routes: str = ""
-    lanes: int = 1
 
 
 @dataclass(frozen=True)

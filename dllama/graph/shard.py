@@ -106,21 +106,6 @@ def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Su
 
 
 def down_sums(spec: ModelSpec, blocks: Sequence[range], exact: bool) -> list[Summation]:
-    """The same of the columns of hidden units; experts have an order of their own."""
+    """The same of the columns of hidden units, of the feed-forward network or of every expert."""
     tree = summation.tree_of(-(-spec.ffn_dim // BLOCK))
-    exact = exact and not spec.n_experts
     return summation.summations(blocks, tree, lambda part: len(hidden_of(spec, part)), exact)
-
-
-def expert_lanes(spec: ModelSpec, hidden: range) -> int:
-    """Equal parts in which a node's columns of an expert's down projection are packed apart.
-
-    Of 8 lanes, or the largest power of two that cuts the blocks of hidden units evenly, those
-    that the node holds if they are a subtree of the binary tree over the lanes; else 1.
-    """
-    blocks = spec.ffn_dim // BLOCK if spec.ffn_dim % BLOCK == 0 else 1
-    lanes = next(lanes for lanes in (8, 4, 2, 1) if blocks % lanes == 0)
-    held = len(hidden) * lanes // spec.ffn_dim
-    power = held > 0 and held & (held - 1) == 0
-    size = held * (spec.ffn_dim // lanes)
-    return held if power and len(hidden) == size and hidden.start % size == 0 else 1

@@ -47,14 +47,6 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Subtree:
-    """A sum that one node takes by itself, from column `first` of its part of the matrix on."""
-
-    first: int
-    segments: tuple[Segment, ...]
-
-
-@dataclass(frozen=True)
 class Summation:
     """One node's part of a sum, and how the sums of all nodes are added.
 
@@ -65,19 +57,6 @@ class Summation:
 
     segments: tuple[Segment, ...]
     adds: tuple[tuple[int, ...], ...]
-
-    @property
-    def subtrees(self) -> tuple[Subtree, ...]:
-        """The sums that the node hands on."""
-        found: list[Subtree] = []
-        first = 0
-        for segment in self.segments:
-            own = found[len(found) - segment.adds :]
-            before = [each for subtree in own for each in subtree.segments]
-            del found[len(found) - segment.adds :]
-            found.append(Subtree(own[0].first if own else first, (*before, segment)))
-            first += segment.columns
-        return tuple(found)
 
 
 def tree_of(
@@ -162,10 +141,3 @@ def _walk(leaves: Tree, width: Callable[[range], int]) -> tuple[list[Segment], l
         left.append(leaf.adds - own)
         reach = reach - own + 1 if own == leaf.adds else 0
     return segments, left
-
-
-def over_ranks(sends: Sequence[bool]) -> tuple[tuple[int, ...], ...]:
-    """The adds of a balanced tree over the ranks that have a sum to send."""
-    parts = [range(rank, rank + sending) for rank, sending in enumerate(sends)]
-    tree = balanced([part for part in parts if part])
-    return summations(parts, tree, len, exact=False)[0].adds

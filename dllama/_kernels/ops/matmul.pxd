@@ -1,6 +1,6 @@
 # Packed weight matrices, and the matmul as a job of independent items.
 
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t
 
 from dllama._kernels.ops.elementwise cimport dl_floats, dl_rows
 from dllama._kernels.memory cimport Memory
@@ -13,7 +13,8 @@ cdef extern from "simd/matmul.h" nogil:
         DL_SUMS
     ctypedef struct dl_segment:
         int32_t columns
-        int32_t adds
+        int16_t adds
+        int16_t ends
     ctypedef struct dl_tile:
         const uint8_t *w
         const int8_t *q
@@ -23,7 +24,9 @@ cdef extern from "simd/matmul.h" nogil:
         int64_t ldx
         const dl_segment *order
         int segments
-        float *out
+        float *out[8]               # DL_TILE_TOKENS
+        int64_t out_step
+        const float *factors
     ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
     dl_tile_fn dl_tile_of(int isa, int type)
     int64_t dl_panel_stride(int type, int64_t k)
@@ -49,10 +52,10 @@ cdef class PackedMatrix:
     cdef const uint8_t *data(self) noexcept
 
 
-# The order of a sum: its segments.
+# The order of a sum: its segments, and how many sums are left after the last.
 cdef class Order:
     cdef Memory memory
-    cdef readonly int count
+    cdef readonly int count, sums
     cdef readonly int64_t columns
     cdef const dl_segment *segments(self) noexcept
 
@@ -61,23 +64,24 @@ cdef struct Matmul:
     const uint8_t *w
     int64_t stride, rows, k
     int quantised, then
-    int64_t first                   # column that the sum begins with
     const dl_segment *order         # NULL: all columns, one after another
-    int segments
+    int segments, sums
     int64_t groups_per_item
     dl_tile_fn tile
     const dl_floats *floats
     const dl_rows *src              # [T][k]
-    float *dst                      # STORE, ADD: [T][ld]
-    int64_t ld
+    float *dst                      # STORE, ADD: [sums][T][ld]
+    int64_t ld, dst_step            # dst_step: floats from one sum to the next
     const float *bias               # STORE: [rows], added to the product; or NULL
     const dl_rows *gated            # GATED: [T][rows of gate]
 
 
 # `threads` only decides how finely the rows are cut.
 cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) noexcept
-# Sum only the columns of an order, from column `first` on; the order outlives the job.
-cdef void sum_in_order(Matmul *m, PackedMatrix matrix, int64_t first, Order order) noexcept
+# Sum the columns in an order, which outlives the job. ValueError unless it has them all.
+cdef int sum_in_order(Matmul *m, Order order) except -1
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil
 # Item i for all T tokens; items touch different rows, so any thread may do any of them.
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil
+# Point a tile at the order of the sum, and at the activations of n tokens from token t on.
+cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil

@@ -18,6 +18,5 @@ def matmul(
     matrix: PackedMatrix,
     x: NDArray[np.float32],
     order: Sequence[tuple[int, int]] | None = None,
-    first: int = 0,
     threads: int = 1,
 ) -> NDArray[np.float32]: ...

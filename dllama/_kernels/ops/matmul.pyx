@@ -12,7 +12,7 @@ import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass, rows_of
 from dllama._kernels.ops.elementwise cimport DL_TILE, Rows, dl_floats_of, dl_isa, put_blocks, put_row
-from dllama._kernels.weight_types cimport dl_panel_bytes, dl_type_bytes, dl_weight_type, known
+from dllama._kernels.weight_types cimport dl_type_bytes, dl_weight_type, known
 
 # Groups in an item; gate and up come as 2 + 2 groups, so it is a multiple of 4 there.
 cdef enum:
@@ -71,29 +71,46 @@ cdef void _fill_row(PackedMatrix matrix, int64_t row, const uint8_t *src) noexce
 
 
 cdef class Order:
-    """The order of a sum over columns: (columns, adds) of each segment (dllama.graph.sum_tree).
+    """The order of a sum over columns (dllama.graph.sum_tree).
 
-    ValueError for segments without columns, and unless they add up to one sum.
+    Args:
+        segments: (columns, adds) of each.
+
+    Raises:
+        ValueError: a segment without columns, or one that adds sums that are not there.
     """
 
     def __cinit__(self, segments):
-        cdef int64_t columns, adds, waiting = 0
+        cdef int64_t columns, adds
         cdef dl_segment *segment
+        cdef list left = []  # the segments after which the sums so far are complete
         self.memory = Memory(max(1, len(segments)) * sizeof(dl_segment))
         segment = <dl_segment *> self.memory.data
         for columns, adds in segments:
-            if columns < 1 or not 0 <= adds <= waiting or waiting - adds >= DL_SUMS:
-                raise ValueError(f"no segment of {columns} columns adds {adds} of {waiting} sums")
-            segment.columns, segment.adds = <int32_t> columns, <int32_t> adds
-            segment += 1
-            waiting += 1 - adds
+            if columns < 1 or not 0 <= adds <= len(left):
+                raise ValueError(f"no segment of {columns} columns adds {adds} of {len(left)} sums")
+            segment[self.count].columns, segment[self.count].adds = <int32_t> columns, <int16_t> adds
+            segment[self.count].ends = 0
+            left[len(left) - adds:] = [self.count]
             self.columns += columns
             self.count += 1
-        if waiting != 1:
-            raise ValueError(f"the segments of an order end in {waiting} sums, expected 1")
+        for index in left:
+            segment[<int> index].ends = 1
+        self.sums = len(left)
+        if _waiting(segment, self.count) > DL_SUMS:
+            raise ValueError(f"more than {DL_SUMS} sums wait to be added")
 
     cdef const dl_segment *segments(self) noexcept:
         return <const dl_segment *> self.memory.data
+
+
+cdef int64_t _waiting(const dl_segment *segment, int64_t count) noexcept:
+    """Most sums that wait at the same time."""
+    cdef int64_t waiting = 0, most = 0, i
+    for i in range(count):
+        waiting += 1 - segment[i].adds - segment[i].ends
+        most = max(most, waiting)
+    return most
 
 
 cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) noexcept:
@@ -102,19 +119,21 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
     m.w, m.stride, m.rows, m.k = matrix.data(), matrix.stride, matrix.rows, matrix.cols
     m.quantised = matrix.quantised
     m.then, m.src = then, src
-    m.first, m.order, m.segments = 0, NULL, 1
+    m.order, m.segments, m.sums = NULL, 1, 1
     m.tile = dl_tile_of(dl_isa(), matrix.weight_type)
     m.floats = dl_floats_of(dl_isa())
     m.groups_per_item = ITEM_GROUPS
     while then < GATED and m.groups_per_item > 1 and groups < 4 * threads * m.groups_per_item:
         m.groups_per_item //= 2
-    m.dst, m.ld, m.bias, m.gated = NULL, 0, NULL, NULL
+    m.dst, m.ld, m.dst_step, m.bias, m.gated = NULL, 0, 0, NULL, NULL
     return m
 
 
-cdef void sum_in_order(Matmul *m, PackedMatrix matrix, int64_t first, Order order) noexcept:
-    m.w = matrix.data() + dl_panel_bytes(matrix.weight_type, first)
-    m.first, m.order, m.segments = first, order.segments(), order.count
+cdef int sum_in_order(Matmul *m, Order order) except -1:
+    if order.columns != m.k or order.sums > DL_SUMS:
+        raise ValueError(f"no {order.sums} sums of {order.columns} columns come from {m.k} columns")
+    m.order, m.segments, m.sums = order.segments(), order.count, order.sums
+    return 0
 
 
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil:
@@ -123,55 +142,55 @@ cdef int64_t matmul_items(const Matmul *m) noexcept nogil:
 
 
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
-    cdef float out[ITEM_GROUPS * DL_TILE_TOKENS * 16]
+    cdef float out[DL_SUMS * DL_TILE_TOKENS * 16]
     cdef int64_t first = i * m.groups_per_item, groups = (m.rows + 15) // 16
     cdef int64_t count = min(m.groups_per_item, groups - first)
     cdef int64_t step = DL_TILE_TOKENS if m.quantised else DL_TILE_FLOATS
-    cdef int64_t t = 0, g, n
+    cdef int64_t t = 0, g, n, at
     cdef dl_segment whole
     cdef dl_tile tile
-    whole.columns, whole.adds = <int32_t> m.k, 0
+    whole.columns, whole.adds, whole.ends = <int32_t> m.k, 0, 1
     tile.order, tile.segments = m.order if m.order != NULL else &whole, m.segments
+    tile.out_step, tile.factors = DL_TILE_TOKENS * 16, NULL
     while t < T:
         n = min(step, T - t)
-        _point(m, &tile, t, n)
+        point(m, &tile, t, n)
         for g in range(count):
             tile.w = m.w + (first + g) * m.stride
-            tile.out = &out[g * DL_TILE_TOKENS * 16]
+            for at in range(n):
+                tile.out[at] = &out[((g if m.then >= GATED else 0) * DL_TILE_TOKENS + at) * 16]
             m.tile(&tile, <int> n)
+            if m.then < GATED:
+                _put_rows(m, out, t, n, first + g)
         if m.then >= GATED:
             _put_gated(m, out, T, t, n, first // 4)
-        else:
-            _put_rows(m, out, t, n, first, count)
         t += n
 
 
-cdef inline void _point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil:
-    """Point the tile at the activations of n tokens from token t on."""
-    cdef int64_t before = t * m.k // 32 + n * m.first // 32
+cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil:
+    cdef int64_t before = t * m.k // 32
     tile.ldx = m.k
     if m.quantised:
         tile.q = m.src.q + 32 * before
         tile.d = m.src.d + before
         tile.s = m.src.s + before
     else:
-        tile.x = m.src.x + t * m.k + m.first
+        tile.x = m.src.x + t * m.k
 
 
-cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t n, int64_t first,
-                           int64_t count) noexcept nogil:
-    """Store or add n tokens of `count` groups from group `first` on."""
-    cdef int64_t g, i, r, valid
+cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t n,
+                           int64_t panel) noexcept nogil:
+    """Store or add n tokens of a panel: out[sums][DL_TILE_TOKENS][16]."""
+    cdef int64_t s, i, r, valid = min(16, m.rows - panel * 16)
     cdef const float *src
     cdef float *dst
-    for i in range(n):
-        for g in range(count):
-            src = out + (g * DL_TILE_TOKENS + i) * 16
-            dst = m.dst + (t + i) * m.ld + (first + g) * 16
-            valid = min(16, m.rows - (first + g) * 16)
+    for s in range(m.sums):
+        for i in range(n):
+            src = out + (s * DL_TILE_TOKENS + i) * 16
+            dst = m.dst + s * m.dst_step + (t + i) * m.ld + panel * 16
             if m.bias != NULL:
                 for r in range(valid):
-                    dst[r] = src[r] + m.bias[(first + g) * 16 + r]
+                    dst[r] = src[r] + m.bias[panel * 16 + r]
             elif m.then == STORE:
                 memcpy(dst, src, valid * sizeof(float))
             else:
@@ -197,34 +216,39 @@ cdef inline void _put_gated(const Matmul *m, const float *out, int64_t T, int64_
         put_blocks(m.floats, m.gated, T, t + i, block, 1, h)
 
 
-def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int64_t first=0, int threads=1):
-    """x times the transposed matrix: float32 (T, rows) from x (T, K).
+def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int threads=1):
+    """x times the transposed matrix. Quantised weights take x quantised to Q80.
 
-    Quantised weights take x quantised to Q80. order: (columns, adds) of each segment of the
-    sum, from column `first` on; without it all columns, one after another. ValueError where
-    widths or an order do not fit.
+    Args:
+        x: float32 (T, K).
+        order: (columns, adds) of each segment of the sum over the columns; default: all of them
+            one after another.
+
+    Returns:
+        float32 (T, rows), or with an order (sums, T, rows): the sums that are left.
+
+    Raises:
+        ValueError: widths or an order do not fit.
     """
     cdef int64_t T = x.shape[0], K = x.shape[1], i, t
     cdef int64_t unit = known(matrix.weight_type).block
     if K != matrix.cols:
         raise ValueError(f"x has {K} columns, expected {matrix.cols}")
+    if any(columns % unit for columns, _ in order or ()):
+        raise ValueError(f"an order cuts blocks of {unit} columns")
     cdef Order segments = Order(((K, 0),) if order is None else order)
-    if first < 0 or first + segments.columns > K or first % unit or any(
-            columns % unit for columns, _ in order or ()):
-        raise ValueError(f"no order of {segments.columns} columns from {first} on fits {K} columns")
     cdef Rows rows = Rows(T, K, matrix.quantised)
-    out = np.empty((T, matrix.rows), np.float32)
-    if T == 0:
-        return out
-    cdef float[:, ::1] y = out
     cdef Matmul m = matmul_job(matrix, &rows.view, STORE, threads)
-    sum_in_order(&m, matrix, first, segments)
-    m.dst, m.ld = &y[0, 0], matrix.rows
+    sum_in_order(&m, segments)
+    out = np.empty((segments.sums, T, matrix.rows), np.float32)
+    cdef float[:, :, ::1] y = out
+    if T:
+        m.dst, m.ld, m.dst_step = &y[0, 0, 0], matrix.rows, T * matrix.rows
     for t in prange(T, nogil=True, num_threads=threads):
         put_row(m.floats, m.src, T, t, &x[t, 0])
     for i in prange(matmul_items(&m), nogil=True, num_threads=threads, schedule="dynamic"):
         matmul_item(&m, T, i)
-    return out
+    return out[0] if order is None else out
 
 
 cdef struct MatmulTask:
@@ -257,12 +281,11 @@ cdef class MatmulOp(Op):
         if m.src.k != m.k:
             raise ValueError(f"{task.src} has {m.src.k} columns, {task.weight} {m.k}")
         if task.sums:
-            self.order = Order([(one.columns, one.adds) for one in task.sums.segments])
-            sum_in_order(m, self.matrix, task.sums.first, self.order)
+            self.order = Order([(one.columns, one.adds) for one in task.sums])
+            sum_in_order(m, self.order)
         if task.then >= GATED:
             m.gated = b.rows(task.dst)
         else:
-            m.dst, m.ld = b.floats(task.dst), m.rows
-            m.dst += <int64_t> task.part * b.max_rows * m.ld
+            m.dst, m.ld, m.dst_step = b.floats(task.dst), m.rows, b.max_rows * m.rows
         m.bias = b.vector(task.bias, m.rows)
         self.stage(task_items, task_item, &self.op)

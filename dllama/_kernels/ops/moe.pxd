@@ -6,13 +6,9 @@
 from libc.stdint cimport int32_t, int64_t
 
 from dllama._kernels.ops.elementwise cimport dl_floats, dl_rows
-from dllama._kernels.ops.matmul cimport Matmul, PackedMatrix
+from dllama._kernels.ops.matmul cimport Matmul, Order, PackedMatrix, dl_segment
 from dllama._kernels.memory cimport Memory
 
-
-# Rows of every expert's down projection that one item computes (program.EXPERT_ROWS).
-cdef enum:
-    EXPERT_ROWS = 32
 
 cdef struct Routing:
     int64_t experts, taken          # E, and how many of them a token takes
@@ -42,26 +38,26 @@ cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, 
                         const dl_rows *dst, int64_t i) noexcept nogil
 
 
-# A matmul of all rows with the matrices of their experts, which lie one behind the other.
+# A matmul of all rows with the matrices of their experts, which lie one after another.
 cdef struct Experts:
     const Routing *routing
-    Matmul job                      # of one expert, and of one lane
-    int64_t expert_bytes, lane_bytes
-    int lanes
-    const dl_rows *src              # gated: [N][K], sum: [lanes][N][K]
-    const dl_rows *hidden           # gated: [lanes][N][hidden / lanes]
-    float *dst                      # sum: [T][dim], stored or added to
-    int64_t dim
-    bint add
+    Matmul job                      # of one expert
+    int64_t expert_bytes
+    const dl_rows *src              # [N][K]
+    const dl_rows *hidden           # gated: [N][hidden]
+    const dl_segment *leaves        # sum: the segments of a row, which do not add yet
+    float *dst                      # sum: [sums][T][dim], stored or added to
+    int64_t dim, dst_step           # dst_step: floats from one sum to the next
 
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
-                       const dl_rows *hidden, int lanes, int then, int threads)
+                       const dl_rows *hidden, int then, int threads)
 cdef int64_t gated_items(const Experts *x) noexcept nogil
-cdef void gated_item(const Experts *x, int64_t T, int64_t i) noexcept nogil
+cdef void gated_item(const Experts *x, int64_t i) noexcept nogil
 
-cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, int lanes,
-                     float *dst, int64_t dim, bint add, int threads)
+# order, leaves: of the sum over columns; the same segments, but those of leaves add nothing.
+cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Order order,
+                     Order leaves, int then, int threads)
 cdef int64_t sum_items(const Experts *x) noexcept nogil
 # scratch: sum_scratch floats.
 cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexcept nogil
-cdef int64_t sum_scratch(int lanes, int64_t T) noexcept nogil
+cdef int64_t sum_scratch(Order order, int64_t T)

@@ -4,18 +4,22 @@ A router scores E experts for each token; the softmax of the scores weighs the `
 one for each token and expert taken, are sorted by experts: an expert's weights are read once
 per pass for all its tokens, and those of experts without tokens not at all.
 
-The down projection is cut into lanes whose columns are packed apart. A row of the result is summed
-over a token's experts in ascending order within each lane, then over the lanes as a binary
-tree: so nodes that hold whole lanes add up to the same bits.
+A row of the result is a sum over the columns of the down projection and over a token's experts. Within
+each segment of the columns the experts are added, in ascending order, each times its weight; then the
+segments are, as the tree of dllama.graph.sum_tree says. So nodes that hold whole segments add up to
+the same bits.
 """
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
-from dllama._kernels.ops.matmul cimport ADD, STORE, matmul_item, matmul_items, matmul_job
+from dllama._kernels.ops.matmul cimport (
+    ADD, DL_TILE_FLOATS, DL_TILE_TOKENS, Order, dl_tile, matmul_item, matmul_items, matmul_job,
+    point, sum_in_order,
+)
 
 
 cdef class Routes:
@@ -131,107 +135,112 @@ cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, 
 
 
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
-                       const dl_rows *hidden, int lanes, int then, int threads):
+                       const dl_rows *hidden, int then, int threads):
     """Gate and up of all experts: 64 rows of the matrix for each 32 hidden units."""
+    cdef Experts x = _job(routes, matrix, src, then, threads)
+    x.hidden = hidden
+    return x
+
+
+cdef Experts _job(Routes routes, PackedMatrix matrix, const dl_rows *src, int then, int threads):
+    """The matrix holds as many rows of each expert, in whole panels."""
     cdef Experts x
     memset(&x, 0, sizeof(Experts))
-    x.routing, x.lanes, x.src, x.hidden = &routes.view, lanes, src, hidden
+    x.routing, x.src = &routes.view, src
     x.job = matmul_job(matrix, src, then, threads)
-    x.job.rows = matrix.rows // (routes.view.experts * lanes)
-    x.lane_bytes = x.job.rows // 16 * matrix.stride
-    x.expert_bytes = lanes * x.lane_bytes
+    x.job.rows = matrix.rows // routes.view.experts
+    x.expert_bytes = x.job.rows // 16 * matrix.stride
     return x
 
 
 cdef int64_t gated_items(const Experts *x) noexcept nogil:
-    return x.routing.hits[0] * x.lanes * matmul_items(&x.job)
+    return x.routing.hits[0] * matmul_items(&x.job)
 
 
-cdef void gated_item(const Experts *x, int64_t T, int64_t i) noexcept nogil:
+cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
     """Some hidden units of one expert for all its tokens."""
-    cdef int64_t pieces = matmul_items(&x.job), N = T * x.routing.taken
-    cdef int64_t lane = i // pieces % x.lanes
-    cdef int64_t expert = x.routing.hit[i // (pieces * x.lanes)]
+    cdef int64_t pieces = matmul_items(&x.job), expert = x.routing.hit[i // pieces]
     cdef int64_t first = x.routing.first[expert]
     cdef dl_rows src = _from_row(x.src, first)
-    cdef dl_rows hidden = _from_row(x.hidden, lane * N + first)
+    cdef dl_rows hidden = _from_row(x.hidden, first)
     cdef Matmul m = x.job
-    m.w += expert * x.expert_bytes + lane * x.lane_bytes
+    m.w += expert * x.expert_bytes
     m.src, m.gated = &src, &hidden
     matmul_item(&m, x.routing.first[expert + 1] - first, i % pieces)
 
 
-cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, int lanes,
-                     float *dst, int64_t dim, bint add, int threads):
-    """Down projections of all experts, in the order of rows that program.py describes."""
-    cdef Experts x
-    memset(&x, 0, sizeof(Experts))
-    x.routing, x.lanes, x.src = &routes.view, lanes, src
-    x.dst, x.dim, x.add = dst, dim, add
-    x.job = matmul_job(matrix, src, STORE, threads)
-    x.job.rows, x.job.ld = EXPERT_ROWS, EXPERT_ROWS
-    x.lane_bytes = EXPERT_ROWS // 16 * matrix.stride
-    x.expert_bytes = matrix.rows // routes.view.experts // 16 * matrix.stride
+cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Order order,
+                     Order leaves, int then, int threads):
+    """Down projections of all experts."""
+    cdef Experts x = _job(routes, matrix, src, then, threads)
+    sum_in_order(&x.job, order)
+    x.leaves = leaves.segments()
     return x
 
 
 cdef int64_t sum_items(const Experts *x) noexcept nogil:
-    return (x.dim + EXPERT_ROWS - 1) // EXPERT_ROWS
+    return (x.dim + 15) // 16
 
 
-cdef int64_t sum_scratch(int lanes, int64_t T) noexcept nogil:
-    return (lanes + 1) * T * EXPERT_ROWS
+cdef int64_t sum_scratch(Order order, int64_t T):
+    return T * order.count * 16
 
 
 cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexcept nogil:
-    """Rows 32 i to 32 i + 31 of the result, for all tokens and all their experts."""
-    cdef int64_t h, lane, step = 1, size = T * EXPERT_ROWS
-    memset(scratch, 0, x.lanes * size * sizeof(float))
+    """Rows 16 i to 16 i + 15 of the result, for all tokens and all their experts."""
+    cdef int64_t h, t, width = x.job.segments * 16
+    memset(scratch, 0, T * width * sizeof(float))
     for h in range(x.routing.hits[0]):
-        for lane in range(x.lanes):
-            _add_expert(x, T, i, x.routing.hit[h], lane, scratch + lane * size,
-                        scratch + x.lanes * size)
-    while step < x.lanes:
-        lane = 0
-        while lane < x.lanes:
-            _add(scratch + lane * size, scratch + (lane + step) * size, 1, size)
-            lane += 2 * step
-        step *= 2
-    _put(x, T, i, scratch)
+        _add_expert(x, x.routing.hit[h], i, scratch)
+    for t in range(T):
+        _put_sums(x, t, i, scratch + t * width)
 
 
-cdef inline void _add_expert(const Experts *x, int64_t T, int64_t i, int64_t expert, int64_t lane,
-                             float *sums, float *products) noexcept nogil:
-    """sums[T][32] += weighted products of one expert and lane; products: scratch [T][32]."""
+cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel,
+                             float *sums) noexcept nogil:
+    """sums[T][segments][16] += weighted products of one expert and panel."""
     cdef const Routing *r = x.routing
-    cdef int64_t first = r.first[expert], count = r.first[expert + 1] - first, row, piece
-    cdef dl_rows src = _from_row(x.src, lane * T * r.taken + first)
+    cdef int64_t first = r.first[expert], count = r.first[expert + 1] - first, t = 0, n, at
+    cdef int64_t step = DL_TILE_TOKENS if x.job.quantised else DL_TILE_FLOATS
+    cdef dl_rows src = _from_row(x.src, first)
     cdef Matmul m = x.job
-    m.w += expert * x.expert_bytes + (i * x.lanes + lane) * x.lane_bytes
-    m.src, m.dst = &src, products
-    for piece in range(matmul_items(&m)):
-        matmul_item(&m, count, piece)
-    for row in range(count):
-        _add(sums + r.tokens[first + row] * EXPERT_ROWS, products + row * EXPERT_ROWS,
-             r.factors[first + row], EXPERT_ROWS)
+    cdef dl_tile tile
+    m.src = &src
+    tile.w = m.w + expert * x.expert_bytes + panel * m.stride
+    tile.order, tile.segments, tile.out_step = x.leaves, m.segments, 16
+    while t < count:
+        n = min(step, count - t)
+        point(&m, &tile, t, n)
+        tile.factors = r.factors + first + t
+        for at in range(n):
+            tile.out[at] = sums + r.tokens[first + t + at] * m.segments * 16
+        m.tile(&tile, <int> n)
+        t += n
 
 
-cdef inline void _add(float *sums, const float *x, float factor, int64_t n) noexcept nogil:
+cdef inline void _put_sums(const Experts *x, int64_t t, int64_t panel, float *sums) noexcept nogil:
+    """Add up sums[segments][16] as far as the tree says; store or add those that are left."""
+    cdef float *top = sums
+    cdef float *dst = x.dst + t * x.dim + panel * 16
+    cdef int64_t s, adds, valid = min(16, x.dim - panel * 16)
+    for s in range(x.job.segments):
+        memmove(top, sums + s * 16, 16 * sizeof(float))
+        for adds in range(x.job.order[s].adds):
+            _add(top - 16, top, 16)
+            top -= 16
+        top += 16
+    for s in range((top - sums) // 16):
+        if x.job.then == ADD:
+            _add(dst, sums + s * 16, valid)
+        else:
+            memcpy(dst, sums + s * 16, valid * sizeof(float))
+        dst += x.dst_step
+
+
+cdef inline void _add(float *y, const float *x, int64_t n) noexcept nogil:
     cdef int64_t j
     for j in range(n):
-        sums[j] += factor * x[j]
-
-
-cdef inline void _put(const Experts *x, int64_t T, int64_t i, const float *sums) noexcept nogil:
-    """Store or add rows [T][32], as many of the 32 as the result has."""
-    cdef int64_t t, valid = min(EXPERT_ROWS, x.dim - i * EXPERT_ROWS)
-    cdef float *dst
-    for t in range(T):
-        dst = x.dst + t * x.dim + i * EXPERT_ROWS
-        if x.add:
-            _add(dst, sums + t * EXPERT_ROWS, 1, valid)
-        else:
-            memcpy(dst, sums + t * EXPERT_ROWS, valid * sizeof(float))
+        y[j] += x[j]
 
 
 cdef struct ExpertsTask:
@@ -305,7 +314,7 @@ cdef int64_t experts_gated_items(const Pass *run, const void *op) noexcept nogil
 
 cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
                             float *scratch) noexcept nogil:
-    gated_item(&(<const ExpertsTask *> op).experts, run.batch.rows, i)
+    gated_item(&(<const ExpertsTask *> op).experts, i)
     return 0
 
 
@@ -319,7 +328,7 @@ cdef class ExpertsGatedOp(Op):
     def __init__(self, Bindings b, task):
         self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
         self.op.experts = gated_job(self.routes, self.matrix, b.rows(task.src), b.rows(task.dst),
-                                    task.lanes, task.then, b.threads)
+                                    task.then, b.threads)
         self.stage(experts_gated_items, experts_gated_item, &self.op)
 
 
@@ -338,13 +347,18 @@ cdef class ExpertsSumOp(Op):
     cdef ExpertsTask op
     cdef Routes routes
     cdef PackedMatrix matrix
+    cdef Order order, leaves
 
     def __init__(self, Bindings b, task):
+        cdef Experts *x = &self.op.experts
         self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
-        self.op.experts = sum_job(self.routes, self.matrix, b.rows(task.src), task.lanes,
-                                  b.floats(task.dst), b.rows(task.dst).k, task.then == ADD,
-                                  b.threads)
-        self.scratch = sum_scratch(task.lanes, b.max_rows)
+        self.order = Order([(one.columns, one.adds) for one in task.sums])
+        self.leaves = Order([(one.columns, 0) for one in task.sums])
+        x[0] = sum_job(self.routes, self.matrix, b.rows(task.src), self.order, self.leaves,
+                       task.then, b.threads)
+        x.dst, x.dim = b.floats(task.dst), b.rows(task.dst).k
+        x.dst_step = b.max_rows * x.dim
+        self.scratch = sum_scratch(self.order, b.max_rows)
         self.stage(experts_sum_items, experts_sum_item, &self.op)
 
 

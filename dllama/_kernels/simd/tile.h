@@ -13,8 +13,8 @@
  * d[K/32][n] scales, s[K/32][n] = -8 * sum of the block (removes the nibbles' offset).
  * Float activations: x[n][ldx].
  *
- * The k columns are cut into segments. out[n][16] = sums of segments, in column order each,
- * added as their `adds` say, the tree of dllama/graph/sum_tree.py:
+ * The columns are cut into segments: sums in column order, added as `adds` say, of which some go out
+ * (the tree of dllama/graph/sum_tree.py):
  *   acc = fma(w_scale, d * (float)integer_dot, acc)        per block
  *   acc[k & 1] = fma(w, x, acc[k & 1]), then acc[0] + acc[1]   for floats
  */
@@ -35,8 +35,9 @@ enum { DL_TILE_TOKENS = 8, DL_TILE_FLOATS = 4 };
 /* Sums that wait to be added: the depth of the tree of segments. */
 enum { DL_SUMS = 8 };
 
-/* Columns (whole blocks of quantised weights); adds: how many sums that wait are then added. */
-typedef struct { int32_t columns, adds; } dl_segment;
+/* Columns (whole blocks of quantised weights); adds: how many sums that wait are then added. ends:
+ * the sum then goes out, else it waits. */
+typedef struct { int32_t columns; int16_t adds, ends; } dl_segment;
 
 typedef struct {
     const uint8_t *w;   /* one panel, from its first column of the sum */
@@ -47,7 +48,9 @@ typedef struct {
     int64_t ldx;
     const dl_segment *order;
     int segments;
-    float *out;
+    float *out[DL_TILE_TOKENS]; /* [n]: [sums that go out][16], out_step apart */
+    int64_t out_step;
+    const float *factors; /* [n]: out += factor * sum; NULL: out = sum */
 } dl_tile;
 
 typedef void (*dl_tile_fn)(const dl_tile *, int n);

@@ -39,7 +39,7 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
 {
     const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     dl_sums_avx2 sums;
-    sums.count = 0;
+    sums.count = sums.ended = 0;
     const uint8_t *w = t->w;
     const int8_t *x = t->q;
     const float *d = t->d;
@@ -74,9 +74,8 @@ DL_INLINE void dl_tile_q40_n_avx2(const dl_tile *t, const int n)
             }
             w += dl_packed_q40, x += 32 * n, d += n, s += n;
         }
-        dl_segment_done_avx2(&sums, g->adds, acc, n);
+        if (dl_segment_done_avx2(&sums, g, acc, n)) dl_put_sums_avx2(t, sums.ended++, acc, n);
     }
-    dl_sums_store_avx2(&sums, t->out, n);
 }
 
 DL_INLINE __m256i dl_dot_s8_avx2(__m256i w, __m256i x, __m256i sum)
@@ -88,7 +87,7 @@ DL_INLINE __m256i dl_dot_s8_avx2(__m256i w, __m256i x, __m256i sum)
 DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
 {
     dl_sums_avx2 sums;
-    sums.count = 0;
+    sums.count = sums.ended = 0;
     const uint8_t *w = t->w;
     const int8_t *x = t->q;
     const float *d = t->d;
@@ -115,9 +114,8 @@ DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
             }
             w += dl_packed_q80, x += 32 * n, d += n;
         }
-        dl_segment_done_avx2(&sums, g->adds, acc, n);
+        if (dl_segment_done_avx2(&sums, g, acc, n)) dl_put_sums_avx2(t, sums.ended++, acc, n);
     }
-    dl_sums_store_avx2(&sums, t->out, n);
 }
 
 DL_SPECIALISE(dl_tile_q40)

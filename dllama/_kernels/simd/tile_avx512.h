@@ -37,7 +37,7 @@ DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
     DL_INLINE void name##_n_avx512(const dl_tile *t, const int n)                                \
     {                                                                                            \
         dl_sums_avx512 sums;                                                                     \
-        sums.count = 0;                                                                          \
+        sums.count = sums.ended = 0;                                                             \
         const uint8_t *w = t->w;                                                                 \
         const int8_t *x = t->q;                                                                  \
         const float *d = t->d;                                                                   \
@@ -59,9 +59,9 @@ DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
                 }                                                                                \
                 w += (block_bytes), x += 32 * n, d += n, s += n;                                 \
             }                                                                                    \
-            dl_segment_done_avx512(&sums, g->adds, acc, n);                                      \
+            if (dl_segment_done_avx512(&sums, g, acc, n))                                        \
+                dl_put_sums_avx512(t, sums.ended++, acc, n);                                     \
         }                                                                                        \
-        dl_sums_store_avx512(&sums, t->out, n);                                                  \
     }
 
 DL_QUANT_TILE(dl_tile_q40, dl_unpack_q40_avx512, dl_packed_q40, 0)

@@ -76,8 +76,8 @@ DL_INLINE __m256i dl_weights_q80_avxvnni(const uint8_t *w, const int j, const in
 
 DL_AVXVNNI_BLOCK(q40, 0)
 DL_AVXVNNI_BLOCK(q80, 4)
-DL_BLOCK_TILE(dl_tile_q40, dl_block_q40_avxvnni, dl_packed_q40, DL_PER_TOKEN, DL_STORE_ROWS)
-DL_BLOCK_TILE(dl_tile_q80, dl_block_q80_avxvnni, dl_packed_q80, DL_PER_TOKEN, DL_STORE_ROWS)
+DL_BLOCK_TILE(dl_tile_q40, dl_block_q40_avxvnni, dl_packed_q40, DL_PER_TOKEN, DL_VFN(dl_put_sums))
+DL_BLOCK_TILE(dl_tile_q80, dl_block_q80_avxvnni, dl_packed_q80, DL_PER_TOKEN, DL_VFN(dl_put_sums))
 DL_SPECIALISE(dl_tile_q40)
 DL_SPECIALISE(dl_tile_q80)
 #undef DL_AVXVNNI_BLOCK

@@ -31,7 +31,7 @@ DL_INLINE void dl_scale_block_baseline(const int32_t *dot, float d, const uint16
     {                                                                                            \
         dl_sums_baseline sums;                                                                   \
         int64_t b = 0;                                                                           \
-        sums.count = 0;                                                                          \
+        sums.count = sums.ended = 0;                                                             \
         for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {                  \
             v16_baseline acc[DL_TILE_TOKENS];                                                    \
             for (int i = 0; i < n; i++) acc[i] = v16_set1_baseline(0.0f);                        \
@@ -44,9 +44,9 @@ DL_INLINE void dl_scale_block_baseline(const int32_t *dot, float d, const uint16
                     dl_scale_block_baseline(dot, t->d[b * n + i], (const uint16_t *)w, acc + i); \
                 }                                                                                \
             }                                                                                    \
-            dl_segment_done_baseline(&sums, g->adds, acc, n);                                    \
+            if (dl_segment_done_baseline(&sums, g, acc, n))                                      \
+                dl_put_sums_baseline(t, sums.ended++, acc, n);                                   \
         }                                                                                        \
-        dl_sums_store_baseline(&sums, t->out, n);                                                \
     }
 
 DL_QUANT_TILE(dl_tile_q40_baseline, dl_block_q40_baseline, dl_packed_q40, 1)

@@ -12,13 +12,13 @@ typedef struct {
     const int32_t *s;       /* [n] */
 } dl_block;
 
-/* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]; store(&sums, t, n) is the
- * end. n is a constant in each copy. */
-#define DL_BLOCK_TILE(name, block, block_bytes, vectors, store)                    \
+/* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]; put(t, index, acc,
+ * n) puts sum number `index` out. n is a constant in each copy. */
+#define DL_BLOCK_TILE(name, block, block_bytes, vectors, put)                      \
     DL_INLINE void DL_FN(name##_n)(const dl_tile *t, const int n)                  \
     {                                                                              \
         DL_VFN(dl_sums) sums;                                                      \
-        sums.count = 0;                                                            \
+        sums.count = sums.ended = 0;                                               \
         dl_block b = {(const uint16_t *)t->w, t->w + DL_SCALES, t->q, t->d, t->s}; \
         for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {    \
             VT acc[DL_TILE_TOKENS];                                                \
@@ -30,9 +30,9 @@ typedef struct {
                 b.w += (block_bytes), b.scales += (block_bytes) / 2;               \
                 b.x += 32 * n, b.d += n, b.s += n;                                 \
             }                                                                      \
-            DL_VFN(dl_segment_done)(&sums, g->adds, acc, vectors(n));              \
+            if (DL_VFN(dl_segment_done)(&sums, g, acc, vectors(n)))                \
+                put(t, sums.ended++, acc, n);                                      \
         }                                                                          \
-        store(&sums, t, n);                                                        \
     }
 
 /* A value that the compiler does not know: a loop over it stays a loop. */
@@ -43,5 +43,4 @@ DL_INLINE int dl_opaque(int value)
 }
 
 #define DL_PER_TOKEN(n) (n)
-#define DL_STORE_ROWS(sums, t, n) DL_VFN(dl_sums_store)(sums, (t)->out, n)
 #endif

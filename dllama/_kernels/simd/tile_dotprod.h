@@ -72,8 +72,8 @@ DL_INLINE void dl_dots_q80_dotprod(const dl_block *b, const int8x16_t *x, const 
 
 DL_DOTPROD_BLOCK(q40)
 DL_DOTPROD_BLOCK(q80)
-DL_BLOCK_TILE(dl_tile_q40, dl_block_q40_dotprod, dl_packed_q40, DL_PER_TOKEN, DL_STORE_ROWS)
-DL_BLOCK_TILE(dl_tile_q80, dl_block_q80_dotprod, dl_packed_q80, DL_PER_TOKEN, DL_STORE_ROWS)
+DL_BLOCK_TILE(dl_tile_q40, dl_block_q40_dotprod, dl_packed_q40, DL_PER_TOKEN, DL_VFN(dl_put_sums))
+DL_BLOCK_TILE(dl_tile_q80, dl_block_q80_dotprod, dl_packed_q80, DL_PER_TOKEN, DL_VFN(dl_put_sums))
 DL_SPECIALISE(dl_tile_q40)
 DL_SPECIALISE(dl_tile_q80)
 #undef DL_DOTPROD_BLOCK

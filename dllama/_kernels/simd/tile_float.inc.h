@@ -6,7 +6,7 @@
     DL_INLINE void DL_FN(name##_n)(const dl_tile *t, const int n)                    \
     {                                                                                \
         DL_FN(dl_sums) sums;                                                         \
-        sums.count = 0;                                                              \
+        sums.count = sums.ended = 0;                                                 \
         const ctype *w = (const ctype *)t->w;                                        \
         const float *x = t->x;                                                       \
         for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {      \
@@ -27,10 +27,10 @@
                 w += 16;                                                             \
             }                                                                        \
             DL_UNROLL for (int i = 0; i < n; i++) even[i] = V(add)(even[i], odd[i]); \
-            DL_FN(dl_segment_done)(&sums, g->adds, even, n);                         \
+            if (DL_FN(dl_segment_done)(&sums, g, even, n))                           \
+                DL_FN(dl_put_sums)(t, sums.ended++, even, n);                        \
             x += g->columns;                                                         \
         }                                                                            \
-        DL_FN(dl_sums_store)(&sums, t->out, n);                                      \
     }                                                                                \
     static void DL_FN(name)(const dl_tile *t, int n)                                 \
     {                                                                                \

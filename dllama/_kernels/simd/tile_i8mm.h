@@ -118,23 +118,25 @@ DL_INLINE void dl_dots_q80_i8mm(const dl_block *b, int8x16_t x[][4], const int n
             for (int g = 0; g < 4; g++) dl_quad_##name##_i8mm(b, x, n, dl_opaque(g), acc);   \
     }
 
-/* From [pair][row][token] to out[n][16]. */
-DL_INLINE void dl_store_pairs_i8mm(const dl_sums_neon *sums, const dl_tile *t, const int n)
+/* From [pair][row][token] to the rows of each token. */
+DL_INLINE void dl_put_pairs_i8mm(const dl_tile *t, int index, const v16_neon *acc, const int n)
 {
-    float pairs[DL_TILE_TOKENS * 16];
-    dl_sums_store_neon(sums, pairs, DL_PAIR_VECTORS(n));
-    for (int p = 0; p < DL_PAIRS(n); p++)
+    float pairs[DL_TILE_TOKENS * 16], rows[2][16];
+    for (int v = 0; v < DL_PAIR_VECTORS(n); v++) v16_store_neon(pairs + 16 * v, acc[v]);
+    for (int p = 0; p < DL_PAIRS(n); p++) {
         for (int r = 0; r < 16; r += 4) {
             float32x4x2_t two = vld2q_f32(pairs + 32 * p + 2 * r);
-            vst1q_f32(t->out + 32 * p + r, two.val[0]);
-            if (2 * p + 1 < n) vst1q_f32(t->out + 32 * p + 16 + r, two.val[1]);
+            vst1q_f32(rows[0] + r, two.val[0]), vst1q_f32(rows[1] + r, two.val[1]);
         }
+        for (int i = 0; i < 2 && 2 * p + i < n; i++)
+            dl_put_sum_neon(t, 2 * p + i, index, v16_load_neon(rows[i]));
+    }
 }
 
 DL_I8MM_BLOCK(q40)
 DL_I8MM_BLOCK(q80)
-DL_BLOCK_TILE(dl_pairs_q40, dl_block_q40_i8mm, dl_packed_q40, DL_PAIR_VECTORS, dl_store_pairs_i8mm)
-DL_BLOCK_TILE(dl_pairs_q80, dl_block_q80_i8mm, dl_packed_q80, DL_PAIR_VECTORS, dl_store_pairs_i8mm)
+DL_BLOCK_TILE(dl_pairs_q40, dl_block_q40_i8mm, dl_packed_q40, DL_PAIR_VECTORS, dl_put_pairs_i8mm)
+DL_BLOCK_TILE(dl_pairs_q80, dl_block_q80_i8mm, dl_packed_q80, DL_PAIR_VECTORS, dl_put_pairs_i8mm)
 
 /* One token has no other to go with. */
 #define DL_I8MM_TILE(type)                                                                   \

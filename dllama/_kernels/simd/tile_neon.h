@@ -138,8 +138,8 @@ DL_INLINE void dl_part_q80_neon(const dl_block *b, const int n, const int g, con
 
 DL_NEON_BLOCK(q40)
 DL_NEON_BLOCK(q80)
-DL_BLOCK_TILE(dl_tile_q40, dl_block_q40_neon, dl_packed_q40, DL_PER_TOKEN, DL_STORE_ROWS)
-DL_BLOCK_TILE(dl_tile_q80, dl_block_q80_neon, dl_packed_q80, DL_PER_TOKEN, DL_STORE_ROWS)
+DL_BLOCK_TILE(dl_tile_q40, dl_block_q40_neon, dl_packed_q40, DL_PER_TOKEN, DL_VFN(dl_put_sums))
+DL_BLOCK_TILE(dl_tile_q80, dl_block_q80_neon, dl_packed_q80, DL_PER_TOKEN, DL_VFN(dl_put_sums))
 DL_SPECIALISE(dl_tile_q40)
 DL_SPECIALISE(dl_tile_q80)
 #undef DL_NEON_BLOCK

@@ -1,20 +1,35 @@
 /* The tree over segments: sums that wait lie on a stack, the nearest on top. Compiled once per ISA. */
 
-typedef struct { VT sum[DL_SUMS][DL_TILE_TOKENS]; int count; } DL_FN(dl_sums);
+typedef struct {
+    VT sum[DL_SUMS][DL_TILE_TOKENS];
+    int count;  /* of sums that wait */
+    int ended;  /* of those that went out */
+} DL_FN(dl_sums);
 
-DL_INLINE void DL_FN(dl_segment_done)(DL_FN(dl_sums) *s, int adds, VT *acc, int n)
+/* The sum acc[n] of a segment. Whether it is one that goes out; else it waits. */
+DL_INLINE int DL_FN(dl_segment_done)(DL_FN(dl_sums) *s, const dl_segment *g, VT *acc, int n)
 {
-    for (; adds > 0; adds--) {
+    for (int adds = g->adds; adds > 0; adds--) {
         s->count--;
         DL_UNROLL for (int t = 0; t < n; t++) acc[t] = V(add)(s->sum[s->count][t], acc[t]);
     }
+    if (g->ends) return 1;
     DL_UNROLL for (int t = 0; t < n; t++) s->sum[s->count][t] = acc[t];
     s->count++;
+    return 0;
 }
 
-DL_INLINE void DL_FN(dl_sums_store)(const DL_FN(dl_sums) *s, float *out, int n)
+/* A sum of token t goes out as number `index`. */
+DL_INLINE void DL_FN(dl_put_sum)(const dl_tile *tile, int t, int index, VT sum)
 {
-    DL_UNROLL for (int t = 0; t < n; t++) V(store)(out + 16 * t, s->sum[0][t]);
+    float *out = tile->out[t] + index * tile->out_step;
+    if (tile->factors) sum = V(fma)(V(set1)(tile->factors[t]), sum, V(load)(out));
+    V(store)(out, sum);
+}
+
+DL_INLINE void DL_FN(dl_put_sums)(const dl_tile *tile, int index, const VT *acc, int n)
+{
+    DL_UNROLL for (int t = 0; t < n; t++) DL_FN(dl_put_sum)(tile, t, index, acc[t]);
 }
 
 #define DL_SPECIALISE(name)                                          \

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dllama.errors import ConfigError
 from dllama.graph import shard as sharding
 from dllama.graph.ranges import deal
-from dllama.graph.shard import expert_lanes, split
+from dllama.graph.shard import split
 from dllama.model.file import tensor_table
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
@@ -141,14 +141,12 @@ def test_two_all_reduces_in_a_layer_and_nothing_else():
     assert not [task for task in alone.tasks if task.kind.name == "TRANSFER"]
 
 
-def test_lanes_of_experts_are_subtrees():
-    spec = spec_of(n_experts=4, n_active_experts=2, moe_hidden_dim=1024, hidden_dim=1024)
-    assert expert_lanes(spec, range(0, 1024)) == 8
-    assert expert_lanes(spec, range(512, 1024)) == 4
-    assert expert_lanes(spec, range(256, 512)) == 2
-    assert expert_lanes(spec, range(128, 384)) == 1  # two lanes, but of different subtrees
-    assert expert_lanes(spec, range(0, 384)) == 1  # three lanes
-    assert expert_lanes(spec, range(0, 96)) == 1
+def test_experts_sum_as_a_feed_forward_network_does():
+    dense = spec_of(hidden_dim=1024)
+    mixture = spec_of(n_experts=4, n_active_experts=2, moe_hidden_dim=1024)
+    for nodes in range(1, 9):
+        sums = [[shard.down_sum for shard in split(spec, [1] * nodes)] for spec in (dense, mixture)]
+        assert sums[0] == sums[1]
 
 
 def test_columns_are_whole_blocks():

@@ -9,29 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dllama.graph.ranges import deal
-from dllama.graph.sum_tree import over_ranks, summations, tree_of
+from dllama.graph.sum_tree import balanced, summations, tree_of
 
 
 def taken(sums, parts):
     """The sum over all nodes as nested tuples of segments, each a range of units."""
     waiting = []
     for rank, (node, part) in enumerate(zip(sums, parts, strict=True)):
-        for subtree, adds in zip(node.subtrees, node.adds[rank], strict=True):
-            push(waiting, one(subtree, part.start), adds)
+        for value, adds in zip(own(node, part.start), node.adds[rank], strict=True):
+            push(waiting, value, adds)
     assert len(waiting) == 1
     return waiting[0]
 
 
-def one(subtree, start):
-    """What a node sums by itself."""
+def own(node, begin):
+    """The sums that a node takes by itself."""
     waiting = []
-    begin = start + subtree.first
-    for segment in subtree.segments:
+    for segment in node.segments:
         push(waiting, range(begin, begin + segment.columns), segment.adds)
         begin += segment.columns
         assert len(waiting) <= 8  # what a tile has room for
-    assert len(waiting) == 1
-    return waiting[0]
+    return waiting
 
 
 def nested(tree):
@@ -63,9 +61,9 @@ def test_the_sum_of_one_node(count, nodes, least):
     assert taken(sums, parts) == nested(tree)
     if nodes in (1, 2, 4, 8):
         assert all(
-            len(node.subtrees) == (1 if part else 0) for node, part in zip(sums, parts, strict=True)
+            len(adds) == (1 if part else 0) for adds, part in zip(sums[0].adds, parts, strict=True)
         )
-    assert max(len(node.subtrees) for node in sums) <= 4
+    assert max(map(len, sums[0].adds)) <= 4
 
 
 @settings(max_examples=300, deadline=None)
@@ -79,7 +77,7 @@ def test_every_column_is_summed_once(data, count, exact):
     segments = units(taken(sums, parts))
     assert [unit for segment in segments for unit in segment] == list(range(count))
     if not exact and len(parts) > 1:
-        assert all(len(node.subtrees) <= 1 for node in sums)
+        assert all(len(adds) <= 1 for adds in sums[0].adds)
 
 
 def test_shares_that_are_borders_of_even_splits():
@@ -93,25 +91,24 @@ def test_shares_that_are_borders_of_even_splits():
 def test_borders_elsewhere_leave_every_node_one_sum():
     parts = deal(240, (1, 10))
     sums = summations(parts, tree_of(240), len, exact=True)
-    assert [len(node.subtrees) for node in sums] == [1, 1]
     assert sums[0].adds == ((0,), (1,))
 
 
 @pytest.mark.parametrize("nodes", range(1, 20))
 def test_ranks_add_as_a_binary_tree(nodes):
-    waiting = []
-    for rank, (adds,) in enumerate(over_ranks([True] * nodes)):
-        push(waiting, range(rank, rank + 1), adds)
-    (tree,) = waiting
     level = [range(rank, rank + 1) for rank in range(nodes)]
+    tree = nested(balanced(level))
     while len(level) > 1:
         pairs = [tuple(level[at : at + 2]) for at in range(0, len(level), 2)]
         level = [pair if len(pair) == 2 else pair[0] for pair in pairs]
     assert tree == level[0]
 
 
-def test_ranks_without_a_sum_add_nothing():
-    assert over_ranks([False, True, False, True, True]) == ((), (0,), (), (1,), (1,))
+def test_ranks_without_columns_add_nothing():
+    parts = [range(0), range(2), range(2, 2), range(2, 3), range(3, 5)]
+    sums = summations(parts, tree_of(5), len, exact=False)
+    assert sums[0].adds == ((), (0,), (), (1,), (1,))
+    assert [len(node.segments) for node in sums] == [0, 1, 0, 1, 1]
 
 
 def test_segments_end_at_the_borders_of_all_even_splits():

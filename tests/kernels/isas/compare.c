@@ -84,6 +84,16 @@ static void fill_tokens(int64_t nb, int n, int8_t *q, float *d, int32_t *s)
         }
 }
 
+enum { SUMS = 4 }; /* most sums that go out below */
+
+/* The sums that go out, stored or, with factors, added to what is there. */
+static void run_tile(dl_tile tile, dl_tile_fn run, int n, const float *factors, float out[SUMS][DL_TILE_TOKENS][16])
+{
+    tile.out_step = DL_TILE_TOKENS * 16, tile.factors = factors;
+    for (int i = 0; i < n; i++) tile.out[i] = out[0][i];
+    run(&tile, n);
+}
+
 static void check_tile(const dl_weight_type *type, int64_t k, const dl_segment *order, int segments, int n)
 {
     int64_t nb = k / 32;
@@ -91,25 +101,30 @@ static void check_tile(const dl_weight_type *type, int64_t k, const dl_segment *
     int8_t *q = malloc((size_t)(k * n));
     float *x = malloc((size_t)(k * n) * sizeof *x), *d = malloc((size_t)((nb + 1) * n) * sizeof *d);
     int32_t *s = malloc((size_t)((nb + 1) * n) * sizeof *s);
-    float got[DL_TILE_TOKENS * 16], expected[DL_TILE_TOKENS * 16];
-    dl_tile tile = {panel, q, d, s, x, k, order, segments, got};
+    float got[SUMS][DL_TILE_TOKENS][16] = {{{0}}}, expected[SUMS][DL_TILE_TOKENS][16] = {{{0}}};
+    float factors[DL_TILE_TOKENS];
+    dl_tile tile = {.w = panel, .q = q, .d = d, .s = s, .x = x, .ldx = k, .order = order, .segments = segments};
     fill_panel(type, k, panel);
     if (type->quantised) fill_tokens(nb, n, q, d, s); else normals(x, k * n, 1.0f);
-    dl_tile_of(isa, type->id)(&tile, n);
-    tile.out = expected;
-    dl_tile_of(0, type->id)(&tile, n);
-    same(got, expected, (size_t)n * 64, "tile of type and tokens", type->id, n);
+    normals(factors, n, 1.0f);
+    for (int weighted = 0; weighted < 2; weighted++) {
+        run_tile(tile, dl_tile_of(isa, type->id), n, weighted ? factors : NULL, got);
+        run_tile(tile, dl_tile_of(0, type->id), n, weighted ? factors : NULL, expected);
+        same(got, expected, sizeof got, "tile of type and tokens", type->id, n);
+    }
     free(panel), free(q), free(x), free(d), free(s);
 }
 
 static void check_tiles(void)
 {
-    const dl_segment one[] = {{32, 0}}, many[] = {{64, 0}, {32, 0}, {96, 1}, {32, 0}, {32, 0}, {160, 2}, {64, 1}};
-    const dl_segment odd[] = {{7, 0}}, odds[] = {{9, 0}, {2, 0}, {25, 2}};
+    const dl_segment one[] = {{32, 0, 1}}, odd[] = {{7, 0, 1}}, odds[] = {{9, 0, 0}, {2, 0, 0}, {25, 2, 1}};
+    const dl_segment many[] = {{64, 0, 0}, {32, 0, 0}, {96, 1, 0}, {32, 0, 0}, {32, 0, 0}, {160, 2, 0}, {64, 1, 1}};
+    const dl_segment some[] = {{64, 0, 1}, {32, 0, 0}, {96, 0, 0}, {32, 2, 1}, {32, 0, 1}, {160, 0, 0}, {64, 1, 1}};
     for (const dl_weight_type *type = dl_weight_types(); type->name; type++)
         for (int n = 1; n <= (type->quantised ? DL_TILE_TOKENS : DL_TILE_FLOATS); n++) {
             check_tile(type, 32, one, 1, n);
             check_tile(type, 480, many, 7, n);
+            check_tile(type, 480, some, 7, n);
             if (type->block == 1) check_tile(type, 7, odd, 1, n), check_tile(type, 36, odds, 3, n);
         }
 }

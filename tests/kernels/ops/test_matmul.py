@@ -49,7 +49,7 @@ def test_takes_any_number_of_float_columns(rng, weight_type):
 
 
 @pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
-@pytest.mark.parametrize("order", [None, ((64, 0), (32, 0), (96, 1), (64, 2))])
+@pytest.mark.parametrize("order", [((256, 0),), ((64, 0), (32, 0), (96, 1), (64, 0))])
 def test_same_bits_for_any_batch_and_threads(rng, weight_type, order):
     _, raw = stored(rng.standard_normal((70, 256)), weight_type)
     matrix = packed(raw, (70, 256), weight_type)
@@ -57,13 +57,15 @@ def test_same_bits_for_any_batch_and_threads(rng, weight_type, order):
     whole = matmul(matrix, x, order, threads=3)
     for size in (1, 2, 5, 8):
         parts = [matmul(matrix, x[i : i + size], order) for i in range(0, 19, size)]
-        np.testing.assert_array_equal(whole, np.concatenate(parts))
+        np.testing.assert_array_equal(whole, np.concatenate(parts, axis=1))
+    if len(order) == 1:
+        np.testing.assert_array_equal(whole, [matmul(matrix, x)])
 
 
 @pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
 @pytest.mark.parametrize("tokens", [1, 3, 8])
 def test_segments_add_as_a_tree(rng, weight_type, tokens):
-    """Each segment by itself is a matrix by itself; sums that wait are added, the nearest first."""
+    """Each segment by itself is a matrix by itself; the nearest sums are added first."""
     widths = (32, 64, 32, 96, 32)
     weight = rng.standard_normal((20, sum(widths))).astype(np.float32)
     x = rng.standard_normal((tokens, sum(widths))).astype(np.float32)
@@ -77,9 +79,12 @@ def test_segments_add_as_a_tree(rng, weight_type, tokens):
     matrix = packed(raw, weight.shape, weight_type)
     expected = (sums[0] + sums[1]) + (sums[2] + (sums[3] + sums[4]))
     order = [*zip(widths, (0, 1, 0, 0, 3), strict=True)]
-    np.testing.assert_array_equal(matmul(matrix, x, order), expected)
-    middle = matmul(matrix, x, [(64, 0), (32, 1)], first=32, threads=2)
-    np.testing.assert_array_equal(middle, sums[1] + sums[2])
+    np.testing.assert_array_equal(matmul(matrix, x, order), [expected])
+    order = [*zip(widths, (0, 0, 1, 0, 1), strict=True)]
+    expected = [sums[0], sums[1] + sums[2], sums[3] + sums[4]]
+    np.testing.assert_array_equal(matmul(matrix, x, order, threads=2), expected)
+    order = [*zip(widths, (0, 0, 0, 0, 0), strict=True)]
+    np.testing.assert_array_equal(matmul(matrix, x, order), sums)
 
 
 def test_fill_places_blocks_of_rows(rng):
@@ -106,10 +111,12 @@ def test_refuses_what_does_not_fit(rng):
         lambda: matmul(matrix, x[:, :31].copy()),
         lambda: matmul(matrix, x, [(16, 0), (16, 1)]),
         lambda: matmul(matrix, x, [(64, 0)]),
-        lambda: matmul(matrix, x, [(32, 0)], first=32),
         lambda: matmul(matrix, x, [(32, 1)]),
         lambda: matmul(matrix, np.zeros((1, 64), np.float32), [(32, 0), (32, 0)]),
         lambda: matmul(PackedMatrix(4, 320, Q40), np.zeros((1, 320), np.float32), [(32, 0)] * 10),
+        lambda: matmul(
+            PackedMatrix(4, 320, Q40), np.zeros((1, 320), np.float32), [*[(32, 0)] * 9, (32, 9)]
+        ),
         lambda: matmul(matrix, x, []),
     ):
         with pytest.raises(ValueError, match=r"\d"):
