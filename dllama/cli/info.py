@@ -17,6 +17,7 @@ from dllama.cli.parser import add_command, add_options
 from dllama.cluster.layout import node_count, thread_count
 from dllama.graph.shard import split
 from dllama.model.file import ModelFile, TensorInfo
+from dllama.model.weight_types import WeightType
 from dllama.model_path import model_file
 from dllama.options import INFO_OPTIONS, MODEL
 from dllama.run_config import RunConfig
@@ -83,6 +84,8 @@ def _header(file: ModelFile) -> Rows:
     yield "file", str(file.path)
     yield "size", size(file.path.stat().st_size)
     for field in fields(file.spec):
+        if field.name == "tensor_types":  # the table of tensors says them
+            continue
         yield field.name, _word(getattr(file.spec, field.name))
     yield "tokenizer", _tokenizer(file)
 
@@ -109,17 +112,18 @@ def _tokenizer(file: ModelFile) -> str:
 
 
 def _print_tensors(file: ModelFile) -> None:
-    """Print a row for each kind of tensor, which stands for all layers (and experts)."""
-    groups: dict[str, list[TensorInfo]] = {}
+    """Print a row for each kind and type of tensor, which stands for all layers (and experts)."""
+    groups: dict[str, dict[WeightType, list[TensorInfo]]] = {}
     for info in file.tensors.values():
-        groups.setdefault(re.sub(r"\.\d+\.", ".*.", info.name), []).append(info)
-    width = max(len(name) for name in groups)
+        kinds = groups.setdefault(re.sub(r"\.\d+\.", ".*.", info.name), {})
+        kinds.setdefault(info.weight_type, []).append(info)
+    width = max(map(len, groups))
     print(f"{'tensor':<{width}}  type  {'shape':>16}  count {'size':>12}")
-    for name, infos in groups.items():
-        kind = infos[0].weight_type.name.lower()
-        shape = " x ".join(map(str, infos[0].shape))
-        total = size(sum(info.nbytes for info in infos))
-        print(f"{name:<{width}}  {kind:<4}  {shape:>16}  {len(infos):5d} {total:>12}")
+    for name, kinds in groups.items():
+        for kind, infos in kinds.items():
+            shape = " x ".join(map(str, infos[0].shape))
+            total, label = size(sum(info.nbytes for info in infos)), kind.name.lower()
+            print(f"{name:<{width}}  {label:<4}  {shape:>16}  {len(infos):5d} {total:>12}")
 
 
 def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:

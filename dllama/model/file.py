@@ -18,6 +18,7 @@ from dllama._kernels import weight_types as quants
 from dllama.errors import FormatError, ModelError, OutputError
 from dllama.model.header import MAX_HEADER, read_header, write_header
 from dllama.model.spec import ModelSpec
+from dllama.model.tensors import tensors
 from dllama.model.weight_types import WeightType
 
 Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
@@ -38,52 +39,11 @@ def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
     """All tensors of a model file by name, in the order of the file."""
     table: dict[str, TensorInfo] = {}
     offset = header_size
-    for name, shape, weight_type in _tensors(spec):
-        count = int(np.prod(shape, dtype=object))
-        nbytes = weight_type.nbytes(count)
-        table[name] = TensorInfo(name, shape, weight_type, offset, nbytes)
+    for one in tensors(spec):
+        nbytes = one.weight_type.nbytes(int(np.prod(one.shape, dtype=object)))
+        table[one.name] = TensorInfo(one.name, one.shape, one.weight_type, offset, nbytes)
         offset += nbytes
     return table
-
-
-def _tensors(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], WeightType]]:
-    """Names, shapes and float types in the order of the file."""
-    f32, weights = WeightType.F32, spec.weight_type
-    yield "embedding", (spec.vocab_size, spec.dim), f32
-    for layer in range(spec.n_layers):
-        at = f"layers.{layer}."
-        yield at + "q", (spec.q_dim, spec.dim), weights
-        yield at + "k", (spec.kv_dim, spec.dim), weights
-        yield at + "v", (spec.kv_dim, spec.dim), weights
-        yield at + "o", (spec.dim, spec.q_dim), weights
-        if spec.qkv_bias:
-            yield at + "q_bias", (spec.q_dim,), f32
-            yield at + "k_bias", (spec.kv_dim,), f32
-            yield at + "v_bias", (spec.kv_dim,), f32
-        yield from _feed_forward(spec, at)
-        if spec.qk_norms:
-            yield at + "q_norm", (spec.head_dim,), f32
-            yield at + "k_norm", (spec.head_dim,), f32
-        yield at + "attention_norm", (spec.dim,), f32
-        yield at + "ffn_norm", (spec.dim,), f32
-        if spec.post_norms:
-            yield at + "attention_post_norm", (spec.dim,), f32
-            yield at + "ffn_post_norm", (spec.dim,), f32
-    yield "final_norm", (spec.dim,), f32
-    yield "output", (spec.vocab_size, spec.dim), weights
-
-
-def _feed_forward(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...], WeightType]]:
-    """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
-    if spec.n_experts == 0:
-        prefixes = [at]
-    else:
-        yield at + "router", (spec.n_experts, spec.dim), WeightType.F32
-        prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
-    for prefix in prefixes:
-        yield prefix + "gate", (spec.ffn_dim, spec.dim), spec.weight_type
-        yield prefix + "down", (spec.dim, spec.ffn_dim), spec.weight_type
-        yield prefix + "up", (spec.ffn_dim, spec.dim), spec.weight_type
 
 
 def encode(

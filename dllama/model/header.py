@@ -11,11 +11,12 @@ from enum import IntEnum
 
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType
+from dllama.model.tensors import type_runs, typed, with_types
 from dllama.model.weight_types import WeightType
 
 MAGIC = 0x0A00ABCD
 OLD_MAGICS = (0xABCD00, 0xABCD01)
-MAX_HEADER = 8 + 8 * 256
+MAX_HEADER = 8 + 8 * (256 + 8 * 4096)  # with a type for each tensor of the most layers
 # What a header may make its reader prepare: a few tensors and tasks for each.
 MOST_EXPERTS = 1 << 16
 
@@ -57,6 +58,7 @@ class Key(IntEnum):
     ATTENTION_SCALE = 1009
     ATTENTION_CAP = 1010
     LOGITS_SCALE = 1011
+    TENSOR_TYPES = 1012
 
 
 # Least and most values of the keys that are plain sizes.
@@ -103,12 +105,18 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
     size = _header_size(data, path)
     pairs = struct.unpack(f"<{(size - 8) // 4}i", data[8:size])
     values: dict[Key, int] = {}
+    runs: list[int] = []
     for number, value in zip(pairs[::2], pairs[1::2], strict=True):
         key = _key(number, path)
+        if key is Key.TENSOR_TYPES:
+            runs.append(value)
+            continue
         if key in values:
             raise FormatError(path, f"header key {key.name}", "given twice", "once")
         values[key] = _checked(key, value, path)
-    return _spec(values, path), size
+    spec = _with_runs(_spec(values, path), runs, path)
+    check_spec(spec, path)
+    return spec, size
 
 
 def _header_size(data: bytes, path: object) -> int:
@@ -158,7 +166,7 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
     heads = values[Key.N_HEADS]
     llama = arch is Arch.LLAMA
     rope_type = RopeType(values.get(Key.ROPE_TYPE, RopeType.LLAMA)) if llama else RopeType.FALCON
-    spec = ModelSpec(
+    return ModelSpec(
         arch=arch,
         dim=values[Key.DIM],
         hidden_dim=values[Key.HIDDEN_DIM],
@@ -185,8 +193,24 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
         attention_cap=_factor(values, Key.ATTENTION_CAP, 0.0, path),
         logits_scale=_factor(values, Key.LOGITS_SCALE, 1.0, path),
     )
-    check_spec(spec, path)
-    return spec
+
+
+def _with_runs(spec: ModelSpec, values: list[int], path: object) -> ModelSpec:
+    """The spec with the types of tensors, each value a count << 8 and a type."""
+    if not values:
+        return spec
+    runs = []
+    for value in values:
+        if value < 1 << 8 or value & 0xFF not in [*map(int, WeightType)]:
+            expected = "a count << 8 with a weight type"
+            raise FormatError(path, "tensor_types", value, expected)
+        runs.append((value >> 8, WeightType(value & 0xFF)))
+    found = sum(count for count, _ in runs)
+    names = typed(spec)
+    if found != len(names):
+        raise FormatError(path, "tensor_types", f"of {found} tensors", f"{len(names)}")
+    kinds = [kind for count, kind in runs for _ in range(count)]
+    return with_types(spec, dict(zip(names, kinds, strict=True)))
 
 
 def _norm_epsilon(values: dict[Key, int], path: object) -> float:
@@ -243,13 +267,14 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     if spec.n_layers * spec.n_experts > MOST_EXPERTS:
         found = f"{spec.n_experts} in each of {spec.n_layers} layers"
         raise FormatError(path, "n_experts", found, f"at most {MOST_EXPERTS} together")
-    block = spec.weight_type.block_size
     hidden = "moe_hidden_dim" if spec.ffn_dim != spec.hidden_dim else "hidden_dim"
-    widths = {"dim": spec.dim, "heads * head_dim": spec.q_dim, hidden: spec.ffn_dim}
-    for name, width in widths.items():
-        if width % block:
-            weights = f"{spec.weight_type.name.lower()} weights"
-            raise FormatError(path, name, width, f"a multiple of {block} for {weights}")
+    widths = {"o": ("heads * head_dim", spec.q_dim), "down": (hidden, spec.ffn_dim)}
+    for tensor in typed(spec):
+        kind = spec.type_of(tensor)
+        name, width = widths.get(tensor.rpartition(".")[2], ("dim", spec.dim))
+        if width % kind.block_size:
+            expected = f"a multiple of {kind.block_size} for {kind.name.lower()} weights"
+            raise FormatError(path, name, width, expected)
 
 
 def write_header(spec: ModelSpec, path: object = "model") -> bytes:
@@ -279,6 +304,8 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
     pairs += _ours(spec)
     if spec.rope_scaling is not None:
         pairs += _scaling(spec.rope_scaling)
+    if spec.tensor_types:
+        pairs += [(Key.TENSOR_TYPES, count << 8 | kind) for count, kind in type_runs(spec)]
     body = b"".join(struct.pack("<ii", key, value) for key, value in pairs)
     return struct.pack("<Ii", MAGIC, 8 + len(body)) + body
 

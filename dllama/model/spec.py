@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 from dllama.model.weight_types import WeightType
 
@@ -69,6 +71,10 @@ class ModelSpec:
     experts give is normed before it is added to the residual stream. embedding_scale and
     logits_scale multiply the embedding and the logits. attention_scale multiplies q k^T, 0 stands
     for 1 / sqrt(head_dim). attention_cap: c tanh(score / c) takes the place of a score, if not 0.
+
+    weight_type: how matrices are stored; embedding and routers are float32. tensor_types: those
+    that are stored otherwise, by name in the order of the file (dllama.model.tensors.with_types);
+    the experts of a layer share the names `layers.N.experts.gate`, `down` and `up`.
     """
 
     arch: Arch
@@ -96,6 +102,17 @@ class ModelSpec:
     attention_scale: float = 0.0
     attention_cap: float = 0.0
     logits_scale: float = 1.0
+    tensor_types: tuple[tuple[str, WeightType], ...] = ()
+
+    def type_of(self, tensor: str) -> WeightType:
+        """How a matrix of the model file is stored."""
+        name = re.sub(r"\.experts\.\d+\.", ".experts.", tensor)
+        floats = name == "embedding" or name.endswith(".router")
+        return self._types.get(name, WeightType.F32 if floats else self.weight_type)
+
+    @cached_property
+    def _types(self) -> dict[str, WeightType]:
+        return dict(self.tensor_types)
 
     @property
     def q_dim(self) -> int:

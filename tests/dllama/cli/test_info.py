@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
 from dllama import __version__
 from dllama._kernels import cpu
 from dllama.cli import main
+from dllama.model.file import ModelFile, ModelWriter
+from dllama.model.tensors import with_types
+from dllama.model.weight_types import WeightType
 from dllama.model_path import DEMO
 
 
@@ -78,3 +82,17 @@ def test_memory_of_nodes_without_a_model_is_that_of_the_demo(info):
     rows = info("--nodes", "2")
     assert rows["file"] == str(DEMO / "model.m")
     assert {"memory of node 0", "memory of node 1"} <= set(rows)
+
+
+def test_each_type_of_a_tensor_has_a_row(tmp_path, capsys):
+    with ModelFile.open(DEMO / "model.m") as demo:
+        spec = with_types(demo.spec, {"layers.2.down": WeightType.F16, "output": WeightType.Q80})
+    with ModelWriter(tmp_path / "model.m", spec) as writer:
+        for one in writer.tensors.values():
+            writer.write_rows(one.name, np.zeros(one.shape, np.float32))
+        writer.commit()
+    assert main(["info", str(tmp_path / "model.m")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    down = [(row[1], row[5]) for row in rows if row[:1] == ["layers.*.down"]]
+    assert down == [("q40", "5"), ("f16", "1")]
+    assert [row[1] for row in rows if row[:1] == ["output"]] == ["q80"]

@@ -1,0 +1,98 @@
+"""The tensors of a model file: names, shapes and weight types, in the order of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from dllama.model.spec import ModelSpec
+from dllama.model.weight_types import WeightType
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A matrix (rows, columns) or a vector (n,) of a model file."""
+
+    name: str
+    shape: tuple[int, ...]
+    weight_type: WeightType
+
+
+def tensors(spec: ModelSpec) -> Iterator[Tensor]:
+    """All tensors in the order of the file."""
+    for name, shape in _shapes(spec):
+        yield Tensor(name, shape, spec.type_of(name) if len(shape) == 2 else WeightType.F32)
+
+
+def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "embedding", (spec.vocab_size, spec.dim)
+    for layer in range(spec.n_layers):
+        at = f"layers.{layer}."
+        yield at + "q", (spec.q_dim, spec.dim)
+        yield at + "k", (spec.kv_dim, spec.dim)
+        yield at + "v", (spec.kv_dim, spec.dim)
+        yield at + "o", (spec.dim, spec.q_dim)
+        if spec.qkv_bias:
+            yield at + "q_bias", (spec.q_dim,)
+            yield at + "k_bias", (spec.kv_dim,)
+            yield at + "v_bias", (spec.kv_dim,)
+        yield from _feed_forward(spec, at)
+        if spec.qk_norms:
+            yield at + "q_norm", (spec.head_dim,)
+            yield at + "k_norm", (spec.head_dim,)
+        yield at + "attention_norm", (spec.dim,)
+        yield at + "ffn_norm", (spec.dim,)
+        if spec.post_norms:
+            yield at + "attention_post_norm", (spec.dim,)
+            yield at + "ffn_post_norm", (spec.dim,)
+    yield "final_norm", (spec.dim,)
+    yield "output", (spec.vocab_size, spec.dim)
+
+
+def _feed_forward(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
+    prefixes = [at]
+    if spec.n_experts:
+        yield at + "router", (spec.n_experts, spec.dim)
+        prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
+    for prefix in prefixes:
+        yield prefix + "gate", (spec.ffn_dim, spec.dim)
+        yield prefix + "down", (spec.dim, spec.ffn_dim)
+        yield prefix + "up", (spec.ffn_dim, spec.dim)
+
+
+def typed(spec: ModelSpec) -> list[str]:
+    """Names under which ModelSpec.tensor_types has types: all matrices, experts of a layer once."""
+    names = ["embedding"]
+    for layer in range(spec.n_layers):
+        at = f"layers.{layer}."
+        names += [at + name for name in ("q", "k", "v", "o")]
+        if spec.n_experts:
+            names.append(at + "router")
+        within = at + "experts." if spec.n_experts else at
+        names += [within + name for name in ("gate", "down", "up")]
+    return [*names, "output"]
+
+
+def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:
+    """The spec with other types for some tensors.
+
+    Args:
+        spec: A model.
+        types: By the names that `typed` gives; the others stay as they are.
+    """
+    plain = replace(spec, tensor_types=())
+    chosen = {name: types.get(name, spec.type_of(name)) for name in typed(spec)}
+    return replace(
+        spec,
+        tensor_types=tuple(
+            (name, kind) for name, kind in chosen.items() if kind is not plain.type_of(name)
+        ),
+    )
+
+
+def type_runs(spec: ModelSpec) -> list[tuple[int, WeightType]]:
+    """The types of `typed` as runs: how many tensors in a row have a type."""
+    kinds = (spec.type_of(name) for name in typed(spec))
+    return [(len([*run]), kind) for kind, run in groupby(kinds)]
