@@ -5,10 +5,16 @@ from __future__ import annotations
 from dllama._kernels.comm.ops import AllReduceOp, BroadcastOp
 from dllama._kernels.op import Op
 from dllama._kernels.ops.attention import AttentionOp
+from dllama._kernels.ops.experts import (
+    DispatchOp,
+    ExpertsActivateOp,
+    ExpertsGatedOp,
+    ExpertsSumOp,
+    RouteOp,
+)
 from dllama._kernels.ops.matmul import MatmulOp
-from dllama._kernels.ops.moe import DispatchOp, ExpertsGatedOp, ExpertsSumOp, RouteOp
 from dllama._kernels.ops.rope import RopeOp
-from dllama._kernels.ops.rowwise import EmbedOp, EncodeOp, NormOp, ScaleOp
+from dllama._kernels.ops.rowwise import ActivateOp, EmbedOp, EncodeOp, NormOp, ScaleOp
 
 OPS: dict[str, type[Op]] = {
     "embed": EmbedOp,
@@ -17,10 +23,12 @@ OPS: dict[str, type[Op]] = {
     "rope": RopeOp,
     "attention": AttentionOp,
     "encode": EncodeOp,
+    "activate": ActivateOp,
     "scale": ScaleOp,
     "route": RouteOp,
     "dispatch": DispatchOp,
     "experts_gated": ExpertsGatedOp,
+    "experts_activate": ExpertsActivateOp,
     "experts_sum": ExpertsSumOp,
     "broadcast": BroadcastOp,
     "all_reduce": AllReduceOp,

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from dllama._kernels.tasks import Kind, Storage, Then
 from dllama.errors import UnsupportedError
-from dllama.graph.graph import (
-    Buffer,
-    Graph,
-    Heads,
-    KVShape,
-    Matrix,
-    Routing,
-    Task,
-    TensorSlice,
-    Vector,
-)
+from dllama.graph.graph import Buffer, Graph, Heads, KVShape, Routing, Task
+from dllama.graph.matrices import fused, gated_width, matrices, projections, vectors
 from dllama.graph.shard import Shard, columns_of
 from dllama.graph.sum_tree import Summation
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
-
-# Rows that are packed together (dllama/_kernels/simd/tile.h).
-PANEL = 16
 
 
 def check_supported(spec: ModelSpec, path: object = "model") -> None:
@@ -49,7 +37,7 @@ def build(spec: ModelSpec, shard: Shard) -> Graph:
     return Graph(
         spec,
         shard,
-        tuple(buffers(spec, shard)),
+        tuple(buffers(spec, shard, tasks)),
         tuple(matrices(spec, shard)),
         tuple(vectors(spec, shard)),
         tuple(tasks),
@@ -58,9 +46,23 @@ def build(spec: ModelSpec, shard: Shard) -> Graph:
     )
 
 
-def quantised(spec: ModelSpec) -> bool:
-    """Whether matmuls read Q80 blocks."""
-    return spec.weight_type in (WeightType.Q40, WeightType.Q80)
+def _input(rows: str, kind: WeightType) -> str:
+    """The buffer that has rows as matrices of a weight type read them."""
+    return f"{rows}_q80" if kind.quantised else rows
+
+
+def norm_tasks(norm: Task, kinds: list[WeightType]) -> Iterator[Task]:
+    """A norm whose dst has its rows in each form that matrices of these types read."""
+    buffers = {_input(norm.dst, kind) for kind in kinds}
+    if len(buffers) == 1:
+        yield replace(norm, dst=buffers.pop())
+    else:
+        yield norm
+        yield _encode(norm.dst, norm.layer)
+
+
+def _encode(rows: str, layer: int) -> Task:
+    return Task("encode", rows, f"{rows}_q80", layer=layer)
 
 
 def embedding_tasks(spec: ModelSpec, shard: Shard) -> Iterator[Task]:
@@ -103,17 +105,19 @@ def residual_tasks(
 def attention_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
     """x += attention block of x: norm, q/k/v, RoPE, attention, output projection."""
     at = f"layers.{layer}."
-    mixed = "mixed_input" if quantised(spec) else "mixed"
-    bias = at + "qkv_bias" if spec.qkv_bias else ""
-    heads = _heads(spec, shard)
-    yield Task("norm", "x", "normed", at + "attention_norm", layer, epsilon=spec.norm_epsilon)
-    yield Task("matmul", "normed", "qkv", at + "qkv", layer, bias=bias)
+    heads, parts = _heads(spec, shard), [*projections(spec, shard, at)]
+    normed = Task("norm", "x", "normed", at + "attention_norm", layer, epsilon=spec.norm_epsilon)
+    yield from norm_tasks(normed, [matrix.weight_type for matrix, _ in parts])
+    for matrix, column in parts:
+        src, bias = _input("normed", matrix.weight_type), spec.qkv_bias and matrix.name + "_bias"
+        yield Task("matmul", src, "qkv", matrix.name, layer, column=column, bias=bias or "")
     norm, epsilon = at + "qk_norm" if spec.qk_norms else "", spec.norm_epsilon
     yield Task("rope", "qkv", "qkv", norm, layer, heads=heads, epsilon=epsilon)
     yield Task("attention", "qkv", "mixed", layer=layer, heads=heads)
-    if quantised(spec):
-        yield Task("encode", "mixed", mixed, layer=layer)
-    product = Task("matmul", mixed, "", at + "o", layer)
+    kind = spec.type_of(at + "o")
+    if kind.quantised:
+        yield _encode("mixed", layer)
+    product = Task("matmul", _input("mixed", kind), "", at + "o", layer)
     norm = at + "attention_post_norm" if spec.post_norms else ""
     yield from residual_tasks(
         shard, product, shard.output_sum, "attention_out", layer, norm, spec.norm_epsilon
@@ -140,13 +144,36 @@ def feed_forward_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Ta
     """x += feed-forward network of x: norm, gate and up with their activation, down projection."""
     at, product = f"layers.{layer}.", None
     if shard.hidden:
-        yield Task("norm", "x", "normed", at + "ffn_norm", layer, epsilon=spec.norm_epsilon)
-        yield Task("matmul", "normed", "hidden", at + "gate_up", layer, _gated(spec))
-        product = Task("matmul", "hidden", "", at + "down", layer)
+        normed = Task("norm", "x", "normed", at + "ffn_norm", layer, epsilon=spec.norm_epsilon)
+        gate, up, hidden = _gate_up_hidden(spec, at)
+        yield from norm_tasks(normed, [gate, up])
+        task = Task("matmul", _input("normed", gate), hidden, at + "gate_up", layer, _gated(spec))
+        yield from _gated_tasks(spec, shard, at, task, _input("normed", up), "activate")
+        product = Task("matmul", hidden, "", at + "down", layer)
     norm = at + "ffn_post_norm" if spec.post_norms else ""
     yield from residual_tasks(
         shard, product, shard.down_sum, "ffn_out", layer, norm, spec.norm_epsilon
     )
+
+
+def _gate_up_hidden(spec: ModelSpec, prefix: str) -> tuple[WeightType, WeightType, str]:
+    """The types of gate and up, and the buffer that feeds down."""
+    gate, up, down = (spec.type_of(prefix + name) for name in ("gate", "up", "down"))
+    return gate, up, _input("hidden", down)
+
+
+def _gated_tasks(
+    spec: ModelSpec, shard: Shard, prefix: str, task: Task, up_src: str, activate: str
+) -> Iterator[Task]:
+    """Gate and up with their activation: `task`, or in parts where their types differ."""
+    if fused(spec, prefix):
+        yield task
+        return
+    name, store = task.weight.removesuffix("gate_up"), replace(task, dst="gate_up", then=Then.STORE)
+    yield replace(store, weight=name + "gate")
+    up = replace(store, src=up_src, weight=name + "up")
+    yield replace(up, column=gated_width(shard))
+    yield replace(task, op=activate, src="gate_up", weight="")
 
 
 def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
@@ -157,15 +184,23 @@ def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
     """
     at, product = f"layers.{layer}.", None
     if shard.hidden:
+        prefix = at + "experts."
+        gate, up, hidden = _gate_up_hidden(spec, prefix)
+        router = spec.type_of(at + "router")
         yield Task("norm", "x", "routed", at + "ffn_norm", layer, epsilon=spec.norm_epsilon)
-        yield Task("matmul", "routed", "scores", at + "router", layer)
+        if router.quantised:
+            yield _encode("routed", layer)
+        yield Task("matmul", _input("routed", router), "scores", at + "router", layer)
         yield Task("route", "scores", "routes", layer=layer)
-        yield Task("dispatch", "routed", "dispatched", layer=layer, routes="routes")
-        yield Task(
-            "experts_gated", "dispatched", "hidden", at + "experts_gate_up", layer,
+        for dst in sorted({_input("dispatched", kind) for kind in (gate, up)}):
+            yield Task("dispatch", "routed", dst, layer=layer, routes="routes")
+        task = Task(
+            "experts_gated", _input("dispatched", gate), hidden, at + "experts_gate_up", layer,
             _gated(spec), routes="routes",
         )  # fmt: skip
-        product = Task("experts_sum", "hidden", "", at + "experts_down", layer, routes="routes")
+        src = _input("dispatched", up)
+        yield from _gated_tasks(spec, shard, prefix, task, src, "experts_activate")
+        product = Task("experts_sum", hidden, "", at + "experts_down", layer, routes="routes")
     norm = at + "ffn_post_norm" if spec.post_norms else ""
     yield from residual_tasks(
         shard, product, shard.down_sum, "ffn_out", layer, norm, spec.norm_epsilon
@@ -175,9 +210,9 @@ def expert_tasks(spec: ModelSpec, shard: Shard, layer: int) -> Iterator[Task]:
 def logits_tasks(spec: ModelSpec) -> Iterator[Task]:
     """Logits of the rows that are asked for: final norm, this node's rows of the output matrix."""
     last = spec.n_layers - 1
-    epsilon = spec.norm_epsilon
-    yield Task("norm", "x", "normed", "final_norm", last, tail=True, epsilon=epsilon)
-    yield Task("matmul", "normed", "logits", "output", last, tail=True)
+    epsilon, normed = spec.norm_epsilon, _input("normed", spec.type_of("output"))
+    yield Task("norm", "x", normed, "final_norm", last, tail=True, epsilon=epsilon)
+    yield Task("matmul", normed, "logits", "output", last, tail=True)
     if spec.logits_scale != 1.0:
         yield Task("scale", "logits", "logits", "", last, tail=True, scale=spec.logits_scale)
 
@@ -186,140 +221,44 @@ def _gated(spec: ModelSpec) -> Then:
     return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
 
 
-def _input(spec: ModelSpec) -> Storage:
-    """How the rows that a matmul reads are held."""
-    return Storage.Q80 if quantised(spec) else Storage.FLOAT
+def buffers(spec: ModelSpec, shard: Shard, tasks: Iterable[Task]) -> Iterator[Buffer]:
+    """The buffers that tasks name."""
+    named = {name for task in tasks for name in (task.src, task.dst, task.routes)}
+    for buffer in _buffers(spec, shard):
+        if buffer.name in named:
+            yield buffer
 
 
-def buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
-    """The buffers that the tasks above name."""
-    columns = len(columns_of(spec, shard.heads))
+def _buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
+    """All buffers that tasks may name."""
     yield Buffer("x", spec.dim)
-    yield Buffer("normed", spec.dim, _input(spec))
+    yield from _inputs("normed", spec.dim)
     yield Buffer("logits", len(shard.vocab), wanted=True)
     yield Buffer("qkv", (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim)
-    yield Buffer("mixed", columns)
-    if quantised(spec):
-        yield Buffer("mixed_input", columns, _input(spec))
+    yield from _inputs("mixed", len(columns_of(spec, shard.heads)))
     if spec.n_experts and shard.hidden:
         yield from _expert_buffers(spec, shard)
-    elif shard.hidden:
-        yield Buffer("hidden", len(shard.hidden), _input(spec))
-    if shard.world > 1 or spec.post_norms:
-        yield Buffer("attention_out", spec.dim, rows=max(1, len(shard.output_sum.adds[shard.rank])))
-        yield Buffer("ffn_out", spec.dim, rows=max(1, len(shard.down_sum.adds[shard.rank])))
-    if shard.world > 1 and spec.post_norms:
-        yield Buffer("branch", spec.dim)
+    else:
+        yield Buffer("gate_up", 2 * gated_width(shard))
+        yield from _inputs("hidden", len(shard.hidden))
+    yield Buffer("attention_out", spec.dim, rows=max(1, len(shard.output_sum.adds[shard.rank])))
+    yield Buffer("ffn_out", spec.dim, rows=max(1, len(shard.down_sum.adds[shard.rank])))
+    yield Buffer("branch", spec.dim)
+
+
+def _inputs(name: str, width: int, rows: int = 1) -> Iterator[Buffer]:
+    """Rows in both forms that matmuls read."""
+    yield Buffer(name, width, rows=rows)
+    yield Buffer(f"{name}_q80", width, Storage.Q80, rows)
 
 
 def _expert_buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
     """Rows for each token and each of its experts."""
     taken = spec.n_active_experts
-    yield Buffer("routed", spec.dim)
+    yield from _inputs("routed", spec.dim)
     yield Buffer("scores", spec.n_experts)
     routing = Routing(spec.n_experts, taken, spec.topk_normalised)
     yield Buffer("routes", taken, Storage.ROUTES, routing=routing)
-    yield Buffer("dispatched", spec.dim, _input(spec), taken)
-    yield Buffer("hidden", len(shard.hidden), _input(spec), taken)
-
-
-def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
-    """The matrices that the tasks above name."""
-    for layer in range(spec.n_layers):
-        at = f"layers.{layer}."
-        yield _qkv(spec, shard, at)
-        cols = columns_of(spec, shard.heads)
-        held = TensorSlice(at + "o", range(spec.dim), cols)
-        yield Matrix(at + "o", spec.dim, len(cols), (held,), spec.weight_type)
-        if spec.n_experts and shard.hidden:
-            yield from _expert_matrices(spec, shard, at)
-        elif shard.hidden:
-            yield _gated_matrix(spec, shard, at + "gate_up", [at])
-            held = TensorSlice(at + "down", range(spec.dim), shard.hidden)
-            yield Matrix(at + "down", spec.dim, len(shard.hidden), (held,), spec.weight_type)
-    held = TensorSlice("output", shard.vocab, range(spec.dim))
-    yield Matrix("output", len(shard.vocab), spec.dim, (held,), spec.weight_type)
-
-
-def _qkv(spec: ModelSpec, shard: Shard, at: str) -> Matrix:
-    """Rows of q, k and v, one below the other."""
-    q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
-    cols = range(spec.dim)
-    slices = (
-        TensorSlice(at + "q", q, cols),
-        TensorSlice(at + "k", kv, cols, len(q)),
-        TensorSlice(at + "v", kv, cols, len(q) + len(kv)),
-    )
-    return Matrix(at + "qkv", len(q) + 2 * len(kv), spec.dim, slices, spec.weight_type)
-
-
-def _rows(heads: range, size: int) -> range:
-    return range(heads.start * size, heads.stop * size)
-
-
-def _gated_matrix(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str]) -> Matrix:
-    """Gate and up in alternating blocks of 32 rows, so that the activation finds both side by
-    side; those of experts one below the other."""
-    rows, cols = 64 * ((len(shard.hidden) + 31) // 32), range(spec.dim)
-    slices = [
-        TensorSlice(prefix + tensor, shard.hidden, cols, index * rows + at, 32, 64)
-        for index, prefix in enumerate(prefixes)
-        for at, tensor in ((0, "gate"), (32, "up"))
-    ]
-    return Matrix(name, len(prefixes) * rows, spec.dim, tuple(slices), spec.weight_type)
-
-
-def _expert_matrices(spec: ModelSpec, shard: Shard, at: str) -> Iterator[Matrix]:
-    """The router, and gate, up and down of all experts."""
-    prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
-    router = TensorSlice(at + "router", range(spec.n_experts), range(spec.dim))
-    yield Matrix(at + "router", spec.n_experts, spec.dim, (router,), WeightType.F32)
-    yield _gated_matrix(spec, shard, at + "experts_gate_up", prefixes)
-    yield _down_of_experts(spec, shard, at + "experts_down", prefixes)
-
-
-def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[str]) -> Matrix:
-    """Down projections one below the other, each filled up to whole panels of rows."""
-    rows = PANEL * -(-spec.dim // PANEL)
-    slices = [
-        TensorSlice(prefix + "down", range(spec.dim), shard.hidden, index * rows)
-        for index, prefix in enumerate(prefixes)
-    ]
-    return Matrix(name, len(prefixes) * rows, len(shard.hidden), tuple(slices), spec.weight_type)
-
-
-def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
-    """The norm weights and biases that the tasks above name."""
-    norms = ["attention_norm", "ffn_norm"]
-    if spec.post_norms:
-        norms += ["attention_post_norm", "ffn_post_norm"]
-    for layer in range(spec.n_layers):
-        at = f"layers.{layer}."
-        for norm in norms:
-            yield _whole(at + norm, spec.dim)
-        if spec.qk_norms:
-            parts = ((at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
-            yield _vector(at + "qk_norm", *parts)
-        if spec.qkv_bias:
-            yield _bias(spec, shard, at)
-    yield _whole("final_norm", spec.dim)
-
-
-def _vector(name: str, *parts: tuple[str, range]) -> Vector:
-    """A vector of some numbers of each tensor, one after another."""
-    slices: list[TensorSlice] = []
-    at = 0
-    for tensor, numbers in parts:
-        slices.append(TensorSlice(tensor, range(1), numbers, at))
-        at += len(numbers)
-    return Vector(name, tuple(slices))
-
-
-def _whole(name: str, size: int) -> Vector:
-    return _vector(name, (name, range(size)))
-
-
-def _bias(spec: ModelSpec, shard: Shard, at: str) -> Vector:
-    """Biases of the rows of q, k and v that a node has."""
-    q, kv = (_rows(heads, spec.head_dim) for heads in (shard.heads, shard.kv_heads))
-    return _vector(at + "qkv_bias", (at + "q_bias", q), (at + "k_bias", kv), (at + "v_bias", kv))
+    yield from _inputs("dispatched", spec.dim, taken)
+    yield Buffer("gate_up", 2 * gated_width(shard), rows=taken)
+    yield from _inputs("hidden", len(shard.hidden), taken)

@@ -146,6 +146,7 @@ class Task:
         bias: a vector that is added to a matmul's product.
         sums: the order in which a matmul adds columns, without it one after another; each sum that
             is left becomes rows of dst.
+        column: of dst, at which a matmul's product begins.
         adds: the order in which an all-reduce adds the sums of all nodes, by rank.
         heads: of rope and attention.
         epsilon: of a norm.
@@ -163,6 +164,7 @@ class Task:
     kind: Kind = Kind.INFERENCE
     bias: str = ""
     sums: tuple[Segment, ...] = ()
+    column: int = 0
     adds: tuple[tuple[int, ...], ...] = ()
     heads: Heads | None = None
     epsilon: float = 0.0

@@ -89,10 +89,10 @@ def hidden_of(spec: ModelSpec, blocks: range) -> range:
 def columns_of(spec: ModelSpec, heads: range) -> range:
     """The columns of the output projection for these heads, cut at whole blocks.
 
-    Where the size of a head is not a multiple of the block of the weights, the range holds
-    columns of neighbouring heads too, for which a node has zeros as input.
+    Where the size of a head is not a multiple of the longest block of these weights in any layer,
+    the range holds columns of neighbouring heads too, for which a node has zeros as input.
     """
-    unit = spec.weight_type.block_size
+    unit = spec.o_block
     begin = heads.start * spec.head_dim // unit * unit
     end = -(-heads.stop * spec.head_dim // unit) * unit
     return range(begin, end)
@@ -100,7 +100,7 @@ def columns_of(spec: ModelSpec, heads: range) -> range:
 
 def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Summation]:
     """How each node sums the columns of its heads; cut between heads that share no block."""
-    unit = spec.weight_type.block_size
+    unit = spec.o_block
     tree = summation.tree_of(spec.n_heads, 1, lambda head: head * spec.head_dim % unit == 0)
     return summation.summations(heads, tree, lambda part: len(columns_of(spec, part)), exact)
 

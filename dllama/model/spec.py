@@ -111,6 +111,11 @@ class ModelSpec:
         return self._types.get(name, WeightType.F32 if floats else self.weight_type)
 
     @cached_property
+    def o_block(self) -> int:
+        """Numbers of the longest block of an output projection: nodes cut all of them there."""
+        return max(self.type_of(f"layers.{layer}.o").block_size for layer in range(self.n_layers))
+
+    @cached_property
     def _types(self) -> dict[str, WeightType]:
         return dict(self.tensor_types)
 

@@ -76,8 +76,9 @@ cdef struct Matmul:
     const dl_rows *gated            # GATED: [T][rows of gate]
 
 
-# `threads` only decides how finely the rows are cut.
-cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) noexcept
+# `threads` only decides how finely the rows are cut. ValueError where src has other columns than the
+# matrix, or is not as products of its weight type read it.
+cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) except *
 # Sum the columns in an order, which outlives the job. ValueError unless it has them all.
 cdef int sum_in_order(Matmul *m, Order order) except -1
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil

@@ -113,8 +113,13 @@ cdef int64_t _waiting(const dl_segment *segment, int64_t count) noexcept:
     return most
 
 
-cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) noexcept:
+cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) except *:
     cdef Matmul m
+    if src.k != matrix.cols:
+        raise ValueError(f"rows have {src.k} columns, the matrix {matrix.cols}")
+    if matrix.quantised != (src.x == NULL):
+        raise ValueError(f"rows of {'floats' if src.x != NULL else 'blocks'} do not feed a matrix "
+                         f"of weight type {matrix.weight_type}")
     cdef int64_t groups = (matrix.rows + 15) // 16
     m.w, m.stride, m.rows, m.k = matrix.data(), matrix.stride, matrix.rows, matrix.cols
     m.quantised = matrix.quantised
@@ -278,14 +283,15 @@ cdef class MatmulOp(Op):
         cdef Matmul *m = &self.op.job
         self.matrix, self.op.tail = b.matrices[task.weight], task.tail
         m[0] = matmul_job(self.matrix, b.rows(task.src), task.then, b.threads)
-        if m.src.k != m.k:
-            raise ValueError(f"{task.src} has {m.src.k} columns, {task.weight} {m.k}")
         if task.sums:
             self.order = Order([(one.columns, one.adds) for one in task.sums])
             sum_in_order(m, self.order)
         if task.then >= GATED:
             m.gated = b.rows(task.dst)
         else:
-            m.dst, m.ld, m.dst_step = b.floats(task.dst), m.rows, b.max_rows * m.rows
+            m.dst, m.ld = b.floats(task.dst) + <int64_t> task.column, b.rows(task.dst).k
+            m.dst_step = b.max_rows * m.ld
+            if task.column + m.rows > m.ld:
+                raise ValueError(f"{task.dst} has {m.ld} columns, {task.weight} {m.rows} rows")
         m.bias = b.vector(task.bias, m.rows)
         self.stage(task_items, task_item, &self.op)

@@ -37,6 +37,11 @@ cdef void sort_item(const Routing *r, int64_t T) noexcept nogil
 cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,
                         const dl_rows *dst, int64_t i) noexcept nogil
 
+# Row i of N: the activation of floats [N][width], whose halves are rows of gate and of up, as a matmul
+# reads them. scratch: as many floats as hidden units.
+cdef void activate_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,
+                        bint gelu, const dl_rows *dst, int64_t i, float *scratch) noexcept nogil
+
 
 # A matmul of all rows with the matrices of their experts, which lie one after another.
 cdef struct Experts:
@@ -46,7 +51,7 @@ cdef struct Experts:
     const dl_rows *src              # [N][K]
     const dl_rows *hidden           # gated: [N][hidden]
     const dl_segment *leaves        # sum: the segments of a row, which do not add yet
-    float *dst                      # sum: [sums][T][dim], stored or added to
+    float *dst                      # gated, STORE: [N][ld]; sum: [sums][T][dim], or added to
     int64_t dim, dst_step           # dst_step: floats from one sum to the next
 
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,

@@ -14,10 +14,9 @@ from libc.string cimport memcpy, memmove, memset
 
 import numpy as np
 
-from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
 from dllama._kernels.ops.matmul cimport (
-    ADD, DL_TILE_FLOATS, DL_TILE_TOKENS, Order, dl_tile, matmul_item, matmul_items, matmul_job,
+    ADD, GATED, DL_TILE_FLOATS, DL_TILE_TOKENS, Order, dl_tile, matmul_item, matmul_items, matmul_job,
     point, sum_in_order,
 )
 
@@ -134,6 +133,15 @@ cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, 
     put_row(f, &rows, r.first[expert + 1] - first, i - first, src + r.tokens[i] * width)
 
 
+cdef void activate_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,
+                        bint gelu, const dl_rows *dst, int64_t i, float *scratch) noexcept nogil:
+    cdef int64_t expert = r.owners[i], first = r.first[expert]
+    cdef const float *gate = src + i * width
+    cdef dl_rows rows = _from_row(dst, first)
+    (f.geglu if gelu else f.swiglu)(gate, gate + width // 2, dst.k, scratch)
+    put_row(f, &rows, r.first[expert + 1] - first, i - first, scratch)
+
+
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
                        const dl_rows *hidden, int then, int threads):
     """Gate and up of all experts: 64 rows of the matrix for each 32 hidden units."""
@@ -162,10 +170,15 @@ cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
     cdef int64_t pieces = matmul_items(&x.job), expert = x.routing.hit[i // pieces]
     cdef int64_t first = x.routing.first[expert]
     cdef dl_rows src = _from_row(x.src, first)
-    cdef dl_rows hidden = _from_row(x.hidden, first)
+    cdef dl_rows hidden
     cdef Matmul m = x.job
     m.w += expert * x.expert_bytes
-    m.src, m.gated = &src, &hidden
+    m.src = &src
+    if m.then >= GATED:
+        hidden = _from_row(x.hidden, first)
+        m.gated = &hidden
+    else:
+        m.dst = x.dst + first * m.ld
     matmul_item(&m, x.routing.first[expert + 1] - first, i % pieces)
 
 
@@ -241,125 +254,6 @@ cdef inline void _add(float *y, const float *x, int64_t n) noexcept nogil:
     cdef int64_t j
     for j in range(n):
         y[j] += x[j]
-
-
-cdef struct ExpertsTask:
-    const Routing *routing
-    const float *src                # route, dispatch: [T][width]
-    int64_t width
-    const dl_rows *rows             # dispatch: [N][width]
-    Experts experts                 # gated, sum
-
-
-cdef int64_t route_items(const Pass *run, const void *op) noexcept nogil:
-    return run.batch.rows
-
-
-cdef int route_row(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
-    cdef const ExpertsTask *task = <const ExpertsTask *> op
-    route_item(task.routing, run.floats, task.src + t * task.width, t, scratch)
-    return 0
-
-
-cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil:
-    return 1
-
-
-cdef int sort_rows(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
-    sort_item((<const ExpertsTask *> op).routing, run.batch.rows)
-    return 0
-
-
-cdef class RouteOp(Op):
-    """dst = the experts of each row and their weights, from the router's scores in src."""
-
-    cdef ExpertsTask op
-    cdef Routes routes
-
-    def __init__(self, Bindings b, task):
-        self.routes = b.buffers[task.dst]
-        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
-        self.op.width = self.op.routing.experts
-        self.scratch = self.op.width
-        self.stage(route_items, route_row, &self.op)
-        self.stage(one_item, sort_rows, &self.op)
-
-
-cdef int64_t dispatch_items(const Pass *run, const void *op) noexcept nogil:
-    return run.batch.rows * (<const ExpertsTask *> op).routing.taken
-
-
-cdef int dispatch_row(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
-    cdef const ExpertsTask *task = <const ExpertsTask *> op
-    dispatch_item(task.routing, run.floats, task.src, task.width, task.rows, i)
-    return 0
-
-
-cdef class DispatchOp(Op):
-    """dst = rows of src as a matmul reads them, once for each expert, sorted by experts."""
-
-    cdef ExpertsTask op
-    cdef Routes routes
-
-    def __init__(self, Bindings b, task):
-        self.routes = b.buffers[task.routes]
-        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
-        self.op.width, self.op.rows = b.rows(task.src).k, b.rows(task.dst)
-        self.stage(dispatch_items, dispatch_row, &self.op)
-
-
-cdef int64_t experts_gated_items(const Pass *run, const void *op) noexcept nogil:
-    return gated_items(&(<const ExpertsTask *> op).experts)
-
-
-cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
-                            float *scratch) noexcept nogil:
-    gated_item(&(<const ExpertsTask *> op).experts, i)
-    return 0
-
-
-cdef class ExpertsGatedOp(Op):
-    """Rows of dst = gate and up of their experts times rows of src, activated."""
-
-    cdef ExpertsTask op
-    cdef Routes routes
-    cdef PackedMatrix matrix
-
-    def __init__(self, Bindings b, task):
-        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
-        self.op.experts = gated_job(self.routes, self.matrix, b.rows(task.src), b.rows(task.dst),
-                                    task.then, b.threads)
-        self.stage(experts_gated_items, experts_gated_item, &self.op)
-
-
-cdef int64_t experts_sum_items(const Pass *run, const void *op) noexcept nogil:
-    return sum_items(&(<const ExpertsTask *> op).experts)
-
-
-cdef int experts_sum_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
-    sum_item(&(<const ExpertsTask *> op).experts, run.batch.rows, i, scratch)
-    return 0
-
-
-cdef class ExpertsSumOp(Op):
-    """dst = for each row, the weighted sum over its experts of down times rows of src."""
-
-    cdef ExpertsTask op
-    cdef Routes routes
-    cdef PackedMatrix matrix
-    cdef Order order, leaves
-
-    def __init__(self, Bindings b, task):
-        cdef Experts *x = &self.op.experts
-        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
-        self.order = Order([(one.columns, one.adds) for one in task.sums])
-        self.leaves = Order([(one.columns, 0) for one in task.sums])
-        x[0] = sum_job(self.routes, self.matrix, b.rows(task.src), self.order, self.leaves,
-                       task.then, b.threads)
-        x.dst, x.dim = b.floats(task.dst), b.rows(task.dst).k
-        x.dst_step = b.max_rows * x.dim
-        self.scratch = sum_scratch(self.order, b.max_rows)
-        self.stage(experts_sum_items, experts_sum_item, &self.op)
 
 
 def route(const float[:, ::1] scores, int64_t taken, bint normalised=True):

@@ -1,4 +1,4 @@
-"""Ops that take a row at a time: embedding lookup, norm, encoding, scaling.
+"""Ops that take a row at a time: embedding lookup, norm, encoding, activation, scaling.
 
 T: rows of the task. D: columns of a row.
 """
@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from dllama._kernels.op cimport Bindings, Op, Pass, row_of, rows_of
-from dllama._kernels.ops.elementwise cimport dl_rows, put_blocks
+from dllama._kernels.ops.elementwise cimport dl_rows, put_blocks, put_row
 
 from dllama._kernels.tasks import Then
 
@@ -25,6 +25,7 @@ cdef struct RowOp:
     const float *weight             # norm: [D]; embed: [vocab][D]
     float epsilon                   # norm
     float scale                     # scale
+    bint gelu                       # activate
 
 
 cdef int64_t row_items(const Pass *run, const void *op) noexcept nogil:
@@ -107,6 +108,29 @@ cdef class EncodeOp(Op):
         self.op.tail, self.op.src, self.op.dst = task.tail, b.floats(task.src), b.rows(task.dst)
         self.op.width = self.op.dst.k
         self.stage(cut_items, encode_item, &self.op)
+
+
+cdef int activate_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t D = r.dst.k
+    cdef const float *gate = r.src + t * r.width
+    (run.floats.geglu if r.gelu else run.floats.swiglu)(gate, gate + r.width // 2, D, scratch)
+    put_row(run.floats, r.dst, run.batch.rows, t, scratch)
+    return 0
+
+
+cdef class ActivateOp(Op):
+    """dst = SwiGLU (GATED_GELU: GEGLU) of src, whose halves are rows of gate and of up."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        self.op.src, self.op.dst = b.floats(task.src), b.rows(task.dst)
+        self.op.width, self.op.gelu = b.rows(task.src).k, task.then == Then.GATED_GELU
+        if self.op.width < 2 * self.op.dst.k:
+            raise ValueError(f"{task.src} has {self.op.width} columns, {task.dst} {self.op.dst.k}")
+        self.scratch = self.op.dst.k + 32
+        self.stage(row_items, activate_item, &self.op)
 
 
 cdef int embed_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:

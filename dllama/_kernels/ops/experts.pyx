@@ -1,0 +1,170 @@
+"""Ops of mixtures of experts: routing, and products with the matrices of the experts taken.
+
+T: rows of the batch. N: rows sorted by experts, one for each row of the batch and expert (moe.pxd).
+"""
+
+from libc.stdint cimport int64_t
+
+from dllama._kernels.op cimport Bindings, Op, Pass
+from dllama._kernels.ops.elementwise cimport dl_rows
+from dllama._kernels.ops.matmul cimport GATED, Order, PackedMatrix
+from dllama._kernels.ops.moe cimport (
+    Experts, Routes, Routing, activate_item, dispatch_item, gated_item, gated_items, gated_job,
+    route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,
+)
+
+from dllama._kernels.tasks import Then
+
+
+cdef struct ExpertsTask:
+    const Routing *routing
+    const float *src                # route, dispatch: [T][width]; activate: [N][width]
+    int64_t width
+    const dl_rows *rows             # dispatch: [N][width]; activate: [N][hidden]
+    Experts experts                 # gated, sum
+    bint gelu                       # activate
+
+
+cdef int64_t route_items(const Pass *run, const void *op) noexcept nogil:
+    return run.batch.rows
+
+
+cdef int route_row(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const ExpertsTask *task = <const ExpertsTask *> op
+    route_item(task.routing, run.floats, task.src + t * task.width, t, scratch)
+    return 0
+
+
+cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil:
+    return 1
+
+
+cdef int sort_rows(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    sort_item((<const ExpertsTask *> op).routing, run.batch.rows)
+    return 0
+
+
+cdef class RouteOp(Op):
+    """dst = the experts of each row and their weights, from the router's scores in src."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+
+    def __init__(self, Bindings b, task):
+        self.routes = b.buffers[task.dst]
+        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
+        self.op.width = self.op.routing.experts
+        self.scratch = self.op.width
+        self.stage(route_items, route_row, &self.op)
+        self.stage(one_item, sort_rows, &self.op)
+
+
+cdef int64_t dispatch_items(const Pass *run, const void *op) noexcept nogil:
+    return run.batch.rows * (<const ExpertsTask *> op).routing.taken
+
+
+cdef int dispatch_row(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    cdef const ExpertsTask *task = <const ExpertsTask *> op
+    dispatch_item(task.routing, run.floats, task.src, task.width, task.rows, i)
+    return 0
+
+
+cdef class DispatchOp(Op):
+    """dst = rows of src as a matmul reads them, once for each expert, sorted by experts."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+
+    def __init__(self, Bindings b, task):
+        self.routes = b.buffers[task.routes]
+        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
+        self.op.width, self.op.rows = b.rows(task.src).k, b.rows(task.dst)
+        self.stage(dispatch_items, dispatch_row, &self.op)
+
+
+cdef int64_t experts_gated_items(const Pass *run, const void *op) noexcept nogil:
+    return gated_items(&(<const ExpertsTask *> op).experts)
+
+
+cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
+                            float *scratch) noexcept nogil:
+    gated_item(&(<const ExpertsTask *> op).experts, i)
+    return 0
+
+
+cdef class ExpertsGatedOp(Op):
+    """Rows of dst = gate and up of their experts times rows of src, activated.
+
+    With Then.STORE the products of one of the two, as columns of dst.
+    """
+
+    cdef ExpertsTask op
+    cdef Routes routes
+    cdef PackedMatrix matrix
+
+    def __init__(self, Bindings b, task):
+        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
+        self.op.experts = gated_job(self.routes, self.matrix, b.rows(task.src), b.rows(task.dst),
+                                    task.then, b.threads)
+        if task.then < GATED:
+            self._store(b, task)
+        self.stage(experts_gated_items, experts_gated_item, &self.op)
+
+    cdef int _store(self, Bindings b, task) except -1:
+        cdef Experts *x = &self.op.experts
+        x.dst, x.job.ld = b.floats(task.dst) + <int64_t> task.column, b.rows(task.dst).k
+        if task.column + x.job.rows > x.job.ld:
+            raise ValueError(f"{task.dst} has {x.job.ld} columns, {task.weight} {x.job.rows} rows")
+        return 0
+
+
+cdef int activate_row(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    cdef const ExpertsTask *task = <const ExpertsTask *> op
+    activate_item(task.routing, run.floats, task.src, task.width, task.gelu, task.rows, i, scratch)
+    return 0
+
+
+cdef class ExpertsActivateOp(Op):
+    """Rows of dst = SwiGLU (GATED_GELU: GEGLU) of src, whose halves are rows of gate and of up."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+
+    def __init__(self, Bindings b, task):
+        self.routes = b.buffers[task.routes]
+        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
+        self.op.width, self.op.rows = b.rows(task.src).k, b.rows(task.dst)
+        self.op.gelu, self.scratch = task.then == Then.GATED_GELU, self.op.rows.k + 32
+        if self.op.width < 2 * self.op.rows.k:
+            raise ValueError(f"{task.src} has {self.op.width} columns, {task.dst} {self.op.rows.k}")
+        self.stage(dispatch_items, activate_row, &self.op)
+
+
+cdef int64_t experts_sum_items(const Pass *run, const void *op) noexcept nogil:
+    return sum_items(&(<const ExpertsTask *> op).experts)
+
+
+cdef int experts_sum_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    sum_item(&(<const ExpertsTask *> op).experts, run.batch.rows, i, scratch)
+    return 0
+
+
+cdef class ExpertsSumOp(Op):
+    """dst = for each row, the weighted sum over its experts of down times rows of src."""
+
+    cdef ExpertsTask op
+    cdef Routes routes
+    cdef PackedMatrix matrix
+    cdef Order order, leaves
+
+    def __init__(self, Bindings b, task):
+        cdef Experts *x = &self.op.experts
+        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
+        self.order = Order([(one.columns, one.adds) for one in task.sums])
+        self.leaves = Order([(one.columns, 0) for one in task.sums])
+        x[0] = sum_job(self.routes, self.matrix, b.rows(task.src), self.order, self.leaves,
+                       task.then, b.threads)
+        x.dst, x.dim = b.floats(task.dst), b.rows(task.dst).k
+        x.dst_step = b.max_rows * x.dim
+        self.scratch = sum_scratch(self.order, b.max_rows)
+        self.stage(experts_sum_items, experts_sum_item, &self.op)

@@ -1,0 +1,102 @@
+"""Models whose tensors have different weight types: against the oracle, on one node and several."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from oracle import llama as oracle
+from oracle.model_file import read_model
+
+import dllama
+from dllama.graph.build import build
+from dllama.graph.shard import split
+from dllama.model.file import ModelFile, ModelWriter
+from dllama.model.tensors import typed, with_types
+from dllama.model.weight_types import WeightType
+from dllama.run_config import RunConfig
+from dllama.runtime.footprint import footprint
+
+MODELS = ("llama-gqa", "qwen2", "mixtral", "qwen3-moe")
+TOKENS = list(range(3, 40))
+
+
+@pytest.fixture(scope="session")
+def mixed(converted, tmp_path_factory):
+    """A fixture as a model file with the given types, or with random ones of a seed."""
+
+    def make(name: str, types: int | dict[str, WeightType]):
+        path = tmp_path_factory.mktemp("mixed") / "model.m"
+        with ModelFile.open(converted(name, "f32") / "model.m") as file:
+            if isinstance(types, int):
+                draw = random.Random(f"{name} {types}")
+                types = {tensor: draw.choice([*WeightType]) for tensor in typed(file.spec)}
+            with ModelWriter(path, with_types(file.spec, types)) as writer:
+                for tensor in writer.tensors:
+                    writer.write_rows(tensor, file.f32(tensor))
+                writer.commit()
+        return path
+
+    return make
+
+
+def check(path, logits):
+    """Logits are those of the oracle, within what that moves with roundings of its activations."""
+    spec, tensors = read_model(path)
+    expected = oracle.forward(tensors, spec, TOKENS)
+    moved = oracle.forward(tensors, spec, TOKENS, jitter=1e-6)
+    error = np.abs(logits - expected)
+    assert error.max() < 0.05 * expected.std() + 3 * np.abs(moved - expected).max()
+    assert np.median(error) < 0.01 * expected.std()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("seed", range(4))
+def test_random_types_equal_the_oracle(mixed, name, seed):
+    path = mixed(name, seed)
+    with dllama.LLM(path, threads=2, kv_cache="f32") as llm:
+        logits = llm.eval(TOKENS)
+        memory = llm.memory()
+    check(path, logits)
+    with dllama.LLM(path, threads=1, kv_cache="f32") as llm:
+        np.testing.assert_array_equal([llm.eval([token])[0] for token in TOKENS], logits)
+    with ModelFile.open(path) as file:
+        assert footprint(file, RunConfig.of(file.spec, 1, kv_cache="f32"), threads=2) == memory
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_random_types_on_several_nodes(standing, mixed, name, nodes):
+    path = mixed(name, 9)
+    options = {"threads": 1, "kv_cache": "f32", "buffer": "f32"}
+    with dllama.LLM(path, workers=standing(nodes - 1), **options) as llm:
+        logits = llm.eval(TOKENS)
+    check(path, logits)
+    with dllama.LLM(path, threads=1, kv_cache="f32") as llm:
+        np.testing.assert_array_equal(llm.eval(TOKENS), logits)
+
+
+@pytest.mark.parametrize("one", [*WeightType])
+@pytest.mark.parametrize("other", [*WeightType])
+def test_gate_and_up_of_any_two_types(mixed, one, other):
+    """Of a dense layer and of experts."""
+    types = {"layers.0.gate": one, "layers.0.up": other}
+    types |= {f"layers.0.experts.{name}": kind for name, kind in (("gate", one), ("up", other))}
+    for name in ("llama-gqa", "qwen3-moe"):
+        path = mixed(name, types)
+        with dllama.LLM(path, kv_cache="f32") as llm:
+            check(path, llm.eval(TOKENS))
+
+
+def test_parts_of_one_type_are_one_matrix(converted):
+    with ModelFile.open(converted("llama-gqa", "q40") / "model.m") as file:
+        spec = file.spec
+    types = {"layers.0.v": WeightType.F16, "layers.1.up": WeightType.Q80}
+    shard = split(spec, [1])[0]
+    names = {matrix.name for matrix in build(with_types(spec, types), shard).matrices}
+    assert {"layers.0.qk", "layers.0.v", "layers.0.gate_up"} <= names
+    assert {"layers.1.qkv", "layers.1.gate", "layers.1.up"} <= names
+    both = {buffer.name for buffer in build(with_types(spec, types), shard).buffers}
+    assert {"normed", "normed_q80"} <= both
+    assert "normed" not in {buffer.name for buffer in build(spec, shard).buffers}
