@@ -1,6 +1,6 @@
-# Sums of all nodes' rows on all nodes, as a job of the executor.
+# The sum of all nodes' rows on all nodes, in stages of independent items.
 #
-# n: nodes (world). T: tokens in the pass. Ranks are 0 to n - 1.
+# n: nodes. T: rows of the batch. Ranks are 0 to n - 1. A chunk is the columns that one rank reduces.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
@@ -18,15 +18,15 @@ cdef enum Algorithm:
 
 # How many sums each node has for an all-reduce, and how all of them are added.
 cdef class Additions:
-    cdef Memory _parts, _adds
+    cdef Memory _first, _adds
     cdef readonly int world
 
-    cdef const int64_t *parts(self) noexcept
+    cdef const int64_t *first_sums(self) noexcept
     cdef const int32_t *adds(self) noexcept
 
 
 # dst[t] += (or = where it is stored) all sums of all nodes, added in the order of `adds`. The same
-# bits come out on all nodes. Steps, with a barrier after each: pack items, first exchange, reduce
+# bits come out on all nodes. Stages, with a barrier after each: pack items, first exchange, reduce
 # items, second exchange, unpack items.
 cdef struct AllReduce:
     Peers *peers
@@ -35,15 +35,15 @@ cdef struct AllReduce:
     int algorithm
     bint store                      # dst[t] = the sum, instead of +=
     int64_t dim
-    const int64_t *borders          # [n + 1]: columns of the slice of each rank
-    const int64_t *offsets          # [n + 1]: bytes before the slice of each rank, for one token
-    const int64_t *parts            # [n + 1]: sums of the nodes before each rank; its own are P
+    const int64_t *borders          # [n + 1]: columns before the chunk that each rank reduces
+    const int64_t *offsets          # [n + 1]: bytes before that chunk, for one row
+    const int64_t *first_sum        # [n + 1]: sums of the nodes before each rank; its own are P
     const int32_t *adds             # [sums]: how many of those before are added after each
-    uint8_t *packed                 # n slices, each of P * T rows; then of T rows
-    uint8_t *received               # of each node its P * T rows of one or of all slices
-    uint8_t *reduced                # T rows of this node's slice
-    const float *src                # [P][part][dim], of which the first T
-    int64_t part
+    uint8_t *packed                 # n chunks, each of P * T rows; then of T rows
+    uint8_t *received               # of each node its P * T rows of one or of all chunks
+    uint8_t *reduced                # T rows of this node's chunk
+    const float *src                # [P][sum_step][dim], of which the first T rows each
+    int64_t sum_step                # rows from one sum of this node to the next
     float *dst                      # [T][dim]
 
 # Bytes of a vector up to which an exchange of all sums of n nodes is the faster one.

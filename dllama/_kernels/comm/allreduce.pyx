@@ -35,14 +35,14 @@ cdef class Additions:
 
     def __cinit__(self, adds):
         cdef int64_t waiting = 0, sums = sum(map(len, adds))
-        cdef int64_t *part
+        cdef int64_t *first
         cdef int32_t *add
         cdef int n
         self.world = len(adds)
-        self._parts = Memory((self.world + 1) * sizeof(int64_t))
+        self._first = Memory((self.world + 1) * sizeof(int64_t))
         self._adds = Memory(max(1, sums) * sizeof(int32_t))
-        part, add = <int64_t *> self._parts.data, <int32_t *> self._adds.data
-        part[0] = 0
+        first, add = <int64_t *> self._first.data, <int32_t *> self._adds.data
+        first[0] = 0
         for own in adds:
             for n in own:
                 if not 0 <= n <= waiting or waiting - n >= MOST_SUMS or sums > MOST_NODES:
@@ -50,13 +50,13 @@ cdef class Additions:
                 waiting += 1 - n
                 add[0] = n
                 add += 1
-            part[1] = part[0] + len(own)
-            part += 1
+            first[1] = first[0] + len(own)
+            first += 1
         if waiting != 1:
             raise ValueError(f"additions end in {waiting} sums, expected 1")
 
-    cdef const int64_t *parts(self) noexcept:
-        return <const int64_t *> self._parts.data
+    cdef const int64_t *first_sums(self) noexcept:
+        return <const int64_t *> self._first.data
 
     cdef const int32_t *adds(self) noexcept:
         return <const int32_t *> self._adds.data
@@ -66,36 +66,36 @@ cdef bint two_step(const AllReduce *a, int64_t T) noexcept nogil:
     cdef int64_t n = a.peers.world
     if a.algorithm != AUTO:
         return a.algorithm == TWO_STEP
-    return T * a.offsets[n] > most_exchanged(n, a.parts[n])
+    return T * a.offsets[n] > most_exchanged(n, a.first_sum[n])
 
 
 cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil:
     """Bytes of a vector up to which an exchange of all sums of n nodes is the faster one.
 
-    A node sends sums / n vectors: to n - 1 others, or a slice of each and then of the result.
+    A node sends sums / n vectors: to n - 1 others, or a chunk of each and then of the result.
     """
     cdef int64_t more = (n - 1) * (sums * (n - 1) - n)
     return LATENCY_BYTES * n * n // more if more > 0 else INT64_MAX
 
 
-cdef inline int64_t _width(const AllReduce *a, int slice) noexcept nogil:
-    return a.borders[slice + 1] - a.borders[slice]
+cdef inline int64_t _width(const AllReduce *a, int chunk) noexcept nogil:
+    return a.borders[chunk + 1] - a.borders[chunk]
 
 
-cdef inline int64_t _size(const AllReduce *a, int slice) noexcept nogil:
-    """Bytes of one row of a slice."""
-    return a.offsets[slice + 1] - a.offsets[slice]
+cdef inline int64_t _size(const AllReduce *a, int chunk) noexcept nogil:
+    """Bytes of one row of a chunk."""
+    return a.offsets[chunk + 1] - a.offsets[chunk]
 
 
-cdef inline uint8_t *_row(const AllReduce *a, uint8_t *base, int slice, int64_t rows,
+cdef inline uint8_t *_row(const AllReduce *a, uint8_t *base, int chunk, int64_t rows,
                           int64_t i) noexcept nogil:
-    """Row i of a slice in n slices of so many rows."""
-    return base + rows * a.offsets[slice] + i * _size(a, slice)
+    """Row i of a chunk, where each of n chunks has so many rows."""
+    return base + rows * a.offsets[chunk] + i * _size(a, chunk)
 
 
 cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil:
     """How many sums a node has."""
-    return a.parts[rank + 1] - a.parts[rank]
+    return a.first_sum[rank + 1] - a.first_sum[rank]
 
 
 cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil:
@@ -103,33 +103,33 @@ cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil:
 
 
 cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
-    cdef int slice = <int> (i % a.peers.world)
+    cdef int chunk = <int> (i % a.peers.world)
     cdef int64_t row = i // a.peers.world
-    cdef const float *src = a.src + (row // T * a.part + row % T) * a.dim
-    a.codec.encode(src + a.borders[slice], DL_SRC_F32, _width(a, slice), a.wire,
-                   _row(a, a.packed, slice, T * sums_of(a, a.peers.rank), row))
+    cdef const float *src = a.src + (row // T * a.sum_step + row % T) * a.dim
+    a.codec.encode(src + a.borders[chunk], DL_SRC_F32, _width(a, chunk), a.wire,
+                   _row(a, a.packed, chunk, T * sums_of(a, a.peers.rank), row))
 
 
-cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint slices) noexcept nogil:
+cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint chunked) noexcept nogil:
     """Where the sums of a node arrive."""
-    cdef int64_t row = _size(a, a.peers.rank) if slices else a.offsets[a.peers.world]
-    return a.received + a.parts[rank] * T * row
+    cdef int64_t row = _size(a, a.peers.rank) if chunked else a.offsets[a.peers.world]
+    return a.received + a.first_sum[rank] * T * row
 
 
 cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
-    """All of it to every node, or to each its slice."""
+    """All of it to every node, or to each its chunk."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
     cdef int64_t out_bytes[MOST_NODES]
     cdef int64_t into_bytes[MOST_NODES]
     cdef int64_t rows = T * sums_of(a, a.peers.rank)
     cdef int r, n = a.peers.world
-    cdef bint slices = two_step(a, T)
+    cdef bint chunked = two_step(a, T)
     for r in range(n):
-        out[r] = a.packed + (rows * a.offsets[r] if slices else 0)
-        out_bytes[r] = rows * (_size(a, r) if slices else a.offsets[n])
-        into[r] = _received(a, r, T, slices)
-        into_bytes[r] = T * sums_of(a, r) * (_size(a, a.peers.rank) if slices else a.offsets[n])
+        out[r] = a.packed + (rows * a.offsets[r] if chunked else 0)
+        out_bytes[r] = rows * (_size(a, r) if chunked else a.offsets[n])
+        into[r] = _received(a, r, T, chunked)
+        into_bytes[r] = T * sums_of(a, r) * (_size(a, a.peers.rank) if chunked else a.offsets[n])
     return exchange(a.peers, out, out_bytes, into, into_bytes)
 
 
@@ -138,39 +138,39 @@ cdef int64_t reduce_items(const AllReduce *a, int64_t T) noexcept nogil:
 
 
 cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
-    """Add up a row of one slice; the sum is added to dst, or becomes what travels next."""
-    cdef bint slices = two_step(a, T)
-    cdef int slice = a.peers.rank if slices else <int> (i % a.peers.world)
-    cdef int64_t t = i if slices else i // a.peers.world
-    cdef int64_t width = _width(a, slice), begin = 0, count
+    """Add up a row of one chunk; the sum is added to dst, or becomes what travels next."""
+    cdef bint chunked = two_step(a, T)
+    cdef int chunk = a.peers.rank if chunked else <int> (i % a.peers.world)
+    cdef int64_t t = i if chunked else i // a.peers.world
+    cdef int64_t width = _width(a, chunk), begin = 0, count
     cdef const uint8_t *rows[MOST_NODES]
-    cdef uint8_t *reduced = a.reduced + t * _size(a, slice)
+    cdef uint8_t *reduced = a.reduced + t * _size(a, chunk)
     cdef float sums[MOST_SUMS * STRIP]
-    cdef float *x = a.dst + t * a.dim + a.borders[slice]
-    _find_rows(a, T, slice, t, slices, rows)
+    cdef float *x = a.dst + t * a.dim + a.borders[chunk]
+    _find_rows(a, T, chunk, t, chunked, rows)
     while begin < width:
         count = min(STRIP, width - begin)
         _sum(a, rows, dl_type_bytes(a.wire, begin), count, sums)
-        if slices:
+        if chunked:
             a.codec.encode(sums, DL_SRC_F32, count, a.wire, reduced + dl_type_bytes(a.wire, begin))
         else:
             _put(a, x + begin, sums, count)
         begin += count
 
 
-cdef inline void _find_rows(const AllReduce *a, int64_t T, int slice, int64_t t, bint slices,
+cdef inline void _find_rows(const AllReduce *a, int64_t T, int chunk, int64_t t, bint chunked,
                             const uint8_t **rows) noexcept nogil:
-    """Row t of a slice of every sum of every node."""
+    """Row t of a chunk of every sum of every node."""
     cdef int64_t p, q = 0
     cdef int r
     for r in range(a.peers.world):
         for p in range(sums_of(a, r)):
             if r == a.peers.rank:
-                rows[q] = _row(a, a.packed, slice, T * sums_of(a, r), p * T + t)
-            elif slices:
-                rows[q] = _received(a, r, T, True) + (p * T + t) * _size(a, slice)
+                rows[q] = _row(a, a.packed, chunk, T * sums_of(a, r), p * T + t)
+            elif chunked:
+                rows[q] = _received(a, r, T, True) + (p * T + t) * _size(a, chunk)
             else:
-                rows[q] = _row(a, _received(a, r, T, False), slice, T * sums_of(a, r), p * T + t)
+                rows[q] = _row(a, _received(a, r, T, False), chunk, T * sums_of(a, r), p * T + t)
             q += 1
 
 
@@ -180,7 +180,7 @@ cdef inline void _sum(const AllReduce *a, const uint8_t *const *rows, int64_t sk
     cdef int64_t q
     cdef int i
     cdef float *top = sums
-    for q in range(a.parts[a.peers.world]):
+    for q in range(a.first_sum[a.peers.world]):
         a.codec.decode(rows[q] + skip, a.wire, count, top)
         for i in range(a.adds[q]):
             _add(top - STRIP, top, count)
@@ -202,7 +202,7 @@ cdef inline void _add(float *x, const float *y, int64_t count) noexcept nogil:
 
 
 cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
-    """The sums of this node's slice to all others."""
+    """The sums of this node's chunk to all others."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
     cdef int64_t out_bytes[MOST_NODES]
@@ -221,13 +221,13 @@ cdef int64_t unpack_items(const AllReduce *a, int64_t T) noexcept nogil:
 
 
 cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
-    cdef int slice = <int> (i % a.peers.world)
-    cdef int64_t t = i // a.peers.world, width = _width(a, slice), begin = 0, count
-    cdef const uint8_t *row = _row(a, a.packed, slice, T, t)
-    cdef float *x = a.dst + t * a.dim + a.borders[slice]
+    cdef int chunk = <int> (i % a.peers.world)
+    cdef int64_t t = i // a.peers.world, width = _width(a, chunk), begin = 0, count
+    cdef const uint8_t *row = _row(a, a.packed, chunk, T, t)
+    cdef float *x = a.dst + t * a.dim + a.borders[chunk]
     cdef float strip[STRIP]
-    if slice == a.peers.rank:
-        row = a.reduced + t * _size(a, slice)
+    if chunk == a.peers.rank:
+        row = a.reduced + t * _size(a, chunk)
     while begin < width:
         count = min(STRIP, width - begin)
         a.codec.decode(row + dl_type_bytes(a.wire, begin), a.wire, count, strip)

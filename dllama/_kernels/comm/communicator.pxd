@@ -17,6 +17,6 @@ cdef class Communicator:
     cdef readonly int wire, algorithm
     cdef list _most_sums            # by rank, most sums of an all-reduce
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest)
-    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t part,
+    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t sum_step,
                             float *dst, bint store) except -1
     cdef Broadcast broadcast_job(self, float *x) noexcept

@@ -25,14 +25,18 @@ ALGORITHMS = {"auto": AUTO, "exchange": EXCHANGE, "two-step": TWO_STEP}
 
 
 cdef class Communicator:
-    """This node's links to all others, and room for collectives of `tokens` rows of dim numbers.
+    """This node's links to all others, and room for collectives.
 
-    links: one per rank, None at this node's own; they are all of one transport. watched: control
-    links by rank; a exchange is given up when one ends. sums: by rank, most sums that a node has for
-    an all-reduce, without it one.
-    wire: weight type of what all-reduces send. algorithm: auto, exchange or
-    two-step. timeout: seconds without a byte. ConfigError where its
-    blocks do not divide dim.
+    Args:
+        links: one for each rank, None at this node's own; all of one transport.
+        rank: of this node.
+        dim: numbers in a row.
+        tokens: most rows of a collective.
+        wire: weight type of what all-reduces send; ConfigError where its blocks do not divide dim.
+        algorithm: of all-reduces: auto, exchange or two-step.
+        timeout: seconds without a byte after which a collective fails.
+        watched: control links by rank; an exchange is given up when one ends.
+        sums: by rank, most sums that a node has for an all-reduce; without it one.
     """
 
     def __init__(self, list links, int rank, *, int64_t dim, int64_t tokens, int wire,
@@ -60,7 +64,7 @@ cdef class Communicator:
         self._allocate(n)
 
     def _allocate(self, int n):
-        """Cut dim into n slices of whole blocks, and make room for messages."""
+        """Cut dim into n chunks of whole blocks, and make room for messages."""
         cdef int64_t blocks = (self.dim + dl_block_q80 - 1) // dl_block_q80, most, widest = 0
         cdef int64_t *borders
         cdef int64_t *offsets
@@ -78,7 +82,7 @@ cdef class Communicator:
         self._reduced = Memory(self.tokens * widest)
 
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest):
-        """Most bytes of a first exchange, in which a row has so many bytes, and slices of it."""
+        """Most bytes of a first exchange: of whole rows, or of their widest chunk."""
         cdef int64_t total = sum(self._most_sums), most = 0, sums
         if self.algorithm != EXCHANGE:
             most = total * self.tokens * widest
@@ -138,17 +142,17 @@ cdef class Communicator:
         """The shortest encoding in which a broadcast sends rows exactly, float32 (T, dim)."""
         return exact_encoding(&x[0, 0], x.shape[0] * x.shape[1])
 
-    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t part,
+    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t sum_step,
                             float *dst, bint store) except -1:
-        """dst += (or = with store) the sums of all nodes; this node's are `part` rows apart."""
+        """dst += (or = with store) the sums of all nodes; this node's are sum_step rows apart."""
         cdef int r
-        a.parts, a.adds = additions.parts(), additions.adds()
+        a.first_sum, a.adds = additions.first_sums(), additions.adds()
         if additions.world != self.peers.world or any(
-                a.parts[r + 1] - a.parts[r] > self._most_sums[r] for r in range(self.peers.world)):
+                a.first_sum[r + 1] - a.first_sum[r] > self._most_sums[r] for r in range(self.peers.world)):
             raise ValueError("additions of a communicator of other nodes")
         a.peers, a.codec, a.wire = &self.peers, dl_quants_of(dl_isa()), self.wire
         a.algorithm, a.store, a.dim = self.algorithm, store, self.dim
-        a.src, a.part, a.dst = src, part, dst
+        a.src, a.sum_step, a.dst = src, sum_step, dst
         a.borders = <int64_t *> self._borders.data
         a.offsets = <int64_t *> self._offsets.data
         a.packed, a.received = <uint8_t *> self._packed.data, <uint8_t *> self._received.data
