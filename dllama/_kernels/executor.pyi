@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from dllama._kernels.comm.communicator import Communicator
 from dllama._kernels.ops.matmul import PackedMatrix
+from dllama._kernels.weight_types import StoredRows
 
 class Executor:
     max_rows: int
@@ -21,7 +22,7 @@ class Executor:
         graph: object,
         matrices: dict[str, PackedMatrix],
         vectors: dict[str, NDArray[np.float32]],
-        embedding: NDArray[np.float32] | None,
+        embedding: StoredRows | None,
         *,
         threads: int,
         max_rows: int,

@@ -57,7 +57,7 @@ cdef class Executor:
         graph: buffers, tasks, and the shape of its KV cache.
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
-        embedding: float32 (vocab, dim), or None where the graph does not look up rows.
+        embedding: StoredRows (vocab, dim), or None where the graph does not look up rows.
         threads: that compute.
         max_rows: most rows of a batch.
         max_logits: most rows whose logits are wanted.

@@ -29,7 +29,7 @@ cdef class Bindings:
         buffers: Rows or Routes by name.
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
-        embedding: float32 (vocab, dim), or None where no task looks up rows.
+        embedding: StoredRows (vocab, dim), or None where no task looks up rows.
         cache: KVCache.
         communicator: of several nodes, else None.
         threads: that will run the items.

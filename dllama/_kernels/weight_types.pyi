@@ -13,3 +13,10 @@ def encode(
 def decode(
     src: NDArray[np.uint8], dst: NDArray[np.float32], weight_type: int, threads: int = 1
 ) -> None: ...
+
+class StoredRows:
+    rows: NDArray[np.uint8]
+    weight_type: int
+    cols: int
+    def __init__(self, rows: NDArray[np.uint8], weight_type: int, cols: int) -> None: ...
+    def lookup(self, ids: NDArray[np.int32]) -> NDArray[np.float32]: ...

@@ -83,3 +83,28 @@ def decode(const uint8_t[::1] src, float[::1] dst, int weight_type, int threads=
     for i in prange(chunks, nogil=True, num_threads=threads, schedule="static"):
         f.decode(&src[dl_type_bytes(weight_type, i * CHUNK)], weight_type, min(CHUNK, n - i * CHUNK),
                  &dst[i * CHUNK])
+
+
+class StoredRows:
+    """Rows of a matrix as a model file holds them, decoded when they are looked up.
+
+    Args:
+        rows: uint8 (n, bytes of a row), C-contiguous.
+        weight_type: how numbers are stored.
+        cols: numbers in a row.
+
+    Raises:
+        ValueError: rows have another size.
+    """
+
+    def __init__(self, rows, int weight_type, int64_t cols):
+        if rows.shape[1] != nbytes(weight_type, cols):
+            raise ValueError(f"{rows.shape[1]} bytes of a row of {cols} numbers, "
+                             f"expected {nbytes(weight_type, cols)}")
+        self.rows, self.weight_type, self.cols = rows, weight_type, cols
+
+    def lookup(self, ids):
+        """Rows by number: float32 (len(ids), cols)."""
+        out = np.empty((len(ids), self.cols), np.float32)
+        decode(self.rows[ids].reshape(-1), out.reshape(-1), self.weight_type)
+        return out

@@ -96,7 +96,7 @@ class Root:
         self._want, encoding = want, 0
         if self._cluster:
             assert node.communicator is not None
-            encoding = node.communicator.encoding_of(self._embedding[array])
+            encoding = node.communicator.encoding_of(self._embedding.lookup(array))
             self._cluster.start(Run(batch, encoding, want))
         try:
             node.run(array, batch, encoding)

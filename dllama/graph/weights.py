@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels.ops.matmul import PackedMatrix
+from dllama._kernels.weight_types import StoredRows
 from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector
 from dllama.model.file import ModelFile
 from dllama.model.weight_types import WeightType
@@ -21,14 +22,13 @@ Progress = Callable[[int], object]
 class Weights:
     """What the executor computes with.
 
-    matrices: packed, by name. vectors: float32 (n,), by name. embedding: float32
-    (vocab, dim), a view of the mapped file, of which only the rows in use take memory; None on
-    nodes other than the root.
+    matrices: packed, by name. vectors: float32 (n,), by name. embedding: a view of the mapped
+    file, of which only the rows in use take memory; None on nodes other than the root.
     """
 
     matrices: dict[str, PackedMatrix]
     vectors: dict[str, NDArray[np.float32]]
-    embedding: NDArray[np.float32] | None
+    embedding: StoredRows | None
 
     @property
     def nbytes(self) -> int:
@@ -41,8 +41,8 @@ class Source(Protocol):
     """Where the weights of a graph come from."""
 
     @property
-    def embedding(self) -> NDArray[np.float32] | None:
-        """float32 (vocab, dim), or None where the graph has no use for it."""
+    def embedding(self) -> StoredRows | None:
+        """A row for each token, or None where the graph has no use for them."""
 
     def room(self, matrix: Matrix) -> PackedMatrix:
         """Room for a matrix, all zeros."""
@@ -120,9 +120,9 @@ class FileSource:
         self.model = model
 
     @property
-    def embedding(self) -> NDArray[np.float32]:
-        """float32 (vocab, dim), a view of the file."""
-        return self.model.f32("embedding")
+    def embedding(self) -> StoredRows:
+        """A row for each token, a view of the file."""
+        return self.model.stored("embedding")
 
     def room(self, matrix: Matrix) -> PackedMatrix:
         """Room for a matrix, all zeros."""

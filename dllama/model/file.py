@@ -122,6 +122,11 @@ class ModelFile:
         shape = self.tensors[name].shape
         return self.raw(name).reshape(shape[0] if len(shape) == 2 else 1, -1)
 
+    def stored(self, name: str) -> quants.StoredRows:
+        """The rows of a matrix, not copied."""
+        info = self.tensors[name]
+        return quants.StoredRows(self.rows(name), int(info.weight_type), info.shape[1])
+
     def f32(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32 of its shape: a view where it is stored so, else decoded."""
         info = self.tensors[name]

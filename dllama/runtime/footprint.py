@@ -24,7 +24,7 @@ class NothingRead:
     """
 
     def __init__(self, model: ModelFile) -> None:
-        self.embedding: NDArray[np.float32] = model.f32("embedding")
+        self.embedding = model.stored("embedding")
         self._rooms: dict[tuple[int, int, WeightType], PackedMatrix] = {}
 
     def room(self, matrix: Matrix) -> PackedMatrix:

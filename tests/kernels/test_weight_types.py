@@ -146,3 +146,15 @@ def test_refuses_sizes_and_types(numbers):
     ):
         with pytest.raises(ValueError, match=r"cannot|expected"):
             call()
+
+
+@pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
+def test_rows_are_looked_up(numbers, weight_type):
+    stored, _ = encode(numbers, weight_type)
+    rows = quants.StoredRows(stored.reshape(len(numbers), -1), weight_type, numbers.shape[1])
+    whole = np.empty(numbers.shape, np.float32)
+    quants.decode(stored, whole.reshape(-1), weight_type)
+    ids = np.array([3, 76, 3], np.int32)
+    np.testing.assert_array_equal(rows.lookup(ids), whole[ids])
+    with pytest.raises(ValueError, match="bytes of a row of 352 numbers"):
+        quants.StoredRows(rows.rows, weight_type, 352)

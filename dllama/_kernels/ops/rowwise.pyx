@@ -3,11 +3,11 @@
 T: rows of the task. D: columns of a row.
 """
 
-from libc.stdint cimport int64_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint8_t
 
 from dllama._kernels.op cimport Bindings, Op, Pass, row_of, rows_of
-from dllama._kernels.ops.elementwise cimport dl_rows, put_blocks, put_row
+from dllama._kernels.ops.elementwise cimport dl_isa, dl_rows, put_blocks, put_row
+from dllama._kernels.weight_types cimport dl_quants, dl_quants_of
 
 from dllama._kernels.tasks import Then
 
@@ -22,7 +22,11 @@ cdef struct RowOp:
     const float *src                # [rows of the batch][D]
     const dl_rows *dst              # as a matmul reads them
     float *sum                      # norm: added to these [T][D] instead
-    const float *weight             # norm: [D]; embed: [vocab][D]
+    const float *weight             # norm: [D]
+    const uint8_t *stored           # embed: [vocab], each stored_bytes of D numbers
+    int64_t stored_bytes
+    int stored_type
+    const dl_quants *codec
     float epsilon                   # norm
     float scale                     # scale
     bint gelu                       # activate
@@ -135,7 +139,8 @@ cdef class ActivateOp(Op):
 
 cdef int embed_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
     cdef const RowOp *r = <const RowOp *> op
-    memcpy(r.sum + t * r.width, r.weight + run.batch.ids[t] * r.width, r.width * sizeof(float))
+    r.codec.decode(r.stored + run.batch.ids[t] * r.stored_bytes, r.stored_type, r.width,
+                   r.sum + t * r.width)
     return 0
 
 
@@ -145,8 +150,10 @@ cdef class EmbedOp(Op):
     cdef RowOp op
 
     def __init__(self, Bindings b, task):
-        cdef const float[:, ::1] table = b.embedding
-        self.op.width, self.op.weight, self.op.sum = table.shape[1], &table[0, 0], b.floats(task.dst)
+        cdef const uint8_t[:, ::1] table = b.embedding.rows
+        self.op.stored, self.op.stored_bytes = &table[0, 0], table.shape[1]
+        self.op.stored_type, self.op.width = b.embedding.weight_type, b.embedding.cols
+        self.op.codec, self.op.sum = dl_quants_of(dl_isa()), b.floats(task.dst)
         self.stage(row_items, embed_item, &self.op)
 
 
