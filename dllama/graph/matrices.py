@@ -24,7 +24,7 @@ def matrices(spec: ModelSpec, shard: Shard) -> Iterator[Matrix]:
         yield _whole(spec, at + "o", spec.dim, columns_of(spec, shard.heads))
         if not shard.hidden:
             continue
-        if spec.n_experts:
+        if spec.layer(layer).experts:
             yield from _expert_matrices(spec, shard, at)
         else:
             yield from _gated_matrices(spec, shard, at, at, [at])
@@ -141,17 +141,16 @@ def _down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: list[st
 
 def vectors(spec: ModelSpec, shard: Shard) -> Iterator[Vector]:
     """The norm weights and biases that the tasks of dllama.graph.build name."""
-    norms = ["attention_norm", "ffn_norm"]
-    if spec.post_norms:
-        norms += ["attention_post_norm", "ffn_post_norm"]
     for layer in range(spec.n_layers):
-        at = f"layers.{layer}."
-        for norm in norms:
-            yield _norm(at + norm, spec.dim)
-        if spec.qk_norms:
-            parts = ((at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
-            yield _vector(at + "qk_norm", *parts)
-        if spec.qkv_bias:
+        at, parts = f"layers.{layer}.", spec.layer(layer)
+        for block in ("attention", "ffn"):
+            yield _norm(f"{at}{block}_norm", spec.dim)
+            if parts.norms_after:
+                yield _norm(f"{at}{block}_post_norm", spec.dim)
+        if parts.attention.head_norms:
+            heads = ((at + name, range(spec.head_dim)) for name in ("q_norm", "k_norm"))
+            yield _vector(at + "qk_norm", *heads)
+        if parts.attention.biases:
             yield from _biases(spec, shard, at)
     yield _norm("final_norm", spec.dim)
 

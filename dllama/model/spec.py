@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import IntEnum
@@ -56,6 +57,40 @@ class Rope:
     theta: float
     halves: bool
     scaling: RopeScaling | None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How a layer attends.
+
+    Args:
+        rope: how queries and keys are turned.
+        scale: what q k^T is multiplied by.
+        cap: if not 0, a score s becomes cap * tanh(s / cap).
+        head_norms: whether the heads of q and k are normed.
+        biases: whether q, k and v have biases.
+    """
+
+    rope: Rope
+    scale: float
+    cap: float
+    head_norms: bool
+    biases: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer is made of: attention, then a feed-forward network or experts.
+
+    Args:
+        attention: how it attends.
+        experts: whether its second block is a mixture of experts.
+        norms_after: whether what a block gives is normed before it is added to the residual stream.
+    """
+
+    attention: Attention
+    experts: bool
+    norms_after: bool
 
 
 @dataclass(frozen=True)
@@ -134,13 +169,18 @@ class ModelSpec:
         """Width of the feed-forward network, or of one expert."""
         return (self.n_experts and self.moe_hidden_dim) or self.hidden_dim
 
-    @property
-    def qk_norms(self) -> bool:
-        """Whether the heads of q and k are normed."""
-        return self.arch in (Arch.QWEN3, Arch.QWEN3_MOE)
+    def layer(self, index: int) -> Layer:
+        """What a layer is made of; those of one model are alike."""
+        return self._layer
 
-    @property
-    def rope(self) -> Rope:
-        """How queries and keys are turned."""
+    @cached_property
+    def _layer(self) -> Layer:
         scaling = self.rope_scaling if self.rope_type is RopeType.LLAMA31 else None
-        return Rope(self.rope_theta, self.rope_type is RopeType.FALCON, scaling)
+        attention = Attention(
+            rope=Rope(self.rope_theta, self.rope_type is RopeType.FALCON, scaling),
+            scale=self.attention_scale or 1.0 / math.sqrt(self.head_dim),
+            cap=self.attention_cap,
+            head_norms=self.arch in (Arch.QWEN3, Arch.QWEN3_MOE),
+            biases=self.qkv_bias,
+        )
+        return Layer(attention, self.n_experts > 0, self.post_norms)

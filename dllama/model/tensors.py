@@ -28,32 +28,32 @@ def tensors(spec: ModelSpec) -> Iterator[Tensor]:
 def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embedding", (spec.vocab_size, spec.dim)
     for layer in range(spec.n_layers):
-        at = f"layers.{layer}."
+        at, parts = f"layers.{layer}.", spec.layer(layer)
         yield at + "q", (spec.q_dim, spec.dim)
         yield at + "k", (spec.kv_dim, spec.dim)
         yield at + "v", (spec.kv_dim, spec.dim)
         yield at + "o", (spec.dim, spec.q_dim)
-        if spec.qkv_bias:
+        if parts.attention.biases:
             yield at + "q_bias", (spec.q_dim,)
             yield at + "k_bias", (spec.kv_dim,)
             yield at + "v_bias", (spec.kv_dim,)
-        yield from _feed_forward(spec, at)
-        if spec.qk_norms:
+        yield from _feed_forward(spec, at, parts.experts)
+        if parts.attention.head_norms:
             yield at + "q_norm", (spec.head_dim,)
             yield at + "k_norm", (spec.head_dim,)
         yield at + "attention_norm", (spec.dim,)
         yield at + "ffn_norm", (spec.dim,)
-        if spec.post_norms:
+        if parts.norms_after:
             yield at + "attention_post_norm", (spec.dim,)
             yield at + "ffn_post_norm", (spec.dim,)
     yield "final_norm", (spec.dim,)
     yield "output", (spec.vocab_size, spec.dim)
 
 
-def _feed_forward(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _feed_forward(spec: ModelSpec, at: str, experts: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
     prefixes = [at]
-    if spec.n_experts:
+    if experts:
         yield at + "router", (spec.n_experts, spec.dim)
         prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
     for prefix in prefixes:

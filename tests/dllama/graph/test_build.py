@@ -1,0 +1,96 @@
+"""Graphs: what the tasks of a pass name is there, and all that is there is used."""
+
+from __future__ import annotations
+
+import pytest
+
+from dllama.errors import UnsupportedError
+from dllama.graph.build import build, check_supported
+from dllama.graph.shard import split
+from dllama.model.spec import Arch, HiddenAct, ModelSpec
+from dllama.model.weight_types import WeightType
+
+PLAIN = {"arch": Arch.LLAMA, "dim": 64, "hidden_dim": 192, "n_layers": 2, "n_heads": 8,
+         "n_kv_heads": 4, "head_dim": 32, "vocab_size": 100, "seq_len": 64,
+         "weight_type": WeightType.Q40}  # fmt: skip
+MIXTURE = {"n_experts": 4, "n_active_experts": 2}
+F32, F16, Q80 = WeightType.F32, WeightType.F16, WeightType.Q80
+TYPES = (("layers.0.k", F32), ("layers.1.gate", F16), ("layers.1.up", Q80), ("output", F32))
+FEATURES = {
+    "plain": {},
+    "float weights": {"weight_type": F16},
+    "head norms": {"arch": Arch.QWEN3},
+    "biases": {"qkv_bias": True},
+    "multipliers": {"embedding_scale": 2.0, "logits_scale": 0.5},
+    "other types": {"tensor_types": TYPES},
+    "experts": MIXTURE,
+    "experts of other types": {**MIXTURE, "tensor_types": (("layers.0.experts.up", F32),)},
+    "norms after blocks": {**MIXTURE, "post_norms": True},
+}
+
+
+def graphs(name, nodes):
+    spec = ModelSpec(**(PLAIN | FEATURES[name]))
+    return [build(spec, shard) for shard in split(spec, [1] * nodes)]
+
+
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("nodes", [1, 3, 8])
+def test_tasks_use_all_weights_and_buffers(name, nodes):
+    """But for the norm before a network of which a node has no columns."""
+    for graph in graphs(name, nodes):
+        idle = set() if graph.shard.hidden else {f"layers.{i}.ffn_norm" for i in range(2)}
+        used = {name for task in graph.tasks for name in (task.weight, task.bias) if name}
+        held = [one.name for one in (*graph.matrices, *graph.vectors)]
+        assert len(held) == len(set(held))
+        assert set(held) - idle == used
+        named = {name for task in graph.tasks for name in (task.src, task.dst, task.routes) if name}
+        assert {buffer.name for buffer in graph.buffers} == named
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_sums_cover_all_columns(name):
+    """Those of an output or down projection are the columns of its matrix."""
+    for graph in graphs(name, 5):
+        matrices = {matrix.name: matrix for matrix in graph.matrices}
+        for task in graph.tasks:
+            if task.sums:
+                assert sum(part.columns for part in task.sums) == matrices[task.weight].cols
+
+
+def ops(name, nodes=1):
+    """What the root does in the first layer."""
+    tasks = graphs(name, nodes)[0].tasks
+    return [task.op for task in tasks if task.layer == 0 and task.op not in ("embed", "broadcast")]
+
+
+def test_a_layer_is_a_composition():
+    attention = ["norm", "matmul", "rope", "attention", "encode", "matmul"]
+    experts = ["norm", "matmul", "route", "dispatch", "experts_gated", "experts_sum"]
+    assert ops("plain") == [*attention, "norm", "matmul", "matmul"]
+    assert ops("plain", 2) == [*attention, "all_reduce", "norm", "matmul", "matmul", "all_reduce"]
+    assert ops("float weights") == [*attention[:4], "matmul", "norm", "matmul", "matmul"]
+    assert ops("experts") == [*attention, *experts]
+    assert ops("norms after blocks") == [*attention, "norm", *experts, "norm"]
+
+
+def test_the_activation_is_that_of_the_model():
+    for act in HiddenAct:
+        spec = ModelSpec(**(PLAIN | {"hidden_act": act}))
+        tasks = build(spec, split(spec, [1])[0]).tasks
+        assert [task.then.name for task in tasks if task.weight.endswith("gate_up")] == 2 * [
+            "GATED_GELU" if act is HiddenAct.GELU else "GATED"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": Arch.QWEN3, **MIXTURE}, "m: architecture qwen3 with 4 experts is not"),
+        ({"arch": Arch.QWEN3_MOE}, "architecture qwen3_moe with 0 experts is not"),
+        ({"post_norms": True}, "llama with 0 experts and norms after its blocks is not"),
+    ],
+)
+def test_what_no_family_is_is_refused(changes, message):
+    with pytest.raises(UnsupportedError, match=message):
+        check_supported(ModelSpec(**(PLAIN | changes)), "m")
