@@ -73,7 +73,7 @@ class LLM:
         progress: bool = options.PROGRESS.default,
     ) -> None:
         layout = Layout.of(nodes, workers, transport, threads, secret_file)
-        self.nodes, self.threads = layout.world, layout.threads[0]
+        self.nodes, self.threads = layout.world_size, layout.threads[0]
         self.transport: str | None = layout.transport.name if layout.transport else None
         self.model_path = model_file(model, progress)
         self.name = model_name(model, self.model_path)

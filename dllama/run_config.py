@@ -92,7 +92,7 @@ class RunConfig:
         return cls(**{**values, "shares": tuple(values["shares"])})
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """Number of nodes."""
         return len(self.shares)
 

@@ -254,12 +254,12 @@ class _Forming:
         self.crowded = crowded
         self.session = secrets.token_hex(16)
         self.members: list[Member] = []
-        self.links: list[Link | None] = [None] * config.world
+        self.links: list[Link | None] = [None] * config.world_size
         self.opened: list[Link] = []
 
     def form(self, progress: bool) -> Coordinator:
         """All steps, each with all workers at once."""
-        ranks = range(1, self.config.world)
+        ranks = range(1, self.config.world_size)
         graphs = [graph_of(self.model.spec, self.config, rank, self.model.path) for rank in ranks]
         self.members = self._each(ranks, self._invite)
         cached = self._each(self.members, self._accepted)

@@ -50,7 +50,7 @@ class Layout:
         return cls(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """Number of nodes."""
         return len(self.threads)
 

@@ -52,11 +52,10 @@ class Join:
             raise ProtocolError(f"{peer}: {error}") from None
         values["addresses"] = tuple(values["addresses"])
         join = cls(**values, config=RunConfig.from_json(content.get("config"), peer))
-        world = len(join.addresses)
-        if not 2 <= world <= MAX_NODES or join.config.world != world or join.rank >= world:
-            raise ProtocolError(
-                f"{peer}: rank {join.rank} of {world} nodes, {join.config.world} shares"
-            )
+        world_size = len(join.addresses)
+        shares = join.config.world_size
+        if not 2 <= world_size <= MAX_NODES or shares != world_size or join.rank >= world_size:
+            raise ProtocolError(f"{peer}: rank {join.rank} of {world_size} nodes, {shares} shares")
         return join
 
     def spec(self, peer: str) -> ModelSpec:

@@ -42,7 +42,7 @@ class Root:
         self._want = Want.NOTHING
         graph = graph_of(model.spec, config, 0, model.path)
         try:
-            if config.world > 1:
+            if config.world_size > 1:
                 self._cluster = self._join(model, layout, progress)
             threads = layout.threads[0]
             with byte_bar(graph_nbytes(graph), "loading", progress) as bar:

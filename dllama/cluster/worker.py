@@ -258,7 +258,7 @@ class _Session:
         self.worker = worker
         self.root = root
         self.join = join
-        self.links: list[Link | None] = [None] * join.config.world
+        self.links: list[Link | None] = [None] * join.config.world_size
         self.node: Node | None = None
         self.shards: list[LocalShards] = []
         self.threads = join.threads if join.threads and cpu.openmp() else worker.threads
@@ -267,7 +267,7 @@ class _Session:
     def run(self) -> None:
         """Form the cluster, take the weights, evaluate passes until the root leaves."""
         join, config = self.join, self.join.config
-        log.info("%s: rank %d of %d nodes", self.root.peer, join.rank, config.world)
+        log.info("%s: rank %d of %d nodes", self.root.peer, join.rank, config.world_size)
         spec = join.spec(self.root.peer)
         graph = graph_of(spec, config, join.rank)
         key = _key(join, graph)
@@ -284,7 +284,7 @@ class _Session:
         """Connect to nodes of higher rank, and wait for those of lower rank."""
         join, timeout = self.join, self.join.config.timeout
         transport = transports.get(join.transport)
-        for rank in range(join.rank + 1, join.config.world):
+        for rank in range(join.rank + 1, join.config.world_size):
             address = join.addresses[rank]
             link = transport.connect(address, timeout)
             self.links[rank] = link

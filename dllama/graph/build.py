@@ -94,7 +94,7 @@ def embedding(spec: ModelSpec, shard: Shard) -> Iterator[Task]:
     """x = rows of the embedding, which the root has and sends to the others."""
     if shard.rank == 0:
         yield Task("embed", "", "x")
-    if shard.world > 1:
+    if shard.world_size > 1:
         yield Task("broadcast", "x", "x", kind=Kind.TRANSFER)
     if spec.embedding_scale != 1.0:  # after the broadcast, which sends rows as the file has them
         yield Task("scale", "x", "x", scale=spec.embedding_scale)
@@ -128,7 +128,7 @@ def residual(here: Place, block: str, product: Task | None, sums: Summation) -> 
         product: What writes this node's sums; None if it has no columns.
         sums: The order of the sum.
     """
-    norm, alone, out = here.layer.norms_after, here.shard.world == 1, f"{block}_out"
+    norm, alone, out = here.layer.norms_after, here.shard.world_size == 1, f"{block}_out"
     if product:
         dst, then = ("x", Then.ADD) if alone and not norm else (out, Then.STORE)
         yield replace(product, dst=dst, then=then, sums=sums.segments)

@@ -2,8 +2,8 @@
 
 Megatron-style tensor parallelism (Shoeybi et al. 2019, section 3): attention is split by
 query heads, the feed-forward network (or every expert) by hidden units, the output matrix by
-rows, all in contiguous ranges. Nodes are numbered by rank from 0, the root; `world` is how many
-there are.
+rows, all in contiguous ranges. Nodes are numbered by rank from 0, the root; `world_size` is how
+many there are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shard:
     """
 
     rank: int
-    world: int
+    world_size: int
     heads: range
     kv_heads: range
     hidden: range
@@ -48,13 +48,13 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     can; otherwise every node hands on one sum. ConfigError for more nodes than query heads or rows
     of the output matrix, and for a share that is not positive.
     """
-    world = len(shares)
+    world_size = len(shares)
     if not all(0 < share < float("inf") for share in shares):
         raise ConfigError(f"shares are {list(shares)}, expected numbers above 0")
-    if world > min(spec.n_heads, spec.vocab_size):
+    if world_size > min(spec.n_heads, spec.vocab_size):
         raise ConfigError(
-            f"nodes is {world}, expected at most {min(spec.n_heads, spec.vocab_size)}: the model "
-            f"has {spec.n_heads} query heads and {spec.vocab_size} tokens"
+            f"nodes is {world_size}, expected at most {min(spec.n_heads, spec.vocab_size)}: "
+            f"the model has {spec.n_heads} query heads and {spec.vocab_size} tokens"
         )
     heads = deal(spec.n_heads, shares, 1)
     blocks = deal(-(-spec.ffn_dim // BLOCK), shares)
@@ -63,7 +63,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     return [
         Shard(
             rank,
-            world,
+            world_size,
             heads[rank],
             kv_heads_of(spec, heads[rank]),
             hidden_of(spec, blocks[rank]),
@@ -71,7 +71,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
             output[rank],
             down[rank],
         )
-        for rank in range(world)
+        for rank in range(world_size)
     ]
 
 

@@ -49,7 +49,7 @@ def footprint(
     graph = graph_of(model.spec, config, rank, model.path)
     unread = weights.load(graph, NothingRead(model))
     communicator = None
-    if config.world > 1:
-        links = [None if other == rank else Link() for other in range(config.world)]
+    if config.world_size > 1:
+        links = [None if other == rank else Link() for other in range(config.world_size)]
         communicator = communicator_of(graph, config, links, rank, {})
     return Node(graph, unread, config, threads, communicator).memory()

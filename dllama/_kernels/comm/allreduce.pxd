@@ -19,7 +19,7 @@ cdef enum Algorithm:
 # How many sums each node has for an all-reduce, and how all of them are added.
 cdef class Additions:
     cdef Memory _first, _adds
-    cdef readonly int world
+    cdef readonly int world_size
 
     cdef const int64_t *first_sums(self) noexcept
     cdef const int32_t *adds(self) noexcept

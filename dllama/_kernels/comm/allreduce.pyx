@@ -38,8 +38,8 @@ cdef class Additions:
         cdef int64_t *first
         cdef int32_t *add
         cdef int n
-        self.world = len(adds)
-        self._first = Memory((self.world + 1) * sizeof(int64_t))
+        self.world_size = len(adds)
+        self._first = Memory((self.world_size + 1) * sizeof(int64_t))
         self._adds = Memory(max(1, sums) * sizeof(int32_t))
         first, add = <int64_t *> self._first.data, <int32_t *> self._adds.data
         first[0] = 0
@@ -63,7 +63,7 @@ cdef class Additions:
 
 
 cdef bint two_step(const AllReduce *a, int64_t T) noexcept nogil:
-    cdef int64_t n = a.peers.world
+    cdef int64_t n = a.peers.world_size
     if a.algorithm != AUTO:
         return a.algorithm == TWO_STEP
     return T * a.offsets[n] > most_exchanged(n, a.first_sum[n])
@@ -99,12 +99,12 @@ cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil:
 
 
 cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil:
-    return T * sums_of(a, a.peers.rank) * a.peers.world
+    return T * sums_of(a, a.peers.rank) * a.peers.world_size
 
 
 cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
-    cdef int chunk = <int> (i % a.peers.world)
-    cdef int64_t row = i // a.peers.world
+    cdef int chunk = <int> (i % a.peers.world_size)
+    cdef int64_t row = i // a.peers.world_size
     cdef const float *src = a.src + (row // T * a.sum_step + row % T) * a.dim
     a.codec.encode(src + a.borders[chunk], DL_SRC_F32, _width(a, chunk), a.wire,
                    _row(a, a.packed, chunk, T * sums_of(a, a.peers.rank), row))
@@ -112,7 +112,7 @@ cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
 
 cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint chunked) noexcept nogil:
     """Where the sums of a node arrive."""
-    cdef int64_t row = _size(a, a.peers.rank) if chunked else a.offsets[a.peers.world]
+    cdef int64_t row = _size(a, a.peers.rank) if chunked else a.offsets[a.peers.world_size]
     return a.received + a.first_sum[rank] * T * row
 
 
@@ -123,7 +123,7 @@ cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
     cdef int64_t out_bytes[MOST_NODES]
     cdef int64_t into_bytes[MOST_NODES]
     cdef int64_t rows = T * sums_of(a, a.peers.rank)
-    cdef int r, n = a.peers.world
+    cdef int r, n = a.peers.world_size
     cdef bint chunked = two_step(a, T)
     for r in range(n):
         out[r] = a.packed + (rows * a.offsets[r] if chunked else 0)
@@ -134,14 +134,14 @@ cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
 
 
 cdef int64_t reduce_items(const AllReduce *a, int64_t T) noexcept nogil:
-    return T if two_step(a, T) else T * a.peers.world
+    return T if two_step(a, T) else T * a.peers.world_size
 
 
 cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     """Add up a row of one chunk; the sum is added to dst, or becomes what travels next."""
     cdef bint chunked = two_step(a, T)
-    cdef int chunk = a.peers.rank if chunked else <int> (i % a.peers.world)
-    cdef int64_t t = i if chunked else i // a.peers.world
+    cdef int chunk = a.peers.rank if chunked else <int> (i % a.peers.world_size)
+    cdef int64_t t = i if chunked else i // a.peers.world_size
     cdef int64_t width = _width(a, chunk), begin = 0, count
     cdef const uint8_t *rows[MOST_NODES]
     cdef uint8_t *reduced = a.reduced + t * _size(a, chunk)
@@ -163,7 +163,7 @@ cdef inline void _find_rows(const AllReduce *a, int64_t T, int chunk, int64_t t,
     """Row t of a chunk of every sum of every node."""
     cdef int64_t p, q = 0
     cdef int r
-    for r in range(a.peers.world):
+    for r in range(a.peers.world_size):
         for p in range(sums_of(a, r)):
             if r == a.peers.rank:
                 rows[q] = _row(a, a.packed, chunk, T * sums_of(a, r), p * T + t)
@@ -180,7 +180,7 @@ cdef inline void _sum(const AllReduce *a, const uint8_t *const *rows, int64_t sk
     cdef int64_t q
     cdef int i
     cdef float *top = sums
-    for q in range(a.first_sum[a.peers.world]):
+    for q in range(a.first_sum[a.peers.world_size]):
         a.codec.decode(rows[q] + skip, a.wire, count, top)
         for i in range(a.adds[q]):
             _add(top - STRIP, top, count)
@@ -208,7 +208,7 @@ cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
     cdef int64_t out_bytes[MOST_NODES]
     cdef int64_t into_bytes[MOST_NODES]
     cdef int r
-    for r in range(a.peers.world):
+    for r in range(a.peers.world_size):
         out[r] = a.reduced
         out_bytes[r] = T * _size(a, a.peers.rank)
         into[r] = a.packed + T * a.offsets[r]
@@ -217,12 +217,12 @@ cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
 
 
 cdef int64_t unpack_items(const AllReduce *a, int64_t T) noexcept nogil:
-    return T * a.peers.world if two_step(a, T) else 0
+    return T * a.peers.world_size if two_step(a, T) else 0
 
 
 cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
-    cdef int chunk = <int> (i % a.peers.world)
-    cdef int64_t t = i // a.peers.world, width = _width(a, chunk), begin = 0, count
+    cdef int chunk = <int> (i % a.peers.world_size)
+    cdef int64_t t = i // a.peers.world_size, width = _width(a, chunk), begin = 0, count
     cdef const uint8_t *row = _row(a, a.packed, chunk, T, t)
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
     cdef float strip[STRIP]

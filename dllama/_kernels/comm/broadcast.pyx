@@ -71,7 +71,7 @@ cdef int spread(const Broadcast *b, int encoding, int64_t T) noexcept nogil:
     cdef int64_t into_bytes[MOST_NODES]
     cdef int64_t begin[MOST_NODES + 1]
     cdef int64_t total = T * dl_type_bytes(_type(encoding), b.dim)
-    cdef int r, n = b.peers.world, me = b.peers.rank
+    cdef int r, n = b.peers.world_size, me = b.peers.rank
     for r in range(n + 1):
         begin[r] = total * max(0, r - 1) // (n - 1)
     for r in range(n):

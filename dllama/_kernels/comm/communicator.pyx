@@ -53,7 +53,7 @@ cdef class Communicator:
         self._most_sums = [1] * n if sums is None else list(sums)
         self.dim, self.tokens, self.wire = dim, tokens, wire
         self.algorithm = ALGORITHMS[algorithm]
-        self.peers.world, self.peers.rank = n, rank
+        self.peers.world_size, self.peers.rank = n, rank
         self.peers.patience = <int64_t> (timeout * 1e9)
         for r in range(n):
             self.peers.links[r] = NULL if r == rank else &(<Link?> links[r]).hot
@@ -99,9 +99,9 @@ cdef class Communicator:
             + self._received.nbytes + self._reduced.nbytes
 
     @property
-    def world(self):
+    def world_size(self):
         """Number of nodes."""
-        return self.peers.world
+        return self.peers.world_size
 
     @property
     def rank(self):
@@ -132,7 +132,7 @@ cdef class Communicator:
         """Bytes sent and received over the links of the communicator so far."""
         cdef int64_t sent = 0, received = 0
         cdef int r
-        for r in range(self.peers.world):
+        for r in range(self.peers.world_size):
             if r != self.peers.rank:
                 sent += self.peers.links[r].sent
                 received += self.peers.links[r].received
@@ -147,8 +147,9 @@ cdef class Communicator:
         """dst += (or = with store) the sums of all nodes; this node's are sum_step rows apart."""
         cdef int r
         a.first_sum, a.adds = additions.first_sums(), additions.adds()
-        if additions.world != self.peers.world or any(
-                a.first_sum[r + 1] - a.first_sum[r] > self._most_sums[r] for r in range(self.peers.world)):
+        if additions.world_size != self.peers.world_size or any(
+                a.first_sum[r + 1] - a.first_sum[r] > self._most_sums[r]
+                for r in range(self.peers.world_size)):
             raise ValueError("additions of a communicator of other nodes")
         a.peers, a.codec, a.wire = &self.peers, dl_quants_of(dl_isa()), self.wire
         a.algorithm, a.store, a.dim = self.algorithm, store, self.dim
@@ -171,7 +172,8 @@ cdef class Communicator:
         (dllama.graph.sum_tree); without it every node has one, added by rank.
         """
         cdef int64_t T = dst.shape[0], i
-        cdef Additions additions = Additions(adds or [(min(1, r),) for r in range(self.peers.world)])
+        cdef Additions additions = Additions(
+            adds or [(min(1, r),) for r in range(self.peers.world_size)])
         cdef AllReduce a
         cdef int failed = 0
         self._check_rows(dst.shape[0], dst.shape[1])

@@ -18,8 +18,8 @@ cdef struct Failure:
 
 # The links of a group, and what all its exchanges share.
 cdef struct Peers:
-    int world, rank
-    dl_link *links[MOST_NODES]      # [world], NULL at rank
+    int world_size, rank
+    dl_link *links[MOST_NODES]      # [world_size], NULL at rank
     dl_link *watched[MOST_NODES]    # control links: a exchange is given up when one ends
     int watched_ranks[MOST_NODES]
     int n_watched

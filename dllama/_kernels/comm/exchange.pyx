@@ -34,11 +34,11 @@ cdef int exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_by
     cdef int64_t got[MOST_NODES]
     cdef int64_t moved, progress, left, now = dl_now(), end = now + peers.patience
     cdef int r, rounds = 0
-    for r in range(peers.world):
+    for r in range(peers.world_size):
         sent[r], got[r] = 0, 0
     while True:
         progress, left = 0, 0
-        for r in range(peers.world):
+        for r in range(peers.world_size):
             if r == peers.rank:
                 continue
             if sent[r] < out_bytes[r]:
@@ -79,10 +79,10 @@ cdef int _late(Peers *peers, const int64_t *sent, const int64_t *out_bytes, cons
                const int64_t *into_bytes) noexcept nogil:
     """Blame the first node that is owed or owes bytes."""
     cdef int r
-    for r in range(peers.world):
+    for r in range(peers.world_size):
         if r != peers.rank and got[r] < into_bytes[r]:
             return _fail(peers, -ETIMEDOUT, r, False)
-    for r in range(peers.world):
+    for r in range(peers.world_size):
         if r != peers.rank and sent[r] < out_bytes[r]:
             return _fail(peers, -ETIMEDOUT, r, True)
     return 0
@@ -97,7 +97,7 @@ cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, con
     cdef int64_t waited = peers.patience - limit
     if waited > LATE:
         hint = DL_IDLE if waited > URGENT else DL_LATE
-    for r in range(peers.world):
+    for r in range(peers.world_size):
         if r == peers.rank:
             continue
         asked = DL_READ if got[r] < into_bytes[r] else 0
