@@ -18,7 +18,8 @@ F32, F16, Q80 = WeightType.F32, WeightType.F16, WeightType.Q80
 TYPES = (("layers.0.k", F32), ("layers.1.gate", F16), ("layers.1.up", Q80), ("output", F32))
 FEATURES = {
     "plain": {},
-    "float weights": {"weight_type": F16},
+    "float weights": {"weight_type": F16, "hidden_dim": 200},
+    "heads of half a block": {"head_dim": 16},
     "head norms": {"arch": Arch.QWEN3},
     "biases": {"qkv_bias": True},
     "multipliers": {"embedding_scale": 2.0, "logits_scale": 0.5},
@@ -49,9 +50,10 @@ def test_tasks_use_all_weights_and_buffers(name, nodes):
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_sums_cover_all_columns(name):
+@pytest.mark.parametrize("nodes", [1, 3, 5, 8])
+def test_sums_cover_all_columns(name, nodes):
     """Those of an output or down projection are the columns of its matrix."""
-    for graph in graphs(name, 5):
+    for graph in graphs(name, nodes):
         matrices = {matrix.name: matrix for matrix in graph.matrices}
         for task in graph.tasks:
             if task.sums:
