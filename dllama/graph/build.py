@@ -1,24 +1,26 @@
-"""Builds the forward pass of one node as data (dllama.graph.graph).
+"""Builds the forward pass of one node from what the spec says of the model and of each layer.
 
-One builder serves all families: it reads what the model and each of its layers are made of from
-the ModelSpec. A layer is two blocks, attention and then a feed-forward network or experts, each
-of which ends in a sum over all nodes.
+One builder serves all families. A layer is two blocks, attention and then a feed-forward network or
+experts, each of which ends in a sum over all nodes. Each function adds the tasks of a part of the
+pass to a GraphBuilder, together with the buffers, matrices and vectors that they use: a feature has
+one place. x is the residual stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
 
-from dllama._kernels.tasks import Kind, Storage, Then
+from dllama._kernels.tasks import Storage, Then
 from dllama.errors import UnsupportedError
-from dllama.graph.graph import Buffer, Graph, Heads, KVShape, Routing, Task
-from dllama.graph.matrices import fused, gated_width, matrices, projections, vectors
+from dllama.graph.builder import GraphBuilder
+from dllama.graph.graph import Graph, Heads, Routing
+from dllama.graph.matrices import down_of_experts, gated, gated_width, projections, whole
 from dllama.graph.shard import Shard, columns_of
-from dllama.graph.sum_tree import Summation
-from dllama.model.spec import Arch, HiddenAct, Layer, ModelSpec
-from dllama.model.weight_types import WeightType
+from dllama.graph.sum_tree import Segment, Summation
+from dllama.model.spec import Arch, HiddenAct, ModelSpec
+
+# Adds the task of a product: to a buffer, what happens to the result, the order of its sum.
+Product = Callable[[str, Then, tuple[Segment, ...]], None]
 
 
 def check_supported(spec: ModelSpec, path: object = "model") -> None:
@@ -32,135 +34,63 @@ def check_supported(spec: ModelSpec, path: object = "model") -> None:
 
 
 def build(spec: ModelSpec, shard: Shard) -> Graph:
-    """The forward pass of one node."""
-    tasks = [*embedding(spec, shard)]
-    for index in range(spec.n_layers):
-        here = Place(spec, shard, index)
-        tasks += attention(here)
-        tasks += experts(here) if here.layer.experts else feed_forward(here)
-    tasks += logits(spec)
-    return Graph(
-        spec,
-        shard,
-        tuple(buffers(spec, shard, tasks)),
-        tuple(matrices(spec, shard)),
-        tuple(vectors(spec, shard)),
-        tuple(tasks),
-        KVShape(spec.n_layers, len(shard.kv_heads), spec.head_dim),
-        spec.vocab_size,
-    )
+    """The forward pass of one node: embedding, layers, logits."""
+    b = GraphBuilder(spec, shard)
+    _embedding(b)
+    for layer in range(spec.n_layers):
+        b.layer = layer
+        _attention(b)
+        if b.features.experts:
+            _experts(b)
+        else:
+            _feed_forward(b)
+    _logits(b)
+    return b.graph()
 
 
-@dataclass(frozen=True)
-class Place:
-    """A layer on a node."""
-
-    spec: ModelSpec
-    shard: Shard
-    index: int
-
-    @property
-    def layer(self) -> Layer:
-        """What it is made of."""
-        return self.spec.layer(self.index)
-
-    def name(self, weight: str) -> str:
-        """The full name of one of its weights."""
-        return f"layers.{self.index}.{weight}"
-
-    def type_of(self, weight: str) -> WeightType:
-        """The type of one of its matrices."""
-        return self.spec.type_of(self.name(weight))
-
-    def task(self, op: str, src: str, dst: str, weight: str = "", **fields: Any) -> Task:
-        """A task of this layer."""
-        return Task(op, src, dst, weight and self.name(weight), self.index, **fields)
-
-    def norm(self, src: str, dst: str, weight: str, then: Then = Then.STORE) -> Task:
-        """dst = RMSNorm of src."""
-        return self.task("norm", src, dst, weight, then=then, epsilon=self.spec.norm_epsilon)
-
-    def encode(self, rows: str) -> Task:
-        """Rows as matrices of quantised weights read them."""
-        return self.task("encode", rows, f"{rows}_q80")
-
-
-def as_read(rows: str, kind: WeightType) -> str:
-    """The buffer that has rows as matrices of a weight type read them."""
-    return f"{rows}_q80" if kind.quantised else rows
-
-
-def embedding(spec: ModelSpec, shard: Shard) -> Iterator[Task]:
+def _embedding(b: GraphBuilder) -> None:
     """x = rows of the embedding, which the root has and sends to the others."""
-    if shard.rank == 0:
-        yield Task("embed", "", "x")
-    if shard.world_size > 1:
-        yield Task("broadcast", "x", "x", kind=Kind.TRANSFER)
-    if spec.embedding_scale != 1.0:  # after the broadcast, which sends rows as the file has them
-        yield Task("scale", "x", "x", scale=spec.embedding_scale)
+    x = b.buffer("x", b.spec.dim)
+    if b.shard.rank == 0:
+        b.task("embed", "", x)
+    if b.shard.world_size > 1:
+        b.transfer("broadcast", x, x)
+    if b.spec.embedding_scale != 1.0:  # after the broadcast, which sends rows as the file has them
+        b.task("scale", x, x, scale=b.spec.embedding_scale)
 
 
-def logits(spec: ModelSpec) -> Iterator[Task]:
-    """Logits of the rows that want them: final norm, this node's rows of the output matrix."""
-    src, last = as_read("normed", spec.type_of("output")), spec.n_layers - 1
-    yield Task("norm", "x", src, "final_norm", last, tail=True, epsilon=spec.norm_epsilon)
-    yield Task("matmul", src, "logits", "output", last, tail=True)
-    if spec.logits_scale != 1.0:
-        yield Task("scale", "logits", "logits", "", last, tail=True, scale=spec.logits_scale)
-
-
-def normed(here: Place, weight: str, kinds: Iterable[WeightType]) -> Iterator[Task]:
-    """The norm before a block: x in each form that matrices of these types read."""
-    forms = {as_read("normed", kind) for kind in kinds}
-    if len(forms) == 1:
-        yield here.norm("x", forms.pop(), weight)
-    else:
-        yield here.norm("x", "normed", weight)
-        yield here.encode("normed")
-
-
-def residual(here: Place, block: str, product: Task | None, sums: Summation) -> Iterator[Task]:
-    """The end of a block: x += the sum over all nodes of a product, or its norm.
-
-    Args:
-        here: The layer.
-        block: "attention" or "ffn", as its buffers and weights are called.
-        product: What writes this node's sums; None if it has no columns.
-        sums: The order of the sum.
-    """
-    norm, alone, out = here.layer.norms_after, here.shard.world_size == 1, f"{block}_out"
-    if product:
-        dst, then = ("x", Then.ADD) if alone and not norm else (out, Then.STORE)
-        yield replace(product, dst=dst, then=then, sums=sums.segments)
-    if not alone:
-        dst, then = ("branch", Then.STORE) if norm else ("x", Then.ADD)
-        yield here.task("all_reduce", out, dst, then=then, adds=sums.adds, kind=Kind.TRANSFER)
-    if norm:
-        yield here.norm(out if alone else "branch", "x", f"{block}_post_norm", Then.ADD)
-
-
-def attention(here: Place) -> Iterator[Task]:
-    """x += attention: norm, q, k and v, RoPE, attention, output projection."""
-    kind, heads = here.layer.attention, heads_of(here)
-    parts = [*projections(here.spec, here.shard, here.name(""))]
-    yield from normed(here, "attention_norm", [matrix.weight_type for matrix, _ in parts])
+def _attention(b: GraphBuilder) -> None:
+    """x += attention of the norm of x."""
+    spec, shard, at = b.spec, b.shard, b.at
+    kind, heads, parts = b.features.attention, _heads(b), [*projections(spec, shard, at)]
+    b.norm_for("normed", at + "attention_norm", [matrix.weight_type for matrix, _ in parts])
+    qkv = b.buffer("qkv", (heads.count + 2 * heads.kv_count) * heads.size)
     for matrix, column in parts:
-        src, bias = as_read("normed", matrix.weight_type), f"{matrix.name}_bias"
-        task = Task("matmul", src, "qkv", matrix.name, here.index, column=column)
-        yield replace(task, bias=bias) if kind.biases else task
-    norm = "qk_norm" if kind.head_norms else ""
-    epsilon = here.spec.norm_epsilon
-    yield here.task("rope", "qkv", "qkv", norm, heads=heads, epsilon=epsilon)
-    yield here.task("attention", "qkv", "mixed", heads=heads)
-    if here.type_of("o").quantised:
-        yield here.encode("mixed")
-    product = here.task("matmul", as_read("mixed", here.type_of("o")), "", "o")
-    yield from residual(here, "attention", product, here.shard.output_sum)
+        biases = ((piece.tensor + "_bias", piece.rows) for piece in matrix.slices)
+        bias = b.vector(matrix.name + "_bias", *biases) if kind.biases else ""
+        src = b.input("normed", spec.dim, matrix.weight_type)
+        b.multiply("matmul", src, qkv, matrix, column=column, bias=bias)
+    norm = ""
+    if kind.head_norms:
+        norms = ((at + name, range(heads.size)) for name in ("q_norm", "k_norm"))
+        norm = b.vector(at + "qk_norm", *norms)
+    b.task("rope", qkv, qkv, weight=norm, heads=heads, epsilon=spec.norm_epsilon)
+    columns = columns_of(spec, shard.heads)
+    b.task("attention", qkv, b.buffer("mixed", len(columns)), heads=heads)
+    o = whole(spec, at + "o", range(spec.dim), columns)
+    if o.weight_type.quantised:
+        b.encode("mixed", len(columns))
+    mixed = b.input("mixed", len(columns), o.weight_type)
+
+    def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
+        b.multiply("matmul", mixed, dst, o, then=then, sums=sums)
+
+    _add_to_x(b, project, shard.output_sum, "attention")
 
 
-def heads_of(here: Place) -> Heads:
+def _heads(b: GraphBuilder) -> Heads:
     """The heads of a node and how they attend in a layer."""
-    spec, shard, kind = here.spec, here.shard, here.layer.attention
+    spec, shard, kind = b.spec, b.shard, b.features.attention
     group = spec.n_heads // spec.n_kv_heads
     return Heads(
         count=len(shard.heads),
@@ -175,100 +105,115 @@ def heads_of(here: Place) -> Heads:
     )
 
 
-def feed_forward(here: Place) -> Iterator[Task]:
-    """x += feed-forward network: norm, gate and up with their activation, down projection."""
-    product = None
-    if here.shard.hidden:
-        yield from normed(here, "ffn_norm", [here.type_of("gate"), here.type_of("up")])
-        hidden = as_read("hidden", here.type_of("down"))
-        task = here.task("matmul", "normed", hidden, "gate_up", then=gated(here.spec))
-        yield from gate_and_up(here, here.name(""), task, "activate")
-        product = here.task("matmul", hidden, "", "down")
-    yield from residual(here, "ffn", product, here.shard.down_sum)
+def _feed_forward(b: GraphBuilder) -> None:
+    """x += feed-forward network of the norm of x."""
+    spec, shard, at = b.spec, b.shard, b.at
+    if not shard.hidden:
+        _add_to_x(b, None, shard.down_sum, "ffn")
+        return
+    matrices = gated(spec, shard, at, [at])
+    down = whole(spec, at + "down", range(spec.dim), shard.hidden)
+    hidden = b.input("hidden", len(shard.hidden), down.weight_type)
+    b.norm_for("normed", at + "ffn_norm", [matrix.weight_type for matrix in matrices])
+    sources = [b.input("normed", spec.dim, matrix.weight_type) for matrix in matrices]
+    if len(matrices) == 1:
+        b.multiply("matmul", sources[0], hidden, matrices[0], then=_activation(spec))
+    else:
+        both = b.buffer("gate_up", 2 * gated_width(shard))
+        for src, matrix, column in zip(sources, matrices, (0, gated_width(shard)), strict=True):
+            b.multiply("matmul", src, both, matrix, column=column)
+        b.task("activate", both, hidden, then=_activation(spec))
+
+    def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
+        b.multiply("matmul", hidden, dst, down, then=then, sums=sums)
+
+    _add_to_x(b, project, shard.down_sum, "ffn")
 
 
-def experts(here: Place) -> Iterator[Task]:
-    """x += the experts that the router chooses for each row of x, weighted.
+def _experts(b: GraphBuilder) -> None:
+    """x += the experts that the router chooses for each row of the norm of x, weighted.
 
-    Rows are sorted by experts, so that a pass reads the weights of an expert once, and those of
-    experts that no row takes never. The router is on every node, and chooses the same everywhere.
+    Rows are sorted by experts, so that a pass reads the weights of an expert once, and of experts
+    that no row takes never. The router is on every node, and chooses the same everywhere.
     """
-    product = None
-    if here.shard.hidden:
-        router, down = here.type_of("router"), here.type_of("experts.down")
-        yield here.norm("x", "routed", "ffn_norm")
-        if router.quantised:
-            yield here.encode("routed")
-        yield here.task("matmul", as_read("routed", router), "scores", "router")
-        yield here.task("route", "scores", "routes")
-        kinds = (here.type_of("experts.gate"), here.type_of("experts.up"))
-        for dst in sorted({as_read("dispatched", kind) for kind in kinds}):
-            yield here.task("dispatch", "routed", dst, routes="routes")
-        hidden = as_read("expert_hidden", down)
-        task = here.task(
-            "experts_gated", "dispatched", hidden, "experts_gate_up", then=gated(here.spec),
-            routes="routes",
-        )  # fmt: skip
-        yield from gate_and_up(here, here.name("experts."), task, "experts_activate")
-        product = here.task("experts_sum", hidden, "", "experts_down", routes="routes")
-    yield from residual(here, "ffn", product, here.shard.down_sum)
+    spec, shard, at = b.spec, b.shard, b.at
+    if not shard.hidden:
+        _add_to_x(b, None, shard.down_sum, "ffn")
+        return
+    taken = spec.n_active_experts
+    routed = b.buffer("routed", spec.dim)
+    b.norm("x", routed, at + "ffn_norm")
+    router = whole(spec, at + "router", range(spec.n_experts), range(spec.dim))
+    if router.weight_type.quantised:
+        b.encode("routed", spec.dim)
+    scores, src = (
+        b.buffer("scores", spec.n_experts),
+        b.input("routed", spec.dim, router.weight_type),
+    )
+    b.multiply("matmul", src, scores, router)
+    routing = Routing(spec.n_experts, taken, spec.topk_normalised)
+    routes = b.buffer("routes", taken, Storage.ROUTES, routing=routing)
+    b.task("route", scores, routes)
+
+    prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
+    matrices = gated(spec, shard, at + "experts_", prefixes)
+    down = down_of_experts(spec, shard, at + "experts_down", prefixes)
+    sources = [b.input("dispatched", spec.dim, one.weight_type, taken) for one in matrices]
+    for src in sorted(set(sources)):
+        b.task("dispatch", routed, src, routes=routes)
+    hidden = b.input("expert_hidden", len(shard.hidden), down.weight_type, taken)
+    act = _activation(spec)
+    if len(matrices) == 1:
+        b.multiply("experts_gated", sources[0], hidden, matrices[0], then=act, routes=routes)
+    else:
+        both = b.buffer("expert_gate_up", 2 * gated_width(shard), rows=taken)
+        for src, matrix, column in zip(sources, matrices, (0, gated_width(shard)), strict=True):
+            b.multiply("experts_gated", src, both, matrix, column=column, routes=routes)
+        b.task("experts_activate", both, hidden, then=act, routes=routes)
+
+    def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
+        b.multiply("experts_sum", hidden, dst, down, then=then, sums=sums, routes=routes)
+
+    _add_to_x(b, project, shard.down_sum, "ffn")
 
 
-def gated(spec: ModelSpec) -> Then:
-    """The activation of gate and up."""
+def _activation(spec: ModelSpec) -> Then:
     return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
 
 
-def gate_and_up(here: Place, prefix: str, task: Task, activate: str) -> Iterator[Task]:
-    """Gate and up with their activation: one task, or three where the two have different types.
+def _add_to_x(b: GraphBuilder, product: Product | None, sums: Summation, block: str) -> None:
+    """x += the sum of a product over all nodes, or the norm of it.
 
     Args:
-        here: The layer.
-        prefix: Of the names of the two tensors.
-        task: Does both at once, from rows of its src in the form that they read.
-        activate: The op that does the activation alone.
+        b: the graph.
+        product: None where the node has no columns.
+        sums: how the node's columns are summed, and how the sums of all nodes are.
+        block: attention or ffn.
     """
-    gate, up = (as_read(task.src, here.spec.type_of(prefix + name)) for name in ("gate", "up"))
-    if fused(here.spec, prefix):
-        yield replace(task, src=gate)
-        return
-    both = "expert_gate_up" if task.routes else "gate_up"
-    name, store = task.weight.removesuffix("gate_up"), replace(task, dst=both, then=Then.STORE)
-    yield replace(store, src=gate, weight=f"{name}gate")
-    yield replace(store, src=up, weight=f"{name}up", column=gated_width(here.shard))
-    yield replace(task, op=activate, src=both, weight="")
+    spec, shard = b.spec, b.shard
+    alone, normed = shard.world_size == 1, b.features.norms_after
+    dst = "x"
+    if not alone or normed:
+        rows = max(1, len(sums.adds[shard.rank]))
+        dst = b.buffer(f"{block}_out", spec.dim, rows=rows)
+    if product:
+        product(dst, Then.ADD if dst == "x" else Then.STORE, sums.segments)
+    if not alone:
+        total = b.buffer("branch", spec.dim) if normed else "x"
+        then = Then.STORE if normed else Then.ADD
+        b.transfer("all_reduce", dst, total, then=then, adds=sums.adds)
+        dst = total
+    if normed:
+        b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)
 
 
-def buffers(spec: ModelSpec, shard: Shard, tasks: Iterable[Task]) -> Iterator[Buffer]:
-    """The buffers that tasks name."""
-    named = {name for task in tasks for name in (task.src, task.dst, task.routes)}
-    yield from (buffer for buffer in _buffers(spec, shard) if buffer.name in named)
-
-
-def _buffers(spec: ModelSpec, shard: Shard) -> Iterator[Buffer]:
-    """All buffers that tasks may name."""
-    taken = spec.n_active_experts
-    sums = [max(1, len(end.adds[shard.rank])) for end in (shard.output_sum, shard.down_sum)]
-    yield Buffer("x", spec.dim)
-    yield from _forms("normed", spec.dim)
-    yield Buffer("logits", len(shard.vocab), wanted=True)
-    yield Buffer("qkv", (len(shard.heads) + 2 * len(shard.kv_heads)) * spec.head_dim)
-    yield from _forms("mixed", len(columns_of(spec, shard.heads)))
-    yield Buffer("gate_up", 2 * gated_width(shard))
-    yield from _forms("hidden", len(shard.hidden))
-    yield Buffer("attention_out", spec.dim, rows=sums[0])
-    yield Buffer("ffn_out", spec.dim, rows=sums[1])
-    yield Buffer("branch", spec.dim)
-    yield from _forms("routed", spec.dim)
-    yield Buffer("scores", spec.n_experts)
-    routing = Routing(spec.n_experts, taken, spec.topk_normalised)
-    yield Buffer("routes", taken, Storage.ROUTES, routing=routing)
-    yield from _forms("dispatched", spec.dim, taken)
-    yield Buffer("expert_gate_up", 2 * gated_width(shard), rows=taken)
-    yield from _forms("expert_hidden", len(shard.hidden), taken)
-
-
-def _forms(name: str, width: int, rows: int = 1) -> Iterator[Buffer]:
-    """Rows in both forms that matmuls read."""
-    yield Buffer(name, width, rows=rows)
-    yield Buffer(f"{name}_q80", width, Storage.Q80, rows)
+def _logits(b: GraphBuilder) -> None:
+    """Logits of the wanted rows: final norm, this node's rows of the output matrix."""
+    spec, shard = b.spec, b.shard
+    output = whole(spec, "output", shard.vocab, range(spec.dim))
+    b.norm_for("normed", "final_norm", [output.weight_type], tail=True)
+    src = b.input("normed", spec.dim, output.weight_type)
+    logits = b.buffer("logits", len(shard.vocab), wanted=True)
+    b.multiply("matmul", src, logits, output, tail=True)
+    if spec.logits_scale != 1.0:
+        b.task("scale", logits, logits, tail=True, scale=spec.logits_scale)

@@ -5,25 +5,25 @@ from libc.stdint cimport int64_t, uint8_t
 from dllama._kernels.comm.link cimport dl_link
 
 
-# Most nodes of a group.
+# Most nodes of a cluster.
 cdef enum:
     MOST_NODES = 256
 
-# What happened to a exchange that failed: its peer's rank, and a negative errno; 0 before.
+# What happened to an exchange that failed: its peer's rank, and a negative errno; 0 before.
 cdef struct Failure:
     int error
     int rank
     bint sending
 
 
-# The links of a group, and what all its exchanges share.
+# The links of a node, and what all its exchanges share.
 cdef struct Peers:
     int world_size, rank
     dl_link *links[MOST_NODES]      # [world_size], NULL at rank
-    dl_link *watched[MOST_NODES]    # control links: a exchange is given up when one ends
+    dl_link *watched[MOST_NODES]    # control links: an exchange is given up when one ends
     int watched_ranks[MOST_NODES]
     int n_watched
-    int64_t patience                # nanoseconds without a byte before a exchange fails
+    int64_t patience                # nanoseconds without a byte before an exchange fails
     Failure failure
 
 

@@ -15,12 +15,12 @@ cdef extern from "errno.h" nogil:
 cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
-# Rounds of a exchange without progress after which control links are looked at, for transports
+# Rounds of an exchange without progress after which control links are looked at, for transports
 # whose waits do not.
 cdef enum:
     LOOK = 256
 
-# Nanoseconds without progress after which a exchange is no longer in a hurry: a node is late by
+# Nanoseconds without progress after which an exchange is no longer in a hurry: a node is late by
 # more than a wait that sleeps could add.
 cdef int64_t URGENT = 2000000
 

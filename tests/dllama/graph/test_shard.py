@@ -76,7 +76,7 @@ def test_every_weight_is_held_once(data, spec):
         kind = name.rpartition(".")[2]
         if name == "embedding":
             assert not count.any()
-        elif kind == "router":
+        elif kind in ("router", "ffn_norm"):
             assert (count == sum(1 for shard in split(spec, shares) if shard.hidden)).all()
         elif kind in KV:
             assert (count >= 1).all()
