@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dllama._kernels.comm.ops import AllReduceOp, BroadcastOp
-from dllama._kernels.op import Op
 from dllama._kernels.ops.attention import AttentionOp
 from dllama._kernels.ops.experts import (
     DispatchOp,
@@ -16,7 +15,7 @@ from dllama._kernels.ops.matmul import MatmulOp
 from dllama._kernels.ops.rope import RopeOp
 from dllama._kernels.ops.rowwise import ActivateOp, EmbedOp, EncodeOp, NormOp, ScaleOp
 
-OPS: dict[str, type[Op]] = {
+OPS: dict[str, type] = {
     "embed": EmbedOp,
     "norm": NormOp,
     "matmul": MatmulOp,
