@@ -1,4 +1,4 @@
-"""Model files (.m): tensors behind a header, read by mmap, written as a stream."""
+"""Model files (.m): a header and the tensors after it, read by mmap and written as a stream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: shape (rows, columns) or (n,), offset and nbytes in bytes."""
+    """Where a tensor lies in the file.
+
+    Args:
+        name: what the tensor is called.
+        shape: (rows, columns), or (n,) for a vector.
+        weight_type: how its numbers are stored.
+        offset: bytes of the file before it.
+        nbytes: its size in bytes.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -39,9 +47,11 @@ def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
     """All tensors of a model file by name, in the order of the file."""
     table: dict[str, TensorInfo] = {}
     offset = header_size
-    for one in tensors(spec):
-        nbytes = one.weight_type.nbytes(int(np.prod(one.shape, dtype=object)))
-        table[one.name] = TensorInfo(one.name, one.shape, one.weight_type, offset, nbytes)
+    for tensor in tensors(spec):
+        nbytes = tensor.weight_type.nbytes(int(np.prod(tensor.shape, dtype=object)))
+        table[tensor.name] = TensorInfo(
+            tensor.name, tensor.shape, tensor.weight_type, offset, nbytes
+        )
         offset += nbytes
     return table
 
@@ -49,7 +59,20 @@ def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
 def encode(
     array: Rows, weight_type: WeightType, threads: int = 1, bf16: bool = False
 ) -> NDArray[np.uint8]:
-    """The bytes that store an array, uint8 (n,); ValueError if a number is not finite."""
+    """Encode an array as a model file stores it.
+
+    Args:
+        array: float32 or float16; with bf16, bfloat16 bits in uint16.
+        weight_type: how to store the numbers.
+        threads: how many threads encode.
+        bf16: whether the array holds bfloat16 bits.
+
+    Returns:
+        uint8 (bytes,).
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     out = np.empty(quants.nbytes(int(weight_type), array.size), np.uint8)
     if not quants.encode(array, out, int(weight_type), threads, bf16):
         raise ValueError("a number is not finite")
@@ -59,16 +82,16 @@ def encode(
 def decode(
     raw: NDArray[np.uint8], weight_type: WeightType, shape: tuple[int, ...], threads: int = 1
 ) -> NDArray[np.float32]:
-    """The numbers that bytes store, float32 of the shape."""
+    """Decode stored bytes to float32 of the given shape."""
     out = np.empty(shape, np.float32)
     quants.decode(np.ascontiguousarray(raw).reshape(-1), out.reshape(-1), int(weight_type), threads)
     return out
 
 
 class ModelFile:
-    """An open model file; close it, or use it in a with statement.
+    """An open model file. Close it, or use it in a with statement.
 
-    Arrays that raw and f32 return stay valid after close.
+    Arrays returned by raw and f32 stay valid after close.
     """
 
     def __init__(self, path: Path, data: mmap.mmap, spec: ModelSpec, header_size: int) -> None:
@@ -81,9 +104,12 @@ class ModelFile:
 
     @classmethod
     def open(cls, path: str | Path) -> ModelFile:
-        """Map a file and check all of its header and its size.
+        """Map a file and check its header and size.
 
-        ModelError if it cannot be read, FormatError and UnsupportedError as read_header says.
+        Raises:
+            ModelError: the file cannot be read.
+            FormatError: the header is malformed, or the size is wrong.
+            UnsupportedError: the file needs a newer dllama.
         """
         path = Path(path)
         try:
@@ -103,7 +129,7 @@ class ModelFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; its pages stay mapped while arrays of it live."""
+        """Release the file. Its pages stay mapped while arrays refer to them."""
         self._map = None
         self._bytes = np.empty(0, np.uint8)
 
@@ -113,12 +139,12 @@ class ModelFile:
         return self._bytes[: self.header_size].tobytes()
 
     def raw(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of a tensor, uint8 (nbytes,), read-only, not copied."""
+        """The bytes of a tensor: uint8 (nbytes,), a read-only view."""
         info = self.tensors[name]
         return self._bytes[info.offset : info.offset + info.nbytes]
 
     def rows(self, name: str) -> NDArray[np.uint8]:
-        """A tensor as uint8 (rows, bytes of a row), a view; a vector is one row."""
+        """A tensor as uint8 (rows, bytes per row), a view. A vector is one row."""
         shape = self.tensors[name].shape
         return self.raw(name).reshape(shape[0] if len(shape) == 2 else 1, -1)
 
@@ -128,14 +154,14 @@ class ModelFile:
         return quants.StoredRows(self.rows(name), int(info.weight_type), info.shape[1])
 
     def f32(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32 of its shape: a view where it is stored so, else decoded."""
+        """A tensor as float32 of its shape: a view if the file stores float32, else decoded."""
         info = self.tensors[name]
         if info.weight_type is WeightType.F32 and info.offset % 4 == 0:
             return self.raw(name).view("<f4").reshape(info.shape)
         return decode(self.raw(name), info.weight_type, info.shape)
 
     def release(self, name: str) -> None:
-        """Give back the memory of a tensor's pages; they are read again where needed."""
+        """Let the system drop a tensor's pages; they are read again when needed."""
         info = self.tensors[name]
         begin = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
         length = info.offset + info.nbytes - begin
@@ -150,15 +176,15 @@ def _check_size(spec: ModelSpec, header_size: int, size: int, path: Path) -> Non
     last = next(reversed(tensor_table(spec, header_size).values()))
     expected = last.offset + last.nbytes
     if size != expected:
-        what = "is cut off" if size < expected else "has bytes behind the last tensor"
+        what = "is cut off" if size < expected else "has bytes after the last tensor"
         raise FormatError(path, f"file size (the file {what})", f"{size} bytes", f"{expected}")
 
 
 class ModelWriter:
-    """Writes a model file tensor by tensor under a temporary name; commit gives it its own.
+    """Writes a model file tensor by tensor. The file has a temporary name until commit.
 
-    Use it in a with statement: without commit, nothing is left behind. All errors of the
-    file system are OutputErrors that name the file.
+    Use it in a with statement: if commit is not called, the file is deleted. Every error of the
+    file system is raised as an OutputError that names the file.
     """
 
     def __init__(self, path: str | Path, spec: ModelSpec, threads: int = 1) -> None:
@@ -179,15 +205,22 @@ class ModelWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what could not be written goes with the file
+        with suppress(OSError):  # unwritten bytes do not matter: the file is deleted
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def write_rows(self, name: str, rows: Rows, bf16: bool = False) -> None:
-        """The next rows of a tensor: float32, float16, or with bf16 bfloat16 bits in uint16.
+        """Encode and write the next rows of a tensor. Tensors come in the order of the file.
 
-        rows: (r, columns), or (n,) for a vector. Tensors come in the order of `tensors`.
-        FormatError if a number is not finite, ValueError for another order or shape.
+        Args:
+            name: the tensor.
+            rows: (r, columns), or (n,) for a vector: float32 or float16; with bf16, bfloat16
+                bits in uint16.
+            bf16: whether rows hold bfloat16 bits.
+
+        Raises:
+            FormatError: a number is not finite.
+            ValueError: the rows have the wrong shape, or other rows come next.
         """
         info = self._next(name, rows.shape[0])
         if rows.shape[1:] != info.shape[1:]:
@@ -199,9 +232,15 @@ class ModelWriter:
         self._write(data, rows.shape[0])
 
     def write_blocks(self, name: str, rows: NDArray[np.uint8]) -> None:
-        """The next rows of a quantised tensor as its blocks, uint8 (r, bytes of a row).
+        """Write the next rows of a quantised tensor, already encoded.
 
-        Raises what write_rows raises.
+        Args:
+            name: the tensor.
+            rows: uint8 (r, bytes per row).
+
+        Raises:
+            FormatError: the scale of a block is not finite.
+            ValueError: the rows have the wrong shape, or other rows come next.
         """
         info = self._next(name, rows.shape[0])
         kind = info.weight_type
@@ -213,7 +252,7 @@ class ModelWriter:
         self._write(np.ascontiguousarray(rows), rows.shape[0])
 
     def _next(self, name: str, count: int) -> TensorInfo:
-        """The tensor whose rows come next, if that is the one."""
+        """The tensor to write next; ValueError unless it is `name` and has `count` rows left."""
         info = self._todo[0] if self._todo else None
         if info is None or info.name != name:
             raise ValueError(f"rows of {name} do not come next")
@@ -226,7 +265,7 @@ class ModelWriter:
         return FormatError(self.path, info.name, "not a finite number", expected)
 
     def _write(self, data: NDArray[np.uint8], count: int) -> None:
-        """Write the bytes of `count` rows."""
+        """Write `count` encoded rows."""
         with _output_errors(self.path):
             self._file.write(data.data)
         self._rows += count
@@ -235,7 +274,7 @@ class ModelWriter:
             self._rows = 0
 
     def commit(self) -> None:
-        """Make the file durable under its name; ValueError while tensors are missing."""
+        """Sync the file to disk and give it its name; ValueError while tensors are missing."""
         if self._todo:
             raise ValueError(f"{self._todo[0].name} has not been written")
         with _output_errors(self.path):
@@ -256,7 +295,7 @@ def _output_errors(path: Path) -> Iterator[None]:
 
 
 def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
+    """The process's file mode mask. It can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

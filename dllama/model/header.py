@@ -1,7 +1,7 @@
-"""The header of a .m file: (key, value) pairs of int32, from and to a ModelSpec.
+"""The header of a .m file: (key, value) pairs of int32, converted to and from a ModelSpec.
 
-Keys below 1000 are those of distributed-llama; keys from 1000 up carry what those cannot
-say: flags, and numbers as float32 bits. docs/file-formats.md has the whole table.
+Keys below 1000 are those of distributed-llama. Keys from 1000 up are ours, for what those cannot
+express: flags, and numbers as float32 bits. docs/file-formats.md lists all keys.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dllama.model.weight_types import WeightType
 
 MAGIC = 0x0A00ABCD
 OLD_MAGICS = (0xABCD00, 0xABCD01)
-MAX_HEADER = 8 + 8 * (256 + 8 * 4096)  # with a type for each tensor of the most layers
-# What a header may make its reader prepare: a few tensors and tasks for each.
+MAX_HEADER = 8 + 8 * (256 + 8 * 4096)  # room for a type of every tensor in 4096 layers
+# Experts of all layers together. A reader prepares a few tensors and tasks for each of them, so
+# a hostile header must not be able to ask for more.
 MOST_EXPERTS = 1 << 16
 
 
@@ -61,7 +62,7 @@ class Key(IntEnum):
     TENSOR_TYPES = 1012
 
 
-# Least and most values of the keys that are plain sizes.
+# Least and greatest value of each key that is a plain number.
 RANGES = {
     Key.VERSION: (0, 0),
     Key.DIM: (1, 1 << 20),
@@ -98,9 +99,18 @@ REQUIRED = (
 
 
 def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
-    """The spec, and the size of the header in bytes; data begins as the file does.
+    """Parse and check a header.
 
-    FormatError for anything malformed or out of range, UnsupportedError for an unknown key.
+    Args:
+        data: the first bytes of the file, up to MAX_HEADER.
+        path: the file, for error messages.
+
+    Returns:
+        The spec, and the size of the header in bytes.
+
+    Raises:
+        FormatError: something is malformed or out of range.
+        UnsupportedError: a key is unknown, or the file is older than headers.
     """
     size = _header_size(data, path)
     pairs = struct.unpack(f"<{(size - 8) // 4}i", data[8:size])
@@ -120,12 +130,12 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
 
 
 def _header_size(data: bytes, path: object) -> int:
-    """Check magic and size of the header."""
+    """The size of the header in bytes, after a check of the magic number and of the size."""
     if len(data) < 8:
         raise FormatError(path, "file size", f"{len(data)} bytes", "at least 8")
     magic, size = struct.unpack("<Ii", data[:8])
     if magic in OLD_MAGICS:
-        raise UnsupportedError(f"{path}: an old model file without header, convert it anew")
+        raise UnsupportedError(f"{path}: an old model file without header, convert it again")
     if magic != MAGIC:
         raise FormatError(path, "magic", f"{magic:#010x}", f"{MAGIC:#010x}")
     if not 8 <= size <= MAX_HEADER or size % 8:
@@ -196,13 +206,13 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
 
 
 def _with_runs(spec: ModelSpec, values: list[int], path: object) -> ModelSpec:
-    """The spec with the types of tensors, each value a count << 8 and a type."""
+    """The spec with the tensor types of a header, where a value is count << 8 | type."""
     if not values:
         return spec
     runs = []
     for value in values:
         if value < 1 << 8 or value & 0xFF not in [*map(int, WeightType)]:
-            expected = "a count << 8 with a weight type"
+            expected = "count << 8 | weight type"
             raise FormatError(path, "tensor_types", value, expected)
         runs.append((value >> 8, WeightType(value & 0xFF)))
     found = sum(count for count, _ in runs)
@@ -220,14 +230,14 @@ def _norm_epsilon(values: dict[Key, int], path: object) -> float:
 
 
 def _real(values: dict[Key, int], key: Key, exact: Key, default: float, path: object) -> float:
-    """A number that the integer key may only say roughly."""
+    """A number: exact under our float32 key, or an integer under the standard one."""
     if exact in values:
         return _float_bits(values[exact], exact, path)
     return float(values.get(key, default))
 
 
 def _factor(values: dict[Key, int], key: Key, default: float, path: object) -> float:
-    """A number that only a key of ours can say."""
+    """A number that only has a float32 key."""
     return _float_bits(values[key], key, path) if key in values else default
 
 
@@ -255,7 +265,7 @@ def _float_bits(value: int, key: Key, path: object) -> float:
 
 
 def check_spec(spec: ModelSpec, path: object) -> None:
-    """FormatError where sizes do not fit each other."""
+    """FormatError if the sizes contradict each other."""
     if spec.n_heads % spec.n_kv_heads:
         raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
     if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
@@ -311,7 +321,7 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
 
 
 def _ours(spec: ModelSpec) -> list[tuple[Key, int]]:
-    """Keys for what the standard ones cannot say, if it is not what their absence means."""
+    """Our own keys; those whose value is the default are left out."""
     flags = {
         Key.QKV_BIAS: spec.qkv_bias,
         Key.ROUTER_UNSCALED: not spec.topk_normalised,
@@ -337,7 +347,7 @@ def _scaling(scaling: RopeScaling) -> list[tuple[Key, int]]:
 
 
 def _number(key: Key, exact: Key, value: float) -> list[tuple[Key, int]]:
-    """An integral number under the standard key, another as float32 bits under ours."""
+    """An integer under the standard key, any other number as float32 bits under ours."""
     least, most = RANGES[key]
     if value == int(value) and least <= value <= most:
         return [(key, int(value))]

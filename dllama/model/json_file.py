@@ -1,4 +1,4 @@
-"""JSON objects of files."""
+"""Reading JSON objects from files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dllama.errors import FormatError, ModelError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file; ModelError or FormatError that name it."""
+    """The object in a JSON file; a ModelError or FormatError names the file."""
     try:
         return parse_json(path.read_bytes(), path)
     except OSError as error:
@@ -18,12 +18,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_if_any(path: Path) -> dict[str, Any]:
-    """The same; empty if there is no such file."""
+    """The object in a JSON file; an empty one if there is no such file."""
     return read_json(path) if path.is_file() else {}
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object that the bytes hold; FormatError names the file that they are of."""
+    """Parse a JSON object; path: the file that the bytes come from, for the FormatError."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ class HiddenAct(IntEnum):
 
 
 class RopeType(IntEnum):
-    """Which pairs RoPE turns, and how its frequencies are scaled."""
+    """Which pairs of numbers RoPE rotates, and how its frequencies are scaled."""
 
     LLAMA = 0
     FALCON = 1
@@ -50,8 +50,8 @@ class Rope:
 
     Args:
         theta: base of the frequencies.
-        halves: pair i of a head of size S is (i, i + S / 2), else (2i, 2i + 1).
-        scaling: of the frequencies, or None.
+        halves: pair i of a head of size S is (i, i + S / 2); otherwise it is (2i, 2i + 1).
+        scaling: how frequencies are scaled, or None.
     """
 
     theta: float
@@ -64,10 +64,10 @@ class Attention:
     """How a layer attends.
 
     Args:
-        rope: how queries and keys are turned.
-        scale: what q k^T is multiplied by.
+        rope: how queries and keys are rotated.
+        scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
-        head_norms: whether the heads of q and k are normed.
+        head_norms: whether the heads of q and k are normalised.
         biases: whether q, k and v have biases.
     """
 
@@ -80,12 +80,13 @@ class Attention:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer is made of: attention, then a feed-forward network or experts.
+    """The blocks of a layer: attention, then a feed-forward network or experts.
 
     Args:
         attention: how it attends.
-        experts: whether its second block is a mixture of experts.
-        norms_after: whether what a block gives is normed before it is added to the residual stream.
+        experts: whether the second block is a mixture of experts.
+        norms_after: whether the output of each block is normalised before it is added to the
+            residual stream.
     """
 
     attention: Attention
@@ -97,19 +98,39 @@ class Layer:
 class ModelSpec:
     """Architecture and sizes of a model; lengths count elements, not bytes.
 
-    dim: width of the residual stream. hidden_dim: width of the feed-forward
-    network (moe_hidden_dim: of one expert, 0 for as wide). Query heads share KV heads in
-    contiguous groups of n_heads / n_kv_heads.
+    Query heads share KV heads in contiguous groups of n_heads / n_kv_heads.
 
-    qkv_bias: q, k and v have biases. topk_normalised: the weights of a token's experts add up to
-    1; otherwise they are the router's probabilities as they are. post_norms: what attention and
-    experts give is normed before it is added to the residual stream. embedding_scale and
-    logits_scale multiply the embedding and the logits. attention_scale multiplies q k^T, 0 stands
-    for 1 / sqrt(head_dim). attention_cap: c tanh(score / c) takes the place of a score, if not 0.
-
-    weight_type: how matrices are stored; embedding and routers are float32. tensor_types: those
-    that are stored otherwise, by name in the order of the file (dllama.model.tensors.with_types);
-    the experts of a layer share the names `layers.N.experts.gate`, `down` and `up`.
+    Args:
+        arch: architecture id of the model file.
+        dim: width of the residual stream.
+        hidden_dim: width of the feed-forward network.
+        n_layers: layers.
+        n_heads: query heads.
+        n_kv_heads: KV heads.
+        head_dim: elements of a head.
+        vocab_size: tokens of the vocabulary.
+        seq_len: most positions of a sequence.
+        weight_type: how matrices are stored, except the embedding and routers, which are float32.
+        hidden_act: activation of the feed-forward network.
+        norm_epsilon: epsilon of RMSNorm.
+        rope_theta: base of the RoPE frequencies.
+        rope_type: which pairs RoPE rotates, and whether frequencies are scaled.
+        rope_scaling: how frequencies are scaled, for RopeType.LLAMA31.
+        n_experts: experts of a layer; 0 for a dense model.
+        n_active_experts: experts that a token takes.
+        moe_hidden_dim: width of one expert; 0 stands for hidden_dim.
+        qkv_bias: whether q, k and v have biases.
+        topk_normalised: whether the weights of a token's experts are scaled to add up to 1;
+            otherwise they are the probabilities of the router.
+        post_norms: whether the outputs of attention and of the experts are normalised before they
+            are added to the residual stream.
+        embedding_scale: factor of the embedding.
+        attention_scale: factor of q k^T; 0 stands for 1 / sqrt(head_dim).
+        attention_cap: if not 0, a score s becomes cap * tanh(s / cap).
+        logits_scale: factor of the logits.
+        tensor_types: (name, type) of the matrices that differ from weight_type, in the order of
+            the file (dllama.model.tensors.with_types). The experts of a layer share the names
+            `layers.N.experts.gate`, `down` and `up`.
     """
 
     arch: Arch
@@ -147,7 +168,7 @@ class ModelSpec:
 
     @cached_property
     def o_block(self) -> int:
-        """Numbers of the longest block of an output projection: nodes cut all of them there."""
+        """Largest block size of any layer's o: all layers are cut at multiples of it."""
         return max(self.type_of(f"layers.{layer}.o").block_size for layer in range(self.n_layers))
 
     @cached_property
@@ -170,7 +191,7 @@ class ModelSpec:
         return (self.n_experts and self.moe_hidden_dim) or self.hidden_dim
 
     def layer(self, index: int) -> Layer:
-        """What a layer is made of; those of one model are alike."""
+        """The blocks of a layer. All layers of a model are alike."""
         return self._layer
 
     @cached_property

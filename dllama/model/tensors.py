@@ -28,22 +28,22 @@ def tensors(spec: ModelSpec) -> Iterator[Tensor]:
 def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embedding", (spec.vocab_size, spec.dim)
     for layer in range(spec.n_layers):
-        at, parts = f"layers.{layer}.", spec.layer(layer)
+        at, features = f"layers.{layer}.", spec.layer(layer)
         yield at + "q", (spec.q_dim, spec.dim)
         yield at + "k", (spec.kv_dim, spec.dim)
         yield at + "v", (spec.kv_dim, spec.dim)
         yield at + "o", (spec.dim, spec.q_dim)
-        if parts.attention.biases:
+        if features.attention.biases:
             yield at + "q_bias", (spec.q_dim,)
             yield at + "k_bias", (spec.kv_dim,)
             yield at + "v_bias", (spec.kv_dim,)
-        yield from _feed_forward(spec, at, parts.experts)
-        if parts.attention.head_norms:
+        yield from _feed_forward(spec, at, features.experts)
+        if features.attention.head_norms:
             yield at + "q_norm", (spec.head_dim,)
             yield at + "k_norm", (spec.head_dim,)
         yield at + "attention_norm", (spec.dim,)
         yield at + "ffn_norm", (spec.dim,)
-        if parts.norms_after:
+        if features.norms_after:
             yield at + "attention_post_norm", (spec.dim,)
             yield at + "ffn_post_norm", (spec.dim,)
     yield "final_norm", (spec.dim,)
@@ -63,7 +63,7 @@ def _feed_forward(spec: ModelSpec, at: str, experts: bool) -> Iterator[tuple[str
 
 
 def typed(spec: ModelSpec) -> list[str]:
-    """Names under which ModelSpec.tensor_types has types: all matrices, experts of a layer once."""
+    """Names that ModelSpec.tensor_types uses: every matrix, but the experts of a layer as one."""
     names = ["embedding"]
     for layer in range(spec.n_layers):
         at = f"layers.{layer}."
@@ -79,8 +79,8 @@ def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:
     """The spec with other types for some tensors.
 
     Args:
-        spec: A model.
-        types: By the names that `typed` gives; the others stay as they are.
+        spec: a model.
+        types: new types, by the names that `typed` returns. The others stay as they are.
     """
     plain = replace(spec, tensor_types=())
     chosen = {name: types.get(name, spec.type_of(name)) for name in typed(spec)}
@@ -93,6 +93,6 @@ def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:
 
 
 def type_runs(spec: ModelSpec) -> list[tuple[int, WeightType]]:
-    """The types of `typed` as runs: how many tensors in a row have a type."""
+    """The types of the names in `typed`, run-length encoded: (count, type)."""
     kinds = (spec.type_of(name) for name in typed(spec))
     return [(len([*run]), kind) for kind, run in groupby(kinds)]

@@ -1,4 +1,4 @@
-"""How the numbers of a tensor are stored: the rows of dllama/_kernels/types.h in Python."""
+"""How the numbers of a tensor are stored: a mirror of the table in dllama/_kernels/types.h."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class WeightType(IntEnum):
-    """A weight type, by its number in model files."""
+    """How numbers are stored. The values are those of model files."""
 
     F32 = 0
     F16 = 1
@@ -16,17 +16,17 @@ class WeightType(IntEnum):
 
     @property
     def block_size(self) -> int:
-        """Numbers in one block; rows are whole blocks."""
+        """Numbers in a block. A row is a whole number of blocks."""
         return _ROWS[self].block_size
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block in a file."""
+        """Bytes of a block in a file."""
         return _ROWS[self].block_bytes
 
     @property
     def quantised(self) -> bool:
-        """Whether a matmul with such weights reads its input as Q80 blocks; else as float32."""
+        """Whether matmuls with these weights read their input as Q80 blocks, not as float32."""
         return _ROWS[self].quantised
 
     def nbytes(self, count: int) -> int:
