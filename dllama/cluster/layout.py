@@ -20,13 +20,13 @@ LOCAL_TRANSPORT = "unix"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the nodes are: at addresses, or on this machine if there are none.
+    """Where the nodes are: at addresses, or all on this machine.
 
     Args:
-        transport: None for a node that is alone.
-        addresses: of the workers, which run already.
-        secret: what nodes prove to each other.
-        threads: of every node by rank, 0 for what a worker was started with.
+        transport: how nodes are connected; None if there is only one.
+        addresses: of workers that run already; empty for workers on this machine.
+        secret: what nodes prove to each other; None for no proof.
+        threads: of every node by rank; 0 for what a worker was started with.
     """
 
     transport: Transport | None
@@ -43,7 +43,7 @@ class Layout:
         threads: int | Sequence[int | None] | None,
         secret_file: str | Path | None,
     ) -> Layout:
-        """What the options of LLM() mean; ConfigError for one that is wrong."""
+        """Return the layout that options of LLM() ask for; ConfigError for a wrong one."""
         count = node_count(nodes, workers)
         chosen = transport_of(transport, count, workers)
         by_rank = node_threads(threads, count, local=not workers)
@@ -56,7 +56,7 @@ class Layout:
 
 
 def node_count(nodes: int, workers: Sequence[str]) -> int:
-    """Nodes that share the model: the workers and this one, or so many on this machine."""
+    """Return how many nodes there are: the workers and this one, or `nodes` on this machine."""
     count: int = options.NODES.argument(nodes)
     if workers and count not in (1, len(workers) + 1):
         raise ConfigError(f"nodes is {count}, but there are {len(workers)} workers and the root")
@@ -69,7 +69,7 @@ def node_count(nodes: int, workers: Sequence[str]) -> int:
 
 
 def transport_of(name: str | None, nodes: int, workers: Sequence[str]) -> Transport | None:
-    """How nodes are connected; None for one that is alone."""
+    """Return the transport, chosen by the first address unless named; None for one node."""
     if name is None and workers:
         chosen = transports.of_address(workers[0])
     else:
@@ -84,9 +84,16 @@ def transport_of(name: str | None, nodes: int, workers: Sequence[str]) -> Transp
 
 
 def node_threads(threads: int | Sequence[int | None] | None, nodes: int, local: bool) -> list[int]:
-    """Threads of every node, by rank: a number for each, or one for all nodes of this machine.
+    """Return the threads of every node.
 
-    0 leaves it to a worker that runs already.
+    Args:
+        threads: one number for each node, or one for all nodes of this machine; None for the
+            default.
+        nodes: how many.
+        local: whether all of them are on this machine.
+
+    Returns:
+        Threads by rank; 0 leaves the choice to a worker that runs already.
     """
     if isinstance(threads, Sequence):
         if len(threads) != nodes:
@@ -100,9 +107,14 @@ def node_threads(threads: int | Sequence[int | None] | None, nodes: int, local: 
 
 
 def thread_count(threads: int | None, local_nodes: int = 1) -> int:
-    """Threads of a node of this machine; 1 where the kernels were built without OpenMP.
+    """Return the threads of a node of this machine.
 
-    Unless given, nodes on one machine share its cores.
+    Args:
+        threads: None for this node's part of the cores.
+        local_nodes: nodes that share the cores.
+
+    Returns:
+        The number; 1 if the kernels were built without OpenMP.
     """
     count: int | None = options.THREADS.argument(threads)
     if count is None:

@@ -20,17 +20,23 @@ from dllama.errors import TransportError
 from dllama.transports import Transport
 
 READY = "listening at "
-# The same package as here, wherever `python -m` would look first.
+# Runs this very package, wherever `python -m` would look first.
 START = "import sys; sys.path[:] = {path!r}; from dllama.cli import main; sys.exit(main())"
 STARTING = 60.0  # seconds that Python may take to start on a slow machine
 LEAVING = 1.0  # seconds
 
 
 class LocalWorkers:
-    """Worker processes for one root, this process; stop them, in any case.
+    """Worker processes for one root, this process. Call stop, whatever happens.
 
-    threads: of every node by rank, the root included. Where there are enough cores, every node
-    gets cores of its own. TransportError, with what the worker said, if one does not start.
+    If there are enough cores, every node gets its own.
+
+    Args:
+        transport: how nodes are connected.
+        threads: of every node by rank, the root included.
+
+    Raises:
+        TransportError: a worker did not start; the message has its last line.
     """
 
     def __init__(self, transport: Transport, threads: Sequence[int]) -> None:
@@ -53,9 +59,10 @@ class LocalWorkers:
             raise
 
     def stop(self, wait: bool = True) -> None:
-        """End all of them, and remove what they left; a second call does nothing.
+        """End all workers and remove what they left. A second call does nothing.
 
-        They leave by themselves when the root hangs up; wait: give them the time to.
+        Args:
+            wait: give them time to end by themselves, as they do once the root has disconnected.
         """
         end = time.monotonic() + LEAVING * wait
         for process in self._processes:
@@ -74,15 +81,15 @@ class LocalWorkers:
         self.forget_addresses()
 
     def forget_addresses(self) -> None:
-        """Remove the socket files, which nobody needs once all nodes are connected."""
+        """Remove the socket files. Nobody needs them once all nodes are connected."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pids(self) -> list[int]:
-        """Process ids, by rank from 1 on."""
+        """Return the process ids, by rank from 1 on."""
         return [process.pid for process in self._processes]
 
     def _start(self, rank: int, transport: Transport, threads: int) -> subprocess.Popen[str]:
-        """One worker, in a session of its own, so that Ctrl-C reaches the root only."""
+        """Start a worker in its own process group, so that Ctrl-C reaches only the root."""
         address = "127.0.0.1:0"
         if transport.scheme == "unix":
             address = f"unix:{self._folder}/{rank}.sock"
@@ -103,7 +110,7 @@ class LocalWorkers:
         )
 
     def _address(self, process: subprocess.Popen[str], end: float) -> str:
-        """Where a worker listens, as its first line says."""
+        """Wait for a worker's first line, and return the address in it."""
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
         line = process.stdout.readline().strip() if ready else ""
@@ -113,22 +120,22 @@ class LocalWorkers:
         log = self._logs[rank - 1]
         log.seek(0)
         said = log.read().strip().splitlines()
-        why = said[-1] if said else f"no answer within {STARTING:g} s"
+        why = said[-1] if said else f"it said nothing within {STARTING:g} s"
         raise TransportError(f"local worker {rank} did not start: {why}")
 
 
 def divide_cores(threads: Sequence[int]) -> list[list[int]] | None:
-    """CPUs for every node, disjoint; None where there are fewer cores than threads."""
+    """Return CPU numbers for every node, disjoint; None if there are fewer cores than threads."""
     cores = cpu.cores()
     if sum(threads) > len(cores) or not hasattr(os, "sched_setaffinity"):
         return None
     ends = [sum(threads[: rank + 1]) for rank in range(len(threads))]
-    parts = [cores[end - count : end] for end, count in zip(ends, threads, strict=True)]
-    return [[number for core in part for number in core] for part in parts]
+    by_rank = [cores[end - count : end] for end, count in zip(ends, threads, strict=True)]
+    return [[number for core in own for number in core] for own in by_rank]
 
 
 def _pin(pid: int, cpus: Sequence[int] | None) -> None:
-    """Keep a process (0: this one) to some CPUs; where that is not allowed, it is not kept."""
+    """Keep a process (0: this one) on some CPUs, if the system allows it."""
     if cpus and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(pid, cpus)

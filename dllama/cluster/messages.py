@@ -1,4 +1,4 @@
-"""What root and workers tell each other to form a cluster, as checked values."""
+"""The root's invitation to a worker, as checked values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Join:
     """The root's invitation to one worker.
 
     Args:
-        session: the cluster's name, in hex, which its nodes show when they connect to each other.
+        session: a random name, in hex, that nodes show when they connect to each other.
         rank: of the worker.
         addresses: of all nodes by rank, "" for the root.
         transport: how nodes are connected.
         header: of the model file, in hex.
-        model: a digest of the model's content, so that a worker knows whether it still has it.
-        threads: for computing, 0 for what the worker was started with.
-        crowded: nodes share processors, so waiting must not keep them busy.
+        model: a digest of the model file, by which a worker knows weights that it still has.
+        threads: for computing; 0 for what the worker was started with.
+        crowded: whether nodes share processors, so that waiting must not keep them busy.
         config: what all nodes agree on.
     """
 
@@ -40,12 +40,12 @@ class Join:
     config: RunConfig
 
     def as_json(self) -> dict[str, Any]:
-        """The content of a JOIN message."""
+        """Return the content of a JOIN message."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any], peer: str) -> Join:
-        """The checked content of a JOIN message; ProtocolError names the field that is wrong."""
+        """Check the content of a JOIN message; ProtocolError names the peer and the wrong field."""
         try:
             values = checked(FIELDS, content)
         except ValueError as error:
@@ -59,7 +59,7 @@ class Join:
         return join
 
     def spec(self, peer: str) -> ModelSpec:
-        """The model that the header describes; ProtocolError says what is wrong with it."""
+        """Read the model header; ProtocolError names the peer and says what is wrong."""
         try:
             spec, _ = read_header(bytes.fromhex(self.header), f"the model of {peer}")
         except (DllamaError, ValueError) as error:
@@ -69,9 +69,9 @@ class Join:
         return spec
 
 
-# What the fields of Join, but for its config, may be in a message.
+# What the fields of Join except config may be in a message.
 FIELDS = (
-    Option("session", str, "the name of the cluster"),
+    Option("session", str, "the name of the session"),
     Option("rank", int, "of the worker", least=1, most=MAX_NODES - 1),
     Option("addresses", str, "of all nodes", several=True),
     Option("transport", str, "how nodes are connected"),

@@ -1,9 +1,8 @@
 """What nodes say to each other: greeting, proof of the secret, and framed messages.
 
-A connection begins with a Hello from both sides. Where either side has a secret, both then prove
-it: an HMAC-SHA256 over both nonces (RFC 2104), the caller first. Only then is a message read:
-its kind and length, 4 bytes each, and its content. All numbers are little-endian.
-docs/protocol.md has the whole conversation.
+A connection begins with a Hello from both sides. If they have a secret, both then prove it with an
+HMAC-SHA256 of both nonces (RFC 2104), the caller first. Messages follow: kind and length, 4 bytes
+each, and the content. All numbers are little-endian. docs/protocol.md describes the whole exchange.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ VERSION = 3
 MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")
-MAX_JSON = 1 << 20
-ONE_PIECE = 1 << 16
+MAX_JSON = 1 << 20  # bytes
+ONE_PIECE = 1 << 16  # bytes of the longest content that is copied after its header
 PROOF_BYTES = hashlib.sha256().digest_size
 CALLER, LISTENER = b"caller", b"listener"
 
@@ -35,20 +34,20 @@ class Kind(IntEnum):
 
     JOIN = 1  # root to worker: JSON, the first message on a control link
     PEER = 2  # to a worker: JSON, the first message on a data link
-    ACCEPT = 3  # JSON: the answer to JOIN and PEER
+    ACCEPT = 3  # JSON: the reply to JOIN and PEER
     ERROR = 4  # JSON: the sender cannot go on
-    TENSOR = 5  # root to worker: bytes of a part of a tensor and their CRC-32
+    TENSOR = 5  # root to worker: a tensor slice and its CRC-32
     READY = 6  # worker to root: JSON, all weights are in place
     RUN = 7  # root to worker: a batch (run_message.py)
-    TOP = 8  # worker to root: best logit and its id, for each row whose logits are wanted
-    LOGITS = 9  # worker to root: float32 rows of its slice of the vocabulary
-    ASK = 10  # root to worker: JSON, a question about the logits
-    ANSWER = 11  # worker to root: JSON
+    TOP = 8  # worker to root: largest logit and its id, for each wanted row
+    LOGITS = 9  # worker to root: float32 logits of its vocabulary shard, for each wanted row
+    ASK = 10  # root to worker: JSON, a question about logits, clock or times
+    REPLY = 11  # worker to root: JSON
     BYE = 12  # root to worker: empty, the session ends
 
 
 class Want(IntEnum):
-    """What a worker sends after a pass, unasked."""
+    """What a worker sends after a pass without being asked."""
 
     NOTHING = 0
     TOP = 1
@@ -56,10 +55,17 @@ class Want(IntEnum):
 
 
 def greet(link: Link, secret: bytes | None, caller: bool) -> None:
-    """Exchange Hellos, and proofs where there is a secret.
+    """Exchange Hellos, and proofs if there is a secret. After an error, close the link.
 
-    ProtocolError for a stranger or another version, AuthenticationError for a missing or wrong
-    secret; the connection is to be closed then. TransportError.
+    Args:
+        link: a new connection.
+        secret: what both sides prove; None for no proof.
+        caller: whether this side opened the connection.
+
+    Raises:
+        ProtocolError: the other side is no node, or has another version.
+        AuthenticationError: one side has no secret, or another one.
+        TransportError: the link failed.
     """
     nonce = os.urandom(16)
     link.send(HELLO.pack(MAGIC, VERSION, secret is not None, nonce))
@@ -91,7 +97,7 @@ class _Hello:
 
 
 def _read_hello(link: Link) -> _Hello:
-    """The other side's Hello; what is none is found out by its first bytes."""
+    """Read the other side's Hello. A stranger is recognised by its first bytes."""
     raw = bytearray(HELLO.size)
     link.recv_into(memoryview(raw)[: len(MAGIC)])
     if raw[: len(MAGIC)] != MAGIC:
@@ -111,7 +117,7 @@ def _proof(secret: bytes, role: bytes, own: bytes, theirs: bytes) -> bytes:
 
 
 def send(link: Link, kind: Kind, content: bytes | bytearray | memoryview = b"") -> None:
-    """Send a message: in one piece, or, where a copy would cost more, its header first."""
+    """Send a message, in one piece unless it is too long to be worth a copy."""
     header = HEADER.pack(kind, len(content))
     if len(content) <= ONE_PIECE:
         link.send(header + bytes(content))
@@ -121,12 +127,12 @@ def send(link: Link, kind: Kind, content: bytes | bytearray | memoryview = b"") 
 
 
 def send_json(link: Link, kind: Kind, content: dict[str, Any]) -> None:
-    """Send a JSON message."""
+    """Send a message whose content is a JSON object."""
     send(link, kind, json.dumps(content).encode())
 
 
 def receive_header(link: Link) -> tuple[int, int]:
-    """Kind and length of the next message; an ERROR is raised as NodeError."""
+    """Read the kind and length of the next message; raise NodeError for an ERROR."""
     raw = bytearray(HEADER.size)
     link.recv_into(raw)
     kind, length = HEADER.unpack(raw)
@@ -142,13 +148,27 @@ def receive_header(link: Link) -> tuple[int, int]:
 
 
 def _error_text(content: dict[str, Any]) -> str:
-    """The text of an ERROR, in one printable line of bounded length."""
+    """Return the text of an ERROR as one printable line of bounded length."""
     text = str(content.get("message", "unknown error"))[:1000]
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def receive(link: Link, kind: Kind, most: int) -> bytearray:
-    """The content of the next message, which must be of this kind; ProtocolError if not."""
+    """Receive a message.
+
+    Args:
+        link: where it comes from.
+        kind: its kind.
+        most: bytes that its content may have.
+
+    Returns:
+        The content.
+
+    Raises:
+        ProtocolError: it is of another kind, or too long; its content is not read.
+        NodeError: it is an ERROR.
+        TransportError: the link failed.
+    """
     found, length = receive_header(link)
     if found != kind or length > most:
         raise ProtocolError(
@@ -161,12 +181,12 @@ def receive(link: Link, kind: Kind, most: int) -> bytearray:
 
 
 def receive_json(link: Link, kind: Kind) -> dict[str, Any]:
-    """The content of a JSON message; ProtocolError if it is not an object."""
+    """Receive a message whose content is a JSON object; raises as receive does."""
     return _parse(link, receive(link, kind, MAX_JSON))
 
 
 def read_json(link: Link, length: int) -> dict[str, Any]:
-    """The content of a JSON message whose header was read; ProtocolError if it is none."""
+    """Read the JSON object that follows a header; ProtocolError if it is something else."""
     if length > MAX_JSON:
         raise ProtocolError(f"{link.peer} sent a message of {length} bytes")
     content = bytearray(length)
@@ -185,8 +205,18 @@ def _parse(link: Link, content: bytearray) -> dict[str, Any]:
 
 
 def read_secret(path: str | Path | None, variable: str = "DLLAMA_SECRET") -> bytes | None:
-    """The secret of a file, else of an environment variable, else None; white space at its ends is
-    not part of it. ConfigError for a file that cannot be read or is empty."""
+    """Read a secret, without white space at its ends.
+
+    Args:
+        path: a file; None for the environment variable.
+        variable: its name.
+
+    Returns:
+        The secret, or None if there is neither.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty.
+    """
     if path is None:
         found = os.fsencode(os.environ.get(variable, "")).strip()
         return found or None

@@ -1,4 +1,4 @@
-"""The root: its own node, and the workers where there are some, as one model."""
+"""The root: its own node and any workers, as one model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dllama._kernels import cpu
 from dllama.cluster.coordinator import Coordinator
+from dllama.cluster.forming import form_cluster
 from dllama.cluster.layout import Layout
 from dllama.cluster.local import LocalWorkers
 from dllama.cluster.protocol import Want
@@ -28,28 +29,38 @@ from dllama.sampling.sampler import LocalShards, VocabularyShards
 
 
 class Root:
-    """A model on one or several nodes; what its sequences hold is for others to know. Close it.
+    """A model on one or several nodes. Close it.
 
-    Errors as Coordinator.join; ModelError where the model does not fit into memory.
+    It evaluates batches. Which sequences there are is not its business.
+
+    Args:
+        model: the open model file.
+        config: what all nodes agree on.
+        layout: where the nodes are.
+        progress: show bars while weights are sent and loaded.
+
+    Raises:
+        ModelError: the model does not fit into memory.
+        TransportError, AuthenticationError, ProtocolError: a worker (see form_cluster).
     """
 
     def __init__(
         self, model: ModelFile, config: RunConfig, layout: Layout, progress: bool = False
     ) -> None:
         self._local: LocalWorkers | None = None
-        self._cluster: Coordinator | None = None
+        self._coordinator: Coordinator | None = None
         self._config = config
         self._want = Want.NOTHING
         graph = graph_of(model.spec, config, 0, model.path)
         try:
             if config.world_size > 1:
-                self._cluster = self._join(model, layout, progress)
+                self._coordinator = self._join(model, layout, progress)
             threads = layout.threads[0]
             with byte_bar(graph_nbytes(graph), "loading", progress) as bar:
                 weights = load(graph, FileSource(model), threads, bar.update)
             assert weights.embedding is not None
             self._embedding = weights.embedding
-            communicator = self._cluster.communicator if self._cluster else None
+            communicator = self._coordinator.communicator if self._coordinator else None
             self._node: Node | None = Node(graph, weights, config, threads, communicator)
         except MemoryError as error:
             self.close()
@@ -59,7 +70,7 @@ class Root:
             raise
 
     def _join(self, model: ModelFile, layout: Layout, progress: bool) -> Coordinator:
-        """Form the cluster, with workers on this machine where no others are named."""
+        """Form the cluster, with workers on this machine unless others are named."""
         assert layout.transport is not None
         addresses: Sequence[str] = layout.addresses
         secret, crowded = layout.secret, False
@@ -67,7 +78,7 @@ class Root:
             self._local = LocalWorkers(layout.transport, layout.threads)
             addresses, secret = self._local.addresses, self._local.secret
             crowded = sum(layout.threads) > len(cpu.cores())
-        cluster = Coordinator.join(
+        coordinator = form_cluster(
             addresses,
             layout.transport,
             secret,
@@ -79,93 +90,104 @@ class Root:
         )
         if self._local:
             self._local.forget_addresses()
-        return cluster
+        return coordinator
 
     def run(self, ids: Sequence[int], batch: Batch, want: Want) -> None:
         """Evaluate a batch on all nodes.
 
         Args:
             ids: of the rows.
-            batch: where the rows are.
-            want: what is asked of their logits afterwards.
+            batch: the sequences, positions and KV blocks of the rows, and which are wanted.
+            want: what workers send of the logits afterwards.
 
         Raises:
-            TransportError, ProtocolError: a worker failed, and the model cannot go on.
+            TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
         node, array = self._opened(), np.array(ids, np.int32)
         self._want, encoding = want, 0
-        if self._cluster:
+        if self._coordinator:
             assert node.communicator is not None
             encoding = node.communicator.encoding_of(self._embedding.lookup(array))
-            self._cluster.start(Run(batch, encoding, want))
+            self._coordinator.start(Run(batch, encoding, want))
         try:
             node.run(array, batch, encoding)
         except ConnectionError:
-            if self._cluster:
-                self._cluster.check()
+            if self._coordinator:
+                self._coordinator.check()
             raise
 
     def ping(self) -> None:
-        """Wait until all workers have answered; TransportError, ProtocolError."""
+        """Wait until all workers have replied.
+
+        Raises:
+            TransportError, ProtocolError: one did not; the model cannot go on.
+        """
         self._opened()
-        if self._cluster:
-            self._cluster.ask({"ask": "clock"})
+        if self._coordinator:
+            self._coordinator.ask({"ask": "clock"})
 
     def logits(self) -> NDArray[np.float32]:
-        """The logits of the last pass, float32 (n, vocab), valid until the next."""
+        """Return the logits of the wanted rows, if run was called with Want.LOGITS.
+
+        Returns:
+            float32 (wanted rows, vocab_size), valid until the next pass.
+        """
         node = self._opened()
-        if self._cluster is None or self._want is not Want.LOGITS:
+        if self._coordinator is None or self._want is not Want.LOGITS:
             return node.logits
-        return self._cluster.logits(node.logits)
+        return self._coordinator.logits(node.logits)
 
     def shards(self) -> list[VocabularyShards]:
-        """For each row whose logits are wanted, its logits for the sampler."""
+        """Return the logits of each wanted row, as the sampler reads them.
+
+        With workers, run must have been called with Want.TOP.
+        """
         logits = self._opened().logits
-        if self._cluster is None:
+        if self._coordinator is None:
             return [LocalShards(row) for row in logits]
-        others = [(member.name, member.vocab) for member in self._cluster.members]
+        others = [(member.name, member.vocab) for member in self._coordinator.members]
         return [
             RemoteShards(LocalShards(logits[row]), tops, others, partial(self._ask, row))
-            for row, tops in enumerate(self._cluster.tops(len(logits)))
+            for row, tops in enumerate(self._coordinator.tops(len(logits)))
         ]
 
     def _ask(self, row: int, question: dict[str, Any]) -> list[dict[str, Any]]:
-        """The replies of all workers to a question about the logits of a row."""
-        assert self._cluster
-        return self._cluster.ask({**question, "row": row})
+        """Return the replies of all workers to a question about the logits of a wanted row."""
+        assert self._coordinator
+        return self._coordinator.ask({**question, "row": row})
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes that this node sent and received so far."""
-        return self._cluster.traffic() if self._cluster else (0, 0)
+        """Return the bytes that this node sent and received so far."""
+        return self._coordinator.traffic() if self._coordinator else (0, 0)
 
     def times(self) -> tuple[float, float]:
-        """Milliseconds of computing and of transfers in the last pass, of this node."""
+        """Return this node's milliseconds of computing and of transfers in the last pass."""
         return self._opened().times()
 
     def memory(self) -> list[dict[str, int]]:
-        """Bytes of weights, kv_cache and buffers of every node."""
-        members = self._cluster.members if self._cluster else []
+        """Return the bytes of weights, kv_cache and buffers of every node, by rank."""
+        members = self._coordinator.members if self._coordinator else []
         return [self._opened().memory(), *(member.memory for member in members)]
 
     def timelines(self) -> list[NodePass]:
-        """The steps of the last pass on every node, in the root's time."""
+        """Return the stages of the last pass on every node, in the root's time."""
         node = self._opened()
         passes = [NodePass.of(0, node.timeline(), node.labels(), 0)]
-        if self._cluster:
-            lines = self._cluster.ask({"ask": "timeline"})
-            labels = self._cluster.ask({"ask": "labels"})
-            for member, line, names in zip(self._cluster.members, lines, labels, strict=True):
+        if self._coordinator:
+            lines = self._coordinator.ask({"ask": "timeline"})
+            labels = self._coordinator.ask({"ask": "labels"})
+            for member, line, names in zip(self._coordinator.members, lines, labels, strict=True):
                 found = names.get("labels", ())
                 passes.append(NodePass.of(member.rank, line, found, member.clock))
         return passes
 
     def close(self) -> None:
-        """Let the workers go, and the memory; a second call does nothing."""
+        """Let the workers go and give the memory back. A second call does nothing."""
         self._node = None
-        if self._cluster:
-            self._cluster.close()
+        if self._coordinator:
+            self._coordinator.close()
         if self._local:
-            self._local.stop(wait=not (self._cluster and self._cluster.failed))
+            self._local.stop(wait=not (self._coordinator and self._coordinator.failed))
 
     @property
     def worker_pids(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""The RUN message: a batch, as the root sends it to the workers before every pass."""
+"""The RUN message: the batch of a pass, as the root sends it to the workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dllama.errors import ProtocolError
 from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
 
-# Spans, KV blocks of all spans, wanted rows, copies, encoding, want; int32 numbers follow.
+# How many spans, KV blocks of all spans, wanted rows, copies; encoding; want. int32 numbers follow.
 HEAD = struct.Struct("<IIIIBB")
 NUMBER = 4  # bytes
 MAX_ENCODING = 2
@@ -32,8 +32,11 @@ class Run:
     want: Want
 
     def pack(self) -> bytes:
-        """The content of the message: (rows, position, KV blocks) of each span, the blocks of all
-        spans, wanted rows, copies as (source, target)."""
+        """Return the content of the message.
+
+        The numbers after HEAD are (rows, position, how many KV blocks) of each span, the blocks of
+        all spans, the wanted rows, and (source, target) of each copy.
+        """
         batch = self.batch
         numbers: list[int] = []
         for span in batch.spans:
@@ -51,10 +54,10 @@ class Run:
 
     @classmethod
     def unpack(cls, content: bytes | bytearray, peer: str) -> Run:
-        """The message whose content this is; whether its batch fits, the executor checks.
+        """Read the content of a message. Whether its batch fits is checked by the executor.
 
         Raises:
-            ProtocolError: it is malformed.
+            ProtocolError: it is malformed; the message names the peer.
         """
         if len(content) < HEAD.size:
             raise ProtocolError(
@@ -85,6 +88,6 @@ class Run:
 
 
 def most_bytes(config: RunConfig) -> int:
-    """Bytes of the largest RUN that a cluster of this configuration sends."""
+    """Return the bytes of the largest RUN that a cluster of this configuration sends."""
     blocks = -(-config.seq_len // block_positions(config.seq_len))
     return HEAD.size + NUMBER * (config.contexts * (5 + blocks) + config.logits)

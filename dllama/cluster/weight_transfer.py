@@ -1,7 +1,7 @@
 """Weights over the network: the root sends each worker the tensor slices of its graph.
 
-Slices come in the order of dllama.graph.weights.walk. Each is a TENSOR message: its bytes as the
-model file holds them, then their CRC-32.
+Tensor slices come in the order of dllama.graph.weights.walk. Each is a TENSOR message: its bytes as
+in the model file, then their CRC-32.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from dllama.model.file import ModelFile
 from dllama.model.weight_types import WeightType
 
 CRC = struct.Struct("<I")
-# Bytes that travel, and are checked and repacked, at a time.
-CHUNK = 1 << 21
-SAMPLE = 4096
+BYTES_AT_A_TIME = 1 << 21  # that are sent, checked and repacked
+SAMPLE = 4096  # bytes of each tensor in a digest
 
 
 def model_digest(model: ModelFile) -> str:
-    """A name for a model file's content: its header, size, time, and a sample of every tensor."""
+    """Return a name for a model file's content: a hash of size, time, header and samples."""
     status = model.path.stat()
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
@@ -43,9 +42,15 @@ def model_digest(model: ModelFile) -> str:
 def send_weights(link: Link, model: ModelFile, graph: Graph, progress: Progress) -> None:
     """Send all weights of a graph.
 
+    Args:
+        link: control link of the worker.
+        model: the open model file.
+        graph: of the worker.
+        progress: called with the bytes of every piece that was sent.
+
     Raises:
-        TransportError: The link failed.
-        ProtocolError: The worker refuses.
+        TransportError: the link failed.
+        ProtocolError: the worker refuses.
     """
     source = FileSource(model)
     for whole, piece in walk(graph):
@@ -54,24 +59,31 @@ def send_weights(link: Link, model: ModelFile, graph: Graph, progress: Progress)
 
 
 def _send(link: Link, rows: NDArray[np.uint8], progress: Progress) -> None:
-    """One TENSOR of rows, uint8 (n, bytes of a row)."""
+    """Send one TENSOR.
+
+    Args:
+        link: control link of the worker.
+        rows: uint8 (n, bytes of a row).
+        progress: called with the bytes of every piece that was sent.
+    """
     if link.wait(0.0):
-        receive_header(link)  # raises what the worker complains about
+        receive_header(link)  # raises the error that the worker reports
         raise ProtocolError(f"{link.peer} sent a message in the middle of the weights")
-    checksum, step = 0, max(1, CHUNK // rows.shape[1])
+    checksum, count = 0, max(1, BYTES_AT_A_TIME // rows.shape[1])
     link.send(HEADER.pack(Kind.TENSOR, rows.size + CRC.size))
-    for begin in range(0, len(rows), step):
-        chunk = np.ascontiguousarray(rows[begin : begin + step])
-        checksum = zlib.crc32(chunk.data, checksum)
-        link.send(chunk.data)
-        progress(chunk.size)
+    for begin in range(0, len(rows), count):
+        some = np.ascontiguousarray(rows[begin : begin + count])
+        checksum = zlib.crc32(some.data, checksum)
+        link.send(some.data)
+        progress(some.size)
     link.send(CRC.pack(checksum))
 
 
 class LinkSource:
-    """The weights that the root sends, for load of dllama.graph.weights.
+    """The weights that the root sends, as a source for dllama.graph.weights.load.
 
-    Raises ProtocolError that names the tensor that is not as expected, and TransportError.
+    Args:
+        link: control link of the root.
     """
 
     embedding = None
@@ -80,11 +92,24 @@ class LinkSource:
         self.link = link
 
     def room(self, matrix: Matrix) -> PackedMatrix:
-        """Room for a matrix, all zeros."""
+        """Reserve room for a matrix, all zeros."""
         return room(matrix)
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
-        """One TENSOR, some rows at a time, in whole blocks of the slice."""
+        """Receive one TENSOR.
+
+        Args:
+            piece: the tensor slice that it must be.
+            kind: its weight type.
+
+        Yields:
+            uint8 (n, bytes of a row): the next rows, in whole blocks of the slice, valid until the
+            next ones are asked for.
+
+        Raises:
+            ProtocolError: size or checksum are wrong; the message names the tensor.
+            TransportError: the link failed.
+        """
         link, name, block = self.link, piece.tensor, piece.block or 1
         count, row_bytes = len(piece.rows), kind.nbytes(len(piece.cols))
         message, length = receive_header(link)
@@ -93,11 +118,11 @@ class LinkSource:
                 f"{link.peer}: tensor {name}: message {message} of {length} bytes, expected "
                 f"{int(Kind.TENSOR)} of {count * row_bytes + CRC.size}"
             )
-        step = max(1, CHUNK // row_bytes // block) * block
-        buffer = np.empty((min(step, count), row_bytes), np.uint8)
+        most = max(1, BYTES_AT_A_TIME // row_bytes // block) * block
+        buffer = np.empty((min(most, count), row_bytes), np.uint8)
         checksum = 0
-        for begin in range(0, count, step):
-            rows = buffer[: min(step, count - begin)]
+        for begin in range(0, count, most):
+            rows = buffer[: min(most, count - begin)]
             link.recv_into(rows.data)
             checksum = zlib.crc32(rows.data, checksum)
             yield rows

@@ -1,7 +1,7 @@
 """Timelines of passes in the Chrome trace format (chrome://tracing, Perfetto).
 
-Trace Event Format, Google: complete events ("ph": "X") with times in microseconds; a node is
-a process, its passes follow each other on one row.
+Trace Event Format, Google: complete events ("ph": "X") with times in microseconds. A node is a
+process; its passes follow each other on one line.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from dllama.errors import ProtocolError
 
 @dataclass(frozen=True)
 class NodePass:
-    """One pass on one node: when it began, in nanoseconds of the root's clock, and for each
-    step its name, kind and milliseconds."""
+    """One pass on one node.
+
+    Args:
+        rank: of the node.
+        began: when, in nanoseconds of the root's clock.
+        stages: name, kind (inference or transfer) and milliseconds of each.
+    """
 
     rank: int
     began: int
-    steps: tuple[tuple[str, str, float], ...]
+    stages: tuple[tuple[str, str, float], ...]
 
     @classmethod
     def of(
@@ -30,21 +35,31 @@ class NodePass:
         labels: Sequence[Sequence[str]],
         clock: int,
     ) -> NodePass:
-        """From what a node says; clock: nanoseconds that its clock is ahead of the root's."""
+        """Read what a node says about its last pass.
+
+        Args:
+            rank: of the node.
+            timeline: reply to the question "timeline" (Node.timeline).
+            labels: (name, kind) of each stage (Node.labels).
+            clock: nanoseconds that the node's clock is ahead of the root's.
+
+        Raises:
+            ProtocolError: they do not fit together.
+        """
         try:
             names = [(str(name), str(kind)) for name, kind in labels]
-            steps = zip(names, timeline["ms"], strict=True)
+            stages = zip(names, timeline["ms"], strict=True)
             return cls(
                 rank,
                 int(timeline["began"]) - clock,
-                tuple((name, kind, float(ms)) for (name, kind), ms in steps),
+                tuple((name, kind, float(ms)) for (name, kind), ms in stages),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ProtocolError(f"worker {rank}: timeline is not as expected: {error}") from error
 
 
 def chrome_trace(passes: Iterable[NodePass]) -> dict[str, Any]:
-    """Passes of all nodes as a value for JSON."""
+    """Return passes of any nodes as a value for JSON."""
     events = [event for one in passes for event in _events(one)]
     ranks = sorted({event["pid"] for event in events})
     names = [
@@ -55,9 +70,9 @@ def chrome_trace(passes: Iterable[NodePass]) -> dict[str, Any]:
 
 
 def _events(one: NodePass) -> Iterable[dict[str, Any]]:
-    """The steps of a pass that took any time, one after the other."""
+    """Yield the stages of a pass that took any time, one after another."""
     begin = one.began / 1e3
-    for name, kind, ms in one.steps:
+    for name, kind, ms in one.stages:
         if ms > 0:
             yield {
                 "ph": "X",

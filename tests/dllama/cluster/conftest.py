@@ -18,7 +18,7 @@ from hostile import CALM, Between, Served, talk
 
 import dllama
 from dllama import transports
-from dllama.cluster import worker
+from dllama.cluster import session, worker
 from dllama.cluster.protocol import Kind
 
 
@@ -80,7 +80,8 @@ def local_run(tmp_path):
 def served(caplog, monkeypatch):
     """A worker in this process with short time limits, whose log is recorded."""
     monkeypatch.setattr(worker, "GREETING", 2.0)
-    monkeypatch.setattr(worker, "TICK", 0.02)
+    for module in (worker, session):
+        monkeypatch.setattr(module, "TICK", 0.02)
     caplog.set_level(logging.WARNING, "dllama.worker")
     one = Served(caplog)
     yield one

@@ -14,6 +14,7 @@ import pytest
 
 import dllama
 from dllama.cluster.layout import node_threads
+from dllama.cluster.local import divide_cores
 from dllama.model.file import ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
@@ -107,11 +108,11 @@ def test_the_same_bits_on_every_transport_and_thread_count(macbeth, transport, b
 
 
 @pytest.mark.parametrize("cuts", [[1], [7, 90, 91, 92], [128]])
-def test_the_same_bits_for_any_chunking(macbeth, cuts):
+def test_the_same_bits_however_a_prompt_is_cut(macbeth, cuts):
     prompt, _, logits = macbeth
     with dllama.LLM(nodes=2, threads=1, buffer="f32", batch_size=50) as llm:
-        parts = [llm.eval(part) for part in np.split(np.array(prompt), cuts)]
-    np.testing.assert_array_equal(np.concatenate(parts), logits[:PROMPT])
+        found = [llm.eval(ids) for ids in np.split(np.array(prompt), cuts)]
+    np.testing.assert_array_equal(np.concatenate(found), logits[:PROMPT])
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral"])
@@ -159,15 +160,15 @@ def odd_model(tmp_path_factory):
 
 
 def test_heads_that_are_not_whole_blocks(standing, odd_model):
-    """More nodes than blocks of hidden units too; a long context, so that its chunks merge."""
+    """More nodes than blocks of hidden units too, and more positions than a KV block has."""
     ids = np.random.default_rng(2).integers(0, 40, 290)
     with dllama.LLM(odd_model, threads=2) as llm:
-        expected = [llm.eval(part) for part in (ids[:280], ids[280:281], ids[281:])]
+        expected = [llm.eval(some) for some in (ids[:280], ids[280:281], ids[281:])]
     for nodes in range(2, 7):
         workers = standing(nodes - 1)
         with dllama.LLM(odd_model, workers=workers, threads=1, buffer="f32") as llm:
-            for part, logits in zip((ids[:280], ids[280:281], ids[281:]), expected, strict=True):
-                error = np.abs(llm.eval(part) - logits)
+            for some, logits in zip((ids[:280], ids[280:281], ids[281:]), expected, strict=True):
+                error = np.abs(llm.eval(some) - logits)
                 assert np.median(error) < 0.06 * logits.std()
 
 
@@ -217,14 +218,14 @@ def test_bytes_of_a_token(nodes):
         assert 0.98 * least <= summary[name] <= 1.02 * least + 2000
 
 
-def test_times_of_tasks_are_the_times_of_the_step():
+def test_times_of_stages_add_up_to_those_of_the_step():
     with dllama.LLM(nodes=3, threads=1, trace=True) as llm:
         list(llm.generate("MACBETH:\n", 5, temperature=0.0, ignore_eos=True))
         assert len(llm.timelines) == 3 * len(llm.stats.steps) == 15
         own = [one for one in llm.timelines if one.rank == 0]
         for one, step in zip(own, llm.stats.steps, strict=True):
-            inference = sum(ms for _, kind, ms in one.steps if kind == "inference")
-            transfer = sum(ms for _, kind, ms in one.steps if kind == "transfer")
+            inference = sum(ms for _, kind, ms in one.stages if kind == "inference")
+            transfer = sum(ms for _, kind, ms in one.stages if kind == "transfer")
             assert inference == pytest.approx(step.inference_ms)
             assert transfer == pytest.approx(step.transfer_ms)
             assert inference + transfer + step.sample_ms <= step.total_ms
@@ -232,7 +233,7 @@ def test_times_of_tasks_are_the_times_of_the_step():
         assert max(begins) - min(begins) < 1e9
 
 
-def test_memory_of_a_node_is_its_part():
+def test_memory_of_a_node_is_its_share():
     with dllama.LLM(threads=1) as llm:
         alone = llm.memory()
     with dllama.LLM(nodes=4, threads=1) as llm:
@@ -242,7 +243,7 @@ def test_memory_of_a_node_is_its_part():
             assert memory["weights"] < alone["weights"] / 4 + 20_000  # norms are everywhere
 
 
-def test_context_goes_on_between_calls(macbeth):
+def test_a_text_goes_on_between_calls(macbeth):
     prompt, ids, logits = macbeth
     with dllama.LLM(nodes=2, threads=1, buffer="f32") as llm:
         np.testing.assert_array_equal(llm.eval(prompt[:9]), logits[:9])
@@ -337,11 +338,9 @@ def test_the_command_line_and_a_file(workers, tmp_path):
 
 
 def test_cores_are_divided():
-    from dllama.cluster.local import divide_cores
-
     assert divide_cores([10_000, 1]) is None
-    parts = divide_cores([1])
-    assert parts is None or len(parts) == 1
+    sets = divide_cores([1])
+    assert sets is None or len(sets) == 1
 
 
 def test_threads_of_nodes():

@@ -25,7 +25,7 @@ def stages(conversation) -> list[tuple[str, object, int, int]]:
     for sender, kind, content in conversation:
         number = count.setdefault((sender, kind), 0)
         count[sender, kind] += 1
-        many = kind in (Kind.TENSOR, "data", Kind.ASK, Kind.ANSWER, Kind.RUN, Kind.TOP)
+        many = kind in (Kind.TENSOR, "data", Kind.ASK, Kind.REPLY, Kind.RUN, Kind.TOP)
         if kind != Kind.BYE and (not many or number in (0, 1, 2, 30)):
             found.append((sender, kind, number, len(content)))
     return found

@@ -53,8 +53,8 @@ def test_huge_first_message(served, expected, kind):
 )
 @pytest.mark.parametrize("kind", [Kind.JOIN, Kind.PEER])
 def test_first_message_that_is_no_object(served, kind, content):
-    answer = served.hear(GREETING + frame(kind, content))
-    assert HEADER.unpack(answer[HELLO.size : HELLO.size + HEADER.size])[0] == Kind.ERROR
+    reply = served.hear(GREETING + frame(kind, content))
+    assert HEADER.unpack(reply[HELLO.size : HELLO.size + HEADER.size])[0] == Kind.ERROR
     assert len(served.complaints()) == 1
 
 
@@ -77,8 +77,8 @@ def test_silence_and_half_a_greeting_are_given_up(served, expected, monkeypatch)
 @pytest.mark.parametrize("rank", [0, -1, 10**30, True, "0", None, 1.5, []])
 def test_data_link_for_no_session(served, session, rank, monkeypatch):
     monkeypatch.setattr(worker, "GREETING", 0.3)
-    answer = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": rank}))
-    assert HEADER.unpack(answer[HELLO.size : HELLO.size + HEADER.size])[0] == Kind.ERROR
+    reply = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": rank}))
+    assert HEADER.unpack(reply[HELLO.size : HELLO.size + HEADER.size])[0] == Kind.ERROR
     assert len(served.complaints()) == 1
 
 
@@ -93,8 +93,8 @@ def test_data_link_for_a_session_that_has_ended(served):
     with Between(served.address, remember) as between, root_of(between.address):
         pass
     (session,) = sessions
-    answer = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": 0}))
-    assert len(answer) == HELLO.size  # and the end
+    reply = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": 0}))
+    assert len(reply) == HELLO.size  # and the end
     assert served.complaints(0) == []
 
 

@@ -34,14 +34,14 @@ pytestmark = pytest.mark.slow
     [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100000, b"[1e400]"],
     ids=lambda content: content[:8].hex(),
 )
-@pytest.mark.parametrize("kind", [Kind.ACCEPT, Kind.READY, Kind.ANSWER])
-def test_answers_that_are_no_object(served, expected, kind, content):
+@pytest.mark.parametrize("kind", [Kind.ACCEPT, Kind.READY, Kind.REPLY])
+def test_replies_that_are_no_object(served, expected, kind, content):
     root_error(served, instead(WORKER, kind, frame(kind, content)))
     served.check(expected)
     served.complaints(0)
 
 
-@pytest.mark.parametrize("kind", [Kind.ACCEPT, Kind.READY, Kind.ANSWER, Kind.TOP, Kind.LOGITS])
+@pytest.mark.parametrize("kind", [Kind.ACCEPT, Kind.READY, Kind.REPLY, Kind.TOP, Kind.LOGITS])
 @pytest.mark.parametrize("how", ["huge", "kind", "zeros", "error", "hello", "random"])
 def test_other_messages_than_expected(served, expected, rng, kind, how):
     bad = {
@@ -94,11 +94,11 @@ def test_ready_of_wrong_types(served, expected, content):
 
 @pytest.mark.parametrize("clock", ["x", None, [], {}, 1e400, float("nan")], ids=str)
 def test_clock_of_wrong_types(served, expected, clock):
-    root_error(served, instead(WORKER, Kind.ANSWER, frame(Kind.ANSWER, {"clock": clock})))
+    root_error(served, instead(WORKER, Kind.REPLY, frame(Kind.REPLY, {"clock": clock})))
     served.check(expected)
 
 
-BAD_ANSWERS = [
+BAD_REPLIES = [
     {"ids": "x", "logits": None, "octave": "x", "sums": 5, "inside": 1, "edge": 2, "mass": "x"},
     {"ids": [[]], "logits": [{}], "octave": 1e400, "sums": [None], "inside": [1], "edge": [],
      "logit": "x", "token": "y", "mass": 1e400},
@@ -107,14 +107,14 @@ BAD_ANSWERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("answer", [{}, *BAD_ANSWERS], ids=["nothing", "texts", "lists", "numbers"])
+@pytest.mark.parametrize("reply", [{}, *BAD_REPLIES], ids=["nothing", "texts", "lists", "numbers"])
 @pytest.mark.parametrize("skip", [2, 3, 4, 5])
-def test_answers_of_wrong_types(served, answer, skip):
-    root_error(served, instead(WORKER, Kind.ANSWER, frame(Kind.ANSWER, answer), skip))
+def test_replies_of_wrong_types(served, reply, skip):
+    root_error(served, instead(WORKER, Kind.REPLY, frame(Kind.REPLY, reply), skip))
 
 
 @pytest.mark.parametrize(
-    ("answer", "skip"),
+    ("reply", "skip"),
     [
         ({}, 1),
         ({"began": 1e400, "ms": []}, 1),
@@ -125,8 +125,8 @@ def test_answers_of_wrong_types(served, answer, skip):
         ({"labels": [[1]]}, 2),
     ],
 )
-def test_timelines_of_wrong_types(served, expected, answer, skip):
-    change = instead(WORKER, Kind.ANSWER, frame(Kind.ANSWER, answer), skip)
+def test_timelines_of_wrong_types(served, expected, reply, skip):
+    change = instead(WORKER, Kind.REPLY, frame(Kind.REPLY, reply), skip)
     with Between(served.address, change) as between:
         llm = root_of(between.address, trace=True)
         with llm, pytest.raises(dllama.ProtocolError, match="worker 1: timeline"):
@@ -134,7 +134,7 @@ def test_timelines_of_wrong_types(served, expected, answer, skip):
     served.check(expected)
 
 
-ODD_ANSWERS = [
+ODD_REPLIES = [
     {"ids": [-5, 1 << 40], "logits": [1e30, 2e30], "octave": 1 << 40, "sums": [-1],
      "inside": [1e300, 1 << 40], "edge": [1e300, 1 << 40, 0.0], "logit": 1e30, "token": 1 << 40,
      "mass": -1},
@@ -145,11 +145,11 @@ ODD_ANSWERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("answer", ODD_ANSWERS, ids=["too large", "negative", "empty"])
+@pytest.mark.parametrize("reply", ODD_REPLIES, ids=["too large", "negative", "empty"])
 @pytest.mark.parametrize("skip", [2, 3, 4, 5, 6, 7])
-def test_answers_that_make_no_sense(served, answer, skip):
+def test_replies_that_make_no_sense(served, reply, skip):
     """They may give a text or an error, but only an error that dllama raises on purpose."""
-    change = instead(WORKER, Kind.ANSWER, frame(Kind.ANSWER, answer), skip)
+    change = instead(WORKER, Kind.REPLY, frame(Kind.REPLY, reply), skip)
     with Between(served.address, change) as between, contextlib.suppress(dllama.DllamaError):
         talk(between.address)
 

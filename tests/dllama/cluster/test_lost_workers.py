@@ -156,7 +156,7 @@ def test_nobody_waits_for_the_words_of_the_worker_that_all_blame(start):
     workers = start(2)
     with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
         llm.eval(IDS)
-        for member in llm._root._cluster.members:
+        for member in llm._root._coordinator.members:
             member.control.timeout = 200.0  # of which a fifth is for last words
         workers[1].signal(signal.SIGSTOP)
         begin = time.monotonic()
@@ -193,6 +193,6 @@ def test_worker_that_cannot_be_reached_is_named(start, expected):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
 def test_no_thread_waits_for_one_that_saw_a_failure_early(tmp_path):
-    """A thread that is late at a barrier sees that the step behind it has failed."""
+    """A thread that is late at a barrier sees that the stage after it has failed."""
     command = [sys.executable, "-c", LOST_AT_ONCE, str(tmp_path)]
     subprocess.run(command, check=True, timeout=STARTING + 30)

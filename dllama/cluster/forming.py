@@ -1,0 +1,199 @@
+"""How the root forms a cluster: it invites workers, connects to them and sends their weights."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from dllama._kernels.comm.link import Link
+from dllama.cluster import protocol
+from dllama.cluster.coordinator import Coordinator
+from dllama.cluster.member import Member
+from dllama.cluster.messages import Join
+from dllama.cluster.protocol import Kind
+from dllama.cluster.weight_transfer import model_digest, send_weights
+from dllama.errors import ProtocolError, TransportError, TransportTimeoutError
+from dllama.graph.graph import Graph
+from dllama.graph.weights import graph_nbytes
+from dllama.model.file import ModelFile
+from dllama.progress import byte_bar
+from dllama.run_config import RunConfig
+from dllama.runtime.node import communicator_of, graph_of
+from dllama.transports import Transport
+
+T = TypeVar("T")
+
+
+def form_cluster(
+    addresses: Sequence[str],
+    transport: Transport,
+    secret: bytes | None,
+    model: ModelFile,
+    config: RunConfig,
+    *,
+    threads: Sequence[int],
+    crowded: bool = False,
+    progress: bool = False,
+) -> Coordinator:
+    """Connect to workers and give each its weights; close the result.
+
+    Args:
+        addresses: of the workers, rank 1 first.
+        transport: how nodes are connected.
+        secret: what nodes prove to each other; None for no proof.
+        model: the open model file.
+        config: what all nodes agree on.
+        threads: by rank, 0 for what a worker was started with.
+        crowded: whether nodes share processors.
+        progress: show a bar while weights are sent.
+
+    Raises:
+        TransportError, AuthenticationError, ProtocolError: a worker cannot be reached, refuses or
+            fails. The message names it; nothing stays open.
+    """
+    forming = _Forming(addresses, transport, secret, model, config, threads, crowded)
+    try:
+        return forming.form(progress)
+    except BaseException:
+        forming.close()
+        raise
+
+
+class _Forming:
+    """A cluster that is being formed; the arguments are those of form_cluster."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        transport: Transport,
+        secret: bytes | None,
+        model: ModelFile,
+        config: RunConfig,
+        threads: Sequence[int],
+        crowded: bool,
+    ) -> None:
+        self.addresses = addresses
+        self.transport = transport
+        self.secret = secret
+        self.model = model
+        self.config = config
+        self.threads = threads
+        self.crowded = crowded
+        self.session = secrets.token_hex(16)
+        self.members: list[Member] = []
+        self.links: list[Link | None] = [None] * config.world_size
+        self.opened: list[Link] = []
+
+    def form(self, progress: bool) -> Coordinator:
+        """Do one thing after another, each with all workers at once."""
+        ranks = range(1, self.config.world_size)
+        graphs = [graph_of(self.model.spec, self.config, rank, self.model.path) for rank in ranks]
+        self.members = self._each(ranks, self._invite)
+        cached = self._each(self.members, self._accepted)
+        for member, link in zip(
+            self.members, self._each(self.members, self._data_link), strict=True
+        ):
+            self.links[member.rank] = link
+        self._send_weights(graphs, cached, progress)
+        self._each(self.members, self._ready)
+        for member, graph in zip(self.members, graphs, strict=True):
+            member.vocab = graph.shard.vocab
+        communicator = communicator_of(graphs[0], self.config, self.links, 0, {})
+        return Coordinator(self.members, self.links, communicator)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for link in self.opened:
+            link.close()
+
+    def _each(self, items: Sequence[Any], call: Callable[[Any], T]) -> list[T]:
+        """Call a function for all items at once; raise the first error after all calls ended."""
+        with ThreadPoolExecutor(len(items)) as pool:
+            return list(pool.map(call, items))
+
+    def _connect(self, rank: int) -> Link:
+        """Connect to a worker and greet it."""
+        address = self.addresses[rank - 1]
+        name = f"worker {rank} ({address})"
+        try:
+            link = self.transport.connect(address, self.config.timeout)
+        except TransportError as error:
+            raise type(error)(f"worker {rank}: {error}") from error
+        self.opened.append(link)
+        link.peer, link.timeout, link.crowded = name, self.config.timeout, self.crowded
+        protocol.greet(link, self.secret, caller=True)
+        return link
+
+    def _invite(self, rank: int) -> Member:
+        """Send JOIN on a new control link."""
+        link = self._connect(rank)
+        join = Join(
+            session=self.session,
+            rank=rank,
+            addresses=("", *self.addresses),
+            transport=self.transport.name,
+            header=self.model.header.hex(),
+            model=model_digest(self.model),
+            threads=self.threads[rank],
+            crowded=self.crowded,
+            config=self.config,
+        )
+        protocol.send_json(link, Kind.JOIN, join.as_json())
+        return Member(rank, self.addresses[rank - 1], link)
+
+    def _accepted(self, member: Member) -> bool:
+        """Wait for ACCEPT, and return whether the worker still has the weights."""
+        return bool(protocol.receive_json(member.control, Kind.ACCEPT).get("cached"))
+
+    def _data_link(self, member: Member) -> Link:
+        """Connect the data link."""
+        link = self._connect(member.rank)
+        protocol.send_json(link, Kind.PEER, {"session": self.session, "rank": 0})
+        protocol.receive_json(link, Kind.ACCEPT)
+        return link
+
+    def _send_weights(self, graphs: list[Graph], cached: list[bool], progress: bool) -> None:
+        """Send weights to the workers that do not have them."""
+        todo = [
+            (member, graph)
+            for member, graph, has in zip(self.members, graphs, cached, strict=True)
+            if not has
+        ]
+        if not todo:
+            return
+        total = sum(graph_nbytes(graph) for _, graph in todo)
+        lock = threading.Lock()
+        with byte_bar(total, "sending weights", progress) as bar:
+
+            def moved(count: int) -> None:
+                with lock:
+                    bar.update(count)
+
+            self._each(todo, lambda pair: self._send_to(pair[0], pair[1], moved))
+
+    def _send_to(self, member: Member, graph: Graph, moved: Callable[[int], None]) -> None:
+        """Send the weights of one worker."""
+        try:
+            send_weights(member.control, self.model, graph, moved)
+        except TransportTimeoutError:
+            raise
+        except TransportError as error:
+            raise TransportError(f"{member.name}: {error}") from error
+
+    def _ready(self, member: Member) -> None:
+        """Wait for READY, and note the worker's memory and clock."""
+        content = protocol.receive_json(member.control, Kind.READY)
+        try:
+            member.memory = {str(k): int(v) for k, v in content["memory"].items()}
+            begin = time.monotonic_ns()
+            protocol.send_json(member.control, Kind.ASK, {"ask": "clock"})
+            clock = int(protocol.receive_json(member.control, Kind.REPLY)["clock"])
+            member.clock = clock - (begin + time.monotonic_ns()) // 2
+        except ProtocolError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ProtocolError(f"{member.name}: READY is not as expected: {error}") from error

@@ -1,0 +1,105 @@
+"""Where a worker's session finds the data links that nodes of lower rank open."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from dllama._kernels.comm.link import Link
+from dllama.cluster import protocol
+from dllama.cluster.protocol import Kind
+from dllama.errors import ProtocolError, TransportError
+
+log = logging.getLogger("dllama.worker")
+
+LOOK = 0.005  # seconds between looks at whether the root is still there
+REMEMBERED = 16  # sessions that have ended
+
+
+class Meeting:
+    """Data links of one session at a time, handed from the threads that greet to the session."""
+
+    def __init__(self) -> None:
+        self._session = ""
+        self._ranks = range(0)
+        self._links: dict[int, Link] = {}
+        # Nodes of these may still connect. That is nothing to complain about.
+        self._ended: deque[str] = deque(maxlen=REMEMBERED)
+        self._changed = threading.Condition()
+
+    def begin(self, session: str, rank: int) -> None:
+        """Expect data links.
+
+        Args:
+            session: name of the session.
+            rank: of this worker. Nodes of lower rank connect to it.
+        """
+        with self._changed:
+            self._session, self._ranks = session, range(rank)
+            self._links = {}
+            self._changed.notify_all()
+
+    def end(self, session: str) -> None:
+        """Close the session's data links and expect no more."""
+        with self._changed:
+            for link in self._links.values():
+                link.close()
+            self._links = {}
+            self._session = ""
+            self._ended.append(session)
+            self._changed.notify_all()
+
+    def join(self, link: Link, content: dict[str, Any], timeout: float) -> None:
+        """Hand over the data link of another node and reply with ACCEPT.
+
+        Args:
+            link: greeted; closed if its session has ended already.
+            content: of the node's PEER.
+            timeout: seconds to wait for the session to begin.
+
+        Raises:
+            ProtocolError: there is no such session, or the node has no place in it.
+        """
+        session, rank = content.get("session"), content.get("rank")
+        if not session or type(session) is not str or type(rank) is not int:
+            raise ProtocolError(
+                f"{link.peer}: session {str(session)[:100]}, rank {str(rank)[:100]}"
+            )
+        with self._changed:
+            known = self._changed.wait_for(
+                lambda: session == self._session or session in self._ended, timeout
+            )
+            if session in self._ended:
+                log.info("%s is late: the session it was to join has ended", link.peer)
+                link.close()
+                return
+            if not known or rank not in self._ranks or rank in self._links:
+                raise ProtocolError(f"{link.peer} wants to join a session that is not here")
+            protocol.send_json(link, Kind.ACCEPT, {})
+            self._links[rank] = link
+            self._changed.notify_all()
+
+    def wait(self, root: Link, timeout: float) -> dict[int, Link]:
+        """Return the data links of all nodes of lower rank, by rank.
+
+        Args:
+            root: control link of the root.
+            timeout: seconds to wait.
+
+        Raises:
+            TransportError: a node is late, or the root has gone.
+        """
+        end = time.monotonic() + timeout
+        with self._changed:
+            while missing := set(self._ranks) - set(self._links):
+                if root.ended():
+                    raise TransportError(f"{root.peer} has gone: the connection is closed")
+                if time.monotonic() >= end:
+                    raise TransportError(
+                        f"rank {min(missing)} did not connect within {timeout:g} s"
+                    )
+                self._changed.wait(LOOK)
+            return dict(self._links)

@@ -1,0 +1,219 @@
+"""What a worker does for one root: it joins a cluster, takes its weights and evaluates passes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dllama import transports
+from dllama._kernels import cpu
+from dllama._kernels.comm.link import Link
+from dllama.cluster import protocol
+from dllama.cluster.meeting import Meeting
+from dllama.cluster.messages import Join
+from dllama.cluster.protocol import Kind, Want
+from dllama.cluster.run_message import Run, most_bytes
+from dllama.cluster.weight_transfer import LinkSource
+from dllama.errors import DllamaError, ProtocolError, TransportTimeoutError
+from dllama.graph.graph import Graph
+from dllama.graph.weights import Weights, load
+from dllama.runtime.node import Node, communicator_of, graph_of
+from dllama.sampling.remote import reply, top_of
+from dllama.sampling.sampler import LocalShards
+
+log = logging.getLogger("dllama.worker")
+
+TICK = 0.25  # seconds between looks at whether the worker was stopped
+SOON = 0.005  # seconds in which the next pass usually comes
+PIECE = 4096  # bytes to read at a time when nobody wants them
+
+
+class KeptWeights:
+    """The weights that the last root sent, so that the next one need not send the same again."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, Weights] | None = None
+
+    def has(self, key: str) -> bool:
+        """Return whether the weights of this key are here."""
+        return self._kept is not None and self._kept[0] == key
+
+    def get(self, key: str, load: Callable[[], Weights]) -> Weights:
+        """Return the weights of this key, loaded if they are not here."""
+        if not self.has(key):
+            self._kept = None  # makes room for the new ones
+            self._kept = (key, load())
+        assert self._kept is not None
+        return self._kept[1]
+
+
+class Session:
+    """A worker's part in a cluster, from JOIN to BYE. Run it once, then close it.
+
+    Args:
+        root: control link of the root.
+        join: the root's invitation.
+        meeting: where nodes of lower rank bring their data links.
+        kept: weights of the last session, replaced by those of this one.
+        threads: for computing, unless the root names a number.
+        secret: what nodes prove to each other; None for no proof.
+        stopped: set when the worker is to stop.
+    """
+
+    def __init__(
+        self,
+        root: Link,
+        join: Join,
+        *,
+        meeting: Meeting,
+        kept: KeptWeights,
+        threads: int,
+        secret: bytes | None,
+        stopped: threading.Event,
+    ) -> None:
+        self._root = root
+        self._join = join
+        self._meeting = meeting
+        self._kept = kept
+        self._secret = secret
+        self._stopped = stopped
+        self._threads = join.threads if join.threads and cpu.openmp() else threads
+        self._links: list[Link | None] = [None] * join.config.world_size
+        self._node: Node | None = None
+        self._shards: list[LocalShards] = []  # of the last pass, one for each wanted row
+        root.timeout = join.config.timeout
+
+    def run(self) -> None:
+        """Form the cluster, take the weights, and evaluate passes until the root leaves.
+
+        Raises:
+            ProtocolError: the root or another node sent something wrong, or the worker was stopped.
+            TransportError: a node is gone or silent.
+            UnsupportedError: the model is of no family that this version knows.
+            MemoryError: the weights do not fit.
+        """
+        join, config = self._join, self._join.config
+        log.info("%s: rank %d of %d nodes", self._root.peer, join.rank, config.world_size)
+        spec = join.spec(self._root.peer)
+        graph = graph_of(spec, config, join.rank)
+        key = _key(join, graph)
+        protocol.send_json(self._root, Kind.ACCEPT, {"cached": self._kept.has(key)})
+        self._connect()
+        weights = self._kept.get(key, lambda: load(graph, LinkSource(self._root), self._threads))
+        communicator = communicator_of(graph, config, self._links, join.rank, {0: self._root})
+        self._node = Node(graph, weights, config, self._threads, communicator)
+        protocol.send_json(self._root, Kind.READY, {"memory": self._node.memory()})
+        while self._message(self._node):
+            pass
+
+    def report(self, error: Exception) -> None:
+        """Tell the root why the session ends, and wait until it disconnects.
+
+        Closing the data link to the root makes it look at its control link. The links to other
+        workers stay open meanwhile, so that this node does not look like the one that failed.
+        """
+        if self._links[0] is not None:
+            self._links[0].close()
+        communicator = self._node.communicator if self._node else None
+        content = {
+            "message": str(error) or "out of memory",
+            "blames": communicator.failed_rank if communicator else None,
+            "late": isinstance(error, TransportTimeoutError),
+        }
+        with contextlib.suppress(DllamaError):
+            protocol.send_json(self._root, Kind.ERROR, content)
+            end = time.monotonic() + self._join.config.timeout
+            while (left := end - time.monotonic()) > 0 and not self._stopped.is_set():
+                if self._root.wait(min(TICK, left)):
+                    self._root.timeout = left
+                    self._root.recv_into(bytearray(PIECE))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._root.close()
+        for link in self._links:
+            if link is not None:
+                link.close()
+        self._meeting.end(self._join.session)
+
+    def _connect(self) -> None:
+        """Connect to nodes of higher rank, and wait for those of lower rank."""
+        join, timeout = self._join, self._join.config.timeout
+        transport = transports.get(join.transport)
+        for rank in range(join.rank + 1, join.config.world_size):
+            address = join.addresses[rank]
+            link = transport.connect(address, timeout)
+            self._links[rank] = link
+            link.peer, link.timeout = f"worker {rank} ({address})", timeout
+            protocol.greet(link, self._secret, caller=True)
+            content = {"session": join.session, "rank": join.rank}
+            protocol.send_json(link, Kind.PEER, content)
+            protocol.receive_json(link, Kind.ACCEPT)
+        for rank, made in self._meeting.wait(self._root, timeout).items():
+            made.peer = f"worker {rank} ({join.addresses[rank]})" if rank else "the root"
+            self._links[rank] = transport.adopt(made)
+        self._root = transport.adopt(self._root)
+        self._root.timeout = timeout
+        for one in [*self._links, self._root]:
+            if one is not None:
+                one.crowded = join.crowded
+
+    def _message(self, node: Node) -> bool:
+        """Do what one message of the root asks for; False when it leaves."""
+        ready = self._root.wait(SOON)
+        while not ready:
+            ready = self._root.wait(TICK)
+            if self._stopped.is_set():
+                raise ProtocolError("this worker was stopped")
+        kind, length = protocol.receive_header(self._root)
+        if kind == Kind.RUN and length <= most_bytes(self._join.config):
+            content = bytearray(length)
+            self._root.recv_into(content)
+            self._pass(node, Run.unpack(content, self._root.peer))
+        elif kind == Kind.ASK and length <= protocol.MAX_JSON:
+            question = protocol.read_json(self._root, length)
+            protocol.send_json(self._root, Kind.REPLY, self._reply(node, question))
+        elif kind != Kind.BYE or length:
+            raise ProtocolError(f"{self._root.peer} sent message {kind} of {length} bytes")
+        return kind != Kind.BYE
+
+    def _pass(self, node: Node, run: Run) -> None:
+        """Evaluate a batch, and send what the root wants of its logits."""
+        rows = run.batch.rows
+        if not 0 < rows <= self._join.config.batch:
+            raise ProtocolError(f"{self._root.peer}: RUN of {rows} rows")
+        ids = np.zeros(rows, np.int32)  # not used here: the root sends their embeddings
+        try:
+            logits = node.run(ids, run.batch, run.encoding)
+        except ValueError as error:
+            raise ProtocolError(f"{self._root.peer}: cannot run {run}: {error}") from error
+        if run.want != Want.NOTHING:
+            self._shards = [LocalShards(row, offset=node.shard.vocab.start) for row in logits]
+        if run.want == Want.TOP:
+            protocol.send(self._root, Kind.TOP, b"".join(map(top_of, self._shards)))
+        elif run.want == Want.LOGITS:
+            raw = np.ascontiguousarray(logits).reshape(-1).view(np.uint8)
+            protocol.send(self._root, Kind.LOGITS, raw.data)
+
+    def _reply(self, node: Node, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply to a question of the root."""
+        if question.get("ask") == "clock":
+            return {"clock": time.monotonic_ns()}
+        if question.get("ask") == "timeline":
+            return node.timeline()
+        if question.get("ask") == "labels":
+            return {"labels": node.labels()}
+        return reply(self._shards, question)
+
+
+def _key(join: Join, graph: Graph) -> str:
+    """Return a name for the weights of a shard of a model."""
+    text = f"{join.model} {join.header} {graph.matrices}"
+    return hashlib.sha256(text.encode()).hexdigest()
