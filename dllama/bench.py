@@ -1,4 +1,4 @@
-"""Clusters compared: the same work on several layouts, in turns."""
+"""The benchmark: the same work on several layouts of nodes, in turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ WARM_UP = 4  # tokens
 
 @dataclass(frozen=True)
 class Case:
-    """One layout: how many nodes, and how they talk; None where there is one node."""
+    """One layout.
+
+    Args:
+        nodes: how many.
+        transport: how they are connected; None for one node.
+        buffer: type of the numbers that they add up; None for one node, or for the default.
+        all_reduce: how they add up; None for one node, or for the default.
+    """
 
     nodes: int
     transport: str | None = None
@@ -30,22 +37,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Work:
-    """What every case does: a prompt, then `steps` tokens, whether a text would end or not.
+    """What every case does: evaluate a prompt, then generate tokens, even after an end of text.
 
     Args:
-        steps: tokens to generate.
-        prompt: ids, of which the first prompt_tokens are taken; None: random ones.
-        prompt_tokens: None: all that are given, or DEFAULT_PROMPT_TOKENS random ones.
-        sampling: arguments of generate.
+        max_tokens: tokens to generate.
+        prompt: gives the ids of a text for a model; None for random ids.
+        prompt_tokens: how many of these to take; None for all, or DEFAULT_PROMPT_TOKENS random
+            ones.
+        sampling: arguments of LLM.generate.
     """
 
-    steps: int
+    max_tokens: int
     prompt: Callable[[LLM], Sequence[int]] | None = None
     prompt_tokens: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.0})
 
     def ids(self, llm: LLM) -> list[int]:
-        """The prompt; ConfigError where it is too short, or does not fit with what follows."""
+        """Return the ids of the prompt; ConfigError if it is too short or too long."""
         count = self.prompt_tokens
         if self.prompt is None:
             count = count or DEFAULT_PROMPT_TOKENS
@@ -55,16 +63,18 @@ class Work:
             ids = list(self.prompt(llm))[:count]
         if len(ids) < (count or 1):
             raise ConfigError(f"the prompt has {len(ids)} tokens, expected {count or 1}")
-        if len(ids) + self.steps > llm.seq_len:
-            raise ConfigError(f"{len(ids)} + {self.steps} tokens, expected at most {llm.seq_len}")
+        if len(ids) + self.max_tokens > llm.seq_len:
+            total = f"{len(ids)} + {self.max_tokens}"
+            raise ConfigError(f"{total} tokens, expected at most {llm.seq_len}")
         return ids
 
 
 @dataclass(frozen=True)
 class Result:
-    """Medians over the repeats of a case, per generated token where not said otherwise.
+    """The medians over all repeats of a case.
 
-    Times in milliseconds, bytes at the root; speed_up: against one node, if that is a case.
+    Times and bytes are the root's, per generated token. speed_up compares with one node; it is None
+    if that is not a case.
     """
 
     nodes: int
@@ -81,7 +91,7 @@ class Result:
     speed_up: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures by name."""
+        """Return the figures by name."""
         return asdict(self)
 
 
@@ -94,7 +104,7 @@ def cases(
     buffers: Sequence[str | None],
     all_reduces: Sequence[str | None],
 ) -> list[Case]:
-    """All combinations; one node is one case."""
+    """Return all combinations. One node is a single case."""
     found = [Case(1)] if 1 in nodes else []
     several = sorted({count for count in nodes if count > 1})
     return found + [Case(*one) for one in product(several, transports, buffers, all_reduces)]
@@ -109,9 +119,21 @@ def measure(
     progress: Callable[[], object] = lambda: None,
     timelines: list[NodePass] | None = None,
 ) -> list[Result]:
-    """Every case `repeats` times, in turns, so that what disturbs the machine disturbs all.
+    """Run all cases in turns, so that what disturbs the machine disturbs all of them.
 
-    timelines: takes those that the models keep. ConfigError where the work does not fit.
+    Args:
+        open_llm: opens the model for a case; it is closed after each run.
+        todo: the cases.
+        work: what each does.
+        repeats: runs of each case.
+        progress: called after each run.
+        timelines: a list to which those of the models are added; None to drop them.
+
+    Returns:
+        The results, in the order of the cases.
+
+    Raises:
+        ConfigError: the work does not fit.
     """
     samples: dict[Case, list[dict[str, float]]] = {case: [] for case in todo}
     buffers: dict[Case, str] = {}
@@ -127,9 +149,9 @@ def measure(
 
 
 def _sample(llm: LLM, work: Work) -> dict[str, float]:
-    """The averages of one run, after a short one that warms up."""
+    """Return the averages of one run, after a short one that warms up."""
     ids = work.ids(llm)
-    for count in (WARM_UP, work.steps):
+    for count in (WARM_UP, work.max_tokens):
         llm.reset()
         for _ in llm.generate(ids, count, ignore_eos=True, **work.sampling):
             pass
@@ -139,7 +161,7 @@ def _sample(llm: LLM, work: Work) -> dict[str, float]:
 def _results(
     samples: dict[Case, list[dict[str, float]]], buffers: dict[Case, str]
 ) -> Iterator[Result]:
-    """Medians of every case."""
+    """Yield the medians of every case."""
     alone = samples.get(Case(1), [])
     base = statistics.median(run["tokens_per_s"] for run in alone) if alone else 0.0
     for case, runs in samples.items():

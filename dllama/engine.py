@@ -1,12 +1,9 @@
-"""The engine: a loaded model, its context, and text generation."""
+"""The engine: a loaded model, its sequences, and text generation."""
 
 from __future__ import annotations
 
 import logging
-import time
-import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,18 +13,16 @@ from numpy.typing import NDArray
 from dllama import options
 from dllama._kernels import cpu
 from dllama.cluster.layout import Layout
-from dllama.cluster.protocol import Want
 from dllama.cluster.root import Root
-from dllama.errors import ConfigError, ModelError, ProtocolError
+from dllama.errors import ConfigError
 from dllama.model.file import ModelFile
 from dllama.model.spec import ModelSpec
 from dllama.model_path import model_file, model_name, tokenizer_of
+from dllama.model_runner import ModelRunner
 from dllama.option import documented
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
-from dllama.runtime.stats import DECODE, PREFILL, Stats, StepStats
-from dllama.runtime.trace import NodePass
-from dllama.sampling.log_probabilities import log_probabilities
+from dllama.runtime.stats import DECODE, PREFILL
 from dllama.sampling.sampler import Sampler, SamplerConfig
 from dllama.text.stream import End, TextStream, Token, stop_strings
 
@@ -36,19 +31,25 @@ log = logging.getLogger("dllama.engine")
 
 @documented(options.LLM_OPTIONS)
 class LLM:
-    """A model and a context of tokens, or several; one thread at a time may use it.
+    """A model and its sequences. One thread at a time may use it; close it.
+
+    All methods work on the current sequence, which is the one that continue_from chose last.
 
     Args:
     {arguments}
 
-    Several contexts keep texts for continue_from; everything else is about the one that it chose
-    last. `name` says what to call the model.
+    Attributes:
+        name: what to call the model.
+        spec: its shape.
+        tokenizer: None if it has none.
+        stats: what each pass cost.
+        timelines: the passes of every node, with trace.
 
     Raises:
         ConfigError: an argument is wrong; the message names it.
         FormatError, UnsupportedError: a file cannot be read, or holds what dllama does not run.
         ModelError: there is no such model, or it does not fit into memory.
-        TransportError, ProtocolError, AuthenticationError: a worker.
+        TransportError, ProtocolError, AuthenticationError: a worker cannot be reached or fails.
     """
 
     def __init__(
@@ -78,12 +79,7 @@ class LLM:
         self.model_path = model_file(model, progress)
         self.name = model_name(model, self.model_path)
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
-        self.stats = Stats()
-        self.timelines: list[NodePass] = []
-        self._trace = trace
         self._interrupted = False
-        self._root: Root | None = None
-        self._failure: Exception | None = None
         with ModelFile.open(self.model_path) as file:
             self.spec: ModelSpec = file.spec
             self._config = RunConfig.of(
@@ -101,9 +97,11 @@ class LLM:
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences(self.spec.vocab_size, self.seq_len, self._config.contexts)
             self.tokenizer = tokenizer_of(self.model_path, tokenizer, self.spec)
-            self._root = Root(file, self._config, layout, progress)
-            weakref.finalize(self, self._root.close)  # where nobody calls close
-        self._traffic = self._root.traffic()
+            root = Root(file, self._config, layout, progress)
+        self._runner = ModelRunner(
+            root, self._sequences, self._config, model=self.model_path, trace=trace
+        )
+        self.stats, self.timelines = self._runner.stats, self._runner.timelines
 
     def __enter__(self) -> LLM:
         return self
@@ -112,98 +110,110 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Let workers go and give the memory back; a second call does nothing, all other use is
-        a ModelError."""
-        root, self._root = self._root, None
-        if root is not None:
-            root.close()
+        """Let workers go and give the memory back.
+
+        A second call does nothing. All other use is a ModelError afterwards.
+        """
+        self._runner.close()
 
     def reset(self) -> None:
-        """Forget all contexts, the statistics and the timelines."""
+        """Forget all sequences, the statistics and the timelines."""
         self._sequences.clear()
         self.stats.clear()
         self.timelines.clear()
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Ids of the context that are evaluated: those whose keys and values are kept."""
+        """Ids of the current sequence that are evaluated: those whose keys and values are kept."""
         return tuple(self._sequences.current.tokens)
 
     @property
     def position(self) -> int:
-        """How many these are."""
+        """How many ids of the current sequence are evaluated."""
         return self._sequences.current.position
 
     @property
     def contexts(self) -> int:
-        """How many contexts there are."""
+        """How many sequences are kept."""
         return self._config.contexts
 
     def rewind(self, position: int) -> None:
-        """Keep the first `position` tokens of the context and forget all others.
+        """Keep the beginning of the current sequence and forget the rest.
 
-        What follows has the bits that it has without them. ConfigError where fewer are evaluated.
+        What follows has the same bits as if the rest had never been there.
+
+        Args:
+            position: how many evaluated ids to keep.
+
+        Raises:
+            ConfigError: fewer are evaluated.
         """
         self._sequences.rewind(position)
 
     def continue_from(self, tokens: Sequence[int]) -> int:
-        """Make these ids the context, of which generate([]) goes on.
+        """Make these ids the current sequence, so that generate([]) goes on from them.
 
-        The longest beginning that they have in common with a context is kept and not evaluated
-        again, except for the last id, whose logits are needed. Returns how many are kept. The
-        rest waits for the next pass, so this takes no time. Of several contexts the one with that
-        beginning is continued, or where that would lose some of a prompt a copy of the beginning,
-        in the context that was not used for the longest time. ConfigError for no ids or one out
-        of range, ContextError where they do not fit; nothing changes then.
+        The longest prefix that they share with a kept sequence is not evaluated again. The rest, at
+        least the last id, is pending: the next pass evaluates it, so this call takes no time. If
+        going on in that sequence would lose much of its prompt, another one takes its prefix: the
+        one that was not used for the longest time.
+
+        Args:
+            tokens: at least one id.
+
+        Returns:
+            How many ids are kept, that is, need not be evaluated.
+
+        Raises:
+            ConfigError: there are no ids, or one is out of range; nothing changes.
+            ContextError: they do not fit; nothing changes.
         """
         return self._sequences.continue_from(tokens)
 
     def interrupt(self) -> None:
-        """Make generate end after the pass that it is in, from another thread or a signal handler.
+        """Make generate end after the current pass.
 
-        A prompt that is not evaluated by then stays to be evaluated. Without a text that is being
-        generated it does nothing.
+        Call it from another thread or a signal handler. What is not evaluated of a prompt by then
+        remains pending. If no text is being generated, nothing happens.
         """
         self._interrupted = True
 
     def ping(self) -> None:
-        """Make sure that all workers are there, while nothing is generated.
+        """Make sure that all workers are there. Call it while nothing is generated.
 
-        TransportError, ProtocolError: one is not, and the model cannot go on.
+        Raises:
+            TransportError, ProtocolError: one is gone; the model cannot go on.
         """
-        root = self._open()
-        with self._ending_on_failure():
-            root.ping()
-        self._traffic = root.traffic()
+        self._runner.ping()
 
     def memory(self, rank: int = 0) -> dict[str, int]:
-        """Bytes of a node (0: this one): weights, kv_cache (all of all contexts), buffers."""
-        return self._open().memory()[rank]
+        """Return the bytes that a node takes.
+
+        Args:
+            rank: of the node; 0 for this one.
+
+        Returns:
+            Bytes of weights, kv_cache (of all sequences) and buffers.
+        """
+        return self._runner.root.memory()[rank]
 
     def eval(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits float32 (n, vocab_size) after each of n tokens, which extend the context.
+        """Extend the current sequence by tokens and return their logits.
 
-        ConfigError for an id out of range, ContextError where the tokens do not fit; the
-        context is then as it was.
+        Args:
+            tokens: n ids.
+
+        Returns:
+            float32 (n, vocab_size): the logits after each of them.
+
+        Raises:
+            ConfigError: an id is out of range; the sequence is as it was.
+            ContextError: the tokens do not fit; the sequence is as it was.
+            TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
         given = self._sequences.check(tokens)
-        ids = self._sequences.current.pending + given
-        self._sequences.require(len(ids))
-        out = np.empty((len(given), self.spec.vocab_size), np.float32)
-        step, first = self._config.logits, len(ids) - len(given)
-        for begin in range(0, len(ids) if given else 0, step):
-            end = min(begin + step, len(ids))
-            rows = end - max(begin, first)
-            want = Want.LOGITS if rows > 0 else Want.NOTHING
-            self._pass(
-                ids[begin:end], range(end - begin - max(0, rows), end - begin), PREFILL, want
-            )
-            if rows > 0:
-                with self._ending_on_failure():
-                    out[end - first - rows : end - first] = self._open().logits()
-            self._finish_step()
-            del self._sequences.current.pending[:step]
-        return out
+        self._sequences.require(len(self._sequences.current.pending) + len(given))
+        return self._runner.logits(given)
 
     def generate(
         self,
@@ -221,14 +231,31 @@ class LLM:
         ignore_eos: bool = False,
         logprobs: int | None = None,
     ) -> Iterator[Token]:
-        """Extend the context by the prompt, then yield tokens as they are generated.
+        """Extend the current sequence by a prompt, then yield tokens as they are generated.
 
-        Ends after max_tokens (None: when the context is full), with an end-of-sequence id
-        unless ignore_eos, with one of stop_ids, before a stop string, or when interrupted.
-        temperature 0 is greedy; a seed repeats a text. logprobs: give tokens their
-        log-probability and this many alternatives (None: neither). Arguments are checked here,
-        not at the first token: ConfigError for a bad one, ContextError where prompt and
-        max_tokens do not fit.
+        Arguments are checked when this is called, not when the first token is asked for.
+
+        Args:
+            prompt: text, or token ids; empty to go on from what is pending.
+            max_tokens: most to generate; None: until the context is full.
+            temperature: 0 takes the likeliest token.
+            top_p: sample from the likeliest tokens with this total probability.
+            top_k: sample from so many of the likeliest tokens; 0: from all.
+            min_p: sample from tokens at least this times as likely as the likeliest.
+            repetition_penalty: above 1, tokens of the sequence become less likely.
+            seed: the same one gives the same text; None: a new one every time.
+            stop: strings before which the text ends.
+            stop_ids: ids with which it ends, as with an end-of-sequence id.
+            ignore_eos: do not end with an end-of-sequence id.
+            logprobs: give tokens their log-probability, and this many alternatives; None: neither.
+
+        Yields:
+            Tokens; the last one says why the text ends, unless it was interrupted in the prompt.
+
+        Raises:
+            ConfigError: an argument is wrong; the message names it.
+            ContextError: prompt and max_tokens do not fit.
+            TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
         config = SamplerConfig(
             temperature=temperature,
@@ -247,9 +274,10 @@ class LLM:
         sampler = Sampler(config)
         self._interrupted = False
         eos = () if ignore_eos or self.tokenizer is None else self.tokenizer.eos_ids
-        eos = (*eos, *self._sequences.check(stop_ids))
-        stream = TextStream(self.tokenizer, stops)
-        return self._generate(ids, limit, sampler, stream, eos, logprobs)
+        ends = (*eos, *self._sequences.check(stop_ids))
+        return self._generate(
+            ids, limit, sampler, TextStream(self.tokenizer, stops), ends, logprobs
+        )
 
     def _generate(
         self,
@@ -257,127 +285,42 @@ class LLM:
         limit: int,
         sampler: Sampler,
         stream: TextStream,
-        eos: Sequence[int],
+        ends: Sequence[int],
         logprobs: int | None,
     ) -> Iterator[Token]:
-        """Up to `limit` tokens that follow ids; eos: those that end a text."""
+        """Yield up to `limit` tokens that follow ids; `ends` are those that end a text."""
         history = self._sequences.current.tokens + ids
         self._sequences.current.pending = ids
         for count in range(1, limit + 1):
-            token = self._next(sampler, history, PREFILL if count == 1 else DECODE, logprobs)
+            phase = PREFILL if count == 1 else DECODE
+            token = self._runner.next_token(
+                sampler, history, phase, logprobs, lambda: self._interrupted
+            )
             if token is None:
                 return
             history.append(token.id)
-            text = "" if token.id in eos else stream.push(token.id)
-            ends = (
-                (End.EOS, token.id in eos),
+            text = "" if token.id in ends else stream.push(token.id)
+            reasons = (
+                (End.EOS, token.id in ends),
                 (End.STOP, stream.stopped),
                 (End.LENGTH, count == limit),
                 (End.INTERRUPT, self._interrupted),
             )
-            end = next((end for end, reached in ends if reached), None)
+            end = next((end for end, holds in reasons if holds), None)
             yield replace(token, text=text + stream.flush() if end else text, end=end)
             if end:
                 return
 
-    def _next(
-        self, sampler: Sampler, history: list[int], phase: str, logprobs: int | None
-    ) -> Token | None:
-        """Evaluate what is pending, sample the token that follows; it is pending then.
-
-        None where an interruption came before all but the last batch was evaluated.
-        """
-        rows, sequence = self._config.batch, self._sequences.current
-        while len(sequence.pending) > rows:
-            self._pass(sequence.pending[:rows], range(0), phase, Want.NOTHING)
-            self._finish_step()
-            del sequence.pending[:rows]
-            if self._interrupted:
-                return None
-        last_row = len(sequence.pending) - 1
-        self._pass(sequence.pending, range(last_row, last_row + 1), phase, Want.TOP)
-        begin = time.perf_counter()
-        with self._ending_on_failure():
-            (shards,) = self._open().shards()
-            token = Token(sampler.sample(shards, history), "")
-            if logprobs is not None:
-                found = log_probabilities(shards, token.id, logprobs)
-                token = replace(token, logprob=found.token, top=found.best)
-        sample_ms = (time.perf_counter() - begin) * 1e3
-        last = self.stats.steps[-1]
-        self.stats.amend(replace(last, sample_ms=sample_ms, total_ms=last.total_ms + sample_ms))
-        self._finish_step()
-        sequence.pending = [token.id]
-        return token
-
-    def _pass(self, ids: list[int], wanted: range, phase: str, want: Want) -> None:
-        """One pass over all nodes: the next ids of the current sequence.
-
-        Args:
-            ids: at most as many as a batch has rows.
-            wanted: those whose logits are wanted, by their place in ids.
-            phase: PREFILL or DECODE, for the statistics.
-            want: what is asked of the logits.
-        """
-        root = self._open()
-        begin = time.perf_counter()
-        batch = self._sequences.plan(len(ids), wanted)
-        with self._ending_on_failure():
-            root.run(ids, batch, want)
-        total_ms = (time.perf_counter() - begin) * 1e3
-        self._sequences.evaluated(ids, given=phase == PREFILL)
-        inference_ms, transfer_ms = root.times()
-        step = StepStats(phase, len(ids), total_ms, inference_ms, transfer_ms, 0.0, 0, 0)
-        self.stats.add(step)
-
-    def _finish_step(self) -> None:
-        """After the last message of a step: its traffic, and its timeline if one is kept."""
-        self._count_traffic()
-        if self._trace:
-            root = self._open()
-            with self._ending_on_failure():
-                self.timelines += root.timelines()
-            self._traffic = root.traffic()
-
-    def _count_traffic(self) -> None:
-        """Add what this node sent and received since the last count to the last step."""
-        before, self._traffic = self._traffic, self._open().traffic()
-        last = self.stats.steps[-1]
-        self.stats.amend(
-            replace(
-                last,
-                sent_bytes=last.sent_bytes + self._traffic[0] - before[0],
-                received_bytes=last.received_bytes + self._traffic[1] - before[1],
-            )
-        )
-
-    @contextmanager
-    def _ending_on_failure(self) -> Iterator[None]:
-        """Let all nodes go where one failed; later calls repeat the first cause."""
-        try:
-            yield
-        except (ConnectionError, ProtocolError) as error:
-            self._failure = error
-            self.close()
-            raise
-
-    def _open(self) -> Root:
-        if self._root is None:
-            why = f"cannot go on: {self._failure}" if self._failure else "is closed"
-            raise ModelError(f"{self.model_path} {why}") from self._failure
-        return self._root
-
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """Ids of a prompt; at the beginning of the context the tokenizer may put a bos."""
+        """Return the ids of a prompt. At the beginning of a sequence a text may get a bos."""
+        pending = self._sequences.current.pending
         if not isinstance(prompt, str):
             ids = self._sequences.check(prompt)
         elif self.tokenizer is None:
             raise ConfigError(f"the prompt is text, but {self.model_path} has no tokenizer")
         else:
-            begins = self.position == 0 and not self._sequences.current.pending
-            ids = self.tokenizer.encode(prompt, add_bos=None if begins else False)
-            if not ids and begins and self.tokenizer.bos_id is not None:
-                ids = [self.tokenizer.bos_id]
-        if not ids and not self._sequences.current.pending:
+            begins = self.position == 0 and not pending
+            ids = self._sequences.check(self.tokenizer.prompt_ids(prompt, begins))
+        if not ids and not pending:
             raise ConfigError("the prompt is empty and there is no token to begin with")
-        return self._sequences.check(ids)
+        return ids

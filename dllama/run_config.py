@@ -14,9 +14,9 @@ from dllama.option import Option, checked
 
 WIRE = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
 MAX_LOGITS = 1 << 24  # numbers of all logits of a pass
-# Where nobody says how many contexts there are, they take this part of the model's bytes, or this
-# many bytes where that is more.
-CONTEXTS_PART, CONTEXTS_BYTES = 4, 10**9
+# Bytes that sequences may take if nobody says how many to keep: those of the model divided by the
+# first number, or the second number if that is more.
+CONTEXTS_DIVISOR, CONTEXTS_BYTES = 4, 10**9
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class RunConfig:
 
     Args:
         shares: how much of the model each node holds, by rank.
-        seq_len: positions of a context.
-        half: whether the KV cache is float16, else float32.
-        batch: most tokens of a pass.
-        logits: most rows of logits of a pass.
-        buffer: numbers of an all-reduce: q80, f32 or f16.
+        seq_len: most positions of a sequence.
+        half: whether the KV cache is float16; else it is float32.
+        batch: most rows of a pass.
+        logits: most rows of a pass whose logits are wanted.
+        buffer: type of the numbers in an all-reduce: q80, f32 or f16.
         all_reduce: auto, exchange or two-step.
-        timeout: seconds after which a node that does not answer is given up.
-        contexts: how many have a KV cache.
+        timeout: seconds after which a node that does not reply is given up.
+        contexts: how many sequences are kept.
     """
 
     shares: tuple[float, ...]
@@ -60,9 +60,16 @@ class RunConfig:
         kv_cache: str | None = None,
         batch_size: int | None = None,
     ) -> RunConfig:
-        """What follows from options for a model on some nodes; None stands for an option's default.
+        """Return what options mean for a model.
 
-        ConfigError for a value that an option does not take, or that does not fit the model.
+        Args:
+            spec: of the model.
+            nodes: how many; there are as many shares.
+
+        The other arguments are options of LLM(); None stands for the default.
+
+        Raises:
+            ConfigError: an option does not take a value, or the value does not fit the model.
         """
         seq_len = _context_length(max_seq_len, spec)
         batch = min(options.BATCH_SIZE.argument(batch_size), seq_len)
@@ -82,7 +89,7 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, content: object, peer: str) -> RunConfig:
-        """The configuration that a peer sends; ProtocolError names the field that is wrong."""
+        """Check what a peer sends; ProtocolError names the peer and the wrong field."""
         if not isinstance(content, Mapping):
             raise ProtocolError(f"{peer}: config is {type(content).__name__}, expected an object")
         try:
@@ -93,18 +100,20 @@ class RunConfig:
 
     @property
     def world_size(self) -> int:
-        """Number of nodes."""
+        """How many nodes there are."""
         return len(self.shares)
 
     @property
     def exact(self) -> bool:
-        """Whether an all-reduce sends numbers as they are."""
+        """Whether an all-reduce sends numbers without rounding."""
         return WIRE[self.buffer] is WeightType.F32
 
     @property
     def patience(self) -> float:
-        """Seconds a node waits for bytes of another; the rest of the timeout is for finding
-        out which node is to blame."""
+        """Seconds that a node waits for bytes of another one.
+
+        The rest of the timeout is for finding out which node is at fault.
+        """
         return 0.8 * self.timeout
 
 
@@ -124,30 +133,30 @@ assert [option.name for option in FIELDS] == [field.name for field in fields(Run
 
 
 def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, half: bool) -> int:
-    """How many contexts there are; None: as many as take little memory beside the model."""
+    """Return how many sequences are kept; None: as many as take little memory beside the model."""
     if contexts is not None:
         count: int = options.CONTEXTS.argument(contexts)
         return count
     width = 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * (2 if half else 4)
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
-    room = max(model // CONTEXTS_PART, CONTEXTS_BYTES)
+    room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
     return max(1, min(options.DEFAULT_CONTEXTS, room // (width * seq_len)))
 
 
 def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:
-    """Positions of the context."""
+    """Return the most positions of a sequence."""
     option = replace(options.MAX_SEQ_LEN, most=spec.seq_len)
     length: int | None = option.argument(max_seq_len)
     return min(spec.seq_len, options.DEFAULT_SEQ_LEN) if length is None else length
 
 
 def _half_cache(kv_cache: str, spec: ModelSpec) -> bool:
-    """Whether keys and values are kept as float16."""
+    """Return whether keys and values are kept as float16."""
     return kv_cache == "f16" or (kv_cache == "auto" and spec.weight_type is not WeightType.F32)
 
 
 def _node_shares(shares: Sequence[float] | None, nodes: int) -> tuple[float, ...]:
-    """One share for each node; equal ones unless given."""
+    """Return one share for each node, equal ones unless they are given."""
     if shares is None:
         return (1.0,) * nodes
     if len(shares) != nodes:

@@ -13,7 +13,7 @@ from dllama.cluster import protocol
 from dllama.cluster.member import Member
 from dllama.errors import DllamaError, NodeError, TransportError, TransportTimeoutError
 
-# The part of the timeout in which workers report. Waiting for data takes the rest of it.
+# How much of the timeout is for reports of workers. Waiting for data takes the rest.
 LISTENING = 0.2
 
 

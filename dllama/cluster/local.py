@@ -89,7 +89,7 @@ class LocalWorkers:
         return [process.pid for process in self._processes]
 
     def _start(self, rank: int, transport: Transport, threads: int) -> subprocess.Popen[str]:
-        """Start a worker in its own process group, so that Ctrl-C reaches only the root."""
+        """Start a worker that Ctrl-C does not reach: the root ends it."""
         address = "127.0.0.1:0"
         if transport.scheme == "unix":
             address = f"unix:{self._folder}/{rank}.sock"

@@ -1,4 +1,4 @@
-"""What a worker does for one root: it joins a cluster, takes its weights and evaluates passes."""
+"""A session: a worker joins a root's cluster, takes its weights and evaluates passes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class KeptWeights:
 
 
 class Session:
-    """A worker's part in a cluster, from JOIN to BYE. Run it once, then close it.
+    """What a worker does for one root, from JOIN to BYE. Run it once, then close it.
 
     Args:
         root: control link of the root.

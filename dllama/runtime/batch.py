@@ -1,4 +1,4 @@
-"""A batch as the root plans it and all nodes evaluate it."""
+"""A batch: the rows that all nodes evaluate in one pass."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Span(NamedTuple):
 
     Args:
         rows: how many.
-        position: of the first.
-        blocks: the sequence's KV blocks, in the order of their positions; these rows' included.
+        position: of the first row.
+        blocks: KV blocks of the sequence by position, those of these rows included.
     """
 
     rows: int
@@ -26,9 +26,9 @@ class Batch:
     """The rows of a pass.
 
     Args:
-        spans: of the sequences, one after another.
+        spans: rows of each sequence.
         wanted: rows whose logits are wanted, ascending.
-        copies: KV blocks that are copied before the pass, (source, target).
+        copies: (source, target) of KV blocks to copy before the pass.
     """
 
     spans: Sequence[Span]
@@ -37,5 +37,5 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        """How many rows all spans have together."""
+        """How many rows there are."""
         return sum(span.rows for span in self.spans)

@@ -1,4 +1,4 @@
-"""The memory a model takes, without loading it."""
+"""The memory that a model takes, without loading it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,32 @@ class NothingRead:
         self._rooms: dict[tuple[int, int, WeightType], PackedMatrix] = {}
 
     def room(self, matrix: Matrix) -> PackedMatrix:
-        """The room of all matrices of this size; no page of it is touched."""
+        """Return the room that all matrices of this size share; no page of it is touched."""
         key = (matrix.rows, matrix.cols, matrix.weight_type)
         if key not in self._rooms:
             self._rooms[key] = weights.room(matrix)
         return self._rooms[key]
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
-        """No rows."""
+        """Yield no rows."""
         yield from ()
 
 
 def footprint(
     model: ModelFile, config: RunConfig, *, threads: int, rank: int = 0
 ) -> dict[str, int]:
-    """Bytes of weights, kv_cache and buffers of a node, as it has them after loading.
+    """Return the memory that a node takes once it is loaded.
 
-    The node is built on weights that are never read, and on links that lead nowhere.
+    It builds the node on weights that are never read and on links that lead nowhere.
+
+    Args:
+        model: the open model file.
+        config: what all nodes agree on.
+        threads: of the node.
+        rank: of the node.
+
+    Returns:
+        Bytes of weights, kv_cache and buffers.
     """
     graph = graph_of(model.spec, config, rank, model.path)
     unread = weights.load(graph, NothingRead(model))

@@ -20,8 +20,18 @@ from dllama.runtime.batch import Batch
 
 
 def graph_of(spec: ModelSpec, config: RunConfig, rank: int, path: object = "model") -> Graph:
-    """The graph of one node; ConfigError for more nodes than the model can be split over,
-    UnsupportedError for a model that is of no family."""
+    """Return the graph of one node.
+
+    Args:
+        spec: of the model.
+        config: what all nodes agree on.
+        rank: of the node.
+        path: of the model, for messages.
+
+    Raises:
+        ConfigError: there are more nodes than the model can be split over.
+        UnsupportedError: the model is of no family.
+    """
     check_supported(spec, path)
     return build(spec, sharding.split(spec, config.shares, config.exact)[rank])
 
@@ -33,10 +43,15 @@ def communicator_of(
     rank: int,
     watched: dict[int, Link],
 ) -> Communicator:
-    """The links of one node to all others as its graph's collectives use them.
+    """Return the links of one node to all others, with buffers for the collectives of its graph.
 
-    graph: of any of the nodes, since they agree on what all of them send. watched: a worker's
-    control link, whose end tells that the root has gone.
+    Args:
+        graph: of any node, since all of them know what each one sends.
+        config: what all nodes agree on.
+        links: by rank, None for this node.
+        rank: of this node.
+        watched: links by rank whose end also ends an exchange: a worker's control link, which shows
+            that the root has gone.
     """
     shard = graph.shard
     both = zip(shard.output_sum.adds, shard.down_sum.adds, strict=True)
@@ -54,7 +69,18 @@ def communicator_of(
 
 
 class Node:
-    """One node's executor and weights, and the logits of the last pass."""
+    """An executor with its weights and KV cache.
+
+    Args:
+        graph: of this node.
+        weights: of the graph.
+        config: what all nodes agree on.
+        threads: for computing.
+        communicator: links to the other nodes; None if there are none.
+
+    Attributes:
+        logits: float32 (wanted rows, ids of this node's vocabulary shard) of the last pass.
+    """
 
     def __init__(
         self,
@@ -89,13 +115,12 @@ class Node:
         """Evaluate a batch.
 
         Args:
-            ids: int32 (rows,), of the root; another node's may be anything in range.
-            batch: where the rows are.
-            encoding: of the rows that the root broadcasts.
+            ids: int32 (rows,). Only the root's matter; those of other nodes may be any in range.
+            batch: the sequences, positions and KV blocks of the rows, and which are wanted.
+            encoding: of the rows that the root broadcasts (comm/broadcast.pxd).
 
         Returns:
-            float32 (rows whose logits are wanted, this node's vocabulary), a view that is valid
-            until the next pass.
+            float32 (wanted rows, ids of this node's vocabulary shard), valid until the next pass.
 
         Raises:
             ValueError: the batch does not fit; nothing is evaluated.
@@ -105,22 +130,26 @@ class Node:
         return self.logits
 
     def memory(self) -> dict[str, int]:
-        """Bytes of weights, kv_cache (of all sequences) and buffers."""
+        """Return the bytes of weights, kv_cache (of all sequences) and buffers."""
         return {"weights": self._weight_bytes, **self._executor.memory()}
 
     def times(self) -> tuple[float, float]:
-        """Milliseconds of computing and of transfers in the last pass."""
-        steps = self._executor.milliseconds()
-        transfer = float(steps[self._transfers].sum())
-        return float(steps.sum()) - transfer, transfer
+        """Return the milliseconds of computing and of transfers in the last pass."""
+        stages = self._executor.milliseconds()
+        transfer = float(stages[self._transfers].sum())
+        return float(stages.sum()) - transfer, transfer
 
     def timeline(self) -> dict[str, Any]:
-        """When the last pass began (nanoseconds of this node's clock) and its steps'
-        milliseconds."""
+        """Return when the last pass began, and how long its stages took.
+
+        Returns:
+            began: nanoseconds of this node's clock.
+            ms: milliseconds of each stage.
+        """
         return {"began": self._executor.began, "ms": self._executor.milliseconds().tolist()}
 
     def labels(self) -> list[tuple[str, str]]:
-        """A name and a kind for each stage of a timeline."""
+        """Return (name, kind) for each stage of a timeline; the kind is inference or transfer."""
         return [
             (f"{task.op} {task.weight or task.layer}", task.kind.name.lower())
             for task in self._executor.tasks()

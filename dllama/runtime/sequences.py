@@ -1,6 +1,6 @@
-"""Sequences: which ids a model has keys and values of, and in which KV blocks.
+"""Sequences: the ids whose keys and values a model keeps, and the KV blocks that hold them.
 
-The root decides for all nodes; what is in the blocks, each node's executor knows.
+The root decides for all nodes which blocks a sequence has. Each node's executor fills them.
 """
 
 from __future__ import annotations
@@ -12,49 +12,56 @@ from dllama.checks import integer
 from dllama.errors import ConfigError, ContextError
 from dllama.runtime.batch import Batch, Span
 
-# Ids at the end of a prompt that a continued text may change: where templates begin an answer.
+# Ids at the end of a prompt, where templates begin an answer. They may change in the next turn.
 SEAM = 4
 
 
 class BlockPool:
-    """KV blocks by number, each used by any number of sequences."""
+    """The numbers of all KV blocks, and how many sequences use each.
+
+    Args:
+        count: how many blocks there are.
+    """
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count - 1, -1, -1))
         self._users = [0] * count
 
     def take(self) -> int:
-        """A block that nobody uses; there is one while sequences are no longer than planned."""
+        """Take a block that nobody uses.
+
+        There always is one, since the pool has enough for all sequences at their longest.
+        """
         block = self._free.pop()
         self._users[block] = 1
         return block
 
     def share(self, blocks: Ids[int]) -> list[int]:
-        """The same blocks for one more user."""
+        """Count one more user of blocks, and return them."""
         for block in blocks:
             self._users[block] += 1
         return list(blocks)
 
     def release(self, blocks: Ids[int]) -> None:
-        """One user less."""
+        """Count one user less. Blocks without a user are free again."""
         for block in blocks:
             self._users[block] -= 1
             if not self._users[block]:
                 self._free.append(block)
 
     def is_shared(self, block: int) -> bool:
-        """Whether a block has several users."""
+        """Return whether a block has several users."""
         return self._users[block] > 1
 
 
 class Sequence:
-    """A text as a model knows it.
+    """A text as a model keeps it.
 
     Attributes:
-        tokens: ids whose keys and values are kept.
-        pending: ids that follow, given or generated, but are not evaluated yet.
-        blocks: KV blocks of the tokens, in the order of positions.
-        given: tokens up to the last one that was not generated.
+        tokens: ids that are evaluated: their keys and values are kept.
+        pending: ids that follow, from a prompt or generated, and are not evaluated yet.
+        blocks: KV blocks of the tokens, by position.
+        given: how many tokens there are up to the last one of a prompt.
     """
 
     def __init__(self) -> None:
@@ -65,37 +72,40 @@ class Sequence:
 
     @property
     def position(self) -> int:
-        """How many tokens there are."""
+        """How many tokens are evaluated."""
         return len(self.tokens)
 
 
 class Sequences:
-    """The sequences of a model, one of which is the current one.
+    """The sequences that a model keeps. One of them is the current one.
 
     Args:
-        vocab_size: ids are below it.
+        vocab_size: all ids are below it.
         seq_len: most positions of a sequence.
-        count: of sequences whose keys and values are kept.
+        count: how many sequences are kept.
     """
 
     def __init__(self, vocab_size: int, seq_len: int, count: int = 1) -> None:
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._seq_len = seq_len
         self._block = block_positions(seq_len)
         self._pool = BlockPool(count * -(-seq_len // self._block))
-        self._by_use = [Sequence() for _ in range(count)]  # the one that was used last is last
+        self._by_use = [Sequence() for _ in range(count)]  # last used, last
         self.current = self._by_use[0]
 
     def continue_from(self, tokens: Ids[int]) -> int:
-        """Make a sequence of these ids the current one; as few of them as possible are pending.
+        """Make these ids the current sequence, with as few of them pending as possible.
 
-        The sequence with the longest common prefix goes on if only what it generated differs: so
-        does a conversation that goes on, and one whose answer is asked for again or was changed by
-        its template. Otherwise the sequence that was not used for the longest time is given up for
-        one that shares the blocks of the common prefix.
+        The sequence with the longest common prefix goes on if at most its generated ids differ.
+        That is so for a conversation with a new turn, and for one whose last answer is asked for
+        again or was changed by the template. Otherwise the sequence that was not used for the
+        longest time gives way to one that shares the KV blocks of the common prefix.
+
+        Args:
+            tokens: at least one id.
 
         Returns:
-            How many ids are kept; the last one is always pending, since its logits are wanted.
+            How many ids are kept. The last one is always pending, since its logits are wanted.
 
         Raises:
             ConfigError: there are no ids, or one is out of range; nothing changes.
@@ -118,7 +128,7 @@ class Sequences:
         return kept
 
     def _fork(self, source: Sequence, kept: int, target: Sequence) -> Sequence:
-        """Let target begin as source does, in the same blocks."""
+        """Make target a sequence of the first tokens of source, in the same blocks."""
         self._pool.release(target.blocks)
         target.tokens, target.given = source.tokens[:kept], min(source.given, kept)
         target.blocks = self._pool.share(source.blocks[: self._blocks(kept)])
@@ -126,6 +136,9 @@ class Sequences:
 
     def rewind(self, position: int) -> None:
         """Keep the first tokens of the current sequence, and nothing pending.
+
+        Args:
+            position: how many tokens to keep.
 
         Raises:
             ConfigError: there are fewer tokens.
@@ -141,11 +154,11 @@ class Sequences:
             self._cut(sequence, 0)
             sequence.pending = []
 
-    def plan(self, count: int, wanted: Ids[int]) -> Batch:
-        """A batch of the next `count` ids of the current sequence.
+    def next_batch(self, count: int, wanted: Ids[int]) -> Batch:
+        """Return a batch of the next ids of the current sequence, with KV blocks for them.
 
         Args:
-            count: of ids, which fit (require).
+            count: how many ids; they fit (see require).
             wanted: rows whose logits are wanted.
         """
         sequence, copies = self.current, []
@@ -164,8 +177,8 @@ class Sequences:
         """Note that a pass has evaluated ids of the current sequence.
 
         Args:
-            ids: all of the batch.
-            given: they are of a prompt; else they were generated.
+            ids: all ids of the batch.
+            given: whether they are of a prompt; else they were generated.
         """
         sequence = self.current
         sequence.tokens.extend(ids)
@@ -175,15 +188,15 @@ class Sequences:
         self._by_use.append(sequence)
 
     def check(self, tokens: Ids[int]) -> list[int]:
-        """The tokens as integers; ConfigError for one out of range."""
+        """Return tokens as integers; ConfigError for one out of range."""
         ids = [integer("token id", token) for token in tokens]
         for token in ids:
-            if not 0 <= token < self._vocab_size:
-                raise ConfigError(f"token id is {token}, expected 0 to {self._vocab_size - 1}")
+            if not 0 <= token < self.vocab_size:
+                raise ConfigError(f"token id is {token}, expected 0 to {self.vocab_size - 1}")
         return ids
 
     def require(self, count: int) -> None:
-        """ContextError unless `count` more tokens fit in the current sequence."""
+        """Raise ContextError unless `count` more tokens fit in the current sequence."""
         position = self.current.position
         if position + count > self._seq_len:
             raise ContextError(
@@ -192,15 +205,15 @@ class Sequences:
             )
 
     def limit(self, prompt: int, max_tokens: int | None) -> int:
-        """How many tokens can be generated after a prompt; the last needs no position of its own.
+        """Return how many tokens to generate after a prompt. The last one needs no position.
 
         Args:
-            prompt: its tokens.
-            max_tokens: most that are asked for; None for as many as fit.
+            prompt: how many tokens the prompt has.
+            max_tokens: most to generate; None for as many as fit.
 
         Raises:
-            ConfigError: max_tokens is not a number.
-            ContextError: they do not fit.
+            ConfigError: max_tokens is not a number, or negative.
+            ContextError: prompt and max_tokens do not fit.
         """
         self.require(prompt)
         if max_tokens is None:
@@ -210,17 +223,17 @@ class Sequences:
         return count
 
     def _blocks(self, positions: int) -> int:
-        """How many blocks hold so many positions."""
+        """Return how many blocks hold so many positions."""
         return -(-positions // self._block)
 
     def _cut(self, sequence: Sequence, position: int) -> None:
-        """Forget tokens from a position on, and give their blocks back."""
+        """Forget all tokens from a position on, and give their blocks back."""
         del sequence.tokens[position:]
         self._pool.release(sequence.blocks[self._blocks(position) :])
         del sequence.blocks[self._blocks(position) :]
 
 
 def _common(a: Ids[int], b: Ids[int]) -> int:
-    """Length of the longest common prefix."""
+    """Return the length of the longest common prefix."""
     pairs = enumerate(zip(a, b, strict=False))
     return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))

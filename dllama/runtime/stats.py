@@ -1,8 +1,8 @@
-"""What a generation cost: one record per step, and their averages.
+"""What passes cost: one record for each, and averages.
 
-A step is one pass through the model: a batch of prompt tokens (phase "prefill")
-or one generated token (phase "decode"). Times are milliseconds of wall clock,
-bytes are those the root sent and received.
+In reports a pass is called a step: a batch of prompt tokens (phase "prefill") or one generated
+token (phase "decode"). Times are milliseconds of wall clock. Bytes are what the root sent and
+received.
 """
 
 from __future__ import annotations
@@ -12,13 +12,24 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 PREFILL = "prefill"
 DECODE = "decode"
-# More than a context has positions, so that a report of one text has all steps of it.
+# More than a sequence has positions, so that a report of one text has all of its steps.
 MOST_STEPS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """One step: total = inference + transfer + sampling + what is left between them."""
+    """One step.
+
+    Args:
+        phase: PREFILL or DECODE.
+        tokens: rows of the pass.
+        total_ms: inference, transfer, sampling, and whatever is between them.
+        inference_ms: computing on the root.
+        transfer_ms: waiting for other nodes and exchanging bytes with them, on the root.
+        sample_ms: choosing the token.
+        sent_bytes: by the root.
+        received_bytes: by the root.
+    """
 
     phase: str
     tokens: int
@@ -30,41 +41,54 @@ class StepStats:
     received_bytes: int
 
     def as_dict(self) -> dict[str, object]:
-        """The step as it stands in a report, keys in the order of the fields."""
+        """Return the step as reports show it, keys in the order of the fields."""
         return asdict(self)
 
     def plus(self, other: StepStats) -> StepStats:
-        """Both as one step of this one's phase."""
+        """Return the sum of two steps, in the phase of this one."""
         names = [one.name for one in fields(self)][1:]
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 @dataclass
 class Stats:
-    """The steps since the context was last emptied, oldest first.
+    """The steps since the last reset.
 
-    Of more than MOST_STEPS the older half is kept as a sum of each phase (`earlier`), so that
-    a conversation without end takes a bounded memory; all figures but `steps` count them.
+    When there are more than MOST_STEPS, the older half is added up, so that a conversation without
+    end takes bounded memory. Everything but `steps` still counts them.
+
+    Attributes:
+        steps: oldest first.
+        earlier: the sum of older steps, by phase.
+        count: how many steps were added.
     """
 
     steps: list[StepStats] = field(default_factory=list)
     earlier: dict[str, StepStats] = field(default_factory=dict, init=False)
     count: int = field(default=0, init=False)
-    """Steps that were added so far."""
 
     def __post_init__(self) -> None:
         self.count = len(self.steps)
 
     def add(self, step: StepStats) -> None:
-        """Append one finished step."""
+        """Append a step."""
         self.steps.append(step)
         self.count += 1
         if len(self.steps) > MOST_STEPS:
             self._shorten()
 
-    def amend(self, step: StepStats) -> None:
-        """Put a step in the place of the last one."""
-        self.steps[-1] = step
+    def charge(
+        self, *, sample_ms: float = 0.0, sent_bytes: int = 0, received_bytes: int = 0
+    ) -> None:
+        """Add to the last step what came after its pass; sampling counts in its total too."""
+        last = self.steps[-1]
+        self.steps[-1] = replace(
+            last,
+            total_ms=last.total_ms + sample_ms,
+            sample_ms=last.sample_ms + sample_ms,
+            sent_bytes=last.sent_bytes + sent_bytes,
+            received_bytes=last.received_bytes + received_bytes,
+        )
 
     def clear(self) -> None:
         """Forget all steps."""
@@ -73,11 +97,11 @@ class Stats:
         self.count = 0
 
     def since(self, count: int) -> Stats:
-        """The steps after the first `count`, as far as they are kept."""
+        """Return the steps after the first `count`, as far as they are kept."""
         return Stats(self.steps[max(0, len(self.steps) - (self.count - count)) :])
 
     def phase(self, phase: str) -> list[StepStats]:
-        """The steps of one phase, oldest first; those that are not kept count as one."""
+        """Return the steps of one phase, oldest first. The sum of older ones counts as one step."""
         earlier = [self.earlier[phase]] if phase in self.earlier else []
         return earlier + [step for step in self.steps if step.phase == phase]
 
@@ -90,9 +114,9 @@ class Stats:
         del self.steps[:half]
 
     def summary(self) -> dict[str, float]:
-        """Tokens per second of both phases, and averages per generated token.
+        """Return tokens per second of both phases, and averages per generated token.
 
-        A figure with nothing to average is 0.0.
+        A figure is 0.0 if there is nothing to average.
         """
         decode = self.phase(DECODE)
         return {
@@ -107,17 +131,17 @@ class Stats:
 
 
 def _tokens(steps: Iterable[StepStats]) -> int:
-    """Tokens of all steps together."""
+    """Return the tokens of all steps."""
     return sum(step.tokens for step in steps)
 
 
 def _rate(steps: list[StepStats]) -> float:
-    """Tokens per second over the steps' total time."""
+    """Return tokens per second of the steps' total time."""
     seconds = sum(step.total_ms for step in steps) / 1000.0
     return _tokens(steps) / seconds if seconds > 0 else 0.0
 
 
 def _average(steps: list[StepStats], values: Iterable[float]) -> float:
-    """Sum of the values per token of the steps."""
+    """Return the sum of values per token of the steps."""
     tokens = _tokens(steps)
     return sum(values) / tokens if tokens else 0.0

@@ -165,6 +165,19 @@ class Tokenizer:
             return ids if add_bos is None and ids[:1] == bos else bos + ids
         return ids
 
+    def prompt_ids(self, text: str, begins: bool) -> list[int]:
+        """Encode a prompt.
+
+        Args:
+            text: the prompt.
+            begins: whether it begins a sequence. It may get a BOS then, and is one if it is empty.
+
+        Raises:
+            ConfigError: as for encode.
+        """
+        ids = self.encode(text, add_bos=None if begins else False)
+        return [self.bos_id] if not ids and begins and self.bos_id is not None else ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Special tokens add no text; invalid UTF-8 becomes U+FFFD."""
         return self._backend.decode(ids)

@@ -51,7 +51,7 @@ def test_weights_that_are_there_are_not_sent_again():
     for seq_len in (64, 32):
         with dllama.LLM(workers=[address], threads=1, max_seq_len=seq_len) as llm:
             expected = llm.eval([1, 2, 3])
-            sent.append(llm._root.traffic()[0])
+            sent.append(llm._runner.root.traffic()[0])
     with dllama.LLM(nodes=2, threads=1) as llm:
         assert (llm.eval([1, 2, 3]) == expected).all()
     process.terminate()

@@ -257,7 +257,7 @@ def test_a_cluster_that_is_not_closed_ends_with_its_process(tmp_path):
     code = (
         "import dllama\n"
         "llm = dllama.LLM(nodes=3, threads=1)\n"
-        "print(*llm._root.worker_pids)\n"
+        "print(*llm._runner.root.worker_pids)\n"
         "next(llm.generate('A', 1))\n"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

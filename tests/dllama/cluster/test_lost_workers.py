@@ -93,7 +93,7 @@ def test_killed_local_worker_is_named_and_nothing_is_left(rank, tmp_path, monkey
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     with dllama.LLM(nodes=3, threads=1, timeout=CALM) as llm:
-        pids = llm._root.worker_pids
+        pids = llm._runner.root.worker_pids
         with (
             Later(0.1, lambda: os.kill(pids[rank - 1], signal.SIGKILL)) as kill,
             pytest.raises(dllama.TransportError, match=rf"worker {rank} \(unix:"),
@@ -111,7 +111,7 @@ def test_a_worker_that_dies_while_nothing_is_evaluated_is_found_by_a_ping():
         llm.ping()
         llm.reset()
         assert (llm.eval(IDS) == expected).all()
-        os.kill(llm._root.worker_pids[1], signal.SIGKILL)
+        os.kill(llm._runner.root.worker_pids[1], signal.SIGKILL)
         with pytest.raises(dllama.TransportError, match=r"worker 2 \(unix:"):
             llm.ping()
         with pytest.raises(dllama.ModelError, match="cannot go on"):
@@ -143,8 +143,8 @@ def test_worker_stopped_between_passes_is_named_within_the_timeout(start, rank):
     workers = start(2)
     with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
         batch = Batch([Span(len(IDS), 0, [0])], [len(IDS) - 1])
-        llm._root.run(IDS, batch, protocol.Want.TOP)
-        (shards,) = llm._root.shards()
+        llm._runner.root.run(IDS, batch, protocol.Want.TOP)
+        (shards,) = llm._runner.root.shards()
         workers[rank - 1].signal(signal.SIGSTOP)
         begin = time.monotonic()
         with pytest.raises(dllama.TransportError, match=name(rank, workers[rank - 1].address)):
@@ -156,7 +156,7 @@ def test_nobody_waits_for_the_words_of_the_worker_that_all_blame(start):
     workers = start(2)
     with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
         llm.eval(IDS)
-        for member in llm._root._coordinator.members:
+        for member in llm._runner.root._coordinator.members:
             member.control.timeout = 200.0  # of which a fifth is for last words
         workers[1].signal(signal.SIGSTOP)
         begin = time.monotonic()

@@ -59,7 +59,7 @@ def test_a_worker_takes_no_more_than_it_says(tmp_path):
             writer.write_rows(info.name, np.ones(info.shape, np.float32))
         writer.commit()
     with dllama.LLM(tmp_path / "model.m", nodes=2, threads=1) as llm:
-        (pid,) = llm._root.worker_pids
+        (pid,) = llm._runner.root.worker_pids
         before = resident(pid, "VmRSS")
         llm.eval(range(256))
         memory = llm.memory(1)

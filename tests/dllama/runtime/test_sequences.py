@@ -20,7 +20,7 @@ MODEL = "llama-gqa"
 def evaluate(sequences, ids):
     """What a pass does; how many ids were known, and the sequence by number."""
     kept = sequences.continue_from(ids)
-    batch = sequences.plan(len(ids) - kept, range(0))
+    batch = sequences.next_batch(len(ids) - kept, range(0))
     sequences.evaluated(ids[kept:], given=True)
     assert sequences.current.tokens == ids
     assert batch.rows == len(ids) - kept
@@ -89,15 +89,15 @@ def test_a_shared_block_is_copied_when_it_is_written():
     sequences.continue_from([*ids[:550], 95, 96])
     fork = sequences.current
     assert fork.blocks == blocks, "nothing is copied before a pass"
-    batch = sequences.plan(2, range(2))
+    batch = sequences.next_batch(2, range(2))
     assert batch.copies == [(blocks[2], fork.blocks[2])]
     assert fork.blocks[:2] == blocks[:2]
     assert fork.blocks[2] not in blocks
     assert batch.spans == (Span(2, 550, tuple(fork.blocks)),)
     sequences.evaluated([95, 96], given=True)
-    assert sequences.plan(1, range(1)).copies == []
+    assert sequences.next_batch(1, range(1)).copies == []
     assert sequences.continue_from([*ids[:512], 97]) == 512
-    assert sequences.plan(1, range(1)).copies == [], "a new block, whoever has the others"
+    assert sequences.next_batch(1, range(1)).copies == [], "a new block, whoever has the others"
 
 
 def test_blocks_come_back():
