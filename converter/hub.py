@@ -21,7 +21,7 @@ from dllama.converter.extras import require
 from dllama.converter.sources.huggingface import FILES, INDEX
 from dllama.converter.tokenizers.folder import COPIED
 from dllama.errors import ConfigError, DllamaError, FormatError, ModelError, OutputError
-from dllama.model.json_file import read_json
+from dllama.json_file import read_json
 from dllama.model.weight_types import WeightType
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")

@@ -19,7 +19,7 @@ from dllama.model.file import ModelFile
 from dllama.model.spec import ModelSpec
 from dllama.model_path import model_file, model_name, tokenizer_of
 from dllama.model_runner import ModelRunner
-from dllama.option import documented
+from dllama.options.option import documented
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
 from dllama.runtime.stats import DECODE, PREFILL

@@ -10,7 +10,7 @@ from dllama.errors import ConfigError, ProtocolError
 from dllama.model.file import tensor_table
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
-from dllama.option import Option, checked
+from dllama.options.option import Option, checked
 
 WIRE = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
 MAX_LOGITS = 1 << 24  # numbers of all logits of a pass

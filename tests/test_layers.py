@@ -12,12 +12,13 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. Packages and modules on one line may import each other.
 LAYERS = """
     errors progress
-    checks option options
+    checks json_file
+    options
     _kernels
     model
     text transports
     graph sampling
-    option_files run_config
+    run_config
     converter
     runtime
     cluster
@@ -27,7 +28,7 @@ LAYERS = """
 """
 LEVELS = {name: level for level, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 # What the converter may not see, though it is below: it knows files, not how they are run.
-HIDDEN_FROM_CONVERTER = {"graph", "sampling", "transports", "run_config", "option_files"}
+HIDDEN_FROM_CONVERTER = {"graph", "sampling", "transports", "run_config"}
 # Packages whose folders lie beside dllama/.
 OUTSIDE = ("converter", "transports")
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")

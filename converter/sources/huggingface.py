@@ -11,7 +11,7 @@ from dllama.converter.sources.safetensors import SafetensorsFile
 from dllama.converter.sources.stored import MappedTensor
 from dllama.converter.tokenizers.folder import SourceTokenizer, open_tokenizer
 from dllama.errors import FormatError, ModelError
-from dllama.model.json_file import read_json
+from dllama.json_file import read_json
 
 # Tensor files, the preferred one first. For sharded models, the index has the name plus INDEX.
 FILES: dict[str, type[SafetensorsFile | PytorchFile]] = {

@@ -22,7 +22,7 @@ from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.sentencepiece import read_sentencepiece
 from dllama.converter.tokenizers.tiktoken import is_tiktoken, read_tiktoken
 from dllama.errors import FormatError, ModelError, UnsupportedError
-from dllama.model.json_file import read_json
+from dllama.json_file import read_json
 from dllama.text.tokenizer_config import TokenizerConfig
 
 ROWS, COLUMNS, SAME = 0, 1, None

@@ -9,7 +9,7 @@ from typing import Any
 
 from dllama.converter.sources.stored import DTYPES, MappedFile, MappedTensor
 from dllama.errors import FormatError
-from dllama.model.json_file import parse_json
+from dllama.json_file import parse_json
 
 MAX_HEADER = 100 << 20
 

@@ -10,8 +10,8 @@ from typing import Any
 from dllama import LLM
 from dllama.cli.parser import tested
 from dllama.model_path import DEMO
-from dllama.option_files import generation_defaults, read_config
 from dllama.options import CLUSTER_OPTIONS, FILE_OPTIONS, MODEL_OPTIONS, SAMPLING_OPTIONS
+from dllama.options.files import generation_defaults, read_config
 from dllama.text.template import PLAIN
 
 # Options that exclude each other: if the command line gives one, the file's are ignored.

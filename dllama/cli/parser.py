@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from dllama import transports
 from dllama.checks import shown
 from dllama.errors import ConfigError
-from dllama.option import Option
 from dllama.options import COMPARED_TRANSPORT, LISTEN, TRANSPORT, WORKER_LISTEN, WORKERS
+from dllama.options.option import Option
 from dllama.transports.sockets import parse_tcp, parse_unix
 
 POSITIONAL = "positional"  # where argparse keeps a value until it is known what it means

@@ -8,8 +8,8 @@ from typing import Any
 from dllama.errors import DllamaError, ProtocolError
 from dllama.model.header import read_header
 from dllama.model.spec import ModelSpec
-from dllama.option import Option, checked
 from dllama.options import MAX_NODES, THREADS
+from dllama.options.option import Option, checked
 from dllama.run_config import RunConfig
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dllama.checks import is_flag, is_integer
 from dllama.errors import FormatError, ModelError
-from dllama.model.json_file import read_json_if_any
+from dllama.json_file import read_json_if_any
 
 TEMPLATE_FILE = "chat_template.jinja"
 

@@ -106,8 +106,8 @@ def test_wrong_usage(fails, words, message):
         (("run", "--json", "/none/x.json"), "/none/x.json: cannot write: /none is not a folder"),
         (("run", "--json", "{tmp}"), "is a folder, expected a file to write"),
         (("perplexity", __file__, "--json", "/none/x.json"), "/none/x.json: cannot write"),
-        (("run", "--prompt", "x " * 600), "do not fit behind 0 in a context of 512"),
-        (("run", "--steps", "600"), "do not fit behind 0 in a context of 512"),
+        (("run", "--prompt", "x " * 600), "do not fit after 0 in a context of 512"),
+        (("run", "--steps", "600"), "do not fit after 0 in a context of 512"),
         (("convert", "/none", "--output", "{tmp}/x"), "/none"),
     ],
 )

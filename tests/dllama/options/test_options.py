@@ -15,8 +15,8 @@ from dllama import cli, options
 from dllama._kernels.comm.communicator import ALGORITHMS
 from dllama.cli.options import LLM_ARGUMENTS
 from dllama.errors import ConfigError, ProtocolError
-from dllama.option import Option
-from dllama.option_files import read_config
+from dllama.options.files import read_config
+from dllama.options.option import Option
 from dllama.run_config import FIELDS, WIRE, RunConfig
 from dllama.sampling.sampler import SamplerConfig
 

@@ -11,9 +11,9 @@ import yaml
 
 from dllama.checks import shown
 from dllama.errors import ConfigError, FormatError, InputError
-from dllama.model.json_file import read_json_if_any
-from dllama.option import Option
+from dllama.json_file import read_json_if_any
 from dllama.options import SHARES, THREADS
+from dllama.options.option import Option
 
 
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:

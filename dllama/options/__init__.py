@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dllama.option import Option
+from dllama.options.option import Option
 
 MAX_NODES = 256
 MAX_THREADS = 1024

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from dllama.errors import ConfigError, FormatError, InputError
-from dllama.option import Option
-from dllama.option_files import generation_defaults, read_config
+from dllama.options.files import generation_defaults, read_config
+from dllama.options.option import Option
 
 STEPS = Option("steps", int, "how many", least=0)
 TOP_P = Option("top_p", float, "how likely", least=0, most=1, above=True)
