@@ -22,12 +22,13 @@ CODE = "import sys; from dllama.cli import main; sys.exit(main())"
 # A model that takes its time, so that there is time to press Ctrl-C.
 SLOW = (
     """\
-import sys, time, dllama
-fast = dllama.LLM._pass
+import sys, time
+from dllama.model_runner import ModelRunner
+fast = ModelRunner._pass
 def slow(self, *words):
     time.sleep(0.05)
     fast(self, *words)
-dllama.LLM._pass = slow
+ModelRunner._pass = slow
 """
     + CODE
 )
@@ -336,7 +337,8 @@ def test_the_second_ctrl_c_ends_the_program(chat_model):
     """While a pass takes long."""
     stuck = """\
 import sys, time, dllama
-dllama.LLM._pass = lambda *words: print("pass", flush=True) or time.sleep(600)
+from dllama.model_runner import ModelRunner
+ModelRunner._pass = lambda *words: print("pass", flush=True) or time.sleep(600)
 dllama.LLM.interrupt = lambda self: print("asked", flush=True)
 """
     with Terminal(stuck + CODE, ["chat", "--model", str(chat_model), *GREEDY]) as terminal:
