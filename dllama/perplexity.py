@@ -1,4 +1,4 @@
-"""Perplexity: how well a model predicts a text (Jelinek et al. 1977)."""
+"""Perplexity: how well a model predicts a text (Jelinek et al. 1977), alone or beside another."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ class Perplexity:
     Args:
         perplexity: exp(mean of -log p) over the tokens.
         tokens: how many were scored.
+        divergence: mean Kullback-Leibler divergence from a reference, in nats per token; None
+            without one.
+        same_top: share of the tokens for which both find the same token likeliest.
     """
 
     perplexity: float
     tokens: int
+    divergence: float | None = None
+    same_top: float | None = None
 
 
 def perplexity(
@@ -31,6 +36,7 @@ def perplexity(
     ids: Sequence[int],
     context: int = 512,
     progress: Callable[[int], object] = lambda tokens: None,
+    against: LLM | None = None,
 ) -> Perplexity:
     """Measure the perplexity of a text. It is cut into windows, and every id is scored once.
 
@@ -40,26 +46,46 @@ def perplexity(
         context: tokens of a window. The first is a bos, if the model has one; else the first id of
             each window is not scored.
         progress: called with the tokens that were scored, window by window.
+        against: a reference, with the same tokens; its sequences are forgotten too.
 
     Raises:
-        ConfigError: context is out of range, or there is nothing to score.
+        ConfigError: context is out of range, the reference has other tokens, or there is nothing to
+            score.
     """
-    if not 2 <= context <= llm.seq_len:
-        raise ConfigError(f"context is {context}, expected 2 to {llm.seq_len}")
+    if against and against.spec.vocab_size != llm.spec.vocab_size:
+        raise ConfigError(
+            f"against is a model of {against.spec.vocab_size} tokens, expected {llm.spec.vocab_size}"
+        )
+    longest = min(llm.seq_len, against.seq_len) if against else llm.seq_len
+    if not 2 <= context <= longest:
+        raise ConfigError(f"context is {context}, expected 2 to {longest}")
     bos = [llm.tokenizer.bos_id] if llm.tokenizer and llm.tokenizer.bos_id is not None else []
-    total, count = 0.0, 0
+    total, divergence, same, count = 0.0, 0.0, 0, 0
     ids_per_window = context - len(bos)
     for begin in range(0, len(ids), ids_per_window):
         window = [*bos, *ids[begin : begin + ids_per_window]]
-        llm.reset()
-        losses = negative_log_likelihoods(llm.eval(window[:-1]), window[1:])
+        logits = _logits(llm, window[:-1])
+        losses = negative_log_likelihoods(logits, window[1:])
         total += float(losses.sum())
+        if against:
+            reference = _logits(against, window[:-1])
+            divergence += float(divergences(logits, reference).sum())
+            same += int((logits.argmax(axis=1) == reference.argmax(axis=1)).sum())
         count += len(losses)
         progress(len(losses))
     llm.reset()
     if count == 0:
         raise ConfigError("the text has no tokens to score")
-    return Perplexity(math.exp(total / count), count)
+    if not against:
+        return Perplexity(math.exp(total / count), count)
+    against.reset()
+    return Perplexity(math.exp(total / count), count, divergence / count, same / count)
+
+
+def _logits(llm: LLM, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the logits after each id of a text, float32 (n, vocab_size)."""
+    llm.reset()
+    return llm.eval(ids)
 
 
 def negative_log_likelihoods(
@@ -74,8 +100,28 @@ def negative_log_likelihoods(
     Returns:
         float64 (n,).
     """
-    wide = logits.astype(np.float64)
-    top = wide.max(axis=1)
-    log_sum = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-    losses: NDArray[np.float64] = log_sum - wide[np.arange(len(wide)), list(tokens)]
+    logs = _log_softmax(logits)
+    losses: NDArray[np.float64] = -logs[np.arange(len(logs)), list(tokens)]
     return losses
+
+
+def divergences(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the Kullback-Leibler divergence of the reference from each row: sum of p log(p / q).
+
+    Args:
+        logits: float32 (n, vocab_size), of q.
+        reference: float32 (n, vocab_size), of p.
+
+    Returns:
+        float64 (n,), in nats.
+    """
+    p, q = _log_softmax(reference), _log_softmax(logits)
+    sums: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
+    return sums
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    logs: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return logs

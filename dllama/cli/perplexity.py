@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from dllama.cli.options import open_model, settings
 from dllama.cli.parser import add_command, add_options
 from dllama.errors import ModelError
 from dllama.options import (
+    AGAINST,
     CLUSTER_OPTIONS,
     DEFAULT_WINDOW,
     MODEL_OPTIONS,
@@ -26,7 +28,8 @@ from dllama.runtime.trace import NodePass, chrome_trace
 
 EXAMPLES = """\
 dllama perplexity text.txt
-dllama perplexity text.txt -m llama --context 2048"""
+dllama perplexity text.txt -m llama --context 2048
+dllama perplexity text.txt -m llama-q40 --against llama-f16"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text")
     groups = {
-        "text": (WINDOW,),
+        "text": (WINDOW, AGAINST),
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER_OPTIONS,
         "report": (*REPORT_OPTIONS, TRACE),
@@ -55,15 +58,21 @@ def run(args: argparse.Namespace) -> int:
     check_output(values.get("json"))
     check_output(values.get("trace"))
     timelines: list[NodePass] = []
-    with open_model(values) as llm:
-        context = values.get("context", min(DEFAULT_WINDOW, llm.seq_len))
+    with open_model(values) as llm, _reference(values) as against:
+        longest = min(llm.seq_len, against.seq_len) if against else llm.seq_len
+        context = values.get("context", min(DEFAULT_WINDOW, longest))
         begin = time.perf_counter()
-        measured = _measure(llm, text, context, bool(values.get("quiet")), timelines)
+        measured = _measure(llm, against, text, context, bool(values.get("quiet")), timelines)
         rate = measured.tokens / (time.perf_counter() - begin)
         print(
             f"perplexity {measured.perplexity:.4f} of {measured.tokens} tokens "
             f"in windows of {context}, {rate:.1f} tokens/s"
         )
+        if against:
+            print(
+                f"divergence {measured.divergence:.4f} nats per token from {against.name}, "
+                f"same likeliest token {measured.same_top:.1%}"
+            )
         if "json" in values:
             write_json(values["json"], _result(llm, args.file, measured, context, rate))
         if "trace" in values:
@@ -71,8 +80,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _reference(values: dict[str, Any]) -> AbstractContextManager[LLM | None]:
+    """The model to compare with, on this node alone, if one is asked for."""
+    if "against" not in values:
+        return nullcontext()
+    alike = {name: values[name] for name in ("threads", "max_seq_len") if name in values}
+    return open_model({**alike, "model": values["against"], "quiet": values.get("quiet", False)})
+
+
 def _measure(
-    llm: LLM, text: str, context: int, quiet: bool, timelines: list[NodePass]
+    llm: LLM,
+    against: LLM | None,
+    text: str,
+    context: int,
+    quiet: bool,
+    timelines: list[NodePass],
 ) -> Perplexity:
     """The perplexity of the text, with a progress bar on a terminal."""
     if llm.tokenizer is None:
@@ -85,14 +107,14 @@ def _measure(
             bar.update(count)
             timelines.extend(llm.timelines)
 
-        return perplexity(llm, ids, context, done)
+        return perplexity(llm, ids, context, done, against)
 
 
 def _result(
     llm: LLM, file: str, measured: Perplexity, context: int, rate: float
 ) -> dict[str, object]:
     """What --json writes."""
-    return {
+    result: dict[str, object] = {
         "model": str(llm.model_path),
         "file": file,
         "perplexity": measured.perplexity,
@@ -100,3 +122,6 @@ def _result(
         "context": context,
         "tokens_per_s": rate,
     }
+    if measured.divergence is not None:
+        result |= {"divergence": measured.divergence, "same_top": measured.same_top}
+    return result

@@ -180,6 +180,10 @@ WINDOW = Option(
     least=2,
     otherwise=f"{DEFAULT_WINDOW}, or the model's",
 )
+AGAINST = Option(
+    "against", str, "another model with the same tokens: also print how far the first is from it",
+    metavar="PATH",
+)  # fmt: skip
 PROMPT_TOKENS = Option(
     "prompt_tokens", int, "tokens of the prompt", metavar="N", least=1,
     otherwise=f"{DEFAULT_PROMPT_TOKENS}, or what --prompt has",
@@ -217,7 +221,7 @@ LLM_OPTIONS = (
 # A YAML file may hold the options of any command; each command takes its own.
 FILE_OPTIONS = (
     *TEXT_OPTIONS, SYSTEM, TEMPLATE, *SAMPLING_OPTIONS, *MODEL_OPTIONS, *CLUSTER_OPTIONS,
-    *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, *WORK_OPTIONS,
+    *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, AGAINST, *WORK_OPTIONS,
 )  # fmt: skip
 
 # `dllama bench`: what is compared, and other defaults than those of a run.

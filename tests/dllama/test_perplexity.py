@@ -12,7 +12,7 @@ from oracle.model_file import read_model
 import dllama
 from dllama.errors import ConfigError
 from dllama.model_path import DEMO
-from dllama.perplexity import negative_log_likelihoods, perplexity
+from dllama.perplexity import divergences, negative_log_likelihoods, perplexity
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,28 @@ def test_every_token_is_scored_once_and_the_context_is_left_empty(demo):
 def test_without_bos_the_first_of_a_window_is_not_scored(converted):
     with dllama.LLM(converted("llama-gqa", "f32"), threads=2) as llm:
         assert perplexity(llm, list(range(20)), 10).tokens == 18
+
+
+def test_divergence_is_that_of_the_definition(rng):
+    a, b = rng.standard_normal((2, 3, 50)).astype(np.float32) * 5
+    p, q = (np.exp(x.astype(np.float64)) for x in (b, a))
+    p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(divergences(a, b), (p * np.log(p / q)).sum(axis=1), rtol=1e-9)
+    np.testing.assert_array_equal(divergences(a, a), 0.0)
+
+
+def test_compares_with_a_reference(converted):
+    """Coarser weights are further away."""
+    ids = list(range(3, 60))
+    with dllama.LLM(converted("llama-gqa", "f32"), threads=2) as reference:
+        found = []
+        for weights in ("f32", "q80", "q40"):
+            with dllama.LLM(converted("llama-gqa", weights), threads=2) as llm:
+                found.append(perplexity(llm, ids, 32, against=reference))
+    assert found[0].divergence == 0.0
+    assert found[0].same_top == 1.0
+    assert 0.0 < found[1].divergence < found[2].divergence
+    assert found[2].same_top < 1.0
 
 
 def test_equally_likely_tokens():

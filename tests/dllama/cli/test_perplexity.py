@@ -8,6 +8,7 @@ import pytest
 
 import dllama
 from dllama.cli import main
+from dllama.model_path import DEMO
 from dllama.perplexity import perplexity
 
 TEXT = "ROMEO:\nBut soft, what light through yonder window breaks?\n"
@@ -38,6 +39,22 @@ def test_json(capsys, text, tmp_path):
     assert set(result) == {"model", "file", "perplexity", "tokens", "context", "tokens_per_s"}
     assert result["context"] == 512
     assert capsys.readouterr().err == ""
+
+
+def test_against_another_model(capsys, text, tmp_path):
+    path = tmp_path / "result.json"
+    words = ["perplexity", str(text), "--against", str(DEMO), "--quiet", "--json", str(path)]
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()[1]
+    assert said == "divergence 0.0000 nats per token from demo, same likeliest token 100.0%"
+    result = json.loads(path.read_text())
+    assert (result["divergence"], result["same_top"]) == (0.0, 1.0)
+
+
+def test_against_a_model_with_other_tokens(capsys, text, converted):
+    other = converted("llama-gqa", "q40")
+    assert main(["perplexity", str(text), "--against", str(other), "--quiet"]) == 2
+    assert "against is a model of 192 tokens, expected 2048" in capsys.readouterr().err
 
 
 def test_trace(text, tmp_path):
