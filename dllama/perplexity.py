@@ -52,10 +52,10 @@ def perplexity(
         ConfigError: context is out of range, the reference has other tokens, or there is nothing to
             score.
     """
-    if against and against.spec.vocab_size != llm.spec.vocab_size:
-        raise ConfigError(
-            f"against is a model of {against.spec.vocab_size} tokens, expected {llm.spec.vocab_size}"
-        )
+    expected = llm.spec.vocab_size
+    if against and against.spec.vocab_size != expected:
+        found = against.spec.vocab_size
+        raise ConfigError(f"against is a model of {found} tokens, expected {expected}")
     longest = min(llm.seq_len, against.seq_len) if against else llm.seq_len
     if not 2 <= context <= longest:
         raise ConfigError(f"context is {context}, expected 2 to {longest}")
