@@ -93,16 +93,15 @@ def test_same_bits_for_any_thread_count(converted, fixtures, weights, threads):
 @pytest.mark.parametrize("weights", ["f32", "q40"])
 @SLOW
 @given(data=st.data())
-def test_same_bits_for_any_chunking(converted, weights, data):
-    """300 tokens, so that more than one chunk of the KV cache is read."""
+def test_same_bits_however_a_prompt_is_cut(converted, weights, data):
     folder = converted("llama-gqa", weights)
     batch = data.draw(st.integers(1, 300))
     cuts = data.draw(st.lists(st.integers(0, 240), max_size=5).map(sorted))
     tokens = np.random.default_rng(3).integers(0, 192, 240)
     with dllama.LLM(folder, threads=2) as whole, dllama.LLM(folder, batch_size=batch) as cut:
         expected = whole.eval(tokens)
-        parts = [cut.eval(part) for part in np.split(tokens, cuts)]
-    np.testing.assert_array_equal(np.concatenate(parts), expected)
+        found = [cut.eval(ids) for ids in np.split(tokens, cuts)]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
 def test_same_bits_on_every_instruction_set(converted, tmp_path):

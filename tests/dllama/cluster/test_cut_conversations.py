@@ -18,7 +18,7 @@ from dllama.cluster.protocol import HEADER, Kind
 pytestmark = pytest.mark.slow
 
 
-def stages(conversation) -> list[tuple[str, object, int, int]]:
+def moments(conversation) -> list[tuple[str, object, int, int]]:
     """Return (sender, kind, number, size) of the messages of a conversation to cut."""
     count: dict = {}
     found = []
@@ -35,7 +35,7 @@ def test_conversations_that_end_early(served, expected, conversation):
     """Cut the first message of every kind at the start, in the header and in the content, and later
     ones in the content.
     """
-    for sender, kind, number, size in stages(conversation):
+    for sender, kind, number, size in moments(conversation):
         middle = HEADER.size + size // 2
         for at in sorted({0, 4, middle}) if number == 0 else [middle]:
             served._caplog.clear()
@@ -62,7 +62,7 @@ def test_random_changes_of_a_conversation(served, expected, conversation):
     seed = int(os.environ.get("DLLAMA_SEED", "1"))
     rng = np.random.default_rng(seed)
     begin = time.monotonic()
-    cases = [stage for stage in stages(conversation) if stage[1] not in (Kind.TENSOR, "data")]
+    cases = [moment for moment in moments(conversation) if moment[1] not in (Kind.TENSOR, "data")]
     while time.monotonic() - begin < 4.0:
         sender, kind, number, size = cases[rng.integers(len(cases))]
         at, flip = rng.integers(size + HEADER.size), 1 << rng.integers(8)

@@ -185,7 +185,7 @@ ODD_QUESTIONS = [
 @pytest.mark.parametrize("question", ODD_QUESTIONS, ids=lambda question: str(question)[:60])
 @pytest.mark.parametrize("when", [0, 1], ids=["before a pass", "after a pass"])
 def test_questions_that_no_root_asks(served, expected, question, when):
-    """Whatever the answer is, the worker goes on without a traceback."""
+    """Whatever the reply is, the worker goes on without a traceback."""
     change = instead(ROOT, Kind.ASK, frame(Kind.ASK, {"row": 0} | question), skip=when)
     with Between(served.address, change) as between:
         begin = time.monotonic()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 @contextlib.contextmanager
-def stranger(answer: bytes | None):
+def stranger(greeting: bytes | None):
     """Yield the address of a listener that sends some bytes to everybody; None: nothing."""
     taken = []
 
@@ -26,25 +26,25 @@ def stranger(answer: bytes | None):
         with contextlib.suppress(OSError):
             while True:
                 taken.append(server.accept()[0])
-                taken[-1].sendall(answer)
+                taken[-1].sendall(greeting)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve)
-        if answer is not None:
+        if greeting is not None:
             thread.start()
         try:
             yield "{}:{}".format(*server.getsockname())
         finally:
             with contextlib.suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
-            if answer is not None:
+            if greeting is not None:
                 thread.join(5)
             for connection in taken:
                 connection.close()
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "words"),
+    ("greeting", "error", "words"),
     [
         (None, TransportTimeoutError, "no byte moved for 0.5 s"),
         (protocol.MAGIC[:5], TransportTimeoutError, "no byte moved for 0.5 s"),
@@ -58,9 +58,9 @@ def stranger(answer: bytes | None):
     ],
     ids=["silent", "half a hello", "http", "zeros", "version"],
 )
-def test_stranger_in_place_of_a_worker_is_named(start, expected, answer, error, words):
+def test_stranger_in_place_of_a_worker_is_named(start, expected, greeting, error, words):
     (worker,) = start()
-    with stranger(answer) as address:
+    with stranger(greeting) as address:
         begin = time.monotonic()
         with pytest.raises(error, match=f"{name(2, address)}.*{words}") as held:
             dllama.LLM(workers=[worker.address, address], threads=1, timeout=0.5)
