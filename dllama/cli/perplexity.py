@@ -84,7 +84,7 @@ def _reference(values: dict[str, Any]) -> AbstractContextManager[LLM | None]:
     """The model to compare with, on this node alone, if one is asked for."""
     if "against" not in values:
         return nullcontext()
-    alike = {name: values[name] for name in ("threads", "max_seq_len") if name in values}
+    alike: dict[str, Any] = {n: values[n] for n in ("threads", "max_seq_len") if n in values}
     return open_model({**alike, "model": values["against"], "quiet": values.get("quiet", False)})
 
 
