@@ -1,1 +1,1 @@
-"""The compiled core: kernels without Python objects, and the executor that runs them."""
+"""The compiled core: kernels that run without the GIL, and the executor that runs them."""

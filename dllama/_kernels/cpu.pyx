@@ -1,4 +1,4 @@
-"""What this processor can do, and what dllama uses of it."""
+"""What this processor supports, and what dllama uses of it."""
 
 import os
 
@@ -22,21 +22,21 @@ cdef extern from "threads.h" nogil:
 
 
 def features():
-    """Names of the vector extensions that this processor has, oldest first."""
+    """Names of the vector extensions of this processor, oldest first."""
     cdef dl_feature found[DL_FEATURES]
     dl_features(found)
     return [found[i].name.decode() for i in range(DL_FEATURES) if found[i].present]
 
 
 def available():
-    """Names of the instruction sets that kernels exist for and this machine runs, best first."""
+    """Names of the instruction sets that have kernels and run on this machine, best first."""
     return [_name(isa) for isa in range(ISA_COUNT - 1, -1, -1) if dl_isa_available(isa)]
 
 
 def isa():
-    """Name of the instruction set in use: the best, or what DLLAMA_ISA lowered it to.
+    """Name of the instruction set in use: the best one, or the one that DLLAMA_ISA names.
 
-    ConfigError where DLLAMA_ISA is unknown or names what this machine lacks.
+    ConfigError if DLLAMA_ISA is unknown or not supported by this machine.
     """
     wanted = os.environ.get("DLLAMA_ISA")
     if wanted is not None and wanted not in available():
@@ -47,34 +47,34 @@ def isa():
 
 
 def openmp():
-    """Whether the kernels were built with OpenMP; without it they run on one thread."""
+    """Whether the kernels were built with OpenMP. Without it they run on one thread."""
     return bool(dl_openmp())
 
 
 def default_threads():
-    """Threads to use unless told otherwise: the physical cores this process may run on."""
+    """Threads to use by default: the physical cores that this process may run on."""
     if not dl_openmp():
         return 1
     return max(1, len(cores()))
 
 
 def cores():
-    """The CPUs this process may run on, those of one physical core together: list of lists."""
-    groups = {}
+    """The CPUs that this process may run on: a list for each physical core."""
+    found = {}
     for cpu in allowed():
-        groups.setdefault(_core(cpu), []).append(cpu)
-    return list(groups.values())
+        found.setdefault(_core(cpu), []).append(cpu)
+    return list(found.values())
 
 
 def allowed():
-    """The CPUs this process may run on."""
+    """The CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def _core(int cpu):
-    """Which hyper-threads share a core, as Linux names them; the CPU itself where it does not."""
+    """The hyper-threads of a CPU's core, as Linux lists them; the CPU itself if it does not."""
     path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
     try:
         with open(path) as file:

@@ -1,9 +1,9 @@
 """Runs a graph: all tasks of a pass in one parallel region, without the GIL.
 
-Every task is an op (op.pxd) of one or several stages, and every stage a number of independent
-items. Each thread has a share of the items of a stage, which it takes in order, so that it reads
-its rows of a matrix as one stream; then it takes what others have left. After each stage the
-threads meet at a barrier. Which thread computes an item does not change its bits.
+Every task becomes an op (op.pxd) of one or more stages, and every stage has independent items. Each
+thread has a share of the items of a stage. It takes them in order, so that it reads its rows of a
+matrix as one stream, and then takes items that other threads have not begun. A barrier follows
+each stage. The result does not depend on which thread computes an item.
 """
 
 from cython.parallel cimport parallel
@@ -37,41 +37,45 @@ cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
 
-# A pass, its stages, and where its threads meet.
+# What the threads of a pass work on.
 cdef struct Run:
     Pass shared
     const Stage *stages
     int64_t n_stages
-    dl_counter *counters            # [n_stages][threads], items taken of each thread's share
-    int64_t *nanoseconds            # [n_stages], of this pass, by thread 0
+    dl_counter *counters            # [n_stages][threads]: items taken from each thread's share
+    int64_t *nanoseconds            # [n_stages]: time of each stage, measured by thread 0
     dl_barrier *barrier
     float *scratch                  # [threads][scratch_width]
     int64_t scratch_width
-    int64_t failed                  # the stage whose exchange failed, from 1 on: it is the last one
+    int64_t failed                  # 1 + the stage whose exchange failed, the last one; 0: none
 
 
 cdef class Executor:
     """A graph (dllama.graph.graph) with its weights, buffers and KV cache.
 
     Args:
-        graph: buffers, tasks, and the shape of its KV cache.
+        graph: a dllama.graph.graph.Graph.
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
-        embedding: StoredRows (vocab, dim), or None where the graph does not look up rows.
-        threads: that compute.
+        embedding: StoredRows (vocab, dim); None if the graph does not use it.
+        threads: how many threads compute.
         max_rows: most rows of a batch.
-        max_logits: most rows whose logits are wanted.
+        max_logits: most rows of a batch whose logits are wanted.
         max_positions: most positions of a sequence.
-        sequences: most sequences in a batch; the KV cache has blocks for as many of full length.
-        half: the KV cache is float16, else float32.
-        communicator: the links of a graph for several nodes.
+        half: whether the KV cache is float16, else float32.
+        sequences: most sequences in a batch; the KV cache has room for this many of full length.
+        communicator: links to the other nodes; None on one node.
+
+    Raises:
+        KeyError: a task names a buffer, matrix or vector that does not exist.
+        ValueError: a buffer, matrix or vector has the wrong size.
     """
 
     cdef Run run_
     cdef Memory stages, counters, nanoseconds, barrier, scratch
     cdef Memory positions, row_blocks, wanted, spans, tables
     cdef Bindings bindings
-    cdef list ops                   # keeps what the stages point to
+    cdef list ops                   # keeps alive what the stages point to
     cdef list stage_tasks           # the task of each stage
     cdef KVCache cache
     cdef Communicator communicator
@@ -79,7 +83,7 @@ cdef class Executor:
     cdef readonly int64_t max_rows, max_logits, max_positions, sequences, vocab_size, local_vocab
     cdef readonly int64_t table_size    # most KV blocks of a sequence
     cdef readonly int threads
-    cdef readonly int64_t began     # when the last pass began, nanoseconds of the monotonic clock
+    cdef readonly int64_t began     # start of the last pass, in nanoseconds of the monotonic clock
 
     def __init__(self, graph, dict matrices, dict vectors, embedding, *, int threads,
                  int64_t max_rows, int64_t max_logits, int64_t max_positions, bint half,
@@ -109,7 +113,7 @@ cdef class Executor:
         return Rows(rows, buffer.width, buffer.storage == Storage.Q80)
 
     cdef int _bind(self, tasks) except -1:
-        """Make the op of every task, and line up their stages."""
+        """Make the op of every task, and list their stages."""
         cdef Stage *stages
         cdef Op op
         cdef int s
@@ -128,7 +132,7 @@ cdef class Executor:
         return 0
 
     cdef int _allocate(self) except -1:
-        """What a pass needs besides the buffers of its tasks."""
+        """Allocate what a pass needs besides the buffers of its tasks."""
         cdef Run *run = &self.run_
         self.counters = Memory(run.n_stages * self.threads * sizeof(dl_counter))
         self.nanoseconds = Memory(run.n_stages * sizeof(int64_t))
@@ -153,25 +157,25 @@ cdef class Executor:
         """Evaluate a batch.
 
         Args:
-            ids: int32 (T,), the token of each row; only the root's are looked at.
-            spans: for each sequence of the batch (rows, position of the first, KV blocks of the
-                sequence by position); together they are all rows.
+            ids: int32 (T,), the token id of each row; only the root looks them up.
+            spans: (number of rows, position of the first row, KV blocks of the sequence) for each
+                sequence, in the order of the rows.
             wanted: rows whose logits are wanted, ascending.
-            copies: (source, target) of KV blocks that are copied first.
+            copies: (source, target) of KV blocks to copy first.
             encoding: how a broadcast sends rows, the same on all nodes.
 
         Returns:
             float32 (len(wanted), local_vocab), a view that is valid until the next call.
 
         Raises:
-            ValueError: an argument is out of range; nothing is evaluated then.
-            TransportError: a node failed; the executor cannot go on then.
+            ValueError: an argument is out of range; nothing was evaluated.
+            TransportError: a node failed; the executor cannot be used any more.
         """
         cdef int64_t T = ids.shape[0], t
         cdef Run *run = &self.run_
         cdef int source, target
         if not 1 <= T <= self.max_rows:
-            raise ValueError(f"a batch of {T} rows, expected 1 to {self.max_rows}")
+            raise ValueError(f"the batch has {T} rows, expected 1 to {self.max_rows}")
         for t in range(T):
             if not 0 <= ids[t] < self.vocab_size:
                 raise ValueError(f"token id {ids[t]} is out of range")
@@ -179,7 +183,8 @@ cdef class Executor:
         self._set_wanted(T, wanted)
         for source, target in copies:
             if not (0 <= source < self.cache.blocks and 0 <= target < self.cache.blocks):
-                raise ValueError(f"KV blocks {source} and {target} of {self.cache.blocks}")
+                raise ValueError(f"cannot copy KV block {source} to {target}: there are "
+                                 f"{self.cache.blocks}")
         for source, target in copies:
             self.cache.copy(source, target)
         run.shared.batch.rows, run.shared.batch.ids = T, &ids[0]
@@ -196,7 +201,7 @@ cdef class Executor:
         return np.asarray(<float[:run.shared.batch.n_wanted, :self.local_vocab]> self.logits)
 
     cdef int _set_spans(self, int64_t T, spans) except -1:
-        """Where the rows are: in which sequence, at which position, in which KV block."""
+        """Set the sequence, position and KV block of each row."""
         cdef dl_span *span = <dl_span *> self.spans.data
         cdef int32_t *table = <int32_t *> self.tables.data
         cdef int32_t *positions = <int32_t *> self.positions.data
@@ -210,11 +215,12 @@ cdef class Executor:
             if count < 1 or first + count > T or not 0 <= position <= self.max_positions - count:
                 raise ValueError(f"{count} rows at position {position} do not fit")
             if not used <= len(ids) <= self.table_size:
-                raise ValueError(f"{len(ids)} KV blocks for {position + count} positions")
+                raise ValueError(f"{len(ids)} KV blocks for {position + count} positions, expected "
+                                 f"{used} to {self.table_size}")
             for n in range(len(ids)):
                 table[n] = ids[n]
                 if not 0 <= table[n] < self.cache.blocks:
-                    raise ValueError(f"KV block {table[n]} of {self.cache.blocks}")
+                    raise ValueError(f"there is no KV block {table[n]} of {self.cache.blocks}")
             for t in range(count):
                 positions[first + t] = <int32_t> (position + t)
                 blocks[first + t] = table[(position + t) // size]
@@ -227,12 +233,12 @@ cdef class Executor:
             span += 1
             table += self.table_size
         if first != T:
-            raise ValueError(f"sequences have {first} rows, the batch {T}")
+            raise ValueError(f"the sequences have {first} rows, the batch has {T}")
         self.run_.shared.batch.n_spans = len(spans)
         return 0
 
     cdef int _set_wanted(self, int64_t T, wanted) except -1:
-        """The rows whose logits are wanted."""
+        """Set the rows whose logits are wanted."""
         cdef int32_t *rows = <int32_t *> self.wanted.data
         cdef int64_t n, least = 0, row
         if len(wanted) > self.max_logits:
@@ -240,25 +246,25 @@ cdef class Executor:
         for n in range(len(wanted)):
             row = wanted[n]
             if not least <= row < T:
-                raise ValueError(f"logits of row {row} of {T}, or not in ascending order")
+                raise ValueError(f"logits of row {row}, expected {least} to {T - 1}, ascending")
             rows[n], least = <int32_t> row, row + 1
         self.run_.shared.batch.n_wanted = len(wanted)
         return 0
 
     def tasks(self):
-        """The task of each stage of milliseconds()."""
+        """The task of each stage, in the order of milliseconds()."""
         return list(self.stage_tasks)
 
     def milliseconds(self):
-        """Wall-clock time of each stage of the last pass: float64 (stages,)."""
+        """Wall-clock milliseconds of each stage of the last pass: float64 (stages,)."""
         return np.asarray(<int64_t[:self.run_.n_stages]> self.run_.nanoseconds) / 1e6
 
     def transfers(self):
-        """Which stages are of transfers: bool (stages,)."""
+        """Whether each stage is a transfer: bool (stages,)."""
         return np.array([task.kind is Kind.TRANSFER for task in self.stage_tasks])
 
     def memory(self):
-        """Bytes reserved for the KV cache, and for all buffers together."""
+        """Bytes reserved for the KV cache and for all buffers: {"kv_cache": n, "buffers": n}."""
         own = (self.stages, self.counters, self.nanoseconds, self.barrier, self.scratch,
                self.positions, self.row_blocks, self.wanted, self.spans, self.tables)
         others = self.bindings.nbytes + sum(memory.nbytes for memory in own)
@@ -267,7 +273,7 @@ cdef class Executor:
 
 
 cdef void _work(Run *run) noexcept nogil:
-    """What every thread does: all stages, a share of the items of each."""
+    """What every thread does: work through the stages, from its own share to those of others."""
     cdef int thread = dl_thread_id(), team = dl_team_size(), owner
     cdef int64_t s, items, before = dl_now(), now
     cdef float *scratch = run.scratch + thread * run.scratch_width
@@ -278,7 +284,7 @@ cdef void _work(Run *run) noexcept nogil:
         for owner in range(thread, thread + team):
             _share(run, s, items, owner % team, team, scratch)
         dl_barrier_wait(run.barrier, team)
-        # A later stage may have failed already, but this thread must still come to its barrier.
+        # A later stage may already have failed; this thread still has to reach its barrier.
         if run.failed and run.failed <= s + 1:
             break
         if thread == 0:
@@ -289,12 +295,12 @@ cdef void _work(Run *run) noexcept nogil:
 
 cdef inline void _share(Run *run, int64_t s, int64_t items, int owner, int team,
                         float *scratch) noexcept nogil:
-    """What is left of the items of the thread `owner` in stage s."""
+    """Compute the items of stage s that are left in the share of thread `owner`."""
     cdef int64_t first = items * owner // team, count = items * (owner + 1) // team - first
     cdef const Stage *stage = &run.stages[s]
     cdef dl_counter *taken = &run.counters[s * run.shared.threads + owner]
     cdef int64_t i = dl_counter_next(taken, count)
     while i < count:
         if stage.item(&run.shared, stage.op, first + i, scratch):
-            run.failed = s + 1  # others read it after the barrier
+            run.failed = s + 1  # other threads read it after the barrier
         i = dl_counter_next(taken, count)

@@ -1,4 +1,4 @@
-/* Zeroed memory for weights, caches and buffers: whole pages, huge ones where they fit. */
+/* Zeroed memory for weights, caches and buffers: whole pages, huge ones if they fit. */
 #ifndef DL_MEMORY_H
 #define DL_MEMORY_H
 
@@ -12,7 +12,7 @@
 
 enum { DL_HUGE_PAGE = 2 << 20 };
 
-/* `bytes` zeroed bytes, or NULL; a mapping of 2 MiB or more begins on a huge page. */
+/* `bytes` zeroed bytes, or NULL. A mapping of 2 MiB or more begins at a huge page. */
 static inline void *dl_map(size_t bytes)
 {
     size_t slack = bytes >= DL_HUGE_PAGE ? DL_HUGE_PAGE : 0;

@@ -6,7 +6,7 @@ cdef extern from "memory.h" nogil:
 
 
 cdef class Memory:
-    """`nbytes` zeroed bytes on pages of their own; MemoryError if there are not so many."""
+    """`nbytes` zeroed bytes on pages of their own; MemoryError if they cannot be allocated."""
 
     def __cinit__(self, Py_ssize_t nbytes):
         if nbytes < 0:

@@ -1,8 +1,8 @@
-# An op: what a task comes to for the threads of a pass.
+# An op: a task, cut into items for the threads of a pass.
 #
-# A task is done in one stage or several, with a barrier after each. A stage is a pair of
-# functions: how many items it has in this pass, and item i. Items of a stage are independent, so
-# any thread may do any of them.
+# An op has one or more stages, with a barrier after each. A stage is a pair of functions: how many
+# items it has in this pass, and item i. The items of a stage are independent: any thread may do any
+# of them.
 
 from libc.stdint cimport int64_t
 
@@ -15,11 +15,11 @@ cdef struct Pass:
     dl_batch batch
     int threads
     const dl_floats *floats
-    int encoding                    # of the rows that a broadcast sends (comm/broadcast.pxd)
+    int encoding                    # how a broadcast sends rows (comm/broadcast.pxd)
 
 # op: the struct that the stage was made with.
 ctypedef int64_t (*items_fn)(const Pass *run, const void *op) noexcept nogil
-# scratch: the thread's own, as many floats as the op asked for. 0, or -1 where a transfer failed.
+# scratch: this thread's floats, as many as the op asked for. Returns 0, or -1 if a transfer failed.
 ctypedef int (*item_fn)(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil
 
 cdef struct Stage:
@@ -31,35 +31,37 @@ cdef enum:
     MAX_STAGES = 5
 
 
-# A task bound to its buffers and weights. A subclass keeps its struct as an attribute, and all
-# objects that this points to.
+# A task bound to its buffers and weights. A subclass has its struct as an attribute, and keeps
+# alive all objects that the struct points to.
 cdef class Op:
     cdef Stage stages[MAX_STAGES]
     cdef int n_stages
     cdef readonly int64_t scratch   # floats that an item needs
-    # Append a stage; `op` lives as long as the object.
+    # Append a stage; `op` must live as long as this object.
     cdef int stage(self, items_fn items, item_fn item, const void *op) except -1
 
 
-# What tasks name: buffers, matrices and vectors, and what all tasks of a pass share.
+# What tasks refer to by name, and what they share.
 cdef class Bindings:
     cdef readonly dict buffers      # Rows or Routes by name
     cdef readonly dict matrices     # PackedMatrix by name
     cdef readonly dict vectors      # float32 arrays by name
-    cdef readonly object embedding  # float32 (vocab, dim), or None
+    cdef readonly object embedding  # StoredRows (vocab, dim), or None
     cdef readonly object cache      # KVCache
     cdef readonly object communicator
     cdef readonly int threads
     cdef readonly int64_t max_rows, max_positions
-    cdef dict _shared               # what several ops use, made by the first
+    cdef dict _shared               # objects that several ops use
+    # The rows of a buffer.
     cdef const dl_rows *rows(self, str name) except NULL
+    # The floats of a buffer; ValueError if it holds Q80 blocks.
     cdef float *floats(self, str name) except NULL
-    # The numbers of a vector of that length; NULL for no name.
+    # The numbers of a vector; NULL for an empty name. ValueError for another length.
     cdef const float *vector(self, str name, int64_t length) except? NULL
-    # What make() gives, made once for all ops that ask with this key.
+    # The object for a key; the first op that asks makes it.
     cdef object shared(self, object key, object make)
 
-# How many rows a task works on: those whose logits are wanted, or all.
+# How many rows a task works on; tail: only those whose logits are wanted.
 cdef inline int64_t rows_of(const Pass *run, bint tail) noexcept nogil:
     return run.batch.n_wanted if tail else run.batch.rows
 # The row of the batch that is row t of the task.

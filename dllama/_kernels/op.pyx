@@ -1,15 +1,15 @@
-"""Ops and what they are bound to; op.pxd has the contract."""
+"""Ops and their bindings. The contract is in op.pxd."""
 
 from dllama._kernels.memory cimport Memory
 from dllama._kernels.ops.elementwise cimport Rows
 
 
 cdef class Op:
-    """A task bound to its buffers and weights; made from (Bindings, Task).
+    """A task bound to its buffers and weights. Subclasses are made from (Bindings, Task).
 
     Raises:
-        KeyError: the task names a buffer, matrix or vector that is not there.
-        ValueError: one of them has another size than the task needs.
+        KeyError: the task names a buffer, matrix or vector that does not exist.
+        ValueError: one of them has the wrong size.
     """
 
     cdef int stage(self, items_fn items, item_fn item, const void *op) except -1:
@@ -23,16 +23,16 @@ cdef class Op:
 
 
 cdef class Bindings:
-    """What the tasks of a graph name.
+    """What the tasks of a graph refer to.
 
     Args:
         buffers: Rows or Routes by name.
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
-        embedding: StoredRows (vocab, dim), or None where no task looks up rows.
-        cache: KVCache.
-        communicator: of several nodes, else None.
-        threads: that will run the items.
+        embedding: StoredRows (vocab, dim); None if no task looks up rows.
+        cache: the KVCache.
+        communicator: links to the other nodes; None on one node.
+        threads: how many threads run items.
         max_rows: most rows of a batch.
         max_positions: most positions of a sequence.
     """
@@ -69,5 +69,5 @@ cdef class Bindings:
 
     @property
     def nbytes(self):
-        """Bytes of the buffers and of what ops share."""
+        """Bytes of all buffers and of the objects that ops share."""
         return sum(one.nbytes for one in (*self.buffers.values(), *self._shared.values()))

@@ -1,4 +1,4 @@
-"""The ops there are: which class does a task, by the name that the task says."""
+"""All ops: the class for each name that a task may have."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-/* Threads of one parallel region: who am I, how many are we, wait for all.
+/* Threads of a parallel region: the number of this thread, the size of the team, barriers.
  *
- * The only file that calls OpenMP; without it every region has one thread.
+ * The only file that calls OpenMP. Without it every region has one thread.
  */
 #ifndef DL_THREADS_H
 #define DL_THREADS_H
@@ -29,17 +29,17 @@ static inline void dl_pause(void)
 #endif
 }
 
-/* arrived and round sit on cache lines of their own. */
+/* arrived and round have a cache line each. */
 typedef struct {
     _Alignas(64) int arrived;
     _Alignas(64) int round;
     char padding[60];
 } dl_barrier;
 
-/* Spins before the waiting thread lets others run: about 20 microseconds. */
+/* Spins before a waiting thread lets others run: about 20 microseconds. */
 enum { DL_SPINS = 1000 };
 
-/* Returns when all `team` threads have called it. What they wrote before is then visible. */
+/* Returns when all `team` threads have called it. What they wrote before is visible then. */
 static inline void dl_barrier_wait(dl_barrier *b, int team)
 {
     int round = __atomic_load_n(&b->round, __ATOMIC_ACQUIRE);
@@ -52,13 +52,13 @@ static inline void dl_barrier_wait(dl_barrier *b, int team)
         if (spin < DL_SPINS) dl_pause(); else sched_yield();
 }
 
-/* A shared counter of work items taken, alone on its cache line. */
+/* A shared counter of the items taken, alone on its cache line. */
 typedef struct {
     _Alignas(64) int64_t next;
     char padding[56];
 } dl_counter;
 
-/* The next item; `end` or more where none is left, which mostly costs no write. */
+/* The next item, or `end` or more if no item is left; then it rarely writes. */
 static inline int64_t dl_counter_next(dl_counter *c, int64_t end)
 {
     if (__atomic_load_n(&c->next, __ATOMIC_RELAXED) >= end) return end;

@@ -1,14 +1,14 @@
-/* The weight types: how the numbers of a tensor are stored, a row for each.
+/* The table of weight types: how the numbers of a tensor are stored.
  *
  * DL_WEIGHT_TYPES(X) calls X(id, name, block, bytes, packed, input) with
  *   id      the number of the type in model files and messages
- *   name    dl_type_NAME is the id; the functions below end in it
- *   block   numbers in a block; rows are whole blocks
- *   bytes   of a block in a file
+ *   name    suffix of dl_type_NAME, which is the id, and of the functions below
+ *   block   numbers in a block; a row of a tensor is a whole number of blocks
+ *   bytes   bytes of a block in a file
  *   packed  bytes of a block of a panel, which is 16 packed rows (simd/tile.h)
  *   input   what its matmul reads: `floats`, or `blocks` of Q80
  *
- * A row names these functions:
+ * Each type has these functions:
  *   dl_encode_NAME_ISA, dl_decode_NAME_ISA   simd/quants.inc.h
  *   dl_pack_NAME                             simd/tile.h
  *   dl_tile_NAME_ISA                         simd/tile_float.inc.h for floats, simd/tile_ISA.h
@@ -26,10 +26,10 @@
     X(2, q40, 32, 18, 288, blocks)  \
     X(3, q80, 32, 34, 544, blocks)
 
-/* What a row's `input` says of a matmul. */
+/* Values of `input`. */
 enum { dl_input_floats = 0, dl_input_blocks = 1 };
 
-/* The constants of type NAME, for code that is compiled for one type. */
+/* Constants of type NAME, for code that is compiled for one type. */
 #define DL_TYPE_CONSTANTS(id, name, block, bytes, packed, input) \
     dl_type_##name = id, dl_block_##name = block, dl_bytes_##name = bytes, dl_packed_##name = packed,
 enum { DL_WEIGHT_TYPES(DL_TYPE_CONSTANTS) };
@@ -42,7 +42,7 @@ typedef struct {
     int quantised; /* its matmul reads Q80 blocks */
 } dl_weight_type;
 
-/* The rows, and one of zeros after the last. */
+/* The rows of the table, then a row of zeros. */
 static inline const dl_weight_type *dl_weight_types(void)
 {
 #define DL_TYPE_ROW(id, name, block, bytes, packed, input) \
@@ -60,8 +60,8 @@ static inline const dl_weight_type *dl_weight_type_of(int id)
     return 0;
 }
 
-/* Bytes of n numbers of a known type in a file; n is whole blocks. The sizes are constants in
- * each case, so that nothing is divided at run time. */
+/* Bytes of n numbers of a known type in a file; n is whole blocks. Sizes are constants in each
+ * case, so there is no division at run time. */
 static inline int64_t dl_type_bytes(int type, int64_t n)
 {
 #define DL_TYPE_BYTES(id, name, block, bytes, packed, input) case id: return n / block * bytes;

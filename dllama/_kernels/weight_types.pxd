@@ -1,4 +1,4 @@
-# The table of weight types, and conversion between floats and stored numbers.
+# The table of weight types, and conversion between floats and stored numbers (types.h).
 
 from libc.stdint cimport int64_t, uint8_t
 
@@ -16,7 +16,7 @@ cdef extern from "types.h" nogil:
         int bytes
         int packed
         int quantised
-    const dl_weight_type *dl_weight_types()  # the row after the last has no name
+    const dl_weight_type *dl_weight_types()  # ends with a row whose name is NULL
     const dl_weight_type *dl_weight_type_of(int id)  # NULL for an unknown type
     int64_t dl_type_bytes(int type, int64_t n)
     int64_t dl_panel_bytes(int type, int64_t n)

@@ -9,13 +9,13 @@ import numpy as np
 cdef extern from "simd/cpu.h" nogil:
     int dl_isa()
 
-# Numbers that a thread takes at a time: whole blocks.
+# Numbers that a thread converts at a time: whole blocks.
 cdef enum:
-    CHUNK = 1 << 16
+    SPAN = 1 << 16
 
 
 def table():
-    """The rows of types.h: (id, name, block, bytes, packed bytes, whether it reads Q80 blocks)."""
+    """The table of types.h: rows of (id, name, block, bytes, packed, whether matmuls read Q80)."""
     cdef const dl_weight_type *row = dl_weight_types()
     rows = []
     while row.name != NULL:
@@ -34,7 +34,7 @@ cdef const dl_weight_type *known(int weight_type) except NULL:
 
 
 def nbytes(int weight_type, int64_t count):
-    """Bytes of `count` numbers; ValueError for an unknown type or a part of a block."""
+    """Bytes of `count` numbers; ValueError for an unknown type, or unless they are whole blocks."""
     cdef const dl_weight_type *row = known(weight_type)
     if count % row.block:
         raise ValueError(
@@ -44,23 +44,33 @@ def nbytes(int weight_type, int64_t count):
 
 
 def encode(src, out, int weight_type, int threads=1, bint bf16=False):
-    """Store src, C-contiguous float32, float16 or, with bf16, bfloat16 bits in uint16, in out.
+    """Encode numbers as a model file stores them.
 
-    out: writable uint8 (bytes,). Returns whether all numbers are finite, as given and as
-    stored. ValueError for another dtype or a size that does not fit.
+    Args:
+        src: C-contiguous float32 or float16; with bf16, bfloat16 bits in uint16.
+        out: writable uint8 (bytes,).
+        weight_type: how to store them.
+        threads: how many threads encode.
+        bf16: whether src holds bfloat16 bits.
+
+    Returns:
+        Whether all numbers are finite, both before and after encoding.
+
+    Raises:
+        ValueError: src has another dtype, or the sizes do not fit.
     """
     cdef int src_type = _source_type(src.dtype, bf16)
     cdef const uint8_t[::1] given = np.ascontiguousarray(src).reshape(-1).view(np.uint8)
     cdef uint8_t[::1] dst = out
-    cdef int64_t n = src.size, chunks = (n + CHUNK - 1) // CHUNK, i
+    cdef int64_t n = src.size, spans = (n + SPAN - 1) // SPAN, i
     cdef int64_t width = 4 if src_type == DL_SRC_F32 else 2
     cdef const dl_quants *f = dl_quants_of(dl_isa())
     cdef int bad = 0
     if dst.shape[0] != nbytes(weight_type, n):
-        raise ValueError(f"dst has {dst.shape[0]} bytes, expected {nbytes(weight_type, n)}")
-    for i in prange(chunks, nogil=True, num_threads=threads, schedule="static"):
-        bad += f.encode(&given[i * CHUNK * width], src_type, min(CHUNK, n - i * CHUNK), weight_type,
-                        &dst[dl_type_bytes(weight_type, i * CHUNK)])
+        raise ValueError(f"out has {dst.shape[0]} bytes, expected {nbytes(weight_type, n)}")
+    for i in prange(spans, nogil=True, num_threads=threads, schedule="static"):
+        bad += f.encode(&given[i * SPAN * width], src_type, min(SPAN, n - i * SPAN), weight_type,
+                        &dst[dl_type_bytes(weight_type, i * SPAN)])
     return bad == 0
 
 
@@ -75,26 +85,26 @@ cdef int _source_type(dtype, bint bf16) except -1:
 
 
 def decode(const uint8_t[::1] src, float[::1] dst, int weight_type, int threads=1):
-    """Write the numbers of src, uint8 (bytes,), to dst, float32 (n,); ValueError on sizes."""
-    cdef int64_t n = dst.shape[0], chunks = (n + CHUNK - 1) // CHUNK, i
+    """Decode src, uint8 (bytes,), to dst, float32 (n,); ValueError if the sizes do not fit."""
+    cdef int64_t n = dst.shape[0], spans = (n + SPAN - 1) // SPAN, i
     cdef const dl_quants *f = dl_quants_of(dl_isa())
     if src.shape[0] != nbytes(weight_type, n):
         raise ValueError(f"src has {src.shape[0]} bytes, expected {nbytes(weight_type, n)}")
-    for i in prange(chunks, nogil=True, num_threads=threads, schedule="static"):
-        f.decode(&src[dl_type_bytes(weight_type, i * CHUNK)], weight_type, min(CHUNK, n - i * CHUNK),
-                 &dst[i * CHUNK])
+    for i in prange(spans, nogil=True, num_threads=threads, schedule="static"):
+        f.decode(&src[dl_type_bytes(weight_type, i * SPAN)], weight_type, min(SPAN, n - i * SPAN),
+                 &dst[i * SPAN])
 
 
 class StoredRows:
-    """Rows of a matrix as a model file holds them, decoded when they are looked up.
+    """Rows of a matrix as stored in a model file, decoded when they are looked up.
 
     Args:
-        rows: uint8 (n, bytes of a row), C-contiguous.
+        rows: uint8 (n, bytes per row), C-contiguous.
         weight_type: how numbers are stored.
         cols: numbers in a row.
 
     Raises:
-        ValueError: rows have another size.
+        ValueError: the rows have the wrong size.
     """
 
     def __init__(self, rows, int weight_type, int64_t cols):
@@ -104,7 +114,7 @@ class StoredRows:
         self.rows, self.weight_type, self.cols = rows, weight_type, cols
 
     def lookup(self, ids):
-        """Rows by number: float32 (len(ids), cols)."""
+        """The rows of these numbers: float32 (len(ids), cols)."""
         out = np.empty((len(ids), self.cols), np.float32)
         decode(self.rows[ids].reshape(-1), out.reshape(-1), self.weight_type)
         return out

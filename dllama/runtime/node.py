@@ -60,7 +60,7 @@ def communicator_of(
         rank,
         sums=[max(map(len, adds)) for adds in both],
         dim=graph.spec.dim,
-        tokens=config.batch,
+        max_rows=config.batch,
         wire=int(WIRE[config.buffer]),
         algorithm=config.all_reduce,
         timeout=config.patience,

@@ -1,7 +1,7 @@
 """Every kernel of every instruction set against the baseline, bit by bit, in a C program.
 
-Arm's run under qemu. What this processor lacks of AVX-512 and AVX-VNNI is compiled with
-functions in place of its instructions (isas/emulated*.h).
+The Arm kernels run under qemu. AVX-512 and AVX-VNNI are emulated with functions if this processor
+does not support them (isas/emulated*.h).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ HERE = Path(__file__).parent / "isas"
 KERNELS = Path(__file__).parents[2] / "dllama" / "_kernels"
 CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
-# What the headers beside this file stand in for, and the feature that makes it needless.
+# Headers in isas/ that replace those of the kernels unless the processor has the feature.
 EMULATED = {"begin_avxvnni.h": "avxvnni", "begin_avx512.h": "avx512vnni"}
 
 
 def build(compiler: str, include: Path, output: Path, *flags: str) -> Path:
-    """The program, made with the headers below include."""
+    """Compile the program with the headers in `include`."""
     source = str(HERE / "compare.c")
     command = [compiler, *FLAGS, *flags, "-I", str(include), source, "-o", str(output), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
@@ -33,7 +33,7 @@ def build(compiler: str, include: Path, output: Path, *flags: str) -> Path:
 
 
 def compared(*command: str) -> list[str]:
-    """The instruction sets that the program found equal to the baseline."""
+    """Run the program; return the instruction sets that are equal to the baseline."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.split()
@@ -41,7 +41,7 @@ def compared(*command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program for 64-bit Arm."""
+    """The program, compiled for 64-bit Arm."""
     for tool in (CROSS, QEMU):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
@@ -58,13 +58,13 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_arm(arm, processor, isas):
-    """Each processor has the instruction sets that it should, and they give the same bits."""
+    """Each processor supports the expected instruction sets, and all give the same bits."""
     assert compared(QEMU, "-cpu", processor, str(arm)) == isas
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="no x86")
-@pytest.mark.skipif("avx2" not in cpu.features(), reason="no AVX2, on which emulation builds")
+@pytest.mark.skipif("avx2" not in cpu.features(), reason="no AVX2, which the emulation uses")
 def test_x86(tmp_path):
     compiler = shutil.which("gcc")
     if compiler is None:

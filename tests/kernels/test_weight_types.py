@@ -13,7 +13,7 @@ F32, F16, Q40, Q80 = range(4)
 
 
 def test_the_python_table_is_the_compiled_one():
-    """Sizes of packed blocks are the kernels' alone."""
+    """Sizes of packed blocks are only known to the kernels."""
     compiled = [(*row[:4], row[5]) for row in quants.table()]
     mirrored = [
         (int(kind), kind.name.lower(), kind.block_size, kind.block_bytes, kind.quantised)
@@ -43,7 +43,7 @@ def bfloat16(x: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def numbers(rng) -> np.ndarray:
-    """Blocks of several magnitudes; one is zero, one has a tie of magnitudes."""
+    """Blocks of different magnitudes; one is zero, one has a tie of magnitudes."""
     x = rng.standard_normal((77, 320)).astype(np.float32)
     x *= rng.choice(np.array([1e-6, 1, 100], np.float32), (77, 1))
     x[3, :64] = 0
@@ -96,7 +96,7 @@ def test_floats_need_no_whole_blocks(rng, weight_type, count):
 
 
 def test_all_halves():
-    """Every float16 there is, to float32 and back."""
+    """All float16 numbers, to float32 and back."""
     bits = np.arange(1 << 16, dtype=np.uint16)
     halves = bits.view(np.float16)
     finite = np.isfinite(halves)

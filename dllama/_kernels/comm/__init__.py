@@ -1,1 +1,1 @@
-"""Communication: links to other nodes, and the collectives made of them."""
+"""Communication: links to other nodes, and collectives over them."""

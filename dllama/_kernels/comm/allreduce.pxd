@@ -1,6 +1,7 @@
-# The sum of all nodes' rows on all nodes, in stages of independent items.
+# All-reduce: every node gets the sum of the rows of all nodes. Stages of independent items.
 #
-# n: nodes. T: rows of the batch. Ranks are 0 to n - 1. A chunk is the columns that one rank reduces.
+# n: nodes, with ranks 0 to n - 1. T: rows of the batch. P: sums of a node. A chunk is the columns
+# that one rank reduces.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
@@ -11,8 +12,8 @@ from dllama._kernels.comm.exchange cimport Peers
 
 # Which messages an all-reduce sends.
 cdef enum Algorithm:
-    AUTO = 0
-    EXCHANGE = 1                    # all of the vector to every node
+    AUTO = 0                        # the faster one for the size
+    EXCHANGE = 1                    # every node sends all of its rows to every other
     TWO_STEP = 2                    # reduce-scatter, then all-gather
 
 
@@ -25,28 +26,28 @@ cdef class Additions:
     cdef const int32_t *adds(self) noexcept
 
 
-# dst[t] += (or = where it is stored) all sums of all nodes, added in the order of `adds`. The same
-# bits come out on all nodes. Stages, with a barrier after each: pack items, first exchange, reduce
-# items, second exchange, unpack items.
+# dst[t] += (with store: =) all sums of all nodes, added in the order of `adds`. The result has the
+# same bits on all nodes. Stages, with a barrier after each: pack items, first exchange, reduce
+# items, second exchange (only if two_step), unpack items.
 cdef struct AllReduce:
     Peers *peers
     const dl_quants *codec
-    int wire                        # weight type of what travels
+    int wire                        # weight type of the numbers sent
     int algorithm
     bint store                      # dst[t] = the sum, instead of +=
     int64_t dim
-    const int64_t *borders          # [n + 1]: columns before the chunk that each rank reduces
-    const int64_t *offsets          # [n + 1]: bytes before that chunk, for one row
-    const int64_t *first_sum        # [n + 1]: sums of the nodes before each rank; its own are P
-    const int32_t *adds             # [sums]: how many of those before are added after each
-    uint8_t *packed                 # n chunks, each of P * T rows; then of T rows
-    uint8_t *received               # of each node its P * T rows of one or of all chunks
+    const int64_t *borders          # [n + 1]: columns before the chunk of each rank
+    const int64_t *offsets          # [n + 1]: bytes of a row before the chunk of each rank
+    const int64_t *first_sum        # [n + 1]: sums of all lower ranks
+    const int32_t *adds             # [sums]: how many of the sums before it are added to each sum
+    uint8_t *packed                 # n chunks of P * T rows; for the second exchange of T rows
+    uint8_t *received               # from each node P * T rows, of one chunk or of all
     uint8_t *reduced                # T rows of this node's chunk
-    const float *src                # [P][sum_step][dim], of which the first T rows each
-    int64_t sum_step                # rows from one sum of this node to the next
+    const float *src                # [P][sum_stride][dim]; the first T rows of each sum are used
+    int64_t sum_stride              # rows from one sum of this node to the next
     float *dst                      # [T][dim]
 
-# Bytes of a vector up to which an exchange of all sums of n nodes is the faster one.
+# Bytes of all rows up to which an exchange is faster than two-step, for n nodes with `sums` in all.
 cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil
 cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil
 cdef bint two_step(const AllReduce *a, int64_t T) noexcept nogil

@@ -1,10 +1,10 @@
 """All-reduces over links.
 
-Thakur et al. 2005 (Optimization of Collective Communication Operations in MPICH) has the
-algorithms: for few bytes every node sends all of its vector to all others (one latency); for many
-a reduce-scatter followed by an all-gather (two latencies, and the fewest bytes). Both add in the
-same order, which dllama.graph.sum_tree plans: a node may have several sums, each of which travels,
-so that with float32 on the wire the result has the bits of one node that has them all.
+The algorithms are those of Thakur et al. 2005 (Optimization of Collective Communication Operations
+in MPICH). For few bytes, every node sends everything to all others (one latency). For many bytes, a
+reduce-scatter is followed by an all-gather (two latencies, the fewest bytes). Both add in the same
+order, that of dllama.graph.sum_tree. A node may send several sums, so that with float32 on the wire
+the result has the bits of a single node.
 """
 
 from libc.stdint cimport INT64_MAX
@@ -14,23 +14,27 @@ from dllama._kernels.comm.exchange cimport MOST_NODES, exchange
 from dllama._kernels.weight_types cimport DL_SRC_F32, dl_type_bytes
 
 
-# Columns that reduce adds at a time, whole blocks.
+# Columns that reduce and unpack decode at a time: whole blocks.
 cdef enum:
     STRIP = 64
 
-# Sums that wait to be added: the depth of the tree.
+# Most sums that wait to be added: the depth of the tree.
 cdef enum:
     MOST_SUMS = 16
 
-# Latency times bandwidth of the links that AUTO is made for, in bytes: Gigabit Ethernet's 80
-# microseconds at 117 MB/s. An exchange pays while its extra bytes take less than one latency.
+# Latency times bandwidth, in bytes, that AUTO assumes: Gigabit Ethernet's 80 microseconds at
+# 117 MB/s. An exchange is faster while its extra bytes take less time than one latency.
 cdef int64_t LATENCY_BYTES = 9400
 
 
 cdef class Additions:
-    """How all nodes' sums are added: adds of each sum by rank (dllama.graph.sum_tree.Summation).
+    """The order in which the sums of all nodes are added.
 
-    ValueError unless they come to one sum.
+    Args:
+        adds: by rank, the adds of each sum (dllama.graph.sum_tree.Summation).
+
+    Raises:
+        ValueError: the additions do not end in one sum, or too many sums wait.
     """
 
     def __cinit__(self, adds):
@@ -46,7 +50,7 @@ cdef class Additions:
         for own in adds:
             for n in own:
                 if not 0 <= n <= waiting or waiting - n >= MOST_SUMS or sums > MOST_NODES:
-                    raise ValueError(f"no sum is added to {n} of {waiting} of {sums}")
+                    raise ValueError(f"cannot add {n} of {waiting} waiting sums, {sums} in all")
                 waiting += 1 - n
                 add[0] = n
                 add += 1
@@ -70,9 +74,10 @@ cdef bint two_step(const AllReduce *a, int64_t T) noexcept nogil:
 
 
 cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil:
-    """Bytes of a vector up to which an exchange of all sums of n nodes is the faster one.
+    """Compare the bytes that a node sends in each algorithm.
 
-    A node sends sums / n vectors: to n - 1 others, or a chunk of each and then of the result.
+    An exchange sends sums / n times the rows to each of n - 1 nodes. Two-step sends a chunk of
+    them to each node, and then a chunk of the result.
     """
     cdef int64_t more = (n - 1) * (sums * (n - 1) - n)
     return LATENCY_BYTES * n * n // more if more > 0 else INT64_MAX
@@ -82,19 +87,19 @@ cdef inline int64_t _width(const AllReduce *a, int chunk) noexcept nogil:
     return a.borders[chunk + 1] - a.borders[chunk]
 
 
-cdef inline int64_t _size(const AllReduce *a, int chunk) noexcept nogil:
-    """Bytes of one row of a chunk."""
+cdef inline int64_t _row_bytes(const AllReduce *a, int chunk) noexcept nogil:
+    """Bytes of a row of a chunk."""
     return a.offsets[chunk + 1] - a.offsets[chunk]
 
 
 cdef inline uint8_t *_row(const AllReduce *a, uint8_t *base, int chunk, int64_t rows,
                           int64_t i) noexcept nogil:
-    """Row i of a chunk, where each of n chunks has so many rows."""
-    return base + rows * a.offsets[chunk] + i * _size(a, chunk)
+    """Row i of a chunk, in a buffer of all chunks with `rows` rows each."""
+    return base + rows * a.offsets[chunk] + i * _row_bytes(a, chunk)
 
 
 cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil:
-    """How many sums a node has."""
+    """How many sums a rank has."""
     return a.first_sum[rank + 1] - a.first_sum[rank]
 
 
@@ -105,19 +110,19 @@ cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil:
 cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef int chunk = <int> (i % a.peers.world_size)
     cdef int64_t row = i // a.peers.world_size
-    cdef const float *src = a.src + (row // T * a.sum_step + row % T) * a.dim
+    cdef const float *src = a.src + (row // T * a.sum_stride + row % T) * a.dim
     a.codec.encode(src + a.borders[chunk], DL_SRC_F32, _width(a, chunk), a.wire,
                    _row(a, a.packed, chunk, T * sums_of(a, a.peers.rank), row))
 
 
 cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint chunked) noexcept nogil:
-    """Where the sums of a node arrive."""
-    cdef int64_t row = _size(a, a.peers.rank) if chunked else a.offsets[a.peers.world_size]
+    """Where the sums of a rank arrive."""
+    cdef int64_t row = _row_bytes(a, a.peers.rank) if chunked else a.offsets[a.peers.world_size]
     return a.received + a.first_sum[rank] * T * row
 
 
 cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
-    """All of it to every node, or to each its chunk."""
+    """Send everything to every node, or to each node its chunk."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
     cdef int64_t out_bytes[MOST_NODES]
@@ -127,9 +132,10 @@ cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
     cdef bint chunked = two_step(a, T)
     for r in range(n):
         out[r] = a.packed + (rows * a.offsets[r] if chunked else 0)
-        out_bytes[r] = rows * (_size(a, r) if chunked else a.offsets[n])
+        out_bytes[r] = rows * (_row_bytes(a, r) if chunked else a.offsets[n])
         into[r] = _received(a, r, T, chunked)
-        into_bytes[r] = T * sums_of(a, r) * (_size(a, a.peers.rank) if chunked else a.offsets[n])
+        into_bytes[r] = T * sums_of(a, r) * (
+            _row_bytes(a, a.peers.rank) if chunked else a.offsets[n])
     return exchange(a.peers, out, out_bytes, into, into_bytes)
 
 
@@ -138,13 +144,13 @@ cdef int64_t reduce_items(const AllReduce *a, int64_t T) noexcept nogil:
 
 
 cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
-    """Add up a row of one chunk; the sum is added to dst, or becomes what travels next."""
+    """Add up a row of one chunk. The sum goes to dst or, in two-step, is encoded in `reduced`."""
     cdef bint chunked = two_step(a, T)
     cdef int chunk = a.peers.rank if chunked else <int> (i % a.peers.world_size)
     cdef int64_t t = i if chunked else i // a.peers.world_size
     cdef int64_t width = _width(a, chunk), begin = 0, count
     cdef const uint8_t *rows[MOST_NODES]
-    cdef uint8_t *reduced = a.reduced + t * _size(a, chunk)
+    cdef uint8_t *reduced = a.reduced + t * _row_bytes(a, chunk)
     cdef float sums[MOST_SUMS * STRIP]
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
     _find_rows(a, T, chunk, t, chunked, rows)
@@ -160,7 +166,7 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
 
 cdef inline void _find_rows(const AllReduce *a, int64_t T, int chunk, int64_t t, bint chunked,
                             const uint8_t **rows) noexcept nogil:
-    """Row t of a chunk of every sum of every node."""
+    """rows[sums] = row t of a chunk of every sum of every node."""
     cdef int64_t p, q = 0
     cdef int r
     for r in range(a.peers.world_size):
@@ -168,7 +174,7 @@ cdef inline void _find_rows(const AllReduce *a, int64_t T, int chunk, int64_t t,
             if r == a.peers.rank:
                 rows[q] = _row(a, a.packed, chunk, T * sums_of(a, r), p * T + t)
             elif chunked:
-                rows[q] = _received(a, r, T, True) + (p * T + t) * _size(a, chunk)
+                rows[q] = _received(a, r, T, True) + (p * T + t) * _row_bytes(a, chunk)
             else:
                 rows[q] = _row(a, _received(a, r, T, False), chunk, T * sums_of(a, r), p * T + t)
             q += 1
@@ -176,7 +182,7 @@ cdef inline void _find_rows(const AllReduce *a, int64_t T, int chunk, int64_t t,
 
 cdef inline void _sum(const AllReduce *a, const uint8_t *const *rows, int64_t skip, int64_t count,
                       float *sums) noexcept nogil:
-    """Sum of some numbers of all rows, in the first strip of sums; the others are a stack."""
+    """sums[count] = sum of all rows from byte `skip` on. The rest of `sums` is used as a stack."""
     cdef int64_t q
     cdef int i
     cdef float *top = sums
@@ -202,7 +208,7 @@ cdef inline void _add(float *x, const float *y, int64_t count) noexcept nogil:
 
 
 cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
-    """The sums of this node's chunk to all others."""
+    """Send the result of this node's chunk to all others."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
     cdef int64_t out_bytes[MOST_NODES]
@@ -210,9 +216,9 @@ cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
     cdef int r
     for r in range(a.peers.world_size):
         out[r] = a.reduced
-        out_bytes[r] = T * _size(a, a.peers.rank)
+        out_bytes[r] = T * _row_bytes(a, a.peers.rank)
         into[r] = a.packed + T * a.offsets[r]
-        into_bytes[r] = T * _size(a, r)
+        into_bytes[r] = T * _row_bytes(a, r)
     return exchange(a.peers, out, out_bytes, into, into_bytes)
 
 
@@ -227,7 +233,7 @@ cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
     cdef float strip[STRIP]
     if chunk == a.peers.rank:
-        row = a.reduced + t * _size(a, chunk)
+        row = a.reduced + t * _row_bytes(a, chunk)
     while begin < width:
         count = min(STRIP, width - begin)
         a.codec.decode(row + dl_type_bytes(a.wire, begin), a.wire, count, strip)

@@ -1,4 +1,4 @@
-"""Copies of the root's rows for all nodes, exact in the fewest bytes."""
+"""Broadcasts of the root's rows: exact, in as few bytes as possible."""
 
 from libc.string cimport memcmp
 
@@ -8,13 +8,13 @@ from dllama._kernels.weight_types cimport (
 )
 from dllama._kernels.comm.exchange cimport MOST_NODES, exchange
 
-# Numbers looked at together.
+# Numbers checked at a time.
 cdef enum:
     STRIP = 64
 
 
 cdef int exact_encoding(const float *x, int64_t n) noexcept nogil:
-    """The shortest encoding that holds all of n numbers exactly."""
+    """The shortest encoding that represents all n numbers exactly."""
     cdef const dl_quants *codec = dl_quants_of(dl_isa())
     cdef const unsigned int *bits = <const unsigned int *> x
     cdef float back[STRIP]
@@ -37,7 +37,7 @@ cdef int exact_encoding(const float *x, int64_t n) noexcept nogil:
 
 
 cdef inline int _type(int encoding) noexcept nogil:
-    """The weight type of an encoding, or one of the same size."""
+    """The weight type of an encoding, or for bfloat16 one of the same size."""
     return dl_type_f32 if encoding == AS_FLOAT else dl_type_f16
 
 
@@ -64,7 +64,7 @@ cdef void receive_row(const Broadcast *b, int encoding, int64_t t) noexcept nogi
 
 
 cdef int spread(const Broadcast *b, int encoding, int64_t T) noexcept nogil:
-    """Scatter from the root, then an all-gather of the others: the root sends everything once."""
+    """Scatter from the root, then all-gather among the others, so the root sends each byte once."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
     cdef int64_t out_bytes[MOST_NODES]

@@ -1,4 +1,4 @@
-# The links of a communicator of nodes, and what its collectives share.
+# A communicator: the links to all other nodes, and what its collectives share.
 
 from libc.stdint cimport int64_t
 
@@ -8,15 +8,17 @@ from dllama._kernels.memory cimport Memory
 from dllama._kernels.comm.exchange cimport Peers
 
 
-# A communicator of nodes and the memory that its collectives use.
+# Links to all other nodes, and memory for messages.
 cdef class Communicator:
     cdef Peers peers
-    cdef list _links                # keeps what peers points to
+    cdef list _links                # keeps alive what peers points to
     cdef Memory _borders, _offsets, _packed, _received, _reduced
-    cdef readonly int64_t dim, tokens
+    cdef readonly int64_t dim, max_rows
     cdef readonly int wire, algorithm
-    cdef list _most_sums            # by rank, most sums of an all-reduce
+    cdef list _most_sums            # by rank, most sums in an all-reduce
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest)
-    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t sum_step,
-                            float *dst, bint store) except -1
+    # Set up an all-reduce. ValueError if the additions are of other nodes.
+    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src,
+                            int64_t sum_stride, float *dst, bint store) except -1
+    # Set up a broadcast of x [T][dim].
     cdef Broadcast broadcast_job(self, float *x) noexcept

@@ -9,7 +9,7 @@ ALGORITHMS: dict[str, int]
 
 class Communicator:
     dim: int
-    tokens: int
+    max_rows: int
     wire: int
     algorithm: int
     def __init__(
@@ -18,7 +18,7 @@ class Communicator:
         rank: int,
         *,
         dim: int,
-        tokens: int,
+        max_rows: int,
         wire: int,
         algorithm: str = "auto",
         timeout: float = 5.0,

@@ -1,4 +1,4 @@
-"""A communicator of nodes: links to all others, and memory for all-reduces and broadcasts."""
+"""A communicator: links to all other nodes, and memory for all-reduces and broadcasts."""
 
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 
@@ -25,21 +25,24 @@ ALGORITHMS = {"auto": AUTO, "exchange": EXCHANGE, "two-step": TWO_STEP}
 
 
 cdef class Communicator:
-    """This node's links to all others, and room for collectives.
+    """The links of a node to all others, and memory for collectives.
 
     Args:
-        links: one for each rank, None at this node's own; all of one transport.
-        rank: of this node.
+        links: a link for each rank, None for this node's own. All are of the same transport.
+        rank: rank of this node.
         dim: numbers in a row.
-        tokens: most rows of a collective.
-        wire: weight type of what all-reduces send; ConfigError where its blocks do not divide dim.
+        max_rows: most rows of a collective.
+        wire: weight type of the numbers that all-reduces send.
         algorithm: of all-reduces: auto, exchange or two-step.
         timeout: seconds without a byte after which a collective fails.
-        watched: control links by rank; an exchange is given up when one ends.
-        sums: by rank, most sums that a node has for an all-reduce; without it one.
+        watched: control links by rank. An exchange fails when one of them ends.
+        sums: by rank, most sums that a node has in an all-reduce; by default 1.
+
+    Raises:
+        ConfigError: the number of nodes is out of range, or dim is not whole blocks of `wire`.
     """
 
-    def __init__(self, list links, int rank, *, int64_t dim, int64_t tokens, int wire,
+    def __init__(self, list links, int rank, *, int64_t dim, int64_t max_rows, int wire,
                  str algorithm="auto", double timeout=5.0, dict watched=None, sums=None):
         cdef int n = len(links), r
         if not 2 <= n <= MOST_NODES or links[rank] is not None:
@@ -47,11 +50,11 @@ cdef class Communicator:
         cdef const dl_weight_type *kind = known(wire)
         if dim % kind.block:
             raise ConfigError(f"buffer is {kind.name.decode()}, but rows of {dim} numbers are not "
-                              f"blocks of {kind.block}")
+                              f"whole blocks of {kind.block}")
         watched = watched or {}
         self._links = [links, watched]
         self._most_sums = [1] * n if sums is None else list(sums)
-        self.dim, self.tokens, self.wire = dim, tokens, wire
+        self.dim, self.max_rows, self.wire = dim, max_rows, wire
         self.algorithm = ALGORITHMS[algorithm]
         self.peers.world_size, self.peers.rank = n, rank
         self.peers.patience = <int64_t> (timeout * 1e9)
@@ -64,7 +67,7 @@ cdef class Communicator:
         self._allocate(n)
 
     def _allocate(self, int n):
-        """Cut dim into n chunks of whole blocks, and make room for messages."""
+        """Cut dim into n chunks of whole blocks, and allocate memory for messages."""
         cdef int64_t blocks = (self.dim + dl_block_q80 - 1) // dl_block_q80, most, widest = 0
         cdef int64_t *borders
         cdef int64_t *offsets
@@ -76,20 +79,20 @@ cdef class Communicator:
             offsets[r] = dl_type_bytes(self.wire, borders[r])
             widest = max(widest, offsets[r] - offsets[r - 1] if r else 0)
         most = max(1, self._most_sums[self.peers.rank]) * offsets[n]
-        most = max(most, 4 * self.dim)  # a broadcast uses the same room
-        self._packed = Memory(self.tokens * most)
+        most = max(most, 4 * self.dim)  # a broadcast uses the same memory
+        self._packed = Memory(self.max_rows * most)
         self._received = Memory(self._receives(n, offsets[n], widest))
-        self._reduced = Memory(self.tokens * widest)
+        self._reduced = Memory(self.max_rows * widest)
 
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest):
-        """Most bytes of a first exchange: of whole rows, or of their widest chunk."""
+        """Most bytes that a first exchange receives: whole rows, or rows of the widest chunk."""
         cdef int64_t total = sum(self._most_sums), most = 0, sums
         if self.algorithm != EXCHANGE:
-            most = total * self.tokens * widest
+            most = total * self.max_rows * widest
         if self.algorithm != TWO_STEP:
             for sums in range(1, total + 1):
                 limit = INT64_MAX if self.algorithm == EXCHANGE else most_exchanged(n, sums)
-                most = max(most, sums * min(self.tokens * row, limit))
+                most = max(most, sums * min(self.max_rows * row, limit))
         return most
 
     @property
@@ -105,7 +108,7 @@ cdef class Communicator:
 
     @property
     def rank(self):
-        """This node's number."""
+        """Rank of this node."""
         return self.peers.rank
 
     @property
@@ -115,11 +118,11 @@ cdef class Communicator:
 
     @property
     def failed_rank(self):
-        """The node that the first failure blames."""
+        """Rank of the node that the first failure blames, or None."""
         return self.peers.failure.rank if self.failed else None
 
     def check(self):
-        """Raise the first failure of a collective, if there was one."""
+        """Raise a TransportError for the first failure of a collective, if there was one."""
         cdef Failure f = self.peers.failure
         if f.error == 0:
             return
@@ -129,7 +132,7 @@ cdef class Communicator:
                       self.peers.patience / 1e9)
 
     def traffic(self):
-        """Bytes sent and received over the links of the communicator so far."""
+        """(bytes sent, bytes received) over all links so far."""
         cdef int64_t sent = 0, received = 0
         cdef int r
         for r in range(self.peers.world_size):
@@ -139,21 +142,20 @@ cdef class Communicator:
         return sent, received
 
     def encoding_of(self, const float[:, ::1] x):
-        """The shortest encoding in which a broadcast sends rows exactly, float32 (T, dim)."""
+        """The shortest encoding in which a broadcast sends x, float32 (T, dim), exactly."""
         return exact_encoding(&x[0, 0], x.shape[0] * x.shape[1])
 
-    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src, int64_t sum_step,
-                            float *dst, bint store) except -1:
-        """dst += (or = with store) the sums of all nodes; this node's are sum_step rows apart."""
+    cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src,
+                            int64_t sum_stride, float *dst, bint store) except -1:
         cdef int r
         a.first_sum, a.adds = additions.first_sums(), additions.adds()
         if additions.world_size != self.peers.world_size or any(
                 a.first_sum[r + 1] - a.first_sum[r] > self._most_sums[r]
                 for r in range(self.peers.world_size)):
-            raise ValueError("additions of a communicator of other nodes")
+            raise ValueError("the additions do not fit the nodes of this communicator")
         a.peers, a.codec, a.wire = &self.peers, dl_quants_of(dl_isa()), self.wire
         a.algorithm, a.store, a.dim = self.algorithm, store, self.dim
-        a.src, a.sum_step, a.dst = src, sum_step, dst
+        a.src, a.sum_stride, a.dst = src, sum_stride, dst
         a.borders = <int64_t *> self._borders.data
         a.offsets = <int64_t *> self._offsets.data
         a.packed, a.received = <uint8_t *> self._packed.data, <uint8_t *> self._received.data
@@ -166,10 +168,17 @@ cdef class Communicator:
         return b
 
     def all_reduce(self, const float[:, ::1] src, float[:, ::1] dst, adds=None):
-        """dst += all sums of all nodes; float32 (T, dim). TransportError.
+        """Add all sums of all nodes to dst. All nodes must call it.
 
-        src: float32 (sums of this node * T, dim). adds: how sums are added, by rank
-        (dllama.graph.sum_tree); without it every node has one, added by rank.
+        Args:
+            src: float32 (sums of this node * T, dim).
+            dst: float32 (T, dim).
+            adds: by rank, how sums are added (dllama.graph.sum_tree); by default, every node has
+                one sum, and they are added in the order of ranks.
+
+        Raises:
+            ValueError: the shapes do not fit.
+            TransportError: a link failed, now or before.
         """
         cdef int64_t T = dst.shape[0], i
         cdef Additions additions = Additions(
@@ -179,7 +188,8 @@ cdef class Communicator:
         self._check_rows(dst.shape[0], dst.shape[1])
         self.all_reduce_job(&a, additions, &src[0, 0] if src.shape[0] else NULL, T, &dst[0, 0], False)
         if src.shape[0] != T * sums_of(&a, self.peers.rank) or src.shape[1] != self.dim:
-            raise ValueError(f"{src.shape[0]} x {src.shape[1]} numbers are not this node's sums")
+            raise ValueError(f"src is {src.shape[0]} x {src.shape[1]}, expected "
+                             f"{T * sums_of(&a, self.peers.rank)} x {self.dim}")
         with nogil:
             for i in range(pack_items(&a, T)):
                 pack_item(&a, T, i)
@@ -195,7 +205,16 @@ cdef class Communicator:
         self.check()
 
     def broadcast(self, float[:, ::1] x, int encoding=AS_FLOAT):
-        """x = x of rank 0; float32 (T, dim), whose encoding all nodes know. TransportError."""
+        """Copy x of rank 0 to x of all other nodes. All nodes must call it.
+
+        Args:
+            x: float32 (T, dim).
+            encoding: how rows are sent, the same on all nodes.
+
+        Raises:
+            ValueError: the shape does not fit.
+            TransportError: a link failed, now or before.
+        """
         cdef int64_t T = x.shape[0], t
         self._check_rows(x.shape[0], x.shape[1])
         cdef Broadcast b = self.broadcast_job(&x[0, 0])
@@ -209,6 +228,6 @@ cdef class Communicator:
             for t in range(T):
                 receive_row(&b, encoding, t)
 
-    def _check_rows(self, int64_t tokens, int64_t dim):
-        if not 1 <= tokens <= self.tokens or dim != self.dim:
-            raise ValueError(f"{tokens} x {dim} numbers, expected up to {self.tokens} x {self.dim}")
+    def _check_rows(self, int64_t rows, int64_t dim):
+        if not 1 <= rows <= self.max_rows or dim != self.dim:
+            raise ValueError(f"{rows} x {dim} numbers, expected up to {self.max_rows} x {self.dim}")

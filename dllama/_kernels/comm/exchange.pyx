@@ -1,6 +1,6 @@
-"""Exchanges: a node sends to and receives from all others at once, whatever the transport.
+"""Exchanges: a node sends to and receives from all others at once, over any transport.
 
-All peers progress in the same loop, so that no order of sends and receives can deadlock.
+One loop serves all peers, so that no order of sends and receives can deadlock.
 """
 
 from dllama._kernels.comm.link cimport (
@@ -15,16 +15,16 @@ cdef extern from "errno.h" nogil:
 cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
-# Rounds of an exchange without progress after which control links are looked at, for transports
-# whose waits do not.
+# Control links are checked once in so many rounds without progress, as some transports do not look
+# at them while they wait.
 cdef enum:
     LOOK = 256
 
-# Nanoseconds without progress after which an exchange is no longer in a hurry: a node is late by
-# more than a wait that sleeps could add.
+# Nanoseconds without progress after which waits may sleep: the peer is so late that the delay of
+# waking up does not matter.
 cdef int64_t URGENT = 2000000
 
-# Nanoseconds after which the peer may be waiting for this node's processor.
+# Nanoseconds without progress after which the peer may be waiting for this very processor.
 cdef int64_t LATE = 30000
 
 
@@ -59,7 +59,7 @@ cdef int exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_by
             return 0
         rounds += 1
         if progress:
-            end = 0  # to be renewed when it is next looked at
+            end = 0  # the time limit starts again at the next look at the clock
             continue
         now = dl_now()
         if end == 0:
@@ -77,7 +77,7 @@ cdef int _fail(Peers *peers, int error, int rank, bint sending) noexcept nogil:
 
 cdef int _late(Peers *peers, const int64_t *sent, const int64_t *out_bytes, const int64_t *got,
                const int64_t *into_bytes) noexcept nogil:
-    """Blame the first node that is owed or owes bytes."""
+    """Blame the first node that has not sent its bytes, or else that has not taken ours."""
     cdef int r
     for r in range(peers.world_size):
         if r != peers.rank and got[r] < into_bytes[r]:
@@ -90,7 +90,7 @@ cdef int _late(Peers *peers, const int64_t *sent, const int64_t *out_bytes, cons
 
 cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, const int64_t *got,
                 const int64_t *into_bytes, int64_t limit, bint look) noexcept nogil:
-    """Wait until some link of the exchange may be ready; -1 if a control link has ended."""
+    """Wait until some link of the exchange may be ready. -1 if a control link has ended."""
     cdef dl_link *links[2 * MOST_NODES]
     cdef int events[2 * MOST_NODES]
     cdef int r, n = 0, first, asked, hint = 0

@@ -1,13 +1,13 @@
 # The link to another node: the contract between transports and collectives.
 #
-# A transport makes Links: a subclass that sets hot.ops, and closes what it opened in close.
-# Collectives use hot only, without the GIL, through dl_link_send and dl_link_recv.
+# A transport subclasses Link. The subclass sets hot.ops, and closes in close what it opened.
+# Collectives only use hot, without the GIL, through dl_link_send and dl_link_recv.
 
 from libc.stdint cimport int64_t
 
 
 cdef extern from "comm/link.h" nogil:
-    # link.h says what the functions promise.
+    # The contract of the functions is in link.h.
     enum:
         DL_READ
         DL_WRITE
@@ -39,8 +39,8 @@ cdef extern from "comm/socket.h" nogil:
 
 cdef class Link:
     cdef dl_link hot
-    cdef public str peer            # who is at the other end, for messages
-    cdef public double timeout      # seconds without a byte before a send or receive fails
+    cdef public str peer            # name of the other end, for messages
+    cdef public double timeout      # seconds without a byte after which a send or receive fails
     cdef int64_t _limit(self)
     cdef int _check(self, int error, str operation) except -1
 
@@ -48,5 +48,5 @@ cdef class Link:
 cdef class SocketLink(Link):
     cdef object _socket
 
-# The exception for a negative error of an operation ("sending to", ...) with a peer.
+# The exception for a negative errno of an operation ("sending to", ...) with a peer.
 cdef object failure(int error, str operation, str peer, double timeout)

@@ -1,4 +1,4 @@
-"""Links to other nodes, and their cold half: whole messages, with timeouts."""
+"""Links to other nodes, as Python sees them: whole messages, with timeouts."""
 
 import os
 
@@ -14,29 +14,42 @@ cdef extern from "errno.h" nogil:
 cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
-# A receiver looks this long before it sleeps: about what lies between two tokens.
+# Nanoseconds that a receiver spins before it sleeps: about the time between two tokens.
 cdef int64_t EAGER = 1000000
 
 
 cdef class Link:
-    """A connection to one other node; bytes arrive in order. One thread at a time may use it.
+    """A connection to another node. Bytes arrive in order. One thread at a time may use it.
 
-    peer: who is at the other end, for messages. timeout: seconds without progress after which
-    send and recv_into fail. A link that failed stays failed and repeats its first error.
+    A link that failed stays failed and repeats its first error.
+
+    Attributes:
+        peer: name of the other end, for messages.
+        timeout: seconds without progress after which send and recv_into fail.
     """
 
     def __cinit__(self, *args, **kwargs):
         self.peer, self.timeout = "", 5.0
 
     def send(self, data):
-        """Send all bytes of a C-contiguous buffer. TransportError, TransportTimeoutError."""
+        """Send all bytes of a C-contiguous buffer.
+
+        Raises:
+            TransportTimeoutError: no byte moved for `timeout` seconds.
+            TransportError: the link failed.
+        """
         cdef const unsigned char[::1] view = memoryview(data).cast("B")
         cdef int64_t n = view.shape[0]
         if n:
             self._check(_move(&self.hot, <char *> &view[0], n, True, self._limit()), "sending to")
 
     def recv_into(self, buffer):
-        """Fill a writable C-contiguous buffer. TransportError, TransportTimeoutError."""
+        """Receive until a writable C-contiguous buffer is full.
+
+        Raises:
+            TransportTimeoutError: no byte moved for `timeout` seconds.
+            TransportError: the link failed.
+        """
         cdef unsigned char[::1] view = memoryview(buffer).cast("B")
         cdef int64_t n = view.shape[0]
         if n:
@@ -44,14 +57,14 @@ cdef class Link:
                         "receiving from")
 
     def wait(self, double seconds):
-        """Whether there is something to receive, or an error, within this time.
+        """Wait up to some seconds; return whether there is something to receive, or an error.
 
-        Sleeps meanwhile, except in the first milliseconds of a wait of some milliseconds.
+        It sleeps, but the first millisecond of a wait of up to 10 milliseconds is spent spinning.
         """
         return bool(_readable(&self.hot, <int64_t> (seconds * 1e9)))
 
     def ended(self):
-        """Whether the other side has closed and all it sent was received; does not wait."""
+        """Whether the peer has closed and everything it sent was received. Does not wait."""
         cdef int events = DL_READ | DL_CLOSED | DL_IDLE
         cdef dl_link *link = &self.hot
         if link.error == 0:
@@ -59,28 +72,28 @@ cdef class Link:
         return bool(link.error or events & DL_CLOSED and events & DL_READ)
 
     def close(self):
-        """End the connection; a second call does nothing."""
+        """Close the connection. A second call does nothing."""
         if self.hot.error == 0:
             self.hot.error = -ECONNRESET
 
     @property
     def failed(self):
-        """Whether the link was closed or an error ended it."""
+        """Whether the link was closed or has failed."""
         return self.hot.error != 0
 
     @property
     def sent_bytes(self):
-        """Bytes sent since the link was made."""
+        """Bytes sent so far."""
         return self.hot.sent
 
     @property
     def received_bytes(self):
-        """Bytes received since the link was made."""
+        """Bytes received so far."""
         return self.hot.received
 
     @property
     def crowded(self):
-        """Whether threads outnumber processors, so that waiting must let others run."""
+        """Whether threads outnumber processors, so that waits must let others run."""
         return bool(self.hot.crowded)
 
     @crowded.setter
@@ -103,7 +116,7 @@ cdef class Link:
 
 
 cdef class SocketLink(Link):
-    """A link over a connected stream socket, which it owns; its transport sets the table."""
+    """A link over a connected stream socket, which it owns. The transport sets hot.ops."""
 
     def __cinit__(self, socket, str peer, *args, **kwargs):
         self._socket, self.peer = socket, peer
@@ -117,7 +130,7 @@ cdef class SocketLink(Link):
         Link.close(self)
 
     def detach(self):
-        """Give the socket to another link; this one is closed then."""
+        """Return the socket for use by another link, and close this one."""
         socket, self._socket = self._socket, None
         if socket is None:
             raise failure(self.hot.error, "using", self.peer, self.timeout)
@@ -126,7 +139,7 @@ cdef class SocketLink(Link):
 
 
 cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit) noexcept:
-    """Send or receive n bytes; 0 or a negative error. Progress renews the time limit."""
+    """Send or receive n bytes. Returns 0 or a negative errno. Progress renews the time limit."""
     cdef int64_t done = 0, moved, now, end
     cdef int events
     with nogil:

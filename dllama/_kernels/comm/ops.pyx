@@ -1,4 +1,4 @@
-"""Ops that move rows between nodes: the root's embeddings to all, sums of all to all."""
+"""Ops that move rows between nodes: broadcast and all-reduce."""
 
 from libc.stdint cimport int64_t
 
@@ -40,7 +40,7 @@ cdef int receive_item(const Pass *run, const void *op, int64_t t, float *scratch
 
 
 cdef class BroadcastOp(Op):
-    """dst = dst of the root, exactly."""
+    """dst on all nodes = dst of the root, exactly."""
 
     cdef Broadcast op
     cdef Communicator communicator
@@ -93,7 +93,7 @@ cdef int all_unpack_item(const Pass *run, const void *op, int64_t i, float *scra
 
 
 cdef class AllReduceOp(Op):
-    """dst = the sum of src over all nodes, or added to dst (Then.ADD)."""
+    """dst = the sum of src over all nodes; Then.ADD: dst += it."""
 
     cdef AllReduce op
     cdef Communicator communicator

@@ -13,7 +13,7 @@
 #define MSG_NOSIGNAL 0 /* macOS: the socket has SO_NOSIGPIPE instead */
 #endif
 
-/* Links that one call of poll takes; a wait on more looks at these and returns early. */
+/* Most links in one call of poll. A wait on more links only looks at the first of them. */
 enum { DL_POLL_MOST = 512 };
 
 static inline int64_t dl_socket_send(dl_link *link, const void *data, int64_t n)
@@ -61,8 +61,8 @@ static inline void dl_socket_sleep(dl_link *const *links, int *events, int n, in
     }
 }
 
-/* Come back soon, with all that was asked for as maybe ready; sleep only where nothing is urgent.
-   A wait that is late already may be for a node that needs this very processor: others go first. */
+/* Return soon and report everything as ready, since trying is as cheap as asking. Sleep only if
+ * nothing is urgent. If the wait is long already, yield: the peer may need this very processor. */
 static inline void dl_socket_spin(dl_link *const *links, int *events, int n, int64_t nanoseconds)
 {
     if (n > 0 && events[0] & DL_IDLE) {

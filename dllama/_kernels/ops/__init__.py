@@ -1,1 +1,1 @@
-"""Kernels: what the tasks of a pass compute."""
+"""Kernels: the computations behind the tasks of a graph."""

@@ -7,21 +7,22 @@ from dllama._kernels.ops.kv_cache cimport DL_KV_BLOCK, KVBlocks, dl_attention, d
 
 
 cdef enum:
-    # Most rows of a span whose blocks are spread over threads; longer spans have enough rows.
+    # Most rows of a span whose blocks become items of their own. Longer spans have enough rows for
+    # all threads.
     SPLIT_ROWS = 4
-    # Rows of all spans of a pass whose partial results are kept until they are merged.
+    # Most rows of a batch whose partials are kept for merging.
     PARTIAL_ROWS = 16
 
-# Whether the blocks of a span are spread over threads: few rows, and more than one block to read.
+# Whether the blocks of a span become items of their own: few rows, more than one block.
 cdef inline bint splits(int64_t count, int64_t position) noexcept nogil:
     return count <= SPLIT_ROWS and position + count > DL_KV_BLOCK
 
 cdef struct Heads:
     int64_t count, kv_count         # query heads and KV heads of this node
-    int64_t group                   # query heads that read one KV head, on all nodes
-    int64_t skipped                 # of the first KV head's group, how many other nodes hold
+    int64_t group                   # query heads that read one KV head, over all nodes
+    int64_t skipped                 # query heads of the first KV group that lower ranks hold
 
-# The query heads of this node that read one KV head: from first on, count of them.
+# The query heads of this node that read one KV head.
 cdef struct KVGroup:
     int64_t first, count
 
@@ -32,20 +33,20 @@ cdef struct Attention:
     const KVBlocks *kv
     Heads heads
     int64_t layer
-    float scale                     # of q k^T
-    float cap                       # of the scores, 0: none
-    const float *q                  # [T][q_ld], a row's heads side by side
+    float scale                     # factor of q k^T
+    float cap                       # soft cap of the scores; 0: no cap
+    const float *q                  # [T][q_ld], the heads of a row side by side
     int64_t q_ld
-    float *out                      # [T][out_ld], as q
+    float *out                      # [T][out_ld], laid out like q
     int64_t out_ld
-    int64_t partial_rows            # rows that partials have room for
-    int64_t blocks                  # of the longest sequence
+    int64_t partial_rows            # rows that partials has room for
+    int64_t blocks                  # blocks of the longest sequence
     char *partials                  # [kv_count][partial_rows * group][blocks] of partial_bytes
-    int64_t partial_bytes           # of a dl_partial with as many o as a head has elements
+    int64_t partial_bytes           # a dl_partial cut after the elements of a head
 
 # Bytes of partials.
 cdef int64_t partials_size(const Attention *a) noexcept nogil
-# First all attend items, then, after a barrier, all merge items (there may be none).
+# Two stages: all attend items, then, after a barrier, all merge items (maybe 0).
 cdef int64_t attend_count(const Attention *a, const dl_batch *batch) noexcept nogil
 cdef void attend(const Attention *a, const dl_batch *batch, int64_t i) noexcept nogil
 cdef int64_t merge_count(const Attention *a, const dl_batch *batch) noexcept nogil

@@ -2,8 +2,8 @@
 
 T: rows of the batch, H: query heads, K: KV heads, S: elements of a head. group = H / K query heads
 read one KV head. A row at position p sees positions 0 to p of its sequence. Scores and sums are
-float32. The cache is read block by block, and the partial softmaxes merge in the order of
-positions (simd/attention.h), so the result does not depend on the batch or the threads.
+float32. The cache is read block by block, and partials are merged in the order of positions
+(simd/attention.h), so the result does not depend on the batch or the number of threads.
 """
 
 from cython.parallel cimport prange
@@ -24,7 +24,7 @@ from dllama._kernels.ops.kv_cache cimport (
 from dllama._kernels.ops.kv_cache import block_positions
 
 
-# Query rows that one item of a long span takes: each is a row of the batch and a head.
+# Query rows in an item of a long span. A query row is one head of a row of the batch.
 cdef enum:
     ITEM_ROWS = 32
 
@@ -45,21 +45,21 @@ cdef int64_t partials_size(const Attention *a) noexcept nogil:
 
 
 cdef inline bint _split(const dl_span *span) noexcept nogil:
-    """Whether blocks are items of their own: few rows, and more than one block to read."""
+    """Whether the blocks of a span are items of their own, and partials are kept."""
     return span.partials >= 0
 
 
 cdef inline int64_t _item_rows(const Attention *a) noexcept nogil:
-    """Rows of an item of a long span."""
+    """Rows of the batch in an item of a long span."""
     return max(1, ITEM_ROWS // a.heads.group)
 
 
 cdef inline int64_t _units(const Attention *a, const dl_span *span) noexcept nogil:
     """Items of a span for each KV head."""
-    cdef int64_t step = _item_rows(a)
+    cdef int64_t rows = _item_rows(a)
     if _split(span):
         return _blocks(span.position + span.count)
-    return (span.count + step - 1) // step
+    return (span.count + rows - 1) // rows
 
 
 cdef int64_t attend_count(const Attention *a, const dl_batch *batch) noexcept nogil:
@@ -81,12 +81,12 @@ cdef void attend(const Attention *a, const dl_batch *batch, int64_t i) noexcept 
 
 cdef void _attend_item(const Attention *a, const dl_span *span, int64_t kv_head, int64_t unit,
                        int64_t units) noexcept nogil:
-    """A block for all rows of a short span, or all blocks for some rows of a long one."""
+    """One block for all rows of a short span, or all blocks for some rows of a long one."""
     cdef KVGroup g = kv_group(&a.heads, kv_head)
-    cdef int64_t step = _item_rows(a) * g.count, row = 0, end = span.count * g.count
+    cdef int64_t rows = _item_rows(a) * g.count, row = 0, end = span.count * g.count
     if not _split(span):
-        unit = units - 1 - unit  # the longest rows first
-        row, end = unit * step, min(end, (unit + 1) * step)
+        unit = units - 1 - unit  # later rows attend to more positions: the slowest items first
+        row, end = unit * rows, min(end, (unit + 1) * rows)
     while row < end:
         if _split(span):
             _attend_block(a, span, kv_head, &g, unit, row, min(DL_ATTEND_ROWS, end - row))
@@ -97,7 +97,7 @@ cdef void _attend_item(const Attention *a, const dl_span *span, int64_t kv_head,
 
 cdef inline void _gather(const Attention *a, const dl_span *span, const KVGroup *g, int64_t row,
                          int64_t n, float *q) noexcept nogil:
-    """Scaled query rows [n][size]; row = row of the span * count + head within the group."""
+    """q[n][size] = scaled query rows; row = row of the span * g.count + head within the group."""
     cdef int64_t r, d, size = a.kv.size
     cdef const float *src
     for r in range(n):
@@ -110,7 +110,7 @@ cdef inline void _gather(const Attention *a, const dl_span *span, const KVGroup 
 cdef inline void _attend_to(const Attention *a, dl_attend *job, const dl_span *span, int64_t kv_head,
                             const KVGroup *g, int64_t block, int64_t blocks, int64_t row,
                             int64_t n) noexcept nogil:
-    """The job's rows against one block of `blocks`; the result is in job.partial."""
+    """Attend n query rows to one of `blocks` blocks. The result is in job.partial."""
     cdef int64_t first = block * DL_KV_BLOCK, r, seen
     job.count = 0
     for r in range(n):
@@ -129,7 +129,7 @@ cdef inline void _attend_to(const Attention *a, dl_attend *job, const dl_span *s
 
 cdef void _attend_rows(const Attention *a, const dl_span *span, int64_t kv_head, const KVGroup *g,
                        int64_t row, int64_t n) noexcept nogil:
-    """All blocks of n rows, merged as they come."""
+    """Attend n query rows to all their blocks; partials are merged as they come."""
     cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
     cdef float scores[DL_ATTEND_ROWS * DL_KV_BLOCK]
     cdef dl_partial total[DL_ATTEND_ROWS]
@@ -156,7 +156,7 @@ cdef inline float *_out(const Attention *a, const dl_span *span, const KVGroup *
 
 cdef void _attend_block(const Attention *a, const dl_span *span, int64_t kv_head, const KVGroup *g,
                         int64_t block, int64_t row, int64_t n) noexcept nogil:
-    """One block of n rows, kept for merge."""
+    """Attend n query rows to one block; keep the partials for merge."""
     cdef float q[DL_ATTEND_ROWS * DL_HEAD_MAX]
     cdef float scores[DL_ATTEND_ROWS * DL_KV_BLOCK]
     cdef dl_partial partial[DL_ATTEND_ROWS]
@@ -167,13 +167,12 @@ cdef void _attend_block(const Attention *a, const dl_span *span, int64_t kv_head
     _attend_to(a, &job, span, kv_head, g, block, _blocks(span.position + span.count), row, n)
     for r in range(n):
         if job.limit[r]:
-            memcpy(_partial(a, span, kv_head, row + r, block), &partial[r],
-                   a.partial_bytes)
+            memcpy(_partial(a, span, kv_head, row + r, block), &partial[r], a.partial_bytes)
 
 
 cdef inline dl_partial *_partial(const Attention *a, const dl_span *span, int64_t kv_head,
                                  int64_t row, int64_t block) noexcept nogil:
-    """The partial result of a query row and a block."""
+    """The partial of a query row and a block."""
     cdef int64_t first = (kv_head * a.partial_rows + span.partials) * a.heads.group
     return <dl_partial *> (a.partials + ((first + row) * a.blocks + block) * a.partial_bytes)
 
@@ -219,7 +218,7 @@ cdef int merge_item(const Pass *run, const void *op, int64_t i, float *scratch) 
 
 
 cdef class AttentionOp(Op):
-    """dst = attention of the queries in src to the KV cache."""
+    """dst = attention of the queries in src to the keys and values in the cache."""
 
     cdef Attention op
     cdef KVCache cache
@@ -240,7 +239,7 @@ cdef class AttentionOp(Op):
 
 
 cdef int _bind(Attention *a, KVCache cache, heads, int64_t max_positions) except -1:
-    """Point an Attention at a cache; heads: graph.Heads."""
+    """Set up an Attention for a cache; heads: a dllama.graph.graph.Heads."""
     memset(a, 0, sizeof(Attention))
     a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
     a.heads.count, a.heads.kv_count = heads.count, heads.kv_count
@@ -253,22 +252,23 @@ cdef int _bind(Attention *a, KVCache cache, heads, int64_t max_positions) except
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
               int64_t position=0, bint half=False, int threads=1, float scale=0, float cap=0):
-    """softmax(q k^T / sqrt(S)) v, causal.
+    """Causal attention: softmax(q k^T / sqrt(S)) v.
 
     Args:
-        q: float32 (T, H, S); row t is at position + t.
+        q: float32 (T, H, S); row t is at position `position` + t.
         k: float32 (P, K, S) with P = position + T.
         v: float32 (P, K, S).
-        position: of the first row.
-        half: keys and values pass through float16.
-        scale: if not 0, takes the place of 1 / sqrt(S).
+        position: position of the first row.
+        half: whether keys and values are rounded to float16.
+        threads: how many threads compute.
+        scale: if not 0, used instead of 1 / sqrt(S).
         cap: if not 0, a score s becomes cap * tanh(s / cap).
 
     Returns:
         float32 (T, H, S).
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: the shapes do not fit together.
     """
     cdef int64_t T = q.shape[0], H = q.shape[1], S = q.shape[2], P = k.shape[0], K = k.shape[1], i
     if P != position + T or v.shape[0] != P or k.shape[2] != S or v.shape[2] != S \

@@ -1,4 +1,4 @@
-/* A batch: the rows that a pass evaluates, and the activations its tasks read and write.
+/* A batch: the rows that a pass evaluates, and the activations that its tasks read and write.
  *
  * T: rows of the batch. K: columns of a row of activations. nb: K / 32 blocks.
  */
@@ -12,22 +12,22 @@ typedef struct {
     int64_t first, count;   /* rows of the batch */
     int64_t position;       /* of the first row */
     const int32_t *blocks;  /* KV blocks of the sequence, in the order of their positions */
-    int64_t partials;       /* rows of earlier spans whose attention is merged later; -1: not this one */
+    int64_t partials;       /* rows of earlier spans that keep partials; -1: this one keeps none */
 } dl_span;
 
 typedef struct {
     int64_t rows;               /* T */
-    const int32_t *ids;         /* [T] token of a row */
-    const int32_t *positions;   /* [T] position in its sequence */
-    const int32_t *blocks;      /* [T] KV block that keeps its key and value */
+    const int32_t *ids;         /* [T] token id of a row */
+    const int32_t *positions;   /* [T] position of a row in its sequence */
+    const int32_t *blocks;      /* [T] KV block that holds the key and value of a row */
     int64_t n_wanted;
     const int32_t *wanted;      /* [n_wanted] rows whose logits are wanted, ascending */
     int64_t n_spans;
     const dl_span *spans;       /* [n_spans] all rows, in order */
 } dl_batch;
 
-/* Rows that feed a matmul: as floats x[T][k], or, where x is NULL, as Q80 blocks in tiles of
- * DL_TILE rows, each laid out as tile.h says; the last tile is as wide as it needs to be. */
+/* Rows that a matmul reads: floats x[T][k] or, if x is NULL, Q80 blocks in tiles of DL_TILE rows,
+ * laid out as in tile.h. The last tile has only as many rows as are left. */
 typedef struct {
     int64_t k;
     float *x;
@@ -38,7 +38,7 @@ typedef struct {
 
 enum { DL_TILE = 8 };
 
-/* Rows in the tile of row t when there are T. */
+/* Rows in the tile of row t, of T rows. */
 static inline int dl_tile_width(int64_t T, int64_t t)
 {
     int64_t left = T - t / DL_TILE * DL_TILE;

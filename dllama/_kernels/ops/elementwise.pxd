@@ -1,4 +1,4 @@
-# Row-wise float kernels, and the encoding of rows that feed a matmul.
+# Row-wise float kernels, and the encoding of rows that a matmul reads.
 
 from libc.stdint cimport int8_t, int32_t, int64_t
 
@@ -6,7 +6,7 @@ from dllama._kernels.memory cimport Memory
 
 
 cdef extern from "simd/elementwise.h" nogil:
-    # One row each; n elements, a tail shorter than 16 included.
+    # Each works on one row of n elements; n need not be a multiple of 16.
     ctypedef struct dl_floats:
         void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y) noexcept nogil
         void (*swiglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
@@ -21,7 +21,7 @@ cdef extern from "simd/cpu.h" nogil:
 cdef extern from "ops/batch.h" nogil:
     enum:
         DL_TILE
-    # batch.h says what the fields mean.
+    # The fields are described in batch.h.
     ctypedef struct dl_span:
         int64_t first
         int64_t count
@@ -46,17 +46,17 @@ cdef extern from "ops/batch.h" nogil:
     int dl_tile_width(int64_t T, int64_t t)
 
 
-# Room for T rows of k columns that feed a matmul; `quantised` says in which form.
+# Memory for rows that a matmul reads.
 cdef class Rows:
     cdef dl_rows view
     cdef Memory memory
-    cdef readonly int64_t tokens
+    cdef readonly int64_t count
 
-# Put `blocks` blocks of 32 floats of token t, of T, at column 32 * first of `rows`; floats
-# are cut at the last column.
+# Put blocks of 32 floats into row t, of T rows, from column 32 * first on. If rows hold floats,
+# those beyond the last column are dropped.
 cdef void put_blocks(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
                      int64_t first, int64_t blocks, const float *x) noexcept nogil
 
-# Put a whole row of rows.k floats.
+# Put a whole row of rows.k floats into row t, of T rows.
 cdef void put_row(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
                   const float *x) noexcept nogil

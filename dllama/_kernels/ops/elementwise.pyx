@@ -1,7 +1,7 @@
-"""Row-wise float kernels: RMSNorm, SwiGLU, GEGLU, exp, and the rows that feed a matmul.
+"""Row-wise float kernels: RMSNorm, SwiGLU, GEGLU, exp, and the rows that a matmul reads.
 
-T: tokens, D or K: width of a row. All results are the same bits on every
-instruction set and for every thread count.
+T: rows, D or K: columns of a row. All results have the same bits on every instruction set and for
+any number of threads.
 """
 
 from cython.parallel cimport prange
@@ -11,17 +11,23 @@ import numpy as np
 
 
 cdef class Rows:
-    """Room for `tokens` rows of `k` columns: Q80 blocks if `quantised`, else float32.
+    """Memory for rows that a matmul reads.
 
-    Quantised rows are whole blocks: k is a multiple of 32, else ValueError.
+    Args:
+        count: rows.
+        k: columns.
+        quantised: Q80 blocks, else float32.
+
+    Raises:
+        ValueError: quantised, and k is not a multiple of 32.
     """
 
-    def __cinit__(self, int64_t tokens, int64_t k, bint quantised):
-        cdef int64_t blocks = tokens * (k // 32)
-        self.tokens = tokens
+    def __cinit__(self, int64_t count, int64_t k, bint quantised):
+        cdef int64_t blocks = count * (k // 32)
+        self.count = count
         self.view.k = k
         if not quantised:
-            self.memory = Memory(tokens * k * 4)
+            self.memory = Memory(count * k * 4)
             self.view.x = self.memory.floats()
             return
         if k % 32:
@@ -59,9 +65,19 @@ cdef void put_row(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
 
 
 def rmsnorm(const float[:, ::1] x, const float[::1] weight, float epsilon, int threads=1):
-    """x / sqrt(mean(x^2) + epsilon) * weight: float32 (T, D) from x (T, D), weight (D,).
+    """RMSNorm: x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019, equation 4).
 
-    Zhang and Sennrich 2019, equation 4. ValueError if the widths differ.
+    Args:
+        x: float32 (T, D).
+        weight: float32 (D,).
+        epsilon: added to the mean.
+        threads: how many threads compute.
+
+    Returns:
+        float32 (T, D).
+
+    Raises:
+        ValueError: the widths differ.
     """
     cdef int64_t t, T = x.shape[0], D = x.shape[1]
     cdef const dl_floats *f = dl_floats_of(dl_isa())
@@ -75,12 +91,12 @@ def rmsnorm(const float[:, ::1] x, const float[::1] weight, float epsilon, int t
 
 
 def swiglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
-    """gate * sigmoid(gate) * up: float32 (T, D) from two of (T, D) (Shazeer 2020)."""
+    """SwiGLU: gate * sigmoid(gate) * up, all float32 (T, D) (Shazeer 2020)."""
     return _gated(gate, up, threads, False)
 
 
 def geglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
-    """gelu(gate) * up with the tanh approximation: float32 (T, D) from two of (T, D)."""
+    """GEGLU: gelu(gate) * up with the tanh approximation, all float32 (T, D) (Shazeer 2020)."""
     return _gated(gate, up, threads, True)
 
 
@@ -98,7 +114,7 @@ cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, bint 
 
 
 def exp(const float[::1] x):
-    """e^x: float32 (n,), relative error below 3e-7 on (-87, 88], 0 below, e^88 above."""
+    """e^x of float32 (n,); relative error below 3e-7 on (-87, 88], 0 below, e^88 above."""
     cdef const dl_floats *f = dl_floats_of(dl_isa())
     out = np.empty(x.shape[0], np.float32)
     cdef float[::1] y = out
@@ -108,9 +124,18 @@ def exp(const float[::1] x):
 
 
 def quantise(const float[:, ::1] x):
-    """Q80 of x (T, K) as the matmul quantises its input: int8 (T, K), float32 scales (T, K/32).
+    """Quantise rows to Q80, as a matmul does with its input.
 
-    d = max|x| / 127 of a block, rounded to float16; q = x / d rounded half to even.
+    In each block of 32, d = max|x| / 127, rounded to float16, and q = x / d, rounded half to even.
+
+    Args:
+        x: float32 (T, K).
+
+    Returns:
+        q, int8 (T, K), and the scales d, float32 (T, K / 32).
+
+    Raises:
+        ValueError: K is not a multiple of 32.
     """
     cdef int64_t t, b, T = x.shape[0], K = x.shape[1]
     cdef int32_t s

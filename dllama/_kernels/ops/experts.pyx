@@ -1,6 +1,6 @@
-"""Ops of mixtures of experts: routing, and products with the matrices of the experts taken.
+"""Ops of mixtures of experts: routing, and products with the matrices of the chosen experts.
 
-T: rows of the batch. N: rows sorted by experts, one for each row of the batch and expert (moe.pxd).
+T: rows of the batch. N: entries, one for each row and each expert that it takes (moe.pxd).
 """
 
 from libc.stdint cimport int64_t
@@ -18,10 +18,10 @@ from dllama._kernels.tasks import Then
 
 cdef struct ExpertsTask:
     const Routing *routing
-    const float *src                # route, dispatch: [T][width]; activate: [N][width]
+    const float *src                # route and dispatch: [T][width]; activate: [N][width]
     int64_t width
     const dl_rows *rows             # dispatch: [N][width]; activate: [N][hidden]
-    Experts experts                 # gated, sum
+    Experts experts                 # gated and sum
     bint gelu                       # activate
 
 
@@ -39,7 +39,7 @@ cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil:
     return 1
 
 
-cdef int sort_rows(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+cdef int sort_entries(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     sort_item((<const ExpertsTask *> op).routing, run.batch.rows)
     return 0
 
@@ -56,21 +56,21 @@ cdef class RouteOp(Op):
         self.op.width = self.op.routing.experts
         self.scratch = self.op.width
         self.stage(route_items, route_row, &self.op)
-        self.stage(one_item, sort_rows, &self.op)
+        self.stage(one_item, sort_entries, &self.op)
 
 
 cdef int64_t dispatch_items(const Pass *run, const void *op) noexcept nogil:
     return run.batch.rows * (<const ExpertsTask *> op).routing.taken
 
 
-cdef int dispatch_row(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+cdef int dispatch_entry(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     cdef const ExpertsTask *task = <const ExpertsTask *> op
     dispatch_item(task.routing, run.floats, task.src, task.width, task.rows, i)
     return 0
 
 
 cdef class DispatchOp(Op):
-    """dst = rows of src as a matmul reads them, once for each expert, sorted by experts."""
+    """dst = the row of src of each entry, as a matmul reads it."""
 
     cdef ExpertsTask op
     cdef Routes routes
@@ -79,7 +79,7 @@ cdef class DispatchOp(Op):
         self.routes = b.buffers[task.routes]
         self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
         self.op.width, self.op.rows = b.rows(task.src).k, b.rows(task.dst)
-        self.stage(dispatch_items, dispatch_row, &self.op)
+        self.stage(dispatch_items, dispatch_entry, &self.op)
 
 
 cdef int64_t experts_gated_items(const Pass *run, const void *op) noexcept nogil:
@@ -93,9 +93,9 @@ cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
 
 
 cdef class ExpertsGatedOp(Op):
-    """Rows of dst = gate and up of their experts times rows of src, activated.
+    """dst = activation of gate and up of each entry's expert times the entry in src.
 
-    With Then.STORE the products of one of the two, as columns of dst.
+    With Then.STORE, the product with gate or up alone, as columns of dst.
     """
 
     cdef ExpertsTask op
@@ -118,14 +118,14 @@ cdef class ExpertsGatedOp(Op):
         return 0
 
 
-cdef int activate_row(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+cdef int activate_entry(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     cdef const ExpertsTask *task = <const ExpertsTask *> op
     activate_item(task.routing, run.floats, task.src, task.width, task.gelu, task.rows, i, scratch)
     return 0
 
 
 cdef class ExpertsActivateOp(Op):
-    """Rows of dst = SwiGLU (GATED_GELU: GEGLU) of src, whose halves are rows of gate and of up."""
+    """dst = SwiGLU (GATED_GELU: GEGLU) of src, whose columns are gate, then up."""
 
     cdef ExpertsTask op
     cdef Routes routes
@@ -137,7 +137,7 @@ cdef class ExpertsActivateOp(Op):
         self.op.gelu, self.scratch = task.then == Then.GATED_GELU, self.op.rows.k + 32
         if self.op.width < 2 * self.op.rows.k:
             raise ValueError(f"{task.src} has {self.op.width} columns, {task.dst} {self.op.rows.k}")
-        self.stage(dispatch_items, activate_row, &self.op)
+        self.stage(dispatch_items, activate_entry, &self.op)
 
 
 cdef int64_t experts_sum_items(const Pass *run, const void *op) noexcept nogil:
@@ -150,7 +150,7 @@ cdef int experts_sum_item(const Pass *run, const void *op, int64_t i, float *scr
 
 
 cdef class ExpertsSumOp(Op):
-    """dst = for each row, the weighted sum over its experts of down times rows of src."""
+    """dst = for each row of the batch, the weighted sum of down times src over its entries."""
 
     cdef ExpertsTask op
     cdef Routes routes
@@ -165,6 +165,6 @@ cdef class ExpertsSumOp(Op):
         x[0] = sum_job(self.routes, self.matrix, b.rows(task.src), self.order, self.leaves,
                        task.then, b.threads)
         x.dst, x.dim = b.floats(task.dst), b.rows(task.dst).k
-        x.dst_step = b.max_rows * x.dim
+        x.dst_stride = b.max_rows * x.dim
         self.scratch = sum_scratch(self.order, b.max_rows)
         self.stage(experts_sum_items, experts_sum_item, &self.op)

@@ -37,11 +37,11 @@ cdef extern from "simd/attention.h" nogil:
 # Blocks [block][layer][kv_head] of keys [positions / 16][size][16], then values [positions][padded].
 cdef struct KVBlocks:
     char *data
-    int64_t positions               # of a block: a chunk of attention, or fewer and a multiple of 16
+    int64_t positions               # positions of a block: DL_KV_BLOCK, or a smaller multiple of 16
     int64_t layers, kv_heads
-    int64_t size, padded            # elements of a head; rounded up to 16
+    int64_t size, padded            # elements of a head; the same rounded up to 16
     int64_t width                   # bytes of an element
-    int64_t head_bytes, keys_bytes  # keys and values of one head in a block; its keys alone
+    int64_t head_bytes, keys_bytes  # keys and values of one head in a block; the keys alone
     bint half                       # float16, else float32
 
 cdef inline char *kv_keys(const KVBlocks *kv, int64_t block, int64_t layer,
@@ -52,7 +52,7 @@ cdef inline char *kv_values(const KVBlocks *kv, int64_t block, int64_t layer,
                             int64_t kv_head) noexcept nogil:
     return kv_keys(kv, block, layer, kv_head) + kv.keys_bytes
 
-# Store key[size] and value[size] of one position.
+# Store key[size] and value[size] of a position of the sequence.
 cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64_t layer,
                  int64_t kv_head, int64_t position, const float *key,
                  const float *value) noexcept nogil

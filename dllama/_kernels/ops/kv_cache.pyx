@@ -1,24 +1,27 @@
-"""Keys and values of sequences, in blocks as vLLM's PagedAttention has them (Kwon et al. 2023).
+"""Keys and values of sequences, in blocks like those of vLLM's PagedAttention (Kwon et al. 2023).
 
-A block holds some positions of all layers and heads of a node. Which blocks a sequence has, the
-root decides (dllama.runtime.sequences): sequences with a common prefix share its blocks, and one
-that is to be changed is copied first. A block has as many positions as attention reads at a time,
-so looking up blocks costs nothing.
+A block holds some positions for all layers and KV heads of a node. The root decides which blocks a
+sequence has (dllama.runtime.sequences): sequences share the blocks of a common prefix, and a shared
+block is copied before it is changed. Attention reads one block at a time, so looking up blocks
+costs nothing.
 """
 
 from libc.string cimport memcpy
 
 
 cdef class KVCache:
-    """Room for `blocks` blocks of keys and values.
+    """Memory for keys and values.
 
     Args:
-        layers: of the model.
-        kv_heads: on this node.
+        layers: layers of the model.
+        kv_heads: KV heads of this node.
         head_dim: elements of a head, 1 to 512.
-        positions: of a block, as block_positions gives.
-        blocks: how many.
+        positions: positions of a block, from block_positions.
+        blocks: number of blocks.
         half: float16, else float32.
+
+    Raises:
+        ValueError: head_dim, positions or blocks are out of range.
     """
 
     def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t positions,
@@ -27,7 +30,7 @@ cdef class KVCache:
         if not 1 <= head_dim <= DL_HEAD_MAX:
             raise ValueError(f"head_dim is {head_dim}, expected 1 to {DL_HEAD_MAX}")
         if not 16 <= positions <= DL_KV_BLOCK or positions % 16 or blocks < 1:
-            raise ValueError(f"no KV cache of {blocks} blocks of {positions} positions")
+            raise ValueError(f"a KV cache cannot have {blocks} blocks of {positions} positions")
         kv.positions, kv.layers, kv.kv_heads, kv.half = positions, layers, kv_heads, half
         kv.size, kv.padded, kv.width = head_dim, (head_dim + 15) // 16 * 16, 2 if half else 4
         kv.keys_bytes = positions * kv.size * kv.width
@@ -38,18 +41,18 @@ cdef class KVCache:
 
     @property
     def nbytes(self):
-        """Bytes reserved; pages are taken as positions fill."""
+        """Bytes reserved. The system provides pages when they are first used."""
         return self.memory.nbytes
 
     cdef int copy(self, int64_t source, int64_t target) except -1:
-        """Make a block equal to another one."""
+        """Copy block `source` to block `target`."""
         cdef int64_t size = self.view.layers * self.view.kv_heads * self.view.head_bytes
         memcpy(self.memory.data + target * size, self.memory.data + source * size, size)
         return 0
 
 
 def block_positions(int64_t max_positions):
-    """Positions of a block for sequences of up to max_positions."""
+    """Positions of a block if sequences have up to max_positions."""
     return min(DL_KV_BLOCK, (max_positions + 15) // 16 * 16)
 
 

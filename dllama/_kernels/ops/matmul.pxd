@@ -1,4 +1,4 @@
-# Packed weight matrices, and the matmul as a job of independent items.
+# Packed weight matrices, and the matmul as independent items.
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t
 
@@ -25,7 +25,7 @@ cdef extern from "simd/matmul.h" nogil:
         const dl_segment *order
         int segments
         float *out[8]               # DL_TILE_TOKENS
-        int64_t out_step
+        int64_t out_stride
         const float *factors
     ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
     dl_tile_fn dl_tile_of(int isa, int type)
@@ -33,9 +33,8 @@ cdef extern from "simd/matmul.h" nogil:
     void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *panel)
 
 
-# What happens to the product: stored, added to what is there, or, for rows that alternate
-# between 32 of gate and 32 of up, turned into SwiGLU (GATED_GELU: GEGLU) and put into the rows of
-# the next matmul.
+# What happens to the product. GATED is for matrices whose rows alternate between 32 of gate and 32
+# of up: SwiGLU (GATED_GELU: GEGLU) of the products becomes the input of the next matmul.
 cdef enum Then:
     STORE = 0
     ADD = 1
@@ -52,7 +51,7 @@ cdef class PackedMatrix:
     cdef const uint8_t *data(self) noexcept
 
 
-# The order of a sum: its segments, and how many sums are left after the last.
+# The order of a sum: its segments, and how many sums remain after the last.
 cdef class Order:
     cdef Memory memory
     cdef readonly int count, sums
@@ -64,25 +63,25 @@ cdef struct Matmul:
     const uint8_t *w
     int64_t stride, rows, k
     int quantised, then
-    const dl_segment *order         # NULL: all columns, one after another
+    const dl_segment *order         # NULL: all columns from left to right
     int segments, sums
-    int64_t groups_per_item
+    int64_t panels_per_item
     dl_tile_fn tile
     const dl_floats *floats
     const dl_rows *src              # [T][k]
     float *dst                      # STORE, ADD: [sums][T][ld]
-    int64_t ld, dst_step            # dst_step: floats from one sum to the next
+    int64_t ld, dst_stride            # dst_stride: floats from one sum to the next
     const float *bias               # STORE: [rows], added to the product; or NULL
     const dl_rows *gated            # GATED: [T][rows of gate]
 
 
-# `threads` only decides how finely the rows are cut. ValueError where src has other columns than the
-# matrix, or is not as products of its weight type read it.
+# `threads` only decides how many panels an item has. ValueError if src has a different number of
+# columns than the matrix, or holds floats where the weight type needs Q80 blocks or the reverse.
 cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int threads) except *
-# Sum the columns in an order, which outlives the job. ValueError unless it has them all.
+# Sum columns in this order, which must outlive the job. ValueError unless it covers all columns.
 cdef int sum_in_order(Matmul *m, Order order) except -1
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil
-# Item i for all T tokens; items touch different rows, so any thread may do any of them.
+# Item i: some panels times all T rows. Items write to different columns of dst.
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil
-# Point a tile at the order of the sum, and at the activations of n tokens from token t on.
+# Point a tile at the activations of n rows from row t on.
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil

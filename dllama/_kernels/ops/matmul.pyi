@@ -11,7 +11,7 @@ class PackedMatrix:
     nbytes: int
     def __init__(self, rows: int, cols: int, weight_type: int) -> None: ...
     def fill(
-        self, first: int, src: NDArray[np.uint8], block: int = 0, step: int = 0, threads: int = 1
+        self, first: int, src: NDArray[np.uint8], block: int = 0, stride: int = 0, threads: int = 1
     ) -> None: ...
 
 def matmul(

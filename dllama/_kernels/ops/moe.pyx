@@ -1,13 +1,13 @@
 """Mixtures of experts (Shazeer et al. 2017; Fedus et al. 2022; Jiang et al. 2024, Mixtral).
 
-A router scores E experts for each token; the softmax of the scores weighs the `taken` best. Rows,
-one for each token and expert taken, are sorted by experts: an expert's weights are read once
-per pass for all its tokens, and those of experts without tokens not at all.
+A router scores E experts for each row. The row takes the `taken` best, weighted by the softmax of
+the scores. Entries, one for each row and each expert that it takes, are sorted by expert: a pass
+reads the weights of each chosen expert once, and those of the others never.
 
-A row of the result is a sum over the columns of the down projection and over a token's experts. Within
-each segment of the columns the experts are added, in ascending order, each times its weight; then the
-segments are, as the tree of dllama.graph.sum_tree says. So nodes that hold whole segments add up to
-the same bits.
+The result of a row is a sum over the columns of the down projection and over the row's experts.
+Within each segment of the columns, experts are added in ascending order, each times its weight.
+Then the segments are added, as in the tree of dllama.graph.sum_tree. So the result has the same bits
+for any number of nodes that hold whole segments.
 """
 
 from libc.string cimport memcpy, memmove, memset
@@ -22,25 +22,28 @@ from dllama._kernels.ops.matmul cimport (
 
 
 cdef class Routes:
-    """Experts and weights of up to `tokens` tokens.
+    """Memory for the experts of each row and their weights.
 
-    normalised: the weights of a token's experts are scaled to a sum of 1.
-    ValueError unless 1 <= taken <= experts.
+    Args:
+        rows: most rows of a batch.
+        experts: experts of the layer.
+        taken: experts that a row takes, 1 to `experts`; ValueError otherwise.
+        normalised: whether the weights of a row's experts are scaled to add up to 1.
     """
 
-    def __cinit__(self, int64_t tokens, int64_t experts, int64_t taken, bint normalised):
-        cdef int64_t N = tokens * taken
+    def __cinit__(self, int64_t rows, int64_t experts, int64_t taken, bint normalised):
+        cdef int64_t N = rows * taken
         cdef Routing *r = &self.view
         if not 1 <= taken <= experts:
-            raise ValueError(f"{taken} of {experts} experts cannot be taken")
+            raise ValueError(f"a row cannot take {taken} of {experts} experts")
         self.memory = Memory(8 * (2 * experts + 2) + 4 * (5 * N + experts))
         r.experts, r.taken, r.normalised = experts, taken, normalised
         r.first = <int64_t *> self.memory.data
         r.cursor = r.first + experts + 1
         r.hits = r.cursor + experts
         r.chosen = <int32_t *> (r.hits + 1)
-        r.tokens = r.chosen + N
-        r.owners = r.tokens + N
+        r.rows = r.chosen + N
+        r.owners = r.rows + N
         r.hit = r.owners + N
         r.weights = <float *> (r.hit + experts)
         r.factors = r.weights + N
@@ -53,7 +56,7 @@ cdef class Routes:
 
 cdef void route_item(const Routing *r, const dl_floats *f, const float *scores, int64_t t,
                      float *scratch) noexcept nogil:
-    """Choose the experts of token t, whose scores are scores[E]; of a tie the first."""
+    """Choose the experts of row t from scores[E]; the first of a tie wins."""
     cdef int32_t *chosen = r.chosen + t * r.taken
     cdef float *weights = r.weights + t * r.taken
     cdef float sum = _softmax(f, scores, r.experts, scratch)
@@ -86,7 +89,7 @@ cdef inline float _softmax(const dl_floats *f, const float *scores, int64_t n,
 
 
 cdef inline int32_t _largest(const float *p, int64_t n) noexcept nogil:
-    """The index of the largest, where -1 marks those that are taken; the first left if none is."""
+    """Index of the largest number that is not marked as taken (-1). With NaN, any such index."""
     cdef int64_t e, best = -1
     for e in range(n):
         if p[e] != -1 and (best < 0 or p[e] > p[best]):
@@ -95,8 +98,8 @@ cdef inline int32_t _largest(const float *p, int64_t n) noexcept nogil:
 
 
 cdef void sort_item(const Routing *r, int64_t T) noexcept nogil:
-    """Sort rows by experts, within an expert by tokens."""
-    cdef int64_t e, i, row, N = T * r.taken
+    """Sort entries by expert, then by row: a counting sort."""
+    cdef int64_t e, i, entry, N = T * r.taken
     memset(r.first, 0, (r.experts + 1) * sizeof(int64_t))
     for i in range(N):
         r.first[r.chosen[i] + 1] += 1
@@ -109,28 +112,28 @@ cdef void sort_item(const Routing *r, int64_t T) noexcept nogil:
     memcpy(r.cursor, r.first, r.experts * sizeof(int64_t))
     for i in range(N):
         e = r.chosen[i]
-        row = r.cursor[e]
+        entry = r.cursor[e]
         r.cursor[e] += 1
-        r.tokens[row], r.owners[row] = <int32_t> (i // r.taken), <int32_t> e
-        r.factors[row] = r.weights[i]
+        r.rows[entry], r.owners[entry] = <int32_t> (i // r.taken), <int32_t> e
+        r.factors[entry] = r.weights[i]
 
 
 cdef inline dl_rows _from_row(const dl_rows *rows, int64_t first) noexcept nogil:
-    """The rows from `first` on, which is not within a tile of another expert's."""
-    cdef dl_rows part = rows[0]
+    """The rows from `first` on, the first entry of an expert: tiles are counted from there."""
+    cdef dl_rows rest = rows[0]
     cdef int64_t nb = rows.k // 32
     if rows.x != NULL:
-        part.x = rows.x + first * rows.k
-        return part
-    part.q, part.d, part.s = rows.q + first * rows.k, rows.d + first * nb, rows.s + first * nb
-    return part
+        rest.x = rows.x + first * rows.k
+        return rest
+    rest.q, rest.d, rest.s = rows.q + first * rows.k, rows.d + first * nb, rows.s + first * nb
+    return rest
 
 
 cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,
                         const dl_rows *dst, int64_t i) noexcept nogil:
     cdef int64_t expert = r.owners[i], first = r.first[expert]
     cdef dl_rows rows = _from_row(dst, first)
-    put_row(f, &rows, r.first[expert + 1] - first, i - first, src + r.tokens[i] * width)
+    put_row(f, &rows, r.first[expert + 1] - first, i - first, src + r.rows[i] * width)
 
 
 cdef void activate_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,
@@ -144,14 +147,14 @@ cdef void activate_item(const Routing *r, const dl_floats *f, const float *src, 
 
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
                        const dl_rows *hidden, int then, int threads):
-    """Gate and up of all experts: 64 rows of the matrix for each 32 hidden units."""
+    """Gate and up of all experts. GATED: 64 rows of the matrix for each 32 hidden units."""
     cdef Experts x = _job(routes, matrix, src, then, threads)
     x.hidden = hidden
     return x
 
 
 cdef Experts _job(Routes routes, PackedMatrix matrix, const dl_rows *src, int then, int threads):
-    """The matrix holds as many rows of each expert, in whole panels."""
+    """A matmul with all experts, whose matrices have equal numbers of rows, in whole panels."""
     cdef Experts x
     memset(&x, 0, sizeof(Experts))
     x.routing, x.src = &routes.view, src
@@ -166,7 +169,7 @@ cdef int64_t gated_items(const Experts *x) noexcept nogil:
 
 
 cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
-    """Some hidden units of one expert for all its tokens."""
+    """Some hidden units of one expert for all its entries."""
     cdef int64_t pieces = matmul_items(&x.job), expert = x.routing.hit[i // pieces]
     cdef int64_t first = x.routing.first[expert]
     cdef dl_rows src = _from_row(x.src, first)
@@ -200,7 +203,7 @@ cdef int64_t sum_scratch(Order order, int64_t T):
 
 
 cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexcept nogil:
-    """Rows 16 i to 16 i + 15 of the result, for all tokens and all their experts."""
+    """Columns 16 i to 16 i + 15 of the result, for all rows and all their experts."""
     cdef int64_t h, t, width = x.job.segments * 16
     memset(scratch, 0, T * width * sizeof(float))
     for h in range(x.routing.hits[0]):
@@ -211,28 +214,28 @@ cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexc
 
 cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel,
                              float *sums) noexcept nogil:
-    """sums[T][segments][16] += weighted products of one expert and panel."""
+    """sums[T][segments][16] += weighted products of one panel of one expert."""
     cdef const Routing *r = x.routing
     cdef int64_t first = r.first[expert], count = r.first[expert + 1] - first, t = 0, n, at
-    cdef int64_t step = DL_TILE_TOKENS if x.job.quantised else DL_TILE_FLOATS
+    cdef int64_t most = DL_TILE_TOKENS if x.job.quantised else DL_TILE_FLOATS
     cdef dl_rows src = _from_row(x.src, first)
     cdef Matmul m = x.job
     cdef dl_tile tile
     m.src = &src
     tile.w = m.w + expert * x.expert_bytes + panel * m.stride
-    tile.order, tile.segments, tile.out_step = x.leaves, m.segments, 16
+    tile.order, tile.segments, tile.out_stride = x.leaves, m.segments, 16
     while t < count:
-        n = min(step, count - t)
+        n = min(most, count - t)
         point(&m, &tile, t, n)
         tile.factors = r.factors + first + t
         for at in range(n):
-            tile.out[at] = sums + r.tokens[first + t + at] * m.segments * 16
+            tile.out[at] = sums + r.rows[first + t + at] * m.segments * 16
         m.tile(&tile, <int> n)
         t += n
 
 
 cdef inline void _put_sums(const Experts *x, int64_t t, int64_t panel, float *sums) noexcept nogil:
-    """Add up sums[segments][16] as far as the tree says; store or add those that are left."""
+    """Add up sums[segments][16] as the tree says; store or add the sums that remain."""
     cdef float *top = sums
     cdef float *dst = x.dst + t * x.dim + panel * 16
     cdef int64_t s, adds, valid = min(16, x.dim - panel * 16)
@@ -247,7 +250,7 @@ cdef inline void _put_sums(const Experts *x, int64_t t, int64_t panel, float *su
             _add(dst, sums + s * 16, valid)
         else:
             memcpy(dst, sums + s * 16, valid * sizeof(float))
-        dst += x.dst_step
+        dst += x.dst_stride
 
 
 cdef inline void _add(float *y, const float *x, int64_t n) noexcept nogil:
@@ -257,10 +260,15 @@ cdef inline void _add(float *y, const float *x, int64_t n) noexcept nogil:
 
 
 def route(const float[:, ::1] scores, int64_t taken, bint normalised=True):
-    """The experts that tokens take and their weights: int32 and float32 (T, taken), best first.
+    """Choose the best experts of each row.
 
-    scores: float32 (T, E). Weights are the softmax over all experts, or with normalised over those
-    that are taken. ValueError unless 1 <= taken <= E.
+    Args:
+        scores: float32 (T, E).
+        taken: experts that a row takes, 1 to E; ValueError otherwise.
+        normalised: whether weights are the softmax over the chosen experts only, not over all.
+
+    Returns:
+        The experts, int32 (T, taken), best first, and their weights, float32 (T, taken).
     """
     cdef int64_t T = scores.shape[0], E = scores.shape[1], t
     cdef Routes routes = Routes(T, E, taken, normalised)

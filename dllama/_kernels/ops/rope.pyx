@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, RoFormer, section 3.2).
 
-Pair i of a head turns by position * theta^(-2i / head_dim) radians. Angles are
-computed in float64 and kept as float32 cosines and sines.
+Pair i of a head is rotated by position * theta^(-2i / head_dim) radians. Angles are computed in
+float64, their cosines and sines are kept as float32.
 """
 
 from cython.parallel cimport prange
@@ -18,10 +18,18 @@ cdef double TAU = 6.283185307179586
 
 
 cdef class RopeCache:
-    """Cosines and sines of `positions` positions for heads of head_dim (even) elements.
+    """Cosines and sines of all positions.
 
-    scaling: None, or (factor, low_freq_factor, high_freq_factor, original_seq_len) of
-    Llama 3.1. ValueError for an odd head_dim or fewer than 1 position.
+    Args:
+        head_dim: elements of a head, even.
+        positions: number of positions, at least 1.
+        theta: base of the frequencies.
+        scaling: None, or (factor, low_freq_factor, high_freq_factor, original_seq_len) of
+            Llama 3.1.
+        threads: how many threads compute.
+
+    Raises:
+        ValueError: head_dim is odd, or there is no position.
     """
 
     def __cinit__(self, int64_t head_dim, int64_t positions, double theta, scaling=None,
@@ -29,7 +37,9 @@ cdef class RopeCache:
         cdef int64_t p
         cdef double[::1] radians
         if head_dim < 2 or head_dim % 2 or positions < 1:
-            raise ValueError(f"no RoPE cache for {positions} positions and head_dim {head_dim}")
+            raise ValueError(
+                f"a RoPE cache cannot have {positions} positions of head_dim {head_dim}"
+            )
         self.positions, self.pairs = positions, head_dim // 2
         self.memory = Memory(positions * head_dim * sizeof(float))
         radians = np.array([
@@ -61,7 +71,7 @@ cdef void _fill(float *turns, int64_t position, const double[::1] radians) noexc
 
 
 cdef double _scale(double frequency, scaling):
-    """Llama 3.1: long waves turn `factor` times slower, short ones as before, between a blend."""
+    """Llama 3.1: low frequencies are divided by `factor`, high ones stay, between them a blend."""
     cdef double factor, low, high, turns, blend
     if scaling is None:
         return frequency
@@ -88,14 +98,22 @@ cdef void rope_head(float *x, const float *turns, int64_t pairs, bint halves) no
 
 def rope(const float[:, :, ::1] x, RopeCache cache, int64_t position=0, bint halves=False,
          int threads=1):
-    """Rotated copy of x, float32 (T, heads, head_dim); token t is at position + t.
+    """A rotated copy of x.
 
-    ValueError where positions or head_dim exceed the cache.
+    Args:
+        x: float32 (T, heads, head_dim); row t is at position `position` + t.
+        cache: cosines and sines.
+        position: position of the first row.
+        halves: pair i is (i, i + head_dim / 2), else (2i, 2i + 1).
+        threads: how many threads compute.
+
+    Raises:
+        ValueError: head_dim is not that of the cache, or it lacks some positions.
     """
     cdef int64_t T = x.shape[0], H = x.shape[1], i
     if x.shape[2] != 2 * cache.pairs or position < 0 or position + T > cache.positions:
         raise ValueError(
-            f"cannot rotate {T} tokens of head_dim {x.shape[2]} from position {position}: the "
+            f"cannot rotate {T} rows of head_dim {x.shape[2]} from position {position}: the "
             f"cache has {cache.positions} positions of head_dim {2 * cache.pairs}"
         )
     out = np.array(x)
@@ -124,7 +142,7 @@ cdef int64_t rope_items(const Pass *run, const void *op) noexcept nogil:
 
 
 cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
-    """One KV head of one row: its queries and its key are normed and turned, key and value kept."""
+    """One KV head of one row: normalise and rotate its queries and key, store key and value."""
     cdef const Rope *r = <const Rope *> op
     cdef int64_t kv_head = i % r.heads.kv_count, t = i // r.heads.kv_count, size = r.kv.size, h
     cdef int64_t position = run.batch.positions[t]
@@ -145,7 +163,7 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
 
 
 cdef class RopeOp(Op):
-    """Norms (where there is a weight) and turns q and k of src in place; keeps k and v."""
+    """Normalises (if there is a weight) and rotates q and k of src in place; stores k and v."""
 
     cdef Rope op
     cdef KVCache cache
@@ -170,7 +188,7 @@ cdef class RopeOp(Op):
 
 
 def _numbers(scaling):
-    """The scaling of Llama 3.1 as RopeCache takes it."""
+    """A RopeScaling as a tuple, or None."""
     if scaling is None:
         return None
     return (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor,

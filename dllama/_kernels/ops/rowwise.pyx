@@ -11,19 +11,19 @@ from dllama._kernels.weight_types cimport dl_quants, dl_quants_of
 
 from dllama._kernels.tasks import Then
 
-# Fewest blocks of 32 in a cut of a row.
+# Fewest blocks of 32 in a piece of a row.
 cdef enum:
     CUT_BLOCKS = 8
 
 
 cdef struct RowOp:
-    bint tail                       # works on the wanted rows only, and writes from row 0
+    bint tail                       # works only on the wanted rows, and writes from row 0 on
     int64_t width                   # D
     const float *src                # [rows of the batch][D]
-    const dl_rows *dst              # as a matmul reads them
-    float *sum                      # norm: added to these [T][D] instead
+    const dl_rows *dst              # [T][D], as a matmul reads them
+    float *sum                      # norm with ADD: [T][D], added to instead; embed, scale: written
     const float *weight             # norm: [D]
-    const uint8_t *stored           # embed: [vocab], each stored_bytes of D numbers
+    const uint8_t *stored           # embed: [vocab][stored_bytes], D numbers each
     int64_t stored_bytes
     int stored_type
     const dl_quants *codec
@@ -43,7 +43,7 @@ cdef int64_t cut_items(const Pass *run, const void *op) noexcept nogil:
 
 
 cdef inline int64_t _cuts(const Pass *run, const RowOp *r, int64_t T) noexcept nogil:
-    """Items that a row is cut into: one for each thread where rows are fewer than threads."""
+    """Items for each row: one, or up to one for each thread if rows are fewer than threads."""
     if T >= run.threads:
         return 1
     return max(1, min(run.threads, r.width // (32 * CUT_BLOCKS)))
@@ -54,7 +54,7 @@ cdef inline const float *_row(const Pass *run, const RowOp *r, int64_t t) noexce
 
 
 cdef inline void _put_cut(const Pass *run, const RowOp *r, int64_t i, const float *x) noexcept nogil:
-    """Put the columns of row x[D] that item i has into dst."""
+    """Put the columns of item i, of a row x[D], into dst."""
     cdef int64_t T = rows_of(run, r.tail), blocks = (r.width + 31) // 32
     cdef int64_t cuts = _cuts(run, r, T), cut = i % cuts
     cdef int64_t first = blocks * cut // cuts, end = blocks * (cut + 1) // cuts
@@ -79,7 +79,7 @@ cdef int norm_add_item(const Pass *run, const void *op, int64_t t, float *scratc
 
 
 cdef class NormOp(Op):
-    """dst = RMSNorm of src with a weight vector, or added to dst (Then.ADD)."""
+    """dst = RMSNorm of src; Then.ADD: dst += it."""
 
     cdef RowOp op
 
@@ -104,7 +104,7 @@ cdef int encode_item(const Pass *run, const void *op, int64_t i, float *scratch)
 
 
 cdef class EncodeOp(Op):
-    """dst = src as a matmul of quantised weights reads it."""
+    """dst = src quantised to Q80 blocks."""
 
     cdef RowOp op
 
@@ -124,7 +124,7 @@ cdef int activate_item(const Pass *run, const void *op, int64_t t, float *scratc
 
 
 cdef class ActivateOp(Op):
-    """dst = SwiGLU (GATED_GELU: GEGLU) of src, whose halves are rows of gate and of up."""
+    """dst = SwiGLU (GATED_GELU: GEGLU) of src, whose columns are gate, then up."""
 
     cdef RowOp op
 
@@ -145,7 +145,7 @@ cdef int embed_item(const Pass *run, const void *op, int64_t t, float *scratch) 
 
 
 cdef class EmbedOp(Op):
-    """dst = the embedding of each row's token."""
+    """dst = the embedding of the token of each row."""
 
     cdef RowOp op
 
@@ -166,7 +166,7 @@ cdef int scale_item(const Pass *run, const void *op, int64_t t, float *scratch) 
 
 
 cdef class ScaleOp(Op):
-    """dst = src times a number."""
+    """dst = src times task.scale."""
 
     cdef RowOp op
 

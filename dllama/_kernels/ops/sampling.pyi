@@ -18,14 +18,14 @@ def race(
     logits: NDArray[np.float32],
     temperature: float,
     seed: int,
-    step: int,
+    number: int,
     offset: int = 0,
     octave: int = ...,
     least: float = ...,
     limit: float = ...,
     limit_token: int = ...,
 ) -> tuple[tuple[float, int], tuple[float, int, float]]: ...
-def gumbel(ids: NDArray[np.int64], seed: int, step: int) -> NDArray[np.float64]: ...
+def gumbel(ids: NDArray[np.int64], seed: int, number: int) -> NDArray[np.float64]: ...
 def candidates(
     logits: NDArray[np.float32], k: int, offset: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...

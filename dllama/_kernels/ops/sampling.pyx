@@ -1,9 +1,10 @@
-"""What sampling needs from a slice of the logits, without looking at the rest.
+"""What sampling needs to know about the logits of one vocabulary shard.
 
-n: logits of the slice, whose first token id is `offset`. A token's weight is
-2^y = e^(logit / T): an octave, y rounded, and an integer of 24 bits (simd/sampling.h). Random
-numbers are a function of (seed, step, token id). So slices that together are the vocabulary
-find the same whatever the split. Logits are float32, contiguous, not NaN or +infinity.
+n: logits of the shard, whose first token id is `offset`. T: the temperature. A token's weight is
+2^y = e^(logit / T), kept as an octave, y rounded, and an integer of 24 bits (simd/sampling.h).
+Random numbers are a function of (seed, number, token id), where `number` counts the draws of a seed.
+So the result does not depend on how the vocabulary is split. Logits are contiguous float32 without
+NaN and +infinity.
 """
 
 from libc.math cimport INFINITY, isnan, log, log1p
@@ -41,9 +42,9 @@ cdef inline float _scale(double temperature) noexcept nogil:
 
 
 def top(const float[::1] logits):
-    """(largest logit, its index) of a slice, the lowest index of several.
+    """(largest logit, its index); the lowest index of a tie.
 
-    ValueError for NaN or +infinity, or no logits.
+    ValueError for NaN, +infinity, or no logits.
     """
     cdef int64_t n = logits.shape[0], i = 0
     cdef const dl_sampling *f = dl_sampling_of(dl_isa())
@@ -68,9 +69,11 @@ cdef str _complaint(const float[::1] logits):
 
 
 def masses(const float[::1] logits, double temperature):
-    """(octave of the largest logit, uint64 (OCTAVES,)): sums of weights by octave.
+    """Sums of weights by octave.
 
-    Entry i is the sum of the integers of the tokens i octaves below the first.
+    Returns:
+        The octave of the largest logit, and uint64 (OCTAVES,): entry i is the sum of the integer
+        weights of the tokens i octaves below it.
     """
     cdef int64_t n = logits.shape[0]
     cdef const dl_sampling *f = dl_sampling_of(dl_isa())
@@ -91,9 +94,17 @@ cdef inline bint _before(float a, int64_t i, float b, int64_t j) noexcept nogil:
 
 def mass_before(const float[::1] logits, double temperature, int32_t octave, float logit,
                 int64_t token, int64_t offset=0):
-    """Sum of the integer weights of the tokens of an octave that come before `token`.
+    """Sum of the integer weights of the tokens of an octave that come before a token.
 
-    Higher logits come first, lower ids first among equals.
+    Higher logits come first; of equal logits, lower ids.
+
+    Args:
+        logits: float32 (n,).
+        temperature: above 0.
+        octave: the octave.
+        logit: logit of the token.
+        token: id of the token.
+        offset: token id of the first logit.
     """
     cdef int64_t n = logits.shape[0], i, j, m, run
     cdef int32_t octaves[DL_RUN]
@@ -121,12 +132,12 @@ cdef inline uint64_t _mix(uint64_t z) noexcept nogil:
     return z ^ (z >> 31)
 
 
-cdef inline uint64_t _key(uint64_t seed, uint64_t step) noexcept nogil:
-    return _mix(_mix(seed + <uint64_t> 0x9e3779b97f4a7c15) + step)
+cdef inline uint64_t _key(uint64_t seed, uint64_t number) noexcept nogil:
+    return _mix(_mix(seed + <uint64_t> 0x9e3779b97f4a7c15) + number)
 
 
 cdef inline uint64_t _bits(uint64_t key, uint64_t token) noexcept nogil:
-    """53 random bits of a token, the last of them set: never 0."""
+    """53 random bits of a token. The lowest is always set, so the number is never 0."""
     return (_mix(key + <uint64_t> 0x9e3779b97f4a7c15 * (token + 1)) >> 11) | 1
 
 
@@ -136,27 +147,39 @@ cdef inline double _gumbel(uint64_t bits) noexcept nogil:
 
 
 cdef inline double _gumbel_bound(uint64_t bits) noexcept nogil:
-    """At least _gumbel(bits): -log(-log(1 - x)) <= -log(x), bounded by x's leading zeros."""
+    """An upper bound of _gumbel(bits): -log(-log(1 - x)) <= -log(x), from x's leading zeros."""
     return LN2 * (__builtin_clzll(bits) - 10)
 
 
-def race(const float[::1] logits, double temperature, uint64_t seed, uint64_t step,
+def race(const float[::1] logits, double temperature, uint64_t seed, uint64_t number,
          int64_t offset=0, int32_t octave=-(1 << 22), float least=-INFINITY,
          float limit=-INFINITY, int64_t limit_token=-1):
-    """((value, id) above `octave`, (value, id, logit) in it): the two winners of a slice.
+    """The winners of a Gumbel race: one among the tokens above an octave, one within it.
 
-    The winner has the largest value, logit / temperature + Gumbel number of (seed, step, id);
-    id -1 where no token takes part. Only tokens take part whose logit is at least `least`
-    and, in the octave, that come before `limit_token` with logit `limit`. The winner of
-    logits / temperature + Gumbel numbers is a sample of the softmax (Gumbel 1954; Maddison
-    et al. 2014).
+    The winner has the largest value of logit / temperature + Gumbel number of (seed, number, id).
+    It is a sample of the softmax (Gumbel 1954; Maddison et al. 2014).
+
+    Args:
+        logits: float32 (n,).
+        temperature: above 0.
+        seed: of the random numbers.
+        number: counts the draws of a seed.
+        offset: token id of the first logit.
+        octave: tokens below it do not take part.
+        least: tokens with smaller logits do not take part.
+        limit: within the octave, only tokens before limit_token, whose logit is `limit`, take part.
+        limit_token: see limit.
+
+    Returns:
+        ((value, id), (value, id, logit)): the winners above the octave and within it. The id is -1
+        if no token takes part.
     """
     cdef int64_t n = logits.shape[0], i, j, m, run
     cdef int32_t index[DL_RUN]
     cdef double value[2]
     cdef int64_t winner[2]
     cdef double x, inverse = 1.0 / temperature
-    cdef uint64_t key = _key(seed, step), bits
+    cdef uint64_t key = _key(seed, number), bits
     cdef float scale = _scale(temperature)
     cdef const dl_sampling *f = dl_sampling_of(dl_isa())
     cdef bint edge
@@ -184,9 +207,9 @@ def race(const float[::1] logits, double temperature, uint64_t seed, uint64_t st
     return inside, (value[1], winner[1] + offset, logits[winner[1]])
 
 
-def gumbel(const int64_t[::1] ids, uint64_t seed, uint64_t step):
-    """Gumbel numbers of some token ids, float64 (n,), as `race` draws them."""
-    cdef uint64_t key = _key(seed, step)
+def gumbel(const int64_t[::1] ids, uint64_t seed, uint64_t number):
+    """The Gumbel numbers that `race` uses for some token ids: float64 (n,)."""
+    cdef uint64_t key = _key(seed, number)
     cdef int64_t i
     out = np.empty(ids.shape[0], np.float64)
     cdef double[::1] y = out
@@ -196,7 +219,7 @@ def gumbel(const int64_t[::1] ids, uint64_t seed, uint64_t step):
 
 
 cdef void _sift(float *value, int64_t *index, int64_t n, int64_t at) noexcept nogil:
-    """Restore the heap whose last entry in order is on top, from `at` down."""
+    """Restore a heap from `at` down. The token that comes last in order is on top."""
     cdef int64_t child
     cdef float v = value[at]
     cdef int64_t k = index[at]
@@ -214,9 +237,9 @@ cdef void _sift(float *value, int64_t *index, int64_t n, int64_t at) noexcept no
 
 
 def candidates(const float[::1] logits, int64_t k, int64_t offset=0):
-    """The k best of a slice: ids int64 (m,) and logits float32 (m,), m = min(k, n).
+    """The k best tokens: ids, int64 (m,), and logits, float32 (m,), with m = min(k, n).
 
-    Highest logit first, lower id first among equals.
+    Higher logits come first; of equal logits, lower ids.
     """
     cdef int64_t n = logits.shape[0], m = min(max(k, 0), n), i, j, end
     cdef const dl_sampling *f = dl_sampling_of(dl_isa())

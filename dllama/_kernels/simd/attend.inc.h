@@ -1,9 +1,9 @@
-/* Attention of up to DL_ATTEND_ROWS query rows to one block of the KV cache; compiled once
- * per instruction set. Layouts and meanings in attention.h.
+/* Attention of up to DL_ATTEND_ROWS query rows to one block of the KV cache. Compiled once per
+ * instruction set. Layouts are described in attention.h.
  */
 
-/* scores[r][p] = q[r] . k[p]; positions from a row's limit on are -infinity. With each vector of
- * keys as many bytes of values are fetched, which dl_mix reads next, row by row. */
+/* scores[r][p] = q[r] . k[p]. For each vector of keys, as many bytes of values are prefetched,
+ * which dl_mix reads next. */
 #define DL_SCORES(suffix, ctype, load)                                                       \
     DL_INLINE void DL_FN(dl_scores_##suffix)(const dl_attend *a, const int n)                \
     {                                                                                        \
@@ -22,8 +22,8 @@
         }                                                                                    \
     }
 
-/* o[r] = sum over positions of scores[r][p] * v[p]. With each vector of values as many bytes of
- * what is read next are fetched, from where dl_softmax_partial stopped. */
+/* o[r] = sum over positions of scores[r][p] * v[p]. For each vector of values, as many bytes of
+ * `next` are prefetched, from where dl_softmax_partial stopped. */
 #define DL_MIX(suffix, ctype, load)                                                          \
     DL_INLINE void DL_FN(dl_mix_##suffix)(const dl_attend *a, const int n)                   \
     {                                                                                        \
@@ -52,8 +52,8 @@ static void DL_FN(dl_cap_scores)(float *scores, int count, float cap)
     }
 }
 
-/* Turns the scores of a row into exp(score - maximum), zeros from `limit` on. Meanwhile memory
- * would idle: it brings DL_AHEAD bytes of what is read next. */
+/* Turns the scores of a row into exp(score - maximum), and into zeros from `limit` on. Memory would
+ * be idle meanwhile, so DL_AHEAD bytes of `next` are prefetched. */
 DL_INLINE void DL_FN(dl_softmax_partial)(float *scores, int limit, int count, dl_partial *partial,
                                       const char *next)
 {
@@ -102,8 +102,8 @@ DL_ATTEND(f16)
 #undef DL_MIX
 #undef DL_ATTEND
 
-/* into = into and partial together, as if one softmax had seen both; n floats of o.
- * (Milakov and Gimelshein 2018, online softmax) */
+/* into = the partial of the positions of both; n floats of o (online softmax, Milakov and
+ * Gimelshein 2018). */
 static void DL_FN(dl_attend_merge)(dl_partial *into, const dl_partial *partial, int n)
 {
     float m = into->m > partial->m ? into->m : partial->m;

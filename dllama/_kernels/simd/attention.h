@@ -1,8 +1,9 @@
 /* Attention to a block of the KV cache, for every instruction set.
  *
- * A block is DL_KV_BLOCK positions. Its partial result (maximum m, sum l of exponentials, weighted
- * sum o of values) does not depend on what else is computed, and partial results merge in the
- * order of positions: so any batch, thread count or instruction set gives the same bits.
+ * A block is DL_KV_BLOCK positions. The partial of a query row and a block (maximum m, sum l of
+ * exponentials, weighted sum o of values) does not depend on anything else, and partials are merged
+ * in the order of positions. So the result has the same bits for any batch, number of threads and
+ * instruction set.
  *
  * size: elements of a head. padded: size rounded up to 16.
  */
@@ -13,7 +14,7 @@
 
 enum { DL_KV_BLOCK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 512 };
 
-/* Bytes fetched of what is read next while a row of scores becomes exponentials. */
+/* Bytes of `next` that are prefetched while the scores of a row become exponentials. */
 enum { DL_AHEAD = 64 * (DL_KV_BLOCK / 16) };
 
 typedef struct {
@@ -24,21 +25,21 @@ typedef struct {
 typedef struct {
     const void *k;          /* [count / 16 rounded up][size][16] */
     const void *v;          /* [count][padded] */
-    const void *next;       /* what the thread reads after this block; any address */
+    const void *next;       /* what the thread reads after this block; may be any address */
     const float *q;         /* [rows][size], scaled */
     int size, padded;
     int count;              /* positions of this block that any row sees */
     int limit[DL_ATTEND_ROWS]; /* positions that row r sees, 0 to count */
-    float cap;              /* not 0: a score s becomes cap * tanh(s / cap) */
+    float cap;              /* if not 0, a score s becomes cap * tanh(s / cap) */
     float *scores;          /* [DL_ATTEND_ROWS][DL_KV_BLOCK], scratch */
-    dl_partial *partial;          /* [rows], the result; a row with limit 0 gets m = -infinity */
+    dl_partial *partial;    /* [rows], the result; a row with limit 0 gets m = -infinity */
 } dl_attend;
 
 #define DL_BODY "attend.inc.h"
 #include "each_vec.h"
 
 typedef struct {
-    void (*attend[2])(const dl_attend *a, int n); /* cache of float32, of float16 */
+    void (*attend[2])(const dl_attend *a, int n); /* for a cache of float32, of float16 */
     void (*merge)(dl_partial *into, const dl_partial *partial, int n);
     void (*finish)(const dl_partial *partial, int n, float *out);
     void (*to_half)(const float *x, int n, uint16_t *dst);

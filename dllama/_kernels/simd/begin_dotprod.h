@@ -4,7 +4,8 @@
 #pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
 #else
 #pragma GCC push_options
-/* Added to what all code may use; but assemblers want Armv8.2 under it. */
+/* dotprod needs Armv8.2 as a base; where the compiler targets that already, only dotprod is
+ * added. */
 #if defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC)
 #pragma GCC target("+dotprod")
 #else

@@ -4,7 +4,7 @@
 #pragma clang attribute push(__attribute__((target("dotprod,i8mm"))), apply_to = function)
 #else
 #pragma GCC push_options
-/* Added to what all code may use; but assemblers want Armv8.2 under it. */
+/* i8mm needs Armv8.2 as a base; where the compiler targets that already, only i8mm is added. */
 #if defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC)
 #pragma GCC target("+dotprod+i8mm")
 #else

@@ -1,11 +1,11 @@
-/* Which instruction sets this machine has, and which one to use. */
+/* Which instruction sets this machine supports, and which one to use. */
 #ifndef DL_CPU_H
 #define DL_CPU_H
 
 #include <stdlib.h>
 #include "isa.h"
 
-/* A vector extension that a processor may have; dl_features lists them, oldest first. */
+/* A vector extension, and whether the processor has it. dl_features lists them, oldest first. */
 typedef struct { const char *name; int present; } dl_feature;
 
 DL_INLINE int dl_has_baseline(void) { return 1; }
@@ -38,8 +38,8 @@ static inline int dl_isa_named(const char *name)
     return -1;
 }
 
-/* The best one, or another one that DLLAMA_ISA names; names that this machine cannot run change
- * nothing here (cpu.isa refuses them). */
+/* The instruction set that DLLAMA_ISA names, or the best one. A name that is unknown or not
+ * supported is ignored here; cpu.isa refuses it. */
 static inline int dl_isa(void)
 {
     const char *wanted = getenv("DLLAMA_ISA");

@@ -1,5 +1,5 @@
-/* What 64-bit Arm processors have; included by cpu.h. Linux and macOS say it at run time,
- * elsewhere the compiler's target counts. */
+/* Features of 64-bit Arm processors; included by cpu.h. They are found at run time on Linux and
+ * macOS, elsewhere by the compiler's target. */
 #ifndef DL_CPU_ARM64_H
 #define DL_CPU_ARM64_H
 

@@ -1,15 +1,15 @@
-/* What x86-64 processors have; included by cpu.h. */
+/* Features of x86-64 processors; included by cpu.h. */
 #ifndef DL_CPU_X86_H
 #define DL_CPU_X86_H
 
 #include <cpuid.h>
 
-/* What __builtin_cpu_supports of some compilers does not know. */
+/* Features that __builtin_cpu_supports of some compilers does not know. */
 enum { DL_CPUID_READ = 1, DL_CPUID_F16C = 2, DL_CPUID_AVXVNNI = 4 };
 
-/* F16C: cpuid leaf 1, ecx bit 29. AVX-VNNI: leaf 7, subleaf 1, eax bit 4. Remembered, since cpuid
- * takes microseconds in a virtual machine; whether the operating system keeps the registers is
- * AVX2's question. */
+/* F16C: cpuid leaf 1, ecx bit 29. AVX-VNNI: leaf 7, subleaf 1, eax bit 4. The result is kept, since
+ * cpuid takes microseconds in a virtual machine. Whether the operating system saves the registers
+ * is checked with AVX2. */
 DL_INLINE int dl_cpuid(void)
 {
     static int known = 0;

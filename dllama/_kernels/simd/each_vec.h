@@ -1,4 +1,4 @@
-/* Compiles the header that DL_BODY names once for each kind of vectors. */
+/* Compiles the header that DL_BODY names once for each vector type. */
 #include "begin_baseline.h"
 #include DL_BODY
 #include "end_baseline.h"

@@ -1,4 +1,4 @@
-/* The float kernels of every instruction set, as one table each. */
+/* The float kernels: a table of functions for each instruction set. */
 #ifndef DL_ELEMENTWISE_H
 #define DL_ELEMENTWISE_H
 

@@ -1,7 +1,7 @@
-/* Float kernels over vectors of 16, compiled once per instruction set.
+/* Float kernels on vectors of 16. Compiled once per instruction set.
  *
- * n: elements of a row. A tail shorter than 16 is padded with zeros, so the
- * order of a sum depends on n alone.
+ * n: elements of a row. A tail shorter than 16 is padded with zeros, so the order of a sum only
+ * depends on n.
  */
 
 DL_INLINE VT DL_FN(dl_load_n)(const float *p, int64_t n)
@@ -79,9 +79,9 @@ static void DL_FN(dl_geglu)(const float *gate, const float *up, int64_t n, float
     }
 }
 
-/* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Four values go to every
- * `step` bytes from q on; *d is d as rounded to fp16, *s is -8 times the sum of q. */
-static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t step, float *d, int32_t *s)
+/* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Words of four values of q are
+ * `stride` bytes apart. *d is d rounded to fp16, *s is -8 times the sum of q. */
+static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t stride, float *d, int32_t *s)
 {
     VT a = V(load)(x), b = V(load)(x + 16);
     float scale = V(hmax)(V(max)(V(abs)(a), V(abs)(b))) / 127.0f;
@@ -92,13 +92,13 @@ static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t step, float 
     V(store_i8)(values + 16, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
     int32_t sum = 0;
     for (int i = 0; i < 32; i++) sum += values[i];
-    for (int j = 0; j < 8; j++) memcpy(q + j * step, values + 4 * j, 4);
+    for (int j = 0; j < 8; j++) memcpy(q + j * stride, values + 4 * j, 4);
     *d = dl_half_to_float(dl_float_to_half(scale));
     *s = -8 * sum;
 }
 
-/* nb blocks of one token into a tile of n tokens (layout in tile.h); q, d and s point at the
- * token's place in the tile's first block. */
+/* Puts nb blocks of one token into a tile of n tokens (layout in tile.h). q, d and s point to the
+ * token's place in the first block of the tile. */
 static void DL_FN(dl_quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s)
 {
     for (int64_t b = 0; b < nb; b++)

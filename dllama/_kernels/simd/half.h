@@ -1,4 +1,4 @@
-/* IEEE 754 half precision in portable C: exact, rounding to nearest even. */
+/* Conversion to and from IEEE 754 half precision in portable C, rounding to nearest even. */
 #ifndef DL_HALF_H
 #define DL_HALF_H
 

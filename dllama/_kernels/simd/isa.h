@@ -1,9 +1,9 @@
-/* Instruction sets and the macros that let one source serve all of them.
+/* Instruction sets, and macros to compile one source for all of them.
  *
- * A header `begin_ISA.h` opens a region compiled for that instruction set and
- * names its functions: DL_FN(x) is x_ISA, V(op) is the op on vectors of 16
- * floats (vec_ISA.h), DL_VFN(x) is x of the instruction set that brings those vectors.
- * `end.h` closes the region. Every ISA gives the same bits.
+ * A header `begin_ISA.h` opens a region that is compiled for that instruction set, and `end.h`
+ * closes it. In the region, DL_FN(x) is x_ISA, V(op) is an operation on vectors of 16 floats
+ * (vec_ISA.h), and DL_VFN(x) is x of the instruction set that the vectors come from. All ISAs give
+ * the same bits.
  */
 #ifndef DL_ISA_H
 #define DL_ISA_H
@@ -24,7 +24,7 @@
 #define DL_ARM64 0
 #endif
 
-/* Compilers that know AVX-VNNI. */
+/* Whether the compiler knows AVX-VNNI. */
 #if DL_X86 && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define DL_AVXVNNI 1
 #define DL_ISA_AVXVNNI(X) X(avxvnni, avx2)
@@ -33,8 +33,8 @@
 #define DL_ISA_AVXVNNI(X)
 #endif
 
-/* The instruction sets of this platform, the slowest first, as X(isa, vec): quantised tiles are
- * of the isa, everything else is what vec has, whose vectors it uses. */
+/* The instruction sets of this platform, slowest first, as X(isa, vec). Quantised tiles are those
+ * of isa. Everything else is compiled once for each vec and shared. */
 #if DL_X86
 #define DL_ISAS(X) X(baseline, baseline) X(avx2, avx2) DL_ISA_AVXVNNI(X) X(avx512, avx512)
 #elif DL_ARM64
@@ -47,7 +47,7 @@
 enum { DL_ISAS(DL_ISA_INDEX) DL_ISA_COUNT };
 
 #define DL_INLINE static inline __attribute__((always_inline, unused))
-/* Before a loop over tokens, words or rows whose arrays must live in registers. */
+/* For loops over arrays that must stay in registers. */
 #define DL_UNROLL _Pragma("GCC unroll 16")
 
 #define DL_CAT2(a, b) a##_##b
@@ -57,7 +57,7 @@ enum { DL_ISAS(DL_ISA_INDEX) DL_ISA_COUNT };
 #define V(op) DL_CAT(v16_##op, DL_VECTORS)
 #define VT DL_CAT(v16, DL_VECTORS)
 
-/* Rounded once, like the hardware's; libm only where the double sum is a tie. */
+/* a * b + c rounded once, as the hardware does. libm is only called if the double sum is a tie. */
 DL_INLINE float dl_fmaf(float a, float b, float c)
 {
 #if defined(__FMA__) || defined(__aarch64__)

@@ -1,4 +1,4 @@
-/* The tile functions of every instruction set, and the one to use. */
+/* The tile functions of all instruction sets. */
 #ifndef DL_MATMUL_H
 #define DL_MATMUL_H
 
@@ -48,7 +48,7 @@
 
 #define DL_TILES(isa, vec) dl_tiles_##isa,
 
-/* type: a weight type; isa must be available on this machine. */
+/* The tile function of a weight type; isa must be available on this machine. */
 static inline dl_tile_fn dl_tile_of(int isa, int type)
 {
     static const dl_tile_fn *const tables[DL_ISA_COUNT] = {DL_ISAS(DL_TILES)};

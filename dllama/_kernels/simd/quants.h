@@ -1,4 +1,4 @@
-/* Numbers as files store them, for every instruction set. */
+/* Encoding and decoding of stored numbers, for every instruction set. */
 #ifndef DL_QUANTS_H
 #define DL_QUANTS_H
 

@@ -1,6 +1,6 @@
-/* Encoding and decoding of stored numbers; compiled once per instruction set. */
+/* Encoding and decoding of stored numbers. Compiled once per instruction set. */
 
-/* n <= 32 stored numbers as floats; the rest of x is zero. */
+/* x[32] = n <= 32 numbers of a source type, then zeros. */
 DL_INLINE void DL_FN(dl_widen)(const void *src, int type, int64_t n, float *x)
 {
     if (n < 32) memset(x, 0, 32 * sizeof(float));
@@ -28,8 +28,8 @@ DL_INLINE int DL_FN(dl_not_finite)(const float *x)
     return V(hsum)(product) != 0.0f; /* zero, or not a number */
 }
 
-/* dl_encode_TYPE: one block of 32, or n <= 32 numbers where a block is one; x[32] ends in zeros. Not 0 if one
- * is not finite as stored. */
+/* dl_encode_TYPE: one block of 32, or n <= 32 numbers if the type has blocks of one. x[32] is
+ * padded with zeros. Returns not 0 if a stored number is not finite. */
 
 DL_INLINE int DL_FN(dl_encode_f32)(const float *x, int64_t n, uint8_t *dst)
 {
@@ -48,8 +48,8 @@ DL_INLINE int DL_FN(dl_encode_f16)(const float *x, int64_t n, uint8_t *dst)
     return bad;
 }
 
-/* d = the value of largest magnitude / -8 (a tie takes the positive one), q = x / d + 8.5
- * cut to 0..15; byte i holds q[i] and, above, q[i + 16]. */
+/* d = the value of largest magnitude / -8 (of a tie, the positive one), q = x / d + 8.5 cut to
+ * 0..15. Byte i holds q[i] in its low bits and q[i + 16] in its high bits. */
 DL_INLINE int DL_FN(dl_encode_q40)(const float *x, int64_t n, uint8_t *dst)
 {
     (void)n;
@@ -85,8 +85,8 @@ DL_INLINE int DL_FN(dl_encode_q80)(const float *x, int64_t n, uint8_t *dst)
     return (half & 0x7c00) == 0x7c00;
 }
 
-/* n numbers from src to dst; not 0 if one is not finite, or not finite as stored. n is whole
- * blocks of the type. */
+/* Encodes n numbers, which are whole blocks. Returns not 0 if one is not finite, before or after
+ * encoding. */
 static int DL_FN(dl_encode)(const void *src, int src_type, int64_t n, int type, uint8_t *dst)
 {
 #define DL_ENCODE_CASE(id, name, block, bytes, packed, input) \
@@ -105,7 +105,7 @@ static int DL_FN(dl_encode)(const void *src, int src_type, int64_t n, int type, 
 #undef DL_ENCODE_CASE
 }
 
-/* dl_decode_TYPE: n stored numbers as floats; n is whole blocks. */
+/* dl_decode_TYPE: decodes n stored numbers, which are whole blocks. */
 
 DL_INLINE void DL_FN(dl_decode_f32)(const uint8_t *src, int64_t n, float *dst)
 {
@@ -148,7 +148,7 @@ DL_INLINE void DL_FN(dl_decode_q80)(const uint8_t *src, int64_t n, float *dst)
     }
 }
 
-/* The same for any known type. */
+/* Decodes numbers of any known type. */
 static void DL_FN(dl_decode)(const uint8_t *src, int type, int64_t n, float *dst)
 {
 #define DL_DECODE_CASE(id, name, block, bytes, packed, input) \

@@ -1,26 +1,26 @@
-/* Reading a slice of logits at vector speed, for every instruction set.
+/* Vectorised loops over the logits of a vocabulary shard, for every instruction set.
  *
- * A token's weight e^(logit / T) = 2^y is kept as an octave, y rounded, and an
- * integer of 24 bits. Sums of integers do not depend on their order, so any
- * split of the vocabulary finds the same sums.
+ * A token's weight e^(logit / T) = 2^y is kept as an octave, y rounded, and an integer of 24 bits.
+ * Sums of integers do not depend on their order, so they do not depend on how the vocabulary is
+ * split.
  */
 #ifndef DL_SAMPLING_H
 #define DL_SAMPLING_H
 
 #include "cpu.h"
 
-/* Octaves from the largest logit down that are counted: below them a weight is less than
- * 2^-47 of the largest. */
+/* Octaves that count, from that of the largest logit down. Weights below them are less than 2^-47
+ * of the largest. */
 enum { DL_OCTAVES = 48 };
-/* Logits taken at a time. */
+/* Logits processed at a time. */
 enum { DL_RUN = 512 };
 
-/* y beyond this is cut off: a float has no room for its fraction there. */
+/* y is limited to this magnitude: a larger float has too few bits for a fraction. */
 #define DL_MAX_Y 2097152.0f
 /* 1.5 * 2^23: adding it rounds to an integer. */
 #define DL_ROUND 12582912.0f
 
-/* y rounded, of y = logit * scale, scale = log2(e) / T. */
+/* y = logit * scale, rounded; scale = log2(e) / T. */
 DL_INLINE float dl_octave(float logit, float scale)
 {
     float y = logit * scale;

@@ -1,6 +1,6 @@
-/* Loops over n logits, compiled once per instruction set. */
+/* Loops over n logits. Compiled once per instruction set. */
 
-/* Whether no logit is NaN or +infinity; -infinity is a token that is never chosen. */
+/* Whether no logit is NaN or +infinity. A token with -infinity is never chosen. */
 static int DL_FN(dl_usable)(const float *logits, int64_t n)
 {
     const uint32_t infinity = 0x7f800000u;
@@ -13,7 +13,7 @@ static int DL_FN(dl_usable)(const float *logits, int64_t n)
     return !bad;
 }
 
-/* The largest of n > 0 logits without NaN. */
+/* The largest of n > 0 logits, none of which is NaN. */
 static float DL_FN(dl_top)(const float *logits, int64_t n)
 {
     float top = logits[0];
@@ -27,9 +27,9 @@ static float DL_FN(dl_top)(const float *logits, int64_t n)
     return top;
 }
 
-/* octave[n] = y rounded half to even, mass[n] = 2^(y - octave + 23) rounded down, as floats.
- * n is a multiple of 16. The polynomial is a least squares fit of 2^f on [-0.5, 0.5] with
- * relative error 1e-7; mul and add instead of fma, as baseline has none. */
+/* octave[n] = y rounded half to even, mass[n] = 2^(y - octave + 23), both as floats. n is a
+ * multiple of 16. The polynomial is a least squares fit of 2^f on [-0.5, 0.5] with relative error
+ * 1e-7. It uses mul and add, since fma is slow on baseline. */
 DL_INLINE void DL_FN(dl_weights)(const float *logits, int64_t n, float scale, float *octave,
                                  float *mass)
 {
@@ -50,7 +50,7 @@ DL_INLINE void DL_FN(dl_weights)(const float *logits, int64_t n, float scale, fl
     }
 }
 
-/* The same for up to DL_RUN logits, as integers. */
+/* Octaves and masses of up to DL_RUN logits as integers; masses are rounded down. */
 static void DL_FN(dl_masses)(const float *logits, int64_t n, float scale, int32_t *octave,
                              int32_t *mass)
 {
@@ -64,27 +64,27 @@ static void DL_FN(dl_masses)(const float *logits, int64_t n, float scale, int32_
     for (int64_t i = 0; i < n; i++) mass[i] = (int32_t)masses[i];
 }
 
-/* sums[i] += masses of the tokens i octaves below `first`, which none is above. */
+/* sums[i] += masses of the tokens i octaves below `first`. No token is above `first`. */
 static void DL_FN(dl_sum_masses)(const float *logits, int64_t n, float scale, int32_t first,
                                  uint64_t *sums)
 {
     int32_t octave[DL_RUN], mass[DL_RUN];
-    /* Neighbours often share an octave, and an addition to memory waits for the one before:
-     * so four sums take turns. The last entry takes what is too far below. */
-    uint64_t part[4][DL_OCTAVES + 1] = {{0}};
+    /* Neighbours often share an octave, and an addition to memory waits for the previous one, so
+     * four sums take turns. The last entry is for weights that do not count. */
+    uint64_t turn[4][DL_OCTAVES + 1] = {{0}};
     for (int64_t begin = 0; begin < n; begin += DL_RUN) {
         int64_t count = n - begin < DL_RUN ? n - begin : DL_RUN;
         DL_FN(dl_masses)(logits + begin, count, scale, octave, mass);
         for (int64_t i = 0; i < count; i++)
             octave[i] = first - octave[i] < DL_OCTAVES ? first - octave[i] : DL_OCTAVES;
-        for (int64_t i = 0; i < count; i++) part[i & 3][octave[i]] += (uint64_t)mass[i];
+        for (int64_t i = 0; i < count; i++) turn[i & 3][octave[i]] += (uint64_t)mass[i];
     }
     for (int i = 0; i < DL_OCTAVES; i++)
-        sums[i] = part[0][i] + part[1][i] + part[2][i] + part[3][i];
+        sums[i] = turn[0][i] + turn[1][i] + turn[2][i] + turn[3][i];
 }
 
-/* index[] = positions of the logits that are at least `least` and of `octave` or above it;
- * returns their number. */
+/* index[] = positions of the logits that are at least `least` and in `octave` or above. Returns how
+ * many there are. */
 static int64_t DL_FN(dl_select)(const float *logits, int64_t n, float scale, float octave,
                                 float least, int32_t *index)
 {

@@ -1,13 +1,13 @@
-/* Quantised tiles with AVX2: vpmaddubsw sums pairs in 16 bits.
+/* Quantised tiles with AVX2: vpmaddubsw adds pairs of products in 16 bits.
  *
- * Q40: a block adds 8 products pairs of at most 2 * 15 * 127 = 3810 to an int16: 30480 at
- * most. Q80: |w| <= 128 times |x| <= 127, two at a time: 32512 at most.
+ * Q40: a block adds 8 pairs of at most 2 * 15 * 127 = 3810 to an int16, 30480 at most. Q80: |w| <=
+ * 128 times |x| <= 127, two at a time, 32512 at most.
  */
 #ifndef DL_TILE_AVX2_H
 #define DL_TILE_AVX2_H
 
-/* The sum so far stays in a register: compilers would else collect all products of a block in
- * memory and add them up as a tree. */
+/* Keeps a sum in a register. Otherwise compilers store all products of a block in memory and add
+ * them up as a tree. */
 #define DL_KEEP(v) __asm__("" : "+x"(v))
 
 DL_INLINE __m256i dl_x4_avx2(const int8_t *p)
@@ -23,7 +23,7 @@ DL_INLINE __m256 dl_scaled_avx2(__m256i dot, float d, __m256 scale, __m256 acc)
     return _mm256_fmadd_ps(t, scale, acc);
 }
 
-/* Add the products of four columns of 16 rows with those of m tokens, in pairs. */
+/* Adds products of four columns of 16 rows with m tokens, in pairs. */
 DL_INLINE void dl_pairs_avx2(__m256i w0, __m256i w1, const int8_t *x, const int m, __m256i *a, __m256i *c)
 {
     DL_UNROLL for (int i = 0; i < m; i++) {

@@ -1,5 +1,5 @@
-/* Quantised tiles with AVX-512 VNNI: vpdpbusd adds four products of unsigned
- * weights and signed activations to an int32, 16 rows at once. */
+/* Quantised tiles with AVX-512 VNNI: vpdpbusd adds four products of unsigned weights and signed
+ * activations to an int32, 16 rows at once. */
 #ifndef DL_TILE_AVX512_H
 #define DL_TILE_AVX512_H
 
@@ -26,7 +26,8 @@ DL_INLINE void dl_unpack_q40_avx512(const uint8_t *w, __m512i *v)
     }
 }
 
-/* Flips the sign bit: w + 128 is unsigned, s << 4 = -128 * sum takes it back. */
+/* Flips the sign bits, so that w + 128 is unsigned. Sums start at s << 4 = -128 * sum of x, which
+ * makes up for it. */
 DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
 {
     DL_UNROLL for (int j = 0; j < 8; j++)

@@ -5,7 +5,7 @@
 
 #include "tile_blocks.h"
 
-/* Tokens whose sums fit in the registers beside the weights. */
+/* Tokens whose sums fit into registers next to the weights. */
 enum { DL_AVXVNNI_TOKENS = 4 };
 
 DL_INLINE __m256i dl_x4_avxvnni(const int8_t *p)
@@ -21,7 +21,7 @@ DL_INLINE __m256 dl_scaled_avxvnni(__m256i dot, float d, __m256 scale, __m256 ac
     return _mm256_fmadd_ps(t, scale, acc);
 }
 
-/* The empty asm keeps the compiler from reordering the additions into trees that spill. */
+/* The empty asm keeps the compiler from turning the additions into trees that spill. */
 DL_INLINE __m256i dl_dot_avxvnni(__m256i sum, __m256i w, __m256i x)
 {
     sum = _mm256_dpbusd_avx_epi32(sum, w, x);
@@ -29,8 +29,8 @@ DL_INLINE __m256i dl_dot_avxvnni(__m256i sum, __m256i w, __m256i x)
     return sum;
 }
 
-/* Weights of word j of 8 rows as unsigned bytes; h: rows 0 to 7 or 8 to 15. Q80 flips the sign
- * bit, so w + 128 is unsigned, and the sum starts at s << 4 = -128 * sum of x. */
+/* Weights of word j of 8 rows as unsigned bytes; h: 0 for rows 0 to 7, 1 for rows 8 to 15. Q80
+ * flips the sign bits, so that w + 128 is unsigned; the sum starts at s << 4 = -128 * sum of x. */
 DL_INLINE __m256i dl_weights_q40_avxvnni(const uint8_t *w, const int j, const int h)
 {
     __m256i pairs = _mm256_loadu_si256((const __m256i *)(w + 64 * (j % 4) + 32 * h));
@@ -45,7 +45,7 @@ DL_INLINE __m256i dl_weights_q80_avxvnni(const uint8_t *w, const int j, const in
 }
 
 #define DL_AVXVNNI_BLOCK(name, shift)                                                        \
-    DL_INLINE void dl_part_##name##_avxvnni(const dl_block *b, const int n, const int i0,    \
+    DL_INLINE void dl_tokens_##name##_avxvnni(const dl_block *b, const int n, const int i0,    \
                                             v16_avx2 scale, v16_avx2 *acc)                   \
     {                                                                                        \
         const int m = n - i0 < DL_AVXVNNI_TOKENS ? n - i0 : DL_AVXVNNI_TOKENS;               \
@@ -71,7 +71,7 @@ DL_INLINE __m256i dl_weights_q80_avxvnni(const uint8_t *w, const int j, const in
     {                                                                                        \
         v16_avx2 scale = v16_load_half_avx2(b->scales);                                      \
         DL_UNROLL for (int i0 = 0; i0 < n; i0 += DL_AVXVNNI_TOKENS)                          \
-            dl_part_##name##_avxvnni(b, n, i0, scale, acc);                                  \
+            dl_tokens_##name##_avxvnni(b, n, i0, scale, acc);                                  \
     }
 
 DL_AVXVNNI_BLOCK(q40, 0)

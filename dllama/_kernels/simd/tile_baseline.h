@@ -1,23 +1,23 @@
-/* Quantised tiles in portable C: what the other instruction sets must equal. */
+/* Quantised tiles in portable C. Those of other instruction sets must give the same bits. */
 #ifndef DL_TILE_BASELINE_H
 #define DL_TILE_BASELINE_H
 
-DL_INLINE void dl_block_q40_baseline(const uint8_t *w, const int8_t *x, int64_t step, int32_t *dot)
+DL_INLINE void dl_block_q40_baseline(const uint8_t *w, const int8_t *x, int64_t stride, int32_t *dot)
 {
     for (int j = 0; j < 4; j++)
         for (int r = 0; r < 16; r++)
             for (int i = 0; i < 4; i++) {
                 uint8_t pair = w[(j * 16 + r) * 4 + i];
-                dot[r] += (pair & 15) * x[j * step + i] + (pair >> 4) * x[(j + 4) * step + i];
+                dot[r] += (pair & 15) * x[j * stride + i] + (pair >> 4) * x[(j + 4) * stride + i];
             }
 }
 
-DL_INLINE void dl_block_q80_baseline(const uint8_t *w, const int8_t *x, int64_t step, int32_t *dot)
+DL_INLINE void dl_block_q80_baseline(const uint8_t *w, const int8_t *x, int64_t stride, int32_t *dot)
 {
     for (int j = 0; j < 8; j++)
         for (int r = 0; r < 16; r++)
             for (int i = 0; i < 4; i++)
-                dot[r] += (int8_t)w[(j * 16 + r) * 4 + i] * x[j * step + i];
+                dot[r] += (int8_t)w[(j * 16 + r) * 4 + i] * x[j * stride + i];
 }
 
 DL_INLINE void dl_scale_block_baseline(const int32_t *dot, float d, const uint16_t *scales, v16_baseline *acc)

@@ -1,19 +1,19 @@
-/* The walk of a quantised tile over segments and blocks, for instruction sets that bring the
+/* The loop of a quantised tile over segments and blocks, for instruction sets that only define the
  * arithmetic of one block. */
 #ifndef DL_TILE_BLOCKS_H
 #define DL_TILE_BLOCKS_H
 
-/* One block of 32 columns: pointers into what tile.h describes. */
+/* One block of 32 columns: pointers into the arrays of tile.h. */
 typedef struct {
     const uint16_t *scales; /* [16] */
-    const uint8_t *w;       /* the words after them */
+    const uint8_t *w;       /* the words after the scales */
     const int8_t *x;        /* [8][n][4] */
     const float *d;         /* [n] */
     const int32_t *s;       /* [n] */
 } dl_block;
 
-/* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]; put(t, index, acc,
- * n) puts sum number `index` out. n is a constant in each copy. */
+/* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]. put(t, index, acc, n) writes
+ * sum number `index`. n is a constant in each copy. */
 #define DL_BLOCK_TILE(name, block, block_bytes, vectors, put)                      \
     DL_INLINE void DL_FN(name##_n)(const dl_tile *t, const int n)                  \
     {                                                                              \

@@ -1,12 +1,13 @@
 /* Quantised tiles with sdot, which adds four products to each of four 32-bit sums: 4 rows times
- * four bytes of one token, which it takes from any lane of a register. */
+ * four bytes of one token, from any lane of a register. */
 #ifndef DL_TILE_DOTPROD_H
 #define DL_TILE_DOTPROD_H
 
 #include "tile_blocks.h"
 
-/* sum += products of w with lane `lane` of x. Assembly, because the sums then stay in their order
- * and registers; and clang before 16 hides the intrinsic unless all code may use it. */
+/* sum += products of w with lane `lane` of x. It is assembly so that the compiler keeps the order
+ * of the sums and their registers, and because clang before 16 only offers the intrinsic if all
+ * code is compiled for dotprod. */
 DL_INLINE int32x4_t dl_sdot(int32x4_t sum, int8x16_t w, int8x16_t x, const int lane)
 {
 #define DL_SDOT(i) __asm__("sdot %0.4s, %1.16b, %2.4b[" #i "]" : "+w"(sum) : "w"(w), "w"(x))
@@ -20,14 +21,14 @@ DL_INLINE int32x4_t dl_sdot(int32x4_t sum, int8x16_t w, int8x16_t x, const int l
     return sum;
 }
 
-/* Adds word j of 4 rows times word j of n tokens; words of the tokens are [8][n]. */
+/* Adds word j of 4 rows times word j of n tokens. x: [8][n] words. */
 DL_INLINE void dl_word_dotprod(int32x4_t *dot, int8x16_t w, const int8x16_t *x, const int j, const int n)
 {
     DL_UNROLL for (int i = 0; i < n; i++)
         dot[i] = dl_sdot(dot[i], w, x[(j * n + i) / 4], (j * n + i) % 4);
 }
 
-/* dot[n] = integer dot products of 4 rows, quad g of the block. */
+/* dot[n] = integer dot products of quad g, which is rows 4g to 4g + 3. */
 DL_INLINE void dl_dots_q40_dotprod(const dl_block *b, const int8x16_t *x, const int n, int g, int32x4_t *dot)
 {
     DL_UNROLL for (int i = 0; i < n; i++) dot[i] = vdupq_n_s32(b->s[i]);
@@ -47,8 +48,8 @@ DL_INLINE void dl_dots_q80_dotprod(const dl_block *b, const int8x16_t *x, const 
         dl_word_dotprod(dot, vld1q_s8((const int8_t *)b->w + 64 * j + 16 * g), x, j, n);
 }
 
-/* The words of n tokens fill 2n registers. Many tokens: a loop over the quads, since in one
- * stretch of code the compiler mixes them and spills. */
+/* The words of n tokens fill 2n registers. For many tokens, the quads are a loop: if it is
+ * unrolled, the compiler mixes them and spills. */
 #define DL_DOTPROD_BLOCK(name)                                                              \
     DL_INLINE void dl_quad_##name##_dotprod(const dl_block *b, const int8x16_t *x, const int n, \
                                             int g, v16_neon *acc)                           \

@@ -1,4 +1,5 @@
-/* F32 and F16 weights times float activations, and the tree over segments; compiled once per ISA. */
+/* F32 and F16 weights times float activations, and the tree over segments. Compiled once per
+ * instruction set. */
 
 #include "tile_sums.inc.h"
 

@@ -1,8 +1,8 @@
 /* Quantised tiles with smmla: 2 rows times 2 tokens times eight bytes.
  *
- * zip puts words j and j + 1 of two rows into one register, and of two tokens into another; so a
- * sum is [row][token], and the float accumulators are too until the tile is done. An odd last
- * token is multiplied twice.
+ * zip puts words j and j + 1 of two rows into one register, and those of two tokens into another.
+ * So sums are [row][token], and so are the float accumulators until the end of the tile. If the
+ * number of tokens is odd, the last one is multiplied twice.
  */
 #ifndef DL_TILE_I8MM_H
 #define DL_TILE_I8MM_H
@@ -10,7 +10,8 @@
 #include "tile_blocks.h"
 
 #define DL_PAIRS(n) (((n) + 1) / 2)
-/* 16 rows x 2 tokens fill two v16: pair p has rows 0 to 7 in acc[2p], 8 to 15 in acc[2p + 1]. */
+/* 16 rows x 2 tokens fill two vectors: pair p has rows 0 to 7 in acc[2p], 8 to 15 in acc[2p +
+ * 1]. */
 #define DL_PAIR_VECTORS(n) (2 * DL_PAIRS(n))
 
 DL_INLINE int32x4_t dl_smmla(int32x4_t sum, int8x16_t w, int8x16_t x)
@@ -29,7 +30,7 @@ DL_INLINE int8x16_t dl_zip2_i8mm(int8x16_t a, int8x16_t b)
     return vreinterpretq_s8_s32(vzip2q_s32(vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(b)));
 }
 
-/* 4-byte items of tokens 2p and 2p + 1, or of the last token twice; p points at token 2p. */
+/* 4-byte items of tokens 2p and 2p + 1, or that of the last token twice; p points to token 2p. */
 DL_INLINE uint32x2_t dl_two_i8mm(const void *p, const int both)
 {
     uint32_t items[2];
@@ -56,7 +57,7 @@ DL_INLINE void dl_tokens_i8mm(const dl_block *b, const int n, int8x16_t x[][4])
         }
 }
 
-/* Adds words 2k and 2k + 1 of rows 2r and 2r + 1 of a quad times all tokens. */
+/* Adds words 2k and 2k + 1 of rows 2r and 2r + 1 of a quad, times all tokens. */
 DL_INLINE void dl_words_i8mm(int32x4_t dot[][2], int8x16_t w, int8x16_t x[][4], const int k, const int r, const int n)
 {
     DL_UNROLL for (int p = 0; p < DL_PAIRS(n); p++) dot[p][r] = dl_smmla(dot[p][r], w, x[p][k]);
@@ -118,7 +119,7 @@ DL_INLINE void dl_dots_q80_i8mm(const dl_block *b, int8x16_t x[][4], const int n
             for (int g = 0; g < 4; g++) dl_quad_##name##_i8mm(b, x, n, dl_opaque(g), acc);   \
     }
 
-/* From [pair][row][token] to the rows of each token. */
+/* Writes sums, which are [pair][row][token], as rows of each token. */
 DL_INLINE void dl_put_pairs_i8mm(const dl_tile *t, int index, const v16_neon *acc, const int n)
 {
     float pairs[DL_TILE_TOKENS * 16], rows[2][16];
@@ -138,7 +139,7 @@ DL_I8MM_BLOCK(q80)
 DL_BLOCK_TILE(dl_pairs_q40, dl_block_q40_i8mm, dl_packed_q40, DL_PAIR_VECTORS, dl_put_pairs_i8mm)
 DL_BLOCK_TILE(dl_pairs_q80, dl_block_q80_i8mm, dl_packed_q80, DL_PAIR_VECTORS, dl_put_pairs_i8mm)
 
-/* One token has no other to go with. */
+/* A single token has no partner. */
 #define DL_I8MM_TILE(type)                                                                   \
     DL_INLINE void dl_tile_##type##_n_i8mm(const dl_tile *t, const int n)                    \
     {                                                                                        \

@@ -1,23 +1,23 @@
-/* Quantised tiles with plain NEON: smull and smlal sum products in 16 bits.
+/* Quantised tiles with plain NEON: smull and smlal add products in 16 bits.
  *
- * Q40: a lane of 16 bits takes 8 products of at most 15 * 127, and a pairwise addition doubles
- * that: 30480. Q80: |w| <= 128 times |x| <= 127, two at a time: 32512.
+ * Q40: a lane of 16 bits adds 8 products of at most 15 * 127, and a pairwise addition doubles that,
+ * 30480 at most. Q80: |w| <= 128 times |x| <= 127, two at a time, 32512 at most.
  */
 #ifndef DL_TILE_NEON_H
 #define DL_TILE_NEON_H
 
 #include "tile_blocks.h"
 
-/* Tokens and vectors of 4 rows whose 16-bit sums fit in the registers together. */
+/* Tokens and quads (4 rows) whose 16-bit sums fit into registers together. */
 enum { DL_NEON_TOKENS = 4, DL_NEON_QUADS = 2 };
 
-/* The compiler moves no load past this, so it does not load what it has no registers for. */
+/* The compiler moves no load past this, so it does not load more than its registers can hold. */
 #define DL_FENCE() __asm__ volatile("" ::: "memory")
 
 /* Sums of the products of 4 rows: rows 0 and 1, rows 2 and 3, four 16-bit lanes each. */
 typedef struct { int16x8_t a, b; } dl_sum16;
 
-/* The four bytes of word j of token i to all lanes; a block's words are [8][n]. */
+/* A word of four bytes in all lanes. The words of a block are [8][n]. */
 DL_INLINE int8x16_t dl_word_neon(const int8_t *x, int word)
 {
     int32_t four;
@@ -25,7 +25,7 @@ DL_INLINE int8x16_t dl_word_neon(const int8_t *x, int word)
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
-/* Assembly, because the sums then stay in their order and registers. */
+/* It is assembly so that the compiler keeps the order of the sums and their registers. */
 DL_INLINE void dl_mla_neon(dl_sum16 *sum, int8x16_t w, int8x16_t x)
 {
     __asm__("smlal %0.8h, %1.8b, %2.8b" : "+w"(sum->a) : "w"(w), "w"(x));
@@ -51,8 +51,8 @@ DL_INLINE float32x4_t dl_scaled_neon(int32x4_t dot, float d, const uint16_t *sca
     return vfmaq_f32(acc, vmulq_n_f32(vcvtq_f32_s32(dot), d), scale);
 }
 
-/* 2 x 4 rows from quad g on, tokens from i0 on. */
-DL_INLINE void dl_part_q40_neon(const dl_block *b, const int n, const int g, const int i0, v16_neon *acc)
+/* Adds a block for two quads from g on and up to DL_NEON_TOKENS tokens from i0 on. */
+DL_INLINE void dl_two_quads_q40_neon(const dl_block *b, const int n, const int g, const int i0, v16_neon *acc)
 {
     const int m = n - i0 < DL_NEON_TOKENS ? n - i0 : DL_NEON_TOKENS;
     dl_sum16 sum[DL_NEON_TOKENS][DL_NEON_QUADS];
@@ -83,8 +83,8 @@ DL_INLINE void dl_part_q40_neon(const dl_block *b, const int n, const int g, con
         }
 }
 
-/* The same of Q80. */
-DL_INLINE void dl_part_q80_neon(const dl_block *b, const int n, const int g, const int i0, v16_neon *acc)
+/* The same for Q80. */
+DL_INLINE void dl_two_quads_q80_neon(const dl_block *b, const int n, const int g, const int i0, v16_neon *acc)
 {
     const int m = n - i0 < DL_NEON_TOKENS ? n - i0 : DL_NEON_TOKENS;
     int32x4_t a[DL_NEON_TOKENS][DL_NEON_QUADS], c[DL_NEON_TOKENS][DL_NEON_QUADS];
@@ -117,12 +117,12 @@ DL_INLINE void dl_part_q80_neon(const dl_block *b, const int n, const int g, con
         }
 }
 
-/* Many tokens: a loop, since in one stretch of code the compiler mixes the parts and spills. */
+/* For many tokens, the quads are a loop: if it is unrolled, the compiler mixes them and spills. */
 #define DL_NEON_BLOCK(name)                                                                 \
     DL_INLINE void dl_quads_##name##_neon(const dl_block *b, const int n, int g, v16_neon *acc) \
     {                                                                                       \
         DL_UNROLL for (int i0 = 0; i0 < n; i0 += DL_NEON_TOKENS) {                          \
-            dl_part_##name##_neon(b, n, g, i0, acc);                                        \
+            dl_two_quads_##name##_neon(b, n, g, i0, acc);                                        \
             if (n > DL_NEON_TOKENS) DL_FENCE();                                             \
         }                                                                                   \
     }                                                                                       \

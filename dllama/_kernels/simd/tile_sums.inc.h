@@ -1,12 +1,14 @@
-/* The tree over segments: sums that wait lie on a stack, the nearest on top. Compiled once per ISA. */
+/* The tree over segments: waiting sums are on a stack, the nearest on top. Compiled once per
+ * instruction set. */
 
 typedef struct {
     VT sum[DL_SUMS][DL_TILE_TOKENS];
-    int count;  /* of sums that wait */
-    int ended;  /* of those that went out */
+    int count;  /* sums that wait */
+    int ended;  /* sums written */
 } DL_FN(dl_sums);
 
-/* The sum acc[n] of a segment. Whether it is one that goes out; else it waits. */
+/* Adds waiting sums to the sum acc[n] of a segment. Returns whether to write the result to out;
+ * otherwise it waits. */
 DL_INLINE int DL_FN(dl_segment_done)(DL_FN(dl_sums) *s, const dl_segment *g, VT *acc, int n)
 {
     for (int adds = g->adds; adds > 0; adds--) {
@@ -19,10 +21,10 @@ DL_INLINE int DL_FN(dl_segment_done)(DL_FN(dl_sums) *s, const dl_segment *g, VT 
     return 0;
 }
 
-/* A sum of token t goes out as number `index`. */
+/* Writes sum number `index` of token t. */
 DL_INLINE void DL_FN(dl_put_sum)(const dl_tile *tile, int t, int index, VT sum)
 {
-    float *out = tile->out[t] + index * tile->out_step;
+    float *out = tile->out[t] + index * tile->out_stride;
     if (tile->factors) sum = V(fma)(V(set1)(tile->factors[t]), sum, V(load)(out));
     V(store)(out, sum);
 }

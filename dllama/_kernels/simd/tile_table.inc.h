@@ -1,5 +1,5 @@
-/* The tiles of an instruction set by weight type: those that read floats come with its vectors, those
- * that read Q80 blocks are its own. */
+/* The tiles of an instruction set, by weight type. Those that read floats are those of its vectors,
+ * those that read Q80 blocks are its own. */
 
 #define DL_TILE_floats(name) DL_VFN(dl_tile_##name)
 #define DL_TILE_blocks(name) DL_FN(dl_tile_##name)

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats as two 256-bit registers; meanings in vec_baseline.h. */
+/* Vectors of 16 floats as two 256-bit registers. vec_baseline.h defines the operations. */
 #ifndef DL_VEC_AVX2_H
 #define DL_VEC_AVX2_H
 #include "isa.h"

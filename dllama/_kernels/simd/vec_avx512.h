@@ -1,4 +1,4 @@
-/* Vectors of 16 floats as one 512-bit register; meanings in vec_baseline.h. */
+/* Vectors of 16 floats as one 512-bit register. vec_baseline.h defines the operations. */
 #ifndef DL_VEC_AVX512_H
 #define DL_VEC_AVX512_H
 #include "isa.h"

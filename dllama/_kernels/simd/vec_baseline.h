@@ -1,6 +1,6 @@
-/* Vectors of 16 floats in portable C; the meaning of each operation.
+/* Vectors of 16 floats in portable C; they define the operations for all instruction sets.
  *
- * hsum adds lanes i and i+8, then i+4, i+2, i+1: the same tree on every ISA.
+ * hsum adds lanes i and i+8, then i+4, i+2, i+1: the same tree on every instruction set.
  */
 #ifndef DL_VEC_BASELINE_H
 #define DL_VEC_BASELINE_H

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats as four 128-bit registers; meanings in vec_baseline.h. */
+/* Vectors of 16 floats as four 128-bit registers. vec_baseline.h defines the operations. */
 #ifndef DL_VEC_NEON_H
 #define DL_VEC_NEON_H
 #include "isa.h"
@@ -24,7 +24,7 @@ DL_INLINE v16_neon v16_mul_neon(v16_neon x, v16_neon y) { DL_EACH(vmulq_f32(x.q[
 DL_INLINE v16_neon v16_div_neon(v16_neon x, v16_neon y) { DL_EACH(vdivq_f32(x.q[i], y.q[i])); }
 DL_INLINE v16_neon v16_fma_neon(v16_neon x, v16_neon y, v16_neon z)
 { DL_EACH(vfmaq_f32(z.q[i], x.q[i], y.q[i])); }
-/* Not fmax and fmin, which choose otherwise between zeros and where a number is missing. */
+/* Not fmax and fmin, which differ for zeros of different signs and for NaN. */
 DL_INLINE v16_neon v16_max_neon(v16_neon x, v16_neon y)
 { DL_EACH(vbslq_f32(vcgtq_f32(x.q[i], y.q[i]), x.q[i], y.q[i])); }
 DL_INLINE v16_neon v16_min_neon(v16_neon x, v16_neon y)

@@ -20,7 +20,7 @@ LIMIT = 20.0
 
 @contextlib.contextmanager
 def mesh(nodes, folder):
-    """Links of every node to every other, by rank."""
+    """Links between all pairs of nodes: links[a][b] is rank a's link to rank b."""
     transport = transports.get("unix")
     links = [[None] * nodes for _ in range(nodes)]
     with contextlib.ExitStack() as stack:
@@ -33,7 +33,7 @@ def mesh(nodes, folder):
 
 
 def everywhere(links, work, **options):
-    """Do work(communicator, rank) on all nodes at once; what it returns, by rank."""
+    """Run work(communicator, rank) on all nodes at once; return the results by rank."""
     results, errors = [None] * len(links), []
 
     def run(rank):
@@ -55,7 +55,7 @@ def everywhere(links, work, **options):
 
 
 def stored(x, wire):
-    """Numbers as they are after travelling."""
+    """The numbers after encoding and decoding."""
     if wire == F32:
         return x
     if wire == F16:
@@ -68,17 +68,17 @@ def stored(x, wire):
 @pytest.mark.parametrize(("dim", "wire"), [(96, F32), (50, F32), (50, F16), (288, F16), (288, Q80)])
 def test_all_reduce(algorithm, nodes, dim, wire, rng, tmp_path):
     for T in (1, 3, 20):
-        parts = rng.standard_normal((nodes, T, dim)).astype(np.float32)
+        rows = rng.standard_normal((nodes, T, dim)).astype(np.float32)
         before = rng.standard_normal((T, dim)).astype(np.float32)
 
-        def work(communicator, rank, parts=parts, before=before):
+        def work(communicator, rank, rows=rows, before=before):
             out = before.copy()
-            communicator.all_reduce(parts[rank], out)
+            communicator.all_reduce(rows[rank], out)
             return out
 
         with mesh(nodes, tmp_path) as links:
-            results = everywhere(links, work, dim=dim, tokens=T, wire=wire, algorithm=algorithm)
-        total = sum(stored(part, wire) for part in parts)  # by rank
+            results = everywhere(links, work, dim=dim, max_rows=T, wire=wire, algorithm=algorithm)
+        total = sum(stored(own, wire) for own in rows)  # in the order of ranks
         if algorithm == "two-step":
             total = stored(total, wire)
         for result in results:
@@ -91,7 +91,7 @@ def test_all_reduce(algorithm, nodes, dim, wire, rng, tmp_path):
 @pytest.mark.parametrize("algorithm", ["auto", "exchange", "two-step"])
 @pytest.mark.parametrize(("dim", "wire"), [(96, F32), (20000, F32), (96, Q80)])
 def test_nodes_with_several_sums_and_with_none(algorithm, dim, wire, rng, tmp_path):
-    """Sums a, b of node 0, none of node 1, c, d, e of node 2: (a + b) + (c + (d + e))."""
+    """Node 0 has sums a and b, node 1 has none, node 2 has c, d, e: (a + b) + (c + (d + e))."""
     adds, counts = ((0, 1), (), (0, 0, 3)), (2, 0, 3)
     for T in (1, 7):
         sums = rng.standard_normal((5, T, dim)).astype(np.float32)
@@ -106,7 +106,7 @@ def test_nodes_with_several_sums_and_with_none(algorithm, dim, wire, rng, tmp_pa
 
         with mesh(3, tmp_path) as links:
             results = everywhere(
-                links, work, dim=dim, tokens=T, wire=wire, algorithm=algorithm, sums=counts
+                links, work, dim=dim, max_rows=T, wire=wire, algorithm=algorithm, sums=counts
             )
         a, b, c, d, e = (stored(x, wire) for x in sums)
         total = (a + b) + (c + (d + e))
@@ -134,7 +134,7 @@ def test_broadcast(nodes, encoding, rng, tmp_path):
         return out, communicator.traffic()
 
     with mesh(nodes, tmp_path) as links:
-        results = everywhere(links, work, dim=50, tokens=7, wire=F32)
+        results = everywhere(links, work, dim=50, max_rows=7, wire=F32)
     size = 7 * 50 * (2 if encoding else 4)
     for rank, (out, (sent, received)) in enumerate(results):
         np.testing.assert_array_equal(out, x)
@@ -143,7 +143,7 @@ def test_broadcast(nodes, encoding, rng, tmp_path):
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 4, 8])
-def test_bytes_that_travel(nodes, tmp_path):
+def test_bytes_sent(nodes, tmp_path):
     dim, T, row = 1024, 5, 1024 // 32 * 34
     expected = {"exchange": (nodes - 1) * row, "two-step": 2 * (nodes - 1) * row // nodes}
     for algorithm, size in expected.items():
@@ -153,7 +153,7 @@ def test_bytes_that_travel(nodes, tmp_path):
             return communicator.traffic()
 
         with mesh(nodes, tmp_path) as links:
-            options = {"dim": dim, "tokens": T, "wire": Q80, "algorithm": algorithm}
+            options = {"dim": dim, "max_rows": T, "wire": Q80, "algorithm": algorithm}
             for sent, received in everywhere(links, work, **options):
                 assert sent == received
                 assert abs(sent - T * size) <= 0.02 * T * size
@@ -169,7 +169,7 @@ def test_auto_takes_the_two_step_for_many_bytes(tmp_path):
         return sizes
 
     with mesh(4, tmp_path) as links:
-        for few, many in everywhere(links, work, dim=256, tokens=64, wire=F32):
+        for few, many in everywhere(links, work, dim=256, max_rows=64, wire=F32):
             assert (few, many) == (3 * 1024, 2 * 3 * 1024 // 4)
 
 
@@ -183,14 +183,14 @@ def test_a_silent_node_is_named(tmp_path):
                 communicator.all_reduce(x, x.copy())
 
         with pytest.raises(TransportTimeoutError, match=r"worker 2|: no byte moved for 0.3 s"):
-            everywhere(links, work, dim=64, tokens=1, wire=F32, timeout=0.3)
+            everywhere(links, work, dim=64, max_rows=1, wire=F32, timeout=0.3)
 
 
 def test_a_node_that_is_gone_is_named_and_stays_so(tmp_path):
     with mesh(2, tmp_path) as links:
         links[0][1].peer = "worker 1"
         links[1][0].close()
-        communicator = Communicator(links[0], 0, dim=64, tokens=1, wire=F32, timeout=LIMIT)
+        communicator = Communicator(links[0], 0, dim=64, max_rows=1, wire=F32, timeout=LIMIT)
         for _ in range(2):
             with pytest.raises(TransportError, match="worker 1: the connection is closed"):
                 communicator.all_reduce(np.ones((1, 64), np.float32), np.ones((1, 64), np.float32))
@@ -202,7 +202,7 @@ def test_the_end_of_a_control_link_ends_a_exchange(tmp_path):
     with mesh(2, tmp_path) as links, mesh(2, tmp_path / "control") as controls:
         watched = {1: controls[0][1]}
         communicator = Communicator(
-            links[0], 0, dim=64, tokens=1, wire=F32, timeout=LIMIT, watched=watched
+            links[0], 0, dim=64, max_rows=1, wire=F32, timeout=LIMIT, watched=watched
         )
         controls[1][0].close()
         with pytest.raises(TransportError, match="given up, as another node failed"):
@@ -212,6 +212,6 @@ def test_the_end_of_a_control_link_ends_a_exchange(tmp_path):
 
 def test_what_is_no_group():
     with pytest.raises(ConfigError, match="a communicator has 2 to 256 nodes, found 1"):
-        Communicator([None], 0, dim=64, tokens=1, wire=F32)
+        Communicator([None], 0, dim=64, max_rows=1, wire=F32)
     with pytest.raises(ConfigError, match="rows of 50 numbers"):
-        Communicator([None, Link()], 0, dim=50, tokens=1, wire=Q80)
+        Communicator([None, Link()], 0, dim=50, max_rows=1, wire=Q80)

@@ -1,5 +1,5 @@
-/* Stands in for the header of this name where the processor may lack AVX-512: its instructions
- * become functions, all else is compiled as it is. */
+/* Replaces the header of this name on processors without AVX-512: its instructions become
+ * functions, everything else is compiled unchanged. */
 #define DL_SUFFIX avx512
 #define DL_VECTORS avx512
 #pragma GCC push_options

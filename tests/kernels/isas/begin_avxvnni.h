@@ -1,5 +1,5 @@
-/* Stands in for the header of this name where the processor may lack AVX-VNNI: the instruction
- * becomes a function, all else is compiled as it is. */
+/* Replaces the header of this name on processors without AVX-VNNI: its instruction becomes a
+ * function, everything else is compiled unchanged. */
 #define DL_SUFFIX avxvnni
 #define DL_VECTORS avx2
 #pragma GCC push_options

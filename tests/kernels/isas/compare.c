@@ -1,9 +1,9 @@
 /* Compares every kernel of every instruction set with the baseline, bit by bit, on random inputs.
  *
- *   compare          the instruction sets that this machine has
- *   compare all      all that were compiled, for a build in which what is missing is emulated
+ *   compare          instruction sets that this machine supports
+ *   compare all      all instruction sets, for a build that emulates what is missing
  *
- * Prints one line for each instruction set; exit status 1 after the first difference.
+ * Prints a line for each instruction set. Exits with status 1 at the first difference.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +27,7 @@ static uint32_t draw(void) /* xorshift64 (Marsaglia 2003) */
     return (uint32_t)(state >> 32);
 }
 
-/* Roughly normal, deviation `size`. */
+/* A roughly normal number with standard deviation `size`. */
 static float normal(float size)
 {
     float sum = 0.0f;
@@ -47,7 +47,7 @@ static void same(const void *got, const void *expected, size_t bytes, const char
     exit(1);
 }
 
-/* Stored numbers that a model may have; quantised ones take all bytes, -128 too. */
+/* A row of stored numbers. Quantised numbers take all values of a byte, including -128. */
 static void fill_row(const dl_weight_type *type, int64_t k, uint8_t *row)
 {
     if (!type->quantised) {
@@ -72,8 +72,7 @@ static void fill_panel(const dl_weight_type *type, int64_t k, uint8_t *panel)
     }
 }
 
-/* Activations of n tokens; every third block at the limits of its bytes. Buffers of the exact
- * size, so that a sanitizer sees a read beyond. */
+/* Activations of n tokens. Every third block is at the limits of its bytes. */
 static void fill_tokens(int64_t nb, int n, int8_t *q, float *d, int32_t *s)
 {
     float x[32];
@@ -84,16 +83,17 @@ static void fill_tokens(int64_t nb, int n, int8_t *q, float *d, int32_t *s)
         }
 }
 
-enum { SUMS = 4 }; /* most sums that go out below */
+enum { SUMS = 4 }; /* most sums of a tile in this test */
 
-/* The sums that go out, stored or, with factors, added to what is there. */
+/* The sums of a tile, stored or, with factors, added to out. */
 static void run_tile(dl_tile tile, dl_tile_fn run, int n, const float *factors, float out[SUMS][DL_TILE_TOKENS][16])
 {
-    tile.out_step = DL_TILE_TOKENS * 16, tile.factors = factors;
+    tile.out_stride = DL_TILE_TOKENS * 16, tile.factors = factors;
     for (int i = 0; i < n; i++) tile.out[i] = out[0][i];
     run(&tile, n);
 }
 
+/* Buffers have the exact size, so that a sanitizer sees reads beyond them. */
 static void check_tile(const dl_weight_type *type, int64_t k, const dl_segment *order, int segments, int n)
 {
     int64_t nb = k / 32;
@@ -166,7 +166,7 @@ static void check_attend(int half, int size, int n, int count)
 {
     static float x[DL_KV_BLOCK * DL_HEAD_MAX], q[4 * DL_HEAD_MAX], scores[DL_ATTEND_ROWS * DL_KV_BLOCK];
     static uint16_t narrow[2][DL_KV_BLOCK * DL_HEAD_MAX];
-    static dl_partial part[2][DL_ATTEND_ROWS];
+    static dl_partial partials[2][DL_ATTEND_ROWS];
     float out[2][DL_HEAD_MAX] = {{0}};
     int padded = (size + 15) / 16 * 16;
     const dl_attention *f[2] = {dl_attention_of(isa), dl_attention_of(0)};
@@ -176,16 +176,16 @@ static void check_attend(int half, int size, int n, int count)
         const void *cache = half ? (const void *)narrow[i] : x;
         dl_attend job = {
             .k = cache, .v = cache, .q = q, .size = size, .padded = padded, .count = count,
-            .cap = n == 3 ? 5.0f : 0.0f, .scores = scores, .partial = part[i],
+            .cap = n == 3 ? 5.0f : 0.0f, .scores = scores, .partial = partials[i],
         };
         for (int r = 0; r < n; r++) job.limit[r] = r == 1 ? 0 : count - r * 3 > 0 ? count - r * 3 : 1;
         f[i]->attend[half](&job, n);
-        f[i]->merge(&part[i][0], &part[i][n - 1], padded);
-        f[i]->finish(&part[i][0], size, out[i]);
+        f[i]->merge(&partials[i][0], &partials[i][n - 1], padded);
+        f[i]->finish(&partials[i][0], size, out[i]);
     }
     same(narrow[0], narrow[1], (size_t)(DL_KV_BLOCK * padded) * 2, "to_half", size, 0);
     for (int r = 0; r < n; r++)
-        same(&part[0][r], &part[1][r], (size_t)(2 + padded) * 4, "attention of size and rows", size, n);
+        same(&partials[0][r], &partials[1][r], (size_t)(2 + padded) * 4, "attention of size and rows", size, n);
     same(out[0], out[1], sizeof out[0], "finished attention", size, n);
 }
 
@@ -201,7 +201,7 @@ static void check_attention(void)
             }
 }
 
-/* Numbers of all sizes; every third block is tiny, every fourth holds zeros of both signs. */
+/* Numbers of all sizes. Every third block is tiny, every fourth holds zeros of both signs. */
 static void fill_source(uint8_t *src, int src_type, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {

@@ -1,5 +1,5 @@
-/* The AVX-512 intrinsics that the kernels use, as pairs of AVX2 vectors or loops. A type of our
- * own takes the place of the 512-bit ones, which compilers refuse without AVX-512. */
+/* The AVX-512 intrinsics that the kernels use, as pairs of AVX2 vectors or as loops. The 512-bit
+ * types are replaced by our own, since compilers refuse them without AVX-512. */
 #ifndef DL_EMULATED_AVX512_H
 #define DL_EMULATED_AVX512_H
 #include "emulated.h"

@@ -8,7 +8,7 @@ from oracle import ops
 
 from dllama._kernels.ops.attention import attention
 
-SHAPES = [  # tokens, heads, KV heads, size, position
+SHAPES = [  # rows, heads, KV heads, size, position
     (1, 4, 2, 20, 0),
     (7, 8, 2, 64, 0),
     (40, 6, 3, 48, 3),

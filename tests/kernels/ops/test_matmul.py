@@ -12,7 +12,7 @@ F32, F16, Q40, Q80 = range(4)
 
 
 def stored(weight: np.ndarray, weight_type: int):
-    """The weight as the oracle and as a model file hold it."""
+    """The weight for the oracle, and its bytes in a model file."""
     if weight_type == Q40:
         blocks = quants.quantise_q40(weight)
         return blocks, quants.pack_q40(blocks)
@@ -56,8 +56,8 @@ def test_same_bits_for_any_batch_and_threads(rng, weight_type, order):
     x = rng.standard_normal((19, 256)).astype(np.float32)
     whole = matmul(matrix, x, order, threads=3)
     for size in (1, 2, 5, 8):
-        parts = [matmul(matrix, x[i : i + size], order) for i in range(0, 19, size)]
-        np.testing.assert_array_equal(whole, np.concatenate(parts, axis=1))
+        pieces = [matmul(matrix, x[i : i + size], order) for i in range(0, 19, size)]
+        np.testing.assert_array_equal(whole, np.concatenate(pieces, axis=1))
     if len(order) == 1:
         np.testing.assert_array_equal(whole, [matmul(matrix, x)])
 
@@ -65,15 +65,15 @@ def test_same_bits_for_any_batch_and_threads(rng, weight_type, order):
 @pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
 @pytest.mark.parametrize("tokens", [1, 3, 8])
 def test_segments_add_as_a_tree(rng, weight_type, tokens):
-    """Each segment by itself is a matrix by itself; the nearest sums are added first."""
+    """Each segment is computed as a matrix of its own; the nearest sums are added first."""
     widths = (32, 64, 32, 96, 32)
     weight = rng.standard_normal((20, sum(widths))).astype(np.float32)
     x = rng.standard_normal((tokens, sum(widths))).astype(np.float32)
     sums, first = [], 0
     for width in widths:
-        part = slice(first, first + width)
-        _, raw = stored(weight[:, part], weight_type)
-        sums.append(matmul(packed(raw, (20, width), weight_type), x[:, part].copy()))
+        columns = slice(first, first + width)
+        _, raw = stored(weight[:, columns], weight_type)
+        sums.append(matmul(packed(raw, (20, width), weight_type), x[:, columns].copy()))
         first += width
     _, raw = stored(weight, weight_type)
     matrix = packed(raw, weight.shape, weight_type)
@@ -90,8 +90,8 @@ def test_segments_add_as_a_tree(rng, weight_type, tokens):
 def test_fill_places_blocks_of_rows(rng):
     weight = rng.standard_normal((8, 4)).astype(np.float32)
     matrix = PackedMatrix(16, 4, F32)
-    matrix.fill(0, weight[:4].view(np.uint8), block=2, step=4)
-    matrix.fill(2, weight[4:].view(np.uint8), block=2, step=4)
+    matrix.fill(0, weight[:4].view(np.uint8), block=2, stride=4)
+    matrix.fill(2, weight[4:].view(np.uint8), block=2, stride=4)
     result = matmul(matrix, np.eye(4, dtype=np.float32)).T
     expected = np.concatenate([weight[[0, 1, 4, 5, 2, 3, 6, 7]], np.zeros((8, 4))])
     np.testing.assert_array_equal(result, expected)
@@ -107,7 +107,7 @@ def test_refuses_what_does_not_fit(rng):
         lambda: matrix.fill(0, np.zeros((5, 18), np.uint8)),
         lambda: matrix.fill(-1, np.zeros((1, 18), np.uint8)),
         lambda: matrix.fill(0, np.zeros((1, 17), np.uint8)),
-        lambda: matrix.fill(0, np.zeros((4, 18), np.uint8), block=1, step=2),
+        lambda: matrix.fill(0, np.zeros((4, 18), np.uint8), block=1, stride=2),
         lambda: matmul(matrix, x[:, :31].copy()),
         lambda: matmul(matrix, x, [(16, 0), (16, 1)]),
         lambda: matmul(matrix, x, [(64, 0)]),
@@ -124,7 +124,7 @@ def test_refuses_what_does_not_fit(rng):
 
 
 def test_extreme_blocks_do_not_overflow():
-    """The largest sums of products that the types allow."""
+    """The largest sums of products that the weight types allow."""
     raw = np.full((16, 18), 0xFF, np.uint8)
     raw[:, :2] = np.array([1.0], np.float16).view(np.uint8)
     result = matmul(packed(raw, (16, 32), Q40), np.full((1, 32), -127, np.float32))

@@ -30,7 +30,7 @@ def test_ties_go_to_the_first():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
 def test_survives_what_is_not_finite(bad):
-    """Experts stay different ones in range, whatever the scores."""
+    """Experts are different and in range, whatever the scores are."""
     scores = np.array([[0.0, bad, 1.0, bad], [bad] * 4], np.float32)
     chosen, _ = route(scores, 3)
     for row in chosen.tolist():

@@ -111,9 +111,9 @@ def test_candidates_are_the_best_in_order(size: int, count: int) -> None:
 def test_race_is_won_by_the_largest_value(size: int, temperature: float) -> None:
     logits = logits_of(size)
     ids = np.arange(size) + 50
-    for step in range(20):
-        values = logits.astype(np.float64) * (1 / temperature) + sampling.gumbel(ids, 7, step)
-        (value, token), (_, none, _) = sampling.race(logits, temperature, 7, step, 50)
+    for number in range(20):
+        values = logits.astype(np.float64) * (1 / temperature) + sampling.gumbel(ids, 7, number)
+        (value, token), (_, none, _) = sampling.race(logits, temperature, 7, number, 50)
         assert (value, token) == (values.max(), 50 + values.argmax())
         assert none == -1
 
@@ -128,10 +128,10 @@ def test_race_within_a_cut(size: int) -> None:
     before = (logits > logits[limit]) | ((logits == logits[limit]) & (ids < limit))
     inside = (octaves > octave) & (logits >= least)
     edge = (octaves == octave) & (logits >= least) & before
-    for step in range(20):
-        values = logits + sampling.gumbel(ids, 3, step)
+    for number in range(20):
+        values = logits + sampling.gumbel(ids, 3, number)
         (_, token), (_, at_edge, logit) = sampling.race(
-            logits, 1.0, 3, step, 0, octave, least, float(logits[limit]), limit
+            logits, 1.0, 3, number, 0, octave, least, float(logits[limit]), limit
         )
         assert token == (np.where(inside, values, -np.inf).argmax() if inside.any() else -1)
         assert at_edge == (np.where(edge, values, -np.inf).argmax() if edge.any() else -1)
@@ -159,7 +159,7 @@ from dllama._kernels.ops import sampling
 logits = (np.random.default_rng(5).standard_normal(5000) * 4).astype(np.float32)
 first, sums = sampling.masses(logits, 0.8)
 print(first, sums.tolist(), sampling.mass_before(logits, 0.8, first - 3, 0.0, 9))
-print([sampling.race(logits, 0.8, 1, step, 0, first - 3, 2.0) for step in range(20)])
+print([sampling.race(logits, 0.8, 1, number, 0, first - 3, 2.0) for number in range(20)])
 print(sampling.candidates(logits, 9), sampling.top(logits))
 """
 
