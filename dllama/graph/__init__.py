@@ -1,1 +1,1 @@
-"""The forward pass as data: who holds what, which tasks follow each other, and their weights."""
+"""The forward pass as data: what each node holds, its tasks in order, and their weights."""

@@ -1,9 +1,9 @@
-"""Builds the forward pass of one node from what the spec says of the model and of each layer.
+"""Builds the forward pass of one node from the spec of a model.
 
-One builder serves all families. A layer is two blocks, attention and then a feed-forward network or
-experts, each of which ends in a sum over all nodes. Each function adds the tasks of a part of the
-pass to a GraphBuilder, together with the buffers, matrices and vectors that they use: a feature has
-one place. x is the residual stream.
+One builder serves all families. A layer is two blocks: attention, then a feed-forward network or
+experts. Each block ends in a sum over all nodes. Each function here adds the tasks of one section
+of the pass to a GraphBuilder, with the buffers, matrices and vectors that they use. So the code of
+a feature is in one place. x is the residual stream.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from dllama.graph.shard import Shard, columns_of
 from dllama.graph.sum_tree import Segment, Summation
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 
-# Adds the task of a product: to a buffer, what happens to the result, the order of its sum.
+# Adds the task of a matrix product. Arguments: the buffer of the result, what happens to the
+# result, and the order in which columns are summed.
 Product = Callable[[str, Then, tuple[Segment, ...]], None]
 
 
 def check_supported(spec: ModelSpec, path: object = "model") -> None:
-    """UnsupportedError for what a model file can say but no model family is."""
+    """UnsupportedError for combinations that a header can express but no model family has."""
     arch = spec.arch
     mixture = spec.n_experts > 0
     if arch is (Arch.QWEN3 if mixture else Arch.QWEN3_MOE) or (spec.post_norms and not mixture):
@@ -49,23 +50,24 @@ def build(spec: ModelSpec, shard: Shard) -> Graph:
 
 
 def _embedding(b: GraphBuilder) -> None:
-    """x = rows of the embedding, which the root has and sends to the others."""
+    """x = rows of the embedding. Only the root has it, so it sends the rows to the others."""
     x = b.buffer("x", b.spec.dim)
     if b.shard.rank == 0:
         b.task("embed", "", x)
     if b.shard.world_size > 1:
         b.transfer("broadcast", x, x)
-    if b.spec.embedding_scale != 1.0:  # after the broadcast, which sends rows as the file has them
+    # The broadcast comes first: rows as stored may fit into 16 bits, scaled ones do not.
+    if b.spec.embedding_scale != 1.0:
         b.task("scale", x, x, scale=b.spec.embedding_scale)
 
 
 def _attention(b: GraphBuilder) -> None:
     """x += attention of the norm of x."""
     spec, shard, at = b.spec, b.shard, b.at
-    kind, heads, parts = b.features.attention, _heads(b), [*projections(spec, shard, at)]
-    b.norm_for("normed", at + "attention_norm", [matrix.weight_type for matrix, _ in parts])
+    kind, heads, matrices = b.features.attention, _heads(b), [*projections(spec, shard, at)]
+    b.norm_for("normed", at + "attention_norm", [matrix.weight_type for matrix, _ in matrices])
     qkv = b.buffer("qkv", (heads.count + 2 * heads.kv_count) * heads.size)
-    for matrix, column in parts:
+    for matrix, column in matrices:
         biases = ((piece.tensor + "_bias", piece.rows) for piece in matrix.slices)
         bias = b.vector(matrix.name + "_bias", *biases) if kind.biases else ""
         src = b.input("normed", spec.dim, matrix.weight_type)
@@ -131,10 +133,10 @@ def _feed_forward(b: GraphBuilder) -> None:
 
 
 def _experts(b: GraphBuilder) -> None:
-    """x += the experts that the router chooses for each row of the norm of x, weighted.
+    """x += weighted sum of the experts that the router chooses for each row of the norm of x.
 
-    Rows are sorted by experts, so that a pass reads the weights of an expert once, and of experts
-    that no row takes never. The router is on every node, and chooses the same everywhere.
+    Rows are sorted by expert, so that a pass reads the weights of each chosen expert once and
+    those of the others never. Every node has the router and makes the same choice.
     """
     spec, shard, at = b.spec, b.shard, b.at
     if not shard.hidden:
@@ -182,12 +184,12 @@ def _activation(spec: ModelSpec) -> Then:
 
 
 def _add_to_x(b: GraphBuilder, product: Product | None, sums: Summation, block: str) -> None:
-    """x += the sum of a product over all nodes, or the norm of it.
+    """x += the sum of a product over all nodes, or its norm if the layer has norms after blocks.
 
     Args:
         b: the graph.
-        product: None where the node has no columns.
-        sums: how the node's columns are summed, and how the sums of all nodes are.
+        product: adds the task of the product; None if the node has no columns.
+        sums: the order in which the node sums its columns, and all nodes their sums.
         block: attention or ffn.
     """
     spec, shard = b.spec, b.shard
@@ -208,7 +210,7 @@ def _add_to_x(b: GraphBuilder, product: Product | None, sums: Summation, block: 
 
 
 def _logits(b: GraphBuilder) -> None:
-    """Logits of the wanted rows: final norm, this node's rows of the output matrix."""
+    """Logits of the wanted rows: the final norm, then this node's vocabulary shard."""
     spec, shard = b.spec, b.shard
     output = whole(spec, "output", shard.vocab, range(spec.dim))
     b.norm_for("normed", "final_norm", [output.weight_type], tail=True)

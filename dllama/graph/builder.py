@@ -13,12 +13,12 @@ from dllama.model.weight_types import WeightType
 
 
 class GraphBuilder:
-    """The graph of one node in the making.
+    """Builds the graph of one node, task by task.
 
     Attributes:
         spec: the model.
-        shard: the part of it that the node holds.
-        layer: the one that tasks are added to.
+        shard: what the node holds of it.
+        layer: the layer that tasks are added to.
     """
 
     def __init__(self, spec: ModelSpec, shard: Shard) -> None:
@@ -37,11 +37,11 @@ class GraphBuilder:
 
     @property
     def features(self) -> Layer:
-        """What the layer is made of."""
+        """The blocks of the layer."""
         return self.spec.layer(self.layer)
 
     def graph(self) -> Graph:
-        """All that was added."""
+        """The graph of everything added so far."""
         return Graph(
             self.spec,
             self.shard,
@@ -63,40 +63,48 @@ class GraphBuilder:
         wanted: bool = False,
         routing: Routing | None = None,
     ) -> str:
-        """Name a buffer; all tasks that use it must agree on what it is (graph.Buffer)."""
+        """Declare a buffer and return its name. Calls with the same name must agree on the rest.
+
+        The arguments are those of graph.Buffer.
+        """
         buffer = Buffer(name, width, storage, rows, wanted, routing)
         assert self._buffers.setdefault(name, buffer) == buffer, f"two buffers are named {name}"
         return name
 
     def input(self, name: str, width: int, kind: WeightType, rows: int = 1) -> str:
-        """Name the buffer of rows `name` as matrices of a weight type read them.
+        """Declare the buffer that matrices of a weight type read; return its name.
 
         Args:
-            name: of the rows as floats; Q80 blocks are a buffer of their own.
-            width: of a row.
-            kind: of the matrices.
-            rows: for each row of the batch.
+            name: the buffer for float32. Q80 blocks have a buffer of their own, NAME_q80.
+            width: numbers in a row.
+            kind: weight type of the matrices.
+            rows: rows of the buffer for each row of the batch.
         """
         if kind.quantised:
             return self.buffer(f"{name}_q80", width, Storage.Q80, rows=rows)
         return self.buffer(name, width, rows=rows)
 
-    def vector(self, name: str, *parts: tuple[str, range]) -> str:
-        """Name a vector of some numbers of each tensor, one after another."""
+    def vector(self, name: str, *pieces: tuple[str, range]) -> str:
+        """Declare a vector and return its name.
+
+        Args:
+            name: of the vector.
+            *pieces: tensors, and which of their numbers follow one another in the vector.
+        """
         slices: list[TensorSlice] = []
         at = 0
-        for tensor, numbers in parts:
+        for tensor, numbers in pieces:
             slices.append(TensorSlice(tensor, range(1), numbers, at))
             at += len(numbers)
         self._vectors[name] = Vector(name, tuple(slices))
         return name
 
     def task(self, op: str, src: str, dst: str, **fields: Any) -> None:
-        """Add a task; fields: those of graph.Task."""
+        """Add a task to the current layer; fields: the other fields of graph.Task."""
         self._tasks.append(Task(op, src, dst, layer=self.layer, **fields))
 
     def transfer(self, op: str, src: str, dst: str, **fields: Any) -> None:
-        """Add a task whose time counts as transfer."""
+        """Add a task whose time is reported as transfer."""
         self.task(op, src, dst, kind=Kind.TRANSFER, **fields)
 
     def multiply(self, op: str, src: str, dst: str, matrix: Matrix, **fields: Any) -> None:
@@ -105,22 +113,29 @@ class GraphBuilder:
         self.task(op, src, dst, weight=matrix.name, **fields)
 
     def norm(self, src: str, dst: str, tensor: str, **fields: Any) -> None:
-        """Add an RMSNorm of rows as wide as the residual stream, whose weights a tensor has."""
+        """Add an RMSNorm of rows of the residual stream's width; tensor: its weights."""
         weight = self.vector(tensor, (tensor, range(self.spec.dim)))
         self.task("norm", src, dst, weight=weight, epsilon=self.spec.norm_epsilon, **fields)
 
     def norm_for(
         self, name: str, tensor: str, kinds: Sequence[WeightType], tail: bool = False
     ) -> None:
-        """Add an RMSNorm of x to the rows `name`, in each form that such matrices read."""
-        forms = {self.input(name, self.spec.dim, kind) for kind in kinds}
-        if len(forms) == 1:
-            self.norm("x", forms.pop(), tensor, tail=tail)
+        """Add an RMSNorm of x into every buffer that matrices of these types read.
+
+        Args:
+            name: as in `input`.
+            tensor: the weights of the norm.
+            kinds: weight types of the matrices.
+            tail: whether only the wanted rows are normalised.
+        """
+        inputs = {self.input(name, self.spec.dim, kind) for kind in kinds}
+        if len(inputs) == 1:
+            self.norm("x", inputs.pop(), tensor, tail=tail)
         else:
             self.norm("x", name, tensor, tail=tail)
             self.encode(name, self.spec.dim)
 
     def encode(self, name: str, width: int) -> None:
-        """Add a task that turns the rows `name` into Q80 blocks."""
+        """Add a task that quantises the rows of buffer `name` to Q80 blocks in NAME_q80."""
         encoded = self.buffer(f"{name}_q80", width, Storage.Q80)
         self.task("encode", self.buffer(name, width), encoded)

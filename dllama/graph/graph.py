@@ -1,7 +1,6 @@
 """The data of a graph: buffers, matrices, vectors, and tasks in order.
 
-dllama.graph.build makes the Graph of a node from a ModelSpec and a Shard; the executor runs it.
-T below is the number of tokens in a pass.
+dllama.graph.build makes the Graph of a node from a ModelSpec and a Shard. The executor runs it.
 """
 
 from __future__ import annotations
@@ -17,9 +16,12 @@ from dllama.model.weight_types import WeightType
 
 @dataclass(frozen=True)
 class Routing:
-    """Which experts a row takes: `taken` of `experts`.
+    """How a router chooses experts.
 
-    normalised: the weights of a row's experts add up to 1.
+    Args:
+        experts: experts of the layer.
+        taken: experts that a row takes.
+        normalised: whether the weights of a row's experts are scaled to add up to 1.
     """
 
     experts: int
@@ -32,12 +34,12 @@ class Buffer:
     """Room for the rows of a batch.
 
     Args:
-        name: what tasks call it.
+        name: how tasks refer to it.
         width: numbers in a row.
-        storage: how rows are held.
-        rows: for each row of the batch.
-        wanted: has rows only for those of the batch whose logits are wanted.
-        routing: of a buffer of routes.
+        storage: how numbers are stored.
+        rows: rows of the buffer for each row of the batch.
+        wanted: whether it has rows only for the rows of the batch whose logits are wanted.
+        routing: for Storage.ROUTES: how experts are chosen.
     """
 
     name: str
@@ -55,13 +57,13 @@ class Heads:
     Args:
         count: query heads of this node.
         kv_count: KV heads that these read.
-        group: query heads that read one KV head, on all nodes.
-        skipped: query heads of the first KV head's group that other nodes hold.
+        group: query heads that read one KV head, over all nodes.
+        skipped: query heads of the first KV group that lower ranks hold.
         size: elements of a head.
-        offset: column of the task's dst at which the first head begins.
-        scale: what q k^T is multiplied by.
+        offset: column of the task's dst where the first head begins.
+        scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
-        rope: how queries and keys are turned.
+        rope: how queries and keys are rotated.
     """
 
     count: int
@@ -77,7 +79,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class KVShape:
-    """What a position of the KV cache holds on one node: `heads` of `size` in each layer."""
+    """Shape of the KV cache of one node: each position has `heads` of `size` in every layer."""
 
     layers: int
     heads: int
@@ -88,9 +90,16 @@ class KVShape:
 class TensorSlice:
     """Some rows and columns of a tensor of the file, and their place in a matrix or a vector.
 
-    The i-th of the rows becomes row at + i of the matrix, or, with block and step, row
-    at + i // block * step + i % block. A vector of the file is one row, whose columns become
-    numbers at, at + 1, ... of the vector.
+    Row i of the slice becomes row at + i of the matrix or, if block is not 0, row
+    at + i // block * stride + i % block. A vector is one row: its column i becomes number at + i.
+
+    Args:
+        tensor: name in the model file.
+        rows: rows of the tensor; range(1) for a vector.
+        cols: columns of the tensor.
+        at: first row of the matrix, or first number of the vector.
+        block: rows that stay next to each other; 0 for all of them.
+        stride: rows of the matrix from one block to the next.
     """
 
     tensor: str
@@ -98,12 +107,12 @@ class TensorSlice:
     cols: range
     at: int = 0
     block: int = 0
-    step: int = 0
+    stride: int = 0
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """rows x cols weights of one type, made of one or several tensors with `cols` columns."""
+    """A matrix of rows x cols weights of one type, assembled from slices of one or more tensors."""
 
     name: str
     rows: int
@@ -114,19 +123,19 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Vector:
-    """float32 numbers, made of one or several vectors of the file, one after another."""
+    """A float32 vector, assembled from one or more vectors of the file."""
 
     name: str
     slices: tuple[TensorSlice, ...]
 
     @property
     def size(self) -> int:
-        """Numbers of the vector."""
+        """Length of the vector."""
         return sum(len(piece.cols) for piece in self.slices)
 
     @property
     def weight_type(self) -> WeightType:
-        """How the file stores it."""
+        """The type in the file."""
         return WeightType.F32
 
 
@@ -139,19 +148,19 @@ class Task:
         src: the buffer that it reads.
         dst: the buffer that it writes.
         weight: a matrix, or the vector of a norm.
-        layer: where it belongs, and which keys and values it uses.
+        layer: the layer that it belongs to, and whose keys and values it uses.
         then: what happens to the result.
-        tail: works on the rows whose logits are wanted only, else on all.
-        kind: what its time counts as.
-        bias: a vector that is added to a matmul's product.
-        sums: the order in which a matmul adds columns, without it one after another; each sum that
-            is left becomes rows of dst.
-        column: of dst, at which a matmul's product begins.
-        adds: the order in which an all-reduce adds the sums of all nodes, by rank.
-        heads: of rope and attention.
-        epsilon: of a norm.
-        scale: what `scale` multiplies by.
-        routes: the buffer that says which experts a row takes.
+        tail: whether it works only on the rows whose logits are wanted.
+        kind: what its time is reported as.
+        bias: a vector that a matmul adds to its product.
+        sums: the order in which a matmul adds columns; by default from left to right. Each sum
+            that remains becomes rows of dst.
+        column: column of dst where a matmul's product begins.
+        adds: by rank, the order in which an all-reduce adds the sums of all nodes.
+        heads: the heads, for rope and attention.
+        epsilon: epsilon of a norm.
+        scale: factor, for scale.
+        routes: the buffer that holds the experts of each row.
     """
 
     op: str
@@ -174,17 +183,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Graph:
-    """All that the executor needs: buffers by use, weights by name, tasks in order.
+    """Everything the executor needs to run the forward pass of one node.
 
     Args:
         spec: the model.
-        shard: the part of it that this node holds.
-        buffers: that tasks read and write, "logits" among them.
-        matrices: packed weights.
+        shard: what this node holds of it.
+        buffers: what tasks read and write, including "logits".
+        matrices: matrices of weights.
         vectors: norms and biases.
-        tasks: in the order in which they are done.
-        kv: what its KV cache holds.
-        vocab_size: token ids are below it.
+        tasks: operations, in the order in which they run.
+        kv: shape of the KV cache.
+        vocab_size: token ids are less than this.
     """
 
     spec: ModelSpec

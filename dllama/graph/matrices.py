@@ -1,4 +1,4 @@
-"""The matrices of a node: which slices of which tensors, and where they go."""
+"""The matrices of a node: the tensor slices that each is assembled from."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dllama.graph.graph import Matrix, TensorSlice
 from dllama.graph.shard import Shard
 from dllama.model.spec import ModelSpec
 
-# Rows of gate that lie next to as many of up.
+# Blocks of this many rows of gate and of up alternate in a fused matrix.
 GATED_ROWS = 32
-# Rows that are packed together (dllama/_kernels/simd/tile.h).
+# Rows of a panel (dllama/_kernels/simd/tile.h).
 PANEL = 16
 
 
 def whole(spec: ModelSpec, name: str, rows: range, cols: range) -> Matrix:
-    """Some rows and columns of one tensor."""
+    """A matrix of some rows and columns of one tensor."""
     piece = TensorSlice(name, rows, cols)
     return Matrix(name, len(rows), len(cols), (piece,), spec.type_of(name))
 
 
 def projections(spec: ModelSpec, shard: Shard, at: str) -> Iterator[tuple[Matrix, int]]:
-    """Rows of q, k and v, one below the other, as one matrix for each stretch of one type.
+    """The node's rows of q, k and v, stacked. Neighbours of the same type share a matrix.
 
     Yields:
-        The matrix, and the number of rows before its first.
+        A matrix, and the number of rows in the matrices before it.
     """
     before = 0
     for kind, run in groupby("qkv", lambda letter: spec.type_of(at + letter)):
@@ -41,27 +41,27 @@ def projections(spec: ModelSpec, shard: Shard, at: str) -> Iterator[tuple[Matrix
 
 
 def _head_rows(spec: ModelSpec, shard: Shard, letter: str) -> range:
-    """The rows of q, k or v that a node has."""
+    """The rows of q, k or v that a node holds."""
     heads = shard.heads if letter == "q" else shard.kv_heads
     return range(heads.start * spec.head_dim, heads.stop * spec.head_dim)
 
 
 def gated_width(shard: Shard) -> int:
-    """Rows of gate (and of up) in the matrices of a node, of one expert: whole blocks of rows."""
+    """Rows of gate (and of up) of one expert in the matrices of a node, rounded up to blocks."""
     return GATED_ROWS * -(-len(shard.hidden) // GATED_ROWS)
 
 
 def gated(spec: ModelSpec, shard: Shard, name: str, prefixes: Sequence[str]) -> list[Matrix]:
     """Gate and up of a feed-forward network, or of all experts.
 
-    Where both have the same type they are one matrix of alternating blocks of rows, so that the
-    activation finds both side by side; else gate is a matrix and up is another.
+    If both have the same type, they are one matrix of alternating blocks of rows, so that the
+    activation finds both next to each other. Otherwise they are two matrices.
 
     Args:
         spec: the model.
-        shard: what the node has of it.
-        name: of the matrix, without `gate_up`, `gate` or `up`.
-        prefixes: of the tensors of each expert.
+        shard: what the node holds of it.
+        name: name of the matrix, to which `gate_up`, `gate` or `up` is appended.
+        prefixes: prefixes of tensor names, one for each expert.
     """
     width = gated_width(shard)
     if spec.type_of(prefixes[0] + "gate") is spec.type_of(prefixes[0] + "up"):
@@ -82,16 +82,16 @@ def _stacked(
     rows: int,
     block: int = 0,
 ) -> Matrix:
-    """So many rows for each prefix, one below the other.
+    """A matrix of the tensors of all prefixes, stacked.
 
     Args:
         spec: the model.
-        shard: what the node has of it.
-        name: of the matrix.
-        prefixes: of the tensors.
-        places: tensors by their last name, and their first row among those of the prefix.
-        rows: for each prefix.
-        block: rows of a tensor that lie side by side; those of the other tensor follow.
+        shard: what the node holds of it.
+        name: name of the matrix.
+        prefixes: prefixes of tensor names.
+        places: by the last word of a tensor's name, its first row within the rows of a prefix.
+        rows: rows of the matrix for each prefix.
+        block: if not 0, two tensors alternate in blocks of this many rows.
     """
     slices = [
         TensorSlice(
@@ -105,7 +105,7 @@ def _stacked(
 
 
 def down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: Sequence[str]) -> Matrix:
-    """Down projections one below the other, each filled up to whole panels of rows."""
+    """The down projections of all experts, stacked, each padded to whole panels."""
     rows = PANEL * -(-spec.dim // PANEL)
     slices = [
         TensorSlice(prefix + "down", range(spec.dim), shard.hidden, index * rows)

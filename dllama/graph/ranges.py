@@ -1,4 +1,4 @@
-"""Ranges cut into contiguous parts."""
+"""Cutting a range into contiguous ranges."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from itertools import accumulate, pairwise
 
 
 def deal(count: int, shares: Sequence[float], least: int = 0) -> list[range]:
-    """Cut 0 to count into one contiguous range per share, as long as the share is large.
+    """Cut range(count) into one contiguous range per share, in proportion to the shares.
 
-    Borders are rounded; every range has `least` members or more, for which count suffices.
+    Args:
+        count: numbers to deal out, at least `least` for each share.
+        shares: positive numbers.
+        least: fewest numbers of a range.
     """
     *sums, total = accumulate(map(Fraction, shares))
     borders = [0]
     for index, before in enumerate(sums, 1):
         border = round(count * before / total)
-        behind = least * (len(shares) - index)
-        borders.append(max(borders[-1] + least, min(border, count - behind)))
+        reserved = least * (len(shares) - index)
+        borders.append(max(borders[-1] + least, min(border, count - reserved)))
     borders.append(count)
     return [range(a, b) for a, b in pairwise(borders)]

@@ -1,9 +1,8 @@
-"""The split: which part of a model each node holds, as pure functions.
+"""How a model is split: what each node holds, as pure functions.
 
-Megatron-style tensor parallelism (Shoeybi et al. 2019, section 3): attention is split by
-query heads, the feed-forward network (or every expert) by hidden units, the output matrix by
-rows, all in contiguous ranges. Nodes are numbered by rank from 0, the root; `world_size` is how
-many there are.
+Megatron-style tensor parallelism (Shoeybi et al. 2019, section 3): attention is split by query
+heads, the feed-forward network (or every expert) by hidden units, the output matrix by rows, all
+in contiguous ranges. Ranks count from 0, the root; `world_size` is the number of nodes.
 """
 
 from __future__ import annotations
@@ -23,12 +22,17 @@ BLOCK = 32
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of a model that the node of one rank holds.
+    """What one node holds of a model.
 
-    heads: query heads. kv_heads: the KV heads these read, which other nodes may hold too.
-    hidden: units of the feed-forward network, or of every expert, maybe none. vocab: rows of the
-    output matrix. output_sum, down_sum: its part of the sums over the columns of the output and
-    the down projection.
+    Args:
+        rank: the node.
+        world_size: number of nodes.
+        heads: query heads.
+        kv_heads: KV heads that these read; other nodes may hold them too.
+        hidden: units of the feed-forward network, or of every expert; may be empty.
+        vocab: rows of the output matrix.
+        output_sum: how columns of the output projection are summed.
+        down_sum: how columns of the down projection are summed.
     """
 
     rank: int
@@ -42,11 +46,17 @@ class Shard:
 
 
 def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[Shard]:
-    """The shards of all nodes, of sizes in proportion to the shares.
+    """Split a model into shards, in proportion to the shares.
 
-    exact: what nodes send each other is exact, so they add it in the order of one node where they
-    can; otherwise every node hands on one sum. ConfigError for more nodes than query heads or rows
-    of the output matrix, and for a share that is not positive.
+    Args:
+        spec: the model.
+        shares: a positive number for each node, by rank.
+        exact: whether nodes exchange float32. If so, they add in the order of one node where
+            possible. Otherwise every node sends one sum.
+
+    Raises:
+        ConfigError: there are more nodes than query heads or rows of the output matrix, or a share
+            is not positive.
     """
     world_size = len(shares)
     if not all(0 < share < float("inf") for share in shares):
@@ -76,21 +86,21 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
 
 
 def kv_heads_of(spec: ModelSpec, heads: range) -> range:
-    """The KV heads that a range of query heads, not empty, reads."""
+    """The KV heads that a range of query heads reads; the range is not empty."""
     group = spec.n_heads // spec.n_kv_heads
     return range(heads.start // group, (heads.stop - 1) // group + 1)
 
 
 def hidden_of(spec: ModelSpec, blocks: range) -> range:
-    """The hidden units of these blocks, the last of which may be shorter."""
+    """The hidden units of some blocks. The last block of the network may be shorter."""
     return range(min(spec.ffn_dim, BLOCK * blocks.start), min(spec.ffn_dim, BLOCK * blocks.stop))
 
 
 def columns_of(spec: ModelSpec, heads: range) -> range:
-    """The columns of the output projection for these heads, cut at whole blocks.
+    """The columns of the output projection for some heads, extended to whole blocks.
 
-    Where the size of a head is not a multiple of the longest block of these weights in any layer,
-    the range holds columns of neighbouring heads too, for which a node has zeros as input.
+    If the size of a head is not a multiple of spec.o_block, the range includes columns of
+    neighbouring heads. The node's input is zero there.
     """
     unit = spec.o_block
     begin = heads.start * spec.head_dim // unit * unit
@@ -99,13 +109,13 @@ def columns_of(spec: ModelSpec, heads: range) -> range:
 
 
 def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Summation]:
-    """How each node sums the columns of its heads; cut between heads that share no block."""
+    """How each node sums the columns of its heads. Cuts are between heads that share no block."""
     unit = spec.o_block
     tree = summation.tree_of(spec.n_heads, 1, lambda head: head * spec.head_dim % unit == 0)
-    return summation.summations(heads, tree, lambda part: len(columns_of(spec, part)), exact)
+    return summation.summations(heads, tree, lambda some: len(columns_of(spec, some)), exact)
 
 
 def down_sums(spec: ModelSpec, blocks: Sequence[range], exact: bool) -> list[Summation]:
-    """The same of the columns of hidden units, of the feed-forward network or of every expert."""
+    """How each node sums the columns of its hidden units, in a dense layer or in an expert."""
     tree = summation.tree_of(-(-spec.ffn_dim // BLOCK))
-    return summation.summations(blocks, tree, lambda part: len(hidden_of(spec, part)), exact)
+    return summation.summations(blocks, tree, lambda some: len(hidden_of(spec, some)), exact)

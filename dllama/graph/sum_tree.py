@@ -1,14 +1,14 @@
-"""The order in which a sum over the columns of a split matrix is taken.
+"""The order in which the columns of a split matrix are summed.
 
 Floating-point addition is not associative, so a sum has the same bits on one node and on many only
-if all of them add the same numbers in the same order. That order is a binary tree. Its leaves are
-segments of the columns, cut at every border that an even split over 1 to 8 nodes has; its upper
-levels are halves, quarters and eighths. The products of a segment are added one after another.
+if the same numbers are added in the same order. That order is a binary tree. Its leaves are
+segments of the columns, cut at every border of an even split over 1 to 8 nodes; its upper levels
+are halves, quarters and eighths. The products of a segment are added from left to right.
 
 A tree is written in postfix: its leaves from left to right, each with the number of additions that
-follow it. A list of sums holds what is not added yet: every leaf appends its sum, and each addition
-replaces the last two sums by theirs. A node works through its own leaves in the same way, as far as
-the sums are its own; what is left is added when the sums of all nodes are.
+follow it. To evaluate it, keep a stack of sums: every leaf pushes its sum, and each addition
+replaces the top two sums by their sum. A node does this for its own leaves, as far as both sums of
+an addition are its own. The sums that remain are sent, and the other additions follow there.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from itertools import pairwise
 
 from dllama.graph.ranges import deal
 
-# Node counts whose even splits cut segments, from the root of the tree down: in this order nodes
-# have the fewest sums to hand on.
+# Node counts whose even splits cut segments, from the root of the tree down. In this order nodes
+# have the fewest sums to send.
 EVEN_SPLITS = (2, 4, 8, 6, 3, 5, 7)
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Units of columns, and how many additions follow their sum."""
+    """A segment, and how many additions follow its sum.
+
+    Args:
+        units: heads or blocks of hidden units.
+        adds: additions.
+    """
 
     units: range
     adds: int = 0
@@ -37,9 +42,11 @@ Tree = list[Leaf]
 
 @dataclass(frozen=True)
 class Segment:
-    """A number of columns whose products are added one after another.
+    """Columns whose products are added from left to right.
 
-    adds: how many of the sums before it are then added to it, the nearest first.
+    Args:
+        columns: how many.
+        adds: how many of the sums before it are then added to its sum, the nearest first.
     """
 
     columns: int
@@ -48,11 +55,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Summation:
-    """One node's part of a sum, and how the sums of all nodes are added.
+    """How one node sums its columns, and how the sums of all nodes are added.
 
-    segments: the node's columns; it hands on the sums that are left after the last of them. adds:
-    by rank, for each sum of that node, how many of the sums before it are then added to it, the
-    nearest first.
+    Args:
+        segments: the node's columns. It sends the sums that remain after the last segment.
+        adds: by rank, for each sum of that node, how many of the sums before it are then added to
+            it, the nearest first.
     """
 
     segments: tuple[Segment, ...]
@@ -62,20 +70,20 @@ class Summation:
 def tree_of(
     count: int, least: int = 0, usable: Callable[[int], bool] = lambda border: True
 ) -> Tree:
-    """The tree over the units 0 to count.
+    """The tree over units 0 to count - 1.
 
     Args:
-        count: Units, at least 1.
-        least: Units that every node of an even split has.
-        usable: Whether a sum may be cut at a border.
+        count: units, at least 1.
+        least: fewest units of a node in an even split.
+        usable: whether a sum may be cut before a unit.
     """
     splits = [deal(count, [1] * nodes, least) for nodes in EVEN_SPLITS if nodes * least <= count]
-    levels = [sorted({part.start for part in parts if usable(part.start)}) for parts in splits]
+    levels = [sorted({cut.start for cut in split if usable(cut.start)}) for split in splits]
     return _cut(range(count), levels)
 
 
 def _cut(units: range, levels: list[list[int]]) -> Tree:
-    """A tree of the pieces between borders of the first level, each cut at those of the next."""
+    """Cut units at the borders of the first level, each piece at those of the next, and so on."""
     if not levels:
         return [Leaf(units)]
     inner = [border for border in levels[0] if units.start < border < units.stop]
@@ -87,49 +95,49 @@ def _cut(units: range, levels: list[list[int]]) -> Tree:
 
 
 def _sum(left: Tree, right: Tree) -> Tree:
-    """One tree of two."""
+    """The tree that adds two trees."""
     *others, last = right
     return [*left, *others, Leaf(last.units, last.adds + 1)]
 
 
-def balanced(parts: Sequence[range]) -> Tree:
-    """A tree with a leaf for each part: the left subtree is the largest that is complete."""
-    if len(parts) < 2:
-        return [Leaf(part) for part in parts]
-    half = 1 << (len(parts) - 1).bit_length() - 1
-    return _sum(balanced(parts[:half]), balanced(parts[half:]))
+def balanced(leaves: Sequence[range]) -> Tree:
+    """A tree with these leaves, whose left subtree is the largest complete one."""
+    if len(leaves) < 2:
+        return [Leaf(units) for units in leaves]
+    half = 1 << (len(leaves) - 1).bit_length() - 1
+    return _sum(balanced(leaves[:half]), balanced(leaves[half:]))
 
 
 def summations(
-    parts: Sequence[range], tree: Tree, width: Callable[[range], int], exact: bool
+    split: Sequence[range], tree: Tree, width: Callable[[range], int], exact: bool
 ) -> list[Summation]:
     """The summation of each node.
 
     Args:
-        parts: The units that each node holds.
-        tree: The order of the sum on one node.
-        width: Columns of some units.
-        exact: Whether nodes add up to the bits of one node if their borders are those of leaves.
-            Otherwise, or if they are not, every node hands on one sum.
+        split: the units that each node holds.
+        tree: the order of the sum on one node.
+        width: how many columns some units have.
+        exact: whether all nodes together get the bits of one node, if no leaf is split between
+            nodes. If one is, or without exact, every node sends one sum.
     """
-    held = [[leaf for leaf in tree if _within(leaf.units, part)] for part in parts]
+    held = [[leaf for leaf in tree if _within(leaf.units, units)] for units in split]
     whole = sum(map(len, held)) == len(tree)
-    if not whole or not (exact or len(parts) == 1):
-        tree = balanced([part for part in parts if part])
-        held = [[leaf for leaf in tree if leaf.units == part] for part in parts]
+    if not whole or not (exact or len(split) == 1):
+        tree = balanced([units for units in split if units])
+        held = [[leaf for leaf in tree if leaf.units == units] for units in split]
     walked = [_walk(leaves, width) for leaves in held]
     adds = tuple(tuple(left) for _, left in walked)
     return [Summation(tuple(segments), adds) for segments, _ in walked]
 
 
-def _within(units: range, part: range) -> bool:
-    return part.start <= units.start and units.stop <= part.stop
+def _within(inner: range, outer: range) -> bool:
+    return outer.start <= inner.start and inner.stop <= outer.stop
 
 
 def _walk(leaves: Tree, width: Callable[[range], int]) -> tuple[list[Segment], list[int]]:
-    """A node's segments, and for each sum that is left the additions that it does not do itself.
+    """A node's segments, and for each sum that remains, the additions that the node cannot do.
 
-    A sum with such additions is closed: later ones of this node do not reach it or those before.
+    Later additions of the node stop at a sum that has such additions.
     """
     segments: list[Segment] = []
     left: list[int] = []

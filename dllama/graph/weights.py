@@ -1,4 +1,4 @@
-"""Weights of a graph: read from a source, and repacked for the kernels."""
+"""Weights of a graph, read from a source and packed for the kernels."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Weights:
-    """What the executor computes with.
+    """The weights that the executor computes with.
 
-    matrices: packed, by name. vectors: float32 (n,), by name. embedding: a view of the mapped
-    file, of which only the rows in use take memory; None on nodes other than the root.
+    Args:
+        matrices: packed matrices by name.
+        vectors: float32 (n,) by name.
+        embedding: a view of the mapped file, so that only rows in use take memory; None on nodes
+            other than the root.
     """
 
     matrices: dict[str, PackedMatrix]
@@ -42,23 +45,26 @@ class Source(Protocol):
 
     @property
     def embedding(self) -> StoredRows | None:
-        """A row for each token, or None where the graph has no use for them."""
+        """A row for each token; None if the graph does not use it."""
 
     def room(self, matrix: Matrix) -> PackedMatrix:
-        """Room for a matrix, all zeros."""
+        """An empty matrix of zeros to fill."""
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
-        """The rows of a tensor slice as a model file holds them, in whole blocks of the slice.
+        """The rows of a tensor slice as stored in model files, in whole blocks of the slice.
 
-        Slices are read in the order of walk. A source that gives none leaves zeros.
+        Slices are read in the order of walk. A source that yields nothing leaves zeros.
 
         Yields:
-            uint8 (rows, bytes of a row), valid until the next.
+            uint8 (rows, bytes per row), valid until the next is read.
         """
 
 
 def walk(graph: Graph) -> Iterator[tuple[Matrix | Vector, TensorSlice]]:
-    """All tensor slices of a graph with what they go into, in the order in which they travel."""
+    """All tensor slices of a graph, each with its matrix or vector.
+
+    A weight transfer sends slices in this order.
+    """
     wholes: tuple[Matrix | Vector, ...] = (*graph.matrices, *graph.vectors)
     for whole in wholes:
         for piece in whole.slices:
@@ -66,7 +72,7 @@ def walk(graph: Graph) -> Iterator[tuple[Matrix | Vector, TensorSlice]]:
 
 
 def graph_nbytes(graph: Graph) -> int:
-    """Bytes of all tensor slices of a graph as model files hold them."""
+    """Bytes of all tensor slices of a graph as stored in model files."""
     return sum(
         len(piece.rows) * whole.weight_type.nbytes(len(piece.cols)) for whole, piece in walk(graph)
     )
@@ -75,16 +81,16 @@ def graph_nbytes(graph: Graph) -> int:
 def load(
     graph: Graph, source: Source, threads: int = 1, progress: Progress = lambda count: None
 ) -> Weights:
-    """Repack all weights of a graph.
+    """Read and pack all weights of a graph.
 
     Args:
-        graph: The graph of a node.
-        source: What gives the rows; its errors pass through.
-        threads: How many repack.
-        progress: Called with the bytes of the rows that were repacked.
+        graph: the graph of a node.
+        source: where rows come from; its errors pass through.
+        threads: how many threads pack.
+        progress: called with the number of bytes read after each piece.
 
     Raises:
-        MemoryError: The weights do not fit.
+        MemoryError: the weights do not fit into memory.
     """
     matrices = {matrix.name: source.room(matrix) for matrix in graph.matrices}
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
@@ -103,18 +109,18 @@ def load(
 def _fill(
     matrix: PackedMatrix, piece: TensorSlice, first: int, rows: NDArray[np.uint8], threads: int
 ) -> None:
-    """Put the rows of a slice from its row `first` on, the first of a block."""
-    after = first // piece.block * piece.step if piece.block else first
-    matrix.fill(piece.at + after, rows, piece.block, piece.step, threads)
+    """Pack rows of a slice, of which the first is row `first` of the slice and begins a block."""
+    offset = first // piece.block * piece.stride if piece.block else first
+    matrix.fill(piece.at + offset, rows, piece.block, piece.stride, threads)
 
 
 def room(matrix: Matrix) -> PackedMatrix:
-    """Room for a matrix, all zeros."""
+    """An empty matrix of zeros to fill."""
     return PackedMatrix(matrix.rows, matrix.cols, int(matrix.weight_type))
 
 
 class FileSource:
-    """A model file on this machine; its pages are given back as it is read."""
+    """A model file on this machine. Pages that have been read are released."""
 
     def __init__(self, model: ModelFile) -> None:
         self.model = model
@@ -125,7 +131,7 @@ class FileSource:
         return self.model.stored("embedding")
 
     def room(self, matrix: Matrix) -> PackedMatrix:
-        """Room for a matrix, all zeros."""
+        """An empty matrix of zeros to fill."""
         return room(matrix)
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:

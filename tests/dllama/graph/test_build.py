@@ -1,4 +1,4 @@
-"""Graphs: what the tasks of a pass name is there, and all that is there is used."""
+"""Graphs: everything that tasks name exists, and everything that exists is used."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def test_tasks_use_all_weights_and_buffers(name, nodes):
 @pytest.mark.parametrize("name", FEATURES)
 @pytest.mark.parametrize("nodes", [1, 3, 5, 8])
 def test_sums_cover_all_columns(name, nodes):
-    """Those of an output or down projection are the columns of its matrix."""
+    """The segments of an output or down projection add up to the columns of its matrix."""
     for graph in graphs(name, nodes):
         matrices = {matrix.name: matrix for matrix in graph.matrices}
         for task in graph.tasks:
             if task.sums:
-                assert sum(part.columns for part in task.sums) == matrices[task.weight].cols
+                assert sum(one.columns for one in task.sums) == matrices[task.weight].cols
 
 
 def ops(name, nodes=1):
-    """What the root does in the first layer."""
+    """The ops of the root in the first layer."""
     tasks = graphs(name, nodes)[0].tasks
     return [task.op for task in tasks if task.layer == 0 and task.op not in ("embed", "broadcast")]
 
@@ -91,6 +91,6 @@ def test_the_activation_is_that_of_the_model():
         ({"post_norms": True}, "llama with 0 experts and norms after its blocks is not"),
     ],
 )
-def test_what_no_family_is_is_refused(changes, message):
+def test_combinations_that_no_family_has_are_refused(changes, message):
     with pytest.raises(UnsupportedError, match=message):
         check_supported(ModelSpec(**(PLAIN | changes)), "m")

@@ -1,4 +1,4 @@
-"""The split: every weight on one node, whatever the shape of the model."""
+"""The split: every weight is on one node, whatever the shape of the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def spec_of(**values) -> ModelSpec:
 
 @st.composite
 def specs(draw) -> ModelSpec:
-    """Shapes of all kinds; quantised ones have whole blocks."""
+    """Specs of all shapes; rows of quantised weights are whole blocks."""
     kind = draw(st.sampled_from(list(WeightType)))
     group, kv_heads = draw(st.integers(1, 8)), draw(st.integers(1, 8))
     head_dim = 2 * draw(st.integers(1, 48))
@@ -66,9 +66,9 @@ def test_every_weight_is_held_once(data, spec):
     for rank in range(nodes):
         graph = graph_of(spec, run_config_of(shares), rank)
         for matrix in graph.matrices:
-            for part in matrix.slices:
-                rows, cols = part.rows, part.cols
-                holders[part.tensor][rows.start : rows.stop, cols.start : cols.stop] += 1
+            for piece in matrix.slices:
+                rows, cols = piece.rows, piece.cols
+                holders[piece.tensor][rows.start : rows.stop, cols.start : cols.stop] += 1
         for vector in graph.vectors:
             for piece in vector.slices:
                 holders[piece.tensor][piece.cols.start : piece.cols.stop] += 1
@@ -84,7 +84,7 @@ def test_every_weight_is_held_once(data, spec):
         elif kind.endswith("norm"):
             assert (count == nodes).all()
         elif kind == "o" and spec.head_dim % spec.weight_type.block_size:
-            assert (count >= 1).all()  # a block that two heads share is on both their nodes
+            assert (count >= 1).all()  # a block shared by two heads is on the nodes of both
         else:
             assert (count == 1).all(), name
 
@@ -107,12 +107,12 @@ def test_heads_find_their_kv_heads_here(data, spec):
 def test_shares_decide_how_much(data, count):
     shares = data.draw(st.lists(st.floats(0.01, 100), min_size=1, max_size=20))
     least = data.draw(st.integers(0, count // len(shares)))
-    parts = deal(count, shares, least)
-    assert [item for part in parts for item in part] == list(range(count))
-    assert all(len(part) >= least for part in parts)
+    ranges = deal(count, shares, least)
+    assert [item for one in ranges for item in one] == list(range(count))
+    assert all(len(one) >= least for one in ranges)
     if least == 0:
-        for part, share in zip(parts, shares, strict=True):
-            assert abs(len(part) - count * share / sum(shares)) <= 1 + 1e-9
+        for one, share in zip(ranges, shares, strict=True):
+            assert abs(len(one) - count * share / sum(shares)) <= 1 + 1e-9
 
 
 def test_shares_of_a_half_and_two_quarters():

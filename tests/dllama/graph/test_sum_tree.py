@@ -1,4 +1,4 @@
-"""The order of sums: the same additions on one node and on many."""
+"""The order of sums: one node and many do the same additions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dllama.graph.ranges import deal
 from dllama.graph.sum_tree import balanced, summations, tree_of
 
 
-def taken(sums, parts):
-    """The sum over all nodes as nested tuples of segments, each a range of units."""
+def taken(sums, split):
+    """The sum over all nodes as nested tuples; a segment is a range of units."""
     waiting = []
-    for rank, (node, part) in enumerate(zip(sums, parts, strict=True)):
-        for value, adds in zip(own(node, part.start), node.adds[rank], strict=True):
+    for rank, (node, held) in enumerate(zip(sums, split, strict=True)):
+        for value, adds in zip(own(node, held.start), node.adds[rank], strict=True):
             push(waiting, value, adds)
     assert len(waiting) == 1
     return waiting[0]
@@ -28,12 +28,12 @@ def own(node, begin):
     for segment in node.segments:
         push(waiting, range(begin, begin + segment.columns), segment.adds)
         begin += segment.columns
-        assert len(waiting) <= 8  # what a tile has room for
+        assert len(waiting) <= 8  # a tile has room for 8
     return waiting
 
 
 def nested(tree):
-    """A tree in postfix as nested tuples of its leaves."""
+    """A tree in postfix, as nested tuples of its leaves."""
     waiting = []
     for leaf in tree:
         push(waiting, leaf.units, leaf.adds)
@@ -56,12 +56,12 @@ def units(tree):
 def test_the_sum_of_one_node(count, nodes, least):
     nodes = min(nodes, count) if least else nodes
     tree = tree_of(count, least)
-    parts = deal(count, [1] * nodes, least)
-    sums = summations(parts, tree, len, exact=True)
-    assert taken(sums, parts) == nested(tree)
+    split = deal(count, [1] * nodes, least)
+    sums = summations(split, tree, len, exact=True)
+    assert taken(sums, split) == nested(tree)
     if nodes in (1, 2, 4, 8):
         assert all(
-            len(adds) == (1 if part else 0) for adds, part in zip(sums[0].adds, parts, strict=True)
+            len(adds) == (1 if held else 0) for adds, held in zip(sums[0].adds, split, strict=True)
         )
     assert max(map(len, sums[0].adds)) <= 4
 
@@ -69,28 +69,28 @@ def test_the_sum_of_one_node(count, nodes, least):
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), count=st.integers(1, 300), exact=st.booleans())
 def test_every_column_is_summed_once(data, count, exact):
-    """However uneven the shares, and wherever sums may not be cut."""
+    """For any shares, and any borders at which sums may be cut."""
     shares = data.draw(st.lists(st.floats(0.1, 10), min_size=1, max_size=30))
-    step = data.draw(st.integers(1, 3))
-    parts = deal(count, shares)
-    sums = summations(parts, tree_of(count, 0, lambda border: border % step == 0), len, exact)
-    segments = units(taken(sums, parts))
+    unit = data.draw(st.integers(1, 3))
+    split = deal(count, shares)
+    sums = summations(split, tree_of(count, 0, lambda border: border % unit == 0), len, exact)
+    segments = units(taken(sums, split))
     assert [unit for segment in segments for unit in segment] == list(range(count))
-    if not exact and len(parts) > 1:
+    if not exact and len(split) > 1:
         assert all(len(adds) <= 1 for adds in sums[0].adds)
 
 
 def test_shares_that_are_borders_of_even_splits():
     for shares in ((2, 1, 1), (1, 3), (1, 2, 2), (3, 1, 1, 1)):
-        parts = deal(240, shares)
-        assert taken(summations(parts, tree_of(240), len, exact=True), parts) == nested(
+        split = deal(240, shares)
+        assert taken(summations(split, tree_of(240), len, exact=True), split) == nested(
             tree_of(240)
         )
 
 
 def test_borders_elsewhere_leave_every_node_one_sum():
-    parts = deal(240, (1, 10))
-    sums = summations(parts, tree_of(240), len, exact=True)
+    split = deal(240, (1, 10))
+    sums = summations(split, tree_of(240), len, exact=True)
     assert sums[0].adds == ((0,), (1,))
 
 
@@ -105,8 +105,8 @@ def test_ranks_add_as_a_binary_tree(nodes):
 
 
 def test_ranks_without_columns_add_nothing():
-    parts = [range(0), range(2), range(2, 2), range(2, 3), range(3, 5)]
-    sums = summations(parts, tree_of(5), len, exact=False)
+    split = [range(0), range(2), range(2, 2), range(2, 3), range(3, 5)]
+    sums = summations(split, tree_of(5), len, exact=False)
     assert sums[0].adds == ((), (0,), (), (1,), (1,))
     assert [len(node.segments) for node in sums] == [0, 1, 0, 1, 1]
 
