@@ -139,7 +139,7 @@ def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Sour
                 raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
             if checkpoint.paired:
                 source = replace(source, paired_heads=0)
-            return source, stored.part(place.part, place.parts)
+            return source, stored.part(place.index, place.count)
     raise FormatError(checkpoint.path, name, "missing", f"the tensor of {source.name}")
 
 

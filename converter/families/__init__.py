@@ -1,12 +1,12 @@
-"""Model families: one file each, which says what a model is and where its tensors are.
+"""Model families, a module for each: how to read its config.json, and where its tensors are.
 
 A family module has
-  MODEL_TYPES     the model types (or classes, where there is none) of Hugging Face config files
-                  that it reads
+  MODEL_TYPES     the values of model_type in config.json that it reads, or of architectures if
+                  model_type is missing
   read_config     config.json -> ModelSpec
   sources         where the converter finds each tensor of the model file
 
-How a model runs follows from its ModelSpec alone (dllama.graph.build).
+How a model runs only depends on its ModelSpec (dllama.graph.build).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ALL: tuple[ModuleType, ...] = (llama, qwen2, qwen3, qwen3_moe, mixtral, grok)
 
 
 def of_config(config: Config, path: object) -> ModuleType:
-    """The family that reads a config.json; UnsupportedError names those there are."""
+    """The family of a config.json; UnsupportedError if there is none."""
     classes = config.get("architectures")
     named = classes[0] if isinstance(classes, list) and classes else None
     model_type = str(config.get("model_type") or named)

@@ -1,4 +1,4 @@
-"""Reading config.json: both dialects of Hugging Face, one clear error per field."""
+"""Reading config.json: the old and new names of Hugging Face, and clear errors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ log = logging.getLogger("dllama.convert")
 
 Config = dict[str, Any]
 
-# A number of the model file is a float32.
+# Model files store numbers as float32.
 MOST = 3.4e38
-# Only the tanh approximation of GELU is there; plain "gelu" means the exact one.
+# There is only the tanh approximation of GELU; plain "gelu" means the exact function.
 ACTIVATIONS = {
     "silu": HiddenAct.SILU,
     "swish": HiddenAct.SILU,
@@ -25,13 +25,13 @@ ACTIVATIONS = {
 
 
 def completed(config: Config, defaults: Config) -> Config:
-    """The config with these values for fields that are absent or null."""
+    """The config, with default values for fields that are absent or null."""
     absent = {field: value for field, value in defaults.items() if config.get(field) is None}
     return {**config, **absent}
 
 
 def size(config: Config, field: str, path: object, default: int | None = None) -> int:
-    """A positive integer; absent or null means the default, without one a FormatError."""
+    """A positive integer. If absent or null, the default; FormatError if there is none."""
     value = config.get(field)
     if value is None:
         value = default
@@ -41,7 +41,7 @@ def size(config: Config, field: str, path: object, default: int | None = None) -
 
 
 def number(config: Config, field: str, path: object, default: float | None = None) -> float:
-    """A positive number; absent or null means the default, without one a FormatError."""
+    """A positive number. If absent or null, the default; FormatError if there is none."""
     value = config.get(field)
     if value is None:
         value = default
@@ -51,7 +51,7 @@ def number(config: Config, field: str, path: object, default: float | None = Non
 
 
 def flag(config: Config, field: str, path: object, default: bool) -> bool:
-    """true or false; absent or null means the default."""
+    """true or false. If absent or null, the default."""
     value = config.get(field)
     value = default if value is None else value
     if not is_flag(value):
@@ -69,9 +69,12 @@ def hidden_act(config: Config, path: object) -> HiddenAct:
 
 
 def seq_len(config: Config, path: object, windowed: bool = True) -> int:
-    """The model's context; a sliding window that is shorter cuts it.
+    """The context length of the model, cut to the sliding window if there is one.
 
-    windowed: whether `sliding_window` counts where `use_sliding_window` is absent.
+    Args:
+        config: the config.
+        path: its file, for messages.
+        windowed: whether `sliding_window` counts if `use_sliding_window` is absent.
     """
     positions = size(config, "max_position_embeddings", path)
     if not flag(config, "use_sliding_window", path, windowed) or not _windows(config, path):
@@ -86,8 +89,10 @@ def seq_len(config: Config, path: object, windowed: bool = True) -> int:
 
 
 def _windows(config: Config, path: object) -> bool:
-    """Whether some layer has the sliding window: those that layer_types names, or all but the
-    first max_window_layers."""
+    """Whether some layer has the sliding window.
+
+    These are the layers that layer_types names, or else all but the first max_window_layers.
+    """
     kinds, without = config.get("layer_types"), config.get("max_window_layers")
     if isinstance(kinds, list):
         return any(kind != "full_attention" for kind in kinds)
@@ -97,7 +102,7 @@ def _windows(config: Config, path: object) -> bool:
 
 
 def experts(config: Config, path: object) -> tuple[int, int]:
-    """How many experts a layer has, and how many of them a token takes."""
+    """Experts of a layer, and experts that a token takes."""
     field = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
     count = size(config, field, path)
     taken = size(config, "num_experts_per_tok", path)
@@ -114,7 +119,7 @@ def refuse_set(config: Config, fields: tuple[str, ...], path: object) -> None:
 
 
 def refuse_scaling(scaling: RopeScaling | None, path: object) -> None:
-    """UnsupportedError for scaled RoPE, where the model file has no place for it."""
+    """UnsupportedError for scaled RoPE, in families for which model files cannot express it."""
     if scaling is not None:
         raise UnsupportedError(f"{path}: rope type 'llama3' is not supported for this model_type")
 

@@ -1,10 +1,14 @@
-"""Grok-1: experts with GELU, four norms a layer, multipliers, attention scores under a soft cap.
+"""Grok-1: experts with GELU, four norms per layer, multipliers, a soft cap on attention scores.
 
-Constants and order of operations: run.py and model.py of xAI's release of Grok-1 (2024). The
-embedding is multiplied; attention and experts are normed before and behind; scores are q k^T times
-a multiplier, then 30 tanh(score / 30); experts' weights are the router's probabilities as they are
-(the norm behind makes any common factor of them vanish, but for epsilon); GELU is JAX's default,
-the tanh approximation; logits are multiplied.
+Constants and the order of operations are those of run.py and model.py in xAI's release of Grok-1
+(2024):
+
+- The embedding and the logits have multipliers.
+- Attention and experts have a norm before and a norm after them.
+- A score is q k^T times a multiplier, then 30 tanh(score / 30).
+- The weights of experts are the router's probabilities, not scaled to add up to 1. Except for
+  epsilon, the norm after the experts would remove a common factor anyway.
+- GELU is the tanh approximation, the default of JAX.
 """
 
 from __future__ import annotations
@@ -25,10 +29,10 @@ EMBEDDING_SCALE = 78.38367176906169
 ATTENTION_SCALE = 0.08838834764831845
 ATTENTION_CAP = 30.0
 LOGITS_SCALE = 0.5773502691896257
-# What a config.json need not say.
+# Values of fields that a config.json may leave out.
 DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 10000.0}
 
-# Names of the tensors of a layer in its two layouts, in the order of the model file.
+# Names of the tensors of a layer in both layouts of checkpoints, in the order of the model file.
 LAYER = {
     "q": ("attn.q_proj.weight", "multi_head_attention.query.weight"),
     "k": ("attn.k_proj.weight", "multi_head_attention.key.weight"),
@@ -63,7 +67,7 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file.
 
-    Rows of q and k are put in the order in which RoPE turns adjacent pairs.
+    Rows of q and k are reordered so that RoPE rotates adjacent pairs.
     """
     embedding, other = "model.embed_tokens.weight", "transformer.in_out_embed.weight"
     yield Source("embedding", embedding, others=(Place(other),))

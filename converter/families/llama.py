@@ -1,4 +1,4 @@
-"""Llama and what is built like it: Llama 1 to 3.3, TinyLlama, Mistral.
+"""Llama and models of the same architecture: Llama 1 to 3.3, TinyLlama, Mistral.
 
 Touvron et al. 2023 (LLaMA, Llama 2), Grattafiori et al. 2024 (Llama 3), Jiang et al. 2023
 (Mistral 7B).
@@ -57,7 +57,7 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file.
 
-    Rows of q and k are put in the order in which RoPE turns adjacent pairs.
+    Rows of q and k are reordered so that RoPE rotates adjacent pairs.
     """
     yield Source("embedding", "model.embed_tokens.weight")
     for layer in range(spec.n_layers):

@@ -1,7 +1,7 @@
 """Mixtral 8x7B and 8x22B: Llama whose feed-forward network is a mixture of experts.
 
-Jiang et al. 2024 (Mixtral of Experts): a token takes the 2 best of 8, weighed by the softmax of
-their scores.
+Jiang et al. 2024 (Mixtral of Experts): a token takes the 2 best of 8 experts, weighted by the
+softmax of their scores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("mixtral",)
-# What a config.json need not say, where it differs from Llama's.
+# Values of fields that a config.json may leave out, if they differ from Llama's.
 DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6}
 
 
@@ -31,13 +31,13 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file.
 
-    Rows of q and k are put in the order in which RoPE turns adjacent pairs.
+    Rows of q and k are reordered so that RoPE rotates adjacent pairs.
     """
     return with_experts(llama.sources(spec), lambda at: _expert_sources(at, spec.n_experts))
 
 
 def _expert_sources(at: str, count: int) -> Iterator[Source]:
-    """The router and the experts of a layer, whose folder has them under one of two names."""
+    """The router and the experts of a layer, under the old or the new names."""
     old, new = f"model.{at}block_sparse_moe", f"model.{at}mlp"
     yield Source(f"{at}router", f"{old}.gate.weight", others=(Place(f"{new}.gate.weight"),))
     names = ("w1", "w2", "w3")

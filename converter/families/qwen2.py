@@ -29,7 +29,7 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file.
 
-    Rows of q and k, and their biases, are put in the order in which RoPE turns adjacent pairs.
+    Rows of q and k, and their biases, are reordered so that RoPE rotates adjacent pairs.
     """
     for source in llama.sources(spec):
         yield source

@@ -1,6 +1,6 @@
-"""Qwen3: norms of the heads of q and k, and heads whose size is apart from dim / heads.
+"""Qwen3: norms on the heads of q and k; the head size does not depend on dim / heads.
 
-Yang et al. 2025 (Qwen3 technical report). RoPE turns halves, so rows stay as they are.
+Yang et al. 2025 (Qwen3 technical report). RoPE rotates halves, so rows are not reordered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen3",)
 
-HEAD_DIM = 128  # where the config does not say
+HEAD_DIM = 128  # if the config has none
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:

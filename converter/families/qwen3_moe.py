@@ -1,6 +1,6 @@
 """Qwen3-MoE (30B-A3B, 235B-A22B): Qwen3 whose feed-forward network is a mixture of experts.
 
-Yang et al. 2025 (Qwen3 technical report): a token takes the 8 best of 128 narrow experts.
+Yang et al. 2025 (Qwen3 technical report): a token takes the 8 best of 128 small experts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     count, taken = fields.experts(config, path)
     fields.refuse_set(config, ("mlp_only_layers",), path)
     if fields.size(config, "decoder_sparse_step", path, 1) != 1:
-        raise UnsupportedError(f"{path}: decoder_sparse_step is not 1: dense layers between others")
+        raise UnsupportedError(f"{path}: decoder_sparse_step is not 1: some layers are dense")
     return replace(
         qwen3.read_config(config, weights, path),
         arch=Arch.QWEN3_MOE,

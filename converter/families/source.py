@@ -1,4 +1,4 @@
-"""Where the converter finds a tensor."""
+"""Where the converter finds tensors."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of the source, or one of several equal runs of its rows.
+    """A tensor of the source, or one of several equal slices of its rows.
 
-    part, of parts: which run. All axes but the last count as rows.
+    Args:
+        tensor: its name.
+        index: which slice.
+        count: slices that the tensor is cut into. All axes but the last count as rows.
     """
 
     tensor: str
-    part: int = 0
-    parts: int = 1
+    index: int = 0
+    count: int = 1
 
 
 @dataclass(frozen=True)
 class Source:
-    """name: in the model file. tensor: in the Hugging Face folder.
+    """Where a tensor of the model file comes from.
 
-    tied_to: the tensor to take where `tensor` is absent and the embeddings are tied.
-    paired_heads: if not 0, rows are heads of halves (i, i + S/2) to be put as pairs (2i, 2i + 1).
-    others: where else it may be.
+    Args:
+        name: its name in the model file.
+        tensor: its name in the Hugging Face folder.
+        tied_to: the tensor to use instead if `tensor` is absent and the embeddings are tied.
+        paired_heads: if not 0, the number of heads in the rows. In each, pairs (i, i + S/2) are
+            moved to (2i, 2i + 1).
+        others: other places where it may be.
     """
 
     name: str
@@ -37,9 +44,11 @@ class Source:
 def with_experts(
     dense: Iterable[Source], layer_experts: Callable[[str], Iterator[Source]]
 ) -> Iterator[Source]:
-    """Sources of a dense model, but with a mixture of experts as the network of each layer.
+    """The sources of a dense model, with experts instead of feed-forward networks.
 
-    layer_experts: the router and the experts of a layer, whose name in the model file it gets.
+    Args:
+        dense: sources of the dense model.
+        layer_experts: from the prefix of a layer in the model file to its router and experts.
     """
     for source in dense:
         at, _, name = source.name.rpartition(".")
@@ -54,9 +63,13 @@ def expert_sources(
 ) -> Iterator[Source]:
     """Gate, down and up of the experts of a layer, in the order of the model file.
 
-    at: the layer in the model file. separate: prefix of the experts' own tensors, with a {} for
-    the number, and names of theirs. fused: prefix of gate_up_proj (experts, 2 * hidden, dim), where
-    gate comes first, and down_proj (experts, dim, hidden).
+    Args:
+        at: prefix of the layer in the model file.
+        count: number of experts.
+        separate: prefix of the tensors of one expert, with {} for its number.
+        names: names of gate, down and up after that prefix.
+        fused: prefix of the tensors of all experts: gate_up_proj (experts, 2 * hidden, dim), gate
+            first, and down_proj (experts, dim, hidden).
     """
     gate_up, down = f"{fused}.gate_up_proj", f"{fused}.down_proj"
     for expert in range(count):

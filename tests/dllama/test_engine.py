@@ -28,7 +28,7 @@ SLOW = settings(
 
 
 def reference(fixtures, name):
-    """Tokens, logits (T, vocab) and greedy ids by transformers in float32."""
+    """Tokens, logits (T, vocab) and greedy ids from transformers in float32."""
     stored = np.load(fixtures / name / "reference.npz")
     tokens = stored["tokens"].ravel()
     return tokens, stored["logits"].reshape(len(tokens), -1), stored["greedy"].ravel()
@@ -44,7 +44,7 @@ def test_f32_logits_equal_transformers(converted, fixtures, name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_f32_greedy_ids_equal_transformers(converted, fixtures, name):
-    """Up to the first choice between two logits that are almost the same."""
+    """Up to the first near tie of the two best logits."""
     tokens, _, greedy = reference(fixtures, name)
     with dllama.LLM(converted(name, "f32"), threads=2) as llm:
         generated = llm.generate(
@@ -63,10 +63,10 @@ def test_f32_greedy_ids_equal_transformers(converted, fixtures, name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("weights", ["f16", "q80", "q40"])
 def test_logits_equal_the_oracle_on_the_same_weights(converted, fixtures, name, weights):
-    """Within what the oracle itself moves when its activations are off by a rounding.
+    """The tolerance is how much the oracle changes if its activations change by one millionth.
 
-    A value next to a rounding border of the int8 activations may fall on either side, so the
-    bound comes from the oracle with activations off by a few parts in 10 million.
+    An int8 activation near a rounding border may be rounded either way, so logits may differ a
+    little more than float32 sums do.
     """
     tokens, _, _ = reference(fixtures, name)
     folder = converted(name, weights)

@@ -1,4 +1,4 @@
-"""All families but the dense Llama: against transformers, the oracle, and themselves."""
+"""All families except dense Llama, against transformers, the oracle, and themselves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOKENS = list(range(3, 90))
 
 @pytest.fixture(scope="session")
 def folder_of(converted, tmp_path_factory):
-    """Model folder of a fixture, or of a tiny Grok, in a float type."""
+    """The model folder of a fixture, or of a tiny Grok, with a weight type."""
     done = {}
 
     def get(name, weights):
@@ -50,7 +50,7 @@ def folder_of(converted, tmp_path_factory):
 
 
 def reference(fixtures, name):
-    """Tokens, logits (T, vocab) and greedy ids by transformers in float32."""
+    """Tokens, logits (T, vocab) and greedy ids from transformers in float32."""
     stored = np.load(fixtures / name / "reference.npz")
     tokens = stored["tokens"].ravel()
     return tokens, stored["logits"].reshape(len(tokens), -1), stored["greedy"].ravel()
@@ -58,7 +58,7 @@ def reference(fixtures, name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_f32_equals_transformers(converted, fixtures, name):
-    """Logits, and greedy ids up to the first choice between two that are almost the same."""
+    """Logits, and greedy ids up to the first near tie of the two best logits."""
     tokens, logits, greedy = reference(fixtures, name)
     with dllama.LLM(converted(name, "f32"), threads=2) as llm:
         assert np.abs(llm.eval(tokens) - logits).max() < 1e-4 * logits.std()
@@ -86,10 +86,10 @@ def test_grok_equals_its_reference(folder_of):
     [*((name, "q40") for name in (*MODELS, "grok")), ("qwen3-moe", "q80"), ("mixtral", "f16")],
 )
 def test_logits_equal_the_oracle_on_the_same_weights(folder_of, name, weights):
-    """Within what the oracle itself moves when its activations are off by a rounding.
+    """The tolerance is how much the oracle changes if its activations change by a rounding.
 
-    A token whose second and third expert score alike may take either; such tokens, few, are
-    left out by taking the median.
+    A token whose second and third expert have almost the same score may take either. There are few
+    such tokens, and the median ignores them.
     """
     folder, tokens = folder_of(name, weights), TOKENS[:40]
     spec, tensors = read_model(folder / "model.m")
@@ -105,13 +105,13 @@ def test_logits_equal_the_oracle_on_the_same_weights(folder_of, name, weights):
     ("name", "weights"),
     [*((name, "q40") for name in (*MODELS, "grok")), ("qwen3-moe", "f32")],
 )
-def test_same_bits_for_any_threads_chunks_and_nodes(folder_of, name, weights):
+def test_same_bits_for_any_threads_batches_and_nodes(folder_of, name, weights):
     folder = folder_of(name, weights)
     with dllama.LLM(folder, threads=1) as llm:
         expected = llm.eval(TOKENS)
     with dllama.LLM(folder, threads=3, batch_size=29) as llm:
-        parts = [llm.eval(part) for part in np.split(np.array(TOKENS), [1, 2, 9, 60])]
-    np.testing.assert_array_equal(np.concatenate(parts), expected)
+        logits = [llm.eval(ids) for ids in np.split(np.array(TOKENS), [1, 2, 9, 60])]
+    np.testing.assert_array_equal(np.concatenate(logits), expected)
     with dllama.LLM(folder, nodes=2, threads=1, buffer="f32") as llm:
         np.testing.assert_array_equal(llm.eval(TOKENS), expected)
 
@@ -120,7 +120,7 @@ def test_same_bits_for_any_threads_chunks_and_nodes(folder_of, name, weights):
     ("name", "nodes"), [*((name, 3) for name in (*MODELS, "grok")), ("qwen3-moe", 4)]
 )
 def test_more_nodes_than_kv_heads(standing, folder_of, name, nodes):
-    """There are 2 KV heads; some nodes have no hidden units of experts that are 2 blocks wide."""
+    """There are 2 KV heads, and experts of 2 blocks, so some nodes have no hidden units."""
     folder = folder_of(name, "f32")
     with dllama.LLM(folder, threads=1) as llm:
         expected = llm.eval(TOKENS)
@@ -134,7 +134,7 @@ def test_more_nodes_than_kv_heads(standing, folder_of, name, nodes):
 
 
 def random_model(path):
-    """Grok's parts at a shape that 8 nodes can share: heads, and blocks of hidden units."""
+    """A model with all features of Grok, and enough heads and hidden units for 8 nodes."""
     spec = ModelSpec(
         arch=Arch.LLAMA, dim=72, hidden_dim=512, n_layers=2, n_heads=8, n_kv_heads=4, head_dim=32,
         vocab_size=96, seq_len=128, weight_type=WeightType.F32, hidden_act=HiddenAct.GELU,
@@ -152,7 +152,7 @@ def random_model(path):
 
 
 def test_same_bits_on_one_to_eight_nodes(standing, tmp_path):
-    """Also where dim is no multiple of the rows of a work item."""
+    """dim is not a multiple of the rows of an item."""
     random_model(tmp_path / "model.m")
     with dllama.LLM(tmp_path, threads=1) as llm:
         expected = llm.eval(TOKENS)
@@ -166,7 +166,7 @@ def test_same_bits_on_one_to_eight_nodes(standing, tmp_path):
 
 
 def test_experts_that_no_token_takes_are_not_computed(tmp_path):
-    """All scores are the same, so that the first 3 of 5 are taken; the others hold no numbers."""
+    """All scores are equal, so the first 3 of 5 experts are taken; the others hold only NaN."""
     random_model(tmp_path / "model.m")
     with ModelFile.open(tmp_path / "model.m") as file:
         table = file.tensors
@@ -206,7 +206,7 @@ def test_same_bits_on_every_instruction_set(folder_of, tmp_path):
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_two_transfers_a_layer(folder_of, name):
-    """Whatever a layer does besides, only two sums travel."""
+    """Only two sums of each layer are sent, whatever else the layer does."""
     with ModelFile.open(folder_of(name, "q40") / "model.m") as file:
         config = RunConfig.of(file.spec, 4)
         graph = dllama.runtime.node.graph_of(file.spec, config, 1)
@@ -217,7 +217,7 @@ def test_two_transfers_a_layer(folder_of, name):
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
 def test_fused_experts_give_the_same_file(fixtures, tmp_path, name):
-    """gate_up_proj and down_proj of all experts, as newer folders have them."""
+    """Newer folders have gate_up_proj and down_proj of all experts."""
     expected = convert(fixtures / name, tmp_path / "a", progress=False).output / "model.m"
     source = shutil.copytree(fixtures / name, tmp_path / "source")
     path = source / "model.safetensors"
@@ -333,7 +333,7 @@ def test_other_groks_are_refused(tmp_path, changes):
 
 
 def test_probabilities_that_do_not_add_up_to_one(fixtures, tmp_path):
-    """norm_topk_prob false or absent: the router's probabilities as they are."""
+    """If norm_topk_prob is false or absent, weights are the router's probabilities."""
     source = shutil.copytree(fixtures / "qwen3-moe", tmp_path / "source")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "norm_topk_prob": None}))

@@ -1,4 +1,4 @@
-"""Models whose tensors have different weight types: against the oracle, on one node and several."""
+"""Models whose tensors have different weight types, against the oracle, on one node and several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKENS = list(range(3, 40))
 
 @pytest.fixture(scope="session")
 def mixed(converted, tmp_path_factory):
-    """A fixture as a model file with the given types, or with random ones of a seed."""
+    """A fixture as a model file with these types, or with random ones from a seed."""
 
     def make(name: str, types: int | dict[str, WeightType]):
         path = tmp_path_factory.mktemp("mixed") / "model.m"
@@ -42,7 +42,10 @@ def mixed(converted, tmp_path_factory):
 
 
 def check(path, logits):
-    """Logits are those of the oracle, within what that moves with roundings of its activations."""
+    """Compare logits with the oracle's.
+
+    The tolerance is how much the oracle changes if its activations change by a rounding.
+    """
     spec, tensors = read_model(path)
     expected = oracle.forward(tensors, spec, TOKENS)
     moved = oracle.forward(tensors, spec, TOKENS, jitter=1e-6)
@@ -80,7 +83,7 @@ def test_random_types_on_several_nodes(standing, mixed, name, nodes):
 @pytest.mark.parametrize("one", [*WeightType])
 @pytest.mark.parametrize("other", [*WeightType])
 def test_gate_and_up_of_any_two_types(mixed, one, other):
-    """Of a dense layer and of experts."""
+    """In a dense layer, and in experts."""
     types = {"layers.0.gate": one, "layers.0.up": other}
     types |= {f"layers.0.experts.{name}": kind for name, kind in (("gate", one), ("up", other))}
     for name in ("llama-gqa", "qwen3-moe"):
@@ -89,7 +92,7 @@ def test_gate_and_up_of_any_two_types(mixed, one, other):
             check(path, llm.eval(TOKENS))
 
 
-def test_parts_of_one_type_are_one_matrix(converted):
+def test_tensors_of_one_type_are_one_matrix(converted):
     with ModelFile.open(converted("llama-gqa", "q40") / "model.m") as file:
         spec = file.spec
     types = {"layers.0.v": WeightType.F16, "layers.1.up": WeightType.Q80}

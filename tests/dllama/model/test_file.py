@@ -1,4 +1,4 @@
-"""Model files: what is written is read, and what is broken is named."""
+"""Model files: what was written can be read, and errors name what is broken."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPEC = ModelSpec(
 
 
 def write(path, spec=SPEC, seed=0) -> dict[str, np.ndarray]:
-    """A model file of random tensors; returns them."""
+    """Write a model file of random tensors, and return the tensors."""
     rng = np.random.default_rng(seed)
     tensors = {}
     with ModelWriter(path, spec, threads=2) as writer:
@@ -134,7 +134,7 @@ def test_header_says_the_whole_spec(changes):
 
 
 def test_standard_keys_suffice_where_they_can():
-    """So that distributed-llama reads the file; keys from 1000 up are for what it cannot say."""
+    """So distributed-llama can read the file; keys from 1000 up are only used if needed."""
     spec = replace(SPEC, rope_type=RopeType.LLAMA31, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192))
     assert max(pairs_of(spec)) < 1000
     assert Key.NORM_EPSILON_F32 in pairs_of(replace(SPEC, norm_epsilon=2e-5))
@@ -267,7 +267,7 @@ def test_file_size_is_checked(tmp_path):
 
 
 def test_huge_sizes_allocate_nothing(tmp_path):
-    """All sizes at their limits: the product does not fit in 64 bits."""
+    """With all sizes at their limits, the product does not fit into 64 bits."""
     huge = {**pairs_of(SPEC), 2: 1 << 20, 3: 1 << 24, 4: 4096, 8: 2, 9: 1 << 24, 21: 1 << 24}
     for experts, message in ((16, "file size is"), (4096, "n_experts is 4096 in each of 4096")):
         (tmp_path / "bad.m").write_bytes(header({**huge, 7: experts}))

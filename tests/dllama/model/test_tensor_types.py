@@ -34,7 +34,7 @@ PAIR = struct.Struct("<ii")
 
 
 def with_runs(spec: ModelSpec, *values: int) -> bytes:
-    """A header with such values of the key that says the types."""
+    """A header with these values of the key for tensor types."""
     data = write_header(spec) + b"".join(PAIR.pack(Key.TENSOR_TYPES, value) for value in values)
     return data[:4] + struct.pack("<i", len(data)) + data[8:]
 
@@ -51,7 +51,7 @@ def test_header_says_the_type_of_each_tensor(data, spec):
 
 
 def test_one_type_needs_no_key(fixtures):
-    """Such files stay those of distributed-llama, byte for byte."""
+    """These files stay byte for byte what distributed-llama reads."""
     same = with_types(DENSE, {"layers.0.q": WeightType.Q40, "embedding": WeightType.F32})
     assert same == DENSE
     with ModelFile.open(fixtures / "llama-gqa" / "golden_q40.m") as file:
