@@ -1,4 +1,4 @@
-# Development in an environment of its own; `make help` lists the targets.
+# Development in a virtual environment. `make help` lists the targets.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,9 +11,9 @@ help:
 	@echo "install   create $(VENV), build and install dllama there"
 	@echo "test      run the tests"
 	@echo "build     build the kernels in place, for an editable install"
-	@echo "debug     the same with bounds checks"
+	@echo "debug     build the kernels in place, with bounds checks"
 	@echo "sanitize  run the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "lint      style and types"
+	@echo "lint      check style and types"
 	@echo "bench     time the kernels"
 
 $(BIN)/python:
@@ -32,8 +32,8 @@ build: $(BIN)/python
 debug: $(BIN)/python
 	DLLAMA_DEBUG=1 $(MAKE) build
 
-# Python itself is not built with the sanitizers, so their runtime comes first and leaks,
-# which Python has by design, do not count.
+# Python is not built with the sanitizers, so their runtime must be loaded first. Leaks do not count,
+# since Python has some by design.
 sanitize:
 	$(PYTHON) -m venv $(SANITIZED)
 	DLLAMA_SANITIZE=address,undefined $(SANITIZED)/bin/pip install --quiet ".[test]"

@@ -1,9 +1,12 @@
-"""Builds the compiled core; everything declarative is in pyproject.toml.
+"""Builds the compiled core. Everything declarative is in pyproject.toml.
 
-Environment variables: DLLAMA_NO_OPENMP=1 builds without OpenMP, DLLAMA_DEBUG=1
-with bounds checks and debug symbols, DLLAMA_SANITIZE=address,undefined with the
-compiler's sanitizers. Each combination has its own folder of intermediate files,
-so that one build never reuses C code generated for another.
+Environment variables:
+  DLLAMA_NO_OPENMP=1                 builds without OpenMP
+  DLLAMA_DEBUG=1                     with bounds checks and debug symbols
+  DLLAMA_SANITIZE=address,undefined  with the compiler's sanitizers
+
+Each combination has its own folder of intermediate files, so that no build uses C code that was
+generated for another.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ SHARED = "dllama._kernels._cyutility"
 
 
 def openmp_flags(compiler) -> list[str]:
-    """Flags that compile and link an OpenMP program here, or [] where none do."""
+    """Flags that compile and link with OpenMP, or [] if the compiler cannot."""
     if not OPENMP:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -47,14 +50,14 @@ def openmp_flags(compiler) -> list[str]:
 
 
 def sanitizer_flags() -> list[str]:
-    """Flags of the sanitizers asked for; undefined behaviour ends the process."""
+    """Flags for the sanitizers in DLLAMA_SANITIZE. Undefined behaviour ends the process."""
     if not SANITIZE:
         return []
     return [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
 def directives() -> dict[str, object]:
-    """Cython directives: bounds checks in the debug build only."""
+    """Cython directives. Only the debug build has bounds checks."""
     return {
         "language_level": 3,
         "boundscheck": DEBUG,
@@ -67,9 +70,10 @@ def directives() -> dict[str, object]:
 
 
 def shared_code(folder: str) -> str:
-    """A file of Cython's code for memoryviews, which all extensions share.
+    """Path of Cython's code for memoryviews, which all extensions share.
 
-    Each with its own would take 5 seconds more to compile. A newer Cython writes its own.
+    If each extension had its own copy, it would take 5 seconds longer to compile. The code depends
+    on the version of Cython.
     """
     source = Path(folder, f"cython-{Cython.__version__}", "_cyutility.c")
     if not source.is_file():
@@ -80,7 +84,7 @@ def shared_code(folder: str) -> str:
 
 
 class BuildExt(build_ext):
-    """build_ext that adds the flags this compiler takes and keeps C code out of the tree."""
+    """build_ext with flags that the compiler supports, and generated C code outside the tree."""
 
     def finalize_options(self) -> None:
         """Give this configuration its own intermediate folder, and compile in parallel."""
@@ -89,7 +93,7 @@ class BuildExt(build_ext):
         variant = variant if OPENMP else variant + "-serial"
         stamp = Path(self.build_temp, "variant")
         if not stamp.is_file() or stamp.read_text() != variant:
-            self.force = True  # what lies in build_lib may be of another configuration
+            self.force = True  # build_lib may have files of another configuration
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(variant)
         self.build_temp = str(stamp.parent / variant)
@@ -101,7 +105,7 @@ class BuildExt(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args += shared + (["-O1", "-g"] if DEBUG else ["-O3", "-g0"])
             extension.extra_link_args += shared
-        # Here and not while compiling: Cython is not safe in the compiling threads.
+        # Before compiling starts: Cython is not safe in the threads that compile.
         translated = cythonize(
             [extension for extension in self.extensions if extension.name != SHARED],
             build_dir=self.build_temp,
@@ -119,7 +123,7 @@ class BuildExt(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """One extension per .pyx below dllama/_kernels and transports, and what they share."""
+    """An extension for each .pyx in dllama/_kernels and transports, and one for shared code."""
     headers = [str(path) for path in sorted(KERNELS.glob("**/*.h"))]
     contracts = [str(path) for path in sorted(KERNELS.glob("**/*.pxd"))]
     packages = {KERNELS: "dllama._kernels", TRANSPORTS: "dllama.transports"}
@@ -140,5 +144,5 @@ def extensions() -> list[Extension]:
     return [*found, Extension(SHARED, sources=[], extra_compile_args=list(flags))]
 
 
-if __name__ == "__main__":  # and not in the processes that translate
+if __name__ == "__main__":  # not in the processes that translate .pyx files
     setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

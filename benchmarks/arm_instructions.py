@@ -105,7 +105,7 @@ def main() -> None:
         expected = 512 * int(name.split("_")[-1])
         code = block(lines, expected)
         names = [line.split()[0] for line in code]
-        multiplying, memory = (sum(x in group for x in names) for group in (MACS, MEMORY))
+        multiplying, memory = (sum(x in kind for x in names) for kind in (MACS, MEMORY))
         counts = (len(code), sum(map(vector, code)), multiplying, memory)
         row = "".join(f"{count * 256 / expected:7.1f}" for count in counts)
         timed = [f"{cpu} {cycles(code, args.mca, cpu):.0f} cycles" for cpu in args.cpu if args.mca]

@@ -1,4 +1,4 @@
-/* How fast one core multiplies 8-bit integers and adds up, from registers: the limit of a matmul.
+/* How fast one core multiplies and adds 8-bit integers in registers: the limit of a matmul.
  *
  *     cc -O3 -march=native benchmarks/integer_rate.c -o integer_rate
  *     ./integer_rate 7     rounds: prints the best G multiply-adds/s
@@ -25,7 +25,7 @@ enum { PRODUCTS = 32 };
 #error "this machine has neither AVX2 nor AVX-512 VNNI"
 #endif
 
-enum { SUMS = 8, STEPS = 1 << 20 };
+enum { SUMS = 8, REPEATS = 1 << 20 };
 
 static double now(void)
 {
@@ -34,13 +34,13 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* STEPS times SUMS vectors of products; the result only keeps the compiler from leaving them out. */
+/* REPEATS times SUMS vectors of products. The result keeps the compiler from removing them. */
 static vector multiply(vector w, vector x)
 {
     vector sum[SUMS];
 #pragma GCC unroll 8
     for (int i = 0; i < SUMS; i++) sum[i] = ZERO();
-    for (int step = 0; step < STEPS; step++) {
+    for (int repeat = 0; repeat < REPEATS; repeat++) {
 #pragma GCC unroll 8
         for (int i = 0; i < SUMS; i++) {
             KEEP(w); /* unknown numbers, so that each product is computed */
@@ -67,7 +67,7 @@ int main(int argc, char **argv)
         double begin = now();
         w = multiply(w, w);
         KEEP(w);
-        double rate = (double)STEPS * SUMS * PRODUCTS / (now() - begin) / 1e9;
+        double rate = (double)REPEATS * SUMS * PRODUCTS / (now() - begin) / 1e9;
         if (rate > best) best = rate;
     }
     printf("%.1f\n", best);
