@@ -38,7 +38,7 @@ sanitize:
 	$(PYTHON) -m venv $(SANITIZED)
 	DLLAMA_SANITIZE=address,undefined $(SANITIZED)/bin/pip install --quiet ".[test]"
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
-		$(SANITIZED)/bin/pytest -q -p no:cacheprovider -m "not slow" tests/kernels tests/dllama
+		$(SANITIZED)/bin/pytest -q -p no:cacheprovider -m "not slow" tests/dllama
 
 lint:
 	$(BIN)/ruff check .

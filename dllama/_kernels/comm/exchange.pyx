@@ -15,8 +15,8 @@ cdef extern from "errno.h" nogil:
 cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
-# Control links are checked once in so many rounds without progress, as some transports do not look
-# at them while they wait.
+# After this many rounds control links are checked, since some transports ignore them while they
+# wait.
 cdef enum:
     LOOK = 256
 

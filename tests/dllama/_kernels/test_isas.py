@@ -16,7 +16,7 @@ import pytest
 from dllama._kernels import cpu
 
 HERE = Path(__file__).parent / "isas"
-KERNELS = Path(__file__).parents[2] / "dllama" / "_kernels"
+KERNELS = Path(__file__).parents[3] / "dllama" / "_kernels"
 CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
 # Headers in isas/ that replace those of the kernels unless the processor has the feature.
