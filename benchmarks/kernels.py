@@ -20,9 +20,10 @@ from turns import integer_rate, read_bandwidth
 from dllama._kernels import cpu
 from dllama._kernels import weight_types as quants
 from dllama._kernels.ops.matmul import PackedMatrix, matmul
+from dllama.model.weight_types import WeightType
 
 ROWS, COLUMNS, COPIES = 11264, 2048, 16
-TYPES = {"f32": 0, "f16": 1, "q40": 2, "q80": 3}
+TYPES = {kind.name.lower(): int(kind) for kind in WeightType}
 
 
 def main() -> None:

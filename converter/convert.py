@@ -30,7 +30,8 @@ from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
 
-WEIGHTS = ("q40", "q80", "f16", "f32")
+_SMALLEST_FIRST = sorted(WeightType, key=lambda kind: kind.block_bytes / kind.block_size)
+WEIGHTS = tuple(kind.name.lower() for kind in _SMALLEST_FIRST)
 # How many numbers are read, reordered and written at a time.
 RUN = 1 << 22
 

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from dllama.model.spec import HiddenAct, ModelSpec, RopeType
 
 from . import ops
-from .quants import Blocks
+from .quants import Blocks, dense
 
 Weight = NDArray[np.floating] | Blocks
 Tensors = Mapping[str, Weight]
@@ -35,7 +35,7 @@ def forward(
     if halves is None:
         halves = spec.rope_type is RopeType.FALCON
     noise = _noise(jitter)
-    x = _dense(tensors["embedding"])[list(tokens)].astype(np.float64) * spec.embedding_scale
+    x = dense(tensors["embedding"])[list(tokens)].astype(np.float64) * spec.embedding_scale
     block = _experts if spec.n_experts else _feed_forward
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
@@ -43,7 +43,7 @@ def forward(
         x = x + _post_normed(weights, "attention_post_norm", spec, y)
         y = noise(block(weights, spec, x, noise))
         x = x + _post_normed(weights, "ffn_post_norm", spec, y)
-    x = noise(ops.rms_norm(x, _dense(tensors["final_norm"]), spec.norm_epsilon))
+    x = noise(ops.rms_norm(x, dense(tensors["final_norm"]), spec.norm_epsilon))
     return ops.matmul(x, tensors["output"]) * spec.logits_scale
 
 
@@ -107,10 +107,6 @@ def _layer(tensors: Tensors, layer: int) -> dict[str, Weight]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def _dense(weight: Weight) -> NDArray[np.floating]:
-    return weight.dequantise() if isinstance(weight, Blocks) else weight
 
 
 def _noise(jitter: float):

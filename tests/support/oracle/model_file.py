@@ -8,10 +8,9 @@ import numpy as np
 
 from dllama.model.file import ModelFile, TensorInfo
 from dllama.model.spec import ModelSpec
-from dllama.model.weight_types import WeightType
 
 from .llama import Weight
-from .quants import unpack_q40, unpack_q80
+from .quants import TYPES
 
 
 def read_model(path: Path) -> tuple[ModelSpec, dict[str, Weight]]:
@@ -24,9 +23,5 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Weight]]:
 
 
 def _weight(raw: np.ndarray, info: TensorInfo) -> Weight:
-    if info.weight_type is WeightType.Q40:
-        return unpack_q40(raw, info.shape[0])
-    if info.weight_type is WeightType.Q80:
-        return unpack_q80(raw, info.shape[0])
-    stored = "<f2" if info.weight_type is WeightType.F16 else "<f4"
-    return raw.reshape(-1).view(stored).reshape(info.shape)
+    stored = TYPES[info.weight_type].unpack(raw, info.shape[0])
+    return stored if len(info.shape) == 2 else stored.reshape(info.shape)

@@ -1,14 +1,18 @@
-"""Q40 and Q80 blocks: 32 numbers that share one float16 scale.
+"""How weights are stored: floats, or Q40 and Q80 blocks of 32 numbers that share one float16 scale.
 
 B: blocks of a row, a row being a whole number of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dllama.model.weight_types import WeightType
 
 BLOCK = 32
 
@@ -104,3 +108,37 @@ def unpack_q80(raw: NDArray[np.uint8], rows: int) -> Blocks:
 
 def _scales(data: NDArray[np.uint8]) -> NDArray[np.float16]:
     return data[:, :, :2].copy().view("<f2")[:, :, 0].astype(np.float16)
+
+
+def dense(weight: NDArray[np.floating] | Blocks) -> NDArray[np.floating]:
+    """The numbers of a stored matrix."""
+    return weight.dequantise() if isinstance(weight, Blocks) else weight
+
+
+class Stored(NamedTuple):
+    """A weight type.
+
+    store: numbers (rows, columns) -> a matrix as the type holds it: Blocks, or numbers.
+    pack: such a matrix -> file bytes (rows, bytes of a row).
+    unpack: file bytes, rows -> such a matrix.
+    """
+
+    store: Callable[[NDArray[np.floating]], Any]
+    pack: Callable[[Any], NDArray[np.uint8]]
+    unpack: Callable[[NDArray[np.uint8], int], Any]
+
+
+def _floats(dtype: str) -> Stored:
+    return Stored(
+        lambda x: np.ascontiguousarray(x, dtype),
+        lambda stored: stored.view(np.uint8),
+        lambda raw, rows: raw.reshape(rows, -1).view(dtype),
+    )
+
+
+TYPES = {
+    WeightType.F32: _floats("<f4"),
+    WeightType.F16: _floats("<f2"),
+    WeightType.Q40: Stored(quantise_q40, pack_q40, unpack_q40),
+    WeightType.Q80: Stored(quantise_q80, pack_q80, unpack_q80),
+}

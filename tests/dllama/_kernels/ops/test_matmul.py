@@ -7,29 +7,26 @@ import pytest
 from oracle import ops, quants
 
 from dllama._kernels.ops.matmul import PackedMatrix, matmul
+from dllama.model.weight_types import WeightType
 
-F32, F16, Q40, Q80 = range(4)
+F32, Q40, Q80 = WeightType.F32, WeightType.Q40, WeightType.Q80
+FLOATS = [kind for kind in WeightType if not kind.quantised]
 
 
-def stored(weight: np.ndarray, weight_type: int):
+def stored(weight: np.ndarray, weight_type: WeightType):
     """The weight for the oracle, and its bytes in a model file."""
-    if weight_type == Q40:
-        blocks = quants.quantise_q40(weight)
-        return blocks, quants.pack_q40(blocks)
-    if weight_type == Q80:
-        blocks = quants.quantise_q80(weight)
-        return blocks, quants.pack_q80(blocks)
-    narrow = weight.astype(np.float16 if weight_type == F16 else np.float32)
-    return narrow, narrow.view(np.uint8)
+    kind = quants.TYPES[weight_type]
+    matrix = kind.store(weight)
+    return matrix, kind.pack(matrix)
 
 
-def packed(raw: np.ndarray, shape: tuple[int, int], weight_type: int) -> PackedMatrix:
+def packed(raw: np.ndarray, shape: tuple[int, int], weight_type: WeightType) -> PackedMatrix:
     matrix = PackedMatrix(*shape, weight_type)
     matrix.fill(0, np.ascontiguousarray(raw), threads=2)
     return matrix
 
 
-@pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
+@pytest.mark.parametrize("weight_type", WeightType)
 @pytest.mark.parametrize(
     ("tokens", "rows", "columns"), [(1, 1, 32), (3, 17, 64), (9, 50, 288), (21, 130, 512)]
 )
@@ -40,7 +37,7 @@ def test_equals_the_oracle(rng, weight_type, tokens, rows, columns):
     np.testing.assert_allclose(result, ops.matmul(x, reference), atol=2e-5 * columns**0.5)
 
 
-@pytest.mark.parametrize("weight_type", [F32, F16])
+@pytest.mark.parametrize("weight_type", FLOATS)
 def test_takes_any_number_of_float_columns(rng, weight_type):
     reference, raw = stored(rng.standard_normal((5, 7)), weight_type)
     x = rng.standard_normal((2, 7)).astype(np.float32)
@@ -48,7 +45,7 @@ def test_takes_any_number_of_float_columns(rng, weight_type):
     np.testing.assert_allclose(result, ops.matmul(x, reference), atol=1e-5)
 
 
-@pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
+@pytest.mark.parametrize("weight_type", WeightType)
 @pytest.mark.parametrize("order", [((256, 0),), ((64, 0), (32, 0), (96, 1), (64, 0))])
 def test_same_bits_for_any_batch_and_threads(rng, weight_type, order):
     _, raw = stored(rng.standard_normal((70, 256)), weight_type)
@@ -62,7 +59,7 @@ def test_same_bits_for_any_batch_and_threads(rng, weight_type, order):
         np.testing.assert_array_equal(whole, [matmul(matrix, x)])
 
 
-@pytest.mark.parametrize("weight_type", [F32, F16, Q40, Q80])
+@pytest.mark.parametrize("weight_type", WeightType)
 @pytest.mark.parametrize("tokens", [1, 3, 8])
 def test_segments_add_as_a_tree(rng, weight_type, tokens):
     """Each segment is computed as a matrix of its own; the nearest sums are added first."""
@@ -103,7 +100,7 @@ def test_refuses_what_does_not_fit(rng):
     for call in (
         lambda: PackedMatrix(4, 33, Q40),
         lambda: PackedMatrix(0, 32, F32),
-        lambda: PackedMatrix(4, 32, 4),
+        lambda: PackedMatrix(4, 32, 99),
         lambda: matrix.fill(0, np.zeros((5, 18), np.uint8)),
         lambda: matrix.fill(-1, np.zeros((1, 18), np.uint8)),
         lambda: matrix.fill(0, np.zeros((1, 17), np.uint8)),
