@@ -9,6 +9,7 @@ of Transport. transports/conformance.py tests everything that this interface pro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 from dllama._kernels.comm.link import Link
@@ -54,10 +55,13 @@ class Transport(ABC):
     Attributes:
         name: users select the transport by it.
         scheme: scheme of its addresses. Transports with the same scheme can connect to each other.
+        local: whether only processes of this machine can connect. If not, an address is HOST:PORT,
+            with the scheme in front.
     """
 
     name: ClassVar[str]
     scheme: ClassVar[str]
+    local: ClassVar[bool] = False
 
     @abstractmethod
     def listen(self, address: str) -> Listener:
@@ -88,3 +92,12 @@ class Transport(ABC):
 
         The other link can no longer be used. TransportError if it is closed.
         """
+
+    def local_address(self, folder: Path, rank: int) -> str:
+        """Return a free address to listen at, for a node of this machine.
+
+        Args:
+            folder: a folder of the cluster's own, for socket files.
+            rank: of the node.
+        """
+        return f"{self.scheme}://127.0.0.1:0"

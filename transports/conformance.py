@@ -3,9 +3,6 @@
     class TestMine(Conformance):
         transport = MINE
 
-        def address(self, folder):
-            return "mine://127.0.0.1:0"
-
 Nothing here needs pytest itself. Every test takes a folder of its own (pytest's tmp_path).
 """
 
@@ -47,7 +44,7 @@ class Conformance:
 
     def address(self, folder: Path) -> str:
         """Return a free address to listen at."""
-        raise NotImplementedError
+        return self.transport.local_address(folder, 1)
 
     @contextlib.contextmanager
     def pair(self, folder: Path) -> Iterator[tuple[Link, Link]]:

@@ -22,6 +22,7 @@ cdef class UnixLink(SocketLink):
 class Unix(Transport):
     name = "unix"
     scheme = "unix"
+    local = True
 
     def listen(self, address):
         return listen_unix(address, UnixLink)
@@ -31,6 +32,9 @@ class Unix(Transport):
 
     def adopt(self, link):
         return UnixLink(prepared(link.detach()), link.peer)
+
+    def local_address(self, folder, rank):
+        return f"unix:{folder}/{rank}.sock"
 
 
 TRANSPORT = Unix()

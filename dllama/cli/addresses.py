@@ -11,7 +11,7 @@ from dllama.transports.sockets import parse_tcp
 
 def is_public(address: str) -> bool:
     """Whether a listener at this address can be reached from other machines."""
-    if transports.scheme_of(address) == "unix":
+    if transports.of_address(address).local:
         return False
     host, _ = parse_tcp(address.partition("://")[2] or address)
     try:

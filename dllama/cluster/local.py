@@ -90,11 +90,7 @@ class LocalWorkers:
 
     def _start(self, rank: int, transport: Transport, threads: int) -> subprocess.Popen[str]:
         """Start a worker that Ctrl-C does not reach: the root ends it."""
-        address = "127.0.0.1:0"
-        if transport.scheme == "unix":
-            address = f"unix:{self._folder}/{rank}.sock"
-        elif transport.scheme != "tcp":
-            address = f"{transport.scheme}://{address}"
+        address = transport.local_address(self._folder, rank)
         command = [sys.executable, "-c", START.format(path=sys.path), "worker", "--once", "--quiet"]
         command += ["--listen", address, "--threads", str(threads)]
         environment = {**os.environ, "DLLAMA_SECRET": self.secret.decode()}

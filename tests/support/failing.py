@@ -21,7 +21,6 @@ SOON = 2.5  # seconds that a busy machine may add to any time limit
 CALM = 20.0  # a timeout that nothing should reach
 AT_ONCE = 8.0  # seconds that a busy machine may take for something immediate
 STARTING = 30.0  # seconds that Python may take to start
-TRANSPORTS = ("blocking", "nonblocking", "unix")
 PROMPT = "ROMEO:\n"
 IDS = [5, 9, 17, 300, 41, 2]
 ROOT = """

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import dllama
+from dllama import transports
 from dllama.cluster.layout import node_threads
 from dllama.cluster.local import divide_cores
 from dllama.model.file import ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
 
-TRANSPORTS = ("blocking", "nonblocking", "unix")
 PROMPT, GENERATED = 200, 64
 NEAR_TIE = 0.05
 
@@ -58,7 +58,7 @@ def same_up_to_near_ties(ids, logits, found):
 @pytest.mark.slow
 @pytest.mark.parametrize("all_reduce", ["exchange", "two-step"])
 @pytest.mark.parametrize("nodes", range(2, 9))
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", transports.BUILTIN)
 def test_the_text_of_one_node(standing, macbeth, transport, nodes, all_reduce):
     prompt, ids, logits = macbeth
     options = {"transport": transport, "all_reduce": all_reduce, "buffer": "f32", "threads": 1}
@@ -96,7 +96,7 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", transports.BUILTIN)
 @pytest.mark.parametrize("buffer", ["q80", "f32"])
 def test_the_same_bits_on_every_transport_and_thread_count(macbeth, transport, buffer):
     """For shares whose borders are not those of an even split."""

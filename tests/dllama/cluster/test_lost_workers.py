@@ -19,7 +19,6 @@ from failing import (
     SOON,
     STARTING,
     TIMEOUT,
-    TRANSPORTS,
     Later,
     addresses,
     check_service,
@@ -28,6 +27,7 @@ from failing import (
 )
 
 import dllama
+from dllama import transports
 from dllama.cluster import protocol
 from dllama.errors import TransportTimeoutError
 from dllama.runtime.batch import Batch, Span
@@ -65,7 +65,7 @@ for round in range(50):
 """
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", transports.BUILTIN)
 @pytest.mark.parametrize("rank", [1, 2])
 def test_killed_worker_is_named_at_once(start, expected, transport, rank):
     workers = start(2, transport)
@@ -118,7 +118,7 @@ def test_a_worker_that_dies_while_nothing_is_evaluated_is_found_by_a_ping():
             llm.eval(IDS)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", transports.BUILTIN)
 @pytest.mark.parametrize("rank", [1, 2])
 def test_stopped_worker_is_named_within_the_timeout(start, expected, transport, rank):
     workers = start(2, transport)
