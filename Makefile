@@ -43,7 +43,7 @@ sanitize:
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	cd $(VENV) && bin/mypy --config-file $(CURDIR)/pyproject.toml
 
 bench:
 	$(BIN)/python benchmarks/kernels.py

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import dllama
+from dllama import transports
 
 TIMEOUT = 1.5
 SOON = 2.5  # seconds that a busy machine may add to any time limit
@@ -38,7 +39,7 @@ class WorkerProcess:
     """A process that runs `dllama worker`."""
 
     def __init__(self, folder: Path, number: int, transport: str, secret: str, options) -> None:
-        listen = f"unix:{folder}/{number}.sock" if transport == "unix" else "127.0.0.1:0"
+        listen = transports.get(transport).local_address(folder, number)
         self._log = folder / f"{number}.log"
         self._address = ""
         command = [sys.executable, "-m", "dllama", "worker", "--listen", listen]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dllama import transports
+
 READY = "listening at "
 
 
@@ -15,13 +17,12 @@ class StandingWorkers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: list[subprocess.Popen[str]] = []
-        self._addresses: dict[str, list[str]] = {"tcp": [], "unix": []}
+        self._addresses: dict[str, list[str]] = {}
 
     def __call__(self, count: int, transport: str = "unix") -> list[str]:
         """Return the addresses of `count` workers that a transport can reach."""
-        scheme = "unix" if transport == "unix" else "tcp"
-        known = self._addresses[scheme]
-        started = [self._start(scheme, index) for index in range(len(known), count)]
+        known = self._addresses.setdefault(transports.get(transport).scheme, [])
+        started = [self._start(transport, index) for index in range(len(known), count)]
         known += [self._address(process) for process in started]
         return known[:count]
 
@@ -34,8 +35,8 @@ class StandingWorkers:
             assert process.stdout is not None
             process.stdout.close()
 
-    def _start(self, scheme: str, index: int) -> subprocess.Popen[str]:
-        address = "127.0.0.1:0" if scheme == "tcp" else f"unix:{self._folder}/{index}"
+    def _start(self, transport: str, index: int) -> subprocess.Popen[str]:
+        address = transports.get(transport).local_address(self._folder, index)
         words = ["-m", "dllama", "worker", "--quiet", "--threads", "1", "--listen", address]
         self._processes.append(
             subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
