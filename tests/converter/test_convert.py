@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import dllama
 from dllama.converter import convert
+from dllama.converter.convert import WEIGHTS
 from dllama.errors import (
     ConfigError,
     DllamaError,
@@ -67,7 +68,7 @@ def test_quantised_tensors_equal_the_original_converters(source, fixtures, tmp_p
             np.testing.assert_array_equal(ours.raw(name), theirs.raw(name), err_msg=name)
 
 
-@pytest.mark.parametrize("weights", ["q40", "q80", "f16", "f32"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_reports_what_it_did(source, tmp_path, weights):
     report = run(source, tmp_path, weights=weights)
     assert report.spec.weight_type is WeightType[weights.upper()]

@@ -16,6 +16,7 @@ from oracle.model_file import read_model
 
 import dllama
 from dllama._kernels import cpu
+from dllama.converter.convert import WEIGHTS
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch
 from dllama.text.stream import End
@@ -61,7 +62,7 @@ def test_f32_greedy_ids_equal_transformers(converted, fixtures, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("weights", ["f16", "q80", "q40"])
+@pytest.mark.parametrize("weights", sorted({*WEIGHTS} - {"f32"}))
 def test_logits_equal_the_oracle_on_the_same_weights(converted, fixtures, name, weights):
     """The tolerance is how much the oracle changes if its activations change by one millionth.
 

@@ -185,7 +185,7 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.SEQ_LEN, 0, "seq_len"),
         (Key.HIDDEN_ACT, 9, "hidden_act"),
         (Key.ROPE_THETA, 0, "rope_theta"),
-        (Key.WEIGHT_TYPE, 4, "weight_type"),
+        (Key.WEIGHT_TYPE, 99, "weight_type"),
         (Key.ROPE_TYPE, 3, "rope_type"),
         (Key.HEAD_DIM, 17, "head_dim"),
         (Key.HEAD_DIM, 514, "head_dim"),

@@ -93,7 +93,7 @@ def test_tensors_are_written_and_read_in_their_types(tmp_path, rng):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([16 << 8 | 4], "tensor_types is 4100"),
+        ([16 << 8 | 99], "tensor_types is 4195"),
         ([2], "tensor_types is 2"),
         ([-1], "tensor_types is -1"),
         ([15 << 8 | 2], "of 15 tensors, expected 16"),

@@ -10,6 +10,7 @@ import pytest
 
 import dllama
 from dllama.cluster.layout import thread_count
+from dllama.converter.convert import WEIGHTS
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
@@ -18,7 +19,7 @@ from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
 
 
-@pytest.mark.parametrize("weights", ["f32", "f16", "q80", "q40"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mha-odd"])
 @pytest.mark.parametrize("kv_cache", ["f16", "f32"])
 def test_equals_the_memory_of_the_loaded_model(converted, name, weights, kv_cache):
