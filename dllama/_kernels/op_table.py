@@ -13,7 +13,13 @@ from dllama._kernels.ops.experts import (
 )
 from dllama._kernels.ops.matmul import MatmulOp
 from dllama._kernels.ops.rope import RopeOp
-from dllama._kernels.ops.rowwise import ActivateOp, EmbedOp, EncodeOp, NormOp, ScaleOp
+from dllama._kernels.ops.rowwise import (
+    ActivateOp,
+    EmbedOp,
+    EncodeOp,
+    NormOp,
+    ScaleOp,
+)
 
 OPS: dict[str, type] = {
     "embed": EmbedOp,
