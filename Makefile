@@ -4,6 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SANITIZED := build/sanitized
+TYPED := build/typed
 
 .PHONY: help install test build debug sanitize lint bench clean
 
@@ -40,10 +41,14 @@ sanitize:
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		$(SANITIZED)/bin/pytest -q -p no:cacheprovider -m "not slow" tests/dllama
 
+# mypy reads the package as it is installed, with the folders that lie beside dllama/ in it.
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd $(VENV) && bin/mypy --config-file $(CURDIR)/pyproject.toml
+	rm -rf $(TYPED) && mkdir -p $(TYPED)
+	cp -r dllama $(TYPED) && cp -r converter transports $(TYPED)/dllama
+	cd $(TYPED) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache
 
 bench:
 	$(BIN)/python benchmarks/kernels.py
