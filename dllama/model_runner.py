@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dllama.cluster.protocol import Want
 from dllama.cluster.root import Root
-from dllama.errors import ModelError, ProtocolError
+from dllama.errors import DllamaError, ModelError, ProtocolError
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
 from dllama.runtime.stats import PREFILL, Stats, StepStats
@@ -28,7 +28,9 @@ class ModelRunner:
     """Evaluates ids of the current sequence on all nodes. Close it.
 
     Every method but close raises ModelError once it is closed, and TransportError or ProtocolError
-    when a node fails. After that it is closed, and later calls name the first cause.
+    when a node fails. After that it is closed, and later calls name the first cause. The same goes
+    for an exception of a signal handler, such as KeyboardInterrupt, while there are workers: nobody
+    knows then which messages are on their way.
 
     Args:
         root: the model on its nodes, closed with the runner.
@@ -58,7 +60,7 @@ class ModelRunner:
         self._config = config
         self._model = model
         self._trace = trace
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._traffic = root.traffic()
         weakref.finalize(self, root.close)  # if nobody calls close
 
@@ -66,7 +68,8 @@ class ModelRunner:
     def root(self) -> Root:
         """The model on its nodes."""
         if self._root is None:
-            why = f"cannot go on: {self._failure}" if self._failure else "is closed"
+            failure = str(self._failure) or "it was interrupted during a pass"
+            why = f"cannot go on: {failure}" if self._failure else "is closed"
             raise ModelError(f"{self._model} {why}") from self._failure
         return self._root
 
@@ -80,7 +83,7 @@ class ModelRunner:
         """Make sure that all workers are there."""
         with self._closing_on_failure():
             self.root.ping()
-        self._traffic = self.root.traffic()
+            self._traffic = self.root.traffic()
 
     def logits(self, given: list[int]) -> NDArray[np.float32]:
         """Evaluate what is pending, then ids.
@@ -95,16 +98,16 @@ class ModelRunner:
         ids = sequence.pending + given
         first = len(ids) - len(given)
         out = np.empty((len(given), self._sequences.vocab_size), np.float32)
-        for begin in range(0, len(ids) if given else 0, rows):
-            end = min(begin + rows, len(ids))
-            wanted = range(max(begin, first), end)
-            want = Want.LOGITS if wanted else Want.NOTHING
-            self._pass(ids[begin:end], range(wanted.start - begin, end - begin), PREFILL, want)
-            if wanted:
-                with self._closing_on_failure():
+        with self._closing_on_failure():
+            for begin in range(0, len(ids) if given else 0, rows):
+                end = min(begin + rows, len(ids))
+                wanted = range(max(begin, first), end)
+                want = Want.LOGITS if wanted else Want.NOTHING
+                self._pass(ids[begin:end], range(wanted.start - begin, end - begin), PREFILL, want)
+                if wanted:
                     out[wanted.start - first : end - first] = self.root.logits()
-            self._finish_step()
-            del sequence.pending[:rows]
+                self._finish_step()
+                del sequence.pending[:rows]
         return out
 
     def next_token(
@@ -128,23 +131,23 @@ class ModelRunner:
             The token without text, or None if it was interrupted.
         """
         rows, sequence = self._config.batch, self._sequences.current
-        while len(sequence.pending) > rows:
-            self._pass(sequence.pending[:rows], range(0), phase, Want.NOTHING)
-            self._finish_step()
-            del sequence.pending[:rows]
-            if interrupted():
-                return None
-        last_row = len(sequence.pending) - 1
-        self._pass(sequence.pending, range(last_row, last_row + 1), phase, Want.TOP)
-        begin = time.perf_counter()
         with self._closing_on_failure():
+            while len(sequence.pending) > rows:
+                self._pass(sequence.pending[:rows], range(0), phase, Want.NOTHING)
+                self._finish_step()
+                del sequence.pending[:rows]
+                if interrupted():
+                    return None
+            last_row = len(sequence.pending) - 1
+            self._pass(sequence.pending, range(last_row, last_row + 1), phase, Want.TOP)
+            begin = time.perf_counter()
             (shards,) = self.root.shards()
             token = Token(sampler.sample(shards, history), "")
             if logprobs is not None:
                 found = log_probabilities(shards, token.id, logprobs)
                 token = replace(token, logprob=found.token, top=found.best)
-        self.stats.charge(sample_ms=(time.perf_counter() - begin) * 1e3)
-        self._finish_step()
+            self.stats.charge(sample_ms=(time.perf_counter() - begin) * 1e3)
+            self._finish_step()
         sequence.pending = [token.id]
         return token
 
@@ -159,8 +162,7 @@ class ModelRunner:
         """
         root, begin = self.root, time.perf_counter()
         batch = self._sequences.next_batch(len(ids), wanted)
-        with self._closing_on_failure():
-            root.run(ids, batch, want)
+        root.run(ids, batch, want)
         total_ms = (time.perf_counter() - begin) * 1e3
         self._sequences.evaluated(ids, given=phase == PREFILL)
         self.stats.add(StepStats(phase, len(ids), total_ms, *root.times(), 0.0, 0, 0))
@@ -171,16 +173,18 @@ class ModelRunner:
         sent, received = root.traffic()
         self.stats.charge(sent_bytes=sent - before[0], received_bytes=received - before[1])
         if self._trace:
-            with self._closing_on_failure():
-                self.timelines += root.timelines()
+            self.timelines += root.timelines()
         self._traffic = root.traffic()
 
     @contextmanager
     def _closing_on_failure(self) -> Iterator[None]:
-        """Let all nodes go when one fails, and remember why."""
+        """Let all nodes go when they cannot go on together, and remember why."""
         try:
             yield
-        except (ConnectionError, ProtocolError) as error:
-            self._failure = error
-            self.close()
+        except BaseException as error:
+            failed = isinstance(error, (ConnectionError, ProtocolError))
+            cut = not isinstance(error, DllamaError) and self._config.world_size > 1
+            if failed or cut:
+                self._failure = error
+                self.close()
             raise

@@ -136,3 +136,30 @@ def test_an_interrupted_prompt_is_finished_later(llm, rng):
     llm.interrupt()
     llm.reset()
     assert len(list(llm.generate(ids, 3, ignore_eos=True))) == 3
+
+
+@pytest.mark.parametrize("where", ["run", "shards"])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_an_exception_of_a_signal_handler(converted, monkeypatch, nodes, where):
+    """One node goes on as if nothing had been. Several do not: a worker's message may be unread."""
+    greedy = {"temperature": 0.0, "ignore_eos": True}
+    with dllama.LLM(converted(MODEL, "q40"), nodes=nodes, threads=1) as llm:
+        expected = [token.id for token in llm.generate([1, 2, 3], 4, **greedy)]
+        llm.reset()
+        root = llm._runner.root
+        call = getattr(root, where)
+
+        def interrupted(*arguments):
+            call(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(root, where, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                list(llm.generate([1, 2, 3], 4, **greedy))
+        llm.continue_from([1, 2, 3])
+        if nodes == 1:
+            assert [token.id for token in llm.generate([], 4, **greedy)] == expected
+            return
+        with pytest.raises(dllama.ModelError, match="interrupted during a pass"):
+            list(llm.generate([], 4, **greedy))
