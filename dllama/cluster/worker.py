@@ -17,7 +17,7 @@ from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind
 from dllama.cluster.session import KeptWeights, Session
-from dllama.errors import DllamaError, ProtocolError, TransportError
+from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.transports import Listener
 
 log = logging.getLogger("dllama.worker")
@@ -108,7 +108,11 @@ class Worker:
             else:
                 self._meeting.join(link, content, GREETING)
         except DllamaError as error:
-            self._refuse(link, error)
+            if _left(link, error):
+                log.info("%s left before it said what it wants", link.peer)
+                link.close()
+            else:
+                self._refuse(link, error)
         finally:
             self._strangers.release()
 
@@ -150,3 +154,9 @@ class Worker:
         finally:
             session.close()
             self._busy.release()
+
+
+def _left(link: Link, error: DllamaError) -> bool:
+    """Whether a node died while it connected. Its session, if it has one, complains about that."""
+    gone = isinstance(error, TransportError) and not isinstance(error, TransportTimeoutError)
+    return gone and link.received_bytes >= protocol.HELLO.size

@@ -31,7 +31,8 @@ def test_random_bytes_to_a_worker(served, expected, rng):
     for size in (0, 1, 7, 8, 27, 28, 100, 5000):
         served.hear(rng.bytes(size))
         served.hear(GREETING + rng.bytes(size))
-    assert len(served.complaints(16)) == 16
+    # Who greets and leaves before its first message is a node that was killed.
+    assert len(served.complaints(13)) == 13
     served.check(expected)
 
 
