@@ -83,6 +83,15 @@ cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil:
     return LATENCY_BYTES * n * n // more if more > 0 else INT64_MAX
 
 
+cdef inline bint _rounded(const AllReduce *a) noexcept nogil:
+    """Whether an exchange rounds sums as a two-step all-reduce does.
+
+    AUTO takes one or the other by the number of rows, on which no bits may depend.
+    """
+    cdef int64_t n = a.peers.world_size
+    return a.algorithm == AUTO and most_exchanged(n, a.first_sum[n]) < INT64_MAX
+
+
 cdef inline int64_t _width(const AllReduce *a, int chunk) noexcept nogil:
     return a.borders[chunk + 1] - a.borders[chunk]
 
@@ -152,6 +161,8 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef const uint8_t *rows[MOST_NODES]
     cdef uint8_t *reduced = a.reduced + t * _row_bytes(a, chunk)
     cdef float sums[MOST_SUMS * STRIP]
+    cdef uint8_t strip[4 * STRIP]
+    cdef bint rounded = _rounded(a)
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
     _find_rows(a, T, chunk, t, chunked, rows)
     while begin < width:
@@ -160,6 +171,9 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
         if chunked:
             a.codec.encode(sums, DL_SRC_F32, count, a.wire, reduced + dl_type_bytes(a.wire, begin))
         else:
+            if rounded:
+                a.codec.encode(sums, DL_SRC_F32, count, a.wire, strip)
+                a.codec.decode(strip, a.wire, count, sums)
             _put(a, x + begin, sums, count)
         begin += count
 

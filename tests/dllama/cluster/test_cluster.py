@@ -115,6 +115,16 @@ def test_the_same_bits_however_a_prompt_is_cut(macbeth, cuts):
     np.testing.assert_array_equal(np.concatenate(found), logits[:PROMPT])
 
 
+@pytest.mark.parametrize("buffer", ["q80", "f16"])
+def test_short_buffers_give_the_same_bits_however_a_prompt_is_cut(standing, macbeth, buffer):
+    """Few rows are exchanged and many take two steps; both round alike."""
+    ids = macbeth[0][:64]
+    with dllama.LLM(workers=standing(2), threads=1, buffer=buffer) as llm:
+        whole = llm.eval(ids)
+        llm.reset()
+        np.testing.assert_array_equal(np.concatenate([llm.eval([one]) for one in ids]), whole)
+
+
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral"])
 @pytest.mark.parametrize("weights", ["f32", "q40"])
 def test_more_nodes_than_kv_heads(standing, converted, fixtures, name, weights):
