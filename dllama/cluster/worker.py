@@ -25,6 +25,7 @@ log = logging.getLogger("dllama.worker")
 TICK = 0.25  # seconds between looks at whether the worker was stopped
 GREETING = 5.0  # seconds that a stranger has to say who it is
 MAX_STRANGERS = 64
+LEAVING = 0.5  # seconds at most that a root waits for another one that is leaving
 FIRST_ROOT = 60.0  # seconds that a worker for one root waits for it
 
 
@@ -124,8 +125,8 @@ class Worker:
         link.close()
 
     def _invited(self, link: Link, join: Join) -> None:
-        """Take a root unless there is one."""
-        if not self._busy.acquire(blocking=False):
+        """Take a root unless there is one that stays."""
+        if not self._busy.acquire(timeout=min(LEAVING, join.config.timeout / 2)):
             raise ProtocolError("this worker serves another root")
         self._meeting.begin(join.session, join.rank)
         self._roots.put((link, join))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_busy_worker_says_so_and_goes_on(start):
         first.reset()
         np.testing.assert_array_equal(first.eval(IDS), before)
     assert len(worker.complaints()) == 1
+
+
+def test_a_root_waits_for_one_that_is_leaving(served):
+    busy = served._worker._busy
+    busy.acquire()
+    threading.Timer(0.1, busy.release).start()
+    with dllama.LLM(workers=[served.address], threads=1, timeout=CALM) as llm:
+        assert llm.nodes == 2
 
 
 def test_a_root_may_follow_another_at_once(start):
