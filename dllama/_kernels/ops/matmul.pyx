@@ -312,4 +312,6 @@ cdef class MatmulOp(Op):
             if task.column + m.rows > m.ld:
                 raise ValueError(f"{task.dst} has {m.ld} columns, {task.weight} {m.rows} rows")
         m.bias = b.vector(task.bias, m.rows)
+        if m.bias != NULL and (task.then != STORE or m.sums != 1):
+            raise ValueError(f"{task.weight}: a bias goes with one sum that is stored")
         self.stage(task_items, task_item, &self.op)

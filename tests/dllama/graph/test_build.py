@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from dllama._kernels.executor import Executor
+from dllama._kernels.tasks import Then
+from dllama._kernels.weight_types import StoredRows
 from dllama.errors import UnsupportedError
 from dllama.graph.build import build, check_supported
 from dllama.graph.shard import split
+from dllama.graph.weights import room
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
 
@@ -94,3 +101,16 @@ def test_the_activation_is_that_of_the_model():
 def test_combinations_that_no_family_has_are_refused(changes, message):
     with pytest.raises(UnsupportedError, match=message):
         check_supported(ModelSpec(**(PLAIN | changes)), "m")
+
+
+def test_a_bias_goes_with_one_stored_sum():
+    """The kernel adds it nowhere else, so a graph that asks for it is refused."""
+    (graph,) = graphs("biases", 1)
+    tasks = tuple(replace(one, then=Then.ADD if one.bias else one.then) for one in graph.tasks)
+    matrices = {matrix.name: room(matrix) for matrix in graph.matrices}
+    vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
+    embedding = StoredRows(np.zeros((100, 256), np.uint8), int(F32), 64)
+    sizes = {"threads": 1, "max_rows": 1, "max_logits": 1, "max_positions": 16, "half": True}
+    Executor(graph, matrices, vectors, embedding, **sizes)
+    with pytest.raises(ValueError, match="qkv: a bias goes with one sum that is stored"):
+        Executor(replace(graph, tasks=tasks), matrices, vectors, embedding, **sizes)
