@@ -162,7 +162,11 @@ class ModelRunner:
         """
         root, begin = self.root, time.perf_counter()
         batch = self._sequences.next_batch(len(ids), wanted)
-        root.run(ids, batch, want)
+        try:
+            root.run(ids, batch, want)
+        except BaseException:  # of a signal handler, too
+            self._sequences.take_back(batch)
+            raise
         total_ms = (time.perf_counter() - begin) * 1e3
         self._sequences.evaluated(ids, given=phase == PREFILL)
         self.stats.add(StepStats(phase, len(ids), total_ms, *root.times(), 0.0, 0, 0))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllama.errors import ConfigError
-from dllama.graph import sum_tree as summation
+from dllama.graph import sum_tree
 from dllama.graph.ranges import deal
 from dllama.graph.sum_tree import Summation
 from dllama.model.spec import ModelSpec
@@ -111,11 +111,11 @@ def columns_of(spec: ModelSpec, heads: range) -> range:
 def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Summation]:
     """How each node sums the columns of its heads. Cuts are between heads that share no block."""
     unit = spec.o_block
-    tree = summation.tree_of(spec.n_heads, 1, lambda head: head * spec.head_dim % unit == 0)
-    return summation.summations(heads, tree, lambda some: len(columns_of(spec, some)), exact)
+    tree = sum_tree.tree_of(spec.n_heads, 1, lambda head: head * spec.head_dim % unit == 0)
+    return sum_tree.summations(heads, tree, lambda some: len(columns_of(spec, some)), exact)
 
 
 def down_sums(spec: ModelSpec, blocks: Sequence[range], exact: bool) -> list[Summation]:
     """How each node sums the columns of its hidden units, in a dense layer or in an expert."""
-    tree = summation.tree_of(-(-spec.ffn_dim // BLOCK))
-    return summation.summations(blocks, tree, lambda some: len(hidden_of(spec, some)), exact)
+    tree = sum_tree.tree_of(-(-spec.ffn_dim // BLOCK))
+    return sum_tree.summations(blocks, tree, lambda some: len(hidden_of(spec, some)), exact)

@@ -173,6 +173,14 @@ class Sequences:
         span = Span(count, sequence.position, tuple(sequence.blocks))
         return Batch((span,), wanted, copies)
 
+    def take_back(self, batch: Batch) -> None:
+        """Undo next_batch, if its batch may not have been evaluated: nothing counts as copied."""
+        blocks = self.current.blocks
+        for shared, own in batch.copies:
+            blocks[blocks.index(own)] = shared
+            self._pool.share([shared])
+            self._pool.release([own])
+
     def evaluated(self, ids: Ids[int], given: bool) -> None:
         """Note that a pass has evaluated ids of the current sequence.
 

@@ -100,6 +100,39 @@ def test_a_shared_block_is_copied_when_it_is_written():
     assert sequences.next_batch(1, range(1)).copies == [], "a new block, whoever has the others"
 
 
+def test_a_batch_that_was_not_evaluated_is_taken_back():
+    sequences = new(2)
+    ids = [n % 90 for n in range(300)]
+    evaluate(sequences, ids)
+    blocks = list(sequences.current.blocks)
+    sequences.continue_from([*ids[:290], 95])
+    batch = sequences.next_batch(1, range(1))
+    assert batch.copies
+    sequences.take_back(batch)
+    assert sequences.current.blocks == blocks
+    assert sequences.next_batch(1, range(1)) == batch, "the copy is still to be made"
+
+
+def test_an_interrupted_copy_is_made_later(converted, rng, monkeypatch):
+    """An exception of a signal handler comes between planning a batch and evaluating it."""
+    ids = rng.integers(0, 192, 40).tolist()
+    other = [*ids[:10], 5, 6]
+    with dllama.LLM(converted(MODEL, "q40"), threads=1, contexts=2) as llm:
+        expected = llm.eval(other)[-1]
+        llm.reset()
+        llm.eval(ids)
+        llm.continue_from(other[:-1])
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(llm._runner.root, "run", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                llm.eval(other[-1:])
+        np.testing.assert_array_equal(llm.eval(other[-1:])[-1], expected)
+
+
 def test_blocks_come_back():
     """Random texts, prefixes and cuts never use more blocks than there are."""
     rng = np.random.default_rng(3)
