@@ -13,6 +13,7 @@ from dllama import transports
 from dllama._kernels.comm.communicator import Communicator
 from dllama._kernels.comm.link import Link
 from dllama.errors import ConfigError, TransportError, TransportTimeoutError
+from dllama.options import MAX_NODES
 
 F32, F16, Q80 = 0, 1, 3
 LIMIT = 20.0
@@ -211,7 +212,7 @@ def test_the_end_of_a_control_link_ends_a_exchange(tmp_path):
 
 
 def test_what_is_no_group():
-    with pytest.raises(ConfigError, match="a communicator has 2 to 256 nodes, found 1"):
+    with pytest.raises(ConfigError, match=f"a communicator has 2 to {MAX_NODES} nodes, found 1"):
         Communicator([None], 0, dim=64, max_rows=1, wire=F32)
     with pytest.raises(ConfigError, match="rows of 50 numbers"):
         Communicator([None, Link()], 0, dim=50, max_rows=1, wire=Q80)
