@@ -22,6 +22,9 @@ ctypedef int64_t (*items_fn)(const Pass *run, const void *op) noexcept nogil
 # scratch: this thread's floats, as many as the op asked for. Returns 0, or -1 if a transfer failed.
 ctypedef int (*item_fn)(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil
 
+# The items of a stage that one thread does alone.
+cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil
+
 cdef struct Stage:
     items_fn items
     item_fn item

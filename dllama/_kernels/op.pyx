@@ -4,6 +4,10 @@ from dllama._kernels.memory cimport Memory
 from dllama._kernels.ops.elementwise cimport Rows
 
 
+cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil:
+    return 1
+
+
 cdef class Op:
     """A task bound to its buffers and weights. Subclasses are made from (Bindings, Task).
 

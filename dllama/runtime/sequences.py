@@ -117,8 +117,10 @@ class Sequences:
         if len(ids) > self._seq_len:
             raise ContextError(f"{len(ids)} tokens do not fit in a context of {self._seq_len}")
         self.current.pending = []
-        best = max(self._by_use, key=lambda one: _common(one.tokens, ids[:-1]))
-        kept = _common(best.tokens, ids[:-1])
+        known = ids[:-1]
+        shared = [_common(one.tokens, known) for one in self._by_use]
+        kept = max(shared)
+        best = self._by_use[shared.index(kept)]
         given = min(best.given, best.position)
         if kept < max(1, given - SEAM, (given + 1) // 2) and best is not self._by_use[0]:
             best = self._fork(best, kept, self._by_use[0])

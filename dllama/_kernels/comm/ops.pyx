@@ -8,13 +8,9 @@ from dllama._kernels.comm.allreduce cimport (
 )
 from dllama._kernels.comm.broadcast cimport Broadcast, receive_row, send_row, spread
 from dllama._kernels.comm.communicator cimport Communicator
-from dllama._kernels.op cimport Bindings, Op, Pass
+from dllama._kernels.op cimport Bindings, Op, Pass, one_item
 
 from dllama._kernels.tasks import Then
-
-
-cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil:
-    return 1
 
 
 cdef int64_t send_items(const Pass *run, const void *op) noexcept nogil:

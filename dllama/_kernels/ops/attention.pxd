@@ -26,6 +26,8 @@ cdef struct Heads:
 cdef struct KVGroup:
     int64_t first, count
 
+# The heads that a dllama.graph.graph.Heads describes.
+cdef Heads heads_of(object heads) except *
 cdef KVGroup kv_group(const Heads *heads, int64_t kv_head) noexcept nogil
 
 cdef struct Attention:

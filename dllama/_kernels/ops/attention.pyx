@@ -29,6 +29,13 @@ cdef enum:
     ITEM_ROWS = 32
 
 
+cdef Heads heads_of(object heads) except *:
+    cdef Heads h
+    h.count, h.kv_count = heads.count, heads.kv_count
+    h.group, h.skipped = heads.group, heads.skipped
+    return h
+
+
 cdef KVGroup kv_group(const Heads *heads, int64_t kv_head) noexcept nogil:
     cdef KVGroup g
     g.first = max(0, kv_head * heads.group - heads.skipped)
@@ -227,8 +234,9 @@ cdef class AttentionOp(Op):
     def __init__(self, Bindings b, task):
         cdef Attention *a = &self.op
         self.cache = b.cache
-        _bind(a, self.cache, task.heads, b.max_positions)
-        a.layer = task.layer
+        a[0] = _attention(self.cache, b.max_positions, PARTIAL_ROWS)
+        a.heads, a.layer = heads_of(task.heads), task.layer
+        a.scale, a.cap = task.heads.scale, task.heads.cap
         a.q, a.q_ld = b.floats(task.src), b.rows(task.src).k
         a.out, a.out_ld = b.floats(task.dst) + <int64_t> task.heads.offset, b.rows(task.dst).k
         size = partials_size(a)
@@ -238,16 +246,14 @@ cdef class AttentionOp(Op):
         self.stage(merge_items, merge_item, a)
 
 
-cdef int _bind(Attention *a, KVCache cache, heads, int64_t max_positions) except -1:
-    """Set up an Attention for a cache; heads: a dllama.graph.graph.Heads."""
-    memset(a, 0, sizeof(Attention))
+cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_rows) noexcept:
+    """An Attention to a cache; what it reads and writes is not set yet."""
+    cdef Attention a
+    memset(&a, 0, sizeof(a))
     a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
-    a.heads.count, a.heads.kv_count = heads.count, heads.kv_count
-    a.heads.group, a.heads.skipped = heads.group, heads.skipped
-    a.scale, a.cap = heads.scale, heads.cap
-    a.blocks, a.partial_rows = _blocks(max_positions), PARTIAL_ROWS
+    a.blocks, a.partial_rows = _blocks(max_positions), partial_rows
     a.partial_bytes = (2 + cache.view.padded) * sizeof(float)
-    return 0
+    return a
 
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
@@ -282,16 +288,12 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     cdef float[:, :, ::1] y = out
     cdef dl_span span
     cdef dl_batch batch
-    cdef Attention a
+    cdef Attention a = _attention(cache, P, SPLIT_ROWS)
     memset(&batch, 0, sizeof(batch))
     span.first, span.count, span.position, span.blocks = 0, T, position, &blocks[0]
     span.partials = 0 if splits(T, position) else -1
     batch.rows, batch.n_spans, batch.spans = T, 1, &span
-    memset(&a, 0, sizeof(a))
-    a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
     a.heads.count, a.heads.kv_count, a.heads.group = H, K, H // K
-    a.blocks, a.partial_rows = _blocks(P), SPLIT_ROWS
-    a.partial_bytes = (2 + cache.view.padded) * sizeof(float)
     a.scale, a.cap = scale or <float> (1.0 / sqrt(<double> S)), cap
     a.q, a.q_ld, a.out, a.out_ld = &q[0, 0, 0], H * S, &y[0, 0, 0], H * S
     cdef Memory partials = Memory(partials_size(&a))

@@ -5,7 +5,7 @@ T: rows of the batch. N: entries, one for each row and each expert that it takes
 
 from libc.stdint cimport int64_t
 
-from dllama._kernels.op cimport Bindings, Op, Pass
+from dllama._kernels.op cimport Bindings, Op, Pass, one_item
 from dllama._kernels.ops.elementwise cimport dl_rows
 from dllama._kernels.ops.matmul cimport GATED, Order, PackedMatrix
 from dllama._kernels.ops.moe cimport (
@@ -35,25 +35,36 @@ cdef int route_row(const Pass *run, const void *op, int64_t t, float *scratch) n
     return 0
 
 
-cdef int64_t one_item(const Pass *run, const void *op) noexcept nogil:
-    return 1
-
-
 cdef int sort_entries(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     sort_item((<const ExpertsTask *> op).routing, run.batch.rows)
     return 0
 
 
-cdef class RouteOp(Op):
-    """dst = the experts of each row and their weights, from the router's scores in src."""
+cdef class ExpertsOp(Op):
+    """What these ops share: a struct, and the routes that it points to."""
 
     cdef ExpertsTask op
     cdef Routes routes
 
+    cdef int follow(self, Bindings b, str routes) except -1:
+        """Keep the routes of a buffer."""
+        self.routes = b.buffers[routes]
+        self.op.routing = &self.routes.view
+        return 0
+
+    cdef int read(self, Bindings b, task) except -1:
+        """Point to the floats of src and the rows of dst."""
+        self.op.src, self.op.width = b.floats(task.src), b.rows(task.src).k
+        self.op.rows = b.rows(task.dst)
+        return 0
+
+
+cdef class RouteOp(ExpertsOp):
+    """dst = the experts of each row and their weights, from the router's scores in src."""
+
     def __init__(self, Bindings b, task):
-        self.routes = b.buffers[task.dst]
-        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
-        self.op.width = self.op.routing.experts
+        self.follow(b, task.dst)
+        self.op.src, self.op.width = b.floats(task.src), self.op.routing.experts
         self.scratch = self.op.width
         self.stage(route_items, route_row, &self.op)
         self.stage(one_item, sort_entries, &self.op)
@@ -69,16 +80,12 @@ cdef int dispatch_entry(const Pass *run, const void *op, int64_t i, float *scrat
     return 0
 
 
-cdef class DispatchOp(Op):
+cdef class DispatchOp(ExpertsOp):
     """dst = the row of src of each entry, as a matmul reads it."""
 
-    cdef ExpertsTask op
-    cdef Routes routes
-
     def __init__(self, Bindings b, task):
-        self.routes = b.buffers[task.routes]
-        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
-        self.op.width, self.op.rows = b.rows(task.src).k, b.rows(task.dst)
+        self.follow(b, task.routes)
+        self.read(b, task)
         self.stage(dispatch_items, dispatch_entry, &self.op)
 
 
@@ -92,18 +99,17 @@ cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
     return 0
 
 
-cdef class ExpertsGatedOp(Op):
+cdef class ExpertsGatedOp(ExpertsOp):
     """dst = activation of gate and up of each entry's expert times the entry in src.
 
     With Then.STORE, the product with gate or up alone, as columns of dst.
     """
 
-    cdef ExpertsTask op
-    cdef Routes routes
     cdef PackedMatrix matrix
 
     def __init__(self, Bindings b, task):
-        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
+        self.follow(b, task.routes)
+        self.matrix = b.matrices[task.weight]
         self.op.experts = gated_job(self.routes, self.matrix, b.rows(task.src), b.rows(task.dst),
                                     task.then, b.threads)
         if task.then < GATED:
@@ -124,16 +130,12 @@ cdef int activate_entry(const Pass *run, const void *op, int64_t i, float *scrat
     return 0
 
 
-cdef class ExpertsActivateOp(Op):
+cdef class ExpertsActivateOp(ExpertsOp):
     """dst = SwiGLU (GATED_GELU: GEGLU) of src, whose columns are gate, then up."""
 
-    cdef ExpertsTask op
-    cdef Routes routes
-
     def __init__(self, Bindings b, task):
-        self.routes = b.buffers[task.routes]
-        self.op.routing, self.op.src = &self.routes.view, b.floats(task.src)
-        self.op.width, self.op.rows = b.rows(task.src).k, b.rows(task.dst)
+        self.follow(b, task.routes)
+        self.read(b, task)
         self.op.gelu, self.scratch = task.then == Then.GATED_GELU, self.op.rows.k + 32
         if self.op.width < 2 * self.op.rows.k:
             raise ValueError(f"{task.src} has {self.op.width} columns, {task.dst} {self.op.rows.k}")
@@ -149,17 +151,16 @@ cdef int experts_sum_item(const Pass *run, const void *op, int64_t i, float *scr
     return 0
 
 
-cdef class ExpertsSumOp(Op):
+cdef class ExpertsSumOp(ExpertsOp):
     """dst = for each row of the batch, the weighted sum of down times src over its entries."""
 
-    cdef ExpertsTask op
-    cdef Routes routes
     cdef PackedMatrix matrix
     cdef Order order, leaves
 
     def __init__(self, Bindings b, task):
         cdef Experts *x = &self.op.experts
-        self.routes, self.matrix = b.buffers[task.routes], b.matrices[task.weight]
+        self.follow(b, task.routes)
+        self.matrix = b.matrices[task.weight]
         self.order = Order([(one.columns, one.adds) for one in task.sums])
         self.leaves = Order([(one.columns, 0) for one in task.sums])
         x[0] = sum_job(self.routes, self.matrix, b.rows(task.src), self.order, self.leaves,

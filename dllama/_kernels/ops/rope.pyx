@@ -10,7 +10,7 @@ from libc.math cimport cos, pow, sin
 import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass
-from dllama._kernels.ops.attention cimport Heads, KVGroup, kv_group
+from dllama._kernels.ops.attention cimport Heads, KVGroup, heads_of, kv_group
 from dllama._kernels.ops.elementwise cimport dl_isa
 from dllama._kernels.ops.kv_cache cimport KVBlocks, KVCache, dl_attention, dl_attention_of, kv_put
 
@@ -171,14 +171,13 @@ cdef class RopeOp(Op):
 
     def __init__(self, Bindings b, task):
         cdef Rope *r = &self.op
-        heads, rope = task.heads, task.heads.rope
+        rope = task.heads.rope
         self.cache = b.cache
         size, positions, threads = self.cache.view.size, b.max_positions, b.threads
         self.turns = b.shared(("rope", rope, size), lambda: RopeCache(
             size, positions, rope.theta, _numbers(rope.scaling), threads))
         r.qkv, r.ld, r.halves = b.floats(task.src), b.rows(task.src).k, rope.halves
-        r.heads.count, r.heads.kv_count = heads.count, heads.kv_count
-        r.heads.group, r.heads.skipped = heads.group, heads.skipped
+        r.heads = heads_of(task.heads)
         r.turns, r.kv, r.layer = self.turns.at(0), &self.cache.view, task.layer
         r.floats, r.epsilon = dl_attention_of(dl_isa()), task.epsilon
         if task.weight:

@@ -10,25 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_spec import SPEC
 
 from dllama.errors import FormatError, ModelError, OutputError, UnsupportedError
 from dllama.model.file import ModelFile, ModelWriter, decode, encode, tensor_table
 from dllama.model.header import Key, read_header, write_header
-from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType
+from dllama.model.spec import Arch, HiddenAct, RopeScaling, RopeType
 from dllama.model.weight_types import WeightType
-
-SPEC = ModelSpec(
-    arch=Arch.LLAMA,
-    dim=64,
-    hidden_dim=96,
-    n_layers=2,
-    n_heads=4,
-    n_kv_heads=2,
-    head_dim=16,
-    vocab_size=40,
-    seq_len=128,
-    weight_type=WeightType.Q40,
-)
 
 
 def write(path, spec=SPEC, seed=0) -> dict[str, np.ndarray]:

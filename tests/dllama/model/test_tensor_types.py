@@ -9,26 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_spec import SPEC as DENSE
 
 from dllama.errors import FormatError
 from dllama.model.file import ModelFile, ModelWriter, encode, tensor_table
 from dllama.model.header import MAX_HEADER, Key, read_header, write_header
-from dllama.model.spec import Arch, ModelSpec
+from dllama.model.spec import ModelSpec
 from dllama.model.tensors import tensors, typed, with_types
 from dllama.model.weight_types import WeightType
 
-DENSE = ModelSpec(
-    arch=Arch.LLAMA,
-    dim=64,
-    hidden_dim=96,
-    n_layers=2,
-    n_heads=4,
-    n_kv_heads=2,
-    head_dim=16,
-    vocab_size=40,
-    seq_len=128,
-    weight_type=WeightType.Q40,
-)
 EXPERTS = replace(DENSE, n_experts=3, n_active_experts=2)
 PAIR = struct.Struct("<ii")
 

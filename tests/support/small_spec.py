@@ -1,0 +1,19 @@
+"""A small dense model, for tests of files and headers."""
+
+from __future__ import annotations
+
+from dllama.model.spec import Arch, ModelSpec
+from dllama.model.weight_types import WeightType
+
+SPEC = ModelSpec(
+    arch=Arch.LLAMA,
+    dim=64,
+    hidden_dim=96,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=16,
+    vocab_size=40,
+    seq_len=128,
+    weight_type=WeightType.Q40,
+)
