@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dllama.converter import families
 from dllama.converter.families.source import Place, Source
+from dllama.converter.own_types import own_type, with_own_types
 from dllama.converter.sources.checkpoint import Checkpoint, open_checkpoint
 from dllama.converter.sources.stored import BLOCKS, DTYPES, Stored
 from dllama.converter.tokenizers.folder import convert_tokenizer
@@ -72,7 +73,7 @@ def convert(
     Args:
         source: a checkpoint; checkpoint.py lists the formats.
         output: a new or empty folder, or a model folder.
-        weights: type of the matrices. Default: q40, or for a GGUF file the type closest to its own.
+        weights: type of the matrices. Default: q40; those of a GGUF file keep their own types.
         threads: default one per CPU.
         progress: whether to show a progress bar.
 
@@ -89,9 +90,12 @@ def convert(
     workers = _thread_count(threads)
     checkpoint = open_checkpoint(Path(source))
     target = checked_output(Path(output), checkpoint.path)
-    weight_type = WeightType[(weights or checkpoint.weights).upper()]
+    wanted = weights or checkpoint.weights
+    weight_type = WeightType[wanted.upper()] if wanted else WeightType.F32
     family, spec = read_spec(checkpoint.config, weight_type, checkpoint.config_path)
     tensors = [_find(checkpoint, item, spec) for item in family.sources(spec)]
+    if wanted is None:
+        spec = with_own_types(spec, _kept(tensors))
     _check_space(target, spec)
     with _replaced(target) as temporary:
         warnings = convert_tokenizer(checkpoint.tokenizer(), temporary, spec.vocab_size)
@@ -142,6 +146,22 @@ def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Sour
                 source = replace(source, paired_heads=0)
             return source, stored.part(place.index, place.count)
     raise FormatError(checkpoint.path, name, "missing", f"the tensor of {source.name}")
+
+
+def _kept(tensors: list[tuple[Source, Stored]]) -> Iterator[tuple[str, Stored, WeightType]]:
+    """Yield the name of each tensor, where it is, and its own type.
+
+    Raises:
+        UnsupportedError: model files do not have the type.
+    """
+    for source, stored in tensors:
+        kind = own_type(stored)
+        if kind is None:
+            raise UnsupportedError(
+                f"{stored.path}: {stored.name} is {stored.lossy or stored.dtype}, which model "
+                f"files do not have; --weights says to what all tensors are converted"
+            )
+        yield source.name, stored, kind
 
 
 def _requantised(

@@ -22,7 +22,7 @@ class Checkpoint(Protocol):
         config_path: file to name in error messages about `config`.
         config: the contents of a config.json.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
-        weights: type of the matrices if the user requests none.
+        weights: type of the matrices if the user requests none; None: each keeps its own.
         tensors: by Hugging Face's names.
     """
 
@@ -30,8 +30,9 @@ class Checkpoint(Protocol):
     config_path: Path
     config: dict[str, Any]
     paired: bool
-    weights: str
 
+    @property
+    def weights(self) -> str | None: ...
     @property
     def tensors(self) -> Mapping[str, Stored]: ...
 

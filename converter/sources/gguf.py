@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +15,16 @@ from numpy.typing import NDArray
 from dllama.converter.extras import require
 from dllama.converter.sources.gguf_config import FREQUENCIES, hugging_face_name, read_config
 from dllama.converter.sources.gguf_header import MAGIC, GgufHeader, TensorEntry, read_header, typed
-from dllama.converter.sources.stored import BLOCKS, MappedFile, MappedTensor, part_shape
+from dllama.converter.sources.stored import BLOCKS, DTYPES, MappedFile, MappedTensor, part_shape
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.gguf import read_tokenizer
 from dllama.errors import FormatError, ModelError, UnsupportedError
 
-# ggml's type numbers for the types that can be read directly.
-TYPES = {0: "F32", 1: "F16", 30: "BF16", 2: "Q40", 8: "Q80"}
-# The closest weight type for each type. For other types, bits per weight decide.
-NEAREST = {"F32": "f32", "F16": "f16", "BF16": "f16", "Q40": "q40", "Q80": "q80"}
-MOST_BITS_OF_Q40 = 5.0
+# Names of the types that ggml's numbers stand for.
+TYPES = {
+    0: "F32", 1: "F16", 2: "Q40", 3: "Q41", 6: "Q50", 7: "Q51", 8: "Q80", 10: "Q2K", 11: "Q3K",
+    12: "Q4K", 13: "Q5K", 14: "Q6K", 20: "IQ4NL", 23: "IQ4XS", 30: "BF16", 39: "MXFP4",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,8 @@ Mapped = MappedTensor | QuantisedTensor
 class GgufFile:
     """A GGUF file; of a split model, the first file."""
 
+    weights = None
+
     @staticmethod
     def recognises(path: Path) -> bool:
         """Whether the path is a GGUF file."""
@@ -112,7 +113,6 @@ class GgufFile:
         self.config = read_config(metadata, stored.keys(), factors, path)
         self.config["vocab_size"] = self._vocab_size(stored)
         self.paired = metadata["general.architecture"] == "llama"
-        self.weights = _nearest(stored)
         self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
 
     def tokenizer(self) -> SourceTokenizer:
@@ -175,8 +175,8 @@ class GgufFile:
 def _tensor(file: MappedFile, entry: TensorEntry) -> Mapped:
     """Create a tensor and check that it lies within the file."""
     tensor: Mapped
-    if entry.type in TYPES:
-        dtype = TYPES[entry.type]
+    dtype = TYPES.get(entry.type, "")
+    if dtype in DTYPES or dtype in BLOCKS:
         block = BLOCKS[dtype].block_size if dtype in BLOCKS else 1
         tensor = MappedTensor(file, entry.name, dtype, entry.shape, entry.begin)
     else:
@@ -204,14 +204,3 @@ def _quantised(file: MappedFile, entry: TensorEntry) -> QuantisedTensor:
     return QuantisedTensor(
         file, entry.name, entry.shape, entry.begin, kind, block, nbytes, package.dequantize
     )
-
-
-def _nearest(stored: Mapping[str, Mapped]) -> str:
-    """Return the weight type closest to that of most numbers in matrices."""
-    counts: Counter[str] = Counter()
-    for name, tensor in stored.items():
-        if name.startswith("blk.") and len(tensor.shape) > 1:
-            bits = 8 * tensor.nbytes / math.prod(tensor.shape)
-            others = "q40" if bits <= MOST_BITS_OF_Q40 else "q80"
-            counts[others if tensor.lossy else NEAREST[tensor.dtype]] += math.prod(tensor.shape)
-    return max(counts, key=counts.__getitem__, default="q40")

@@ -21,7 +21,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
 }
 # Types whose rows consist of the same blocks as in model files.
-BLOCKS = {"Q40": WeightType.Q40, "Q80": WeightType.Q80}
+BLOCKS = {kind.name: kind for kind in WeightType if kind.block_size > 1}
 
 
 class Stored(Protocol):
@@ -30,7 +30,7 @@ class Stored(Protocol):
     Attributes:
         path: the file that contains it.
         name: its name there.
-        dtype: F32, F16, BF16, Q40, Q80, or a type that cannot be converted.
+        dtype: F32, F16, BF16, a name in BLOCKS, or a type that cannot be converted.
         shape: rows first.
         nbytes: bytes in the files.
         lossy: name of the quantisation that `rows` decodes, or "".

@@ -239,15 +239,15 @@ class ModelWriter:
             rows: uint8 (r, bytes per row).
 
         Raises:
-            FormatError: the scale of a block is not finite.
+            FormatError: a number is not finite.
             ValueError: the rows have the wrong shape, or other rows come next.
         """
         info = self._next(name, rows.shape[0])
         kind = info.weight_type
         if kind.block_size == 1 or rows.shape[1] != kind.nbytes(info.shape[1]):
             raise ValueError(f"blocks of {name} with shape {rows.shape} do not come next")
-        scales = rows.reshape(-1, kind.block_bytes)[:, :2]
-        if not np.isfinite(np.ascontiguousarray(scales).view("<f2")).all():
+        numbers = decode(rows, kind, (len(rows), info.shape[1]), self._threads)
+        if not np.isfinite(numbers).all():
             raise self._not_finite(info)
         self._write(np.ascontiguousarray(rows), rows.shape[0])
 

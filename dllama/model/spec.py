@@ -94,6 +94,11 @@ class Layer:
     norms_after: bool
 
 
+def typed_name(tensor: str) -> str:
+    """The name that ModelSpec.tensor_types uses for a tensor: experts of a layer share one."""
+    return re.sub(r"\.experts\.\d+\.", ".experts.", tensor)
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Architecture and sizes of a model; lengths count elements, not bytes.
@@ -162,7 +167,7 @@ class ModelSpec:
 
     def type_of(self, tensor: str) -> WeightType:
         """How a matrix of the model file is stored."""
-        name = re.sub(r"\.experts\.\d+\.", ".experts.", tensor)
+        name = typed_name(tensor)
         floats = name == "embedding" or name.endswith(".router")
         return self._types.get(name, WeightType.F32 if floats else self.weight_type)
 

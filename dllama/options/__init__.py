@@ -264,7 +264,7 @@ WORKER_OPTIONS = (
 # `dllama convert` and `dllama pull`.
 WEIGHTS = Option(
     "weights", str, "type of the weights",
-    otherwise="q40; for a GGUF file the one nearest to its own",
+    otherwise="q40; each tensor of a GGUF file keeps its own",
 )  # fmt: skip
 CONVERSION_OPTIONS = (
     WEIGHTS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -138,13 +137,6 @@ def test_another_process_may_be_first(home, path, monkeypatch):
     target.rmdir()
     assert cached_model(path, progress=False) == target
     assert (target / "model.m").read_bytes() == before
-
-
-def test_warnings_reach_the_user(home, path, fixtures, caplog):
-    ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q5_1")
-    with caplog.at_level(logging.WARNING):
-        cached_model(path, progress=False)
-    assert "lose accuracy from Q5_1 to q80" in caplog.text
 
 
 def test_other_files_are_refused(home, tmp_path):

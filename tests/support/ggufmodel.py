@@ -119,6 +119,16 @@ def encode(name: str, tensor: NDArray[Any], kind: str) -> tuple[NDArray[Any], Ty
     return gguf.quantize(tensor.astype(np.float32), Type[kind]), Type[kind]
 
 
+def read(path: Path) -> tuple[dict[str, tuple[NDArray[Any], Type]], dict[str, Any]]:
+    """Return the tensors of a file and the metadata that write() does not add by itself."""
+    reader = gguf.GGUFReader(path)
+    tensors = {tensor.name: (np.array(tensor.data), tensor.tensor_type)
+               for tensor in reader.tensors}  # fmt: skip
+    own = ("GGUF.", "general.architecture")
+    fields = {k: f.contents() for k, f in reader.fields.items() if not k.startswith(own)}
+    return tensors, fields
+
+
 def write(
     path: Path,
     arch: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from oracle.huggingface import paired, read_safetensors
 
 import dllama
 from dllama.converter import convert
+from dllama.converter.own_types import own_type
 from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 from dllama.model.file import ModelFile
@@ -73,10 +75,44 @@ def test_blocks_are_copied(path, tmp_path, fixtures, kind, weights):
         np.testing.assert_array_equal(file.f32("embedding"), embedding)
 
 
+def test_every_tensor_keeps_its_type(path, tmp_path, fixtures):
+    """A mixed file, whose header names the commonest type."""
+    kinds = {"token_embd": "F16", "ffn_down": "Q4_0", "attn_v": "Q8_0", "output": "Q8_0"}
+    chosen = {f"blk.1.{name}.weight": kind for name, kind in kinds.items()}
+    chosen |= {f"{name}.weight": kinds[name] for name in ("token_embd", "output")}
+    ggufmodel.write_folder(path, fixtures / "llama-gqa", "F16")
+    tensors, metadata = ggufmodel.read(path)
+    for name, kind in chosen.items():
+        if name in tensors:
+            array = gguf.dequantize(*tensors[name])
+            tensors[name] = (gguf.quantize(array, Type[kind]), Type[kind])
+    ggufmodel.write(path, "llama", tensors, metadata)
+    report = run(path, tmp_path)
+    assert report.spec.weight_type is WeightType.F16
+    assert dict(report.spec.tensor_types) == {
+        "embedding": WeightType.F16, "layers.1.v": WeightType.Q80, "layers.1.down": WeightType.Q40,
+        "output": WeightType.Q80,
+    }  # fmt: skip
+    assert not [line for line in report.warnings if "accuracy" in line]
+    with ModelFile.open(tmp_path / "out" / "model.m") as file:
+        for ours, theirs in {"layers.1.down": "blk.1.ffn_down", "embedding": "token_embd",
+                             "output": "output", "layers.0.k": "blk.0.attn_k"}.items():  # fmt: skip
+            assert file.raw(ours).tobytes() == tensors[f"{theirs}.weight"][0].tobytes()
+
+
+def test_a_type_that_cannot_be_kept_is_named(path, tmp_path):
+    """Nothing is requantised unless --weights says so."""
+    array = np.zeros((32, 66), np.uint8)
+    ggufmodel.write(path, "llama", {"token_embd.weight": (array, Type.IQ2_XXS)}, {})
+    stored = GgufFile(path).tensors["model.embed_tokens.weight"]
+    assert own_type(stored) is None
+    assert stored.lossy == "IQ2_XXS"
+
+
 def test_other_quantisations_are_requantised_with_a_warning(path, tmp_path, fixtures):
     stored = ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q5_1")
-    (warning,) = (w for w in run(path, tmp_path).warnings if "accuracy" in w)
-    assert "model.gguf: 15 tensors lose accuracy from Q5_1 to q80" in warning
+    (warning,) = (w for w in run(path, tmp_path, "q80").warnings if "accuracy" in w)
+    assert re.search(r"model\.gguf: 15 tensors lose accuracy from Q5_?1 to q80", warning)
     with ModelFile.open(tmp_path / "out" / "model.m") as file:
         numbers = gguf.dequantize(stored["blk.0.attn_k.weight"], Type.Q5_1)
         found = file.f32("layers.0.k")
@@ -87,14 +123,6 @@ def test_other_quantisations_are_requantised_with_a_warning(path, tmp_path, fixt
     assert not [w for w in run(path, tmp_path, "f16").warnings if "accuracy" in w]
     ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q8_0")
     assert "lose accuracy from Q80 to q40" in run(path, tmp_path, "q40").warnings[-1]
-
-
-@pytest.mark.parametrize(
-    ("kind", "weights"), [("Q4_1", "q40"), ("Q5_0", "q80"), ("F16", "f16"), ("F32", "f32")]
-)
-def test_the_default_is_the_closest_weight_type(path, fixtures, kind, weights):
-    ggufmodel.write_folder(path, fixtures / "llama-gqa", kind)
-    assert GgufFile(path).weights == weights
 
 
 def scales_of_q4_k(data):
