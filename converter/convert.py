@@ -21,12 +21,13 @@ from tqdm import tqdm
 from dllama.converter import families
 from dllama.converter.families.source import Place, Source
 from dllama.converter.own_types import own_type, with_own_types
+from dllama.converter.recipe import stored_once, with_output
 from dllama.converter.sources.checkpoint import Checkpoint, open_checkpoint
 from dllama.converter.sources.stored import BLOCKS, DTYPES, Stored
 from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
 from dllama.model.file import ModelWriter, decode, tensor_table
-from dllama.model.header import read_header, write_header
+from dllama.model.header import check_spec, read_header, write_header
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
@@ -63,6 +64,7 @@ def convert(
     output: str | Path,
     weights: str | None = None,
     *,
+    output_weights: str | None = None,
     threads: int | None = None,
     progress: bool = True,
 ) -> Report:
@@ -74,6 +76,8 @@ def convert(
         source: a checkpoint; checkpoint.py lists the formats.
         output: a new or empty folder, or a model folder.
         weights: type of the matrices. Default: q40; those of a GGUF file keep their own types.
+        output_weights: type of the output matrix, and of the embedding if that is tied to it.
+            Default: that of the other matrices; in a GGUF file its own.
         threads: default one per CPU.
         progress: whether to show a progress bar.
 
@@ -85,17 +89,24 @@ def convert(
         OutputError: the output cannot be written.
     """
     begin = time.perf_counter()
-    if weights is not None and weights not in WEIGHTS:
-        raise ConfigError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
+    _check_choice("weights", weights)
+    _check_choice("output_weights", output_weights)
     workers = _thread_count(threads)
     checkpoint = open_checkpoint(Path(source))
     target = checked_output(Path(output), checkpoint.path)
     wanted = weights or checkpoint.weights
     weight_type = WeightType[wanted.upper()] if wanted else WeightType.F32
     family, spec = read_spec(checkpoint.config, weight_type, checkpoint.config_path)
-    tensors = [_find(checkpoint, item, spec) for item in family.sources(spec)]
+    sources = list(family.sources(spec))
+    tied = any(_is_tied(checkpoint, source) for source in sources)
+    spec = replace(spec, tied=tied and stored_once(wanted, output_weights))
+    names = tensor_table(spec, 0)
+    tensors = [_find(checkpoint, source) for source in sources if source.name in names]
     if wanted is None:
         spec = with_own_types(spec, _kept(tensors))
+    if output_weights:
+        spec = with_output(spec, WeightType[output_weights.upper()])
+    check_spec(spec, checkpoint.config_path)
     _check_space(target, spec)
     with _replaced(target) as temporary:
         warnings = convert_tokenizer(checkpoint.tokenizer(), temporary, spec.vocab_size)
@@ -126,16 +137,26 @@ def _thread_count(threads: int | None) -> int:
     return min(os.cpu_count() or 1, MAX_THREADS) if given is None else given
 
 
-def _find(checkpoint: Checkpoint, source: Source, spec: ModelSpec) -> tuple[Source, Stored]:
+def _check_choice(name: str, value: str | None) -> None:
+    if value is not None and value not in WEIGHTS:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(WEIGHTS)}")
+
+
+def _is_tied(checkpoint: Checkpoint, source: Source) -> bool:
+    """Whether another tensor stands for that of a source."""
+    flag = checkpoint.config.get("tie_word_embeddings")
+    tied = flag or (flag is None and source.tensor not in checkpoint.tensors)
+    return bool(source.tied_to and tied)
+
+
+def _find(checkpoint: Checkpoint, source: Source) -> tuple[Source, Stored]:
     """Return a source with its stored tensor.
 
     Raises:
         FormatError: the tensor is missing.
         UnsupportedError: its type cannot be converted.
     """
-    flag = checkpoint.config.get("tie_word_embeddings")
-    tied = flag or (flag is None and source.tensor not in checkpoint.tensors)
-    name = source.tied_to if source.tied_to and tied else source.tensor
+    name = source.tied_to if _is_tied(checkpoint, source) else source.tensor
     for place in (Place(name), *source.others):
         if place.tensor in checkpoint.tensors:
             stored = checkpoint.tensors[place.tensor]

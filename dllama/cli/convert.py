@@ -37,7 +37,8 @@ def add_parser(subparsers: Any) -> None:
 def add_conversion_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that converts."""
     for option in CONVERSION_OPTIONS:
-        add_option(parser, replace(option, choices=WEIGHTS) if option.name == "weights" else option)
+        typed = option.name in ("weights", "output_weights")
+        add_option(parser, replace(option, choices=WEIGHTS) if typed else option)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +49,14 @@ def run(args: argparse.Namespace) -> int:
 
 def convert_and_report(source: Path, output: Path, args: argparse.Namespace) -> None:
     """Convert with the options of add_conversion_options, print warnings and a report."""
-    report = convert(source, output, args.weights, threads=args.threads, progress=not args.quiet)
+    report = convert(
+        source,
+        output,
+        args.weights,
+        output_weights=args.output_weights,
+        threads=args.threads,
+        progress=not args.quiet,
+    )
     for warning in report.warnings:
         print(f"dllama: warning: {warning}", file=sys.stderr)
     if not args.quiet:

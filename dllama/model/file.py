@@ -91,7 +91,8 @@ def decode(
 class ModelFile:
     """An open model file. Close it, or use it in a with statement.
 
-    Arrays returned by raw and f32 stay valid after close.
+    Arrays returned by raw and f32 stay valid after close. The output matrix of a model whose
+    embedding is tied to it is read as the embedding.
     """
 
     def __init__(self, path: Path, data: mmap.mmap, spec: ModelSpec, header_size: int) -> None:
@@ -138,31 +139,35 @@ class ModelFile:
         """The bytes before the first tensor."""
         return self._bytes[: self.header_size].tobytes()
 
+    def info(self, name: str) -> TensorInfo:
+        """Where a tensor lies; KeyError if the model has none of this name."""
+        return self.tensors["embedding" if self.spec.tied and name == "output" else name]
+
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor: uint8 (nbytes,), a read-only view."""
-        info = self.tensors[name]
+        info = self.info(name)
         return self._bytes[info.offset : info.offset + info.nbytes]
 
     def rows(self, name: str) -> NDArray[np.uint8]:
         """A tensor as uint8 (rows, bytes per row), a view. A vector is one row."""
-        shape = self.tensors[name].shape
+        shape = self.info(name).shape
         return self.raw(name).reshape(shape[0] if len(shape) == 2 else 1, -1)
 
     def stored(self, name: str) -> quants.StoredRows:
         """The rows of a matrix, not copied."""
-        info = self.tensors[name]
+        info = self.info(name)
         return quants.StoredRows(self.rows(name), int(info.weight_type), info.shape[1])
 
     def f32(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32 of its shape: a view if the file stores float32, else decoded."""
-        info = self.tensors[name]
+        info = self.info(name)
         if info.weight_type is WeightType.F32 and info.offset % 4 == 0:
             return self.raw(name).view("<f4").reshape(info.shape)
         return decode(self.raw(name), info.weight_type, info.shape)
 
     def release(self, name: str) -> None:
         """Let the system drop a tensor's pages; they are read again when needed."""
-        info = self.tensors[name]
+        info = self.info(name)
         begin = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
         length = info.offset + info.nbytes - begin
         if self._map is not None and length > 0 and hasattr(mmap, "MADV_DONTNEED"):

@@ -60,6 +60,7 @@ class Key(IntEnum):
     ATTENTION_CAP = 1010
     LOGITS_SCALE = 1011
     TENSOR_TYPES = 1012
+    TIED = 1013
 
 
 # Least and greatest value of each key that is a plain number.
@@ -85,6 +86,7 @@ RANGES = {
     Key.QKV_BIAS: (0, 1),
     Key.ROUTER_UNSCALED: (0, 1),
     Key.POST_NORMS: (0, 1),
+    Key.TIED: (0, 1),
 }
 ENUMS: dict[Key, type[IntEnum]] = {
     Key.ARCH: Arch,
@@ -202,6 +204,7 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
         attention_scale=_factor(values, Key.ATTENTION_SCALE, 0.0, path),
         attention_cap=_factor(values, Key.ATTENTION_CAP, 0.0, path),
         logits_scale=_factor(values, Key.LOGITS_SCALE, 1.0, path),
+        tied=bool(values.get(Key.TIED, 0)),
     )
 
 
@@ -326,6 +329,7 @@ def _ours(spec: ModelSpec) -> list[tuple[Key, int]]:
         Key.QKV_BIAS: spec.qkv_bias,
         Key.ROUTER_UNSCALED: not spec.topk_normalised,
         Key.POST_NORMS: spec.post_norms,
+        Key.TIED: spec.tied,
     }
     factors = {
         Key.EMBEDDING_SCALE: (spec.embedding_scale, 1.0),

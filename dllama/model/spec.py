@@ -115,7 +115,8 @@ class ModelSpec:
         head_dim: elements of a head.
         vocab_size: tokens of the vocabulary.
         seq_len: most positions of a sequence.
-        weight_type: how matrices are stored, except the embedding and routers, which are float32.
+        weight_type: how matrices are stored, except routers and an embedding of its own, which are
+            float32.
         hidden_act: activation of the feed-forward network.
         norm_epsilon: epsilon of RMSNorm.
         rope_theta: base of the RoPE frequencies.
@@ -133,8 +134,9 @@ class ModelSpec:
         attention_scale: factor of q k^T; 0 stands for 1 / sqrt(head_dim).
         attention_cap: if not 0, a score s becomes cap * tanh(s / cap).
         logits_scale: factor of the logits.
-        tensor_types: (name, type) of the matrices that differ from weight_type, in the order of
-            the file (dllama.model.tensors.with_types). The experts of a layer share the names
+        tied: whether the output matrix is the embedding, which the file then stores once.
+        tensor_types: (name, type) of the matrices whose type is another one, in the order of the
+            file (dllama.model.tensors.with_types). The experts of a layer share the names
             `layers.N.experts.gate`, `down` and `up`.
     """
 
@@ -163,12 +165,15 @@ class ModelSpec:
     attention_scale: float = 0.0
     attention_cap: float = 0.0
     logits_scale: float = 1.0
+    tied: bool = False
     tensor_types: tuple[tuple[str, WeightType], ...] = ()
 
     def type_of(self, tensor: str) -> WeightType:
         """How a matrix of the model file is stored."""
         name = typed_name(tensor)
-        floats = name == "embedding" or name.endswith(".router")
+        if self.tied and name == "output":
+            name = "embedding"
+        floats = (name == "embedding" and not self.tied) or name.endswith(".router")
         return self._types.get(name, WeightType.F32 if floats else self.weight_type)
 
     @cached_property

@@ -47,7 +47,8 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield at + "attention_post_norm", (spec.dim,)
             yield at + "ffn_post_norm", (spec.dim,)
     yield "final_norm", (spec.dim,)
-    yield "output", (spec.vocab_size, spec.dim)
+    if not spec.tied:
+        yield "output", (spec.vocab_size, spec.dim)
 
 
 def _feed_forward(spec: ModelSpec, at: str, experts: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -72,7 +73,7 @@ def typed(spec: ModelSpec) -> list[str]:
             names.append(at + "router")
         within = at + "experts." if spec.n_experts else at
         names += [within + name for name in ("gate", "down", "up")]
-    return [*names, "output"]
+    return names if spec.tied else [*names, "output"]
 
 
 def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:

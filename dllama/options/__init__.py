@@ -266,8 +266,13 @@ WEIGHTS = Option(
     "weights", str, "type of the weights",
     otherwise="q40; each tensor of a GGUF file keeps its own",
 )  # fmt: skip
+OUTPUT_WEIGHTS = Option(
+    "output_weights", str, "type of the output matrix, and of an embedding that is tied to it",
+    otherwise="that of the other weights",
+)  # fmt: skip
 CONVERSION_OPTIONS = (
     WEIGHTS,
+    OUTPUT_WEIGHTS,
     replace(THREADS, help="threads", otherwise="one per CPU"),
     replace(QUIET, help="no progress bar, no report"),
 )

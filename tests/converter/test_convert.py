@@ -24,7 +24,7 @@ from dllama.errors import (
     OutputError,
     UnsupportedError,
 )
-from dllama.model.file import ModelFile
+from dllama.model.file import ModelFile, encode
 from dllama.model.spec import RopeScaling, RopeType
 from dllama.model.weight_types import WeightType
 
@@ -53,6 +53,12 @@ def edit_tensors(source, **changes):
 
 def files(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def converted(source, tmp_path, weights, **options):
+    """The model file that a conversion writes."""
+    convert(source, tmp_path / "model", weights, progress=False, **options)
+    return ModelFile.open(tmp_path / "model" / "model.m")
 
 
 def run(source, tmp_path, **options):
@@ -111,13 +117,49 @@ def test_shards_must_be_in_the_folder(source, tmp_path, file):
 
 
 def test_tied_embeddings(source, fixtures, tmp_path):
-    convert(fixtures / "llama31-tied", tmp_path / "tied", "f32", progress=False)
-    with ModelFile.open(tmp_path / "tied" / "model.m") as file:
-        np.testing.assert_array_equal(file.f32("output"), file.f32("embedding"))
+    with converted(fixtures / "llama31-tied", tmp_path, "f16") as file:
+        assert file.spec.tied
+        assert "output" not in file.tensors
+        assert file.spec.type_of("embedding") is WeightType.F16
+        stored = load_file(fixtures / "llama31-tied" / "model.safetensors")
+        expected = stored["model.embed_tokens.weight"].astype(np.float32)
+        np.testing.assert_array_equal(file.f32("output"), expected)
     edit_config(source, tie_word_embeddings=False)
     edit_tensors(source, lm_head__weight=None)
     with pytest.raises(FormatError, match=r"lm_head\.weight is missing"):
         run(source, tmp_path)
+
+
+@pytest.mark.parametrize("weights", ["q40", "f32"])
+def test_distributed_llama_gets_a_tied_output_of_its_own(fixtures, tmp_path, weights):
+    with converted(fixtures / "llama31-tied", tmp_path, weights) as file:
+        assert not file.spec.tied
+        assert file.spec.tensor_types == ()
+        assert file.tensors["embedding"].weight_type is WeightType.F32
+        assert file.tensors["output"].weight_type is WeightType[weights.upper()]
+        output = encode(file.f32("embedding"), WeightType[weights.upper()])
+        np.testing.assert_array_equal(file.raw("output"), output)
+
+
+def test_output_weights_are_those_of_a_tied_embedding(fixtures, tmp_path):
+    for output in WEIGHTS:
+        with converted(fixtures / "llama31-tied", tmp_path, "q40", output_weights=output) as file:
+            kinds = {name: info.weight_type.name for name, info in file.tensors.items()}
+        assert "output" not in kinds
+        assert kinds["embedding"] == output.upper()
+        assert kinds["layers.0.q"] == kinds["layers.1.down"] == "Q40"
+
+
+def test_output_weights_leave_an_untied_embedding(source, tmp_path):
+    with converted(source, tmp_path, "q40", output_weights="q80") as file:
+        assert file.tensors["embedding"].weight_type is WeightType.F32
+        assert file.spec.tensor_types == (("output", WeightType.Q80),)
+
+
+@pytest.mark.parametrize("option", ["weights", "output_weights"])
+def test_unknown_types_are_refused(source, tmp_path, option):
+    with pytest.raises(ConfigError, match=f"^{option} is 'q9', expected one of q40"):
+        run(source, tmp_path, **{option: "q9"})
 
 
 def test_both_dialects_of_rope(source, tmp_path):

@@ -31,6 +31,7 @@ FEATURES = {
     "biases": {"qkv_bias": True},
     "multipliers": {"embedding_scale": 2.0, "logits_scale": 0.5},
     "other types": {"tensor_types": TYPES},
+    "tied": {"tied": True},
     "experts": MIXTURE,
     "experts of other types": {**MIXTURE, "tensor_types": (("layers.0.experts.up", F32),)},
     "norms after blocks": {**MIXTURE, "post_norms": True},

@@ -66,6 +66,21 @@ def test_rows_may_come_in_runs(tmp_path):
     assert (tmp_path / "runs.m").read_bytes() == (tmp_path / "whole.m").read_bytes()
 
 
+@pytest.mark.parametrize("weights", list(WeightType))
+def test_a_tied_output_is_the_embedding(tmp_path, weights):
+    spec = replace(SPEC, weight_type=weights, tied=True)
+    tensors = write(tmp_path / "model.m", spec)
+    assert list(tensors)[-1] == "final_norm"
+    with ModelFile.open(tmp_path / "model.m") as file:
+        assert file.spec.type_of("output") is file.spec.type_of("embedding") is weights
+        stored = encode(tensors["embedding"], weights)
+        np.testing.assert_array_equal(file.raw("output"), stored)
+        assert file.rows("output").shape == (SPEC.vocab_size, weights.nbytes(SPEC.dim))
+        np.testing.assert_array_equal(file.f32("output"), file.f32("embedding"))
+        file.release("output")
+        np.testing.assert_array_equal(file.raw("embedding"), stored)
+
+
 def test_arrays_outlive_the_file(tmp_path):
     tensors = write(tmp_path / "model.m")
     with ModelFile.open(tmp_path / "model.m") as file:
@@ -95,6 +110,7 @@ def test_the_original_converters_file_is_read(fixtures):
         {"rope_type": RopeType.LLAMA31, "rope_scaling": RopeScaling(8.5, 0.25, 4.5, 8192)},
         {"head_dim": 24},
         {"qkv_bias": True},
+        {"tied": True},
         {"n_experts": 3, "n_active_experts": 1, "topk_normalised": False},
         {
             "n_experts": 8,
@@ -185,6 +201,7 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.QKV_BIAS, 2, "qkv_bias"),
         (Key.ROUTER_UNSCALED, -1, "router_unscaled"),
         (Key.POST_NORMS, 7, "post_norms"),
+        (Key.TIED, 2, "tied"),
         (Key.EMBEDDING_SCALE, 0, "embedding_scale"),
         (Key.ATTENTION_SCALE, -1, "attention_scale"),
         (Key.ATTENTION_CAP, 0x7F800000, "attention_cap"),

@@ -19,6 +19,8 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Weight]]:
         tensors = {
             name: _weight(np.array(model.raw(name)), info) for name, info in model.tensors.items()
         }
+        if model.spec.tied:
+            tensors["output"] = tensors["embedding"]
         return model.spec, tensors
 
 
