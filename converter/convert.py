@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dllama.converter import families
-from dllama.converter.families.source import Place, Source
+from dllama.converter.families.keys import check_keys
+from dllama.converter.families.source import Source
 from dllama.converter.own_types import own_type, with_own_types
 from dllama.converter.recipe import stored_once, with_output
+from dllama.converter.sources import quantised
 from dllama.converter.sources.checkpoint import Checkpoint, open_checkpoint
-from dllama.converter.sources.stored import BLOCKS, DTYPES, Stored
+from dllama.converter.sources.stored import BLOCKS, Stored
+from dllama.converter.tensors import find_tensors, is_tied, tie_warnings
 from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
 from dllama.model.file import ModelWriter, decode, tensor_table
@@ -96,12 +99,13 @@ def convert(
     target = checked_output(Path(output), checkpoint.path)
     wanted = weights or checkpoint.weights
     weight_type = WeightType[wanted.upper()] if wanted else WeightType.F32
-    family, spec = read_spec(checkpoint.config, weight_type, checkpoint.config_path)
-    sources = list(family.sources(spec))
-    tied = any(_is_tied(checkpoint, source) for source in sources)
-    spec = replace(spec, tied=tied and stored_once(wanted, output_weights))
+    family, spec = read_spec(
+        checkpoint.config, weight_type, checkpoint.config_path, checkpoint.files
+    )
+    tensors = find_tensors(checkpoint, family.sources(spec))
+    spec = replace(spec, tied=is_tied(tensors) and stored_once(wanted, output_weights))
     names = tensor_table(spec, 0)
-    tensors = [_find(checkpoint, source) for source in sources if source.name in names]
+    tensors = [(source, stored) for source, stored in tensors if source.name in names]
     if wanted is None:
         spec = with_own_types(spec, _kept(tensors))
     if output_weights:
@@ -110,6 +114,7 @@ def convert(
     _check_space(target, spec)
     with _replaced(target) as temporary:
         warnings = convert_tokenizer(checkpoint.tokenizer(), temporary, spec.vocab_size)
+        warnings += tie_warnings(checkpoint, tensors)
         warnings += _requantised(checkpoint, tensors, spec)
         _write_model(temporary / "model.m", spec, tensors, workers, progress)
         written = sum(file.stat().st_size for file in temporary.iterdir())
@@ -119,14 +124,22 @@ def convert(
 
 
 def read_spec(
-    config: dict[str, Any], weights: WeightType, path: Path
+    config: dict[str, Any], weights: WeightType, path: Path, files: Collection[str] = ()
 ) -> tuple[ModuleType, ModelSpec]:
     """Return the family and the spec of a config.json.
+
+    Args:
+        config: the config.json.
+        weights: type of the matrices.
+        path: the file, for messages.
+        files: names of the files beside it.
 
     Raises:
         FormatError, UnsupportedError: the config is wrong or cannot be represented in a model file.
     """
     family = families.of_config(config, path)
+    quantised.refuse_quantised(config, files, path)
+    check_keys(config, family.KEYS | quantised.KEYS, path)
     spec: ModelSpec = family.read_config(config, weights, path)
     read_header(write_header(spec, path), path)
     return family, spec
@@ -140,33 +153,6 @@ def _thread_count(threads: int | None) -> int:
 def _check_choice(name: str, value: str | None) -> None:
     if value is not None and value not in WEIGHTS:
         raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(WEIGHTS)}")
-
-
-def _is_tied(checkpoint: Checkpoint, source: Source) -> bool:
-    """Whether another tensor stands for that of a source."""
-    flag = checkpoint.config.get("tie_word_embeddings")
-    tied = flag or (flag is None and source.tensor not in checkpoint.tensors)
-    return bool(source.tied_to and tied)
-
-
-def _find(checkpoint: Checkpoint, source: Source) -> tuple[Source, Stored]:
-    """Return a source with its stored tensor.
-
-    Raises:
-        FormatError: the tensor is missing.
-        UnsupportedError: its type cannot be converted.
-    """
-    name = source.tied_to if _is_tied(checkpoint, source) else source.tensor
-    for place in (Place(name), *source.others):
-        if place.tensor in checkpoint.tensors:
-            stored = checkpoint.tensors[place.tensor]
-            if stored.dtype not in DTYPES and stored.dtype not in BLOCKS:
-                what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
-                raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
-            if checkpoint.paired:
-                source = replace(source, paired_heads=0)
-            return source, stored.part(place.index, place.count)
-    raise FormatError(checkpoint.path, name, "missing", f"the tensor of {source.name}")
 
 
 def _kept(tensors: list[tuple[Source, Stored]]) -> Iterator[tuple[str, Stored, WeightType]]:

@@ -18,9 +18,16 @@ from typing import Any, BinaryIO
 from dllama.converter.cache import cache_folder
 from dllama.converter.convert import read_spec
 from dllama.converter.extras import require
-from dllama.converter.sources.huggingface import FILES, INDEX
+from dllama.converter.sources.huggingface import (
+    ADAPTER,
+    FILES,
+    INDEX,
+    read_weight_map,
+    refuse_adapter,
+)
+from dllama.converter.tensors import all_places, refuse_unused
 from dllama.converter.tokenizers.folder import COPIED
-from dllama.errors import ConfigError, DllamaError, FormatError, ModelError, OutputError
+from dllama.errors import ConfigError, DllamaError, ModelError, OutputError
 from dllama.json_file import read_json
 from dllama.model.weight_types import WeightType
 
@@ -184,25 +191,42 @@ def download(hub: Hub, file: str | None = None) -> Path:
             hub.get(name)
     if "tokenizer.json" not in hub.files and SLOW_TOKENIZER in hub.files:
         hub.get(SLOW_TOKENIZER)
+    if ADAPTER in hub.files:
+        refuse_adapter(hub.folder / ADAPTER)
     config = hub.folder / "config.json"
-    read_spec(read_json(config), WeightType.F32, config)
-    for name in _tensor_files(hub):
+    family, spec = read_spec(read_json(config), WeightType.F32, config, hub.files)
+    for name in _tensor_files(hub, all_places(family.sources(spec))):
         hub.get(name)
     return hub.folder
 
 
-def _tensor_files(hub: Hub) -> list[str]:
-    """Return the names of the tensor files, in the format that the converter prefers."""
+def _tensor_files(hub: Hub, known: set[str]) -> list[str]:
+    """Return the names of the tensor files, in the format that the converter prefers.
+
+    Args:
+        hub: the repository.
+        known: all tensors that the model may use. An index with others is refused.
+    """
     for name in FILES:
-        if name + INDEX in hub.files:
-            index = hub.get(name + INDEX)
-            weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise FormatError(index, "weight_map", "broken", "a map from tensors to files")
-            return sorted({str(shard) for shard in weight_map.values()})
         if name in hub.files:
             return [name]
+        if name + INDEX in hub.files:
+            index = hub.get(name + INDEX)
+            return _indexed_files(hub, index, known)
     raise ModelError(f"{hub.repo}: has no {' or '.join(FILES)}, and no index of such files")
+
+
+def _indexed_files(hub: Hub, index: Path, known: set[str]) -> list[str]:
+    """Return the files that an index names. Those of tensors that no model needs may be missing."""
+    files = set()
+    weight_map = read_weight_map(index)
+    for tensor, file in weight_map.items():
+        if file in hub.files:
+            files.add(file)
+        elif tensor in known:
+            raise ModelError(f"{index}: names the file {file!r} for {tensor}: {hub.repo} has none")
+    refuse_unused((name for name, file in weight_map.items() if file in files), known, index)
+    return sorted(files)
 
 
 def _only_gguf(hub: Hub) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dllama.errors import FormatError, ModelError
+from dllama.git_lfs import refuse_pointer
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -23,7 +24,9 @@ def read_json_if_any(path: Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
-    """Parse a JSON object; path: the file that the bytes come from, for the FormatError."""
+    """Parse a JSON object; path: the file that the bytes come from, for the FormatError
+    (or ModelError, if it is a Git LFS pointer)."""
+    refuse_pointer(data, path)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

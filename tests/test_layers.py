@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. Packages and modules on one line may import each other.
 LAYERS = """
     errors progress
-    checks json_file
+    git_lfs checks json_file
     options
     _kernels
     model

@@ -3,6 +3,8 @@
 A family module has
   MODEL_TYPES     the values of model_type in config.json that it reads, or of architectures if
                   model_type is missing
+  ARCHITECTURES   the values of architectures that it reads
+  KEYS            the fields of config.json that it reads or refuses (keys.py has harmless ones)
   read_config     config.json -> ModelSpec
   sources         where the converter finds each tensor of the model file
 
@@ -15,16 +17,33 @@ from types import ModuleType
 
 from dllama.converter.families import grok, llama, mixtral, qwen2, qwen3, qwen3_moe
 from dllama.converter.families.config import Config
-from dllama.errors import UnsupportedError
+from dllama.errors import FormatError, UnsupportedError
 
 ALL: tuple[ModuleType, ...] = (llama, qwen2, qwen3, qwen3_moe, mixtral, grok)
 
 
 def of_config(config: Config, path: object) -> ModuleType:
-    """The family of a config.json; UnsupportedError if there is none."""
-    classes = config.get("architectures")
-    named = classes[0] if isinstance(classes, list) and classes else None
-    model_type = str(config.get("model_type") or named)
+    """The family of a config.json.
+
+    Raises:
+        FormatError: architectures is no list of names.
+        UnsupportedError: there is no such family, or it does not know the architecture.
+    """
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise FormatError(path, "architectures", repr(classes), "a list of names")
+    family = _of_type(config.get("model_type") or (classes[0] if classes else None), path)
+    for name in classes:
+        if name not in family.ARCHITECTURES:
+            known = ", ".join(family.ARCHITECTURES)
+            raise UnsupportedError(
+                f"{path}: the architecture {name!r} is not supported for this model_type, "
+                f"only {known}"
+            )
+    return family
+
+
+def _of_type(model_type: object, path: object) -> ModuleType:
     for family in ALL:
         if model_type in family.MODEL_TYPES:
             return family

@@ -7,7 +7,7 @@ from typing import Any
 
 from dllama.checks import is_flag, is_integer, is_number
 from dllama.errors import FormatError, UnsupportedError
-from dllama.model.spec import HiddenAct, RopeScaling, RopeType
+from dllama.model.spec import HiddenAct, RopeScaling
 
 log = logging.getLogger("dllama.convert")
 
@@ -68,16 +68,24 @@ def hidden_act(config: Config, path: object) -> HiddenAct:
     return ACTIVATIONS[name]
 
 
-def seq_len(config: Config, path: object, windowed: bool = True) -> int:
+def seq_len(config: Config, path: object, flagged: bool = False, layered: bool = False) -> int:
     """The context length of the model, cut to the sliding window if there is one.
 
     Args:
         config: the config.
         path: its file, for messages.
-        windowed: whether `sliding_window` counts if `use_sliding_window` is absent.
+        flagged: whether the window only counts if `use_sliding_window` is true.
+        layered: whether layers may differ. These have the window: those that `layer_types` names,
+            or else all but the first `max_window_layers`.
     """
     positions = size(config, "max_position_embeddings", path)
-    if not flag(config, "use_sliding_window", path, windowed) or not _windows(config, path):
+    slides = _layer_types(config, path)
+    used = not flagged or flag(config, "use_sliding_window", path, False)
+    if not used or not config.get("sliding_window"):
+        if slides:
+            raise UnsupportedError(f"{path}: layer_types has sliding_attention, but no window")
+        return positions
+    if layered and not (_windows(config, path) if slides is None else slides):
         return positions
     window = size(config, "sliding_window", path, positions)
     if window < positions:
@@ -88,14 +96,23 @@ def seq_len(config: Config, path: object, windowed: bool = True) -> int:
     return min(window, positions)
 
 
-def _windows(config: Config, path: object) -> bool:
-    """Whether some layer has the sliding window.
+def _layer_types(config: Config, path: object) -> bool | None:
+    """Whether layer_types names a layer with a window; None if there are no layer_types."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return None
+    count = size(config, "num_hidden_layers", path)
+    if not isinstance(kinds, list) or len(kinds) != count:
+        raise FormatError(path, "layer_types", repr(kinds), f"a list of {count} types")
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise UnsupportedError(f"{path}: layer_types has {kind!r}, which is not supported")
+    return "sliding_attention" in kinds
 
-    These are the layers that layer_types names, or else all but the first max_window_layers.
-    """
-    kinds, without = config.get("layer_types"), config.get("max_window_layers")
-    if isinstance(kinds, list):
-        return any(kind != "full_attention" for kind in kinds)
+
+def _windows(config: Config, path: object) -> bool:
+    """Whether some layer has the window because its number is at least max_window_layers."""
+    without = config.get("max_window_layers")
     return not without or size(config, "max_window_layers", path) < size(
         config, "num_hidden_layers", path
     )
@@ -103,7 +120,10 @@ def _windows(config: Config, path: object) -> bool:
 
 def experts(config: Config, path: object) -> tuple[int, int]:
     """Experts of a layer, and experts that a token takes."""
-    field = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
+    new, old = config.get("num_experts"), config.get("num_local_experts")
+    if new is not None and old is not None and new != old:
+        raise FormatError(path, "num_local_experts", repr(old), f"{new!r} as in num_experts")
+    field = "num_experts" if new is not None else "num_local_experts"
     count = size(config, field, path)
     taken = size(config, "num_experts_per_tok", path)
     if taken > count:
@@ -122,28 +142,3 @@ def refuse_scaling(scaling: RopeScaling | None, path: object) -> None:
     """UnsupportedError for scaled RoPE, in families for which model files cannot express it."""
     if scaling is not None:
         raise UnsupportedError(f"{path}: rope type 'llama3' is not supported for this model_type")
-
-
-def rope(config: Config, path: object) -> tuple[float, RopeType, RopeScaling | None]:
-    """theta, type and scaling, from rope_parameters or from rope_theta and rope_scaling."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(parameters, dict):
-        raise FormatError(path, "rope_parameters", repr(parameters), "an object")
-    theta = number(parameters, "rope_theta", path, number(config, "rope_theta", path, 10000.0))
-    for given in (parameters, config):
-        if given.get("partial_rotary_factor") not in (None, 1):
-            raise UnsupportedError(f"{path}: partial_rotary_factor is not supported, only 1")
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if kind == "default":
-        return theta, RopeType.LLAMA, None
-    if kind != "llama3":
-        raise UnsupportedError(
-            f"{path}: rope type {kind!r} is not supported, only default and llama3"
-        )
-    scaling = RopeScaling(
-        factor=number(parameters, "factor", path),
-        low_freq_factor=number(parameters, "low_freq_factor", path),
-        high_freq_factor=number(parameters, "high_freq_factor", path),
-        original_seq_len=size(parameters, "original_max_position_embeddings", path),
-    )
-    return theta, RopeType.LLAMA31, scaling

@@ -20,17 +20,28 @@ from dllama.converter.families import config as fields
 from dllama.converter.families import mixtral
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Place, Source
+from dllama.errors import UnsupportedError
 from dllama.model.spec import HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("grok-1", "Grok1ModelForCausalLM")
+ARCHITECTURES = ("Grok1ForCausalLM", "Grok1ModelForCausalLM")
+KEYS = mixtral.KEYS | {
+    "attn_output_multiplier",
+    "auto_map",
+    "embedding_multiplier_scale",
+    "final_logit_softcapping",
+    "max_attn_value",
+    "output_multiplier_scale",
+    "residual_moe",
+}
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh")
 
 EMBEDDING_SCALE = 78.38367176906169
 ATTENTION_SCALE = 0.08838834764831845
 ATTENTION_CAP = 30.0
 LOGITS_SCALE = 0.5773502691896257
-# Values of fields that a config.json may leave out.
-DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+THETA = 10000.0
 
 # Names of the tensors of a layer in both layouts of checkpoints, in the order of the model file.
 LAYER = {
@@ -51,9 +62,14 @@ EXPERT = {"gate": "linear", "down": "linear_1", "up": "linear_v"}
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
     fields.refuse_set(config, ("residual_moe", "final_logit_softcapping"), path)
-    given = {**fields.completed(config, DEFAULTS), "hidden_act": None}
+    if config.get("hidden_act") not in (None, *ACTIVATIONS):
+        known = ", ".join(ACTIVATIONS)
+        raise UnsupportedError(
+            f"{path}: hidden_act {config['hidden_act']!r} is not supported, only {known}"
+        )
+    given = {**config, "hidden_act": None}
     return replace(
-        mixtral.read_config(given, weights, path),
+        mixtral.read_config(given, weights, path, THETA),
         hidden_act=HiddenAct.GELU,
         topk_normalised=False,
         post_norms=True,

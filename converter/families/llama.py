@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dllama.converter.families import config as fields
+from dllama.converter.families import keys
 from dllama.converter.families.config import Config
+from dllama.converter.families.rope import read_rope
 from dllama.converter.families.source import Source
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("llama", "mistral")
+ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
+KEYS = keys.LLAMA
 
 LAYER = {
     "q": "self_attn.q_proj",
@@ -29,12 +33,21 @@ LAYER = {
 }
 
 
-def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
-    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+def read_config(
+    config: Config, weights: WeightType, path: object, theta: float = 10000.0
+) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field.
+
+    Args:
+        config: a config.json.
+        weights: type of the matrices.
+        path: the file, for messages.
+        theta: of RoPE, if the config has none.
+    """
     fields.refuse_set(config, ("attention_bias", "mlp_bias"), path)
     dim = fields.size(config, "hidden_size", path)
     heads = fields.size(config, "num_attention_heads", path)
-    theta, rope_type, scaling = fields.rope(config, path)
+    theta, rope_type, scaling = read_rope(config, path, theta)
     return ModelSpec(
         arch=Arch.LLAMA,
         dim=dim,

@@ -10,21 +10,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dllama.converter.families import config as fields
-from dllama.converter.families import llama
+from dllama.converter.families import keys, llama
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Place, Source, expert_sources, with_experts
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("mixtral",)
+ARCHITECTURES = ("MixtralForCausalLM",)
+KEYS = llama.KEYS | keys.EXPERTS
 # Values of fields that a config.json may leave out, if they differ from Llama's.
-DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6}
+DEFAULTS = {"rms_norm_eps": 1e-5}
+THETA = 1e6
 
 
-def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
-    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+def read_config(
+    config: Config, weights: WeightType, path: object, theta: float = THETA
+) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field.
+
+    Args:
+        config: a config.json.
+        weights: type of the matrices.
+        path: the file, for messages.
+        theta: of RoPE, if the config has none.
+    """
     count, taken = fields.experts(config, path)
-    spec = llama.read_config(fields.completed(config, DEFAULTS), weights, path)
+    spec = llama.read_config(fields.completed(config, DEFAULTS), weights, path, theta)
     return replace(spec, n_experts=count, n_active_experts=taken)
 
 

@@ -16,14 +16,17 @@ from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen2",)
+ARCHITECTURES = ("Qwen2ForCausalLM",)
+KEYS = llama.KEYS
 
 BIASES = {"q": "q_bias", "k": "k_bias", "v": "v_bias"}
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
-    spec = llama.read_config({**config, "sliding_window": None}, weights, path)
-    return replace(spec, qkv_bias=True, seq_len=fields.seq_len(config, path, windowed=False))
+    context = fields.seq_len(config, path, flagged=True, layered=True)
+    given = {**config, "sliding_window": None, "layer_types": None}
+    return replace(llama.read_config(given, weights, path), qkv_bias=True, seq_len=context)
 
 
 def sources(spec: ModelSpec) -> Iterator[Source]:

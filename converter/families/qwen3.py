@@ -16,20 +16,33 @@ from dllama.model.spec import Arch, ModelSpec, RopeType
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen3",)
+ARCHITECTURES = ("Qwen3ForCausalLM",)
+KEYS = llama.KEYS
 
 HEAD_DIM = 128  # if the config has none
 
 
-def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
-    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
-    given = {**config, "head_dim": fields.size(config, "head_dim", path, HEAD_DIM)}
-    spec = llama.read_config({**given, "sliding_window": None}, weights, path)
+def read_config(
+    config: Config, weights: WeightType, path: object, layered: bool = True
+) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field.
+
+    Args:
+        config: a config.json.
+        weights: type of the matrices.
+        path: the file, for messages.
+        layered: whether some layers may have a sliding window and others none.
+    """
+    context = fields.seq_len(config, path, flagged=True, layered=layered)
+    size = fields.size(config, "head_dim", path, HEAD_DIM)
+    given = {**config, "head_dim": size, "sliding_window": None, "layer_types": None}
+    spec = llama.read_config(given, weights, path)
     fields.refuse_scaling(spec.rope_scaling, path)
     return replace(
         spec,
         arch=Arch.QWEN3,
         rope_type=RopeType.FALCON,
-        seq_len=fields.seq_len(config, path, windowed=False),
+        seq_len=context,
     )
 
 

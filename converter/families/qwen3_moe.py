@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dllama.converter.families import config as fields
-from dllama.converter.families import qwen3
+from dllama.converter.families import keys, qwen3
 from dllama.converter.families.config import Config
 from dllama.converter.families.source import Source, expert_sources, with_experts
 from dllama.errors import UnsupportedError
@@ -17,6 +17,13 @@ from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen3_moe",)
+ARCHITECTURES = ("Qwen3MoeForCausalLM",)
+KEYS = (
+    qwen3.KEYS
+    | keys.EXPERTS
+    | {"decoder_sparse_step", "mlp_only_layers", "moe_intermediate_size", "norm_topk_prob"}
+    | {"use_qk_norm"}
+)
 
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
@@ -25,8 +32,10 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     fields.refuse_set(config, ("mlp_only_layers",), path)
     if fields.size(config, "decoder_sparse_step", path, 1) != 1:
         raise UnsupportedError(f"{path}: decoder_sparse_step is not 1: some layers are dense")
+    if not fields.flag(config, "use_qk_norm", path, True):
+        raise UnsupportedError(f"{path}: use_qk_norm false is not supported")
     return replace(
-        qwen3.read_config(config, weights, path),
+        qwen3.read_config(config, weights, path, layered=False),
         arch=Arch.QWEN3_MOE,
         n_experts=count,
         n_active_experts=taken,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from dllama.converter.sources.gguf import GgufFile
 from dllama.converter.sources.huggingface import HuggingFaceFolder
 from dllama.converter.sources.meta import MetaFolder
-from dllama.converter.sources.stored import Stored
+from dllama.converter.sources.stored import MappedFile, Stored
 from dllama.converter.tokenizers.folder import SourceTokenizer
-from dllama.errors import ModelError
+from dllama.errors import DllamaError, ModelError
 
 
 class Checkpoint(Protocol):
@@ -24,6 +24,8 @@ class Checkpoint(Protocol):
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
         weights: type of the matrices if the user requests none; None: each keeps its own.
         tensors: by Hugging Face's names.
+        absent: what to raise for a tensor that the checkpoint lists but does not have.
+        files: names of the files beside the config.
     """
 
     path: Path
@@ -35,6 +37,10 @@ class Checkpoint(Protocol):
     def weights(self) -> str | None: ...
     @property
     def tensors(self) -> Mapping[str, Stored]: ...
+    @property
+    def absent(self) -> Mapping[str, DllamaError]: ...
+    @property
+    def files(self) -> Collection[str]: ...
 
     def tokenizer(self) -> SourceTokenizer:
         """Return the tokenizer; FormatError, UnsupportedError or ModelError names its file."""
@@ -52,5 +58,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise ModelError(f"{path}: no such folder or file")
     if path.is_file():
+        MappedFile(path)  # may say what the file is
         raise ModelError(f"{path}: not a GGUF file, expected a GGUF file or a folder")
     raise ModelError(f"{path}: has no config.json (Hugging Face) and no params.json (Meta)")

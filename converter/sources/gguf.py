@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dllama.converter.sources.gguf_header import MAGIC, GgufHeader, TensorEntry,
 from dllama.converter.sources.stored import BLOCKS, DTYPES, MappedFile, MappedTensor, part_shape
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.gguf import read_tokenizer
-from dllama.errors import FormatError, ModelError, UnsupportedError
+from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 
 # Names of the types that ggml's numbers stand for.
 TYPES = {
@@ -91,6 +91,8 @@ Mapped = MappedTensor | QuantisedTensor
 class GgufFile:
     """A GGUF file; of a split model, the first file."""
 
+    files: Collection[str] = ()
+
     weights = None
 
     @staticmethod
@@ -114,6 +116,7 @@ class GgufFile:
         self.config["vocab_size"] = self._vocab_size(stored)
         self.paired = metadata["general.architecture"] == "llama"
         self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
+        self.absent: dict[str, DllamaError] = {}
 
     def tokenizer(self) -> SourceTokenizer:
         """Return the tokenizer in the metadata."""

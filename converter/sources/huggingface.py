@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn
 
 from dllama.converter.sources.pytorch import PytorchFile
 from dllama.converter.sources.safetensors import SafetensorsFile
 from dllama.converter.sources.stored import MappedTensor
 from dllama.converter.tokenizers.folder import SourceTokenizer, open_tokenizer
-from dllama.errors import FormatError, ModelError
+from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 from dllama.json_file import read_json
 
 # Tensor files, the preferred one first. For sharded models, the index has the name plus INDEX.
+# A file with all tensors comes before an index, as in transformers.
 FILES: dict[str, type[SafetensorsFile | PytorchFile]] = {
     "model.safetensors": SafetensorsFile,
     "pytorch_model.bin": PytorchFile,
 }
 INDEX = ".index.json"
-
-
-class _TensorFile(Protocol):
-    path: Path
-    tensors: dict[str, MappedTensor]
+ADAPTER = "adapter_config.json"
 
 
 class HuggingFaceFolder:
@@ -41,6 +38,10 @@ class HuggingFaceFolder:
         self.path = path
         self.config_path = path / "config.json"
         self.config = read_json(self.config_path)
+        self.files = frozenset(file.name for file in path.iterdir())
+        if ADAPTER in self.files:
+            refuse_adapter(path / ADAPTER)
+        self.absent: dict[str, DllamaError] = {}
         self.tensors: Mapping[str, MappedTensor] = self._read_tensors()
 
     def tokenizer(self) -> SourceTokenizer:
@@ -48,32 +49,60 @@ class HuggingFaceFolder:
         return open_tokenizer(self.path)
 
     def _read_tensors(self) -> Mapping[str, MappedTensor]:
-        """Return all tensors by name, from one file or from all files of the index."""
+        """Return all tensors by name, from one file or from all files of an index."""
         for name, kind in FILES.items():
-            if (self.path / (name + INDEX)).is_file():
-                return self._indexed_tensors(self.path / (name + INDEX), kind)
-            if (self.path / name).is_file():
+            if name in self.files:
                 return kind(self.path / name).tensors
+            if name + INDEX in self.files:
+                return self._indexed_tensors(self.path / (name + INDEX), kind)
         raise ModelError(f"{self.path}: has no {' or '.join(FILES)}, and no index of such files")
 
     def _indexed_tensors(
         self, index: Path, kind: type[SafetensorsFile | PytorchFile]
     ) -> dict[str, MappedTensor]:
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(file, str) for file in weight_map.values()
-        ):
-            raise FormatError(index, "weight_map", "broken", "a map from tensors to files")
-        files = {name: kind(self._shard(index, name)) for name in sorted(set(weight_map.values()))}
-        return {name: self._indexed(index, name, files[file]) for name, file in weight_map.items()}
+        """Return the tensors of all files that an index names, also those that it does not name."""
+        weight_map = read_weight_map(index)
+        names = sorted(set(weight_map.values()) & self.files)
+        files = {name: kind(self.path / name).tensors for name in names}
+        found: dict[str, MappedTensor] = {}
+        for file, tensors in files.items():
+            for name, tensor in tensors.items():
+                if weight_map.get(name) not in files or weight_map[name] == file:
+                    if name in found:
+                        raise FormatError(index, name, "in several files", "a place for it")
+                    found[name] = tensor
+        for name, file in weight_map.items():
+            if name not in found:
+                self.absent[name] = self._absent(index, name, file)
+        return found
 
-    def _shard(self, index: Path, name: str) -> Path:
-        path = self.path / name
-        if Path(name).name != name or not path.is_file():
-            raise ModelError(f"{index}: names the file {name!r}, which is not in the folder")
-        return path
+    def _absent(self, index: Path, name: str, file: str) -> DllamaError:
+        """Return the error for a tensor that an index names and that is not there."""
+        if file not in self.files:
+            return ModelError(
+                f"{index}: names the file {file!r} for {name}, which is not in the folder"
+            )
+        return FormatError(index, name, f"not in {file}", "a tensor of that file")
 
-    def _indexed(self, index: Path, name: str, file: _TensorFile) -> MappedTensor:
-        if name not in file.tensors:
-            raise FormatError(index, name, f"not in {file.path.name}", "a tensor of that file")
-        return file.tensors[name]
+
+def refuse_adapter(path: Path) -> NoReturn:
+    """Raise UnsupportedError for the description of an adapter beside a model."""
+    raise UnsupportedError(f"{path}: an adapter (LoRA) is not supported: merge it into the model")
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Read an index: the name of a file of the same folder for each tensor.
+
+    Raises:
+        ModelError: it cannot be read.
+        FormatError: it is not an index, or names a file elsewhere.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(file, str) for file in weight_map.values()
+    ):
+        raise FormatError(index, "weight_map", "broken", "a map from tensors to files")
+    for name, file in weight_map.items():
+        if Path(file).name != file:
+            raise FormatError(index, name, repr(file), "a file of the folder")
+    return weight_map

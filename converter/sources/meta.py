@@ -7,7 +7,7 @@ for model parallelism, so a tensor is the concatenation of its shards along rows
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dllama.converter.sources.stored import MappedTensor, Stored
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.sentencepiece import read_sentencepiece
 from dllama.converter.tokenizers.tiktoken import is_tiktoken, read_tiktoken
-from dllama.errors import FormatError, ModelError, UnsupportedError
+from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 from dllama.json_file import read_json
 from dllama.text.tokenizer_config import TokenizerConfig
 
@@ -42,6 +42,13 @@ NAMES = {
 }
 EMBEDDING = "tok_embeddings.weight"
 IGNORED = ("rope.freqs",)
+# Keys of params.json that are read, and those that describe a run.
+KEYS = frozenset({
+    "dim", "ffn_dim_multiplier", "head_dim", "hidden_dim", "high_freq_factor", "low_freq_factor",
+    "multiple_of", "n_heads", "n_kv_heads", "n_layers", "norm_eps", "rope_scaling_factor",
+    "rope_theta", "sliding_window", "use_scaled_rope", "vocab_size",
+})  # fmt: skip
+HARMLESS = ("max_batch_size", "max_seq_len", "model_parallel_size")
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,9 @@ class MetaFolder:
         self.path = path
         self.config_path = path / "params.json"
         self._params = read_json(self.config_path)
+        self._check_keys()
+        self.files: Collection[str] = ()
+        self.absent: dict[str, DllamaError] = {}
         shards = [PytorchFile(file).tensors for file in self._files()]
         self.tensors: Mapping[str, Stored] = dict(self._joined(shards))
         self.config = self._read_config()
@@ -136,6 +146,13 @@ class MetaFolder:
             return read_tiktoken(path, old=not self._params.get("use_scaled_rope"))
         return SourceTokenizer(path, read_sentencepiece(path), TokenizerConfig(1, (2,), None, None))
 
+    def _check_keys(self) -> None:
+        """Refuse a key that is set and that nothing reads: it may change the model."""
+        for key, value in self._params.items():
+            harmless = key in HARMLESS or not value or (key == "causal" and value is True)
+            if key not in KEYS and not harmless:
+                raise UnsupportedError(f"{self.config_path}: {key} {value!r} is not supported")
+
     def _files(self) -> list[Path]:
         """Return the files in the order of their numbers."""
         files = sorted(self.path.glob("consolidated.*.pth"))
@@ -147,9 +164,10 @@ class MetaFolder:
 
     def _joined(self, shards: list[dict[str, MappedTensor]]) -> Iterator[tuple[str, Stored]]:
         """The tensors by Hugging Face's names."""
-        for name, first in shards[0].items():
+        for name in dict.fromkeys(name for shard in shards for name in shard):
             if name in IGNORED:
                 continue
+            first = next(shard[name] for shard in shards if name in shard)
             theirs, axis = self._name(name, first)
             yield theirs, self._join(name, [shard.get(name) for shard in shards], axis)
 
@@ -232,7 +250,7 @@ class MetaFolder:
         return {
             "rope_type": "llama3",
             "factor": self._params.get("rope_scaling_factor") or (32.0 if small else 8.0),
-            "low_freq_factor": 1.0,
+            "low_freq_factor": self._params.get("low_freq_factor") or 1.0,
             "high_freq_factor": self._params.get("high_freq_factor") or 4.0,
             "original_max_position_embeddings": 8192,
         }

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama.errors import FormatError, ModelError
+from dllama.git_lfs import MAGIC, refuse_pointer
 from dllama.model.weight_types import WeightType
 
 # NumPy types of the elements that can be read directly; bfloat16 is read as its bits.
@@ -69,7 +70,10 @@ class Stored(Protocol):
 
 
 class MappedFile:
-    """A file that is mapped into memory for reading; ModelError if it cannot be."""
+    """A file that is mapped into memory for reading.
+
+    ModelError if it cannot be, or is a Git LFS pointer.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,6 +82,7 @@ class MappedFile:
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: cannot read: {error}") from error
+        refuse_pointer(self.data[: len(MAGIC)], path)
 
     def release(self, begin: int, nbytes: int) -> None:
         """Release the memory of the pages that contain only these bytes."""

@@ -36,6 +36,7 @@ from tokenizers import (
 from dllama.converter.tokenizers.charsmap import check_charsmap
 from dllama.converter.tokenizers.protobuf import Message, fields
 from dllama.errors import FormatError, ModelError, UnsupportedError
+from dllama.git_lfs import refuse_pointer
 
 SPACE = "\u2581"
 UNIGRAM, BPE = 1, 2
@@ -93,12 +94,14 @@ def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
         add_bos: whether to put its BOS before every text.
 
     Raises:
-        ModelError: the file cannot be read.
+        ModelError: the file cannot be read, or is a Git LFS pointer.
         FormatError: it is broken.
         UnsupportedError: a tokenizer.json cannot represent the model.
     """
     try:
-        model = parse(path.read_bytes())
+        data = path.read_bytes()
+        refuse_pointer(data, path)
+        model = parse(data)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
     except ValueError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from dllama.converter.tokenizers.byte_level import STYLES, build_bytelevel
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.errors import FormatError, ModelError
+from dllama.git_lfs import refuse_pointer
 from dllama.text.spelling import byte_level_table
 from dllama.text.tokenizer_config import TokenizerConfig
 
@@ -31,7 +32,9 @@ def is_tiktoken(path: Path) -> bool:
     """Whether a tokenizer.model has this format."""
     try:
         with path.open("rb") as file:
-            return LINE.fullmatch(file.readline(1024).strip()) is not None
+            line = file.readline(1024)
+            refuse_pointer(line, path)
+            return LINE.fullmatch(line.strip()) is not None
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
 

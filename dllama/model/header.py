@@ -10,6 +10,7 @@ import struct
 from enum import IntEnum
 
 from dllama.errors import FormatError, UnsupportedError
+from dllama.git_lfs import refuse_pointer
 from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType
 from dllama.model.tensors import type_runs, typed, with_types
 from dllama.model.weight_types import WeightType
@@ -113,7 +114,9 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
     Raises:
         FormatError: something is malformed or out of range.
         UnsupportedError: a key is unknown, or the file is older than headers.
+        ModelError: the file is a Git LFS pointer.
     """
+    refuse_pointer(data, path)
     size = _header_size(data, path)
     pairs = struct.unpack(f"<{(size - 8) // 4}i", data[8:size])
     values: dict[Key, int] = {}

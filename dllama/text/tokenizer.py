@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer as HfTokenizer
 
-from dllama.errors import ConfigError, FormatError, ModelError
+from dllama.errors import ConfigError, DllamaError, FormatError, ModelError
+from dllama.git_lfs import refuse_pointer
 from dllama.text.bpe import BYTE_NAME, ScoredBpe
 from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
 from dllama.text.tokenizer_config import read_special_tokens, read_tokenizer_config
@@ -327,13 +328,16 @@ def open_fast(path: Path) -> HfTokenizer:
     """Open a tokenizer.json.
 
     Raises:
-        ModelError: the file cannot be read.
+        ModelError: the file cannot be read, or is a Git LFS pointer.
         FormatError: the file is broken.
     """
     try:
         text = path.read_text(encoding="utf-8")
+        refuse_pointer(text.encode(), path)
         json.loads(text)
         return HfTokenizer.from_str(text)
+    except DllamaError:
+        raise
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
     except Exception as error:  # the library raises plain Exception

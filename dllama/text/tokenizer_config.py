@@ -9,6 +9,7 @@ from typing import Any
 
 from dllama.checks import is_flag, is_integer
 from dllama.errors import FormatError, ModelError
+from dllama.git_lfs import refuse_pointer
 from dllama.json_file import read_json_if_any
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -122,7 +123,9 @@ def _chat_template(folder: Path, configured: object) -> str | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        refuse_pointer(text.encode(), path)
+        return text
     except UnicodeDecodeError as error:
         raise FormatError(path, "text", f"not UTF-8 ({error.reason})", "UTF-8") from error
     except OSError as error:

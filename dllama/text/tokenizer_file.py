@@ -11,6 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from dllama.errors import FormatError, ModelError, OutputError, UnsupportedError
+from dllama.git_lfs import refuse_pointer
 
 MAGIC = 0x567124
 OLD_MAGIC = 0x567123
@@ -68,6 +69,7 @@ def read_tokenizer(path: str | Path) -> TokenizerData:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
+    refuse_pointer(data, path)
     return _Reader(path, data).read()
 
 

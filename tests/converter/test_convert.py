@@ -111,6 +111,7 @@ def test_sharded_folders(source, tmp_path):
 
 @pytest.mark.parametrize("file", ["../model.safetensors", "/etc/passwd", 5])
 def test_shards_must_be_in_the_folder(source, tmp_path, file):
+    (source / "model.safetensors").rename(source.parent / "model.safetensors")
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     with pytest.raises(DllamaError, match="index"):
         run(source, tmp_path)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from hubserver import COMMIT, HubServer
+from safetensors.numpy import load
 
 from dllama.cli import main
 from dllama.converter.hub import Hub, download
@@ -53,7 +54,7 @@ def shard(server):
     tensors = server.files.pop(TENSORS)
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     server.files |= {names[0]: tensors, names[1]: tensors, "model-old.safetensors": b"x"}
-    index = {"weight_map": {"a": names[0], "b": names[1]}}
+    index = {"weight_map": {name: names[i % 2] for i, name in enumerate(sorted(load(tensors)))}}
     server.files["model.safetensors.index.json"] = json.dumps(index).encode()
     server.large = tuple(names)
     return names
@@ -222,7 +223,7 @@ def test_missing_files(server, capsys):
 def test_hostile_indexes(server, home):
     shard(server)
     for name in ("../secret", "/etc/passwd", "none.safetensors"):
-        index = json.dumps({"weight_map": {"a": name}}).encode()
+        index = json.dumps({"weight_map": {"model.norm.weight": name}}).encode()
         server.files["model.safetensors.index.json"] = index
         with pytest.raises(DllamaError, match=name):
             download(Hub(REPO, endpoint=server.endpoint))

@@ -1,0 +1,119 @@
+"""Which tensors of a checkpoint become which tensors of the model, and that none is left over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dllama.converter.families.source import Place, Source
+from dllama.converter.sources.checkpoint import Checkpoint
+from dllama.converter.sources.stored import BLOCKS, DTYPES, Stored
+from dllama.errors import FormatError, UnsupportedError
+
+# Tensors that follow from the config, or that no forward pass reads.
+HARMLESS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)")
+SHOWN = 3  # names in a message
+ROWS = 256  # that are compared at a time
+
+
+def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tuple[Source, Stored]]:
+    """Return the sources with their stored tensors.
+
+    Raises:
+        FormatError: a tensor is missing or cannot be divided.
+        UnsupportedError: a type cannot be converted, or there are tensors that nothing uses.
+    """
+    found, used = [], set()
+    for source in sources:
+        place = _place(checkpoint, source)
+        used.add(place.tensor)
+        stored = checkpoint.tensors[place.tensor]
+        if stored.dtype not in DTYPES and stored.dtype not in BLOCKS:
+            what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
+            raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
+        if checkpoint.paired:
+            source = replace(source, paired_heads=0)
+        found.append((source, stored.part(place.index, place.count)))
+    refuse_unused(checkpoint.tensors, used, checkpoint.path)
+    return found
+
+
+def refuse_unused(names: Iterable[str], used: Collection[str], path: object) -> None:
+    """UnsupportedError names tensors that the model does not use.
+
+    Args:
+        names: all tensors of a checkpoint.
+        used: those that the model uses.
+        path: the checkpoint, for the message.
+    """
+    unused = [name for name in names if name not in used and not HARMLESS.fullmatch(name)]
+    if unused:
+        verb = "tensor is" if len(unused) == 1 else "tensors are"
+        shown = ", ".join(unused[:SHOWN]) + (", ..." if len(unused) > SHOWN else "")
+        raise UnsupportedError(f"{path}: {len(unused)} {verb} not used by this model: {shown}")
+
+
+def all_places(sources: Iterable[Source]) -> set[str]:
+    """Return the names of all tensors that a model may use."""
+    return {
+        name
+        for source in sources
+        for name in (source.tensor, source.tied_to, *(place.tensor for place in source.others))
+    }
+
+
+def is_tied(tensors: Iterable[tuple[Source, Stored]]) -> bool:
+    """Whether the output matrix is the embedding."""
+    found = {source.name: stored for source, stored in tensors}
+    return found["output"] is found["embedding"]
+
+
+def tie_warnings(checkpoint: Checkpoint, tensors: Iterable[tuple[Source, Stored]]) -> list[str]:
+    """Return a warning if an output matrix of its own wins over a flag that says it is tied."""
+    if not checkpoint.config.get("tie_word_embeddings"):
+        return []
+    return [
+        f"{checkpoint.config_path}: tie_word_embeddings is true, but {stored.name} differs from "
+        "the embedding: it is used"
+        for source, stored in tensors
+        if source.tied_to
+        and (embedding := checkpoint.tensors.get(source.tied_to)) is not None
+        and not _equal(stored, embedding)
+    ]
+
+
+def _place(checkpoint: Checkpoint, source: Source) -> Place:
+    """Return where a tensor is; FormatError if it is missing.
+
+    An output matrix of its own comes first, whatever the config says.
+    """
+    places = [Place(source.tensor), *source.others]
+    if source.tied_to and checkpoint.config.get("tie_word_embeddings") is not False:
+        places.insert(1, Place(source.tied_to))
+    for place in places:
+        if place.tensor in checkpoint.tensors:
+            return place
+        if place.tensor in checkpoint.absent:
+            raise checkpoint.absent[place.tensor]
+    raise FormatError(checkpoint.path, source.tensor, "missing", f"the tensor of {source.name}")
+
+
+def _equal(left: Stored, right: Stored) -> bool:
+    """Whether two tensors hold the same numbers of the same type."""
+    if left is right:
+        return True
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    count = left.shape[0]
+    return all(
+        _bytes(left, first, count) == _bytes(right, first, count) for first in range(0, count, ROWS)
+    )
+
+
+def _bytes(tensor: Stored, first: int, count: int) -> bytes:
+    rows: Any = tensor.rows(first, min(ROWS, count - first))
+    return np.ascontiguousarray(rows).tobytes()

@@ -1,0 +1,105 @@
+"""RoPE in config.json, in all dialects."""
+
+from __future__ import annotations
+
+import pytest
+
+from dllama.converter.families.rope import read_rope
+from dllama.errors import FormatError, UnsupportedError
+from dllama.model.spec import RopeScaling, RopeType
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+OLD = {("type" if key == "rope_type" else key): value for key, value in LLAMA3.items()}
+WITHOUT = {key: value for key, value in LLAMA3.items() if key != "original_max_position_embeddings"}
+SCALED = (5e5, RopeType.LLAMA31, RopeScaling(8.0, 1.0, 4.0, 8192))
+PLAIN = (10000.0, RopeType.LLAMA, None)
+NEW = {"rope_type": "default", "rope_theta": 5e5}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+        {"rope_theta": 5e5, "rope_scaling": OLD},
+        {"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "type": "llama3"}},
+        {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+        {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": LLAMA3},
+        {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_theta": 5e5},
+        {"rope_parameters": {**WITHOUT, "rope_theta": 5e5},
+         "original_max_position_embeddings": 8192},
+        {"rope_parameters": {kind: {**LLAMA3, "rope_theta": 5e5}
+                             for kind in ("full_attention", "sliding_attention")}},
+        {"rope_parameters": {"full_attention": {**LLAMA3, "rope_theta": 5e5}}},
+    ],
+)  # fmt: skip
+def test_dialects_of_llama3(config):
+    assert read_rope(config, "config.json") == SCALED
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"rope_scaling": None, "rope_parameters": None, "rope_theta": None},
+        {"rope_scaling": {}, "rope_theta": 10000},
+        {"rope_scaling": {"type": "default"}},
+        {"rope_scaling": {"factor": 1.0}},
+        {"rope_scaling": {"type": "linear", "factor": 1.0}},
+        {"rope_scaling": {"type": "yarn", "factor": 1, "original_max_position_embeddings": 64}},
+        {"rope_scaling": {"type": "dynamic", "factor": 1.0}},
+        {"rope_scaling": {**LLAMA3, "factor": 1.0}},
+        {"partial_rotary_factor": 1.0, "rope_parameters": {"partial_rotary_factor": 1}},
+        {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "rope_scaling": None},
+        {"max_position_embeddings": 64, "original_max_position_embeddings": 64},
+    ],
+)
+def test_no_scaling(config):
+    assert read_rope(config, "config.json") == PLAIN
+
+
+def test_a_default_of_the_family():
+    assert read_rope({}, "config.json", 1e6)[0] == 1e6
+    assert read_rope({"rope_parameters": NEW}, "config.json", 1e6)[0] == 5e5
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"rope_parameters": NEW, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+         UnsupportedError, "'yarn'"),
+        ({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"type": "linear", "factor": 4}},
+         UnsupportedError, "'linear'"),
+        ({"rope_parameters": NEW, "rope_scaling": LLAMA3}, UnsupportedError, "both set and differ"),
+        ({"rope_parameters": {"full_attention": NEW, "sliding_attention": {"rope_theta": 1e4}}},
+         UnsupportedError, "differs between types of layers"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 8.0}}},
+         UnsupportedError, "'yarn'"),
+        ({"rope_parameters": {"full_attention": NEW, "rope_theta": 1e4}},
+         UnsupportedError, "differs between"),
+        ({"rope_scaling": {"rope_type": "default", "type": "yarn", "factor": 8}},
+         FormatError, "type is 'yarn', expected 'default'"),
+        ({"rope_scaling": {"factor": 8.0}}, UnsupportedError, "factor 8.0 has no rope_type"),
+        ({"rope_scaling": {"type": "linear", "factor": 1, "attention_factor": 0.5}},
+         UnsupportedError, "'linear'"),
+        ({"rope_scaling": {"type": "longrope", "factor": 1}}, UnsupportedError, "'longrope'"),
+        ({"rope_scaling": {**LLAMA3, "attention_factor": 1.3}}, UnsupportedError,
+         "attention_factor 1.3 is not supported"),
+        ({"rope_parameters": {**NEW, "mrope_section": [2, 1, 1]}}, UnsupportedError,
+         "mrope_section"),
+        ({"rope_parameters": NEW, "rope_theta": 1e4}, FormatError, "500000, .* expected one value"
+         "|10000, 500000 in different places"),
+        ({"rope_scaling": LLAMA3, "original_max_position_embeddings": 4096}, FormatError,
+         "4096 and 8192"),
+        ({"rope_scaling": WITHOUT}, FormatError, "original_max_position_embeddings is None"),
+        ({"max_position_embeddings": 64, "original_max_position_embeddings": 16},
+         UnsupportedError, "16, but there is no rope_scaling"),
+        ({"rope_scaling": "linear"}, FormatError, "rope_scaling is 'linear', expected an object"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, UnsupportedError, "partial_rotary"),
+    ],
+)  # fmt: skip
+def test_refuses_what_it_does_not_apply(config, error, message):
+    with pytest.raises(error, match=message):
+        read_rope(config, "config.json")
