@@ -54,9 +54,10 @@ def main() -> None:
 
 def packed(weight_type: int) -> PackedMatrix:
     """A matrix of random numbers."""
-    numbers = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
-    raw = np.empty(quants.nbytes(weight_type, numbers.size), np.uint8)
-    quants.encode(numbers, raw, weight_type, 4)
+    rng, kind = np.random.default_rng(0), WeightType(weight_type)
+    raw = rng.integers(0, 256, kind.nbytes(ROWS * COLUMNS), np.uint8)
+    if kind.encoded:
+        quants.encode(rng.standard_normal((ROWS, COLUMNS), np.float32), raw, weight_type, 4)
     matrix = PackedMatrix(ROWS, COLUMNS, weight_type)
     matrix.fill(0, raw.reshape(ROWS, -1), threads=4)
     return matrix

@@ -14,12 +14,14 @@ cdef extern from "types.h" nogil:
         const char *name
         int block
         int bytes
+        int header
         int packed
+        int form
+        int unit
         int quantised
-    const dl_weight_type *dl_weight_types()  # ends with a row whose name is NULL
     const dl_weight_type *dl_weight_type_of(int id)  # NULL for an unknown type
     int64_t dl_type_bytes(int type, int64_t n)
-    int64_t dl_panel_bytes(int type, int64_t n)
+    int64_t dl_panel_headers(int type, int64_t skip, int64_t n)
 
 cdef extern from "simd/quants.h" nogil:
     enum:
@@ -30,6 +32,7 @@ cdef extern from "simd/quants.h" nogil:
         int (*encode)(const void *src, int src_type, int64_t n, int type, uint8_t *dst) noexcept nogil
         void (*decode)(const uint8_t *src, int type, int64_t n, float *dst) noexcept nogil
     const dl_quants *dl_quants_of(int isa)
+    int dl_type_is_encoded(int type)
 
 
 # The row of a type; ValueError for an unknown one.

@@ -15,13 +15,14 @@ cdef enum:
 
 
 def table():
-    """The table of types.h: rows of (id, name, block, bytes, packed, whether matmuls read Q80)."""
-    cdef const dl_weight_type *row = dl_weight_types()
+    """The table of types.h: rows of (id, name, block, bytes, unit, whether matmuls read Q80, whether
+    numbers can be converted to the type)."""
+    cdef const dl_weight_type *row = dl_weight_type_of(0)
     rows = []
-    while row.name != NULL:
-        rows.append((row.id, row.name.decode(), row.block, row.bytes, row.packed,
-                     bool(row.quantised)))
-        row += 1
+    while row != NULL:
+        rows.append((row.id, row.name.decode(), row.block, row.bytes, row.unit,
+                     bool(row.quantised), bool(dl_type_is_encoded(row.id))))
+        row = dl_weight_type_of(row.id + 1)
     return rows
 
 
@@ -57,7 +58,8 @@ def encode(src, out, int weight_type, int threads=1, bint bf16=False):
         Whether all numbers are finite, both before and after encoding.
 
     Raises:
-        ValueError: src has another dtype, or the sizes do not fit.
+        ValueError: src has another dtype, the sizes do not fit, or numbers cannot be converted to the
+            type.
     """
     cdef int src_type = _source_type(src.dtype, bf16)
     cdef const uint8_t[::1] given = np.ascontiguousarray(src).reshape(-1).view(np.uint8)
@@ -66,6 +68,8 @@ def encode(src, out, int weight_type, int threads=1, bint bf16=False):
     cdef int64_t width = 4 if src_type == DL_SRC_F32 else 2
     cdef const dl_quants *f = dl_quants_of(dl_isa())
     cdef int bad = 0
+    if not dl_type_is_encoded(known(weight_type).id):
+        raise ValueError(f"cannot convert to {known(weight_type).name.decode()}")
     if dst.shape[0] != nbytes(weight_type, n):
         raise ValueError(f"out has {dst.shape[0]} bytes, expected {nbytes(weight_type, n)}")
     for i in prange(spans, nogil=True, num_threads=threads, schedule="static"):

@@ -90,6 +90,7 @@ class LinkSource:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self.name = link.peer
 
     def room(self, matrix: Matrix) -> PackedMatrix:
         """Reserve room for a matrix, all zeros."""
@@ -111,7 +112,7 @@ class LinkSource:
             TransportError: the link failed.
         """
         link, name, block = self.link, piece.tensor, piece.block or 1
-        count, row_bytes = len(piece.rows), kind.nbytes(len(piece.cols))
+        count, row_bytes = len(piece.rows), piece.row_bytes(kind)
         message, length = receive_header(link)
         if message != Kind.TENSOR or length != count * row_bytes + CRC.size:
             raise ProtocolError(

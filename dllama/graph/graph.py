@@ -109,16 +109,29 @@ class TensorSlice:
     block: int = 0
     stride: int = 0
 
+    def row_bytes(self, kind: WeightType) -> int:
+        """Bytes of a row of the slice: those of the whole blocks that hold its columns."""
+        return kind.nbytes(len(kind.covering(self.cols)))
+
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix of rows x cols weights of one type, assembled from slices of one or more tensors."""
+    """A matrix of rows x cols weights of one type, assembled from slices of one or more tensors.
+
+    All slices are of the same columns.
+    """
 
     name: str
     rows: int
     cols: int
     slices: tuple[TensorSlice, ...]
     weight_type: WeightType
+
+    @property
+    def skip(self) -> int:
+        """Columns of the first block of a row that are not of the matrix."""
+        columns = self.slices[0].cols
+        return columns.start - self.weight_type.covering(columns).start
 
 
 @dataclass(frozen=True)

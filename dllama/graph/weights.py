@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dllama._kernels.ops.matmul import PackedMatrix
 from dllama._kernels.weight_types import StoredRows
+from dllama.errors import FormatError
 from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector
 from dllama.model.file import ModelFile
 from dllama.model.weight_types import WeightType
@@ -47,13 +48,18 @@ class Source(Protocol):
     def embedding(self) -> StoredRows | None:
         """A row for each token; None if the graph does not use it."""
 
+    @property
+    def name(self) -> object:
+        """The file or peer, for messages."""
+
     def room(self, matrix: Matrix) -> PackedMatrix:
         """An empty matrix of zeros to fill."""
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
         """The rows of a tensor slice as stored in model files, in whole blocks of the slice.
 
-        Slices are read in the order of walk. A source that yields nothing leaves zeros.
+        Columns that are cut out of a block of the type come with the whole block. Slices are read
+        in the order of walk. A source that yields nothing leaves zeros.
 
         Yields:
             uint8 (rows, bytes per row), valid until the next is read.
@@ -73,9 +79,7 @@ def walk(graph: Graph) -> Iterator[tuple[Matrix | Vector, TensorSlice]]:
 
 def graph_nbytes(graph: Graph) -> int:
     """Bytes of all tensor slices of a graph as stored in model files."""
-    return sum(
-        len(piece.rows) * whole.weight_type.nbytes(len(piece.cols)) for whole, piece in walk(graph)
-    )
+    return sum(len(piece.rows) * piece.row_bytes(whole.weight_type) for whole, piece in walk(graph))
 
 
 def load(
@@ -91,6 +95,7 @@ def load(
 
     Raises:
         MemoryError: the weights do not fit into memory.
+        FormatError: a scale of quantised weights is not finite.
     """
     matrices = {matrix.name: source.room(matrix) for matrix in graph.matrices}
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
@@ -98,7 +103,9 @@ def load(
         first = 0
         for rows in source.read(piece, whole.weight_type):
             if isinstance(whole, Matrix):
-                _fill(matrices[whole.name], piece, first, rows, threads)
+                if not _fill(matrices[whole.name], piece, first, rows, threads):
+                    what = f"a scale of {piece.tensor} ({whole.weight_type.name.lower()})"
+                    raise FormatError(source.name, what, "not finite", "finite numbers")
             else:
                 vectors[whole.name][piece.at : piece.at + len(piece.cols)] = rows[0].view("<f4")
             first += len(rows)
@@ -108,15 +115,19 @@ def load(
 
 def _fill(
     matrix: PackedMatrix, piece: TensorSlice, first: int, rows: NDArray[np.uint8], threads: int
-) -> None:
-    """Pack rows of a slice, of which the first is row `first` of the slice and begins a block."""
+) -> bool:
+    """Pack rows of a slice, of which the first is row `first` of the slice and begins a block.
+
+    Returns:
+        Whether all scales are finite.
+    """
     offset = first // piece.block * piece.stride if piece.block else first
-    matrix.fill(piece.at + offset, rows, piece.block, piece.stride, threads)
+    return matrix.fill(piece.at + offset, rows, piece.block, piece.stride, threads)
 
 
 def room(matrix: Matrix) -> PackedMatrix:
     """An empty matrix of zeros to fill."""
-    return PackedMatrix(matrix.rows, matrix.cols, int(matrix.weight_type))
+    return PackedMatrix(matrix.rows, matrix.cols, int(matrix.weight_type), matrix.skip)
 
 
 class FileSource:
@@ -124,6 +135,7 @@ class FileSource:
 
     def __init__(self, model: ModelFile) -> None:
         self.model = model
+        self.name = model.path
 
     @property
     def embedding(self) -> StoredRows:
@@ -136,7 +148,8 @@ class FileSource:
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
         """All rows of a slice at once, a view of the file."""
-        columns = slice(kind.nbytes(piece.cols.start), kind.nbytes(piece.cols.stop))
+        begin = kind.nbytes(kind.covering(piece.cols).start)
+        columns = slice(begin, begin + piece.row_bytes(kind))
         whole = self.model.rows(piece.tensor)
         yield whole[piece.rows.start : piece.rows.stop, columns]
         self.model.release(piece.tensor)

@@ -178,8 +178,8 @@ class ModelSpec:
 
     @cached_property
     def o_block(self) -> int:
-        """Largest block size of any layer's o: all layers are cut at multiples of it."""
-        return max(self.type_of(f"layers.{layer}.o").block_size for layer in range(self.n_layers))
+        """Largest unit of any layer's o: all layers are cut at multiples of it."""
+        return max(self.type_of(f"layers.{layer}.o").unit for layer in range(self.n_layers))
 
     @cached_property
     def _types(self) -> dict[str, WeightType]:

@@ -25,11 +25,12 @@ class NothingRead:
 
     def __init__(self, model: ModelFile) -> None:
         self.embedding = model.stored("embedding")
-        self._rooms: dict[tuple[int, int, WeightType], PackedMatrix] = {}
+        self.name = model.path
+        self._rooms: dict[tuple[int, int, WeightType, int], PackedMatrix] = {}
 
     def room(self, matrix: Matrix) -> PackedMatrix:
         """Return the room that all matrices of this size share; no page of it is touched."""
-        key = (matrix.rows, matrix.cols, matrix.weight_type)
+        key = (matrix.rows, matrix.cols, matrix.weight_type, matrix.skip)
         if key not in self._rooms:
             self._rooms[key] = weights.room(matrix)
         return self._rooms[key]

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 from oracle import llama as oracle
+from oracle import quants
 from oracle.model_file import read_model
 
 import dllama
@@ -14,6 +15,7 @@ from dllama.converter import convert
 from dllama.graph.build import build
 from dllama.graph.shard import split
 from dllama.model.file import ModelFile, ModelWriter
+from dllama.model.spec import Arch, ModelSpec
 from dllama.model.tensors import typed, with_types
 from dllama.model.weight_types import WeightType
 from dllama.run_config import RunConfig
@@ -21,6 +23,7 @@ from dllama.runtime.footprint import footprint
 
 MODELS = ("llama-gqa", "qwen2", "mixtral", "qwen3-moe")
 TOKENS = list(range(3, 40))
+ENCODED = [kind for kind in WeightType if kind.encoded]
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +35,7 @@ def mixed(converted, tmp_path_factory):
         with ModelFile.open(converted(name, "f32") / "model.m") as file:
             if isinstance(types, int):
                 draw = random.Random(f"{name} {types}")
-                types = {tensor: draw.choice([*WeightType]) for tensor in typed(file.spec)}
+                types = {tensor: draw.choice(ENCODED) for tensor in typed(file.spec)}
             with ModelWriter(path, with_types(file.spec, types)) as writer:
                 for tensor in writer.tensors:
                     writer.write_rows(tensor, file.f32(tensor))
@@ -82,18 +85,53 @@ def test_random_types_on_several_nodes(standing, mixed, name, nodes):
 
 
 @pytest.mark.parametrize("one", [*WeightType])
-@pytest.mark.parametrize("other", [*WeightType])
-def test_gate_and_up_of_any_two_types(mixed, one, other):
-    """In a dense layer, and in experts."""
-    types = {"layers.0.gate": one, "layers.0.up": other}
-    types |= {f"layers.0.experts.{name}": kind for name, kind in (("gate", one), ("up", other))}
-    for name in ("llama-gqa", "qwen3-moe"):
-        path = mixed(name, types)
-        with dllama.LLM(path, kv_cache="f32") as llm:
-            check(path, llm.eval(TOKENS))
+@pytest.mark.parametrize("experts", [0, 3])
+def test_a_model_of_every_type_on_one_to_four_nodes(standing, tmp_path, one, experts):
+    """Gate, and every second other matrix, are of the type; up and the others of the next one.
+
+    Nodes cut blocks of 256 columns of o and down at multiples of 32.
+    """
+    other = [*WeightType][(one + 1) % len(WeightType)]
+    path = tmp_path / "model.m"
+    write_random(path, one, other, experts)
+    options = {"threads": 1, "kv_cache": "f32", "buffer": "f32"}
+    with dllama.LLM(path, **options) as llm:
+        logits = llm.eval(TOKENS)
+        memory = llm.memory()
+        llm.reset()
+        np.testing.assert_array_equal([llm.eval([token])[0] for token in TOKENS[:5]], logits[:5])
+    check(path, logits)
+    with ModelFile.open(path) as file:
+        assert footprint(file, RunConfig.of(file.spec, 1, kv_cache="f32"), threads=1) == memory
+    for nodes in (2, 3, 4):
+        with dllama.LLM(path, workers=standing(nodes - 1), **options) as llm:
+            np.testing.assert_array_equal(llm.eval(TOKENS), logits)
 
 
-@pytest.mark.parametrize("kind", [*WeightType])
+def write_random(path, one: WeightType, other: WeightType, experts: int) -> None:
+    """Write a model whose heads are quarters of a block, and whose nodes have parts of blocks."""
+    spec = ModelSpec(
+        arch=Arch.LLAMA, dim=256, hidden_dim=768, n_layers=2, n_heads=8, n_kv_heads=4, head_dim=64,
+        vocab_size=96, seq_len=64, weight_type=other, n_experts=experts,
+        n_active_experts=min(2, experts),
+    )  # fmt: skip
+    spec = with_types(spec, dict.fromkeys(typed(spec)[::2], one))
+    rng = np.random.default_rng(one)
+    with ModelWriter(path, spec) as writer:
+        for info in writer.tensors.values():
+            size = info.shape[-1] ** -0.5
+            if info.weight_type.encoded:
+                numbers = 1 + rng.standard_normal(info.shape) / 8
+                if len(info.shape) > 1:
+                    numbers = size * rng.standard_normal(info.shape)
+                writer.write_rows(info.name, numbers.astype(np.float32))
+            else:
+                _, raw = quants.random_matrix(rng, info.weight_type, *info.shape, size)
+                writer.write_blocks(info.name, raw)
+        writer.commit()
+
+
+@pytest.mark.parametrize("kind", ENCODED)
 def test_a_tied_output_of_every_type(standing, fixtures, tmp_path, kind):
     """The embedding is looked up and multiplied from the same bytes."""
     source, options = fixtures / "llama31-tied", {"threads": 1, "kv_cache": "f32", "buffer": "f32"}

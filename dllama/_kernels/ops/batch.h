@@ -34,6 +34,7 @@ typedef struct {
     int8_t *q;     /* [T * k] */
     float *d;      /* [T * nb] */
     int32_t *s;    /* [T * nb] */
+    int32_t *h;    /* [T * nb] */
 } dl_rows;
 
 enum { DL_TILE = 8 };

@@ -32,10 +32,11 @@ cdef class Rows:
             return
         if k % 32:
             raise ValueError(f"k is {k}, expected a multiple of 32")
-        self.memory = Memory(blocks * (32 + 4 + 4))
+        self.memory = Memory(blocks * (32 + 4 + 4 + 4))
         self.view.d = self.memory.floats()
         self.view.s = <int32_t *> (self.view.d + blocks)
-        self.view.q = <int8_t *> (self.view.s + blocks)
+        self.view.h = self.view.s + blocks
+        self.view.q = <int8_t *> (self.view.h + blocks)
 
     @property
     def nbytes(self):
@@ -56,6 +57,7 @@ cdef void put_blocks(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t
         rows.q + tile * rows.k + 32 * n * first + 4 * i,
         rows.d + tile * nb + n * first + i,
         rows.s + tile * nb + n * first + i,
+        rows.h + tile * nb + n * first + i,
     )
 
 
@@ -138,7 +140,7 @@ def quantise(const float[:, ::1] x):
         ValueError: K is not a multiple of 32.
     """
     cdef int64_t t, b, T = x.shape[0], K = x.shape[1]
-    cdef int32_t s
+    cdef int32_t s, h
     cdef const dl_floats *f = dl_floats_of(dl_isa())
     if K % 32:
         raise ValueError(f"K is {K}, expected a multiple of 32")
@@ -148,7 +150,8 @@ def quantise(const float[:, ::1] x):
     cdef float[:, ::1] d = scales
     for t in range(T):
         for b in range(K // 32):
-            f.quantise_row(&x[t, 32 * b], 1, 1, <int8_t *> &q[t, 32 * b], &d[t, b], &s)
+            f.quantise_row(&x[t, 32 * b], 1, 1, <int8_t *> &q[t, 32 * b], &d[t, b], &s,
+                           &h)
     return values, scales
 
 

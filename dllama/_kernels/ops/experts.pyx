@@ -10,7 +10,7 @@ from dllama._kernels.ops.elementwise cimport dl_rows
 from dllama._kernels.ops.matmul cimport GATED, Order, PackedMatrix
 from dllama._kernels.ops.moe cimport (
     Experts, Routes, Routing, activate_item, dispatch_item, gated_item, gated_items, gated_job,
-    route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,
+    gated_scratch, route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,
 )
 
 from dllama._kernels.tasks import Then
@@ -95,7 +95,7 @@ cdef int64_t experts_gated_items(const Pass *run, const void *op) noexcept nogil
 
 cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
                             float *scratch) noexcept nogil:
-    gated_item(&(<const ExpertsTask *> op).experts, i)
+    gated_item(&(<const ExpertsTask *> op).experts, i, scratch)
     return 0
 
 
@@ -114,6 +114,7 @@ cdef class ExpertsGatedOp(ExpertsOp):
                                     task.then, b.threads)
         if task.then < GATED:
             self._store(b, task)
+        self.scratch = gated_scratch(&self.op.experts)
         self.stage(experts_gated_items, experts_gated_item, &self.op)
 
     cdef int _store(self, Bindings b, task) except -1:
@@ -167,5 +168,5 @@ cdef class ExpertsSumOp(ExpertsOp):
                        task.then, b.threads)
         x.dst, x.dim = b.floats(task.dst), b.rows(task.dst).k
         x.dst_stride = b.max_rows * x.dim
-        self.scratch = sum_scratch(self.order, b.max_rows)
+        self.scratch = sum_scratch(x, b.max_rows)
         self.stage(experts_sum_items, experts_sum_item, &self.op)

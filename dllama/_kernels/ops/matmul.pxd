@@ -19,7 +19,10 @@ cdef extern from "simd/matmul.h" nogil:
         const uint8_t *w
         const int8_t *q
         const float *d
+        int64_t skip
+        int64_t headers
         const int32_t *s
+        const int32_t *h
         const float *x
         int64_t ldx
         const dl_segment *order
@@ -28,9 +31,16 @@ cdef extern from "simd/matmul.h" nogil:
         int64_t out_stride
         const float *factors
     ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
-    dl_tile_fn dl_tile_of(int isa, int type)
-    int64_t dl_panel_stride(int type, int64_t k)
-    void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *panel)
+    ctypedef struct dl_tiles:
+        dl_tile_fn packed
+        int most
+        void (*unpack)(const uint8_t *panel, int64_t skip, int64_t k, uint8_t *words) noexcept nogil
+        dl_tile_fn words
+    const dl_tiles *dl_tiles_of(int isa, int type)
+    int64_t dl_panel_stride(int type, int64_t skip, int64_t k)
+    int64_t dl_unpacked_bytes(int type, int64_t k)
+    int dl_pack_row(int type, int64_t skip, int64_t k, int r, const uint8_t *src,
+                    uint8_t *panel)
 
 
 # What happens to the product. GATED is for matrices whose rows alternate between 32 of gate and 32
@@ -45,7 +55,7 @@ cdef enum Then:
 cdef class PackedMatrix:
     cdef Memory memory
     cdef int64_t stride             # bytes from one panel to the next
-    cdef readonly int64_t rows, cols
+    cdef readonly int64_t rows, cols, skip
     cdef readonly int weight_type
     cdef readonly bint quantised    # products read Q80 blocks
     cdef const uint8_t *data(self) noexcept
@@ -62,11 +72,13 @@ cdef class Order:
 cdef struct Matmul:
     const uint8_t *w
     int64_t stride, rows, k
+    int64_t skip, headers           # as in dl_tile
+    int64_t unpacked                # bytes of an unpacked panel
     int quantised, then
     const dl_segment *order         # NULL: all columns from left to right
     int segments, sums
     int64_t panels_per_item
-    dl_tile_fn tile
+    const dl_tiles *tiles
     const dl_floats *floats
     const dl_rows *src              # [T][k]
     float *dst                      # STORE, ADD: [sums][T][ld]
@@ -82,6 +94,13 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
 cdef int sum_in_order(Matmul *m, Order order) except -1
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil
 # Item i: some panels times all T rows. Items write to different columns of dst.
-cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil
+# scratch: [matmul_scratch].
+cdef void matmul_item(const Matmul *m, int64_t T, int64_t i, float *scratch) noexcept nogil
+cdef int64_t matmul_scratch(const Matmul *m)
+# Whether T rows are multiplied with unpacked panels, and then how many rows a tile has at most.
+cdef bint unpacks(const Matmul *m, int64_t T) noexcept nogil
+cdef int64_t tile_rows(const Matmul *m, bint unpacked) noexcept nogil
+# Point a tile at a panel, which is unpacked to `words` if that is not NULL.
+cdef void point_panel(const Matmul *m, dl_tile *tile, const uint8_t *panel, float *words) noexcept nogil
 # Point a tile at the activations of n rows from row t on.
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil

@@ -9,10 +9,11 @@ class PackedMatrix:
     weight_type: int
     quantised: bool
     nbytes: int
-    def __init__(self, rows: int, cols: int, weight_type: int) -> None: ...
+    skip: int
+    def __init__(self, rows: int, cols: int, weight_type: int, skip: int = 0) -> None: ...
     def fill(
         self, first: int, src: NDArray[np.uint8], block: int = 0, stride: int = 0, threads: int = 1
-    ) -> None: ...
+    ) -> bool: ...
 
 def matmul(
     matrix: PackedMatrix,

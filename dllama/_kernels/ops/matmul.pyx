@@ -5,14 +5,14 @@ of 16, so that a SIMD lane is a row of the matrix (simd/tile.h has the layout an
 summation). An item is some panels times all T rows.
 """
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy
 
 import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass, rows_of
 from dllama._kernels.ops.elementwise cimport DL_TILE, Rows, dl_floats_of, dl_isa, put_blocks, put_row
-from dllama._kernels.weight_types cimport dl_type_bytes, dl_weight_type, known
+from dllama._kernels.weight_types cimport dl_panel_headers, dl_type_bytes, dl_weight_type, known
 
 # Most panels in an item. GATED needs all 4: two panels of gate and two of up.
 cdef enum:
@@ -26,18 +26,21 @@ cdef class PackedMatrix:
         rows: outputs.
         cols: inputs.
         weight_type: how weights are stored.
+        skip: columns of the first block of a row that come before its first column.
 
     Raises:
-        ValueError: the type is unknown, or cols are not whole blocks.
+        ValueError: the type is unknown, or cols or skip cannot be cut out of its blocks.
     """
 
-    def __cinit__(self, int64_t rows, int64_t cols, int weight_type):
+    def __cinit__(self, int64_t rows, int64_t cols, int weight_type, int64_t skip=0):
         cdef const dl_weight_type *kind = known(weight_type)
-        if rows < 1 or cols < 1 or cols % kind.block:
+        if rows < 1 or cols < 1 or cols % kind.unit:
             raise ValueError(f"cannot pack a matrix of {rows} x {cols} {kind.name.decode()}")
-        self.rows, self.cols, self.weight_type = rows, cols, weight_type
+        if skip % kind.unit or not 0 <= skip < kind.block:
+            raise ValueError(f"cannot skip {skip} columns of a block of {kind.name.decode()}")
+        self.rows, self.cols, self.weight_type, self.skip = rows, cols, weight_type, skip
         self.quantised = kind.quantised
-        self.stride = dl_panel_stride(weight_type, cols)
+        self.stride = dl_panel_stride(weight_type, skip, cols)
         self.memory = Memory((rows + 15) // 16 * self.stride)
 
     @property
@@ -57,17 +60,23 @@ cdef class PackedMatrix:
 
         Args:
             first: row of the matrix where src begins.
-            src: uint8 (n, bytes per row); the bytes of a row are contiguous.
+            src: uint8 (n, bytes per row), the blocks that hold the columns; the bytes of a row are
+                contiguous.
             block: rows that stay next to each other; 0 for all of them.
             stride: rows of the matrix from one block to the next.
             threads: how many threads pack.
 
+        Returns:
+            Whether all scales of quantised numbers are finite.
+
         Raises:
             ValueError: the rows do not fit.
         """
-        cdef int64_t n = src.shape[0], i, strip, strips = (n + 15) // 16
+        cdef const dl_weight_type *kind = known(self.weight_type)
+        cdef int64_t n = src.shape[0], i, strip, parity, strips = (n + 15) // 16
+        cdef int64_t whole = (self.skip + self.cols + kind.block - 1) // kind.block * kind.block
         cdef int64_t width = block if block else max(n, 1)
-        cdef int64_t row_bytes = dl_type_bytes(self.weight_type, self.cols)
+        cdef int64_t row_bytes = dl_type_bytes(self.weight_type, whole)
         cdef int64_t last = first + (n - 1) // width * stride + (n - 1) % width
         if src.shape[1] > 1 and src.strides[1] != 1:
             raise ValueError("the bytes of a row are not contiguous")
@@ -76,14 +85,18 @@ cdef class PackedMatrix:
                 f"{n} rows of {src.shape[1]} bytes from row {first} do not fit in "
                 f"{self.rows} rows of {row_bytes} bytes"
             )
-        for strip in prange(strips, nogil=True, num_threads=threads, schedule="static"):
-            for i in range(16 * strip, min(n, 16 * strip + 16)):
-                _fill_row(self, first + i // width * stride + i % width, &src[i, 0])
+        cdef int bad = 0
+        for parity in range(2):  # neighbours may share a panel, and rows of a panel share bytes
+            for strip in prange((strips + 1 - parity) // 2, nogil=True, num_threads=threads,
+                                schedule="static"):
+                for i in range(16 * (2 * strip + parity), min(n, 16 * (2 * strip + parity) + 16)):
+                    bad += _fill_row(self, first + i // width * stride + i % width, &src[i, 0])
+        return bad == 0
 
 
-cdef void _fill_row(PackedMatrix matrix, int64_t row, const uint8_t *src) noexcept nogil:
+cdef int _fill_row(PackedMatrix matrix, int64_t row, const uint8_t *src) noexcept nogil:
     cdef uint8_t *panel = <uint8_t *> matrix.memory.data + row // 16 * matrix.stride
-    dl_pack_row(matrix.weight_type, matrix.cols, <int> (row % 16), src, panel)
+    return dl_pack_row(matrix.weight_type, matrix.skip, matrix.cols, <int> (row % 16), src, panel)
 
 
 cdef class Order:
@@ -138,10 +151,12 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
                          f"{'floats' if src.x != NULL else 'Q80 blocks'}")
     cdef int64_t panels = (matrix.rows + 15) // 16
     m.w, m.stride, m.rows, m.k = matrix.data(), matrix.stride, matrix.rows, matrix.cols
-    m.quantised = matrix.quantised
+    m.quantised, m.skip = matrix.quantised, matrix.skip
+    m.headers = dl_panel_headers(matrix.weight_type, m.skip, m.k)
+    m.unpacked = dl_unpacked_bytes(matrix.weight_type, m.k)
     m.then, m.src = then, src
     m.order, m.segments, m.sums = NULL, 1, 1
-    m.tile = dl_tile_of(dl_isa(), matrix.weight_type)
+    m.tiles = dl_tiles_of(dl_isa(), matrix.weight_type)
     m.floats = dl_floats_of(dl_isa())
     m.panels_per_item = ITEM_PANELS
     while then < GATED and m.panels_per_item > 1 and panels < 4 * threads * m.panels_per_item:
@@ -162,14 +177,49 @@ cdef int64_t matmul_items(const Matmul *m) noexcept nogil:
     return (panels + m.panels_per_item - 1) // m.panels_per_item
 
 
-cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
-    cdef float out[DL_SUMS * DL_TILE_TOKENS * 16]
-    cdef int64_t first = i * m.panels_per_item, panels = (m.rows + 15) // 16
+cdef int64_t matmul_scratch(const Matmul *m):
+    return (m.panels_per_item if m.then >= GATED else 1) * m.unpacked // 4
+
+
+cdef bint unpacks(const Matmul *m, int64_t T) noexcept nogil:
+    return T > 1 and m.tiles.unpack != NULL
+
+
+cdef int64_t tile_rows(const Matmul *m, bint unpacked) noexcept nogil:
+    return DL_TILE_TOKENS if unpacked else m.tiles.most
+
+
+cdef void point_panel(const Matmul *m, dl_tile *tile, const uint8_t *panel,
+                      float *words) noexcept nogil:
+    tile.w, tile.skip, tile.headers = panel, m.skip, m.headers
+    if words != NULL:
+        tile.w = <const uint8_t *> words
+        m.tiles.unpack(panel, m.skip, m.k, <uint8_t *> words)
+
+
+cdef void matmul_item(const Matmul *m, int64_t T, int64_t i, float *scratch) noexcept nogil:
+    cdef int64_t first = i * m.panels_per_item, panels = (m.rows + 15) // 16, p
     cdef int64_t count = min(m.panels_per_item, panels - first)
-    cdef int64_t most = DL_TILE_TOKENS if m.quantised else DL_TILE_FLOATS
-    cdef int64_t t = 0, p, n, at
+    if m.then >= GATED or not unpacks(m, T):
+        _panels_item(m, T, first, count, scratch)
+        return
+    for p in range(count):  # one at a time, so that unpacked panels stay in the cache
+        _panels_item(m, T, first + p, 1, scratch)
+
+
+cdef void _panels_item(const Matmul *m, int64_t T, int64_t first, int64_t count,
+                       float *scratch) noexcept nogil:
+    """Some panels times all T rows. scratch: unpacked panels."""
+    cdef float out[DL_SUMS * DL_TILE_TOKENS * 16]
+    cdef bint unpacked = unpacks(m, T)
+    cdef int64_t most = tile_rows(m, unpacked), t = 0, p, n, at
+    cdef dl_tile_fn run = m.tiles.words if unpacked else m.tiles.packed
     cdef dl_segment whole
     cdef dl_tile tile
+    cdef dl_tile panel[ITEM_PANELS]
+    for p in range(count):
+        point_panel(m, &panel[p], m.w + (first + p) * m.stride,
+                    scratch + p * m.unpacked // 4 if unpacked else NULL)
     whole.columns, whole.adds, whole.ends = <int32_t> m.k, 0, 1
     tile.order, tile.segments = m.order if m.order != NULL else &whole, m.segments
     tile.out_stride, tile.factors = DL_TILE_TOKENS * 16, NULL
@@ -177,10 +227,10 @@ cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
         n = min(most, T - t)
         point(m, &tile, t, n)
         for p in range(count):
-            tile.w = m.w + (first + p) * m.stride
+            tile.w, tile.skip, tile.headers = panel[p].w, panel[p].skip, panel[p].headers
             for at in range(n):
                 tile.out[at] = &out[((p if m.then >= GATED else 0) * DL_TILE_TOKENS + at) * 16]
-            m.tile(&tile, <int> n)
+            run(&tile, <int> n)
             if m.then < GATED:
                 _put_rows(m, out, t, n, first + p)
         if m.then >= GATED:
@@ -195,6 +245,7 @@ cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept n
         tile.q = m.src.q + 32 * before
         tile.d = m.src.d + before
         tile.s = m.src.s + before
+        tile.h = m.src.h + before
     else:
         tile.x = m.src.x + t * m.k
 
@@ -254,7 +305,7 @@ def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int threads=1
         ValueError: x or the order does not fit the matrix.
     """
     cdef int64_t T = x.shape[0], K = x.shape[1], i, t
-    cdef int64_t unit = known(matrix.weight_type).block
+    cdef int64_t unit = known(matrix.weight_type).unit
     if K != matrix.cols:
         raise ValueError(f"x has {K} columns, expected {matrix.cols}")
     if any(columns % unit for columns, _ in order or ()):
@@ -269,8 +320,11 @@ def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int threads=1
         m.dst, m.ld, m.dst_stride = &y[0, 0, 0], matrix.rows, T * matrix.rows
     for t in prange(T, nogil=True, num_threads=threads):
         put_row(m.floats, m.src, T, t, &x[t, 0])
+    cdef Memory scratch = Memory(max(1, threads * matmul_scratch(&m)) * sizeof(float))
+    cdef int64_t each = matmul_scratch(&m)
+    cdef float *words = scratch.floats()
     for i in prange(matmul_items(&m), nogil=True, num_threads=threads, schedule="dynamic"):
-        matmul_item(&m, T, i)
+        matmul_item(&m, T, i, words + each * threadid())
     return out[0] if order is None else out
 
 
@@ -286,7 +340,7 @@ cdef int64_t task_items(const Pass *run, const void *op) noexcept nogil:
 
 cdef int task_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     cdef const MatmulTask *task = <const MatmulTask *> op
-    matmul_item(&task.job, rows_of(run, task.tail), i)
+    matmul_item(&task.job, rows_of(run, task.tail), i, scratch)
     return 0
 
 
@@ -314,4 +368,5 @@ cdef class MatmulOp(Op):
         m.bias = b.vector(task.bias, m.rows)
         if m.bias != NULL and (task.then != STORE or m.sums != 1):
             raise ValueError(f"{task.weight}: a bias goes with one sum that is stored")
+        self.scratch = matmul_scratch(m)
         self.stage(task_items, task_item, &self.op)

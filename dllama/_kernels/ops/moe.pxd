@@ -57,7 +57,9 @@ cdef struct Experts:
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
                        const dl_rows *hidden, int then, int threads)
 cdef int64_t gated_items(const Experts *x) noexcept nogil
-cdef void gated_item(const Experts *x, int64_t i) noexcept nogil
+# scratch: [gated_scratch].
+cdef void gated_item(const Experts *x, int64_t i, float *scratch) noexcept nogil
+cdef int64_t gated_scratch(const Experts *x)
 
 # order: of the sum over columns. leaves: the same segments, without additions.
 cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Order order,
@@ -65,4 +67,4 @@ cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Ord
 cdef int64_t sum_items(const Experts *x) noexcept nogil
 # scratch: [sum_scratch].
 cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexcept nogil
-cdef int64_t sum_scratch(Order order, int64_t T)
+cdef int64_t sum_scratch(const Experts *x, int64_t T)

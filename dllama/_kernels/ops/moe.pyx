@@ -16,8 +16,8 @@ import numpy as np
 
 from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
 from dllama._kernels.ops.matmul cimport (
-    ADD, GATED, DL_TILE_FLOATS, DL_TILE_TOKENS, Order, dl_tile, matmul_item, matmul_items, matmul_job,
-    point, sum_in_order,
+    ADD, GATED, Order, dl_tile, dl_tile_fn, matmul_item, matmul_items, matmul_job, matmul_scratch, point,
+    point_panel, sum_in_order, tile_rows, unpacks,
 )
 
 
@@ -125,7 +125,8 @@ cdef inline dl_rows _from_row(const dl_rows *rows, int64_t first) noexcept nogil
     if rows.x != NULL:
         rest.x = rows.x + first * rows.k
         return rest
-    rest.q, rest.d, rest.s = rows.q + first * rows.k, rows.d + first * nb, rows.s + first * nb
+    rest.q, rest.d = rows.q + first * rows.k, rows.d + first * nb
+    rest.s, rest.h = rows.s + first * nb, rows.h + first * nb
     return rest
 
 
@@ -168,7 +169,7 @@ cdef int64_t gated_items(const Experts *x) noexcept nogil:
     return x.routing.hits[0] * matmul_items(&x.job)
 
 
-cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
+cdef void gated_item(const Experts *x, int64_t i, float *scratch) noexcept nogil:
     """Some hidden units of one expert for all its entries."""
     cdef int64_t pieces = matmul_items(&x.job), expert = x.routing.hit[i // pieces]
     cdef int64_t first = x.routing.first[expert]
@@ -182,7 +183,11 @@ cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
         m.gated = &hidden
     else:
         m.dst = x.dst + first * m.ld
-    matmul_item(&m, x.routing.first[expert + 1] - first, i % pieces)
+    matmul_item(&m, x.routing.first[expert + 1] - first, i % pieces, scratch)
+
+
+cdef int64_t gated_scratch(const Experts *x):
+    return matmul_scratch(&x.job)
 
 
 cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Order order,
@@ -198,8 +203,8 @@ cdef int64_t sum_items(const Experts *x) noexcept nogil:
     return (x.dim + 15) // 16
 
 
-cdef int64_t sum_scratch(Order order, int64_t T):
-    return T * order.count * 16
+cdef int64_t sum_scratch(const Experts *x, int64_t T):
+    return T * x.job.segments * 16 + matmul_scratch(&x.job)
 
 
 cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexcept nogil:
@@ -207,22 +212,26 @@ cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexc
     cdef int64_t h, t, width = x.job.segments * 16
     memset(scratch, 0, T * width * sizeof(float))
     for h in range(x.routing.hits[0]):
-        _add_expert(x, x.routing.hit[h], i, scratch)
+        _add_expert(x, x.routing.hit[h], i, scratch, scratch + T * width)
     for t in range(T):
         _put_sums(x, t, i, scratch + t * width)
 
 
-cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel,
-                             float *sums) noexcept nogil:
-    """sums[T][segments][16] += weighted products of one panel of one expert."""
+cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel, float *sums,
+                             float *words) noexcept nogil:
+    """sums[T][segments][16] += weighted products of one panel of one expert. words: for a panel that
+    is unpacked."""
     cdef const Routing *r = x.routing
     cdef int64_t first = r.first[expert], count = r.first[expert + 1] - first, t = 0, n, at
-    cdef int64_t most = DL_TILE_TOKENS if x.job.quantised else DL_TILE_FLOATS
     cdef dl_rows src = _from_row(x.src, first)
     cdef Matmul m = x.job
+    cdef bint unpacked = unpacks(&m, count)
+    cdef int64_t most = tile_rows(&m, unpacked)
+    cdef dl_tile_fn run = m.tiles.words if unpacked else m.tiles.packed
     cdef dl_tile tile
     m.src = &src
-    tile.w = m.w + expert * x.expert_bytes + panel * m.stride
+    point_panel(&m, &tile, m.w + expert * x.expert_bytes + panel * m.stride,
+                words if unpacked else NULL)
     tile.order, tile.segments, tile.out_stride = x.leaves, m.segments, 16
     while t < count:
         n = min(most, count - t)
@@ -230,7 +239,7 @@ cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel,
         tile.factors = r.factors + first + t
         for at in range(n):
             tile.out[at] = sums + r.rows[first + t + at] * m.segments * 16
-        m.tile(&tile, <int> n)
+        run(&tile, <int> n)
         t += n
 
 

@@ -13,7 +13,7 @@ typedef struct {
     void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y);
     void (*swiglu)(const float *gate, const float *up, int64_t n, float *h);
     void (*geglu)(const float *gate, const float *up, int64_t n, float *h);
-    void (*quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s);
+    void (*quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s, int32_t *h);
     void (*exp_row)(const float *x, int64_t n, float *y);
 } dl_floats;
 

@@ -1,2 +1,4 @@
+#undef DL_UNROLL
+#define DL_UNROLL DL_UNROLL_16
 #undef DL_SUFFIX
 #undef DL_VECTORS

@@ -80,8 +80,9 @@ static void DL_FN(dl_geglu)(const float *gate, const float *up, int64_t n, float
 }
 
 /* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Words of four values of q are
- * `stride` bytes apart. *d is d rounded to fp16, *s is -8 times the sum of q. */
-static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t stride, float *d, int32_t *s)
+ * `stride` bytes apart. *d is d rounded to fp16, *s is -8 times the sum of q, *h that of its first half. */
+static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t stride, float *d, int32_t *s,
+                                   int32_t *h)
 {
     VT a = V(load)(x), b = V(load)(x + 16);
     float scale = V(hmax)(V(max)(V(abs)(a), V(abs)(b))) / 127.0f;
@@ -90,19 +91,20 @@ static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t stride, floa
     int8_t values[32];
     V(store_i8)(values, V(min)(V(max)(V(round)(V(mul)(a, inverse)), bottom), top));
     V(store_i8)(values + 16, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
-    int32_t sum = 0;
-    for (int i = 0; i < 32; i++) sum += values[i];
+    int32_t first = 0, rest = 0;
+    for (int i = 0; i < 16; i++) first += values[i], rest += values[16 + i];
     for (int j = 0; j < 8; j++) memcpy(q + j * stride, values + 4 * j, 4);
     *d = dl_half_to_float(dl_float_to_half(scale));
-    *s = -8 * sum;
+    *s = -8 * (first + rest), *h = -8 * first;
 }
 
-/* Puts nb blocks of one token into a tile of n tokens (layout in tile.h). q, d and s point to the
+/* Puts nb blocks of one token into a tile of n tokens (layout in tile.h). q, d, s and h point to the
  * token's place in the first block of the tile. */
-static void DL_FN(dl_quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s)
+static void DL_FN(dl_quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s,
+                                    int32_t *h)
 {
     for (int64_t b = 0; b < nb; b++)
-        DL_FN(dl_quantise32)(x + 32 * b, q + 32 * n * b, 4 * n, d + n * b, s + n * b);
+        DL_FN(dl_quantise32)(x + 32 * b, q + 32 * n * b, 4 * n, d + n * b, s + n * b, h + n * b);
 }
 
 /* y[n] = e^x */

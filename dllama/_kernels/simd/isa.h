@@ -48,7 +48,8 @@ enum { DL_ISAS(DL_ISA_INDEX) DL_ISA_COUNT };
 
 #define DL_INLINE static inline __attribute__((always_inline, unused))
 /* For loops over arrays that must stay in registers. */
-#define DL_UNROLL _Pragma("GCC unroll 16")
+#define DL_UNROLL_16 _Pragma("GCC unroll 16")
+#define DL_UNROLL DL_UNROLL_16
 
 #define DL_CAT2(a, b) a##_##b
 #define DL_CAT(a, b) DL_CAT2(a, b)

@@ -3,56 +3,80 @@
 #define DL_MATMUL_H
 
 #include "tile.h"
+#include "tile_blocks.h"
+#include "words.h"
+
+/* How a matrix of a weight type is multiplied. */
+typedef struct {
+    dl_tile_fn packed;  /* a panel as it lies in memory, with up to `most` tokens */
+    int most;
+    void (*unpack)(const uint8_t *panel, int64_t skip, int64_t k, uint8_t *words); /* NULL if there is no need */
+    dl_tile_fn words;   /* an unpacked panel, with up to DL_TILE_TOKENS tokens */
+} dl_tiles;
 
 #define DL_BODY "tile_float.inc.h"
 #include "each_vec.h"
 
 #include "begin_baseline.h"
 #include "tile_baseline.h"
+#include "words_baseline.h"
 #include "tile_table.inc.h"
 #include "end_baseline.h"
 
 #if DL_X86
 #include "begin_avx2.h"
 #include "tile_avx2.h"
+#include "words_avx2.h"
 #include "tile_table.inc.h"
 #include "end.h"
 
 #if DL_AVXVNNI
 #include "begin_avxvnni.h"
 #include "tile_avxvnni.h"
+#include "words_avxvnni.h"
 #include "tile_table.inc.h"
 #include "end.h"
 #endif
 
 #include "begin_avx512.h"
 #include "tile_avx512.h"
+#include "words_avx512.h"
 #include "tile_table.inc.h"
 #include "end.h"
 #elif DL_ARM64
 #include "begin_neon.h"
 #include "tile_neon.h"
+#include "words_neon.h"
 #include "tile_table.inc.h"
 #include "end.h"
 
 #include "begin_dotprod.h"
 #include "tile_dotprod.h"
+#include "words_dotprod.h"
 #include "tile_table.inc.h"
 #include "end.h"
 
 #include "begin_i8mm.h"
 #include "tile_i8mm.h"
+#include "words_i8mm.h"
 #include "tile_table.inc.h"
 #include "end.h"
 #endif
 
-#define DL_TILES(isa, vec) dl_tiles_##isa,
+#define DL_TILES(isa, vec) dl_tiles_of_##isa,
 
-/* The tile function of a weight type; isa must be available on this machine. */
-static inline dl_tile_fn dl_tile_of(int isa, int type)
+/* The tiles of a weight type; isa must be available on this machine. */
+static inline const dl_tiles *dl_tiles_of(int isa, int type)
 {
-    static const dl_tile_fn *const tables[DL_ISA_COUNT] = {DL_ISAS(DL_TILES)};
-    return tables[isa][type];
+    static const dl_tiles *const tables[DL_ISA_COUNT] = {DL_ISAS(DL_TILES)};
+    return &tables[isa][type];
+}
+
+/* Bytes of an unpacked panel of k columns; 0 if the type is not unpacked. */
+static inline int64_t dl_unpacked_bytes(int type, int64_t k)
+{
+    int form = dl_weight_type_of(type)->form;
+    return form < dl_form_scaled ? 0 : k / 32 * dl_words_bytes(form);
 }
 
 #endif

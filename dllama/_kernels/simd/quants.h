@@ -25,4 +25,12 @@ static inline const dl_quants *dl_quants_of(int isa)
     return &table[isa];
 }
 
+/* Whether numbers can be converted to a type. */
+static inline int dl_type_is_encoded(int type)
+{
+#define DL_ENCODED_OR(name) type == dl_type_##name ||
+    return DL_ENCODED_TYPES(DL_ENCODED_OR) 0;
+#undef DL_ENCODED_OR
+}
+
 #endif

@@ -48,6 +48,21 @@ DL_INLINE int DL_FN(dl_encode_f16)(const float *x, int64_t n, uint8_t *dst)
     return bad;
 }
 
+/* The upper half of the bits, rounded to even. */
+DL_INLINE int DL_FN(dl_encode_bf16)(const float *x, int64_t n, uint8_t *dst)
+{
+    uint16_t rounded[32];
+    int bad = 0;
+    for (int i = 0; i < 32; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        rounded[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        bad |= (rounded[i] & 0x7f80) == 0x7f80;
+    }
+    memcpy(dst, rounded, (size_t)n * 2);
+    return bad;
+}
+
 /* d = the value of largest magnitude / -8 (of a tie, the positive one), q = x / d + 8.5 cut to
  * 0..15. Byte i holds q[i] in its low bits and q[i + 16] in its high bits. */
 DL_INLINE int DL_FN(dl_encode_q40)(const float *x, int64_t n, uint8_t *dst)
@@ -89,8 +104,8 @@ DL_INLINE int DL_FN(dl_encode_q80)(const float *x, int64_t n, uint8_t *dst)
  * encoding. */
 static int DL_FN(dl_encode)(const void *src, int src_type, int64_t n, int type, uint8_t *dst)
 {
-#define DL_ENCODE_CASE(id, name, block, bytes, packed, input) \
-    case id: bad |= DL_FN(dl_encode_##name)(x, m, dst + i / block * bytes); break;
+#define DL_ENCODE_CASE(name) \
+    case dl_type_##name: bad |= DL_FN(dl_encode_##name)(x, m, dst + i / dl_block_##name * dl_bytes_##name); break;
     const char *p = src;
     int64_t width = src_type == DL_SRC_F32 ? 4 : 2;
     int bad = 0;
@@ -99,7 +114,7 @@ static int DL_FN(dl_encode)(const void *src, int src_type, int64_t n, int type, 
         int64_t m = n - i < 32 ? n - i : 32;
         DL_FN(dl_widen)(p, src_type, m, x);
         bad |= DL_FN(dl_not_finite)(x);
-        switch (type) { DL_WEIGHT_TYPES(DL_ENCODE_CASE) }
+        switch (type) { DL_ENCODED_TYPES(DL_ENCODE_CASE) }
     }
     return bad;
 #undef DL_ENCODE_CASE
@@ -119,6 +134,14 @@ DL_INLINE void DL_FN(dl_decode_f16)(const uint8_t *src, int64_t n, float *dst)
         float x[32];
         DL_FN(dl_widen)(src + i * 2, DL_SRC_F16, m, x);
         memcpy(dst + i, x, (size_t)m * sizeof(float));
+    }
+}
+
+DL_INLINE void DL_FN(dl_decode_bf16)(const uint8_t *src, int64_t n, float *dst)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits = (uint32_t)dl_u16_at(src + 2 * i) << 16;
+        memcpy(dst + i, &bits, sizeof bits);
     }
 }
 
@@ -148,10 +171,22 @@ DL_INLINE void DL_FN(dl_decode_q80)(const uint8_t *src, int64_t n, float *dst)
     }
 }
 
+#define DL_DECODE_PIECES(id, name, block, bytes, header, packed, form)                        \
+    DL_INLINE void DL_FN(dl_decode_##name)(const uint8_t *src, int64_t n, float *dst)         \
+    {                                                                                         \
+        for (int64_t i = 0; i < n / 32; i++) {                                                \
+            const uint8_t *at = src + i / ((block) / 32) * (bytes);                           \
+            dl_piece p = dl_read_##name(at, (int)(i % ((block) / 32)));                       \
+            dl_piece_numbers(&p, dst + 32 * i);                                               \
+        }                                                                                     \
+    }
+DL_WORD_TYPES(DL_DECODE_PIECES)
+#undef DL_DECODE_PIECES
+
 /* Decodes numbers of any known type. */
 static void DL_FN(dl_decode)(const uint8_t *src, int type, int64_t n, float *dst)
 {
-#define DL_DECODE_CASE(id, name, block, bytes, packed, input) \
+#define DL_DECODE_CASE(id, name, block, bytes, header, packed, form) \
     case id: DL_FN(dl_decode_##name)(src, n, dst); break;
     switch (type) { DL_WEIGHT_TYPES(DL_DECODE_CASE) }
 #undef DL_DECODE_CASE

@@ -7,16 +7,17 @@
  *   Q40  K/32 blocks: 16 fp16 scales, then 4 x 16 x 4 bytes; byte [j][r][i] holds the weights
  *        4j+i (low nibble) and 16+4j+i (high nibble) of row r
  *   Q80  K/32 blocks: 16 fp16 scales, then 8 x 16 x 4 int8; [j][r][i] is weight 4j+i of row r
- *   F16, F32  [K][16]
+ *   F32, F16, BF16  [K][16]
+ *   other types: pieces.h
  * So a matrix is read as one stream from the first byte to the last.
  *
- * Quantised activations of n tokens, blocks of 32: q[K/32][8][n][4] int8,
- * d[K/32][n] scales, s[K/32][n] = -8 * sum of the block (removes the nibbles' offset).
- * Float activations: x[n][ldx].
+ * Quantised activations of n tokens, blocks of 32: q[K/32][8][n][4] int8, d[K/32][n] scales,
+ * s[K/32][n] = -8 * sum of the block (removes the nibbles' offset), h[K/32][n] = -8 * sum of its
+ * first half. Float activations: x[n][ldx].
  *
  * The columns are cut into segments, whose sums are added as `adds` say (the tree of
  * dllama/graph/sum_tree.py). Within a segment, columns are added in order:
- *   acc = fma(w_scale, d * (float)integer_dot, acc)        per block
+ *   acc = fma(w_scale, d * (float)integer_dot, acc)        per block; words.h for other types
  *   acc[k & 1] = fma(w, x, acc[k & 1]), then acc[0] + acc[1]   for floats
  */
 #ifndef DL_TILE_H
@@ -25,6 +26,7 @@
 #include <math.h>
 #include "half.h"
 #include "isa.h"
+#include "pieces.h"
 #include "types.h"
 
 /* Bytes of the 16 scales before the words of a quantised block of a panel. */
@@ -41,10 +43,11 @@ enum { DL_SUMS = 8 };
 typedef struct { int32_t columns; int16_t adds, ends; } dl_segment;
 
 typedef struct {
-    const uint8_t *w;           /* the panel */
+    const uint8_t *w;           /* the panel, or its unpacked words */
+    int64_t skip, headers;      /* as in dl_panel_headers, and what that returns */
     const int8_t *q;            /* quantised activations */
     const float *d;
-    const int32_t *s;
+    const int32_t *s, *h;
     const float *x;             /* float activations */
     int64_t ldx;
     const dl_segment *order;    /* [segments] */
@@ -57,45 +60,52 @@ typedef struct {
 typedef void (*dl_tile_fn)(const dl_tile *, int n);
 
 /* Bytes from one panel of k columns to the next, rounded up to cache lines. */
-DL_INLINE int64_t dl_panel_stride(int type, int64_t k)
+DL_INLINE int64_t dl_panel_stride(int type, int64_t skip, int64_t k)
 {
-    return (dl_panel_bytes(type, k) + 63) / 64 * 64;
+    return (dl_panel_bytes(type, skip, k) + 63) / 64 * 64;
 }
 
-/* dl_pack_TYPE: packs a row of a model file as row r (0..15) of a panel of k columns. */
-#define DL_PACK_FLOATS(name, width)                                                         \
-    DL_INLINE void dl_pack_##name(int64_t k, int r, const uint8_t *src, uint8_t *panel)     \
-    {                                                                                       \
-        for (int64_t i = 0; i < k; i++)                                                     \
-            memcpy(panel + (i * 16 + r) * (width), src + i * (width), width);               \
+/* dl_pack_NAME: packs k columns of a row of a model file as row r (0..15) of a panel. `skip` columns
+ * of the first block come before them. Returns not 0 if a scale is not finite. */
+#define DL_PACK_FLOATS(id, name, block, bytes, header, packed, form)                                 \
+    DL_INLINE int dl_pack_##name(int64_t skip, int64_t k, int r, const uint8_t *src, uint8_t *panel) \
+    {                                                                                                \
+        (void)skip;                                                                                  \
+        for (int64_t i = 0; i < k; i++)                                                              \
+            memcpy(panel + (i * 16 + r) * (bytes), src + i * (bytes), bytes);                        \
+        return 0;                                                                                    \
     }
 
 /* For blocks of a scale, then words of four bytes. */
-#define DL_PACK_WORDS(name)                                                                 \
-    DL_INLINE void dl_pack_##name(int64_t k, int r, const uint8_t *src, uint8_t *panel)     \
-    {                                                                                       \
-        for (int64_t b = k / dl_block_##name; b > 0; b--) {                                 \
-            memcpy(panel + r * 2, src, 2);                                                  \
-            for (int j = 0; j < (dl_bytes_##name - 2) / 4; j++)                             \
-                memcpy(panel + DL_SCALES + (j * 16 + r) * 4, src + 2 + 4 * j, 4);           \
-            src += dl_bytes_##name, panel += dl_packed_##name;                              \
-        }                                                                                   \
+#define DL_PACK_BLOCKS(id, name, block, bytes, header, packed, form)                                 \
+    DL_INLINE int dl_pack_##name(int64_t skip, int64_t k, int r, const uint8_t *src, uint8_t *panel) \
+    {                                                                                                \
+        int bad = 0;                                                                                 \
+        (void)skip;                                                                                  \
+        for (int64_t b = k / (block); b > 0; b--) {                                                  \
+            bad |= (dl_u16_at(src) & 0x7c00) == 0x7c00;                                              \
+            memcpy(panel + r * 2, src, 2);                                                           \
+            for (int j = 0; j < ((bytes) - 2) / 4; j++)                                              \
+                memcpy(panel + DL_SCALES + (j * 16 + r) * 4, src + 2 + 4 * j, 4);                    \
+            src += (bytes), panel += (packed);                                                       \
+        }                                                                                            \
+        return bad;                                                                                  \
     }
 
-DL_PACK_FLOATS(f32, dl_bytes_f32)
-DL_PACK_FLOATS(f16, dl_bytes_f16)
-DL_PACK_WORDS(q40)
-DL_PACK_WORDS(q80)
+DL_FLOAT_TYPES(DL_PACK_FLOATS)
+DL_BLOCK_TYPES(DL_PACK_BLOCKS)
 #undef DL_PACK_FLOATS
-#undef DL_PACK_WORDS
+#undef DL_PACK_BLOCKS
 
 /* Packs a row of any known type. */
-static __attribute__((unused)) void dl_pack_row(int type, int64_t k, int r, const uint8_t *src, uint8_t *panel)
+static __attribute__((unused)) int dl_pack_row(int type, int64_t skip, int64_t k, int r, const uint8_t *src,
+                                               uint8_t *panel)
 {
-#define DL_PACK_CASE(id, name, block, bytes, packed, input) \
-    case id: dl_pack_##name(k, r, src, panel); break;
+#define DL_PACK_CASE(id, name, block, bytes, header, packed, form) \
+    case id: return dl_pack_##name(skip, k, r, src, panel);
     switch (type) { DL_WEIGHT_TYPES(DL_PACK_CASE) }
 #undef DL_PACK_CASE
+    return 0;
 }
 
 #endif

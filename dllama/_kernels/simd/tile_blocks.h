@@ -9,7 +9,7 @@ typedef struct {
     const uint8_t *w;       /* the words after the scales */
     const int8_t *x;        /* [8][n][4] */
     const float *d;         /* [n] */
-    const int32_t *s;       /* [n] */
+    const int32_t *s, *h;   /* [n] */
 } dl_block;
 
 /* block(&b, n, acc) adds a block of block_bytes to acc[vectors(n)]. put(t, index, acc, n) writes
@@ -19,7 +19,7 @@ typedef struct {
     {                                                                              \
         DL_VFN(dl_sums) sums;                                                      \
         sums.count = sums.ended = 0;                                               \
-        dl_block b = {(const uint16_t *)t->w, t->w + DL_SCALES, t->q, t->d, t->s}; \
+        dl_block b = {(const uint16_t *)t->w, t->w + DL_SCALES, t->q, t->d, t->s, t->h}; \
         for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {    \
             VT acc[DL_TILE_TOKENS];                                                \
             DL_UNROLL for (int i = 0; i < vectors(n); i++) acc[i] = V(set1)(0.0f); \

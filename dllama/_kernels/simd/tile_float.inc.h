@@ -1,4 +1,4 @@
-/* F32 and F16 weights times float activations, and the tree over segments. Compiled once per
+/* Float weights times float activations, and the tree over segments. Compiled once per
  * instruction set. */
 
 #include "tile_sums.inc.h"
@@ -45,4 +45,5 @@
 
 DL_FLOAT_TILE(dl_tile_f32, float, load)
 DL_FLOAT_TILE(dl_tile_f16, uint16_t, load_half)
+DL_FLOAT_TILE(dl_tile_bf16, uint16_t, load_bf16)
 #undef DL_FLOAT_TILE

@@ -1,10 +1,27 @@
 /* The tiles of an instruction set, by weight type. Those that read floats are those of its vectors,
  * those that read Q80 blocks are its own. */
 
-#define DL_TILE_floats(name) DL_VFN(dl_tile_##name)
-#define DL_TILE_blocks(name) DL_FN(dl_tile_##name)
-#define DL_TILE_ENTRY(id, name, block, bytes, packed, input) [id] = DL_TILE_##input(name),
-static const dl_tile_fn DL_FN(dl_tiles)[] = {DL_WEIGHT_TYPES(DL_TILE_ENTRY)};
-#undef DL_TILE_floats
-#undef DL_TILE_blocks
-#undef DL_TILE_ENTRY
+#ifndef DL_WORD_VECTORS
+#define DL_WORD_VECTORS(n) (n)
+#define DL_PUT_WORDS(t, index, acc, n) DL_VFN(dl_put_sums)(t, index, acc, n)
+#endif
+#ifndef DL_SPECIALISE_WORDS
+#define DL_SPECIALISE_WORDS DL_SPECIALISE
+#endif
+#include "tile_words.inc.h"
+#undef DL_SPECIALISE_WORDS
+#undef DL_WORD_VECTORS
+#undef DL_PUT_WORDS
+
+#define DL_OF_VECTORS(id, name, block, bytes, header, packed, form) \
+    [id] = {DL_VFN(dl_tile_##name), DL_TILE_FLOATS, 0, 0},
+#define DL_OF_ISA(id, name, block, bytes, header, packed, form) \
+    [id] = {DL_FN(dl_tile_##name), DL_TILE_TOKENS, 0, 0},
+#define DL_OF_WORDS(id, name, block, bytes, header, packed, form) \
+    [id] = {DL_FN(dl_tile_##name), 1, DL_VFN(dl_unpack_##name), DL_FN(dl_words_##form)},
+static const dl_tiles DL_FN(dl_tiles_of)[] = {
+    DL_FLOAT_TYPES(DL_OF_VECTORS) DL_BLOCK_TYPES(DL_OF_ISA) DL_WORD_TYPES(DL_OF_WORDS)
+};
+#undef DL_OF_VECTORS
+#undef DL_OF_ISA
+#undef DL_OF_WORDS

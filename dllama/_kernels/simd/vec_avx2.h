@@ -67,5 +67,31 @@ DL_INLINE void v16_store_half_avx2(uint16_t *p, v16_avx2 x)
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, 0));
     _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, 0));
 }
+DL_INLINE __m256 dl_widen_bf16_avx2(const uint16_t *p)
+{
+    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+DL_INLINE v16_avx2 v16_load_bf16_avx2(const uint16_t *p) { DL_PAIR(dl_widen_bf16_avx2(p), dl_widen_bf16_avx2(p + 8)); }
+DL_INLINE v16_avx2 v16_load_u8_avx2(const uint8_t *p)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)p);
+    DL_PAIR(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x))));
+}
+DL_INLINE v16_avx2 v16_load_i8_avx2(const int8_t *p)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)p);
+    DL_PAIR(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x))));
+}
+DL_INLINE void v16_lookup_avx2(const int8_t *table, uint8_t *bytes)
+{
+    __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    DL_UNROLL for (int i = 0; i < 64; i += 32) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)(bytes + i));
+        _mm256_storeu_si256((__m256i *)(bytes + i), _mm256_shuffle_epi8(t, x));
+    }
+}
 #undef DL_PAIR
 #endif

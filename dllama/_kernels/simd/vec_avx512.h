@@ -39,4 +39,18 @@ DL_INLINE float v16_hsum_avx512(v16_avx512 x)
     h = _mm_add_ps(h, _mm_movehl_ps(h, h));
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
+DL_INLINE v16_avx512 v16_load_bf16_avx512(const uint16_t *p)
+{
+    __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+}
+DL_INLINE v16_avx512 v16_load_u8_avx512(const uint8_t *p)
+{ return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+DL_INLINE v16_avx512 v16_load_i8_avx512(const int8_t *p)
+{ return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+DL_INLINE void v16_lookup_avx512(const int8_t *table, uint8_t *bytes)
+{
+    __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
+    _mm512_storeu_si512(bytes, _mm512_shuffle_epi8(t, _mm512_loadu_si512(bytes)));
+}
 #endif

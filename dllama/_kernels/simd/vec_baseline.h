@@ -20,7 +20,8 @@ DL_INLINE v16_baseline v16_add_baseline(v16_baseline a, v16_baseline b) { DL_EAC
 DL_INLINE v16_baseline v16_sub_baseline(v16_baseline a, v16_baseline b) { DL_EACH(a.f[i] - b.f[i]); }
 DL_INLINE v16_baseline v16_mul_baseline(v16_baseline a, v16_baseline b) { DL_EACH(a.f[i] * b.f[i]); }
 DL_INLINE v16_baseline v16_div_baseline(v16_baseline a, v16_baseline b) { DL_EACH(a.f[i] / b.f[i]); }
-DL_INLINE v16_baseline v16_fma_baseline(v16_baseline a, v16_baseline b, v16_baseline c)
+/* Not inline: it is long where it is not an instruction. */
+static __attribute__((noinline, unused)) v16_baseline v16_fma_baseline(v16_baseline a, v16_baseline b, v16_baseline c)
 { DL_EACH(dl_fmaf(a.f[i], b.f[i], c.f[i])); }
 DL_INLINE v16_baseline v16_max_baseline(v16_baseline a, v16_baseline b)
 { DL_EACH(a.f[i] > b.f[i] ? a.f[i] : b.f[i]); }
@@ -60,5 +61,19 @@ DL_INLINE float v16_hsum_baseline(v16_baseline a)
 }
 DL_INLINE void v16_store_half_baseline(uint16_t *p, v16_baseline a)
 { for (int i = 0; i < 16; i++) p[i] = dl_float_to_half(a.f[i]); }
+DL_INLINE v16_baseline v16_load_bf16_baseline(const uint16_t *p)
+{
+    v16_baseline r;
+    for (int i = 0; i < 16; i++) {
+        uint32_t bits = (uint32_t)p[i] << 16;
+        memcpy(r.f + i, &bits, sizeof bits);
+    }
+    return r;
+}
+DL_INLINE v16_baseline v16_load_u8_baseline(const uint8_t *p) { DL_EACH((float)p[i]); }
+DL_INLINE v16_baseline v16_load_i8_baseline(const int8_t *p) { DL_EACH((float)p[i]); }
+/* bytes[64] = table[bytes] */
+DL_INLINE void v16_lookup_baseline(const int8_t *table, uint8_t *bytes)
+{ for (int i = 0; i < 64; i++) bytes[i] = (uint8_t)table[bytes[i]]; }
 #undef DL_EACH
 #endif

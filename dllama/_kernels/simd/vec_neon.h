@@ -60,5 +60,25 @@ DL_INLINE float v16_hsum_neon(v16_neon x)
     float32x2_t h = vadd_f32(vget_low_f32(m), vget_high_f32(m));
     return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
 }
+DL_INLINE v16_neon v16_load_bf16_neon(const uint16_t *p)
+{ DL_EACH(vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16))); }
+DL_INLINE v16_neon v16_load_u8_neon(const uint8_t *p)
+{
+    uint8x16_t x = vld1q_u8(p);
+    uint16x8_t half[2] = {vmovl_u8(vget_low_u8(x)), vmovl_high_u8(x)};
+    DL_EACH(vcvtq_f32_u32(i % 2 ? vmovl_high_u16(half[i / 2]) : vmovl_u16(vget_low_u16(half[i / 2]))));
+}
+DL_INLINE v16_neon v16_load_i8_neon(const int8_t *p)
+{
+    int8x16_t x = vld1q_s8(p);
+    int16x8_t half[2] = {vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x)};
+    DL_EACH(vcvtq_f32_s32(i % 2 ? vmovl_high_s16(half[i / 2]) : vmovl_s16(vget_low_s16(half[i / 2]))));
+}
+DL_INLINE void v16_lookup_neon(const int8_t *table, uint8_t *bytes)
+{
+    int8x16_t t = vld1q_s8(table);
+    DL_UNROLL for (int i = 0; i < 64; i += 16)
+        vst1q_s8((int8_t *)bytes + i, vqtbl1q_s8(t, vld1q_u8(bytes + i)));
+}
 #undef DL_EACH
 #endif

@@ -125,63 +125,6 @@ def test_other_quantisations_are_requantised_with_a_warning(path, tmp_path, fixt
     assert "lose accuracy from Q80 to q40" in run(path, tmp_path, "q40").warnings[-1]
 
 
-def scales_of_q4_k(data):
-    """8 scales and 8 minima with 6 bits each, in 12 bytes."""
-    low = [(data[j] & 63, data[j + 4] & 63) for j in range(4)]
-    high = [
-        (data[j + 8] & 15 | data[j] >> 6 << 4, data[j + 8] >> 4 | data[j + 4] >> 6 << 4)
-        for j in range(4)
-    ]
-    return low + high
-
-
-def numbers_of_q4_k(block):
-    """The 256 numbers of a block, one by one."""
-    d, least = np.frombuffer(block[:4], "<f2").astype(float)
-    scales, quants = scales_of_q4_k(block[4:16]), block[16:]
-    return [
-        d * scales[part][0] * (quants[32 * (part // 2) + i] >> 4 * (part % 2) & 15)
-        - least * scales[part][1]
-        for part in range(8)
-        for i in range(32)
-    ]
-
-
-def numbers_of_q6_k(block):
-    """The 256 numbers of a block, one by one."""
-    low, high, scales = block[:128], block[128:192], np.frombuffer(block[192:208], np.int8)
-    (d,) = np.frombuffer(block[208:], "<f2").astype(float)
-    numbers = []
-    for at in range(256):
-        half, part, i = at // 128, at % 128 // 32, at % 32
-        bits = low[64 * half + 32 * (part % 2) + i] >> 4 * (part // 2) & 15
-        bits |= (high[32 * half + i] >> 2 * part & 3) << 4
-        numbers.append(d * int(scales[at // 16]) * (bits - 32))
-    return numbers
-
-
-@pytest.mark.parametrize(
-    ("kind", "numbers_of", "places"),
-    [("Q4_K", numbers_of_q4_k, (0, 2)), ("Q6_K", numbers_of_q6_k, (208,))],
-)
-def test_dequantised_numbers_are_right(path, rng, kind, numbers_of, places):
-    """The package's functions for the types in most files, and tensors of these types."""
-    size = gguf.GGML_QUANT_SIZES[Type[kind]][1]
-    raw = rng.integers(0, 256, (3, 2 * size), np.uint8)
-    for place in places:  # finite scales
-        for begin in (place, place + size):
-            raw[:, begin : begin + 2] = (
-                np.array([0.01, -0.02, 0.5], "<f2").view(np.uint8).reshape(3, 2)
-            )
-    expected = np.array([numbers_of(block.tobytes()) for block in raw.reshape(-1, size)])
-    tensors = {"token_embd.weight": (raw, Type[kind])}
-    ggufmodel.write(path, "llama", tensors, {})
-    tensor = GgufFile(path).tensors["model.embed_tokens.weight"]
-    assert (tensor.shape, tensor.dtype, tensor.lossy) == ((3, 512), "F32", kind)
-    np.testing.assert_allclose(tensor.rows(0, 3), expected.reshape(3, 512), rtol=1e-6)
-    np.testing.assert_array_equal(tensor.rows(1, 2), tensor.rows(0, 3)[1:])
-
-
 def experts(rng, module, names):
     """Tensors of a router and three experts with Hugging Face's names."""
     shapes = {names[0]: (32, 64), names[1]: (64, 32), names[2]: (32, 64)}
@@ -351,7 +294,8 @@ def test_without_the_package(path, tmp_path, fixtures, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     run(path, tmp_path)
     monkeypatch.undo()
-    ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q5_0")
+    raw = np.zeros((3, gguf.GGML_QUANT_SIZES[Type.TQ2_0][1]), np.uint8)
+    ggufmodel.write(path, "llama", {"token_embd.weight": (raw, Type.TQ2_0)}, {})
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UnsupportedError, match=r"pip install 'dllama\[gguf\]'"):
         run(path, tmp_path)

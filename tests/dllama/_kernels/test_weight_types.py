@@ -5,22 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from oracle import quants as oracle
+from oracle.blocks import DECODERS, random_blocks
 
 from dllama._kernels import weight_types as quants
 from dllama.model.weight_types import WeightType
 
-F32, F16, Q40, Q80 = WeightType.F32, WeightType.F16, WeightType.Q40, WeightType.Q80
+F32, F16, BF16 = WeightType.F32, WeightType.F16, WeightType.BF16
+Q40, Q80 = WeightType.Q40, WeightType.Q80
 FLOATS = [kind for kind in WeightType if not kind.quantised]
+ENCODED = [kind for kind in WeightType if kind.encoded]
 
 
 def test_the_python_table_is_the_compiled_one():
     """Sizes of packed blocks are only known to the kernels."""
-    compiled = [(*row[:4], row[5]) for row in quants.table()]
-    mirrored = [
-        (int(kind), kind.name.lower(), kind.block_size, kind.block_bytes, kind.quantised)
+    assert quants.table() == [
+        (
+            int(kind),
+            kind.name.lower(),
+            kind.block_size,
+            kind.block_bytes,
+            kind.unit,
+            kind.quantised,
+            kind.encoded,
+        )
         for kind in WeightType
     ]
-    assert compiled == mirrored
     for kind in WeightType:
         assert quants.nbytes(int(kind), 64 * kind.block_size) == kind.nbytes(64 * kind.block_size)
 
@@ -54,7 +63,7 @@ def numbers(rng) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("weight_type", WeightType)
+@pytest.mark.parametrize("weight_type", ENCODED)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_encode_from_float32_and_float16(numbers, weight_type, threads):
     for x in (numbers, numbers.astype(np.float16)):
@@ -63,7 +72,7 @@ def test_encode_from_float32_and_float16(numbers, weight_type, threads):
         np.testing.assert_array_equal(out, expected_bytes(x.astype(np.float32), weight_type))
 
 
-@pytest.mark.parametrize("weight_type", WeightType)
+@pytest.mark.parametrize("weight_type", ENCODED)
 def test_encode_from_bfloat16(numbers, weight_type):
     bits = bfloat16(numbers)
     wide = (bits.astype(np.uint32) << 16).view(np.float32)
@@ -73,11 +82,26 @@ def test_encode_from_bfloat16(numbers, weight_type):
 
 
 @pytest.mark.parametrize("weight_type", WeightType)
-def test_decode_gives_back_what_is_stored(numbers, weight_type):
-    out, _ = encode(numbers, weight_type)
-    decoded = np.empty(numbers.size, np.float32)
-    quants.decode(out, decoded, weight_type, threads=2)
-    np.testing.assert_array_equal(decoded, expected_numbers(numbers, weight_type))
+def test_decode_gives_back_what_is_stored(rng, weight_type):
+    matrix, raw = oracle.random_matrix(rng, weight_type, 77, 1280)
+    decoded = np.empty((77, 1280), np.float32)
+    quants.decode(raw.reshape(-1), decoded.reshape(-1), weight_type, threads=2)
+    np.testing.assert_array_equal(decoded, oracle.dense(matrix))
+
+
+@pytest.mark.parametrize("weight_type", DECODERS)
+def test_the_oracle_decodes_as_the_package_gguf(rng, weight_type):
+    gguf = pytest.importorskip("gguf")
+    names = {"IQ4NL": "IQ4_NL", "IQ4XS": "IQ4_XS", "MXFP4": "MXFP4"}
+    name = names.get(weight_type.name, f"Q{weight_type.name[1]}_{weight_type.name[2]}")
+    blocks = random_blocks(rng, weight_type, 300)
+    theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name])
+    np.testing.assert_array_equal(DECODERS[weight_type](blocks), theirs)
+
+
+def test_refuses_to_convert_to_types_that_are_only_read(numbers):
+    with pytest.raises(ValueError, match="cannot convert to iq4nl"):
+        encode(numbers, WeightType.IQ4NL)
 
 
 @pytest.mark.parametrize("count", [1, 31, 33, 100])
@@ -115,7 +139,7 @@ def test_float32_rounds_to_the_nearest_half(rng):
     np.testing.assert_array_equal(out.view(np.uint16), x.astype(np.float16).view(np.uint16))
 
 
-@pytest.mark.parametrize("weight_type", WeightType)
+@pytest.mark.parametrize("weight_type", ENCODED)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_says_when_a_number_is_not_finite(numbers, weight_type, bad):
     numbers[70, 300] = bad
@@ -124,7 +148,9 @@ def test_says_when_a_number_is_not_finite(numbers, weight_type, bad):
     assert not encode(bfloat16(numbers), weight_type, bf16=True)[1]
 
 
-@pytest.mark.parametrize(("weight_type", "large"), [(F16, 65520.0), (Q40, 1e6), (Q80, 1e7)])
+@pytest.mark.parametrize(
+    ("weight_type", "large"), [(F16, 65520.0), (BF16, 3.4e38), (Q40, 1e6), (Q80, 1e7)]
+)
 def test_says_when_a_number_is_too_large_to_store(weight_type, large):
     x = np.zeros(32, np.float32)
     x[5] = large
@@ -145,12 +171,10 @@ def test_refuses_sizes_and_types(numbers):
 
 
 @pytest.mark.parametrize("weight_type", WeightType)
-def test_rows_are_looked_up(numbers, weight_type):
-    stored, _ = encode(numbers, weight_type)
-    rows = quants.StoredRows(stored.reshape(len(numbers), -1), weight_type, numbers.shape[1])
-    whole = np.empty(numbers.shape, np.float32)
-    quants.decode(stored, whole.reshape(-1), weight_type)
+def test_rows_are_looked_up(rng, weight_type):
+    matrix, raw = oracle.random_matrix(rng, weight_type, 77, 512)
+    rows = quants.StoredRows(raw, weight_type, 512)
     ids = np.array([3, 76, 3], np.int32)
-    np.testing.assert_array_equal(rows.lookup(ids), whole[ids])
-    with pytest.raises(ValueError, match="bytes of a row of 352 numbers"):
-        quants.StoredRows(rows.rows, weight_type, 352)
+    np.testing.assert_array_equal(rows.lookup(ids), oracle.dense(matrix)[ids])
+    with pytest.raises(ValueError, match="bytes of a row of 768 numbers"):
+        quants.StoredRows(rows.rows, weight_type, 768)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from dllama.model.spec import HiddenAct, ModelSpec, RopeType
 
 from . import ops
-from .quants import Blocks, dense
+from .quants import Weight, dense
 
-Weight = NDArray[np.floating] | Blocks
 Tensors = Mapping[str, Weight]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dllama.model.spec import RopeScaling
 
-from .quants import Blocks, quantise_q80
+from .quants import Blocks, Decoded, Weight, dense, quantise_q80
 
 Array = NDArray[np.float64]
 
@@ -24,27 +24,15 @@ def rms_norm(x: ArrayLike, weight: ArrayLike, epsilon: float) -> Array:
     return x / np.sqrt(mean + epsilon) * np.asarray(weight, np.float64)
 
 
-def matmul(x: ArrayLike, weight: NDArray[np.floating] | Blocks) -> Array:
+def matmul(x: ArrayLike, weight: Weight) -> Array:
     """x (T, D) times weight (R, D) transposed: (T, R).
 
-    Against quantised weights the activations are quantised to Q80 first: the
-    sum over blocks of d_w * d_x * (integer dot product).
+    Against quantised weights the activations are quantised to Q80 first.
     """
-    if isinstance(weight, Blocks):
-        return quantised_matmul(quantise_q80(np.asarray(x)), weight)
-    return np.asarray(x, np.float64) @ weight.astype(np.float64).T
-
-
-def quantised_matmul(x: Blocks, weight: Blocks) -> Array:
-    """x (T, D) times weight (R, D) transposed, (T, R); integer sums are exact."""
-    out = np.zeros((x.shape[0], weight.shape[0]))
-    for block in range(weight.values.shape[1]):
-        dots = x.values[:, block].astype(np.float64) @ weight.values[:, block].astype(np.float64).T
-        scales = np.outer(
-            x.scales[:, block].astype(np.float64), weight.scales[:, block].astype(np.float64)
-        )
-        out += dots * scales
-    return out
+    numbers = np.asarray(x, np.float64)
+    if isinstance(weight, Blocks | Decoded):
+        numbers = quantise_q80(np.asarray(x)).dequantise().astype(np.float64)
+    return numbers @ dense(weight).astype(np.float64).T
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Array:

@@ -1,4 +1,5 @@
-"""How weights are stored: floats, or Q40 and Q80 blocks of 32 numbers that share one float16 scale.
+"""How weights are stored: floats, Q40 and Q80 blocks of 32 numbers that share one float16 scale, or
+the other formats of blocks.py.
 
 B: blocks of a row, a row being a whole number of them.
 """
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama.model.weight_types import WeightType
+
+from .blocks import DECODERS, random_blocks
 
 BLOCK = 32
 
@@ -110,35 +113,92 @@ def _scales(data: NDArray[np.uint8]) -> NDArray[np.float16]:
     return data[:, :, :2].copy().view("<f2")[:, :, 0].astype(np.float16)
 
 
-def dense(weight: NDArray[np.floating] | Blocks) -> NDArray[np.floating]:
+@dataclass(frozen=True)
+class Decoded:
+    """A quantised matrix of which only the numbers are known: float32 (rows, columns)."""
+
+    numbers: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.numbers.shape[0], self.numbers.shape[1]
+
+    def dequantise(self) -> NDArray[np.float32]:
+        """The numbers."""
+        return self.numbers
+
+
+Weight = NDArray[np.floating] | Blocks | Decoded
+
+
+def dense(weight: Weight) -> NDArray[np.floating]:
     """The numbers of a stored matrix."""
-    return weight.dequantise() if isinstance(weight, Blocks) else weight
+    return weight.dequantise() if isinstance(weight, Blocks | Decoded) else weight
 
 
 class Stored(NamedTuple):
     """A weight type.
 
-    store: numbers (rows, columns) -> a matrix as the type holds it: Blocks, or numbers.
+    unpack: file bytes, rows -> a matrix as the type holds it: Blocks, Decoded, or numbers.
+    store: numbers (rows, columns) -> such a matrix, if numbers can be converted to the type.
     pack: such a matrix -> file bytes (rows, bytes of a row).
-    unpack: file bytes, rows -> such a matrix.
     """
 
-    store: Callable[[NDArray[np.floating]], Any]
-    pack: Callable[[Any], NDArray[np.uint8]]
     unpack: Callable[[NDArray[np.uint8], int], Any]
+    store: Callable[[NDArray[np.floating]], Any] | None = None
+    pack: Callable[[Any], NDArray[np.uint8]] | None = None
 
 
 def _floats(dtype: str) -> Stored:
     return Stored(
+        lambda raw, rows: raw.reshape(rows, -1).view(dtype),
         lambda x: np.ascontiguousarray(x, dtype),
         lambda stored: stored.view(np.uint8),
-        lambda raw, rows: raw.reshape(rows, -1).view(dtype),
     )
+
+
+def round_bf16(x: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The nearest numbers of eight bits, half to even, as float32."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32)
+
+
+BFLOAT16 = Stored(
+    lambda raw, rows: (raw.reshape(rows, -1).view("<u2").astype("<u4") << 16).view("<f4"),
+    round_bf16,
+    lambda stored: np.ascontiguousarray(stored.view("<u2")[:, 1::2]).view(np.uint8),
+)
+
+
+def _blocks(kind: WeightType) -> Stored:
+    def unpack(raw: NDArray[np.uint8], rows: int) -> Decoded:
+        return Decoded(DECODERS[kind](raw.reshape(-1, kind.block_bytes)).reshape(rows, -1))
+
+    return Stored(unpack)
 
 
 TYPES = {
     WeightType.F32: _floats("<f4"),
     WeightType.F16: _floats("<f2"),
-    WeightType.Q40: Stored(quantise_q40, pack_q40, unpack_q40),
-    WeightType.Q80: Stored(quantise_q80, pack_q80, unpack_q80),
+    WeightType.BF16: BFLOAT16,
+    WeightType.Q40: Stored(unpack_q40, quantise_q40, pack_q40),
+    WeightType.Q80: Stored(unpack_q80, quantise_q80, pack_q80),
+    **{kind: _blocks(kind) for kind in DECODERS},
 }
+
+
+def random_matrix(
+    rng: np.random.Generator, kind: WeightType, rows: int, columns: int, size: float = 1.0
+) -> tuple[Any, NDArray[np.uint8]]:
+    """A random matrix as the type holds it, and its file bytes (rows, bytes of a row).
+
+    size: of its numbers, about.
+    """
+    if kind in DECODERS:
+        count = rows * columns // kind.block_size
+        raw = random_blocks(rng, kind, count, size).reshape(rows, -1)
+        return TYPES[kind].unpack(raw, rows), raw
+    stored = TYPES[kind].store(size * rng.standard_normal((rows, columns)))
+    return stored, TYPES[kind].pack(stored)

@@ -1,0 +1,43 @@
+/* 32 columns of a panel, unpacked: what the tiles of all types without a tile of their own read.
+ *
+ * For n tokens, with activations as in tile.h, a block adds to the sum of row r
+ *   acc = fma(scale, d * (float)dot, acc)
+ *   acc = fma(min, d * (float)sum, acc)     if the form has mins
+ * where dot and sum are exact integers, below 2^24 in magnitude:
+ *   scaled, offset          dot = sum of w * x            sum = s
+ *   halves, halves_offset   dot = sub[0] * (sum of w * x over columns 0 to 15) + sub[1] * (16 to 31)
+ *                           sum = sub_min[0] * h + sub_min[1] * (s - h)
+ */
+#ifndef DL_WORDS_H
+#define DL_WORDS_H
+
+#include <stddef.h>
+#include "pieces.h"
+
+/* Forms with mins have w in 0..31, the others signed bytes; no product with -128 occurs. */
+typedef struct {
+    uint8_t w[8][64];           /* [j][r][i]: column 4j + i of row r */
+    float scale[16], min[16];   /* min is divided by -8, as s is -8 times a sum */
+    float sub[2][16], sub_min[2][16];
+} dl_words;
+
+enum { DL_WORDS_MOST = sizeof(dl_words) };
+
+DL_INLINE int dl_form_has_halves(int form) { return form == dl_form_halves || form == dl_form_halves_offset; }
+DL_INLINE int dl_form_has_mins(int form) { return form == dl_form_offset || form == dl_form_halves_offset; }
+
+/* Bytes of unpacked words: those fields that a form uses. */
+DL_INLINE int64_t dl_words_bytes(int form)
+{
+    switch (form) {
+    case dl_form_scaled: return offsetof(dl_words, min);
+    case dl_form_offset: return offsetof(dl_words, sub);
+    case dl_form_halves: return offsetof(dl_words, sub_min);
+    default: return DL_WORDS_MOST;
+    }
+}
+
+#define DL_BODY "words.inc.h"
+#include "each_vec.h"
+
+#endif
