@@ -22,7 +22,7 @@ from dllama.converter import families
 from dllama.converter.families.keys import check_keys
 from dllama.converter.families.source import Source
 from dllama.converter.own_types import own_type, with_own_types
-from dllama.converter.recipe import stored_once, with_output
+from dllama.converter.recipe import Importance, importance_name, stored_once, with_output
 from dllama.converter.sources import quantised
 from dllama.converter.sources.checkpoint import Checkpoint, open_checkpoint
 from dllama.converter.sources.stored import BLOCKS, Stored
@@ -69,6 +69,7 @@ def convert(
     weights: str | None = None,
     *,
     output_weights: str | None = None,
+    importance: Importance | None = None,
     threads: int | None = None,
     progress: bool = True,
 ) -> Report:
@@ -82,6 +83,8 @@ def convert(
         weights: type of the matrices. Default: q40; those of a GGUF file keep their own types.
         output_weights: type of the output matrix, and of the embedding if that is tied to it.
             Default: that of the other matrices; in a GGUF file its own.
+        importance: how much rounding errors in each column count, by the names of tensors in
+            ModelSpec.tensor_types. `dllama.calibration` measures it.
         threads: default one per CPU.
         progress: whether to show a progress bar.
 
@@ -117,7 +120,7 @@ def convert(
         warnings = convert_tokenizer(checkpoint.tokenizer(), temporary, spec.vocab_size)
         warnings += tie_warnings(checkpoint, tensors)
         warnings += _requantised(checkpoint, tensors, spec)
-        _write_model(temporary / "model.m", spec, tensors, workers, progress)
+        _write_model(temporary / "model.m", spec, tensors, importance or {}, workers, progress)
         written = sum(file.stat().st_size for file in temporary.iterdir())
     read = sum(stored.nbytes for _, stored in tensors)
     seconds = time.perf_counter() - begin
@@ -195,6 +198,7 @@ def _write_model(
     path: Path,
     spec: ModelSpec,
     tensors: list[tuple[Source, Stored]],
+    importance: Importance,
     threads: int,
     progress: bool,
 ) -> None:
@@ -213,23 +217,31 @@ def _write_model(
             expected = writer.tensors[source.name].shape
             if stored.shape != expected:
                 raise FormatError(stored.path, f"shape of {stored.name}", stored.shape, expected)
+            columns = importance.get(importance_name(spec, source.name))
             for rows in _runs(source, stored):
-                _write_rows(writer, source, stored, rows)
+                _write_rows(writer, source, stored, rows, columns)
                 bar.update(stored.nbytes // stored.shape[0] * len(rows))
             stored.release()
         writer.commit()
 
 
-def _write_rows(writer: ModelWriter, source: Source, stored: Stored, rows: NDArray[Any]) -> None:
+def _write_rows(
+    writer: ModelWriter,
+    source: Source,
+    stored: Stored,
+    rows: NDArray[Any],
+    columns: NDArray[np.float32] | None,
+) -> None:
     """Write rows, or blocks unchanged if they have the right type."""
     info, kind = writer.tensors[source.name], BLOCKS.get(stored.dtype)
     try:
         if kind is None:
-            writer.write_rows(info.name, rows, stored.dtype == "BF16")
+            writer.write_rows(info.name, rows, stored.dtype == "BF16", columns)
         elif kind is info.weight_type:
             writer.write_blocks(info.name, rows)
         else:
-            writer.write_rows(info.name, decode(rows, kind, (len(rows), *info.shape[1:])))
+            numbers = decode(rows, kind, (len(rows), *info.shape[1:]))
+            writer.write_rows(info.name, numbers, importance=columns)
     except FormatError as error:
         raise FormatError(
             stored.path, f"a number of {stored.name}", "not finite", error.expected

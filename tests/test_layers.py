@@ -22,7 +22,7 @@ LAYERS = """
     converter
     runtime
     cluster
-    model_path model_runner engine conversation perplexity bench __init__
+    model_path model_runner engine conversation perplexity bench calibration __init__
     server
     cli __main__
 """

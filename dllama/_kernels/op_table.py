@@ -20,6 +20,7 @@ from dllama._kernels.ops.rowwise import (
     NormOp,
     ScaleOp,
 )
+from dllama._kernels.ops.squares import SquaresOp
 
 OPS: dict[str, type] = {
     "embed": EmbedOp,
@@ -30,6 +31,7 @@ OPS: dict[str, type] = {
     "encode": EncodeOp,
     "activate": ActivateOp,
     "scale": ScaleOp,
+    "squares": SquaresOp,
     "route": RouteOp,
     "dispatch": DispatchOp,
     "experts_gated": ExpertsGatedOp,

@@ -8,13 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dllama.calibration import CALIBRATED, calibrate
+from dllama.cli.files import read_text
 from dllama.cli.parser import add_command, add_option
+from dllama.cluster.layout import thread_count
 from dllama.converter import convert
 from dllama.converter.convert import WEIGHTS
+from dllama.converter.recipe import Importance
+from dllama.converter.sources.checkpoint import open_checkpoint
+from dllama.errors import ConfigError
 from dllama.options import CONVERSION_OPTIONS, OUTPUT
 
 EXAMPLES = """\
 dllama convert Llama-3.2-1B --output llama --weights q40
+dllama convert Llama-3.2-1B --output llama --weights q40 --calibration text.txt
 dllama convert llama-3.2-1b.Q8_0.gguf --output llama"""
 
 
@@ -49,11 +56,13 @@ def run(args: argparse.Namespace) -> int:
 
 def convert_and_report(source: Path, output: Path, args: argparse.Namespace) -> None:
     """Convert with the options of add_conversion_options, print warnings and a report."""
+    importance = _importance(source, output, args)
     report = convert(
         source,
         output,
         args.weights,
         output_weights=args.output_weights,
+        importance=importance,
         threads=args.threads,
         progress=not args.quiet,
     )
@@ -66,3 +75,21 @@ def convert_and_report(source: Path, output: Path, args: argparse.Namespace) -> 
             f"{report.written_bytes / 1e9:.3f} GB written in {report.seconds:.1f} s "
             f"({rate:.2f} GB/s)"
         )
+
+
+def _importance(source: Path, output: Path, args: argparse.Namespace) -> Importance | None:
+    """What --calibration measures.
+
+    Raises:
+        ConfigError: no weight type leaves a choice how numbers are rounded.
+    """
+    if args.calibration is None:
+        return None
+    weights = args.weights or open_checkpoint(source).weights
+    if not {weights, args.output_weights} & {*CALIBRATED}:
+        found = f"{weights} weights" if weights else "tensors that keep their types"
+        expected = " or ".join(CALIBRATED)
+        raise ConfigError(f"--calibration does not change {found}, expected --weights {expected}")
+    text = read_text(args.calibration, "--calibration")
+    threads = thread_count(args.threads)
+    return calibrate(source, output, text, threads, progress=not args.quiet)

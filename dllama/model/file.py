@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dllama._kernels import searched
 from dllama._kernels import weight_types as quants
 from dllama.errors import FormatError, ModelError, OutputError
 from dllama.model.header import MAX_HEADER, read_header, write_header
@@ -57,7 +58,11 @@ def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
 
 
 def encode(
-    array: Rows, weight_type: WeightType, threads: int = 1, bf16: bool = False
+    array: Rows,
+    weight_type: WeightType,
+    threads: int = 1,
+    bf16: bool = False,
+    importance: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
     """Encode an array as a model file stores it.
 
@@ -66,6 +71,8 @@ def encode(
         weight_type: how to store the numbers.
         threads: how many threads encode.
         bf16: whether the array holds bfloat16 bits.
+        importance: float32 (columns,) of a matrix, how much squared errors in each column count;
+            None: they are not weighed.
 
     Returns:
         uint8 (bytes,).
@@ -74,9 +81,20 @@ def encode(
         ValueError: a number is not finite.
     """
     out = np.empty(quants.nbytes(int(weight_type), array.size), np.uint8)
-    if not quants.encode(array, out, int(weight_type), threads, bf16):
+    if importance is not None and searched.is_searched(int(weight_type)):
+        finite = searched.search(_floats(array, bf16), out, int(weight_type), importance, threads)
+    else:
+        finite = quants.encode(array, out, int(weight_type), threads, bf16)
+    if not finite:
         raise ValueError("a number is not finite")
     return out
+
+
+def _floats(array: Rows, bf16: bool) -> NDArray[np.float32]:
+    """The numbers of an array as float32."""
+    if bf16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(array, np.float32)
 
 
 def decode(
@@ -214,7 +232,13 @@ class ModelWriter:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def write_rows(self, name: str, rows: Rows, bf16: bool = False) -> None:
+    def write_rows(
+        self,
+        name: str,
+        rows: Rows,
+        bf16: bool = False,
+        importance: NDArray[np.float32] | None = None,
+    ) -> None:
         """Encode and write the next rows of a tensor. Tensors come in the order of the file.
 
         Args:
@@ -222,6 +246,7 @@ class ModelWriter:
             rows: (r, columns), or (n,) for a vector: float32 or float16; with bf16, bfloat16
                 bits in uint16.
             bf16: whether rows hold bfloat16 bits.
+            importance: of each column, as for `encode`.
 
         Raises:
             FormatError: a number is not finite.
@@ -234,7 +259,7 @@ class ModelWriter:
         if not info.weight_type.encoded:
             raise ValueError(f"rows of {name} cannot be converted to {info.weight_type.name}")
         try:
-            data = encode(rows, info.weight_type, self._threads, bf16)
+            data = encode(rows, info.weight_type, self._threads, bf16, importance)
         except ValueError as error:
             raise self._not_finite(info) from error
         self._write(data, rows.shape[0])

@@ -270,9 +270,15 @@ OUTPUT_WEIGHTS = Option(
     "output_weights", str, "type of the output matrix, and of an embedding that is tied to it",
     otherwise="that of the other weights",
 )  # fmt: skip
+CALIBRATION = Option(
+    "calibration", str,
+    "a text: round weights so that the model changes least where it reads such texts",
+    metavar="TEXT",
+)  # fmt: skip
 CONVERSION_OPTIONS = (
     WEIGHTS,
     OUTPUT_WEIGHTS,
+    CALIBRATION,
     replace(THREADS, help="threads", otherwise="one per CPU"),
     replace(QUIET, help="no progress bar, no report"),
 )

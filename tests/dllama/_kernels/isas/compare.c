@@ -13,6 +13,7 @@
 #include "simd/matmul.h"
 #include "simd/quants.h"
 #include "simd/sampling.h"
+#include "simd/search.h"
 
 enum { MOST = 1 << 15 };
 
@@ -279,6 +280,26 @@ static void check_quants(void)
         }
 }
 
+static void check_search(void)
+{
+    enum { N = 1024 };
+    static float x[N], importance[N];
+    static uint8_t dst[2][4 * N];
+    const float sizes[] = {1.0f, 1e-6f, 300.0f};
+    for (int type = 0; type < 256; type++) {
+        if (!dl_type_is_searched(type)) continue;
+        for (int z = 0; z < 30; z++) {
+            normals(x, N, sizes[z % 3]), normals(importance, N, 1.0f);
+            for (int i = 0; i < N; i++) importance[i] = fabsf(importance[i]), x[i] += z % 5 ? 0.0f : 2.0f;
+            const float *columns = z % 2 ? importance : NULL;
+            int a = dl_search_of(isa)(x, columns, N, type, dst[0]);
+            int b = dl_search_of(0)(x, columns, N, type, dst[1]);
+            same(&a, &b, sizeof a, "search is finite", type, z);
+            same(dst[0], dst[1], sizeof dst[0], "searched", type, z);
+        }
+    }
+}
+
 static void check_sampling(void)
 {
     static float logits[1500];
@@ -317,6 +338,7 @@ int main(int argc, char **argv)
         check_floats();
         check_attention();
         check_quants();
+        check_search();
         check_sampling();
         printf("%s\n", dl_isa_names[isa]);
     }

@@ -1,0 +1,38 @@
+"""Adds tasks to a graph that measure what its matrices read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dllama.graph.graph import Graph, Matrix, Task
+from dllama.model.spec import typed_name
+
+
+def with_squares(graph: Graph) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+    """Sum up the squares of each column of what matrices read, over all rows of all passes.
+
+    Args:
+        graph: of one node; its matrices read floats.
+
+    Returns:
+        The graph with these tasks. They add to vectors that the caller gives to the executor,
+        float32 (columns,), beside those of the weights.
+
+        The names of the tensors, as ModelSpec.tensor_types has them, that each vector is for.
+    """
+    matrices = {matrix.name: matrix for matrix in graph.matrices}
+    tasks: list[Task] = []
+    names: dict[str, tuple[str, ...]] = {}
+    for task in graph.tasks:
+        if task.weight in matrices:
+            vector = f"{task.weight}.squares"
+            names[vector] = tuple(dict.fromkeys(_tensors(matrices[task.weight])))
+            tasks.append(Task("squares", task.src, task.src, vector, task.layer, tail=task.tail))
+        tasks.append(task)
+    return replace(graph, tasks=tuple(tasks)), names
+
+
+def _tensors(matrix: Matrix) -> Iterator[str]:
+    for piece in matrix.slices:
+        yield typed_name(piece.tensor)
