@@ -22,7 +22,15 @@ from dllama.converter import families
 from dllama.converter.families.keys import check_keys
 from dllama.converter.families.source import Source
 from dllama.converter.own_types import own_type, with_own_types
-from dllama.converter.recipe import Importance, importance_name, stored_once, with_output
+from dllama.converter.recipe import (
+    TYPES,
+    WEIGHTS,
+    Importance,
+    importance_name,
+    stored_once,
+    with_output,
+    with_recipe,
+)
 from dllama.converter.sources import quantised
 from dllama.converter.sources.checkpoint import Checkpoint, open_checkpoint
 from dllama.converter.sources.stored import BLOCKS, Stored
@@ -35,9 +43,6 @@ from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
 
-_ENCODED = [kind for kind in WeightType if kind.encoded]
-_SMALLEST_FIRST = sorted(_ENCODED, key=lambda kind: kind.block_bytes / kind.block_size)
-WEIGHTS = tuple(kind.name.lower() for kind in _SMALLEST_FIRST)
 # How many numbers are read, reordered and written at a time.
 RUN = 1 << 22
 
@@ -80,7 +85,8 @@ def convert(
     Args:
         source: a checkpoint; checkpoint.py lists the formats.
         output: a new or empty folder, or a model folder.
-        weights: type of the matrices. Default: q40; those of a GGUF file keep their own types.
+        weights: type of the matrices; `mixed` chooses one for each. Default: mixed; those of a GGUF
+            file keep their own types.
         output_weights: type of the output matrix, and of the embedding if that is tied to it.
             Default: that of the other matrices; in a GGUF file its own.
         importance: how much rounding errors in each column count, by the names of tensors in
@@ -96,22 +102,20 @@ def convert(
         OutputError: the output cannot be written.
     """
     begin = time.perf_counter()
-    _check_choice("weights", weights)
-    _check_choice("output_weights", output_weights)
+    _check_choice("weights", weights, WEIGHTS)
+    _check_choice("output_weights", output_weights, TYPES)
     workers = _thread_count(threads)
     checkpoint = open_checkpoint(Path(source))
     target = checked_output(Path(output), checkpoint.path)
     wanted = weights or checkpoint.weights
-    weight_type = WeightType[wanted.upper()] if wanted else WeightType.F32
     family, spec = read_spec(
-        checkpoint.config, weight_type, checkpoint.config_path, checkpoint.files
+        checkpoint.config, WeightType.F32, checkpoint.config_path, checkpoint.files
     )
     tensors = find_tensors(checkpoint, family.sources(spec))
     spec = replace(spec, tied=is_tied(tensors) and stored_once(wanted, output_weights))
     names = tensor_table(spec, 0)
     tensors = [(source, stored) for source, stored in tensors if source.name in names]
-    if wanted is None:
-        spec = with_own_types(spec, _kept(tensors))
+    spec = with_recipe(spec, wanted) if wanted else with_own_types(spec, _kept(tensors))
     if output_weights:
         spec = with_output(spec, WeightType[output_weights.upper()])
     check_spec(spec, checkpoint.config_path)
@@ -154,9 +158,9 @@ def _thread_count(threads: int | None) -> int:
     return min(os.cpu_count() or 1, MAX_THREADS) if given is None else given
 
 
-def _check_choice(name: str, value: str | None) -> None:
-    if value is not None and value not in WEIGHTS:
-        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(WEIGHTS)}")
+def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
 
 
 def _kept(tensors: list[tuple[Source, Stored]]) -> Iterator[tuple[str, Stored, WeightType]]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama.model.spec import ModelSpec, typed_name
-from dllama.model.tensors import with_types
+from dllama.model.tensors import typed, width_of, with_types
 from dllama.model.weight_types import WeightType
+
+Q40, Q80, Q50, Q51 = WeightType.Q40, WeightType.Q80, WeightType.Q50, WeightType.Q51
+Q4K, Q5K, Q6K = WeightType.Q4K, WeightType.Q5K, WeightType.Q6K
+
+MIXED = "mixed"
+_WRITABLE = [kind for kind in WeightType if kind.writable]
+_SMALLEST_FIRST = sorted(_WRITABLE, key=lambda kind: kind.block_bytes / kind.block_size)
+# What tensors can be converted to, and what all matrices of a model can be converted to.
+TYPES = tuple(kind.name.lower() for kind in _SMALLEST_FIRST)
+WEIGHTS = (MIXED, *TYPES)
+# Those of them that calibration changes.
+CALIBRATED = (MIXED, *(kind.name.lower() for kind in _SMALLEST_FIRST if kind.searched))
 
 # How much squared errors in each column of a matrix count, float32 (columns,), by the name that
 # `importance_name` returns.
@@ -18,6 +31,17 @@ Importance = Mapping[str, NDArray[np.float32]]
 # distributed-llama runs files of one of these types. It expects an embedding in f32 and an output
 # matrix of its own, even if these are tied.
 INTERCHANGE = ("f32", "q40")
+# Types whose files have an embedding in f32, unless it is tied.
+FLOAT_EMBEDDING = ("f32", "f16", "q40", "q80")
+
+# The mixed recipe, by the last word of a tensor's name. Errors of v and down change a model most:
+# v has few rows, and what down reads has a few large numbers (docs/accuracy.md).
+BY_NAME = {"v": Q6K, "down": Q5K}
+COMMON = Q4K
+# In the last layer, where nothing evens errors out.
+IN_LAST = {Q4K: Q5K, Q5K: Q6K, Q6K: Q6K}
+# What stands for a type whose blocks are longer than rows are multiples of.
+SHORT = {Q4K: Q50, Q5K: Q51, Q6K: Q80}
 
 
 def stored_once(weights: str | None, output_weights: str | None) -> bool:
@@ -30,9 +54,44 @@ def stored_once(weights: str | None, output_weights: str | None) -> bool:
     return output_weights is not None or weights not in INTERCHANGE
 
 
+def with_recipe(spec: ModelSpec, weights: str) -> ModelSpec:
+    """The spec with a type for every matrix.
+
+    Args:
+        spec: a model.
+        weights: one of WEIGHTS.
+    """
+    common = COMMON if weights == MIXED else WeightType[weights.upper()]
+    spec = replace(spec, weight_type=fitting(common, spec.dim), tensor_types=())
+    types: dict[str, WeightType] = {}
+    for name in typed(spec):
+        if name.endswith(".router") or (name == "embedding" and _float_embedding(spec, weights)):
+            continue
+        kind = _mixed(spec, name) if weights == MIXED else common
+        types[name] = fitting(kind, width_of(spec, name))
+    return with_types(spec, types)
+
+
+def _float_embedding(spec: ModelSpec, weights: str) -> bool:
+    return weights in FLOAT_EMBEDDING and not spec.tied
+
+
+def _mixed(spec: ModelSpec, name: str) -> WeightType:
+    """What the mixed recipe gives a matrix."""
+    if name in ("embedding", "output"):
+        return Q51 if spec.dim % Q6K.block_size else Q6K
+    kind = BY_NAME.get(name.rpartition(".")[2], COMMON)
+    return IN_LAST[kind] if name.startswith(f"layers.{spec.n_layers - 1}.") else kind
+
+
+def fitting(kind: WeightType, columns: int) -> WeightType:
+    """The type, or the one that stands for it in rows that are not whole blocks of it."""
+    return SHORT.get(kind, kind) if columns % kind.block_size else kind
+
+
 def with_output(spec: ModelSpec, kind: WeightType) -> ModelSpec:
     """The spec with another type of the output matrix, and of an embedding that is tied to it."""
-    return with_types(spec, {"embedding" if spec.tied else "output": kind})
+    return with_types(spec, {"embedding" if spec.tied else "output": fitting(kind, spec.dim)})
 
 
 def importance_name(spec: ModelSpec, tensor: str) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dllama._kernels import searched
 from dllama._kernels.ops.kv_cache import block_positions
 from dllama.converter import convert
 from dllama.converter.convert import checked_output
@@ -18,14 +17,11 @@ from dllama.errors import ConfigError, ModelError, OutputError
 from dllama.graph.squares import with_squares
 from dllama.graph.weights import FileSource, load
 from dllama.model.file import ModelFile
-from dllama.model.weight_types import WeightType
 from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
 from dllama.runtime.node import Node, graph_of
 from dllama.text.tokenizer import Tokenizer
 
-# Types in which a search may round numbers up or down.
-CALIBRATED = tuple(kind.name.lower() for kind in WeightType if searched.is_searched(int(kind)))
 WINDOW = 512  # ids that see each other
 MOST_WINDOWS = 24
 ROWS = 64  # of a pass, so that the logits of a large vocabulary take little memory
@@ -36,7 +32,7 @@ def calibrate(
 ) -> dict[str, NDArray[np.float32]]:
     """Return the second moments of a checkpoint on a text.
 
-    The checkpoint is converted to f16 in a temporary folder beside the output folder, which takes 2
+    The checkpoint is converted to bf16 in a temporary folder beside the output folder. That takes 2
     bytes for each weight until the text is read.
 
     Args:
@@ -57,7 +53,7 @@ def calibrate(
         raise OutputError(f"{output}: cannot write: {error.strerror}") from error
     with folder as name:
         model = Path(name) / "model"
-        convert(source, model, "f16", threads=threads, progress=progress)
+        convert(source, model, "bf16", threads=threads, progress=progress)
         bar = tqdm(desc="calibrating", unit="token", disable=None if progress else True)
         return second_moments(model / "model.m", text, threads, bar.update)
 

@@ -27,7 +27,7 @@ class HuggingFaceFolder:
     """A folder with config.json and tensors in one file, or in several with an index."""
 
     paired = False
-    weights = "q40"
+    weights = "mixed"
 
     @staticmethod
     def recognises(path: Path) -> bool:

@@ -118,7 +118,7 @@ class MetaFolder:
     """A folder with params.json and consolidated.00.pth, consolidated.01.pth, ..."""
 
     paired = True
-    weights = "q40"
+    weights = "mixed"
 
     @staticmethod
     def recognises(path: Path) -> bool:

@@ -8,20 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dllama.calibration import CALIBRATED, calibrate
+from dllama.calibration import calibrate
 from dllama.cli.files import read_text
 from dllama.cli.parser import add_command, add_option
 from dllama.cluster.layout import thread_count
 from dllama.converter import convert
-from dllama.converter.convert import WEIGHTS
-from dllama.converter.recipe import Importance
+from dllama.converter.recipe import CALIBRATED, TYPES, WEIGHTS, Importance
 from dllama.converter.sources.checkpoint import open_checkpoint
 from dllama.errors import ConfigError
 from dllama.options import CONVERSION_OPTIONS, OUTPUT
 
 EXAMPLES = """\
-dllama convert Llama-3.2-1B --output llama --weights q40
-dllama convert Llama-3.2-1B --output llama --weights q40 --calibration text.txt
+dllama convert Llama-3.2-1B --output llama
+dllama convert Llama-3.2-1B --output llama --calibration text.txt
+dllama convert Llama-3.2-1B --output llama --weights q40 --output-weights q80
 dllama convert llama-3.2-1b.Q8_0.gguf --output llama"""
 
 
@@ -44,8 +44,8 @@ def add_parser(subparsers: Any) -> None:
 def add_conversion_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that converts."""
     for option in CONVERSION_OPTIONS:
-        typed = option.name in ("weights", "output_weights")
-        add_option(parser, replace(option, choices=WEIGHTS) if typed else option)
+        choices = {"weights": WEIGHTS, "output_weights": TYPES}.get(option.name)
+        add_option(parser, replace(option, choices=choices) if choices else option)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,8 +88,8 @@ def _importance(source: Path, output: Path, args: argparse.Namespace) -> Importa
     weights = args.weights or open_checkpoint(source).weights
     if not {weights, args.output_weights} & {*CALIBRATED}:
         found = f"{weights} weights" if weights else "tensors that keep their types"
-        expected = " or ".join(CALIBRATED)
-        raise ConfigError(f"--calibration does not change {found}, expected --weights {expected}")
+        expected = ", ".join(CALIBRATED)
+        raise ConfigError(f"--calibration does not change {found}, expected one of {expected}")
     text = read_text(args.calibration, "--calibration")
     threads = thread_count(args.threads)
     return calibrate(source, output, text, threads, progress=not args.quiet)

@@ -72,7 +72,7 @@ def encode(
         threads: how many threads encode.
         bf16: whether the array holds bfloat16 bits.
         importance: float32 (columns,) of a matrix, how much squared errors in each column count;
-            None: they are not weighed.
+            None: all count alike, and q40 is what distributed-llama's converter makes of it.
 
     Returns:
         uint8 (bytes,).
@@ -81,8 +81,9 @@ def encode(
         ValueError: a number is not finite.
     """
     out = np.empty(quants.nbytes(int(weight_type), array.size), np.uint8)
-    if importance is not None and searched.is_searched(int(weight_type)):
-        finite = searched.search(_floats(array, bf16), out, int(weight_type), importance, threads)
+    if weight_type.searched and (importance is not None or not weight_type.encoded):
+        rows = _floats(array, bf16).reshape(-1, array.shape[-1])
+        finite = searched.search(rows, out, int(weight_type), importance, threads)
     else:
         finite = quants.encode(array, out, int(weight_type), threads, bf16)
     if not finite:
@@ -256,7 +257,7 @@ class ModelWriter:
         info = self._next(name, rows.shape[0])
         if rows.shape[1:] != info.shape[1:]:
             raise ValueError(f"rows of {name} with shape {rows.shape} do not come next")
-        if not info.weight_type.encoded:
+        if not info.weight_type.writable:
             raise ValueError(f"rows of {name} cannot be converted to {info.weight_type.name}")
         try:
             data = encode(rows, info.weight_type, self._threads, bf16, importance)

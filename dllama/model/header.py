@@ -12,7 +12,7 @@ from enum import IntEnum
 from dllama.errors import FormatError, UnsupportedError
 from dllama.git_lfs import refuse_pointer
 from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType
-from dllama.model.tensors import type_runs, typed, with_types
+from dllama.model.tensors import type_runs, typed, width_of, with_types
 from dllama.model.weight_types import WeightType
 
 MAGIC = 0x0A00ABCD
@@ -284,13 +284,13 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         found = f"{spec.n_experts} in each of {spec.n_layers} layers"
         raise FormatError(path, "n_experts", found, f"at most {MOST_EXPERTS} together")
     hidden = "moe_hidden_dim" if spec.ffn_dim != spec.hidden_dim else "hidden_dim"
-    widths = {"o": ("heads * head_dim", spec.q_dim), "down": (hidden, spec.ffn_dim)}
+    fields = {"o": "heads * head_dim", "down": hidden}
     for tensor in typed(spec):
         kind = spec.type_of(tensor)
-        name, width = widths.get(tensor.rpartition(".")[2], ("dim", spec.dim))
+        width = width_of(spec, tensor)
         if width % kind.block_size:
             expected = f"a multiple of {kind.block_size} for {kind.name.lower()} weights"
-            raise FormatError(path, name, width, expected)
+            raise FormatError(path, fields.get(tensor.rpartition(".")[2], "dim"), width, expected)
 
 
 def write_header(spec: ModelSpec, path: object = "model") -> bytes:

@@ -76,6 +76,11 @@ def typed(spec: ModelSpec) -> list[str]:
     return names if spec.tied else [*names, "output"]
 
 
+def width_of(spec: ModelSpec, name: str) -> int:
+    """Columns of the matrix that `typed` calls by this name."""
+    return {"o": spec.q_dim, "down": spec.ffn_dim}.get(name.rpartition(".")[2], spec.dim)
+
+
 def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:
     """The spec with other types for some tensors.
 

@@ -48,8 +48,18 @@ class WeightType(IntEnum):
 
     @property
     def encoded(self) -> bool:
-        """Whether numbers can be converted to it. The others are only read."""
+        """Whether numbers can be converted to it without a search for scales."""
         return _ROWS[self].encoded
+
+    @property
+    def searched(self) -> bool:
+        """Whether numbers can be converted to it by a search, which may weigh errors."""
+        return self in _SEARCHED
+
+    @property
+    def writable(self) -> bool:
+        """Whether numbers can be converted to it. The other types are only read."""
+        return self.encoded or self.searched
 
     def covering(self, columns: range) -> range:
         """The columns of the blocks that hold some columns of a row."""
@@ -86,3 +96,8 @@ _ROWS = {
     WeightType.IQ4XS: _Row(256, 136, True, False),
     WeightType.MXFP4: _Row(32, 17, True, False),
 }
+
+_SEARCHED = {
+    WeightType.Q40, WeightType.Q41, WeightType.Q50, WeightType.Q51, WeightType.IQ4NL,
+    WeightType.Q4K, WeightType.Q5K, WeightType.Q6K,
+}  # fmt: skip

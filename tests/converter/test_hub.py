@@ -64,7 +64,7 @@ def test_pulls_and_converts(server, tmp_path, converted, home):
     assert pull(server) == 0
     model = tmp_path / "cwd" / "model"
     assert (model / "model.m").read_bytes() == (
-        converted("llama-gqa", "q40") / "model.m"
+        converted("llama-gqa", "mixed") / "model.m"
     ).read_bytes()
     assert (model / "generation_config.json").read_bytes() == b"{}"
     assert not home.exists()

@@ -138,7 +138,7 @@ def test_calibrated_weights_are_closer_to_the_source(letters, uneven, tmp_path):
 @pytest.mark.parametrize(
     ("weights", "text", "message"),
     [
-        ("f16", "a text", "--calibration does not change f16 weights, expected --weights q40"),
+        ("f16", "a text", "--calibration does not change f16 weights, expected one of mixed, q40"),
         ("q40", None, "text.txt: No such file or directory"),
         ("q40", "", "the calibration text is empty"),
     ],

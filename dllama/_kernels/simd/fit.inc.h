@@ -52,6 +52,19 @@ DL_INLINE DL_FN(dl_moments) DL_FN(dl_moments_of)(const float *x, const float *w,
     return (DL_FN(dl_moments)){V(hsum)(sw), V(hsum)(sx), V(hsum)(sq), V(hsum)(sqq), V(hsum)(sxq)};
 }
 
+/* Sum of w (x - s q - m)^2, where q is nearest. */
+DL_INLINE float DL_FN(dl_error)(const float *x, const float *w, int n, float s, float m,
+                                const DL_FN(dl_grid) *g)
+{
+    VT inverse = V(set1)(DL_FN(dl_inverse)(s)), sum = V(set1)(0.0f);
+    for (int i = 0; i < n; i += 16) {
+        VT a = V(sub)(V(load)(x + i), V(set1)(m));
+        VT e = V(sub)(a, V(mul)(V(set1)(s), DL_FN(dl_nearest)(V(mul)(a, inverse), g)));
+        sum = V(fma)(V(mul)(V(load)(w + i), e), e, sum);
+    }
+    return V(hsum)(sum);
+}
+
 /* The largest and the least of x. */
 DL_INLINE void DL_FN(dl_range)(const float *x, int n, float *top, float *bottom)
 {
@@ -98,4 +111,41 @@ static float DL_FN(dl_fit_scale)(const float *x, const float *w, int n, const DL
         if (gain > best) best = gain, scale = s;
     }
     return scale;
+}
+
+/* The line x = s q + m of least error for given q, with m <= most; m = 0 if all q are alike. Returns
+ * by how much its error is less than that of x = 0. */
+DL_INLINE float DL_FN(dl_line)(const DL_FN(dl_moments) *t, float most, float *s, float *m)
+{
+    float det = t->w * t->qq - t->q * t->q;
+    *s = t->qq > 0.0f ? t->xq / t->qq : 0.0f, *m = 0.0f;
+    if (det > 1e-6f * t->w * t->qq) {
+        *s = (t->w * t->xq - t->x * t->q) / det;
+        *m = (t->qq * t->x - t->q * t->xq) / det;
+    }
+    if (*m > most) *m = most, *s = t->qq > 0.0f ? (t->xq - most * t->q) / t->qq : 0.0f;
+    return *s * (2.0f * t->xq - *s * t->qq - 2.0f * *m * t->q) + *m * (2.0f * t->x - *m * t->w);
+}
+
+/* The line x = s q + m of least error, with q = 0..hi and m <= most. Where the largest numbers are
+ * cut off, the least are not, or both alike. */
+static void DL_FN(dl_fit_line)(const float *x, const float *w, int n, const DL_FN(dl_grid) *g,
+                               float most, const DL_FN(dl_reach) *r, float *scale, float *min)
+{
+    float top, bottom, best = -INFINITY;
+    DL_FN(dl_range)(x, n, &top, &bottom);
+    bottom = bottom > most ? most : bottom;
+    *scale = 0.0f, *min = bottom;
+    for (int k = 0; k < 2 * (r->steps + 1) && top > bottom; k++) {
+        float width = (top - bottom) / DL_FN(dl_ratio)(r, k / 2), inverse = g->hi / width;
+        float m = k & 1 ? 0.5f * (top + bottom - width) : bottom, s;
+        m = m > most ? most : m;
+        for (int round = 0; round < 2; round++) {
+            DL_FN(dl_moments) t = DL_FN(dl_moments_of)(x, w, n, inverse, m, g);
+            float gain = DL_FN(dl_line)(&t, most, &s, &m);
+            if (!(s > 0.0f)) break;
+            if (gain > best) best = gain, *scale = s, *min = m;
+            inverse = 1.0f / s;
+        }
+    }
 }

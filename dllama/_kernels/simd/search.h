@@ -4,9 +4,11 @@
 
 #include <math.h>
 #include "cpu.h"
+#include "pieces.h"
 #include "quants.h"
 
-#define DL_SEARCHED_TYPES(X) X(q40)
+/* Types that a search converts numbers to. */
+#define DL_SEARCHED_TYPES(X) X(q40) X(q41) X(q50) X(q51) X(q4k) X(q5k) X(q6k) X(iq4nl)
 
 #define DL_BODY "search.inc.h"
 #include "each_vec.h"

@@ -10,7 +10,7 @@ import pytest
 
 import dllama
 from dllama.cluster.layout import thread_count
-from dllama.converter.convert import WEIGHTS
+from dllama.converter.recipe import WEIGHTS
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
