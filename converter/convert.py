@@ -194,7 +194,7 @@ def _requantised(
     if not found:
         return []
     kinds = ", ".join(sorted(set(found)))
-    name = spec.weight_type.name.lower()
+    name = "other types" if spec.tensor_types else spec.weight_type.name.lower()
     return [f"{checkpoint.path}: {len(found)} tensors lose accuracy from {kinds} to {name}"]
 
 

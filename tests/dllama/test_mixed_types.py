@@ -144,6 +144,18 @@ def test_a_tied_output_of_every_type(standing, fixtures, tmp_path, kind):
         np.testing.assert_array_equal(llm.eval(TOKENS), logits)
 
 
+@pytest.mark.parametrize("name", ["llama31-tied", "qwen3-moe"])
+def test_the_mixed_recipe(standing, converted, name):
+    folder, options = converted(name, "mixed"), {"kv_cache": "f32", "buffer": "f32", "threads": 1}
+    with dllama.LLM(folder, **options) as llm:
+        logits = llm.eval(TOKENS)
+        types = {llm.spec.type_of(tensor) for tensor in typed(llm.spec)}
+    assert {WeightType.Q50, WeightType.Q51, WeightType.Q80} <= types
+    check(folder / "model.m", logits)
+    with dllama.LLM(folder, workers=standing(1), **options) as llm:
+        np.testing.assert_array_equal(llm.eval(TOKENS), logits)
+
+
 def test_tensors_of_one_type_are_one_matrix(converted):
     with ModelFile.open(converted("llama-gqa", "q40") / "model.m") as file:
         spec = file.spec
