@@ -26,7 +26,7 @@ from dllama.converter.recipe import (
     TYPES,
     WEIGHTS,
     Importance,
-    importance_name,
+    columns_of,
     stored_once,
     with_output,
     with_recipe,
@@ -221,7 +221,7 @@ def _write_model(
             expected = writer.tensors[source.name].shape
             if stored.shape != expected:
                 raise FormatError(stored.path, f"shape of {stored.name}", stored.shape, expected)
-            columns = importance.get(importance_name(spec, source.name))
+            columns = columns_of(importance, spec, source.name)
             for rows in _runs(source, stored):
                 _write_rows(writer, source, stored, rows, columns)
                 bar.update(stored.nbytes // stored.shape[0] * len(rows))

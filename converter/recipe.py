@@ -25,8 +25,10 @@ WEIGHTS = (MIXED, *TYPES)
 CALIBRATED = (MIXED, *(kind.name.lower() for kind in _SMALLEST_FIRST if kind.searched))
 
 # How much squared errors in each column of a matrix count, float32 (columns,), by the name that
-# `importance_name` returns.
+# ModelSpec.tensor_types uses.
 Importance = Mapping[str, NDArray[np.float32]]
+# What a column counts at least, as a part of the mean.
+UNUSED = np.float32(1e-3)
 
 # distributed-llama runs files of one of these types. It expects an embedding in f32 and an output
 # matrix of its own, even if these are tied.
@@ -94,6 +96,12 @@ def with_output(spec: ModelSpec, kind: WeightType) -> ModelSpec:
     return with_types(spec, {"embedding" if spec.tied else "output": fitting(kind, spec.dim)})
 
 
-def importance_name(spec: ModelSpec, tensor: str) -> str:
-    """The name that calibration uses for a tensor: experts share one, and so do tied matrices."""
-    return "output" if spec.tied and tensor == "embedding" else typed_name(tensor)
+def columns_of(importance: Importance, spec: ModelSpec, tensor: str) -> NDArray[np.float32] | None:
+    """How much errors in the columns of a tensor count; None if all count alike.
+
+    Experts of a layer share this, and a tied embedding counts as the output matrix. Columns that
+    calibration has not seen used count a little, since another text may use them.
+    """
+    output = spec.tied and tensor == "embedding"
+    found = importance.get("output" if output else typed_name(tensor))
+    return None if found is None else found + UNUSED * found.mean()

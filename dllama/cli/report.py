@@ -57,7 +57,8 @@ def _summary(llm: LLM) -> list[str]:
 
 def _setup(llm: LLM) -> str:
     """The model, nodes and threads in words."""
-    weights = f"{llm.spec.weight_type.name.lower()} weights"
+    kind = "mixed" if llm.spec.tensor_types else llm.spec.weight_type.name.lower()
+    weights = f"{kind} weights"
     threads = plural(llm.threads, "thread")
     if llm.nodes == 1:
         return f"1 node, {threads}, {weights}"

@@ -251,14 +251,18 @@ class ModelWriter:
 
         Raises:
             FormatError: a number is not finite.
-            ValueError: the rows have the wrong shape, other rows come next, or rows cannot be
-                converted to the type.
+            ValueError: rows or importance have the wrong shape, other rows come next, or rows
+                cannot be converted to the type.
         """
         info = self._next(name, rows.shape[0])
         if rows.shape[1:] != info.shape[1:]:
             raise ValueError(f"rows of {name} with shape {rows.shape} do not come next")
         if not info.weight_type.writable:
             raise ValueError(f"rows of {name} cannot be converted to {info.weight_type.name}")
+        if importance is not None and importance.shape != info.shape[1:]:
+            raise ValueError(
+                f"importance of {name} is {importance.shape}, expected {info.shape[1:]}"
+            )
         try:
             data = encode(rows, info.weight_type, self._threads, bf16, importance)
         except ValueError as error:

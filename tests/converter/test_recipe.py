@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from small_spec import SPEC
 
-from dllama.converter.recipe import WEIGHTS, with_output, with_recipe
+from dllama.converter.recipe import WEIGHTS, columns_of, with_output, with_recipe
 from dllama.model.header import write_header
 from dllama.model.tensors import typed
 from dllama.model.weight_types import WeightType
@@ -54,3 +55,16 @@ def test_every_recipe_fits_the_model(weights, spec, tied):
     write_header(with_output(made, WeightType.Q6K))
     if weights in ("f32", "f16", "q40", "q80"):
         assert made == replace(spec, tied=tied, weight_type=WeightType[weights.upper()])
+
+
+def test_whose_importance_a_tensor_has():
+    importance = {
+        "output": np.array([0, 1000, 2000], np.float32),
+        "layers.0.experts.gate": np.ones(3, np.float32),
+    }
+    tied = columns_of(importance, replace(WIDE, tied=True), "embedding")
+    np.testing.assert_array_equal(tied, columns_of(importance, WIDE, "output"))
+    np.testing.assert_allclose(tied, [1, 1001, 2001])
+    assert columns_of(importance, WIDE, "embedding") is None
+    assert columns_of(importance, WIDE, "layers.0.experts.1.gate") is not None
+    assert columns_of(importance, WIDE, "layers.1.experts.1.gate") is None
