@@ -85,11 +85,11 @@ def test_a_tied_output_is_the_embedding(tmp_path, weights):
 
 def test_importance_must_fit_the_columns(tmp_path):
     rows = np.zeros((SPEC.vocab_size, SPEC.dim), np.float32)
-    with ModelWriter(tmp_path / "model.m", SPEC) as writer:
-        with pytest.raises(
-            ValueError, match=r"importance of embedding is \(3,\), expected \(64,\)"
-        ):
-            writer.write_rows("embedding", rows, importance=np.ones(3, np.float32))
+    with (
+        ModelWriter(tmp_path / "model.m", SPEC) as writer,
+        pytest.raises(ValueError, match=r"importance of embedding is \(3,\), expected \(64,\)"),
+    ):
+        writer.write_rows("embedding", rows, importance=np.ones(3, np.float32))
 
 
 def test_arrays_outlive_the_file(tmp_path):
