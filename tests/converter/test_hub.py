@@ -262,3 +262,41 @@ def test_the_servers_hashes_are_those_of_git(server):
     entry = server._entry("a", b"hello\n")
     assert entry["blobId"] == "ce013625030ba8dba906f756967f9e9ca394464a"
     assert hashlib.sha256(b"hello\n").hexdigest().startswith("5891b5b522d5df08")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "'gptq'"),
+        ("config.json", {"quantization_config": {"load_in_8bit": True}}, "load_in_8bit"),
+        ("config.json", {"architectures": ["BitnetForCausalLM"]}, "'BitnetForCausalLM'"),
+        ("config.json", {"residual_multiplier": 0.2}, "residual_multiplier"),
+        ("quantize_config.json", {}, r"quantize_config\.json"),
+        ("adapter_config.json", {}, r"adapter_config\.json"),
+    ],
+)
+def test_refuses_by_configuration_before_tensors(server, home, name, content, message):
+    before = json.loads(server.files.get(name, b"{}"))
+    server.files[name] = json.dumps({**before, **content}).encode()
+    with pytest.raises(UnsupportedError, match=message):
+        download(Hub(REPO, endpoint=server.endpoint))
+    assert server.asked(TENSORS) == []
+
+
+def test_refuses_by_the_index_before_tensors(server, home):
+    names = shard(server)
+    index = json.loads(server.files["model.safetensors.index.json"])
+    index["weight_map"]["model.layers.0.self_attn.q_proj.bias"] = names[0]
+    server.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    with pytest.raises(UnsupportedError, match=r"1 tensor is not used .*q_proj\.bias"):
+        download(Hub(REPO, endpoint=server.endpoint))
+    assert server.asked(names[0]) == server.asked(names[1]) == []
+
+
+def test_an_index_may_name_files_that_no_model_needs(server, home):
+    names = shard(server)
+    index = json.loads(server.files["model.safetensors.index.json"])
+    index["weight_map"]["rotary_emb.inv_freq"] = "gone.safetensors"
+    server.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    download(Hub(REPO, endpoint=server.endpoint))
+    assert {path.name for path in home.iterdir()} >= set(names)

@@ -1,0 +1,210 @@
+"""Every field and every tensor of every fixture counts: a change of one is noticed.
+
+Each is dropped or changed, and things are added that no fixture has. The conversion must refuse
+that, or warn, or the model must give other logits.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from oracle import grok
+from safetensors.numpy import load_file, save_file
+
+import dllama
+from dllama.converter import convert
+from dllama.errors import DllamaError
+
+MODELS = (
+    "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
+    "qwen3-moe", "grok",
+)  # fmt: skip
+IDS = range(3, 90)  # so many that every expert is used
+DROPPED = object()
+
+# Fields of the fixtures that say nothing about the logits.
+SILENT = {
+    "attention_dropout", "bos_token_id", "dtype", "eos_token_id", "initializer_range",
+    "max_position_embeddings",  # only how many tokens the model takes
+    "output_router_logits", "pad_token_id", "pretraining_tp", "router_aux_loss_coef",
+    "router_jitter_noise", "transformers_version", "use_cache",
+}  # fmt: skip
+THETA = {"mixtral": 1e6}
+# These count only if use_sliding_window and sliding_window are both set.
+WINDOW = {"max_window_layers", "sliding_window", "use_sliding_window"}
+SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermediate_size"}}
+# Values that transformers takes for a field that is absent or null, and xAI's code for Grok.
+DEFAULTS = {
+    "attention_bias": False, "decoder_sparse_step": 1, "hidden_act": "silu", "mlp_bias": False,
+    "mlp_only_layers": [], "rms_norm_eps": 1e-6, "rope_type": "default", "sliding_window": None,
+    "layer_types": ["full_attention", "full_attention"],
+}  # fmt: skip
+DEFAULTS_OF = {
+    "mixtral": {"rms_norm_eps": 1e-5, "head_dim": None},
+    "grok": {
+        "attn_output_multiplier": 0.08838834764831845, "output_multiplier_scale":
+        0.5773502691896257, "embedding_multiplier_scale": 78.38367176906169,
+        "max_attn_value": 30.0, "rms_norm_eps": 1e-5,
+    },
+}  # fmt: skip
+# What no fixture has.
+ADDED = {
+    "attn_logit_softcapping": 50.0, "clip_qkv": 8.0, "embedding_multiplier": 12.0,
+    "first_k_dense_replace": 1, "is_causal": False, "logits_scaling": 8.0, "n_shared_experts": 1,
+    "no_rope_layers": [0, 1], "num_kv_shared_layers": 1, "partial_rotary_factor": 0.5,
+    "quantization_config": {"quant_method": "fp8"}, "query_pre_attn_scalar": 24,
+    "rope_interleaved": True, "rotary_pct": 0.25, "sliding_window_pattern": 2,
+    "text_config": {"hidden_size": 64}, "use_parallel_residual": True,
+    "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    "rope_theta": 12345.0, "original_max_position_embeddings": 32,
+    "auto_map": {"AutoModelForCausalLM": "modeling.Model"},
+}  # fmt: skip
+# Names of tensors beside a matrix, for what may come with it.
+BESIDE = ("bias", "weight_scale", "lora_A.weight", "g_idx")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request, fixtures, tmp_path_factory):
+    """A fixture that the tests change, with the logits that it has as it is."""
+    place = tmp_path_factory.mktemp("mutations")
+    if request.param == "grok":
+        source = grok.write_folder(place / "source", grok.tensors())
+    else:
+        source = shutil.copytree(fixtures / request.param, place / "source")
+    return Model(request.param, source, place / "out")
+
+
+class Model:
+    """A Hugging Face folder and the model folder that is made of it."""
+
+    def __init__(self, name, source, output):
+        self.name = name
+        self._source, self._output = source, output
+        self.config = json.loads((source / "config.json").read_text())
+        self.tensors = load_file(source / "model.safetensors")
+        self.expected, self._warnings = self.result()
+
+    def result(self, config=None, tensors=None):
+        """Write what is given, and return the logits and the warnings of the conversion."""
+        for value, name in ((config, "config.json"), (self.config, "config.json")):
+            if value is not None:
+                (self._source / name).write_text(json.dumps(value))
+                break
+        if tensors is not None:
+            save_file(tensors, self._source / "model.safetensors")
+        try:
+            report = convert(self._source, self._output, "f32", threads=1, progress=False)
+        finally:
+            (self._source / "config.json").write_text(json.dumps(self.config))
+            if tensors is not None:
+                save_file(self.tensors, self._source / "model.safetensors")
+        with dllama.LLM(self._output, threads=1) as llm:
+            return llm.eval(IDS), report.warnings
+
+    def is_silent(self, caplog, config=None, tensors=None):
+        """Whether a change gives the same logits without an error or a warning."""
+        caplog.clear()
+        try:
+            logits, warnings = self.result(config, tensors)
+        except DllamaError:
+            return False
+        told = [r for r in caplog.records if r.name == "dllama.convert"]
+        same = logits.shape == self.expected.shape and np.array_equal(logits, self.expected)
+        return same and warnings == self._warnings and not told
+
+    def is_default(self, key):
+        """Whether a field that is dropped would have the same value."""
+        c = self.config
+        found = {
+            **DEFAULTS,
+            "architectures": c.get("architectures"),  # model_type says enough
+            "head_dim": c["hidden_size"] // c["num_attention_heads"],
+            "num_key_value_heads": c["num_attention_heads"],
+            "rope_parameters": {"rope_theta": THETA.get(self.name, 1e4), "rope_type": "default"},
+            "rope_theta": THETA.get(self.name, 1e4),
+            "tie_word_embeddings": "lm_head.weight" not in self.tensors,
+            **DEFAULTS_OF.get(self.name, {}),
+        }
+        value = {**c, **c.get("rope_parameters", {})}[key]
+        return key in found and found[key] == value
+
+
+def others(value: object) -> Iterator[object]:
+    """Other values in place of one."""
+    yield DROPPED
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, (int, float)):
+        yield from (value * 2, value / 2 if isinstance(value, float) else value + 1)
+    elif isinstance(value, str):
+        yield "other"
+    elif isinstance(value, list):
+        yield from ([*value, "other"], ["other" for _ in value] or ["other"])
+    elif value is None:
+        yield from (3, "other")
+
+
+def with_changes(config: dict) -> Iterator[tuple[str, object, dict]]:
+    """The key, its new value, and the config, for every change of one value at any depth."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            for inner, new, changed in with_changes(value):
+                yield inner, new, {**config, key: changed}
+        for new in others(value):
+            changed = copy.deepcopy(config)
+            if new is DROPPED:
+                del changed[key]
+            else:
+                changed[key] = new
+            yield key, new, changed
+
+
+def test_every_field_of_a_config_counts(model, caplog):
+    silent = [
+        (key, "dropped" if new is DROPPED else new)
+        for key, new, changed in with_changes(model.config)
+        if key not in SILENT | SILENT_IN.get(model.name, set())
+        and not (new is DROPPED and model.is_default(key))
+        and model.is_silent(caplog, changed)
+    ]
+    assert not silent, str(silent)
+
+
+def test_every_field_that_is_added_counts(model, caplog):
+    added = {key: value for key, value in ADDED.items() if key not in model.config}
+    silent = [
+        key for key, value in added.items() if model.is_silent(caplog, {**model.config, key: value})
+    ]
+    if model.name == "grok":
+        silent.remove("auto_map")  # its family is that of the code
+    assert not silent, str(silent)
+
+
+def test_every_tensor_counts(model, caplog, rng):
+    """Without it, with other numbers, without its last row, and with another axis."""
+    silent = []
+    for name, tensor in model.tensors.items():
+        noisy = tensor + rng.uniform(0.5, 1, tensor.shape).astype(tensor.dtype)
+        for changed in [None, noisy, tensor[:-1].copy(), tensor[..., None]]:
+            given = {**model.tensors, name: changed}
+            given = {key: value for key, value in given.items() if value is not None}
+            if model.is_silent(caplog, tensors=given):
+                silent.append(name)
+    assert not silent, str(silent)
+
+
+def test_every_tensor_that_is_added_counts(model, caplog):
+    more = np.ones((4, 4), np.float32)
+    silent = [
+        f"{at}.{kind}"
+        for at in sorted({name.removesuffix(".weight") for name in model.tensors})
+        for kind in BESIDE
+        if f"{at}.{kind}" not in model.tensors
+        and model.is_silent(caplog, tensors={**model.tensors, f"{at}.{kind}": more})
+    ]
+    assert not silent, str(silent)
