@@ -34,7 +34,7 @@ from dllama.model.weight_types import WeightType
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 PLAIN = re.compile(r"[\w-][\w.-]*")
 SMALL = ("config.json", *COPIED)
-SLOW_TOKENIZER = "tokenizer.model"
+SLOW_TOKENIZER = ("tokenizer.model", "added_tokens.json")
 CHUNK = 1 << 20
 
 
@@ -189,8 +189,10 @@ def download(hub: Hub, file: str | None = None) -> Path:
     for name in SMALL:
         if name in hub.files:
             hub.get(name)
-    if "tokenizer.json" not in hub.files and SLOW_TOKENIZER in hub.files:
-        hub.get(SLOW_TOKENIZER)
+    if "tokenizer.json" not in hub.files:
+        for name in SLOW_TOKENIZER:
+            if name in hub.files:
+                hub.get(name)
     if ADAPTER in hub.files:
         refuse_adapter(hub.folder / ADAPTER)
     config = hub.folder / "config.json"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as HfTokenizer
 
-from dllama.converter.tokenizers.sentencepiece import read_sentencepiece
+from dllama.converter.tokenizers.added import add_tokens
+from dllama.converter.tokenizers.sentencepiece import Style, read_sentencepiece
 from dllama.errors import OutputError, UnsupportedError
+from dllama.json_file import read_json_if_any
 from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
 from dllama.text.tokenizer import begins_with, open_fast
 from dllama.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
@@ -22,6 +24,8 @@ COPIED = (
     "generation_config.json",
     "chat_template.jinja",
 )
+# Classes of tokenizer_config.json.
+LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def open_tokenizer(folder: Path) -> SourceTokenizer:
     if fast.is_file():
         path, tokenizer = fast, open_fast(fast)
     elif slow.is_file():
-        path, tokenizer = slow, read_sentencepiece(slow, _add_bos(folder))
+        path, tokenizer = slow, read_sentencepiece(slow, _style(folder))
+        add_tokens(folder, tokenizer)
     else:
         return SourceTokenizer(folder, None, TokenizerConfig(None, (), None, None), folder)
     _check_kind(path, tokenizer)
@@ -141,9 +146,20 @@ def token_scores(tokenizer: HfTokenizer, count: int) -> list[float]:
     return scores
 
 
-def _add_bos(source: Path) -> bool:
-    """Whether a tokenizer.model adds BOS: yes, unless the configuration says no."""
-    return read_tokenizer_config(source, lambda _: None, 1 << 31).add_bos is not False
+def _style(source: Path) -> Style:
+    """How the tokenizer.model of a folder is used: as its tokenizer_config.json says.
+
+    A LlamaTokenizer adds BOS unless that says no, and a space after special tokens only if that
+    says so.
+    """
+    config = read_json_if_any(source / "tokenizer_config.json")
+    llama = config.get("tokenizer_class") in LLAMA
+    return Style(
+        add_bos=config.get("add_bos_token") is not False,
+        llama=llama,
+        prefix_space=config.get("add_prefix_space") is not False,
+        legacy=config.get("legacy") is True or not llama,
+    )
 
 
 def _copy(source: Path, output: Path) -> None:

@@ -19,6 +19,9 @@ from dllama.converter.tokenizers.sentencepiece import (
     SentencePieceModel,
     build_sentencepiece,
 )
+from dllama.converter.tokenizers.sentencepiece import (
+    Style as SentencePieceStyle,
+)
 from dllama.errors import FormatError, UnsupportedError
 from dllama.text.tokenizer_config import TokenizerConfig
 
@@ -85,7 +88,8 @@ class _Reader:
             escape_whitespaces=True,
             decoding_charsmap=b"",
         )
-        return build_sentencepiece(self._path, model, self._flag("add_bos_token", True))
+        style = SentencePieceStyle(add_bos=self._flag("add_bos_token", True))
+        return build_sentencepiece(self._path, model, style)
 
     def _bytelevel(self) -> Tokenizer:
         """Build a tokenizer from tokens and merges."""

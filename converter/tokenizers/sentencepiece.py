@@ -7,7 +7,7 @@ SentencePiece (Kudo and Richardson 2018).
 In some cases the ids differ from SentencePiece's and equal those of Hugging Face's own conversion:
 
 * Names of control pieces in a text, such as <s>, become their ids. The text after one gets a space
-  in front, as if it began there.
+  in front, as if it began there, unless the style says no.
 * If a character map (Llama models have none) changes a character with combining marks, the marks
   may be lost.
 * Unigram models may resolve near ties differently.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -86,12 +86,36 @@ class SentencePieceModel:
         return SPACE if self.escape_whitespaces else " "
 
 
-def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
+@dataclass(frozen=True)
+class Style:
+    """How transformers uses a model, where that differs from SentencePiece.
+
+    Attributes:
+        add_bos: whether to put BOS before every text.
+        llama: whether it is a LlamaTokenizer, which changes no character of a text.
+        prefix_space: whether to put a space before a text, if the model does.
+        legacy: whether to put it before the text after a special token too.
+    """
+
+    add_bos: bool = True
+    llama: bool = False
+    prefix_space: bool = True
+    legacy: bool = True
+
+    def applied(self, model: SentencePieceModel) -> SentencePieceModel:
+        """Return the model as it is used."""
+        prefix = model.add_dummy_prefix and self.prefix_space
+        if not self.llama:
+            return replace(model, add_dummy_prefix=prefix)
+        return replace(model, charsmap=b"", remove_extra_whitespaces=False, add_dummy_prefix=prefix)
+
+
+def read_sentencepiece(path: Path, style: Style | None = None) -> Tokenizer:
     """Read a tokenizer.model.
 
     Args:
         path: the file.
-        add_bos: whether to put its BOS before every text.
+        style: how to use it. Default: as SentencePiece does, with BOS.
 
     Raises:
         ModelError: the file cannot be read, or is a Git LFS pointer.
@@ -106,11 +130,12 @@ def read_sentencepiece(path: Path, add_bos: bool = True) -> Tokenizer:
         raise ModelError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise FormatError(path, "protobuf", f"broken ({error})", "a SentencePiece model") from error
-    return build_sentencepiece(path, model, add_bos)
+    return build_sentencepiece(path, model, style or Style())
 
 
-def build_sentencepiece(path: Path, model: SentencePieceModel, add_bos: bool) -> Tokenizer:
+def build_sentencepiece(path: Path, model: SentencePieceModel, style: Style) -> Tokenizer:
     """Build the tokenizer of a parsed model; raises the same errors as read_sentencepiece."""
+    model = style.applied(model)
     try:
         _check_pieces(model)
         if model.charsmap:
@@ -120,7 +145,7 @@ def build_sentencepiece(path: Path, model: SentencePieceModel, add_bos: bool) ->
             path, "tokenizer", f"broken ({error})", "a SentencePiece model"
         ) from error
     _check_supported(path, model)
-    return _build(model, add_bos)
+    return _build(model, style)
 
 
 def parse(data: bytes) -> SentencePieceModel:
@@ -179,22 +204,31 @@ def _check_supported(path: Path, model: SentencePieceModel) -> None:
         raise UnsupportedError(f"{path}: a denormalizer is not supported")
 
 
-def _build(model: SentencePieceModel, add_bos: bool) -> Tokenizer:
+def _build(model: SentencePieceModel, style: Style) -> Tokenizer:
     """Build the same model with the `tokenizers` library."""
     tokenizer = Tokenizer(_bpe(model) if model.model_type == BPE else _unigram(model))
-    if steps := _normalizers(model):
+    first_only = model.add_dummy_prefix and not style.legacy
+    prefix = model.add_dummy_prefix and style.legacy
+    if steps := _normalizers(replace(model, add_dummy_prefix=prefix)):
         tokenizer.normalizer = normalizers.Sequence(steps)
-    if splitter := _pre_tokenizer(model):
-        tokenizer.pre_tokenizer = splitter
+    splitters = [_first_space(model)] if first_only else []
+    splitters += [splitter] if (splitter := _pre_tokenizer(model)) else []
+    if splitters:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splitters)
     tokenizer.decoder = _decoder(model)
     for name in model.texts(PieceType.CONTROL, PieceType.UNKNOWN):
         tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True)])
-    if add_bos and 0 <= model.bos_id < len(model.pieces):
+    if style.add_bos and 0 <= model.bos_id < len(model.pieces):
         bos = model.pieces[model.bos_id].text
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, model.bos_id)]
         )
     return tokenizer
+
+
+def _first_space(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer:
+    """Put a space before a text, but not after special tokens in it."""
+    return pre_tokenizers.Metaspace(model.space, prepend_scheme="first", split=False)
 
 
 def _pre_tokenizer(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer | None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from dllama.converter.tokenizers.charsmap import check_charsmap
 from dllama.converter.tokenizers.protobuf import Message, fields
-from dllama.converter.tokenizers.sentencepiece import parse, read_sentencepiece
+from dllama.converter.tokenizers.sentencepiece import Style, parse, read_sentencepiece
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 
 spm = pytest.importorskip("sentencepiece")
@@ -73,7 +73,7 @@ def model() -> Callable[..., bytes]:
 def read(data: bytes, folder: Path, add_bos: bool = False) -> Tokenizer:
     """The tokenizer of a model file."""
     (folder / "tokenizer.model").write_bytes(data)
-    return read_sentencepiece(folder / "tokenizer.model", add_bos)
+    return read_sentencepiece(folder / "tokenizer.model", Style(add_bos))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
