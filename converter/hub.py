@@ -34,7 +34,7 @@ from dllama.model.weight_types import WeightType
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 PLAIN = re.compile(r"[\w-][\w.-]*")
 SMALL = ("config.json", *COPIED)
-SLOW_TOKENIZER = ("tokenizer.model", "added_tokens.json")
+OTHER_TOKENIZERS = ("tokenizer.model", "added_tokens.json", "tekken.json")
 CHUNK = 1 << 20
 
 
@@ -190,7 +190,7 @@ def download(hub: Hub, file: str | None = None) -> Path:
         if name in hub.files:
             hub.get(name)
     if "tokenizer.json" not in hub.files:
-        for name in SLOW_TOKENIZER:
+        for name in OTHER_TOKENIZERS:
             if name in hub.files:
                 hub.get(name)
     if ADAPTER in hub.files:

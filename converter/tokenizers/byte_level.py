@@ -7,7 +7,7 @@ those of the models' own tokenizer.json.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenizers import (
@@ -20,6 +20,8 @@ from tokenizers import (
     pre_tokenizers,
     processors,
 )
+
+from dllama.text.spelling import byte_level_table
 
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -100,6 +102,29 @@ def build_bytelevel(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
         )
     return tokenizer
+
+
+def characters_of(tokens: Iterable[bytes]) -> list[str]:
+    """Return tokens as byte-level tokenizers write them."""
+    characters = {byte: character for character, byte in byte_level_table().items()}
+    return ["".join(characters[byte] for byte in token) for token in tokens]
+
+
+def merges_of(ranks: dict[bytes, int]) -> list[tuple[str, str]]:
+    """Return all pairs of tokens that form a token, lowest ranks first."""
+    tokens = characters_of(ranks)
+    return [
+        (tokens[ranks[left]], tokens[ranks[right]])
+        for token in ranks
+        for left, right in _halves(token, ranks)
+    ]
+
+
+def _halves(token: bytes, ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """Return the pairs of tokens that form a token, lowest ranks first."""
+    cuts = [(token[:at], token[at:]) for at in range(1, len(token))]
+    found = [cut for cut in cuts if cut[0] in ranks and cut[1] in ranks]
+    return sorted(found, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
 
 
 def _pre_tokenizer(style: Style) -> pre_tokenizers.PreTokenizer:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as HfTokenizer
 
+from dllama.converter.tokenizers import tekken
 from dllama.converter.tokenizers.added import add_tokens
 from dllama.converter.tokenizers.sentencepiece import Style, read_sentencepiece
 from dllama.errors import OutputError, UnsupportedError
@@ -46,17 +47,24 @@ class SourceTokenizer:
 
 
 def open_tokenizer(folder: Path) -> SourceTokenizer:
-    """Open the tokenizer of a Hugging Face folder: tokenizer.json, else tokenizer.model."""
+    """Open the tokenizer of a Hugging Face folder.
+
+    It is tokenizer.json, else tokenizer.model, else Mistral's tekken.json.
+    """
     fast, slow = folder / "tokenizer.json", folder / "tokenizer.model"
+    ends: tuple[str | None, str | None] = (None, None)
     if fast.is_file():
         path, tokenizer = fast, open_fast(fast)
     elif slow.is_file():
         path, tokenizer = slow, read_sentencepiece(slow, _style(folder))
         add_tokens(folder, tokenizer)
+    elif (folder / tekken.FILE).is_file():
+        path, tokenizer = folder / tekken.FILE, tekken.read_tekken(folder / tekken.FILE)
+        ends = (tekken.BOS, tekken.EOS)
     else:
         return SourceTokenizer(folder, None, TokenizerConfig(None, (), None, None), folder)
     _check_kind(path, tokenizer)
-    config = read_tokenizer_config(folder, tokenizer.token_to_id, len(token_bytes(tokenizer)))
+    config = read_tokenizer_config(folder, tokenizer.token_to_id, len(token_bytes(tokenizer)), ends)
     return SourceTokenizer(path, tokenizer, config, folder)
 
 

@@ -11,11 +11,10 @@ import base64
 import re
 from pathlib import Path
 
-from dllama.converter.tokenizers.byte_level import STYLES, build_bytelevel
+from dllama.converter.tokenizers.byte_level import STYLES, build_bytelevel, characters_of, merges_of
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.errors import FormatError, ModelError
 from dllama.git_lfs import refuse_pointer
-from dllama.text.spelling import byte_level_table
 from dllama.text.tokenizer_config import TokenizerConfig
 
 LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+")
@@ -47,16 +46,13 @@ def read_tiktoken(path: Path, old: bool) -> SourceTokenizer:
         old: whether it belongs to Llama 3.0.
     """
     ranks = _read_ranks(path)
-    characters = {byte: character for character, byte in byte_level_table().items()}
-    tokens = ["".join(characters[byte] for byte in token) for token in ranks]
-    special = _special_names(old)
-    merges = [
-        (tokens[ranks[left]], tokens[ranks[right]])
-        for token in ranks
-        for left, right in _halves(token, ranks)
-    ]
+    tokens, special = characters_of(ranks), _special_names(old)
     tokenizer = build_bytelevel(
-        tokens + special, merges, STYLES["llama3"], special=special, bos_id=len(tokens) + BOS
+        tokens + special,
+        merges_of(ranks),
+        STYLES["llama3"],
+        special=special,
+        bos_id=len(tokens) + BOS,
     )
     ends = tuple(len(tokens) + end for end in ENDS if not (old and end in NEW_IN_3_1))
     return SourceTokenizer(path, tokenizer, TokenizerConfig(len(tokens) + BOS, ends, None, None))
@@ -92,13 +88,6 @@ def _token(path: Path, number: int, line: bytes) -> bytes:
     except ValueError as error:
         expected = f"a token in base64 and rank {number}"
         raise FormatError(path, f"line {number + 1}", f"broken ({error})", expected) from error
-
-
-def _halves(token: bytes, ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Return the pairs of tokens that form a token, lowest ranks first."""
-    cuts = [(token[:at], token[at:]) for at in range(1, len(token))]
-    found = [cut for cut in cuts if cut[0] in ranks and cut[1] in ranks]
-    return sorted(found, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
 
 
 def _special_names(old: bool) -> list[str]:

@@ -36,7 +36,10 @@ class TokenizerConfig:
 
 
 def read_tokenizer_config(
-    folder: Path, token_to_id: Callable[[str], int | None], vocab_size: int
+    folder: Path,
+    token_to_id: Callable[[str], int | None],
+    vocab_size: int,
+    ends: tuple[str | None, str | None] = (None, None),
 ) -> TokenizerConfig:
     """Read tokenizer_config.json, generation_config.json and config.json, as far as they exist.
 
@@ -46,6 +49,7 @@ def read_tokenizer_config(
         folder: where the files are.
         token_to_id: looks up a token's name.
         vocab_size: all ids must be below it.
+        ends: BOS and EOS if no file names one.
 
     Raises:
         FormatError: a file is broken or an id is out of range.
@@ -64,6 +68,8 @@ def read_tokenizer_config(
         given = tuple(_ids(path, "eos_token_id", values, vocab_size))
         if given and not eos_given:
             eos, eos_given = given, True
+    bos = bos or tuple(_named(ends[0], token_to_id))
+    eos = eos or tuple(_named(ends[1], token_to_id))
     add_bos = tokenizer.get("add_bos_token")
     return TokenizerConfig(
         bos_id=bos[0] if bos else None,
