@@ -3,13 +3,13 @@
 Jinja's ImmutableSandboxedEnvironment keeps a template from reaching anything but its data, and
 from changing that. It does not bound the work. Here every iteration, macro call and item of a
 range is a step, and one rendering may take MAX_STEPS. The size of a number or text that a single
-operation makes is bounded too. Filters and methods that pad text are removed: no chat template
-needs them.
+operation makes is bounded too, and so are the widths of formats. Filters and methods that only pad
+text are removed: no chat template needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -21,13 +21,15 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from dllama.text.template_format import BoundedFormatter, percent
+
 MAX_STEPS = 100_000
 MAX_LENGTH = 1 << 24  # characters or items that one operation may produce
 MAX_INDENT = 64
 MAX_NUMBER = 1 << 64
 
 # These can make a huge text from a number or a format.
-PADDING_FILTERS = ("batch", "center", "format", "slice", "urlize", "wordwrap")
+PADDING_FILTERS = ("batch", "center", "slice", "urlize", "wordwrap")
 PADDING_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill")
 
 _left: ContextVar[int] = ContextVar("steps left of the rendering")
@@ -62,15 +64,27 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         for name in PADDING_FILTERS:
             del self.filters[name]
-        self.filters |= {"indent": _indent, "join": _join, "replace": _replace}
+        self.filters |= {"format": _format, "indent": _indent, "join": _join, "replace": _replace}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Allow what the sandbox allows, except methods that pad text."""
         padding = isinstance(obj, str) and attr in PADDING_METHODS
         return not padding and super().is_safe_attribute(obj, attr, value)
 
-    def wrap_str_format(self, value: Any) -> None:
-        """Treat str.format like any other attribute, which is_safe_attribute refuses."""
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Return a bounded version of str.format or str.format_map; None for anything else."""
+        text, name = getattr(value, "__self__", None), getattr(value, "__name__", "")
+        if not isinstance(text, str) or name not in ("format", "format_map"):
+            return None
+        formatter = BoundedFormatter(self, _grown)
+
+        def with_arguments(*args: Any, **kwargs: Any) -> str:
+            return formatter.vformat(text, args, kwargs)
+
+        def with_mapping(mapping: Mapping[str, Any]) -> str:
+            return formatter.vformat(text, (), mapping)
+
+        return with_mapping if name == "format_map" else with_arguments
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call a function; str.join and str.replace get bounded versions."""
@@ -88,7 +102,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute with bounds on the size of the result."""
         if operator == "%" and isinstance(left, str):
-            raise TemplateRuntimeError("must not format text with %")
+            return percent(left, right, _grown)
         if operator == "**" and not _is_small_power(left, right):
             raise TemplateRuntimeError("computes a power that is too large")
         if operator == "*":
@@ -144,6 +158,19 @@ def _check_length(length: int) -> None:
     """Raise TemplateRuntimeError if a text or list would be too long."""
     if length > MAX_LENGTH:
         raise TemplateRuntimeError(f"produces more than {MAX_LENGTH} characters or items")
+
+
+def _grown(length: int) -> None:
+    """Count a step of formatting, which made a text so long."""
+    spend(1)
+    _check_length(length)
+
+
+def _format(text: object, *args: Any, **kwargs: Any) -> str:
+    """Bounded version of the filter `format`."""
+    if args and kwargs:
+        raise TemplateRuntimeError("formats with positional and named values at once")
+    return percent(str(text), kwargs or args, _grown)
 
 
 @pass_eval_context

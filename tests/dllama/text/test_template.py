@@ -182,6 +182,25 @@ def test_broken_templates_are_errors_that_name_them(source: str, message: str) -
     assert isinstance(caught.value, DllamaError)
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ '# %s: %05.1f%%' | format('User', 2.5) }}", "# User: 002.5%"),
+        ("{{ '%(a)s-%(b)d' | format(a='x', b=7) }}", "x-7"),
+        ("{{ '%s and %r' % ('x', 'y') }}", "x and 'y'"),
+        ("{{ '<%s>' % 'x' }}", "<x>"),
+        ("{{ '[{}] {:>4}|{0!r}'.format('a', 'b') if false else '[{}] {:>4}'.format('a', 'b') }}",
+         "[a]    b"),
+        ("{{ '{1}{0[k]}{n:03d}'.format({'k': 'v'}, 'x', n=5) }}", "xv005"),
+        ("{{ '{x}'.format_map({'x': 1}) }}", "1"),
+        ("{% for m in messages %}{{ '%s;' | format(m.role | title) }}{% endfor %}",
+         "System;User;Assistant;"),
+    ],
+)  # fmt: skip
+def test_formats_text_as_python_does(source: str, expected: str) -> None:
+    assert render(source) == expected
+
+
 REACHING = [
     "{{ ''.__class__.__mro__ }}",
     "{{ ''['__class__'] }}",
@@ -262,8 +281,17 @@ def test_nothing_is_changed(source: str) -> None:
         ("{{ 99999999999 * 99999999999 }}", "number"),
         ("{{ 'a' * 10 ** 10 }}", "produces more than"),
         ("{{ 10 ** 10 * [1] }}", "produces more than"),
-        ("{{ '%9999999999d' % 1 }}", "must not format text with %"),
-        ("{{ '{:9999999999}'.format(1) }}", "unsafe"),
+        ("{{ '%9999999999d' % 1 }}", "width of more than 64"),
+        ("{{ '%.65f' | format(1.5) }}", "width of more than 64"),
+        ("{{ '%*d' % (9999999999, 1) }}", "width of more than 64"),
+        ("{{ '%((a))9999999999d' | format(**{'(a)': 1}) }}", "parentheses"),
+        ("{% set x = 'a' * 9999 %}{{ '%(a)s' * 9999 % {'a': x} }}", "steps|produces more than"),
+        ("{{ '{:9999999999}'.format(1) }}", "width of more than 64"),
+        ("{{ '{:{}}'.format(1, 9999999999) }}", "width of more than 64"),
+        ("{{ '{x:.65f}'.format_map({'x': 1}) }}", "width of more than 64"),
+        ("{{ ('{x:99}' | attr('format_map'))({'x': 1}) }}", "width of more than 64"),
+        ("{% set x = 'a' * 9999 %}{{ ('{0}' * 4000).format(x) }}", "produces more than"),
+        ("{{ ('{0}' * 9999).format(1) }}", "steps"),
         ("{{ ''.ljust(9999999999) }}", "unsafe"),
         ("{{ ('' | attr('zfill'))(9999999999) }}", "unsafe"),
         ("{{ '' | center(9999999999) }}", "No filter named 'center'"),
