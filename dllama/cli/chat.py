@@ -10,7 +10,7 @@ from typing import Any
 from dllama import LLM
 from dllama.cli.console import Console, on_interrupt
 from dllama.cli.files import check_output, write_json
-from dllama.cli.options import open_model, sampling, settings, template_name
+from dllama.cli.options import open_model, sampling, settings, template_name, template_variables
 from dllama.cli.parser import add_command, add_options
 from dllama.cli.prompt import prompt_text
 from dllama.cli.report import plural, result
@@ -103,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _conversation(llm: LLM, values: dict[str, Any]) -> Conversation:
     """Begin the conversation that the options ask for."""
-    template = ChatTemplate.of(required_tokenizer(llm), template_name(llm, values))
+    template = ChatTemplate.of(
+        required_tokenizer(llm), template_name(llm, values), template_variables(values)
+    )
     return Conversation(
         llm,
         template,

@@ -13,6 +13,7 @@ from dllama.model_path import DEMO
 from dllama.options import CLUSTER_OPTIONS, FILE_OPTIONS, MODEL_OPTIONS, SAMPLING_OPTIONS
 from dllama.options.files import generation_defaults, read_config
 from dllama.text.template import PLAIN
+from dllama.text.template_variables import parse_variables
 
 # Options that exclude each other: if the command line gives one, the file's are ignored.
 OneOf = Sequence[Sequence[str]]
@@ -62,6 +63,11 @@ def template_name(llm: LLM, values: dict[str, Any]) -> str | None:
     """The template for ChatTemplate.of: the one that is given; else plain for the demo model."""
     default = PLAIN if llm.model_path.parent == DEMO else None
     return values.get("template", default)
+
+
+def template_variables(values: dict[str, Any]) -> dict[str, Any]:
+    """The variables for ChatTemplate.of."""
+    return parse_variables(values.get("template_kwargs", "{}"))
 
 
 def open_model(values: dict[str, Any], contexts: int | None = 1) -> LLM:

@@ -12,8 +12,16 @@ from typing import Any, NoReturn
 from dllama import transports
 from dllama.checks import shown
 from dllama.errors import ConfigError
-from dllama.options import COMPARED_TRANSPORT, LISTEN, TRANSPORT, WORKER_LISTEN, WORKERS
+from dllama.options import (
+    COMPARED_TRANSPORT,
+    LISTEN,
+    TEMPLATE_KWARGS,
+    TRANSPORT,
+    WORKER_LISTEN,
+    WORKERS,
+)
 from dllama.options.option import Option
+from dllama.text.template_variables import parse_variables
 from dllama.transports.sockets import parse_tcp, parse_unix
 
 POSITIONAL = "positional"  # where argparse keeps a value until it is known what it means
@@ -175,6 +183,7 @@ TESTS: dict[Option, Callable[[str], object]] = {
     COMPARED_TRANSPORT: transports.get,
     LISTEN: parse_tcp,
     WORKER_LISTEN: check_address,
+    TEMPLATE_KWARGS: parse_variables,
 }
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dllama.cli.addresses import check_guarded, is_public
-from dllama.cli.options import open_model, sampling, settings, template_name
+from dllama.cli.options import open_model, sampling, settings, template_name, template_variables
 from dllama.cli.parser import add_command, add_options
 from dllama.cluster.protocol import read_secret
 from dllama.errors import ConfigError
@@ -24,6 +24,7 @@ from dllama.options import (
     SAMPLING_OPTIONS,
     SERVER_OPTIONS,
     TEMPLATE,
+    TEMPLATE_KWARGS,
 )
 
 log = logging.getLogger("dllama.server")
@@ -44,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     groups = {
         "server": SERVER_OPTIONS,
-        "model": (*MODEL_OPTIONS, TEMPLATE),
+        "model": (*MODEL_OPTIONS, TEMPLATE, TEMPLATE_KWARGS),
         "sampling, where a request says nothing (defaults: generation_config.json of the model "
         "folder, or as given here)":
             tuple(option for option in SAMPLING_OPTIONS if option.name != "seed"),
@@ -86,7 +87,9 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
         # Its warnings were shown; they need not come again when a lost worker is back.
         logging.getLogger("dllama.engine").setLevel(logging.ERROR)
         log.info("%d contexts of %d tokens", llm.contexts, llm.seq_len)
-        served = Served.of(llm, sampling(llm, values), template_name(llm, values))
+        served = Served.of(
+            llm, sampling(llm, values), template_name(llm, values), template_variables(values)
+        )
         app = make_app(served, scheduler, metrics, key, local=not is_public(address))
         ready = f"listening at {url_of(listener)}"
         serve(scheduler, app, listener, lambda: print(ready, flush=True))

@@ -144,6 +144,10 @@ TEMPLATE = Option(
     "with names of speakers", metavar="FILE",
     otherwise="the model's own chat template; plain for the demo model",
 )  # fmt: skip
+TEMPLATE_KWARGS = Option(
+    "template_kwargs", str, "variables of the template, as a JSON object such as "
+    '{"enable_thinking": false}', metavar="JSON",
+)  # fmt: skip
 
 # The server.
 LISTEN = Option(
@@ -205,6 +209,7 @@ TEXT_OPTIONS = (PROMPT, PROMPT_FILE, STEPS, STOP, IGNORE_EOS)
 CHAT_OPTIONS = (
     SYSTEM,
     TEMPLATE,
+    TEMPLATE_KWARGS,
     replace(PROMPT, help="the first message", otherwise=""),
     replace(PROMPT_FILE, help="a file with the first message"),
     replace(STEPS, help="most tokens of an answer", least=1, otherwise="what fits in the context"),
@@ -220,8 +225,8 @@ LLM_OPTIONS = (
 )  # fmt: skip
 # A YAML file may hold the options of any command; each command takes its own.
 FILE_OPTIONS = (
-    *TEXT_OPTIONS, SYSTEM, TEMPLATE, *SAMPLING_OPTIONS, *MODEL_OPTIONS, *CLUSTER_OPTIONS,
-    *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, AGAINST, *WORK_OPTIONS,
+    *TEXT_OPTIONS, SYSTEM, TEMPLATE, TEMPLATE_KWARGS, *SAMPLING_OPTIONS, *MODEL_OPTIONS,
+    *CLUSTER_OPTIONS, *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, AGAINST, *WORK_OPTIONS,
 )  # fmt: skip
 
 # `dllama bench`: what is compared, and other defaults than those of a run.

@@ -90,7 +90,7 @@ class Api:
         """Generate the next message of a conversation."""
         parsed = parse_chat(await read_json(request))
         self._check_model(parsed.options.model)
-        ids = await run_in_threadpool(self._served.chat_ids, parsed.messages)
+        ids = await run_in_threadpool(self._served.chat_ids, parsed.messages, parsed.variables)
         stops = self._served.chat_stops
         options = replace(parsed.options, stop=parsed.options.stop + stops.texts)
         return self._respond(request, ids, options, ChatFormat, stops.ids)

@@ -1,7 +1,7 @@
 """Request bodies in OpenAI's format, checked and converted for the rest of the server.
 
 The fields top_k, min_p, repetition_penalty and ignore_eos are extensions with the names of
-`LLM.generate`.
+`LLM.generate`; chat_template_kwargs is one of vLLM.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dllama.options import MAX_SEED, MAX_TOP_K
 from dllama.sampling.sampler import SamplerConfig
 from dllama.server.fields import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
+from dllama.text.template_variables import checked_variables
 
 MAX_TOKENS = 1 << 31
 MAX_TOP = 20  # alternatives to a token
@@ -54,10 +55,17 @@ class Options:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A request to /v1/chat/completions; each message has "role" and "content"."""
+    """A request to /v1/chat/completions.
+
+    Attributes:
+        messages: each has "role" and "content".
+        options: those of all requests.
+        variables: of the chat template.
+    """
 
     messages: list[dict[str, str]]
     options: Options
+    variables: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def parse_chat(body: object) -> ChatRequest:
     """Parse a body of /v1/chat/completions; ApiError 400 if it is wrong."""
     fields = Fields(body)
     messages = _messages(fields.take("messages"))
+    variables = _variables(fields)
     limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
     old_limit = fields.integer("max_tokens", 1, MAX_TOKENS)
     wants = fields.boolean("logprobs")
@@ -85,7 +94,7 @@ def parse_chat(body: object) -> ChatRequest:
     for name in ("tool_choice", "function_call"):
         fields.only(name, ["none", "auto"])
     options = _options(fields, old_limit if limit is None else limit, (top or 0) if wants else None)
-    return ChatRequest(messages, options)
+    return ChatRequest(messages, options, variables)
 
 
 def parse_completion(body: object) -> CompletionRequest:
@@ -99,6 +108,18 @@ def parse_completion(body: object) -> CompletionRequest:
     fields.only("suffix", [""])
     options = _options(fields, DEFAULT_COMPLETION if limit is None else limit, top)
     return CompletionRequest(prompt, options)
+
+
+def _variables(fields: Fields) -> dict[str, Any]:
+    """Take the variables of the chat template, as vLLM and llama.cpp do."""
+    value = fields.take("chat_template_kwargs")
+    try:
+        given = {} if value is None else checked_variables(value)
+    except ValueError as error:
+        message = f"chat_template_kwargs: {error}"
+        raise ApiError(400, message, param="chat_template_kwargs", code="invalid_value") from error
+    effort = fields.text("reasoning_effort")
+    return given if effort is None else {"reasoning_effort": effort, **given}
 
 
 def _options(fields: Fields, max_tokens: int | None, top: int | None) -> Options:

@@ -45,7 +45,11 @@ class Served:
 
     @classmethod
     def of(
-        cls, llm: LLM, defaults: Mapping[str, Any], template: str | Path | None = None
+        cls,
+        llm: LLM,
+        defaults: Mapping[str, Any],
+        template: str | Path | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> Served:
         """Describe an open model.
 
@@ -54,7 +58,7 @@ class Served:
         Args:
             llm: the model.
             defaults: default arguments of LLM.generate.
-            template: as in ChatTemplate.of, which also lists the errors.
+            template, variables: as in ChatTemplate.of, which also lists the errors.
         """
         return cls(
             name=llm.name,
@@ -62,7 +66,7 @@ class Served:
             seq_len=llm.seq_len,
             vocab_size=llm.spec.vocab_size,
             tokenizer=llm.tokenizer,
-            template=_template(llm, template),
+            template=_template(llm, template, variables),
             defaults=defaults,
         )
 
@@ -76,13 +80,22 @@ class Served:
             "context_length": self.seq_len,
         }
 
-    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Return the ids of a conversation with its next message begun; ApiError 400."""
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
+    ) -> list[int]:
+        """Return the ids of a conversation with its next message begun; ApiError 400.
+
+        Args:
+            messages: of the conversation.
+            variables: of the template, besides those of the server.
+        """
         if isinstance(self.template, TemplateError):
             raise ApiError(400, str(self.template), param="messages", code="no_chat_template")
         assert self.tokenizer is not None
         try:
-            return self._checked(self.template.encode(self.tokenizer, messages))
+            return self._checked(
+                self.template.encode(self.tokenizer, messages, variables=variables)
+            )
         except (ConfigError, TemplateError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
 
@@ -129,12 +142,14 @@ class Served:
         return ids
 
 
-def _template(llm: LLM, template: str | Path | None) -> ChatTemplate | TemplateError:
+def _template(
+    llm: LLM, template: str | Path | None, variables: Mapping[str, Any] | None
+) -> ChatTemplate | TemplateError:
     """Load the requested template, or the model's own."""
     try:
         if llm.tokenizer is None:
             raise TemplateError(f"{llm.model_path} has no tokenizer")
-        return ChatTemplate.of(llm.tokenizer, template)
+        return ChatTemplate.of(llm.tokenizer, template, variables)
     except TemplateError as error:
         if template is not None:
             raise

@@ -56,6 +56,7 @@ class ChatTemplate:
         name: name of the template in error messages.
         tokens: texts of special tokens by their names in templates (bos_token, eos_token, ...).
         stops: strings that end an answer, for templates that end it with no special token.
+        variables: what else the template finds, such as enable_thinking.
 
     Attributes:
         stop_ids: special tokens that end an answer.
@@ -70,12 +71,18 @@ class ChatTemplate:
         name: str = "chat template",
         tokens: Mapping[str, str] | None = None,
         stops: tuple[str, ...] = (),
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
         self.source = source
         self.name = name
         self.stops = stops
         self.stop_ids: tuple[int, ...] = ()
-        self._variables: dict[str, object] = {"tools": None, "documents": None, **(tokens or {})}
+        self._variables: dict[str, object] = {
+            "tools": None,
+            "documents": None,
+            **(tokens or {}),
+            **(variables or {}),
+        }
         environment = _environment()
         try:
             if len(source) > MAX_SOURCE:
@@ -87,40 +94,54 @@ class ChatTemplate:
             raise TemplateError(f"{name}: {error}") from error
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, template: str | Path | None = None) -> ChatTemplate:
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        template: str | Path | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> ChatTemplate:
         """Load the template for a model.
 
         Args:
             tokenizer: the model's tokenizer.
             template: None for the model's own template, "plain" for the built-in one, or a Jinja
                 file.
+            variables: what else the template finds, such as enable_thinking.
 
         Raises:
             TemplateError: the model has no template, or the template is broken.
             InputError: the file cannot be read.
         """
-        found = cls._of(tokenizer, template)
+        found = cls._of(tokenizer, template, variables)
         found.stop_ids = found._end_of_turn(tokenizer)
         return found
 
     @classmethod
-    def _of(cls, tokenizer: Tokenizer, template: str | Path | None) -> ChatTemplate:
+    def _of(
+        cls,
+        tokenizer: Tokenizer,
+        template: str | Path | None,
+        variables: Mapping[str, Any] | None,
+    ) -> ChatTemplate:
         tokens = tokenizer.special_tokens
         if template == PLAIN:
-            return cls(PLAIN_SOURCE, "template plain", tokens, stops=("\n\n",))
+            return cls(PLAIN_SOURCE, "template plain", tokens, ("\n\n",), variables)
         if template is not None:
-            return cls(_read(Path(template)), f"template {template}", tokens)
+            name = f"template {template}"
+            return cls(_read(Path(template)), name, tokens, variables=variables)
         if tokenizer.chat_template is None:
             raise TemplateError(
                 "the model has no chat template: give one with --template FILE, or use "
                 "--template plain for a model that was trained on plain text"
             )
-        return cls(tokenizer.chat_template, "chat template of the model", tokens)
+        name = "chat template of the model"
+        return cls(tokenizer.chat_template, name, tokens, variables=variables)
 
     def render(
         self,
         messages: Sequence[Message | Mapping[str, Any]],
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Render the text of a conversation.
 
@@ -129,6 +150,7 @@ class ChatTemplate:
         Args:
             messages: may have more keys than role and content.
             add_generation_prompt: whether to begin the next answer.
+            variables: instead of, or besides, those of the template.
 
         Raises:
             TemplateError: the template refuses the messages or fails.
@@ -137,7 +159,7 @@ class ChatTemplate:
         try:
             with limited_steps():
                 return self._template.render(
-                    self._variables,
+                    {**self._variables, **(variables or {})},
                     messages=plain,
                     add_generation_prompt=add_generation_prompt,
                 )
@@ -160,9 +182,11 @@ class ChatTemplate:
         tokenizer: Tokenizer,
         messages: Sequence[Message | Mapping[str, Any]],
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Render and encode a conversation; same ids as transformers' apply_chat_template."""
-        return tokenizer.encode(self.render(messages, add_generation_prompt), add_bos=False)
+        text = self.render(messages, add_generation_prompt, variables)
+        return tokenizer.encode(text, add_bos=False)
 
 
 def _read(path: Path) -> str:

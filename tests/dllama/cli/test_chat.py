@@ -184,6 +184,20 @@ def test_a_model_without_a_template(chat, tmp_path, chat_model):
     assert chat("Hello\n", *words)[1] != out
 
 
+def test_variables_of_the_template(chat, tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages[0].content }}{% if thinking %} think{% endif %}")
+    plain, thinking = (
+        chat("Hello\n", "--template", str(file), "--quiet", "--template-kwargs", given)[1]
+        for given in ('{"thinking": false}', '{"thinking": true}')
+    )
+    assert plain == chat("Hello\n", "--template", str(file), "--quiet")[1] != thinking
+    status, _, err = chat("Hello\n", "--template-kwargs", '{"messages": []}')
+    assert status == 2
+    assert "--template-kwargs" in err
+    assert "must not set messages" in err
+
+
 def test_a_context_that_is_full_is_told(chat):
     status, _, err = chat("a\n" * 30, "--steps", "20")
     assert status == 0

@@ -223,6 +223,32 @@ def test_a_model_without_a_template_completes_only(converted):
             client.completions.create(model="model", prompt="a")
 
 
+def test_variables_of_the_template(tmp_path):
+    """Each request has its own, as with vLLM: Qwen3's thinking is switched off by one."""
+    file = tmp_path / "thinking.jinja"
+    file.write_text(
+        "{{ bos_token }}{{ messages[0].content }}"
+        "{% if enable_thinking is defined and not enable_thinking %}\n\n\n\n{% endif %}"
+    )
+    with serving(template=file) as server, connect(server.url) as client:
+        counts = [
+            client.chat.completions.create(
+                model="demo", messages=ASKED, max_tokens=1, extra_body=body
+            ).usage.prompt_tokens
+            for body in (
+                {},
+                {"chat_template_kwargs": {"enable_thinking": False}},
+                {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "low"},
+            )
+        ]
+        assert counts[0] == counts[2] < counts[1]
+        with pytest.raises(openai.BadRequestError, match="must not set messages"):
+            client.chat.completions.create(
+                model="demo", messages=ASKED,
+                extra_body={"chat_template_kwargs": {"messages": []}},
+            )  # fmt: skip
+
+
 def test_the_example_of_the_documentation(server, capsys):
     page = Path(__file__).parents[3] / "docs" / "serve.md"
     example = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]

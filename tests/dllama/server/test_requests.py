@@ -41,6 +41,14 @@ def test_everything_at_once():
     assert options.ignore_eos
 
 
+def test_variables_of_the_template():
+    assert parse_chat({"messages": HELLO}).variables == {}
+    given = {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}
+    assert parse_chat({"messages": HELLO, **given}).variables == {
+        "enable_thinking": False, "reasoning_effort": "low",
+    }  # fmt: skip
+
+
 def test_null_is_absent():
     names = ("stop", "seed", "max_tokens", "stream_options", "tools", "n", "logprobs")
     assert parse_chat({"messages": HELLO, **dict.fromkeys(names)}) == parse_chat(
@@ -103,6 +111,9 @@ def test_prompts(prompt):
             "stream_options.a",
             "unknown field 'stream_options.a'",
         ),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs", "expected a JSON object"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "must not set"),
+        ({"reasoning_effort": 1}, "reasoning_effort", "expected a string"),
         ({"stream": 1}, "stream", "stream is 1, expected true or false"),
         ({"temprature": 1}, "temprature", "unknown field 'temprature'"),
         ({"\ud800": 1}, "\\ud800", "unknown field '\\ud800'"),

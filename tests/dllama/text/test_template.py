@@ -13,6 +13,7 @@ import dllama
 from dllama.errors import DllamaError, InputError, TemplateError
 from dllama.text import template_limits as templatelimits
 from dllama.text.template import ChatTemplate, Message
+from dllama.text.template_variables import parse_variables
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.tokenizer_file import TokenizerData, write_tokenizer
 
@@ -199,6 +200,29 @@ def test_broken_templates_are_errors_that_name_them(source: str, message: str) -
 )  # fmt: skip
 def test_formats_text_as_python_does(source: str, expected: str) -> None:
     assert render(source) == expected
+
+
+def test_variables_of_the_user() -> None:
+    source = "{{ enable_thinking is defined and enable_thinking }}{{ bos_token }}"
+    assert render(source) == "False<s>"
+    template = ChatTemplate(source, "x", TOKENS, variables={"enable_thinking": True})
+    assert template.render(TALK) == "True<s>"
+    assert template.render(TALK, variables={"enable_thinking": False}) == "False<s>"
+    assert template.render(TALK) == "True<s>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": ', "broken JSON"),
+        ("[1]", "expected a JSON object"),
+        ('{"messages": []}', "must not set messages"),
+        ('{"add_generation_prompt": false}', "must not set add_generation_prompt"),
+    ],
+)
+def test_broken_variables(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_variables(text)
 
 
 REACHING = [
