@@ -88,6 +88,28 @@ def test_gives_the_same_model_as_hugging_face(source, tmp_path, fixtures, conver
     assert "has no tokenizer" in report.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("quantization_args", {"scheme": "int4"}), ("lora_args", {"rank": 16}), ("qk_norm", True),
+     ("moe", {"num_experts": 8}), ("causal", 1), ("vision_chunk_size", 560)],
+)  # fmt: skip
+def test_refuses_keys_that_it_does_not_know(source, tmp_path, fixtures, key, value):
+    write(source, fixtures / "llama-gqa", 1, **{key: value})
+    with pytest.raises(UnsupportedError, match=rf"params\.json: {key} "):
+        convert(source, tmp_path / "out", progress=False)
+    write(source, fixtures / "llama-gqa", 1, **{"causal": True, "max_seq_len": 512, key: None})
+    convert(source, tmp_path / "out", progress=False)
+
+
+def test_refuses_a_tensor_that_only_one_file_has(source, tmp_path, fixtures):
+    write(source, fixtures / "llama-gqa", 2)
+    path = source / "consolidated.01.pth"
+    tensors = {name: t.rows(0, t.shape[0]) for name, t in PytorchFile(path).tensors.items()}
+    torchfile.save(path, {**tensors, "layers.0.attention.wq.bias": np.ones(8, np.float16)})
+    with pytest.raises(UnsupportedError, match=r"attention\.wq\.bias is not supported"):
+        convert(source, tmp_path / "out", progress=False)
+
+
 def test_rows_of_joined_shards(tmp_path, rng):
     whole = rng.random((12, 8), np.float32)
     for axis in (0, 1):
