@@ -37,9 +37,10 @@ from dllama.converter.sources.stored import BLOCKS, Stored
 from dllama.converter.tensors import find_tensors, is_tied, tie_warnings
 from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
-from dllama.model.file import ModelWriter, decode, tensor_table
+from dllama.model.file import ModelWriter, tensor_table
 from dllama.model.header import check_spec, read_header, write_header
 from dllama.model.spec import ModelSpec
+from dllama.model.stored_model import decode
 from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
 

@@ -7,6 +7,7 @@ its own name once its hash equals the one that the hub reports.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dllama.converter.cache import cache_folder
 from dllama.converter.convert import read_spec
 from dllama.converter.extras import require
 from dllama.converter.sources.huggingface import (
@@ -169,6 +169,13 @@ class Hub:
             raise ModelError(
                 f"{self.repo}: {self._api.endpoint}: cannot {what}: {reason}"
             ) from error
+
+
+def cache_folder() -> Path:
+    """Return $XDG_CACHE_HOME/dllama or ~/.cache/dllama (XDG Base Directory Specification)."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+    return base / "dllama"
 
 
 def download(hub: Hub, file: str | None = None) -> Path:

@@ -38,7 +38,8 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
         if checkpoint.paired:
             source = replace(source, paired_heads=0)
         found.append((source, stored.part(place.index, place.count)))
-    refuse_unused(checkpoint.tensors, used, checkpoint.path)
+    unused = [stored.name for name, stored in checkpoint.tensors.items() if name not in used]
+    refuse_unused(dict.fromkeys(unused), (), checkpoint.path)
     return found
 
 

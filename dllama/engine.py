@@ -15,9 +15,7 @@ from dllama._kernels import cpu
 from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
 from dllama.errors import ConfigError
-from dllama.model.file import ModelFile
-from dllama.model.spec import ModelSpec
-from dllama.model_path import model_file, model_name, tokenizer_of
+from dllama.model_path import model_name, open_model, tokenizer_of
 from dllama.model_runner import ModelRunner
 from dllama.options.option import documented
 from dllama.run_config import RunConfig
@@ -57,6 +55,7 @@ class LLM:
         model: str | Path | None = options.MODEL.default,
         *,
         tokenizer: str | Path | None = options.TOKENIZER.default,
+        requantise: bool = options.REQUANTISE.default,
         nodes: int = options.NODES.default,
         workers: Sequence[str] = (),
         transport: str | None = options.TRANSPORT.default,
@@ -76,12 +75,12 @@ class LLM:
         layout = Layout.of(nodes, workers, transport, threads, secret_file)
         self.nodes, self.threads = layout.world_size, layout.threads[0]
         self.transport: str | None = layout.transport.name if layout.transport else None
-        self.model_path = model_file(model, progress)
-        self.name = model_name(model, self.model_path)
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
         self._interrupted = False
-        with ModelFile.open(self.model_path) as file:
-            self.spec: ModelSpec = file.spec
+        convert = options.REQUANTISE.require(requantise)
+        with open_model(model, convert) as stored:
+            self.model_path, self.spec = stored.path, stored.spec
+            self.name = model_name(self.model_path)
             self._config = RunConfig.of(
                 self.spec,
                 self.nodes,
@@ -96,8 +95,8 @@ class LLM:
             )
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences(self.spec.vocab_size, self.seq_len, self._config.contexts)
-            self.tokenizer = tokenizer_of(self.model_path, tokenizer, self.spec)
-            root = Root(file, self._config, layout, progress)
+            self.tokenizer = tokenizer_of(stored, tokenizer)
+            root = Root(stored, self._config, layout, progress)
         self._runner = ModelRunner(
             root, self._sequences, self._config, model=self.model_path, trace=trace
         )

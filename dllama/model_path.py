@@ -1,4 +1,4 @@
-"""The files of a model: which one a path stands for, what to call it, and its tokenizer."""
+"""The model that a path stands for, what to call it, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 import re
 from pathlib import Path
 
-from dllama.converter.cache import cached_model
+from dllama.converter.gguf_model import GgufModel
 from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import ModelError
-from dllama.model.spec import ModelSpec
+from dllama.model.file import ModelFile
+from dllama.model.stored_model import StoredModel
 from dllama.text.tokenizer import Tokenizer
 
 log = logging.getLogger("dllama.engine")
@@ -18,15 +19,26 @@ log = logging.getLogger("dllama.engine")
 DEMO = Path(__file__).parent / "demo"
 
 
-def model_file(model: str | Path | None, progress: bool = False) -> Path:
-    """The .m file of a model folder, a path to one or to a GGUF file, or None for the demo model.
+def open_model(model: str | Path | None, requantise: bool = False) -> StoredModel:
+    """Open a model folder, a .m file, a GGUF file, or None for the demo model.
 
-    A GGUF file stands for the model folder that is made of it on first use (converter/cache.py);
-    progress: show a bar while it is made.
+    Args:
+        model: the path; of a split GGUF model, any of its files.
+        requantise: convert tensors of a GGUF file that have no weight type to q80.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be read.
+        FormatError: a file is broken.
+        UnsupportedError: the model uses something that dllama does not implement.
     """
-    path = DEMO if model is None else Path(model).expanduser()
-    if path.is_file() and GgufFile.recognises(path):
-        return cached_model(path, progress) / "model.m"
+    path = _file(DEMO if model is None else Path(model).expanduser())
+    if GgufFile.recognises(path):
+        return GgufModel(path, requantise)
+    return ModelFile.open(path)
+
+
+def _file(path: Path) -> Path:
+    """The file of a model; a folder's is model.m, or its only .m file."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -39,34 +51,36 @@ def model_file(model: str | Path | None, progress: bool = False) -> Path:
     return found[0]
 
 
-def model_name(model: str | Path | None, file: Path) -> str:
-    """What to call a model, of which model_file made `file`: by its folder where that holds it as
-    model.m, else by the file; by a GGUF file that it is made of."""
-    given = file if model is None else Path(model).expanduser()
-    if given.is_file() and given != file:
-        name = re.sub(r"-00001-of-\d{5}$", "", given.stem)  # of several files
-    elif file.name == "model.m":
-        name = Path(os.path.abspath(file)).parent.name  # noqa: PTH100  (links keep their names)
+def model_name(path: Path) -> str:
+    """What to call the model of a file: by its folder if it is model.m, else by the file, without
+    the number of a split model."""
+    if path.name == "model.m":
+        name = Path(os.path.abspath(path)).parent.name  # noqa: PTH100  (links keep their names)
     else:
-        name = file.stem
+        name = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
     return name.encode(errors="replace").decode()
 
 
-def tokenizer_of(model: Path, tokenizer: str | Path | None, spec: ModelSpec) -> Tokenizer | None:
-    """The tokenizer asked for, or the one beside the model, if it fits the model."""
-    path = Path(tokenizer).expanduser() if tokenizer is not None else model.parent
-    opened = Tokenizer.open(path) if tokenizer is not None else Tokenizer.beside(model)
+def own_tokenizer(model: StoredModel) -> Tokenizer | None:
+    """The tokenizer in a GGUF file, or the one beside a model file; None if there is none."""
+    return model.tokenizer() if isinstance(model, GgufModel) else Tokenizer.beside(model.path)
+
+
+def tokenizer_of(model: StoredModel, tokenizer: str | Path | None) -> Tokenizer | None:
+    """The tokenizer asked for, or the model's own, if it fits the model."""
+    path = model.path if tokenizer is None else Path(tokenizer).expanduser()
+    opened = own_tokenizer(model) if tokenizer is None else Tokenizer.open(path)
     if opened is None:
-        log.warning("%s has no tokenizer beside it: it takes and gives ids only", model)
+        log.warning("%s has no tokenizer: it takes and gives ids only", model.path)
         return None
-    if opened.vocab_size > spec.vocab_size:
+    if opened.vocab_size > model.spec.vocab_size:
         raise ModelError(
             f"{path}: the tokenizer has {opened.vocab_size} tokens, more than the "
-            f"{spec.vocab_size} of {model}"
+            f"{model.spec.vocab_size} of {model.path}"
         )
-    if opened.vocab_size < spec.vocab_size:
+    if opened.vocab_size < model.spec.vocab_size:
         log.warning(
             "%s: the tokenizer has %d tokens, %s has %d",
-            path, opened.vocab_size, model, spec.vocab_size,
+            path, opened.vocab_size, model.path, model.spec.vocab_size,
         )  # fmt: skip
     return opened

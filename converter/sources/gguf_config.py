@@ -6,39 +6,61 @@ converter writes the architecture "llama" for everything built like Llama, Mistr
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dllama.checks import expected_text, is_integer, is_number, shown
 from dllama.converter.sources.gguf_header import typed
-from dllama.errors import UnsupportedError
+from dllama.converter.sources.gguf_keys import Metadata, check_keys
+from dllama.errors import FormatError, UnsupportedError
 
-Metadata = dict[str, Any]
+log = logging.getLogger("dllama.convert")
 
 # model_type of config.json for each architecture.
 MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
-# Metadata key, after the architecture and a dot, for each field of config.json.
+
+
+class Field(NamedTuple):
+    """A key of the metadata, after the architecture and a dot, as a field of config.json.
+
+    Args:
+        name: of the field.
+        least: smallest value.
+        whole: whether it is an integer.
+        required: whether every file has the key.
+    """
+
+    name: str
+    least: int = 1
+    whole: bool = True
+    required: bool = False
+
+
 FIELDS = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "max_position_embeddings": "context_length",
-    "rope_theta": "rope.freq_base",
-    "sliding_window": "attention.sliding_window",
-    "num_experts": "expert_count",
-    "num_local_experts": "expert_count",
-    "num_experts_per_tok": "expert_used_count",
-    "moe_intermediate_size": "expert_feed_forward_length",
+    "context_length": Field("max_position_embeddings", required=True),
+    "embedding_length": Field("hidden_size", required=True),
+    "block_count": Field("num_hidden_layers", required=True),
+    "feed_forward_length": Field("intermediate_size", required=True),
+    "attention.head_count": Field("num_attention_heads", required=True),
+    "attention.head_count_kv": Field("num_key_value_heads"),
+    "attention.key_length": Field("head_dim"),
+    "attention.layer_norm_rms_epsilon": Field("rms_norm_eps", 0, whole=False, required=True),
+    "rope.freq_base": Field("rope_theta", 0, whole=False),
+    "attention.sliding_window": Field("sliding_window", 0),
+    "expert_count": Field("num_experts", 0),
+    "expert_used_count": Field("num_experts_per_tok", 0),
+    "expert_feed_forward_length": Field("moe_intermediate_size", 0),
 }
+# Keys that must say the size of a head, and those that are compared with something else.
+HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+COMPARED = (*HEAD_SIZES, "attention.scale", "attention.sliding_window_pattern")
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -81,24 +103,71 @@ def read_config(
     if arch is None or arch not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise UnsupportedError(f"{path}: architecture {arch!r} is not supported, only {known}")
-    found = {
-        field: _scalar(metadata, f"{arch}.{key}", path)
-        for field, key in FIELDS.items()
-        if f"{arch}.{key}" in metadata
-    }
-    config = {
+    check_keys(metadata, arch, (*FIELDS, *COMPARED), path)
+    found = dict(_fields(metadata, arch, path))
+    window = found.pop("sliding_window", 0)
+    config: dict[str, Any] = {
         **found,
         "model_type": MODEL_TYPES[arch],
         "tie_word_embeddings": "output.weight" not in tensors,
-        "rope_scaling": _rope_scaling(metadata, arch, found, factors, path),
+        "rope_scaling": _rope_scaling(arch, found, factors, path),
     }
+    config.setdefault("rope_theta", 10000.0)
+    config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    if window:
+        config |= {"sliding_window": window, "use_sliding_window": True}
     config |= dict.fromkeys(_biases(arch, tensors), True)
-    if arch == "llama" and found.get("num_experts"):
-        config["model_type"] = "mixtral"
-    if arch == "qwen3moe":
-        config["norm_topk_prob"] = True  # what llama.cpp assumes
-    _check_heads(metadata, arch, found, path)
+    _add_experts(config, arch, path)
+    _check_heads(metadata, arch, config, path)
+    _check_window(metadata, arch, window, path)
     return config
+
+
+def _fields(metadata: Metadata, arch: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of config.json that keys of the metadata give."""
+    for name, field in FIELDS.items():
+        key = f"{arch}.{name}"
+        value = _scalar(metadata, key, path) if key in metadata else None
+        if value is None and not field.required:
+            continue
+        good = (
+            is_integer(value, field.least)
+            if field.whole
+            else is_number(value, field.least, above=True)
+        )
+        if not good:
+            noun = "an integer" if field.whole else "a number"
+            expected = expected_text(noun, field.least, math.inf, not field.whole)
+            raise FormatError(path, key, "missing" if value is None else shown(value), expected)
+        yield field.name, value
+
+
+def _add_experts(config: dict[str, Any], arch: str, path: Path) -> None:
+    """Turn the numbers of experts into what the families read."""
+    count = config.get("num_experts", 0)
+    if arch == "qwen3moe":  # with what llama.cpp assumes
+        width = config["intermediate_size"] // (config.get("num_experts_per_tok") or 1)
+        config["moe_intermediate_size"] = config.get("moe_intermediate_size") or width
+        config["norm_topk_prob"] = True
+        return
+    fields = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
+    values = {field: config.pop(field, 0) for field in fields}
+    if arch == "llama" and count:
+        if values.pop("moe_intermediate_size") not in (0, config["intermediate_size"]):
+            raise UnsupportedError(
+                f"{path}: llama.expert_feed_forward_length differs from feed_forward_length"
+            )
+        config |= {**values, "num_local_experts": count, "model_type": "mixtral"}
+    elif any(values.values()):
+        raise UnsupportedError(f"{path}: experts are not supported for this architecture: {arch}")
+
+
+def vocabulary(metadata: Metadata, rows: int, path: Path) -> int:
+    """Return the size of the vocabulary: the rows of the embedding. Warn if a key says another."""
+    key = f"{metadata['general.architecture']}.vocab_size"
+    if metadata.get(key, rows) != rows:
+        log.warning("%s: %s is %s, the embedding has %d rows", path, key, metadata[key], rows)
+    return rows
 
 
 def hugging_face_name(name: str, model_type: str) -> str | None:
@@ -149,33 +218,42 @@ def _scalar(metadata: Metadata, key: str, path: Path) -> Any:
 
 
 def _check_heads(metadata: Metadata, arch: str, config: dict[str, Any], path: Path) -> None:
-    """Raise UnsupportedError if the sizes of q/k heads, v heads and RoPE differ."""
-    try:
-        default = config["hidden_size"] // config["num_attention_heads"]
-    except (KeyError, TypeError, ZeroDivisionError):
-        return  # the family reports what is wrong
-    size = config.get("head_dim", default)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        whole = f"{arch}.{key}"
-        found = _scalar(metadata, whole, path) if whole in metadata else size
+    """UnsupportedError if the sizes of q/k heads, v heads and RoPE differ, or for another scale of
+    scores than 1 / sqrt(size).
+    """
+    size = config["head_dim"]
+    for name in HEAD_SIZES:
+        key = f"{arch}.{name}"
+        found = _scalar(metadata, key, path) if key in metadata else size
         if found != size:
-            raise UnsupportedError(f"{path}: {whole} is {found}, only {size} is supported")
+            raise UnsupportedError(f"{path}: {key} is {shown(found)}, only {size} is supported")
+    key, usual = f"{arch}.attention.scale", 1 / math.sqrt(size)
+    scale = metadata.get(key) or usual
+    if not is_number(scale) or not math.isclose(scale, usual, rel_tol=1e-6):
+        raise UnsupportedError(f"{path}: {key} is {shown(scale)}, only {usual:.8g} is supported")
+
+
+def _check_window(metadata: Metadata, arch: str, window: int, path: Path) -> None:
+    """UnsupportedError if only some layers have the sliding window."""
+    key = f"{arch}.attention.sliding_window_pattern"
+    if window and key in metadata:
+        raise UnsupportedError(f"{path}: {key} {shown(metadata[key])} is not supported")
 
 
 def _rope_scaling(
-    metadata: Metadata,
     arch: str,
     config: dict[str, Any],
     factors: NDArray[np.float32] | None,
     path: Path,
 ) -> dict[str, Any] | None:
-    """Build rope_scaling of a config.json from the metadata, or from Llama 3.1's factors."""
-    kind = typed(metadata, f"{arch}.rope.scaling.type", str, path, "none")
-    if kind != "none":
-        return {"rope_type": kind, "factor": metadata.get(f"{arch}.rope.scaling.factor")}
+    """Build rope_scaling of a config.json from Llama 3.1's factors, if there are any."""
+    if factors is None:
+        return None
+    if arch != "llama":
+        raise UnsupportedError(f"{path}: {FREQUENCIES} is not supported for architecture {arch}")
+    if (factors == 1).all():
+        return None
     theta = config.get("rope_theta", 10000.0)
-    if factors is None or not isinstance(theta, float) or not 0 < theta < math.inf:
-        return None  # the family reports an invalid theta
     if not np.isfinite(factors).all() or factors.min() < 1:
         raise UnsupportedError(f"{path}: the factors in {FREQUENCIES} are not Llama 3.1's")
     factor = float(factors.max())

@@ -22,6 +22,7 @@ Value = TypeVar("Value")
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+SWAPPED = (MAGIC[::-1], *(MAGIC + version.to_bytes(4, "big") for version in VERSIONS))
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 STRING, ARRAY = 8, 9
@@ -93,6 +94,10 @@ class _Reader:
         self._at = 0
 
     def read(self) -> GgufHeader:
+        if self._data[:8].startswith(SWAPPED):
+            raise UnsupportedError(
+                f"{self._path}: is a big-endian GGUF file, only little-endian ones can be read"
+            )
         if self._take(4) != MAGIC:
             raise self._error("magic", bytes(self._data[:4]), MAGIC)
         version = self._number("<I")

@@ -26,6 +26,21 @@ from dllama.errors import FormatError, UnsupportedError
 from dllama.text.tokenizer_config import TokenizerConfig
 
 KEY = "tokenizer.ggml."
+NO_ID = (-1, 0xFFFFFFFF)  # ids that say that there is none
+# Keys after KEY that this module reads, and those that do not change what a text becomes.
+READ = frozenset({
+    "model", "pre", "tokens", "token_type", "scores", "merges", "bos_token_id", "eos_token_id",
+    "eot_token_id", "eom_token_id", "add_bos_token", "add_space_prefix",
+    "remove_extra_whitespaces", "precompiled_charsmap",
+})  # fmt: skip
+HARMLESS = frozenset({
+    "unknown_token_id", "seperator_token_id", "separator_token_id", "padding_token_id",
+    "mask_token_id", "cls_token_id", "prefix_token_id", "suffix_token_id", "middle_token_id",
+    "fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id", "fim_pad_token_id",
+    "fim_rep_token_id", "fim_sep_token_id",
+})  # fmt: skip
+# Keys that would put something after a text.
+ADDING = ("add_eos_token", "add_sep_token")
 # Tokens that end a text or a turn. Files often name only one of several.
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>",
         "<｜end▁of▁sentence｜>")  # fmt: skip
@@ -50,6 +65,7 @@ class _Reader:
         self._tokens: list[str] = []
 
     def read(self) -> SourceTokenizer:
+        self._check_keys()
         kind = typed(self._metadata, KEY + "model", str, self._path, "none")
         if kind in ("none", "no_vocab"):
             return SourceTokenizer(self._path, None, TokenizerConfig(None, (), None, None))
@@ -60,14 +76,24 @@ class _Reader:
         self._tokens = self._list("tokens")
         tokenizer = self._sentencepiece() if kind == "llama" else self._bytelevel()
         default = (1, 2) if kind == "llama" else (None, None)
-        template = self._metadata.get("tokenizer.chat_template")
         config = TokenizerConfig(
             bos_id=self._id("bos_token_id", default[0]),
             eos_ids=self._eos_ids(default[1]),
             add_bos=None,  # the tokenizer itself adds it
-            chat_template=template if isinstance(template, str) else None,
+            chat_template=typed(self._metadata, "tokenizer.chat_template", str, self._path),
         )
         return SourceTokenizer(self._path, tokenizer, config)
+
+    def _check_keys(self) -> None:
+        """Make sure that no key changes what a text becomes without being read."""
+        names = {key.removeprefix(KEY) for key in self._metadata if key.startswith(KEY)}
+        if names and "model" not in names:
+            raise self._error("model", "missing", "a name, since there are other keys")
+        for name in ADDING:
+            if self._flag(name, False):
+                raise UnsupportedError(f"{self._path}: {KEY}{name} is not supported, only false")
+        for name in sorted(names - READ - HARMLESS - {*ADDING}):
+            raise UnsupportedError(f"{self._path}: {KEY}{name} is not supported")
 
     def _sentencepiece(self) -> Tokenizer:
         """Build a tokenizer from pieces with scores."""
@@ -77,10 +103,11 @@ class _Reader:
             for text, score, kind in zip(self._tokens, scores, self._types(), strict=True)
         ]
         charsmap = self._metadata.get(KEY + "precompiled_charsmap")
+        bos_id = self._id("bos_token_id", 1)
         model = SentencePieceModel(
             pieces=pieces,
             model_type=BPE,
-            bos_id=self._id("bos_token_id", 1) or 0,
+            bos_id=-1 if bos_id is None else bos_id,
             suffix_space=False,
             charsmap=charsmap.tobytes() if isinstance(charsmap, np.ndarray) else b"",
             add_dummy_prefix=self._flag("add_space_prefix", True),
@@ -140,7 +167,7 @@ class _Reader:
 
     def _id(self, key: str, default: int | None) -> int | None:
         value = self._metadata.get(KEY + key, default)
-        if value is None:
+        if value is None or (type(value) is int and value in NO_ID):
             return None
         if type(value) is not int or not 0 <= value < len(self._tokens):
             raise self._error(key, repr(value), f"a token id below {len(self._tokens)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import re
 from collections.abc import Iterable, Iterator
@@ -16,13 +17,13 @@ from dllama.checks import is_flag
 from dllama.cli.parser import add_command, add_options
 from dllama.cluster.layout import node_count, thread_count
 from dllama.graph.shard import split
-from dllama.model.file import ModelFile, TensorInfo
+from dllama.model.stored_model import StoredModel
+from dllama.model.tensors import Tensor
 from dllama.model.weight_types import WeightType
-from dllama.model_path import model_file
+from dllama.model_path import open_model, own_tokenizer
 from dllama.options import INFO_OPTIONS, MODEL
 from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
-from dllama.text.tokenizer import Tokenizer
 
 EXAMPLES = """\
 dllama info
@@ -49,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None and not asked:
         _print(_machine())
         return 0
-    path = model_file(args.model, progress=True)
-    with ModelFile.open(path) as file:
+    with open_model(args.model, bool(args.requantise)) as file:
         memory = list(_memory(file, args))  # first: it checks the arguments
         _print(_header(file))
         print()
@@ -79,10 +79,13 @@ def _machine() -> Rows:
     yield "transports", ", ".join(transports.names())
 
 
-def _header(file: ModelFile) -> Rows:
-    """The fields of the header, and the tokenizer beside the file."""
+def _header(file: StoredModel) -> Rows:
+    """The fields of the header, and the tokenizer."""
     yield "file", str(file.path)
-    yield "size", size(file.path.stat().st_size)
+    for path in file.files[1:]:
+        yield "", str(path)
+    yield "size", size(sum(path.stat().st_size for path in file.files))
+    yield "weights", _weights(file)
     for field in fields(file.spec):
         if field.name == "tensor_types":  # the table of tensors says them
             continue
@@ -101,9 +104,16 @@ def _word(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _tokenizer(file: ModelFile) -> str:
-    """The tokenizer beside the file."""
-    tokenizer = Tokenizer.beside(file.path)
+def _weights(file: StoredModel) -> str:
+    """How many numbers the tensors have, and bits of each on average."""
+    count = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
+    bits = 8 * sum(tensor.nbytes for tensor in file.tensors.values()) / count
+    return f"{count / 1e6:.2f} million, {bits:.2f} bits each"
+
+
+def _tokenizer(file: StoredModel) -> str:
+    """The tokenizer in or beside the file."""
+    tokenizer = own_tokenizer(file)
     if tokenizer is None:
         return "none"
     eos = ", ".join(map(str, tokenizer.eos_ids)) or "none"
@@ -111,22 +121,22 @@ def _tokenizer(file: ModelFile) -> str:
     return f"{tokenizer.vocab_size} tokens, bos {tokenizer.bos_id}, eos {eos}{template}"
 
 
-def _print_tensors(file: ModelFile) -> None:
+def _print_tensors(file: StoredModel) -> None:
     """Print a row for each kind and type of tensor, which stands for all layers (and experts)."""
-    groups: dict[str, dict[WeightType, list[TensorInfo]]] = {}
+    groups: dict[str, dict[WeightType, list[Tensor]]] = {}
     for info in file.tensors.values():
         kinds = groups.setdefault(re.sub(r"\.\d+\.", ".*.", info.name), {})
         kinds.setdefault(info.weight_type, []).append(info)
     width = max(map(len, groups))
-    print(f"{'tensor':<{width}}  type  {'shape':>16}  count {'size':>12}")
+    print(f"{'tensor':<{width}}  type   {'shape':>16}  count {'size':>12}")
     for name, kinds in groups.items():
         for kind, infos in kinds.items():
             shape = " x ".join(map(str, infos[0].shape))
             total, label = size(sum(info.nbytes for info in infos)), kind.name.lower()
-            print(f"{name:<{width}}  {label:<4}  {shape:>16}  {len(infos):5d} {total:>12}")
+            print(f"{name:<{width}}  {label:<5}  {shape:>16}  {len(infos):5d} {total:>12}")
 
 
-def _memory(file: ModelFile, args: argparse.Namespace) -> Rows:
+def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
     """The memory of each node, and its shard of the model."""
     nodes = node_count(args.nodes or 1, ())
     config = RunConfig.of(

@@ -19,7 +19,8 @@ from dllama.cluster.weight_transfer import model_digest, send_weights
 from dllama.errors import ProtocolError, TransportError, TransportTimeoutError
 from dllama.graph.graph import Graph
 from dllama.graph.weights import graph_nbytes
-from dllama.model.file import ModelFile
+from dllama.model.header import write_header
+from dllama.model.stored_model import StoredModel
 from dllama.progress import byte_bar
 from dllama.run_config import RunConfig
 from dllama.runtime.node import communicator_of, graph_of
@@ -32,7 +33,7 @@ def form_cluster(
     addresses: Sequence[str],
     transport: Transport,
     secret: bytes | None,
-    model: ModelFile,
+    model: StoredModel,
     config: RunConfig,
     *,
     threads: Sequence[int],
@@ -45,7 +46,7 @@ def form_cluster(
         addresses: of the workers, rank 1 first.
         transport: how nodes are connected.
         secret: what nodes prove to each other; None for no proof.
-        model: the open model file.
+        model: the open model.
         config: what all nodes agree on.
         threads: by rank, 0 for what a worker was started with.
         crowded: whether nodes share processors.
@@ -71,7 +72,7 @@ class _Forming:
         addresses: Sequence[str],
         transport: Transport,
         secret: bytes | None,
-        model: ModelFile,
+        model: StoredModel,
         config: RunConfig,
         threads: Sequence[int],
         crowded: bool,
@@ -136,7 +137,7 @@ class _Forming:
             rank=rank,
             addresses=("", *self.addresses),
             transport=self.transport.name,
-            header=self.model.header.hex(),
+            header=write_header(self.model.spec, self.model.path).hex(),
             model=model_digest(self.model),
             threads=self.threads[rank],
             crowded=self.crowded,

@@ -18,7 +18,7 @@ from dllama.cluster.protocol import Want
 from dllama.cluster.run_message import Run
 from dllama.errors import ModelError
 from dllama.graph.weights import FileSource, graph_nbytes, load
-from dllama.model.file import ModelFile
+from dllama.model.stored_model import StoredModel
 from dllama.progress import byte_bar
 from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch
@@ -34,7 +34,7 @@ class Root:
     It evaluates batches. Which sequences there are is not its business.
 
     Args:
-        model: the open model file.
+        model: the open model.
         config: what all nodes agree on.
         layout: where the nodes are.
         progress: show bars while weights are sent and loaded.
@@ -45,7 +45,7 @@ class Root:
     """
 
     def __init__(
-        self, model: ModelFile, config: RunConfig, layout: Layout, progress: bool = False
+        self, model: StoredModel, config: RunConfig, layout: Layout, progress: bool = False
     ) -> None:
         self._local: LocalWorkers | None = None
         self._coordinator: Coordinator | None = None
@@ -69,7 +69,7 @@ class Root:
             self.close()
             raise
 
-    def _join(self, model: ModelFile, layout: Layout, progress: bool) -> Coordinator:
+    def _join(self, model: StoredModel, layout: Layout, progress: bool) -> Coordinator:
         """Form the cluster, with workers on this machine unless others are named."""
         assert layout.transport is not None
         addresses: Sequence[str] = layout.addresses

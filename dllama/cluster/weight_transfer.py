@@ -20,31 +20,36 @@ from dllama.cluster.protocol import HEADER, Kind, receive_header
 from dllama.errors import ProtocolError
 from dllama.graph.graph import Graph, Matrix, TensorSlice
 from dllama.graph.weights import FileSource, Progress, room, walk
-from dllama.model.file import ModelFile
+from dllama.model.header import write_header
+from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
 
 CRC = struct.Struct("<I")
 BYTES_AT_A_TIME = 1 << 21  # that are sent, checked and repacked
-SAMPLE = 4096  # bytes of each tensor in a digest
+SAMPLES, SAMPLE = 256, 4096  # of a file in a digest, and bytes of each
 
 
-def model_digest(model: ModelFile) -> str:
-    """Return a name for a model file's content: a hash of size, time, header and samples."""
-    status = model.path.stat()
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-    digest.update(model.header)
-    for name in model.tensors:
-        digest.update(model.raw(name)[:SAMPLE].tobytes())
+def model_digest(model: StoredModel) -> str:
+    """Return a name for a model's content: a hash of its spec, and of the size, the time and
+    samples of each file.
+    """
+    digest = hashlib.blake2b(write_header(model.spec, model.path), digest_size=16)
+    for path in model.files:
+        status = path.stat()
+        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        with path.open("rb") as file:
+            for begin in range(0, status.st_size, max(SAMPLE, status.st_size // SAMPLES)):
+                file.seek(begin)
+                digest.update(file.read(SAMPLE))
     return digest.hexdigest()
 
 
-def send_weights(link: Link, model: ModelFile, graph: Graph, progress: Progress) -> None:
+def send_weights(link: Link, model: StoredModel, graph: Graph, progress: Progress) -> None:
     """Send all weights of a graph.
 
     Args:
         link: control link of the worker.
-        model: the open model file.
+        model: the open model.
         graph: of the worker.
         progress: called with the bytes of every piece that was sent.
 

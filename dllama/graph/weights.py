@@ -13,7 +13,7 @@ from dllama._kernels.ops.matmul import PackedMatrix
 from dllama._kernels.weight_types import StoredRows
 from dllama.errors import FormatError
 from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector
-from dllama.model.file import ModelFile
+from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
 
 Progress = Callable[[int], object]
@@ -131,9 +131,9 @@ def room(matrix: Matrix) -> PackedMatrix:
 
 
 class FileSource:
-    """A model file on this machine. Pages that have been read are released."""
+    """A model on this machine. Pages that have been read are released."""
 
-    def __init__(self, model: ModelFile) -> None:
+    def __init__(self, model: StoredModel) -> None:
         self.model = model
         self.name = model.path
 

@@ -19,29 +19,18 @@ from dllama._kernels import weight_types as quants
 from dllama.errors import FormatError, ModelError, OutputError
 from dllama.model.header import MAX_HEADER, read_header, write_header
 from dllama.model.spec import ModelSpec
-from dllama.model.tensors import tensors
+from dllama.model.stored_model import StoredModel, decode
+from dllama.model.tensors import Tensor, tensors
 from dllama.model.weight_types import WeightType
 
 Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies in the file.
+class TensorInfo(Tensor):
+    """A tensor of a model file, which begins after `offset` bytes."""
 
-    Args:
-        name: what the tensor is called.
-        shape: (rows, columns), or (n,) for a vector.
-        weight_type: how its numbers are stored.
-        offset: bytes of the file before it.
-        nbytes: its size in bytes.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    weight_type: WeightType
     offset: int
-    nbytes: int
 
 
 def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
@@ -49,11 +38,8 @@ def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
     table: dict[str, TensorInfo] = {}
     offset = header_size
     for tensor in tensors(spec):
-        nbytes = tensor.weight_type.nbytes(int(np.prod(tensor.shape, dtype=object)))
-        table[tensor.name] = TensorInfo(
-            tensor.name, tensor.shape, tensor.weight_type, offset, nbytes
-        )
-        offset += nbytes
+        table[tensor.name] = TensorInfo(tensor.name, tensor.shape, tensor.weight_type, offset)
+        offset += tensor.nbytes
     return table
 
 
@@ -98,26 +84,14 @@ def _floats(array: Rows, bf16: bool) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, np.float32)
 
 
-def decode(
-    raw: NDArray[np.uint8], weight_type: WeightType, shape: tuple[int, ...], threads: int = 1
-) -> NDArray[np.float32]:
-    """Decode stored bytes to float32 of the given shape."""
-    out = np.empty(shape, np.float32)
-    quants.decode(np.ascontiguousarray(raw).reshape(-1), out.reshape(-1), int(weight_type), threads)
-    return out
+class ModelFile(StoredModel):
+    """An open model file."""
 
-
-class ModelFile:
-    """An open model file. Close it, or use it in a with statement.
-
-    Arrays returned by raw and f32 stay valid after close. The output matrix of a model whose
-    embedding is tied to it is read as the embedding.
-    """
+    tensors: dict[str, TensorInfo]
 
     def __init__(self, path: Path, data: mmap.mmap, spec: ModelSpec, header_size: int) -> None:
-        self.path = path
+        self.files = (path,)
         self.spec = spec
-        self.header_size = header_size
         self.tensors = tensor_table(spec, header_size)
         self._map: mmap.mmap | None = data
         self._bytes: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
@@ -142,51 +116,19 @@ class ModelFile:
             raise ModelError(f"{path}: {error.strerror}") from error
         return cls(path, data, spec, header_size)
 
-    def __enter__(self) -> ModelFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Release the file. Its pages stay mapped while arrays refer to them."""
         self._map = None
         self._bytes = np.empty(0, np.uint8)
 
-    @property
-    def header(self) -> bytes:
-        """The bytes before the first tensor."""
-        return self._bytes[: self.header_size].tobytes()
-
-    def info(self, name: str) -> TensorInfo:
-        """Where a tensor lies; KeyError if the model has none of this name."""
-        return self.tensors["embedding" if self.spec.tied and name == "output" else name]
-
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor: uint8 (nbytes,), a read-only view."""
-        info = self.info(name)
+        info = self.tensors[self.holder(name)]
         return self._bytes[info.offset : info.offset + info.nbytes]
-
-    def rows(self, name: str) -> NDArray[np.uint8]:
-        """A tensor as uint8 (rows, bytes per row), a view. A vector is one row."""
-        shape = self.info(name).shape
-        return self.raw(name).reshape(shape[0] if len(shape) == 2 else 1, -1)
-
-    def stored(self, name: str) -> quants.StoredRows:
-        """The rows of a matrix, not copied."""
-        info = self.info(name)
-        return quants.StoredRows(self.rows(name), int(info.weight_type), info.shape[1])
-
-    def f32(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32 of its shape: a view if the file stores float32, else decoded."""
-        info = self.info(name)
-        if info.weight_type is WeightType.F32 and info.offset % 4 == 0:
-            return self.raw(name).view("<f4").reshape(info.shape)
-        return decode(self.raw(name), info.weight_type, info.shape)
 
     def release(self, name: str) -> None:
         """Let the system drop a tensor's pages; they are read again when needed."""
-        info = self.info(name)
+        info = self.tensors[self.holder(name)]
         begin = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
         length = info.offset + info.nbytes - begin
         if self._map is not None and length > 0 and hasattr(mmap, "MADV_DONTNEED"):

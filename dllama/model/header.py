@@ -272,6 +272,8 @@ def _float_bits(value: int, key: Key, path: object) -> float:
 
 def check_spec(spec: ModelSpec, path: object) -> None:
     """FormatError if the sizes contradict each other."""
+    if spec.n_layers > RANGES[Key.N_LAYERS][1]:
+        raise FormatError(path, "n_layers", spec.n_layers, f"at most {RANGES[Key.N_LAYERS][1]}")
     if spec.n_heads % spec.n_kv_heads:
         raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
     if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
@@ -294,7 +296,7 @@ def check_spec(spec: ModelSpec, path: object) -> None:
 
 
 def write_header(spec: ModelSpec, path: object = "model") -> bytes:
-    """The header of a spec; FormatError where its sizes do not fit each other."""
+    """The header of a spec; FormatError where its sizes do not fit each other or are too large."""
     check_spec(spec, path)
     pairs: list[tuple[Key, int]] = [
         (Key.VERSION, 0),
@@ -322,6 +324,9 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
         pairs += _scaling(spec.rope_scaling)
     if spec.tensor_types:
         pairs += [(Key.TENSOR_TYPES, count << 8 | kind) for count, kind in type_runs(spec)]
+    for key, value in pairs:
+        if not -(1 << 31) <= value < 1 << 31:
+            raise FormatError(path, key.name.lower(), value, f"at most {(1 << 31) - 1}")
     body = b"".join(struct.pack("<ii", key, value) for key, value in pairs)
     return struct.pack("<Ii", MAGIC, 8 + len(body)) + body
 

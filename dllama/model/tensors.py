@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -17,6 +18,11 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     weight_type: WeightType
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file."""
+        return self.weight_type.nbytes(math.prod(self.shape))
 
 
 def tensors(spec: ModelSpec) -> Iterator[Tensor]:

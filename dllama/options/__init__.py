@@ -30,6 +30,10 @@ TOKENIZER = Option(
     "tokenizer", str, "tokenizer folder, .t file or tokenizer.json", metavar="PATH",
     otherwise="the one beside the model", python="a model without one takes and gives ids",
 )  # fmt: skip
+REQUANTISE = Option(
+    "requantise", bool, "convert the tensors of a GGUF file to q80 whose types dllama does not "
+    "compute with (needs the package gguf)", default=False,
+)  # fmt: skip
 MAX_SEQ_LEN = Option(
     "max_seq_len", int, "positions of the context", metavar="N", least=1,
     otherwise=f"the model's, at most {DEFAULT_SEQ_LEN}",
@@ -200,7 +204,7 @@ PLOT = Option(
 )  # fmt: skip
 
 # What each reader of the list takes, in the order in which it shows them.
-MODEL_OPTIONS = (MODEL, TOKENIZER, MAX_SEQ_LEN, KV_CACHE, THREADS)
+MODEL_OPTIONS = (MODEL, TOKENIZER, REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS)
 CLUSTER_OPTIONS = (
     NODES, WORKERS, TRANSPORT, BUFFER, ALL_REDUCE, SHARES, TIMEOUT, SECRET_FILE,
 )  # fmt: skip
@@ -220,8 +224,8 @@ SERVER_OPTIONS = (LISTEN, API_KEY_FILE, INSECURE, QUEUE, KEPT_CONTEXTS)
 REPORT_OPTIONS = (JSON, QUIET)
 WORK_OPTIONS = (PROMPT_TOKENS, REPEATS, CSV, PLOT)
 LLM_OPTIONS = (
-    MODEL, TOKENIZER, NODES, WORKERS, TRANSPORT, THREADS, SHARES, BUFFER, ALL_REDUCE, TIMEOUT,
-    SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, KV_CACHE, BATCH_SIZE, KEEP_TRACE, PROGRESS,
+    MODEL, TOKENIZER, REQUANTISE, NODES, WORKERS, TRANSPORT, THREADS, SHARES, BUFFER, ALL_REDUCE,
+    TIMEOUT, SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, KV_CACHE, BATCH_SIZE, KEEP_TRACE, PROGRESS,
 )  # fmt: skip
 # A YAML file may hold the options of any command; each command takes its own.
 FILE_OPTIONS = (
@@ -298,6 +302,7 @@ PULL_OPTIONS = (
 
 # `dllama info`: what the memory of a node depends on.
 INFO_OPTIONS = (
+    REQUANTISE,
     MAX_SEQ_LEN,
     KV_CACHE,
     THREADS,

@@ -11,7 +11,7 @@ from dllama._kernels.comm.link import Link
 from dllama._kernels.ops.matmul import PackedMatrix
 from dllama.graph import weights
 from dllama.graph.graph import Matrix, TensorSlice
-from dllama.model.file import ModelFile
+from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
 from dllama.run_config import RunConfig
 from dllama.runtime.node import Node, communicator_of, graph_of
@@ -23,7 +23,7 @@ class NothingRead:
     Matrices of one size share room, so that a large model does not reserve all of its memory.
     """
 
-    def __init__(self, model: ModelFile) -> None:
+    def __init__(self, model: StoredModel) -> None:
         self.embedding = model.stored("embedding")
         self.name = model.path
         self._rooms: dict[tuple[int, int, WeightType, int], PackedMatrix] = {}
@@ -41,14 +41,14 @@ class NothingRead:
 
 
 def footprint(
-    model: ModelFile, config: RunConfig, *, threads: int, rank: int = 0
+    model: StoredModel, config: RunConfig, *, threads: int, rank: int = 0
 ) -> dict[str, int]:
     """Return the memory that a node takes once it is loaded.
 
     It builds the node on weights that are never read and on links that lead nowhere.
 
     Args:
-        model: the open model file.
+        model: the open model.
         config: what all nodes agree on.
         threads: of the node.
         rank: of the node.

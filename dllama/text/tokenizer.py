@@ -13,7 +13,11 @@ from dllama.errors import ConfigError, DllamaError, FormatError, ModelError
 from dllama.git_lfs import refuse_pointer
 from dllama.text.bpe import BYTE_NAME, ScoredBpe
 from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
-from dllama.text.tokenizer_config import read_special_tokens, read_tokenizer_config
+from dllama.text.tokenizer_config import (
+    TokenizerConfig,
+    read_special_tokens,
+    read_tokenizer_config,
+)
 from dllama.text.tokenizer_file import TokenizerData, read_tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -121,10 +125,14 @@ class Tokenizer:
         if not path.is_file():
             raise ModelError(f"{path.parent}: has no tokenizer.t and no tokenizer.json")
         fast = open_fast(path)
-        backend = _Fast(fast)
-        config = read_tokenizer_config(path.parent, fast.token_to_id, backend.vocab_size)
+        count = max(fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        return cls.of(fast, read_tokenizer_config(path.parent, fast.token_to_id, count))
+
+    @classmethod
+    def of(cls, fast: HfTokenizer, config: TokenizerConfig) -> Tokenizer:
+        """Create a tokenizer from one of the `tokenizers` library and its settings."""
         return cls(
-            backend,
+            _Fast(fast),
             bos_id=config.bos_id,
             eos_ids=config.eos_ids,
             add_bos=config.add_bos is True or begins_with(fast, config.bos_id),

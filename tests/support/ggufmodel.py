@@ -67,6 +67,15 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     return keys | {key: value for key, value in experts.items() if value is not None}
 
 
+def keys(arch: str, **changes: Any) -> dict[str, Any]:
+    """Return the metadata that every file has; `changes` come without the architecture."""
+    values = {
+        "context_length": 64, "embedding_length": 64, "block_count": 1, "feed_forward_length": 32,
+        "attention.head_count": 4, "attention.layer_norm_rms_epsilon": 1e-5,
+    }  # fmt: skip
+    return {f"{arch}.{key}": value for key, value in (values | changes).items()}
+
+
 def pair(tensors: Tensors, heads: int, kv_heads: int) -> None:
     """Put the rows of q and k in the order of GGUF's llama architecture."""
     for name, tensor in tensors.items():

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from dllama.converter import convert
+from dllama.converter.gguf_model import GgufModel
 from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import DllamaError, ModelError
 
@@ -36,7 +37,8 @@ def path(tmp_path):
     [
         (b"GGUF", "cut off"),
         (header(1), "version 1"),
-        (header(50331648), "version"),
+        (header(50331648), "is a big-endian GGUF file"),
+        (b"FUGG" + header()[4:], "is a big-endian GGUF file"),
         (header(tensors=HUGE), "count at 8"),
         (header(pairs=HUGE), "count at 16"),
         (header(pairs=1, rest=struct.pack("<Q", HUGE)), "count at 24"),
@@ -50,7 +52,6 @@ def path(tmp_path):
         (header(tensors=1, rest=text(b"a") + struct.pack("<I", 9)), "dimensions of a is 9"),
         (header(tensors=1, rest=text(b"a") + struct.pack("<IQQIQ", 2, HUGE, 2, 0, 0)), "shape"),
         (header(tensors=1, rest=text(b"a") + struct.pack("<IQIQ", 1, 4, 0, HUGE)), "cut off"),
-        (header(tensors=1, rest=text(b"a") + struct.pack("<IQIQ", 1, 4, 999, 0)), "cannot be read"),
         (header(tensors=1, rest=text(b"a") + struct.pack("<IQIQ", 1, 32, 2, 0)), "shape of a"),
         (header(tensors=1, rest=text(b"a") + struct.pack("<IQQIQ", 2, 8, 2, 2, 0)), "shape of a"),
         (header(tensors=2, rest=(text(b"a") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 2), "twice"),
@@ -81,8 +82,8 @@ def test_any_byte_of_the_header_may_be_wrong(path, fixtures):
     whole = path.read_bytes()
     for at in range(4, 2500):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1, 8, 255)[at % 3]]) + whole[at + 1 :])
-        with suppress(DllamaError):
-            GgufFile(path).tokenizer()
+        with suppress(DllamaError), GgufModel(path) as model:
+            model.tokenizer()
 
 
 def test_other_files(tmp_path):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from small_spec import SPEC
 
 from dllama.errors import FormatError, ModelError, OutputError, UnsupportedError
-from dllama.model.file import ModelFile, ModelWriter, decode, encode, tensor_table
+from dllama.model.file import ModelFile, ModelWriter, encode, tensor_table
 from dllama.model.header import Key, read_header, write_header
 from dllama.model.spec import Arch, HiddenAct, RopeScaling, RopeType
+from dllama.model.stored_model import decode
 from dllama.model.weight_types import WeightType
 
 ENCODED = [kind for kind in WeightType if kind.encoded]

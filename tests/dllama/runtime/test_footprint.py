@@ -14,7 +14,7 @@ from dllama.converter.recipe import WEIGHTS
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
-from dllama.model_path import model_file
+from dllama.model_path import open_model
 from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
 
@@ -36,7 +36,7 @@ def test_equals_the_memory_of_the_loaded_model(converted, name, weights, kv_cach
 def test_equals_the_memory_of_every_node(all_reduce):
     with dllama.LLM(nodes=3, threads=1, shares=(2, 1, 1), all_reduce=all_reduce) as llm:
         expected = [llm.memory(rank) for rank in range(3)]
-    with ModelFile.open(model_file(None)) as file:
+    with open_model(None) as file:
         config = RunConfig.of(file.spec, 3, shares=(2, 1, 1), all_reduce=all_reduce)
         found = [footprint(file, config, threads=1, rank=rank) for rank in range(3)]
     assert found == expected
