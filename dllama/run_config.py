@@ -10,9 +10,10 @@ from dllama.errors import ConfigError, ProtocolError
 from dllama.model.file import tensor_table
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
-from dllama.options.option import Option, checked
+from dllama.options.option import checked
 
-WIRE = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
+# Numbers of the KV cache, and of what nodes add up.
+NUMBERS = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
 MAX_LOGITS = 1 << 24  # numbers of all logits of a pass
 # Bytes that sequences may take if nobody says how many to keep: those of the model divided by the
 # first number, or the second number if that is more.
@@ -26,7 +27,7 @@ class RunConfig:
     Args:
         shares: how much of the model each node holds, by rank.
         seq_len: most positions of a sequence.
-        half: whether the KV cache is float16; else it is float32.
+        kv_cache: type of the numbers in the KV cache: f32, f16 or q80.
         batch: most rows of a pass.
         logits: most rows of a pass whose logits are wanted.
         buffer: type of the numbers in an all-reduce: q80, f32 or f16.
@@ -37,7 +38,7 @@ class RunConfig:
 
     shares: tuple[float, ...]
     seq_len: int
-    half: bool
+    kv_cache: str
     batch: int
     logits: int
     buffer: str
@@ -73,18 +74,18 @@ class RunConfig:
         """
         seq_len = _context_length(max_seq_len, spec)
         batch = min(options.BATCH_SIZE.argument(batch_size), seq_len)
-        half = _half_cache(options.KV_CACHE.argument(kv_cache), spec)
+        kv_type = _kv_type(options.KV_CACHE.argument(kv_cache), spec)
         quantised = spec.weight_type.block_size > 1
         return cls(
             shares=_node_shares(shares, nodes),
             seq_len=seq_len,
-            half=half,
+            kv_cache=kv_type,
             batch=batch,
             logits=max(1, min(batch, MAX_LOGITS // spec.vocab_size)),
             buffer=options.BUFFER.argument(buffer) or ("q80" if quantised else "f32"),
             all_reduce=options.ALL_REDUCE.argument(all_reduce),
             timeout=options.TIMEOUT.argument(timeout),
-            contexts=context_count(contexts, spec, seq_len, half),
+            contexts=context_count(contexts, spec, seq_len, kv_type),
         )
 
     @classmethod
@@ -106,7 +107,7 @@ class RunConfig:
     @property
     def exact(self) -> bool:
         """Whether an all-reduce sends numbers without rounding."""
-        return WIRE[self.buffer] is WeightType.F32
+        return NUMBERS[self.buffer] is WeightType.F32
 
     @property
     def patience(self) -> float:
@@ -121,7 +122,7 @@ class RunConfig:
 FIELDS = (
     options.SHARES,
     replace(options.MAX_SEQ_LEN, name="seq_len", most=(1 << 31) - 1),
-    Option("half", bool, "whether the KV cache is float16"),
+    replace(options.KV_CACHE, choices=tuple(NUMBERS)),
     replace(options.BATCH_SIZE, name="batch"),
     replace(options.BATCH_SIZE, name="logits"),
     options.BUFFER,
@@ -132,12 +133,14 @@ FIELDS = (
 assert [option.name for option in FIELDS] == [field.name for field in fields(RunConfig)]
 
 
-def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, half: bool) -> int:
+def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, kv_type: str) -> int:
     """Return how many sequences are kept; None: as many as take little memory beside the model."""
     if contexts is not None:
         count: int = options.CONTEXTS.argument(contexts)
         return count
-    width = 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * (2 if half else 4)
+    kind = NUMBERS[kv_type]
+    head = kind.nbytes(-(-spec.head_dim // kind.block_size) * kind.block_size)
+    width = 2 * spec.n_layers * spec.n_kv_heads * head
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
     return max(1, min(options.DEFAULT_CONTEXTS, room // (width * seq_len)))
@@ -150,9 +153,11 @@ def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:
     return min(spec.seq_len, options.DEFAULT_SEQ_LEN) if length is None else length
 
 
-def _half_cache(kv_cache: str, spec: ModelSpec) -> bool:
-    """Return whether keys and values are kept as float16."""
-    return kv_cache == "f16" or (kv_cache == "auto" and spec.weight_type is not WeightType.F32)
+def _kv_type(kv_cache: str, spec: ModelSpec) -> str:
+    """Return the type of the numbers in the KV cache."""
+    if kv_cache != "auto":
+        return kv_cache
+    return "f32" if spec.weight_type is WeightType.F32 else "f16"
 
 
 def _node_shares(shares: Sequence[float] | None, nodes: int) -> tuple[float, ...]:

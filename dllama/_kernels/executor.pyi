@@ -29,7 +29,7 @@ class Executor:
         max_rows: int,
         max_logits: int,
         max_positions: int,
-        half: bool,
+        kv_type: int,
         sequences: int = 1,
         communicator: Communicator | None = None,
     ) -> None: ...

@@ -62,7 +62,7 @@ cdef class Executor:
         max_rows: most rows of a batch.
         max_logits: most rows of a batch whose logits are wanted.
         max_positions: most positions of a sequence.
-        half: whether the KV cache is float16, else float32.
+        kv_type: how keys and values are stored, a WeightType: F32, F16 or Q80.
         sequences: most sequences in a batch; the KV cache has room for this many of full length.
         communicator: links to the other nodes; None on one node.
 
@@ -86,7 +86,7 @@ cdef class Executor:
     cdef readonly int64_t began     # start of the last pass, in nanoseconds of the monotonic clock
 
     def __init__(self, graph, dict matrices, dict vectors, embedding, *, int threads,
-                 int64_t max_rows, int64_t max_logits, int64_t max_positions, bint half,
+                 int64_t max_rows, int64_t max_logits, int64_t max_positions, int kv_type,
                  int64_t sequences=1, Communicator communicator=None):
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
         self.max_logits, self.sequences, self.vocab_size = max_logits, sequences, graph.vocab_size
@@ -94,7 +94,7 @@ cdef class Executor:
         size = block_positions(max_positions)
         self.table_size = (max_positions + size - 1) // size
         self.cache = KVCache(graph.kv.layers, graph.kv.heads, graph.kv.size, size,
-                             sequences * self.table_size, half)
+                             sequences * self.table_size, kv_type)
         buffers = {buffer.name: self._buffer(buffer) for buffer in graph.buffers}
         self.bindings = Bindings(
             buffers=buffers, matrices=matrices, vectors=vectors, embedding=embedding,

@@ -151,7 +151,7 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
     )
     threads = thread_count(args.threads, nodes)
     times = f"{config.contexts} x " if config.contexts > 1 else ""
-    cache = f"{times}{config.seq_len} positions in {'f16' if config.half else 'f32'}"
+    cache = f"{times}{config.seq_len} positions in {config.kv_cache}"
     for shard in split(file.spec, config.shares, config.exact):
         memory = footprint(file, config, threads=threads, rank=shard.rank)
         yield f"memory of node {shard.rank}", size(sum(memory.values()))

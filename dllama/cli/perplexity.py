@@ -29,7 +29,8 @@ from dllama.runtime.trace import NodePass, chrome_trace
 EXAMPLES = """\
 dllama perplexity text.txt
 dllama perplexity text.txt -m llama --context 2048
-dllama perplexity text.txt -m llama-q40 --against llama-f16"""
+dllama perplexity text.txt -m llama-q40 --against llama-f16
+dllama perplexity text.txt -m llama --kv-cache q80 --against llama"""
 
 
 def add_parser(subparsers: Any) -> None:

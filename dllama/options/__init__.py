@@ -39,8 +39,9 @@ MAX_SEQ_LEN = Option(
     otherwise=f"the model's, at most {DEFAULT_SEQ_LEN}",
 )  # fmt: skip
 KV_CACHE = Option(
-    "kv_cache", str, "type of the numbers in the KV cache", default="auto",
-    choices=("auto", "f16", "f32"), otherwise="auto, which is f32 for f32 weights, else f16",
+    "kv_cache", str, "type of the numbers in the KV cache; q80 takes half the memory of f16",
+    default="auto",
+    choices=("auto", "q80", "f16", "f32"), otherwise="auto, which is f32 for f32 weights, else f16",
 )  # fmt: skip
 THREADS = Option(
     "threads", int, "threads per node", metavar="N", least=1, most=MAX_THREADS,
@@ -189,7 +190,8 @@ WINDOW = Option(
     otherwise=f"{DEFAULT_WINDOW}, or the model's",
 )
 AGAINST = Option(
-    "against", str, "another model with the same tokens: also print how far the first is from it",
+    "against", str, "another model with the same tokens, or the same one with its default "
+    "--kv-cache: also print how far the first is from it",
     metavar="PATH",
 )  # fmt: skip
 PROMPT_TOKENS = Option(

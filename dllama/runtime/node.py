@@ -15,7 +15,7 @@ from dllama.graph.build import build, check_supported
 from dllama.graph.graph import Graph
 from dllama.graph.weights import Weights
 from dllama.model.spec import ModelSpec
-from dllama.run_config import WIRE, RunConfig
+from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.batch import Batch
 
 
@@ -61,7 +61,7 @@ def communicator_of(
         sums=[max(map(len, adds)) for adds in both],
         dim=graph.spec.dim,
         max_rows=config.batch,
-        wire=int(WIRE[config.buffer]),
+        wire=int(NUMBERS[config.buffer]),
         algorithm=config.all_reduce,
         timeout=config.patience,
         watched=watched,
@@ -104,7 +104,7 @@ class Node:
             max_rows=config.batch,
             max_logits=config.logits,
             max_positions=config.seq_len,
-            half=config.half,
+            kv_type=int(NUMBERS[config.kv_cache]),
             sequences=config.contexts,
             communicator=communicator,
         )

@@ -19,6 +19,7 @@ from dllama._kernels import cpu
 from dllama.converter.convert import WEIGHTS
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch
+from dllama.model.weight_types import WeightType
 from dllama.text.stream import End
 
 MODELS = ("llama-gqa", "llama-mha-odd", "llama31-tied", "mistral")
@@ -72,7 +73,7 @@ def test_logits_equal_the_oracle_on_the_same_weights(converted, fixtures, name, 
     tokens, _, _ = reference(fixtures, name)
     folder = converted(name, weights)
     spec, tensors = read_model(folder / "model.m")
-    options = {"halves": False, "kv_dtype": np.float16}
+    options = {"halves": False, "kv_type": WeightType.F16}
     expected = oracle.forward(tensors, spec, tokens, **options)
     moved = oracle.forward(tensors, spec, tokens, jitter=1e-6, **options)
     with dllama.LLM(folder, threads=2) as llm:
@@ -124,11 +125,12 @@ def test_same_bits_on_every_instruction_set(converted, tmp_path):
         np.testing.assert_array_equal(result, results[0])
 
 
-def test_float16_cache_is_close_to_float32(converted, fixtures):
+@pytest.mark.parametrize(("kv_cache", "most"), [("f16", 0.01), ("q80", 0.05)])
+def test_a_short_cache_is_close_to_float32(converted, fixtures, kv_cache, most):
     tokens, logits, _ = reference(fixtures, "llama-gqa")
-    with dllama.LLM(converted("llama-gqa", "f32"), kv_cache="f16") as llm:
+    with dllama.LLM(converted("llama-gqa", "f32"), kv_cache=kv_cache) as llm:
         error = np.abs(llm.eval(tokens) - logits).max()
-    assert 0 < error < 0.01 * logits.std()
+    assert 0 < error < most * logits.std()
 
 
 def test_context_goes_on_between_calls(converted, fixtures):
@@ -315,5 +317,7 @@ def test_memory_is_told(converted):
     with dllama.LLM(converted("llama-gqa", "q40"), max_seq_len=64) as llm:
         memory = llm.memory()
     assert memory["kv_cache"] == 2 * 2 * 64 * 32 * 2 * 2  # layers, heads, positions, size, k+v, f16
+    with dllama.LLM(converted("llama-gqa", "q40"), max_seq_len=64, kv_cache="q80") as llm:
+        assert llm.memory()["kv_cache"] == 2 * 2 * 64 * 34 * 2  # blocks of 32 in 34 bytes
     assert memory["weights"] > 100_000
     assert memory["buffers"] > 0

@@ -23,7 +23,7 @@ from dllama.errors import DllamaError, FormatError, UnsupportedError
 from dllama.model.file import ModelFile, ModelWriter
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
-from dllama.run_config import RunConfig
+from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.footprint import footprint
 
 MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral")
@@ -93,8 +93,8 @@ def test_logits_equal_the_oracle_on_the_same_weights(folder_of, name, weights):
     """
     folder, tokens = folder_of(name, weights), TOKENS[:40]
     spec, tensors = read_model(folder / "model.m")
-    expected = oracle.forward(tensors, spec, tokens, kv_dtype=np.float16)
-    moved = oracle.forward(tensors, spec, tokens, kv_dtype=np.float16, jitter=1e-6)
+    expected = oracle.forward(tensors, spec, tokens, kv_type=WeightType.F16)
+    moved = oracle.forward(tensors, spec, tokens, kv_type=WeightType.F16, jitter=1e-6)
     with dllama.LLM(folder, threads=2) as llm:
         error = np.abs(llm.eval(tokens) - expected)
     assert error.max() < 0.05 * expected.std() + 3 * np.abs(moved - expected).max()
@@ -162,6 +162,29 @@ def test_same_bits_on_one_to_eight_nodes(standing, tmp_path):
     for nodes in range(2, 9):
         workers = standing(nodes - 1)
         with dllama.LLM(tmp_path, workers=workers, threads=1, buffer="f32") as llm:
+            np.testing.assert_array_equal(llm.eval(TOKENS), expected)
+
+
+@pytest.mark.parametrize("kv_cache", ["f16", "q80"])
+def test_short_caches_give_the_same_bits_on_one_to_eight_nodes(standing, tmp_path, kv_cache):
+    """In batches of any size, too, and after rewinding."""
+    random_model(tmp_path / "model.m")
+    spec, tensors = read_model(tmp_path / "model.m")
+    with dllama.LLM(tmp_path, threads=1, kv_cache=kv_cache) as llm:
+        expected = llm.eval(TOKENS)
+    reference, full = (
+        oracle.forward(tensors, spec, TOKENS, kv_type=kind)
+        for kind in (NUMBERS[kv_cache], WeightType.F32)
+    )
+    error, rounding = np.abs(expected - reference), np.abs(full - reference)
+    assert error.mean() < 0.1 * rounding.mean(), "not that of the type"
+    with dllama.LLM(tmp_path, threads=3, batch_size=29, kv_cache=kv_cache) as llm:
+        llm.eval(TOKENS)
+        llm.rewind(37)
+        np.testing.assert_array_equal(llm.eval(TOKENS[37:]), expected[37:])
+    for nodes in (2, 3, 5, 8):
+        workers, options = standing(nodes - 1), {"threads": 1, "kv_cache": kv_cache}
+        with dllama.LLM(tmp_path, workers=workers, buffer="f32", **options) as llm:
             np.testing.assert_array_equal(llm.eval(TOKENS), expected)
 
 

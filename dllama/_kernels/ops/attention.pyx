@@ -1,4 +1,4 @@
-"""Causal grouped-query attention over a KV cache of float16 or float32.
+"""Causal grouped-query attention over a KV cache of float32, float16 or Q80.
 
 T: rows of the batch, H: query heads, K: KV heads, S: elements of a head. group = H / K query heads
 read one KV head. A row at position p sees positions 0 to p of its sequence. Scores and sums are
@@ -17,8 +17,8 @@ from dllama._kernels.memory cimport Memory
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport dl_isa, dl_span
 from dllama._kernels.ops.kv_cache cimport (
-    DL_ATTEND_ROWS, DL_HEAD_MAX, DL_KV_BLOCK, KVCache, dl_attend, dl_attention_of, kv_keys, kv_put,
-    kv_values,
+    DL_ATTEND_ROWS, DL_HEAD_MAX, DL_KV_BLOCK, KVCache, dl_attend, dl_attention_of, dl_type_f32,
+    kv_keys, kv_put, kv_values,
 )
 
 from dllama._kernels.ops.kv_cache import block_positions
@@ -131,7 +131,7 @@ cdef inline void _attend_to(const Attention *a, dl_attend *job, const dl_span *s
         job.next = kv_keys(a.kv, span.blocks[block + 1], a.layer, kv_head)
     else:
         job.next = kv_keys(a.kv, span.blocks[0], a.layer, min(kv_head + 1, a.kv.kv_heads - 1))
-    a.floats.attend[a.kv.half](job, <int> n)
+    a.floats.attend[a.kv.type](job, <int> n)
 
 
 cdef void _attend_rows(const Attention *a, const dl_span *span, int64_t kv_head, const KVGroup *g,
@@ -257,7 +257,7 @@ cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_
 
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
-              int64_t position=0, bint half=False, int threads=1, float scale=0, float cap=0):
+              int64_t position=0, int kind=dl_type_f32, int threads=1, float scale=0, float cap=0):
     """Causal attention: softmax(q k^T / sqrt(S)) v.
 
     Args:
@@ -265,7 +265,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
         k: float32 (P, K, S) with P = position + T.
         v: float32 (P, K, S).
         position: position of the first row.
-        half: whether keys and values are rounded to float16.
+        kind: how keys and values are stored, a WeightType: F32, F16 or Q80.
         threads: how many threads compute.
         scale: if not 0, used instead of 1 / sqrt(S).
         cap: if not 0, a score s becomes cap * tanh(s / cap).
@@ -283,7 +283,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     out = np.empty((T, H, S), np.float32)
     if T == 0:
         return out
-    cdef KVCache cache = KVCache(1, K, S, block_positions(P), _blocks(P), half)
+    cdef KVCache cache = KVCache(1, K, S, block_positions(P), _blocks(P), kind)
     cdef int32_t[::1] blocks = np.arange(cache.blocks, dtype=np.int32)
     cdef float[:, :, ::1] y = out
     cdef dl_span span

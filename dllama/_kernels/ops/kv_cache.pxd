@@ -7,6 +7,9 @@ from dllama._kernels.memory cimport Memory
 
 cdef extern from "simd/attention.h" nogil:
     enum:
+        dl_type_f32
+        dl_type_f16
+        dl_type_q80
         DL_KV_BLOCK
         DL_ATTEND_ROWS
         DL_HEAD_MAX
@@ -31,18 +34,20 @@ cdef extern from "simd/attention.h" nogil:
         void (*merge)(dl_partial *into, const dl_partial *partial, int n) noexcept nogil
         void (*finish)(const dl_partial *partial, int n, float *out) noexcept nogil
         void (*to_half)(const float *x, int n, uint16_t *dst) noexcept nogil
+        void (*put_q80)(const float *key, const float *value, int size, int at, void *k, void *v) noexcept nogil
     const dl_attention *dl_attention_of(int isa)
+    int64_t dl_kv_bytes(int type, int64_t positions, int64_t elements)
 
 
-# Blocks [block][layer][kv_head] of keys [positions / 16][size][16], then values [positions][padded].
+# Blocks [block][layer][kv_head] of keys [positions / 16][size][16], then values [positions][padded];
+# in Q80 of the panels of both (simd/attention.h).
 cdef struct KVBlocks:
     char *data
     int64_t positions               # positions of a block: DL_KV_BLOCK, or a smaller multiple of 16
     int64_t layers, kv_heads
     int64_t size, padded            # elements of a head; the same rounded up to 16
-    int64_t width                   # bytes of an element
     int64_t head_bytes, keys_bytes  # keys and values of one head in a block; the keys alone
-    bint half                       # float16, else float32
+    int type                        # dl_type_f32, dl_type_f16 or dl_type_q80
 
 cdef inline char *kv_keys(const KVBlocks *kv, int64_t block, int64_t layer,
                           int64_t kv_head) noexcept nogil:

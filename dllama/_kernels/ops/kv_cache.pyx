@@ -18,23 +18,25 @@ cdef class KVCache:
         head_dim: elements of a head, 1 to 512.
         positions: positions of a block, from block_positions.
         blocks: number of blocks.
-        half: float16, else float32.
+        kind: type of the numbers, a WeightType: F32, F16 or Q80.
 
     Raises:
-        ValueError: head_dim, positions or blocks are out of range.
+        ValueError: head_dim, positions, blocks or kind are out of range.
     """
 
     def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t positions,
-                  int64_t blocks, bint half):
+                  int64_t blocks, int kind):
         cdef KVBlocks *kv = &self.view
         if not 1 <= head_dim <= DL_HEAD_MAX:
             raise ValueError(f"head_dim is {head_dim}, expected 1 to {DL_HEAD_MAX}")
         if not 16 <= positions <= DL_KV_BLOCK or positions % 16 or blocks < 1:
             raise ValueError(f"a KV cache cannot have {blocks} blocks of {positions} positions")
-        kv.positions, kv.layers, kv.kv_heads, kv.half = positions, layers, kv_heads, half
-        kv.size, kv.padded, kv.width = head_dim, (head_dim + 15) // 16 * 16, 2 if half else 4
-        kv.keys_bytes = positions * kv.size * kv.width
-        kv.head_bytes = kv.keys_bytes + positions * kv.padded * kv.width
+        if kind not in (dl_type_f32, dl_type_f16, dl_type_q80):
+            raise ValueError(f"a KV cache cannot have type {kind}")
+        kv.positions, kv.layers, kv.kv_heads, kv.type = positions, layers, kv_heads, kind
+        kv.size, kv.padded = head_dim, (head_dim + 15) // 16 * 16
+        kv.keys_bytes = dl_kv_bytes(kind, positions, kv.padded if kind == dl_type_q80 else kv.size)
+        kv.head_bytes = kv.keys_bytes + dl_kv_bytes(kind, positions, kv.padded)
         self.blocks = blocks
         self.memory = Memory(blocks * layers * kv_heads * kv.head_bytes)
         kv.data = self.memory.data
@@ -66,7 +68,10 @@ cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64
     cdef int64_t d, size = kv.size
     cdef float row[DL_HEAD_MAX]
     cdef uint16_t halves[DL_HEAD_MAX]
-    if not kv.half:
+    if kv.type == dl_type_q80:
+        f.put_q80(key, value, <int> size, <int> at, keys, values)
+        return
+    if kv.type == dl_type_f32:
         for d in range(size):
             (<float *> keys)[i + 16 * d] = key[d]
         memcpy(values + at * kv.padded * 4, value, size * 4)

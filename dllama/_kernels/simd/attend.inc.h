@@ -96,8 +96,10 @@ DL_SCORES(f32, float, load)
 DL_SCORES(f16, uint16_t, load_half)
 DL_MIX(f32, float, load)
 DL_MIX(f16, uint16_t, load_half)
+#include "attend_q80.inc.h"
 DL_ATTEND(f32)
 DL_ATTEND(f16)
+DL_ATTEND(q80)
 #undef DL_SCORES
 #undef DL_MIX
 #undef DL_ATTEND

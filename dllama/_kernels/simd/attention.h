@@ -5,17 +5,35 @@
  * in the order of positions. So the result has the same bits for any batch, number of threads and
  * instruction set.
  *
- * size: elements of a head. padded: size rounded up to 16.
+ * size: elements of a head. padded: size rounded up to 16. blocks: padded / 32 rounded up.
+ *
+ * Keys and values of float32 and float16 are numbers, keys in an order in which a vector has one
+ * element of 16 positions. Those of Q80 are panels of 16 positions, each a scale for every block of
+ * 32 elements and int8 in pairs:
+ *   keys    float16 [blocks][16 positions], int8 [padded / 2][16 positions][2 elements]
+ *   values  float16 [blocks][16 positions], int8 [16 / 2][padded][2 positions]
  */
 #ifndef DL_ATTENTION_H
 #define DL_ATTENTION_H
 
 #include "elementwise.h"
+#include "types.h"
 
 enum { DL_KV_BLOCK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 512 };
 
 /* Bytes of `next` that are prefetched while the scores of a row become exponentials. */
 enum { DL_AHEAD = 64 * (DL_KV_BLOCK / 16) };
+
+/* Bytes of the scales of a Q80 panel, and of all of it. */
+static inline int64_t dl_kv_scales(int64_t padded) { return (padded + 31) / 32 * 16 * 2; }
+static inline int64_t dl_kv_panel(int64_t padded) { return dl_kv_scales(padded) + 16 * padded; }
+
+/* Bytes of the keys of a head, or of its values, in a block of `positions`, a multiple of 16. */
+static inline int64_t dl_kv_bytes(int type, int64_t positions, int64_t elements)
+{
+    if (type == dl_type_q80) return positions / 16 * dl_kv_panel(elements);
+    return positions * elements * (type == dl_type_f16 ? 2 : 4);
+}
 
 typedef struct {
     float m, l;
@@ -23,8 +41,8 @@ typedef struct {
 } dl_partial;
 
 typedef struct {
-    const void *k;          /* [count / 16 rounded up][size][16] */
-    const void *v;          /* [count][padded] */
+    const void *k;          /* [count / 16 rounded up][size][16], or Q80 panels */
+    const void *v;          /* [count][padded], or Q80 panels */
     const void *next;       /* what the thread reads after this block; may be any address */
     const float *q;         /* [rows][size], scaled */
     int size, padded;
@@ -39,14 +57,17 @@ typedef struct {
 #include "each_vec.h"
 
 typedef struct {
-    void (*attend[2])(const dl_attend *a, int n); /* for a cache of float32, of float16 */
+    void (*attend[dl_type_q80 + 1])(const dl_attend *a, int n); /* by type of the cache: f32, f16 or q80 */
     void (*merge)(dl_partial *into, const dl_partial *partial, int n);
     void (*finish)(const dl_partial *partial, int n, float *out);
     void (*to_half)(const float *x, int n, uint16_t *dst);
+    void (*put_q80)(const float *key, const float *value, int size, int at, void *k, void *v);
 } dl_attention;
 
 #define DL_ATTENTION(isa, vec) \
-    {{dl_attend_f32_##vec, dl_attend_f16_##vec}, dl_attend_merge_##vec, dl_attend_finish_##vec, dl_to_half_##vec},
+    {{[dl_type_f32] = dl_attend_f32_##vec, [dl_type_f16] = dl_attend_f16_##vec,                 \
+      [dl_type_q80] = dl_attend_q80_##vec},                                                     \
+     dl_attend_merge_##vec, dl_attend_finish_##vec, dl_to_half_##vec, dl_put_q80_##vec},
 
 /* isa must be available on this machine. */
 static inline const dl_attention *dl_attention_of(int isa)

@@ -79,22 +79,28 @@ static void DL_FN(dl_geglu)(const float *gate, const float *up, int64_t n, float
     }
 }
 
-/* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Words of four values of q are
- * `stride` bytes apart. *d is d rounded to fp16, *s is -8 times the sum of q, *h that of its first half. */
-static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t stride, float *d, int32_t *s,
-                                   int32_t *h)
+/* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Returns d rounded to fp16. */
+DL_INLINE uint16_t DL_FN(dl_round32)(const float *x, int8_t *q)
 {
     VT a = V(load)(x), b = V(load)(x + 16);
     float scale = V(hmax)(V(max)(V(abs)(a), V(abs)(b))) / 127.0f;
     VT inverse = V(set1)(scale > 1e-30f ? 1.0f / scale : 0.0f);
     VT top = V(set1)(127.0f), bottom = V(set1)(-127.0f);
+    V(store_i8)(q, V(min)(V(max)(V(round)(V(mul)(a, inverse)), bottom), top));
+    V(store_i8)(q + 16, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
+    return dl_float_to_half(scale);
+}
+
+/* One Q80 block of 32 values. Words of four values of q are `stride` bytes apart. *d is its scale, *s is -8 times the sum of q, *h that of its first half. */
+static void DL_FN(dl_quantise32)(const float *x, int8_t *q, int64_t stride, float *d, int32_t *s,
+                                   int32_t *h)
+{
     int8_t values[32];
-    V(store_i8)(values, V(min)(V(max)(V(round)(V(mul)(a, inverse)), bottom), top));
-    V(store_i8)(values + 16, V(min)(V(max)(V(round)(V(mul)(b, inverse)), bottom), top));
+    uint16_t half = DL_FN(dl_round32)(x, values);
     int32_t first = 0, rest = 0;
     for (int i = 0; i < 16; i++) first += values[i], rest += values[16 + i];
     for (int j = 0; j < 8; j++) memcpy(q + j * stride, values + 4 * j, 4);
-    *d = dl_half_to_float(dl_float_to_half(scale));
+    *d = dl_half_to_float(half);
     *s = -8 * (first + rest), *h = -8 * first;
 }
 

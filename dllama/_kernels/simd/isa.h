@@ -2,7 +2,7 @@
  *
  * A header `begin_ISA.h` opens a region that is compiled for that instruction set, and `end.h`
  * closes it. In the region, DL_FN(x) is x_ISA, V(op) is an operation on vectors of 16 floats
- * (vec_ISA.h), and DL_VFN(x) is x of the instruction set that the vectors come from. All ISAs give
+ * (VT) or integers (VSUMS, VPAIRS; vec_ISA.h), and DL_VFN(x) is x of the instruction set that the vectors come from. All ISAs give
  * the same bits.
  */
 #ifndef DL_ISA_H
@@ -57,6 +57,8 @@ enum { DL_ISAS(DL_ISA_INDEX) DL_ISA_COUNT };
 #define DL_VFN(name) DL_CAT(name, DL_VECTORS)
 #define V(op) DL_CAT(v16_##op, DL_VECTORS)
 #define VT DL_CAT(v16, DL_VECTORS)
+#define VSUMS V(sums)
+#define VPAIRS V(pairs)
 
 /* a * b + c rounded once, as the hardware does. libm is only called if the double sum is a tie. */
 DL_INLINE float dl_fmaf(float a, float b, float c)

@@ -93,5 +93,32 @@ DL_INLINE void v16_lookup_avx2(const int8_t *table, uint8_t *bytes)
         _mm256_storeu_si256((__m256i *)(bytes + i), _mm256_shuffle_epi8(t, x));
     }
 }
+DL_INLINE void v16_store_i16_avx2(int16_t *p, v16_avx2 x)
+{
+    __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(w, 0xd8));
+}
+
+typedef struct { __m256i a, b; } v16_sums_avx2, v16_pairs_avx2;
+
+DL_INLINE v16_sums_avx2 v16_zero_sums_avx2(void)
+{ return (v16_sums_avx2){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+DL_INLINE v16_pairs_avx2 v16_load_pairs_avx2(const int8_t *p)
+{
+    const __m128i *half = (const __m128i *)p;
+    return (v16_pairs_avx2){_mm256_cvtepi8_epi16(_mm_loadu_si128(half)),
+                            _mm256_cvtepi8_epi16(_mm_loadu_si128(half + 1))};
+}
+DL_INLINE v16_sums_avx2 v16_dot_avx2(v16_sums_avx2 s, v16_pairs_avx2 p, const int16_t *w)
+{
+    int32_t both;
+    memcpy(&both, w, sizeof both);
+    __m256i pair = _mm256_set1_epi32(both);
+    s.a = _mm256_add_epi32(s.a, _mm256_madd_epi16(p.a, pair));
+    s.b = _mm256_add_epi32(s.b, _mm256_madd_epi16(p.b, pair));
+    __asm__("" : "+x"(s.a), "+x"(s.b)); /* GCC would spill a sum of four rows in each step */
+    return s;
+}
+DL_INLINE v16_avx2 v16_float_avx2(v16_sums_avx2 s) { DL_PAIR(_mm256_cvtepi32_ps(s.a), _mm256_cvtepi32_ps(s.b)); }
 #undef DL_PAIR
 #endif

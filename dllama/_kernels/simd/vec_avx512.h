@@ -53,4 +53,19 @@ DL_INLINE void v16_lookup_avx512(const int8_t *table, uint8_t *bytes)
     __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
     _mm512_storeu_si512(bytes, _mm512_shuffle_epi8(t, _mm512_loadu_si512(bytes)));
 }
+DL_INLINE void v16_store_i16_avx512(int16_t *p, v16_avx512 x)
+{ _mm256_storeu_si256((__m256i *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x))); }
+
+typedef __m512i v16_sums_avx512, v16_pairs_avx512;
+
+DL_INLINE v16_sums_avx512 v16_zero_sums_avx512(void) { return _mm512_set1_epi32(0); }
+DL_INLINE v16_pairs_avx512 v16_load_pairs_avx512(const int8_t *p)
+{ return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p)); }
+DL_INLINE v16_sums_avx512 v16_dot_avx512(v16_sums_avx512 s, v16_pairs_avx512 p, const int16_t *w)
+{
+    int32_t both;
+    memcpy(&both, w, sizeof both);
+    return _mm512_dpwssd_epi32(s, p, _mm512_set1_epi32(both));
+}
+DL_INLINE v16_avx512 v16_float_avx512(v16_sums_avx512 s) { return _mm512_cvtepi32_ps(s); }
 #endif

@@ -75,5 +75,32 @@ DL_INLINE v16_baseline v16_load_i8_baseline(const int8_t *p) { DL_EACH((float)p[
 /* bytes[64] = table[bytes] */
 DL_INLINE void v16_lookup_baseline(const int8_t *table, uint8_t *bytes)
 { for (int i = 0; i < 64; i++) bytes[i] = (uint8_t)table[bytes[i]]; }
+/* rounded lanes in -32768..32767 as int16 */
+DL_INLINE void v16_store_i16_baseline(int16_t *p, v16_baseline a)
+{ for (int i = 0; i < 16; i++) p[i] = (int16_t)(int32_t)a.f[i]; }
 #undef DL_EACH
+
+/* 16 sums of int32, and 16 pairs of int8 that are added to them. */
+typedef struct { int32_t i[16]; } v16_sums_baseline;
+typedef struct { int16_t i[32]; } v16_pairs_baseline;
+
+DL_INLINE v16_sums_baseline v16_zero_sums_baseline(void) { return (v16_sums_baseline){{0}}; }
+DL_INLINE v16_pairs_baseline v16_load_pairs_baseline(const int8_t *p)
+{
+    v16_pairs_baseline r;
+    for (int i = 0; i < 32; i++) r.i[i] = p[i];
+    return r;
+}
+/* lane i of s + p[2 i] * w[0] + p[2 i + 1] * w[1] */
+DL_INLINE v16_sums_baseline v16_dot_baseline(v16_sums_baseline s, v16_pairs_baseline p, const int16_t *w)
+{
+    for (int i = 0; i < 16; i++) s.i[i] += p.i[2 * i] * w[0] + p.i[2 * i + 1] * w[1];
+    return s;
+}
+DL_INLINE v16_baseline v16_float_baseline(v16_sums_baseline s)
+{
+    v16_baseline r;
+    for (int i = 0; i < 16; i++) r.f[i] = (float)s.i[i];
+    return r;
+}
 #endif

@@ -80,5 +80,37 @@ DL_INLINE void v16_lookup_neon(const int8_t *table, uint8_t *bytes)
     DL_UNROLL for (int i = 0; i < 64; i += 16)
         vst1q_s8((int8_t *)bytes + i, vqtbl1q_s8(t, vld1q_u8(bytes + i)));
 }
+DL_INLINE void v16_store_i16_neon(int16_t *p, v16_neon x)
+{
+    vst1q_s16(p, dl_narrow_neon(x.q[0], x.q[1]));
+    vst1q_s16(p + 8, dl_narrow_neon(x.q[2], x.q[3]));
+}
+
+typedef struct { int32x4_t q[4]; } v16_sums_neon;
+typedef struct { int16x8_t first[2], second[2]; } v16_pairs_neon;
+
+DL_INLINE v16_sums_neon v16_zero_sums_neon(void)
+{
+    v16_sums_neon s;
+    DL_UNROLL for (int i = 0; i < 4; i++) s.q[i] = vdupq_n_s32(0);
+    return s;
+}
+DL_INLINE v16_pairs_neon v16_load_pairs_neon(const int8_t *p)
+{
+    int8x16x2_t x = vld2q_s8(p);
+    return (v16_pairs_neon){{vmovl_s8(vget_low_s8(x.val[0])), vmovl_high_s8(x.val[0])},
+                            {vmovl_s8(vget_low_s8(x.val[1])), vmovl_high_s8(x.val[1])}};
+}
+DL_INLINE v16_sums_neon v16_dot_neon(v16_sums_neon s, v16_pairs_neon p, const int16_t *w)
+{
+    DL_UNROLL for (int i = 0; i < 2; i++) {
+        int32x4_t low = vmlal_n_s16(s.q[2 * i], vget_low_s16(p.first[i]), w[0]);
+        int32x4_t high = vmlal_high_n_s16(s.q[2 * i + 1], p.first[i], w[0]);
+        s.q[2 * i] = vmlal_n_s16(low, vget_low_s16(p.second[i]), w[1]);
+        s.q[2 * i + 1] = vmlal_high_n_s16(high, p.second[i], w[1]);
+    }
+    return s;
+}
+DL_INLINE v16_neon v16_float_neon(v16_sums_neon s) { DL_EACH(vcvtq_f32_s32(s.q[i])); }
 #undef DL_EACH
 #endif

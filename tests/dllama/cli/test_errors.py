@@ -64,7 +64,7 @@ def fails(capsys):
         (("run", "--seed", "18446744073709551616"), "--seed: found 18446744073709551616"),
         (("run", "--threads", "0"), "--threads: found 0"),
         (("convert", "x", "--output", "y", "--threads", "-1"), "--threads: found -1"),
-        (("run", "--kv-cache", "q8"), "--kv-cache: found 'q8', expected one of auto, f16, f32"),
+        (("run", "--kv-cache", "q8"), "--kv-cache: found 'q8', expected one of auto, q80, f16"),
         (("run", "--prompt", "\udcff"), "--prompt: not UTF-8"),
         (("run", "--prompt", "a", "--prompt-file", "b"), "--prompt and --prompt-file: only one"),
         (("run", "--nodes", "9"), "nodes is 9, expected at most 8: the model has 8 query heads"),

@@ -51,6 +51,15 @@ def test_against_another_model(capsys, text, tmp_path):
     assert (result["divergence"], result["same_top"]) == (0.0, 1.0)
 
 
+def test_a_kv_cache_against_the_default_one(capsys, text, tmp_path):
+    """--kv-cache is not for the reference, so the same model tells what the type costs."""
+    path = tmp_path / "result.json"
+    words = ["--against", str(DEMO), "--kv-cache", "q80", "--quiet", "--json", str(path)]
+    assert main(["perplexity", str(text), *words]) == 0
+    capsys.readouterr()
+    assert 0 < json.loads(path.read_text())["divergence"] < 0.001
+
+
 def test_against_a_model_with_other_tokens(capsys, text, converted):
     other = converted("llama-gqa", "q40")
     assert main(["perplexity", str(text), "--against", str(other), "--quiet"]) == 2

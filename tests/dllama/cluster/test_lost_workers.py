@@ -48,7 +48,7 @@ from dllama.run_config import RunConfig
 from dllama.graph.weights import FileSource, load
 
 model = ModelFile.open(DEMO / "model.m")
-config = RunConfig((1, 1), seq_len=16, half=False, batch=4, logits=1, buffer="f32")
+config = RunConfig((1, 1), seq_len=16, kv_cache="f32", batch=4, logits=1, buffer="f32")
 graph = graph_of(model.spec, config, 0)
 weights = load(graph, FileSource(model))
 for round in range(50):

@@ -111,7 +111,7 @@ def test_a_bias_goes_with_one_stored_sum():
     matrices = {matrix.name: room(matrix) for matrix in graph.matrices}
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
     embedding = StoredRows(np.zeros((100, 256), np.uint8), int(F32), 64)
-    sizes = {"threads": 1, "max_rows": 1, "max_logits": 1, "max_positions": 16, "half": True}
+    sizes = {"threads": 1, "max_rows": 1, "max_logits": 1, "max_positions": 16, "kv_type": 1}
     Executor(graph, matrices, vectors, embedding, **sizes)
     with pytest.raises(ValueError, match="qkv: a bias goes with one sum that is stored"):
         Executor(replace(graph, tasks=tasks), matrices, vectors, embedding, **sizes)

@@ -53,7 +53,7 @@ def specs(draw) -> ModelSpec:
 
 
 def run_config_of(shares) -> RunConfig:
-    return RunConfig(tuple(shares), seq_len=16, half=False, batch=4, logits=4, buffer="f32")
+    return RunConfig(tuple(shares), seq_len=16, kv_cache="f32", batch=4, logits=4, buffer="f32")
 
 
 @settings(max_examples=300, deadline=None)

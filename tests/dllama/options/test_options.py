@@ -17,7 +17,7 @@ from dllama.cli.options import LLM_ARGUMENTS
 from dllama.errors import ConfigError, ProtocolError
 from dllama.options.files import read_config
 from dllama.options.option import Option
-from dllama.run_config import FIELDS, WIRE, RunConfig
+from dllama.run_config import FIELDS, NUMBERS, RunConfig
 from dllama.sampling.sampler import SamplerConfig
 
 (SUBPARSERS,) = (
@@ -28,7 +28,7 @@ VALUES = [value if isinstance(value, tuple) else (value,) for value in vars(opti
 LISTED = {option for values in VALUES for option in values if isinstance(option, Option)}
 # What an option takes, where any text does not do.
 TEXTS = {"transport": "unix", "workers": "127.0.0.1:9999", "listen": "127.0.0.1:8080"}
-CONFIG = RunConfig((1.0, 2.0), seq_len=64, half=True, batch=8, logits=4, buffer="q80")
+CONFIG = RunConfig((1.0, 2.0), seq_len=64, kv_cache="f16", batch=8, logits=4, buffer="q80")
 
 
 def name_of(option: Option) -> str:
@@ -219,4 +219,5 @@ def test_ranges_of_messages_are_those_of_the_options():
 
 def test_choices_are_those_of_the_kernels():
     assert set(options.ALL_REDUCE.choices) == set(ALGORITHMS)
-    assert set(options.BUFFER.choices) == set(WIRE)
+    assert set(options.BUFFER.choices) == set(NUMBERS)
+    assert set(options.KV_CACHE.choices) == {"auto", *NUMBERS}

@@ -27,7 +27,7 @@ def make(path, threads=2):
     with ModelFile.open(file) as model:
         positions = min(POSITIONS, model.spec.seq_len)
         config = RunConfig(
-            shares=(1.0,), seq_len=positions, half=True, batch=64, logits=64, buffer="q80",
+            shares=(1.0,), seq_len=positions, kv_cache="f16", batch=64, logits=64, buffer="q80",
             contexts=SEQUENCES,
         )  # fmt: skip
         graph = graph_of(model.spec, config, 0)

@@ -21,7 +21,7 @@ from dllama.runtime.footprint import footprint
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mha-odd"])
-@pytest.mark.parametrize("kv_cache", ["f16", "f32"])
+@pytest.mark.parametrize("kv_cache", ["q80", "f16", "f32"])
 def test_equals_the_memory_of_the_loaded_model(converted, name, weights, kv_cache):
     folder = converted(name, weights)
     with dllama.LLM(folder, threads=3, max_seq_len=50, kv_cache=kv_cache) as llm:

@@ -150,10 +150,15 @@ def test_blocks_come_back():
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("weights", ["q40", "f32"])
-def test_conversations_in_turns_have_the_bits_of_one_alone(converted, rng, nodes, weights):
+@pytest.mark.parametrize(
+    ("weights", "kv_cache"), [("q40", "auto"), ("f32", "auto"), ("q40", "q80")]
+)
+def test_conversations_in_turns_have_the_bits_of_one_alone(
+    converted, rng, nodes, weights, kv_cache
+):
     """Random texts that share beginnings of any length, the first half of which are long known."""
     options = {"threads": 1, "nodes": nodes, "max_seq_len": 128, "batch_size": 32}
+    options["kv_cache"] = kv_cache
     sampling = {"temperature": 0.0, "ignore_eos": True, "logprobs": 3}
     texts: list[list[int]] = [[]]
     with (
@@ -198,12 +203,14 @@ def test_a_choice_may_be_changed(converted, rng):
         assert llm.continue_from(ids) == 0, "all are forgotten"
 
 
-def test_contexts_that_are_read_in_several_pieces(rng):
+@pytest.mark.parametrize("kv_cache", ["f16", "q80"])
+def test_contexts_that_are_read_in_several_pieces(rng, kv_cache):
     """Longer than what one thread reads of a KV cache (256 positions)."""
     ids = rng.integers(0, 2048, 400).tolist()
     other = ids[:150] + rng.integers(0, 2048, 150).tolist()
     greedy = {"max_tokens": 3, "temperature": 0.0, "ignore_eos": True, "logprobs": 2}
-    with dllama.LLM(threads=2, contexts=2) as several, dllama.LLM(threads=2) as alone:
+    options = {"threads": 2, "kv_cache": kv_cache}
+    with dllama.LLM(contexts=2, **options) as several, dllama.LLM(**options) as alone:
         several.eval(ids)
         for text, kept in ((other, 150), ([*ids, 5], 400), ([*other, 5], 300)):
             assert several.continue_from(text) == kept
@@ -239,7 +246,11 @@ def test_the_default_fits_the_model(layers, kv_heads, length, expected):
     """A quarter of its bytes, or a GB."""
     model = spec(layers, kv_heads) if layers != 28 else spec(28, 8, 1024, 3072)
     model = spec(80, 8, 8192, 28672) if layers == 80 else model
-    assert context_count(None, model, length, True) == expected
+    assert context_count(None, model, length, "f16") == expected
+
+
+def test_short_numbers_leave_room_for_more():
+    assert context_count(None, spec(32, 8), 4096, "q80") == 4
 
 
 @pytest.mark.parametrize("contexts", [0, 65, "2", True])

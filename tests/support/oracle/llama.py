@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from dllama.model.spec import HiddenAct, ModelSpec, RopeType
+from dllama.model.weight_types import WeightType
 
 from . import ops
-from .quants import Weight, dense
+from .quants import Weight, dense, through_q80
 
 Tensors = Mapping[str, Weight]
+
+# What storing does to keys and values.
+KV_TYPES = {
+    WeightType.F32: np.float32,
+    WeightType.F16: np.float16,
+    WeightType.Q80: through_q80,
+}
 
 
 def forward(
@@ -21,13 +28,13 @@ def forward(
     tokens: Sequence[int],
     *,
     halves: bool | None = None,
-    kv_dtype: DTypeLike = np.float32,
+    kv_type: WeightType = WeightType.F32,
     jitter: float = 0.0,
 ) -> ops.Array:
     """Logits float64 (T, vocab) after each of the tokens.
 
     halves: RoPE turns pairs (i, i + S/2) instead of (2i, 2i+1); None: as
-    spec.rope_type says. kv_dtype: what keys and values are rounded to.
+    spec.rope_type says. kv_type: how keys and values are stored.
     jitter: relative noise on every activation, to see how far the result of
     a correct program may move (a rounding of the int8 activations may flip).
     """
@@ -38,7 +45,7 @@ def forward(
     block = _experts if spec.n_experts else _feed_forward
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
-        y = noise(_attention_block(weights, spec, x, halves, kv_dtype, noise))
+        y = noise(_attention_block(weights, spec, x, halves, kv_type, noise))
         x = x + _post_normed(weights, "attention_post_norm", spec, y)
         y = noise(block(weights, spec, x, noise))
         x = x + _post_normed(weights, "ffn_post_norm", spec, y)
@@ -51,7 +58,7 @@ def _post_normed(weights, name, spec, y):
     return ops.rms_norm(y, weights[name], spec.norm_epsilon) if spec.post_norms else y
 
 
-def _attention_block(weights, spec, x, halves, kv_dtype, noise):
+def _attention_block(weights, spec, x, halves, kv_type, noise):
     """Attention over x (T, dim), before the residual sum: (T, dim)."""
     h = noise(ops.rms_norm(x, weights["attention_norm"], spec.norm_epsilon))
     q, k, v = (
@@ -68,7 +75,7 @@ def _attention_block(weights, spec, x, halves, kv_dtype, noise):
     q = ops.rope(q, positions, frequencies, halves=halves)
     k = ops.rope(k, positions, frequencies, halves=halves)
     scale, cap = spec.attention_scale or None, spec.attention_cap
-    mixed = ops.attention(q, k.astype(kv_dtype), v.astype(kv_dtype), scale=scale, cap=cap)
+    mixed = ops.attention(q, KV_TYPES[kv_type](k), KV_TYPES[kv_type](v), scale=scale, cap=cap)
     return ops.matmul(noise(mixed.reshape(len(x), -1)), weights["o"])
 
 

@@ -78,6 +78,14 @@ def quantise_q80(x: NDArray[np.floating]) -> Blocks:
     return Blocks(scale.astype(np.float16), np.clip(values, -127, 127).astype(np.int8))
 
 
+def through_q80(x: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Vectors x (..., S) as Q80 holds them. The last block of each may be short."""
+    missing = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % BLOCK)]
+    padded = np.pad(np.asarray(x, np.float32), missing)
+    stored = quantise_q80(padded.reshape(-1, padded.shape[-1])).dequantise()
+    return stored.reshape(padded.shape)[..., : x.shape[-1]]
+
+
 def pack_q40(blocks: Blocks) -> NDArray[np.uint8]:
     """File bytes (rows, B * 18): the scale, then 16 bytes of value i and value i+16."""
     nibbles = (blocks.values + np.int8(8)).astype(np.uint8)

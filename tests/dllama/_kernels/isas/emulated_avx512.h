@@ -78,6 +78,18 @@ DL_NEW(cvtsepi32_epi8, __m128i)(__m512i x)
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
     return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
+DL_NEW(cvtsepi32_epi16, __m256i)(__m512i x)
+{ return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8); }
+DL_NEW(cvtepi8_epi16, __m512i)(__m256i x)
+{
+    return (__m512i){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)),
+                     _mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1))};
+}
+DL_NEW(dpwssd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
+{
+    return (__m512i){_mm256_add_epi32(x.a, _mm256_madd_epi16(y.a, z.a)),
+                     _mm256_add_epi32(x.b, _mm256_madd_epi16(y.b, z.b))};
+}
 DL_NEW(dpbusd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 { return (__m512i){dl_emulated_dpbusd256(x.a, y.a, z.a), dl_emulated_dpbusd256(x.b, y.b, z.b)}; }
 
@@ -145,6 +157,12 @@ DL_NEW(dpbusd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 #define _mm512_reduce_max_ps dl_emulated_reduce_max_ps
 #undef _mm512_cvtsepi32_epi8
 #define _mm512_cvtsepi32_epi8 dl_emulated_cvtsepi32_epi8
+#undef _mm512_cvtsepi32_epi16
+#define _mm512_cvtsepi32_epi16 dl_emulated_cvtsepi32_epi16
+#undef _mm512_cvtepi8_epi16
+#define _mm512_cvtepi8_epi16 dl_emulated_cvtepi8_epi16
+#undef _mm512_dpwssd_epi32
+#define _mm512_dpwssd_epi32 dl_emulated_dpwssd_epi32
 #undef _mm512_dpbusd_epi32
 #define _mm512_dpbusd_epi32 dl_emulated_dpbusd_epi32
 #undef DL_NEW

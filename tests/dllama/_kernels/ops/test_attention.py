@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from oracle import ops
+from oracle.llama import KV_TYPES
 
 from dllama._kernels.ops.attention import attention
+from dllama.model.weight_types import WeightType
 
 SHAPES = [  # rows, heads, KV heads, size, position
     (1, 4, 2, 20, 0),
+    (5, 8, 2, 80, 300),
+    (2, 7, 1, 128, 600),
     (7, 8, 2, 64, 0),
     (40, 6, 3, 48, 3),
     (1, 8, 2, 64, 700),
@@ -25,25 +29,56 @@ def inputs(rng, tokens, heads, kv_heads, size, position):
     return q, k, rng.standard_normal(k.shape).astype(np.float32)
 
 
+# Q80 also rounds queries and softmax weights, to 15 bits.
+ERRORS = {WeightType.F32: 2e-6, WeightType.F16: 2e-6, WeightType.Q80: 1e-4}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("half", [False, True])
-def test_equals_the_oracle(rng, shape, half):
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_equals_the_oracle(rng, shape, kind):
     q, k, v = inputs(rng, *shape)
-    stored = np.float16 if half else np.float32
-    expected = ops.attention(q, k.astype(stored), v.astype(stored), shape[-1])
-    result = attention(q, k, v, shape[-1], half, threads=3)
-    np.testing.assert_allclose(result, expected, atol=2e-6)
+    expected = ops.attention(q, KV_TYPES[kind](k), KV_TYPES[kind](v), shape[-1])
+    result = attention(q, k, v, shape[-1], kind, threads=3)
+    np.testing.assert_allclose(result, expected, atol=ERRORS[kind])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_same_bits_for_any_batch(rng, shape):
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_same_bits_for_any_batch(rng, shape, kind):
     tokens, position = shape[0], shape[-1]
     q, k, v = inputs(rng, *shape)
-    whole = attention(q, k, v, position, threads=2)
+    whole = attention(q, k, v, position, kind, threads=2)
     for t in range(0, tokens, 7):
         end = position + t + 1
-        one = attention(q[t : t + 1].copy(), k[:end], v[:end], position + t)
+        one = attention(q[t : t + 1].copy(), k[:end], v[:end], position + t, kind)
         np.testing.assert_array_equal(whole[t : t + 1], one)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e4])
+def test_keys_and_values_of_any_size(rng, scale):
+    """Q80 has a float16 scale: what is far too small for it becomes zero."""
+    q, k, v = inputs(rng, 3, 4, 2, 80, 290)
+    k[7], v[::5] = 0, 0
+    expected = ops.attention(q / scale, KV_TYPES[WeightType.Q80](k * scale), v, 290)
+    if scale == 1e-20:
+        expected = ops.attention(q, 0 * k, v, 290)
+    result = attention(np.float32(q / scale), np.float32(k * scale), v, 290, WeightType.Q80)
+    np.testing.assert_allclose(result, expected, atol=0.02)
+    small = attention(q, k, np.float32(v * scale), 290, WeightType.Q80)
+    expected = ops.attention(q, k, KV_TYPES[WeightType.Q80](np.float32(v * scale)), 290)
+    np.testing.assert_allclose(small, expected, atol=0.02 * scale)
+
+
+def test_q80_of_zeros_is_zero(rng):
+    q, k, v = inputs(rng, 2, 2, 1, 48, 20)
+    assert not attention(0 * q, 0 * k, 0 * v, 20, WeightType.Q80).any()
+    assert not attention(q, k, 0 * v, 20, WeightType.Q80).any()
+
+
+def test_refuses_other_types(rng):
+    q, k, v = inputs(rng, 2, 2, 1, 48, 20)
+    with pytest.raises(ValueError, match="a KV cache cannot have type 2"):
+        attention(q, k, v, 20, WeightType.Q40)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
