@@ -78,9 +78,10 @@ class GgufModel(StoredModel):
             return _bytes(stored)
         if len(tensor.shape) == 1:
             return _numbers(stored).view(np.uint8)
-        if name not in self._requantised:
-            self._requantised[name] = _encoded(stored, tensor)
-        return self._requantised[name]
+        encoded = self._requantised.get(name)  # another thread may release it at any time
+        if encoded is None:
+            encoded = self._requantised[name] = _encoded(stored, tensor)
+        return encoded
 
     def release(self, name: str) -> None:
         """Let the system drop a tensor's pages; they are read again when needed."""

@@ -250,9 +250,9 @@ def _only_gguf(hub: Hub) -> str:
 
 
 def _download_gguf(hub: Hub, name: str) -> Path:
-    """Download a GGUF file and, for a split model, the files that follow it."""
-    match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", name)
-    for number in range(2, int(match[2]) + 1 if match else 2):
+    """Download a GGUF file and, of a split model, all files."""
+    match = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", name)
+    for number in range(1, int(match[2]) + 1 if match else 1):
         hub.get(f"{match[1]}-{number:05d}-of-{match[2]}.gguf" if match else name)
     return hub.get(name)
 

@@ -51,6 +51,11 @@ def _file(path: Path) -> Path:
     return found[0]
 
 
+def model_folder(path: Path) -> Path | None:
+    """The folder whose other files belong to a model's file; None for a GGUF file."""
+    return None if GgufFile.recognises(path) else path.parent
+
+
 def model_name(path: Path) -> str:
     """What to call the model of a file: by its folder if it is model.m, else by the file, without
     the number of a split model."""

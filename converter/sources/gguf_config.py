@@ -110,10 +110,10 @@ def read_config(
         **found,
         "model_type": MODEL_TYPES[arch],
         "tie_word_embeddings": "output.weight" not in tensors,
-        "rope_scaling": _rope_scaling(arch, found, factors, path),
     }
     config.setdefault("rope_theta", 10000.0)
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    config["rope_scaling"] = _rope_scaling(arch, config, factors, path)
     if window:
         config |= {"sliding_window": window, "use_sliding_window": True}
     config |= dict.fromkeys(_biases(arch, tensors), True)
@@ -251,9 +251,12 @@ def _rope_scaling(
         return None
     if arch != "llama":
         raise UnsupportedError(f"{path}: {FREQUENCIES} is not supported for architecture {arch}")
+    count = config["head_dim"] // 2
+    if len(factors) != count:
+        raise FormatError(path, FREQUENCIES, f"{len(factors)} factors", f"{count} factors")
     if (factors == 1).all():
         return None
-    theta = config.get("rope_theta", 10000.0)
+    theta = config["rope_theta"]
     if not np.isfinite(factors).all() or factors.min() < 1:
         raise UnsupportedError(f"{path}: the factors in {FREQUENCIES} are not Llama 3.1's")
     factor = float(factors.max())

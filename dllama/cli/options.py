@@ -9,7 +9,7 @@ from typing import Any
 
 from dllama import LLM
 from dllama.cli.parser import tested
-from dllama.model_path import DEMO
+from dllama.model_path import DEMO, model_folder
 from dllama.options import CLUSTER_OPTIONS, FILE_OPTIONS, MODEL_OPTIONS, SAMPLING_OPTIONS
 from dllama.options.files import generation_defaults, read_config
 from dllama.text.template import PLAIN
@@ -53,7 +53,8 @@ def _without_ranks(values: dict[str, Any]) -> dict[str, Any]:
 
 def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
     """How to sample: the options that are given, else the defaults of the model's folder."""
-    defaults = generation_defaults(llm.model_path.parent, SAMPLING_OPTIONS)
+    folder = model_folder(llm.model_path)
+    defaults = {} if folder is None else generation_defaults(folder, SAMPLING_OPTIONS)
     given = {option.name: values[option.name] for option in SAMPLING_OPTIONS
              if option.name in values}  # fmt: skip
     return defaults | given

@@ -9,6 +9,7 @@ import pytest
 from oracle import llama as oracle
 
 import dllama
+from dllama.cli import main
 from dllama.converter import convert
 from dllama.converter.gguf_model import GgufModel
 from dllama.converter.sources.gguf_types import NAMES
@@ -211,6 +212,15 @@ def test_numbers_that_are_not_finite_cannot_be_requantised(path, rng):
         dllama.LLM(path, requantise=True)
 
 
+def test_scales_that_are_not_finite_are_named(path, rng):
+    tensors = ggufrandom.random_tensors(rng, "llama", "Q4_1")
+    tensors["blk.1.ffn_down.weight"][0].reshape(-1, 20)[3, 2:4] = (0, 0x7E)
+    ggufmodel.write(path, "llama", tensors, ggufrandom.keys())
+    message = r"model\.gguf: a scale of layers\.1\.down \(q41\) is not finite"
+    with pytest.raises(FormatError, match=message):
+        dllama.LLM(path)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -271,3 +281,13 @@ def test_conversion_keeps_a_tied_output_once(path, tmp_path, rng):
     with ModelFile.open(tmp_path / "out" / "model.m") as file:
         assert file.raw("output").tobytes() == before["token_embd.weight"][0].tobytes()
         assert file.files[0].stat().st_size < 1.01 * path.stat().st_size
+
+
+def test_settings_beside_the_file_are_not_its_own(path, rng, capsys):
+    """A model folder has generation defaults; a GGUF file may lie anywhere."""
+    ggufrandom.write(path, rng, kinds="Q8_0")
+    broken = '{"do_sample": true, "temperature": "hot"}'
+    path.with_name("generation_config.json").write_text(broken)
+    words = ["--prompt", "1 5 9", "--steps", "3", "--seed", "1", "--quiet"]
+    assert main(["run", "--model", str(path), *words]) == 0
+    assert len(capsys.readouterr().out.split()) == 3

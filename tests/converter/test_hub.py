@@ -185,10 +185,13 @@ def test_gguf_files(server, home, fixtures, tmp_path, capsys):
     assert "has no config.json and no GGUF file" in capsys.readouterr().err
 
 
-def test_gguf_files_in_parts(server, home):
+@pytest.mark.parametrize("given", [None, 0, 2])
+def test_gguf_files_in_parts(server, home, given):
+    """Any part stands for all."""
     names = [f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
     server.files = {name: name.encode() for name in names}
-    assert download(Hub(REPO, endpoint=server.endpoint)) == home / names[0]
+    file = None if given is None else names[given]
+    assert download(Hub(REPO, endpoint=server.endpoint), file) == home / names[given or 0]
     assert sorted(path.name for path in home.iterdir()) == names
 
 

@@ -235,11 +235,19 @@ def test_biases_are_not_dropped(path, tmp_path, fixtures):
 
 
 def test_frequency_factors_of_another_kind(path, tmp_path, fixtures, monkeypatch):
-    factors = np.linspace(1, 9, 16, dtype=np.float32)
-    monkeypatch.setattr(ggufmodel, "frequency_factors", lambda rope, size: factors)
+    right = ggufmodel.frequency_factors
+    for factors, message in {
+        lambda rope, size: np.linspace(1, 9, size // 2, dtype=np.float32): "are not Llama 3",
+        lambda rope, size: right(rope, 2 * size): "rope_freqs.weight is 32 factors, expected 16",
+    }.items():
+        monkeypatch.setattr(ggufmodel, "frequency_factors", factors)
+        ggufmodel.write_folder(path, fixtures / "llama31-tied", "F32")
+        with pytest.raises((FormatError, UnsupportedError), match=message):
+            run(path, tmp_path)
+    ones = np.ones(16, np.float32)
+    monkeypatch.setattr(ggufmodel, "frequency_factors", lambda rope, size: ones)
     ggufmodel.write_folder(path, fixtures / "llama31-tied", "F32")
-    with pytest.raises(UnsupportedError, match=r"factors in rope_freqs\.weight are not Llama 3"):
-        run(path, tmp_path)
+    assert run(path, tmp_path).spec.rope_scaling is None
 
 
 def test_without_the_package(path, tmp_path, fixtures, monkeypatch):
