@@ -40,10 +40,10 @@
 
 #define DL_WORD_TYPES(X)                          \
     X(5, q41, 32, 20, 0, 320, offset)             \
-    X(6, q50, 32, 22, 0, 352, scaled)             \
+    X(6, q50, 32, 22, 0, 352, offset)             \
     X(7, q51, 32, 24, 0, 384, offset)             \
     X(8, q2k, 256, 84, 64, 160, halves_offset)    \
-    X(9, q3k, 256, 110, 32, 216, halves)          \
+    X(9, q3k, 256, 110, 32, 216, halves_offset)          \
     X(10, q4k, 256, 144, 64, 280, offset)         \
     X(11, q5k, 256, 176, 64, 344, offset)         \
     X(12, q6k, 256, 210, 32, 416, halves)         \

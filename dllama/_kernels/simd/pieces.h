@@ -38,10 +38,11 @@ static const int8_t dl_table_mxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3
 /* Half of 2^(e - 127); infinite for 255, which stands for NaN. */
 DL_INLINE float dl_half_power(uint8_t e)
 {
-    uint32_t bits = e == 255 ? 0x7f800000u : e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23;
+    uint32_t bits = (uint32_t)e << 23;
+    bits = bits > 0x00400000u ? bits : 0x00400000u;
     float value;
     memcpy(&value, &bits, sizeof value);
-    return value;
+    return value * 0.5f;
 }
 
 DL_INLINE uint16_t dl_u16_at(const uint8_t *p)

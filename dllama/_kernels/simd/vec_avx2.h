@@ -4,6 +4,8 @@
 #include "isa.h"
 
 typedef struct { __m256 a, b; } v16_avx2;
+/* Bytes in a register, in pairs. */
+typedef uint16_t dl_lanes_avx2 __attribute__((vector_size(32)));
 #define DL_PAIR(x, y) return (v16_avx2){(x), (y)}
 
 DL_INLINE v16_avx2 v16_set1_avx2(float x) { DL_PAIR(_mm256_set1_ps(x), _mm256_set1_ps(x)); }

@@ -4,6 +4,8 @@
 #include "isa.h"
 
 typedef __m512 v16_avx512;
+/* Bytes in a register, in pairs. */
+typedef uint16_t dl_lanes_avx512 __attribute__((vector_size(64)));
 
 DL_INLINE v16_avx512 v16_set1_avx512(float x) { return _mm512_set1_ps(x); }
 DL_INLINE v16_avx512 v16_load_avx512(const float *p) { return _mm512_loadu_ps(p); }

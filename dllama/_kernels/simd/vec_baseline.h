@@ -9,6 +9,8 @@
 #include "isa.h"
 
 typedef struct { float f[16]; } v16_baseline;
+/* Bytes in a register, in pairs. */
+typedef uint16_t dl_lanes_baseline __attribute__((vector_size(16)));
 
 #define DL_EACH(expr) v16_baseline r; for (int i = 0; i < 16; i++) r.f[i] = (expr); return r
 

@@ -4,6 +4,8 @@
 #include "isa.h"
 
 typedef struct { float32x4_t q[4]; } v16_neon;
+/* Bytes in a register, in pairs. */
+typedef uint16_t dl_lanes_neon __attribute__((vector_size(16)));
 
 #define DL_EACH(expr) v16_neon r; DL_UNROLL for (int i = 0; i < 4; i++) r.q[i] = (expr); return r
 

@@ -3,10 +3,10 @@
  * For n tokens, with activations as in tile.h, a block adds to the sum of row r
  *   acc = fma(scale, d * (float)dot, acc)
  *   acc = fma(min, d * (float)sum, acc)     if the form has mins
- * where dot and sum are exact integers, below 2^24 in magnitude:
+ * where, with exact integers for the sums of w * x,
  *   scaled, offset          dot = sum of w * x            sum = s
- *   halves, halves_offset   dot = sub[0] * (sum of w * x over columns 0 to 15) + sub[1] * (16 to 31)
- *                           sum = sub_min[0] * h + sub_min[1] * (s - h)
+ *   halves, halves_offset   dot = fma(sub[1], sum over columns 16 to 31, sub[0] * (sum over 0 to 15))
+ *                           sum = fma(sub_min[1], s - h, sub_min[0] * h)
  */
 #ifndef DL_WORDS_H
 #define DL_WORDS_H
@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include "pieces.h"
 
-/* Forms with mins have w in 0..31, the others signed bytes; no product with -128 occurs. */
+/* Forms with mins have w in 0..31, the others signed bytes, in -32..31 if they have halves. */
 typedef struct {
     uint8_t w[8][64];           /* [j][r][i]: column 4j + i of row r */
     float scale[16], min[16];   /* min is divided by -8, as s is -8 times a sum */

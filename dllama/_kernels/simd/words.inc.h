@@ -1,50 +1,61 @@
 /* Unpacking 32 columns of a panel (pieces.h has the layout). Compiled for each kind of vectors. */
 
-typedef uint16_t DL_FN(dl_u16x32) __attribute__((vector_size(64)));
-#define DL_U16 DL_FN(dl_u16x32)
+#define DL_LANES DL_FN(dl_lanes)
 
-/* to[64] |= `width` bits of each byte of from[64], from bit `at` on, moved to bit `to_bit`. Shifts of
- * 16 bits do, as bits that cross into another byte are masked. */
-DL_INLINE void DL_FN(dl_add_bits)(const uint8_t *from, const int at, const int width, const int to_bit, uint8_t *to)
+/* to[64] |= `width` bits of each byte of from[64], from bit `at` on, moved to bit `to_bit`; or to = the
+ * bits. Shifts of 16 bits do, as bits that cross into another byte are masked. */
+DL_INLINE void DL_FN(dl_add_bits)(const uint8_t *from, const int at, const int width, const int to_bit,
+                                  const int adds, uint8_t *to)
 {
-    DL_U16 x, y;
     const uint16_t mask = (uint16_t)((((1 << width) - 1) << to_bit) * 0x101);
-    memcpy(&x, from, 64), memcpy(&y, to, 64);
-    y |= (at > to_bit ? x >> (at > to_bit ? at - to_bit : 0) : x << (at < to_bit ? to_bit - at : 0)) & mask;
-    memcpy(to, &y, 64);
+    const int right = at > to_bit ? at - to_bit : 0, left = at < to_bit ? to_bit - at : 0;
+    DL_UNROLL for (size_t c = 0; c < 64; c += sizeof(DL_LANES)) {
+        DL_LANES x, y;
+        memcpy(&x, from + c, sizeof x), memcpy(&y, to + c, sizeof y);
+        x = (x >> right << left) & mask;
+        if (adds) x |= y;
+        memcpy(to + c, &x, sizeof x);
+    }
 }
 
 /* w = the low four bits of numbers */
 DL_INLINE const uint8_t *DL_FN(dl_plane4)(const uint8_t *p, dl_words *out)
 {
-    DL_UNROLL for (int j = 0; j < 4; j++) {
-        DL_U16 x, low, high;
-        memcpy(&x, p + 64 * j, 64);
-        low = x & 0x0f0f, high = x >> 4 & 0x0f0f;
-        memcpy(out->w[j], &low, 64), memcpy(out->w[4 + j], &high, 64);
-    }
+    DL_UNROLL for (int j = 0; j < 4; j++)
+        DL_UNROLL for (size_t c = 0; c < 64; c += sizeof(DL_LANES)) {
+            DL_LANES x, low, high;
+            memcpy(&x, p + 64 * j + c, sizeof x);
+            low = x & 0x0f0f, high = x >> 4 & 0x0f0f;
+            memcpy(out->w[j] + c, &low, sizeof low), memcpy(out->w[4 + j] + c, &high, sizeof high);
+        }
     return p + DL_PLANE4;
 }
 
-/* w |= two bits of numbers, from bit `to_bit` on */
+/* w |= two bits of numbers, from bit `to_bit` on; w = these bits if to_bit is 0 */
 DL_INLINE const uint8_t *DL_FN(dl_plane2)(const uint8_t *p, const int to_bit, dl_words *out)
 {
-    DL_UNROLL for (int j = 0; j < 8; j++) DL_FN(dl_add_bits)(p + 64 * (j / 4), 2 * (j % 4), 2, to_bit, out->w[j]);
+    DL_UNROLL for (int j = 0; j < 8; j++)
+        DL_FN(dl_add_bits)(p + 64 * (j / 4), 2 * (j % 4), 2, to_bit, to_bit > 0, out->w[j]);
     return p + DL_PLANE2;
 }
 
 /* w |= bit `to_bit` of numbers */
 DL_INLINE const uint8_t *DL_FN(dl_plane1)(const uint8_t *p, const int to_bit, dl_words *out)
 {
-    DL_UNROLL for (int j = 0; j < 8; j++) DL_FN(dl_add_bits)(p, j, 1, to_bit, out->w[j]);
+    DL_UNROLL for (int j = 0; j < 8; j++) DL_FN(dl_add_bits)(p, j, 1, to_bit, 1, out->w[j]);
     return p + DL_PLANE1;
 }
 
-/* w -= zero */
+/* w -= zero, for w in 0..63: with bit 7 set, no byte borrows from the next. */
 DL_INLINE void DL_FN(dl_subtract)(const int zero, dl_words *out)
 {
     DL_UNROLL for (int j = 0; j < 8; j++)
-        for (int i = 0; i < 64; i++) out->w[j][i] = (uint8_t)(out->w[j][i] - zero);
+        DL_UNROLL for (size_t c = 0; c < 64; c += sizeof(DL_LANES)) {
+            DL_LANES x;
+            memcpy(&x, out->w[j] + c, sizeof x);
+            x = ((x | 0x8080) - (uint16_t)(zero * 0x101)) ^ 0x8080;
+            memcpy(out->w[j] + c, &x, sizeof x);
+        }
 }
 
 /* w = the values of four bits */
@@ -67,16 +78,17 @@ DL_INLINE void DL_FN(dl_products)(const uint8_t *halves, const uint8_t *numbers,
     V(store)(out, V(mul)(scale, V(load_u8)(numbers)));
 }
 
-/* a[16] and b[16] = two numbers of six bits for each row */
+/* a[16] and b[16] = two numbers of six bits for each row. Written at once, since they are read at once. */
 DL_INLINE const uint8_t *DL_FN(dl_sixes)(const uint8_t *p, uint8_t *a, uint8_t *b)
 {
-    for (int r = 0; r < 8; r++) {
-        uint8_t high = p[16 + r];
-        a[r] = (uint8_t)((p[r] & 15) | (high & 3) << 4);
-        b[r] = (uint8_t)(p[r] >> 4 | (high >> 2 & 3) << 4);
-        a[8 + r] = (uint8_t)((p[8 + r] & 15) | (high >> 4 & 3) << 4);
-        b[8 + r] = (uint8_t)(p[8 + r] >> 4 | high >> 6 << 4);
-    }
+    typedef uint64_t eights __attribute__((vector_size(16)));
+    const uint64_t low = 0x0f0f0f0f0f0f0f0full, two = 0x0303030303030303ull;
+    uint64_t high;
+    eights x, rest, first, second;
+    memcpy(&x, p, 16), memcpy(&high, p + 16, 8);
+    rest = (eights){high, high >> 4};
+    first = (x & low) | (rest & two) << 4, second = (x >> 4 & low) | (rest >> 2 & two) << 4;
+    memcpy(a, &first, 16), memcpy(b, &second, 16);
     return p + DL_SIXES;
 }
 
@@ -92,9 +104,9 @@ DL_INLINE void DL_FN(dl_words_q41)(const uint8_t *header, const uint8_t *p, dl_w
 DL_INLINE void DL_FN(dl_words_q50)(const uint8_t *header, const uint8_t *p, dl_words *out)
 {
     (void)header;
+    DL_FN(dl_halves)(p, 2.0f, out->min); /* -16 of the scale */
     p = DL_FN(dl_halves)(p, 1.0f, out->scale);
     DL_FN(dl_plane4)(p + DL_PLANE1, out), DL_FN(dl_plane1)(p, 4, out);
-    DL_FN(dl_subtract)(16, out);
 }
 
 DL_INLINE void DL_FN(dl_words_q51)(const uint8_t *header, const uint8_t *p, dl_words *out)
@@ -126,19 +138,19 @@ DL_INLINE void DL_FN(dl_words_q2k)(const uint8_t *header, const uint8_t *p, dl_w
         for (int r = 0; r < 16; r++) sub[r] = p[16 * h + r] & 15, sub_min[r] = p[16 * h + r] >> 4;
         V(store)(out->sub[h], V(load_u8)(sub)), V(store)(out->sub_min[h], V(load_u8)(sub_min));
     }
-    memset(out->w, 0, sizeof out->w);
     DL_FN(dl_plane2)(p + 32, 0, out);
 }
 
 DL_INLINE void DL_FN(dl_words_q3k)(const uint8_t *header, const uint8_t *p, dl_words *out)
 {
     uint8_t sub[2][16];
-    DL_FN(dl_halves)(header, 1.0f, out->scale);
+    DL_FN(dl_halves)(header, 1.0f, out->scale), DL_FN(dl_halves)(header, 0.5f, out->min); /* -4 of the scale */
     p = DL_FN(dl_sixes)(p, sub[0], sub[1]);
-    for (int h = 0; h < 2; h++) V(store)(out->sub[h], V(sub)(V(load_u8)(sub[h]), V(set1)(32.0f)));
-    memset(out->w, 0, sizeof out->w);
-    DL_FN(dl_plane1)(p, 2, out), DL_FN(dl_plane2)(p + DL_PLANE1, 0, out);
-    DL_FN(dl_subtract)(4, out);
+    for (int h = 0; h < 2; h++) {
+        VT scale = V(sub)(V(load_u8)(sub[h]), V(set1)(32.0f));
+        V(store)(out->sub[h], scale), V(store)(out->sub_min[h], scale);
+    }
+    DL_FN(dl_plane2)(p + DL_PLANE1, 0, out), DL_FN(dl_plane1)(p, 2, out);
 }
 
 DL_INLINE void DL_FN(dl_words_q4k)(const uint8_t *header, const uint8_t *p, dl_words *out)
@@ -199,4 +211,4 @@ DL_INLINE VT DL_FN(dl_add_dots)(const dl_words *w, const int halves, const int m
     }
 DL_WORD_TYPES(DL_UNPACK)
 #undef DL_UNPACK
-#undef DL_U16
+#undef DL_LANES
