@@ -9,6 +9,7 @@ from dllama import options
 from dllama.errors import ConfigError, ProtocolError
 from dllama.model.file import tensor_table
 from dllama.model.spec import ModelSpec
+from dllama.model.tensors import typed
 from dllama.model.weight_types import WeightType
 from dllama.options.option import checked
 
@@ -75,14 +76,13 @@ class RunConfig:
         seq_len = _context_length(max_seq_len, spec)
         batch = min(options.BATCH_SIZE.argument(batch_size), seq_len)
         kv_type = _kv_type(options.KV_CACHE.argument(kv_cache), spec)
-        quantised = spec.weight_type.block_size > 1
         return cls(
             shares=_node_shares(shares, nodes),
             seq_len=seq_len,
             kv_cache=kv_type,
             batch=batch,
             logits=max(1, min(batch, MAX_LOGITS // spec.vocab_size)),
-            buffer=options.BUFFER.argument(buffer) or ("q80" if quantised else "f32"),
+            buffer=options.BUFFER.argument(buffer) or _buffer(spec),
             all_reduce=options.ALL_REDUCE.argument(all_reduce),
             timeout=options.TIMEOUT.argument(timeout),
             contexts=context_count(contexts, spec, seq_len, kv_type),
@@ -151,6 +151,15 @@ def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:
     option = replace(options.MAX_SEQ_LEN, most=spec.seq_len)
     length: int | None = option.argument(max_seq_len)
     return min(spec.seq_len, options.DEFAULT_SEQ_LEN) if length is None else length
+
+
+def _buffer(spec: ModelSpec) -> str:
+    """The shortest numbers whose rounding is small next to that of the weights."""
+    kinds = {spec.type_of(name) for name in typed(spec) if name.startswith("layers.")}
+    quantised = {kind for kind in kinds if kind.quantised}
+    if not quantised:
+        return "f32"
+    return "q80" if quantised == {WeightType.Q40} else "f16"
 
 
 def _kv_type(kv_cache: str, spec: ModelSpec) -> str:

@@ -203,7 +203,8 @@ def _add_to_x(b: GraphBuilder, product: Product | None, sums: Summation, block: 
     if not alone:
         total = b.buffer("branch", spec.dim) if normed else "x"
         then = Then.STORE if normed else Then.ADD
-        b.transfer("all_reduce", dst, total, then=then, adds=sums.adds)
+        begins = b.layer == 0 and block == "attention"
+        b.transfer("all_reduce", dst, total, then=then, adds=sums.adds, begins=begins)
         dst = total
     if normed:
         b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)

@@ -170,6 +170,7 @@ class Task:
             that remains becomes rows of dst.
         column: column of dst where a matmul's product begins.
         adds: by rank, the order in which an all-reduce adds the sums of all nodes.
+        begins: whether an all-reduce is the first of the pass: no earlier one has rounded.
         heads: the heads, for rope and attention.
         epsilon: epsilon of a norm.
         scale: factor, for scale.
@@ -188,6 +189,7 @@ class Task:
     sums: tuple[Segment, ...] = ()
     column: int = 0
     adds: tuple[tuple[int, ...], ...] = ()
+    begins: bool = False
     heads: Heads | None = None
     epsilon: float = 0.0
     scale: float = 1.0

@@ -73,7 +73,7 @@ TRANSPORT = Option(
 )  # fmt: skip
 BUFFER = Option(
     "buffer", str, "type of the numbers that nodes add up", choices=("q80", "f32", "f16"),
-    otherwise="q80 for q40 and q80 weights, else f32",
+    otherwise="q80 for q40 weights, f16 for other quantised weights, f32 for floats",
 )  # fmt: skip
 ALL_REDUCE = Option(
     "all_reduce", str, "how nodes add up", default="auto",

@@ -27,7 +27,12 @@ cdef class Additions:
 
 
 # dst[t] += (with store: =) all sums of all nodes, added in the order of `adds`. The result has the
-# same bits on all nodes. Stages, with a barrier after each: pack items, first exchange, reduce
+# same bits on all nodes.
+#
+# Where short numbers are sent, `carry` keeps what rounding has taken from a row, and the next
+# all-reduce of the pass adds it to what it sends (error feedback, Seide et al. 2014). So errors do
+# not add up over layers. What rounding takes from a sum is carried by the node whose chunk it is in.
+# Stages, with a barrier after each: pack items, first exchange, reduce
 # items, second exchange (only if two_step), unpack items.
 cdef struct AllReduce:
     Peers *peers
@@ -46,6 +51,8 @@ cdef struct AllReduce:
     const float *src                # [P][sum_stride][dim]; the first T rows of each sum are used
     int64_t sum_stride              # rows from one sum of this node to the next
     float *dst                      # [T][dim]
+    float *carry                    # [T][dim]; NULL: nothing is carried
+    bint begins                     # the pass has carried nothing before
 
 # Bytes of all rows up to which an exchange is faster than two-step, for n nodes with `sums` in all.
 cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil

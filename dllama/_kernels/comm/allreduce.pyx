@@ -119,9 +119,30 @@ cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil:
 cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef int chunk = <int> (i % a.peers.world_size)
     cdef int64_t row = i // a.peers.world_size
-    cdef const float *src = a.src + (row // T * a.sum_stride + row % T) * a.dim
-    a.codec.encode(src + a.borders[chunk], DL_SRC_F32, _width(a, chunk), a.wire,
-                   _row(a, a.packed, chunk, T * sums_of(a, a.peers.rank), row))
+    cdef const float *src = a.src + (row // T * a.sum_stride + row % T) * a.dim + a.borders[chunk]
+    cdef uint8_t *dst = _row(a, a.packed, chunk, T * sums_of(a, a.peers.rank), row)
+    if a.carry != NULL:
+        _pack_carried(a, src, a.carry + row * a.dim + a.borders[chunk], _width(a, chunk), dst)
+    else:
+        a.codec.encode(src, DL_SRC_F32, _width(a, chunk), a.wire, dst)
+
+
+cdef inline void _pack_carried(const AllReduce *a, const float *src, float *carry, int64_t width,
+                               uint8_t *dst) noexcept nogil:
+    """Encode src + carry; carry = what rounding takes from it."""
+    cdef float decoded[STRIP]
+    cdef int64_t begin = 0, count, i
+    cdef uint8_t *at
+    while begin < width:
+        count = min(STRIP, width - begin)
+        at = dst + dl_type_bytes(a.wire, begin)
+        for i in range(count):
+            carry[begin + i] = src[begin + i] if a.begins else src[begin + i] + carry[begin + i]
+        a.codec.encode(carry + begin, DL_SRC_F32, count, a.wire, at)
+        a.codec.decode(at, a.wire, count, decoded)
+        for i in range(count):
+            carry[begin + i] -= decoded[i]
+        begin += count
 
 
 cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint chunked) noexcept nogil:
@@ -164,18 +185,34 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef uint8_t strip[4 * STRIP]
     cdef bint rounded = _rounded(a)
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
+    cdef float *carry = NULL
+    if a.carry != NULL and chunk == a.peers.rank:
+        carry = a.carry + t * a.dim + a.borders[chunk]
     _find_rows(a, T, chunk, t, chunked, rows)
     while begin < width:
         count = min(STRIP, width - begin)
         _sum(a, rows, dl_type_bytes(a.wire, begin), count, sums)
         if chunked:
-            a.codec.encode(sums, DL_SRC_F32, count, a.wire, reduced + dl_type_bytes(a.wire, begin))
+            _round(a, sums, count, reduced + dl_type_bytes(a.wire, begin),
+                   carry + begin if carry != NULL else NULL)
         else:
             if rounded:
-                a.codec.encode(sums, DL_SRC_F32, count, a.wire, strip)
-                a.codec.decode(strip, a.wire, count, sums)
+                _round(a, sums, count, strip, carry + begin if carry != NULL else NULL)
             _put(a, x + begin, sums, count)
         begin += count
+
+
+cdef inline void _round(const AllReduce *a, float *sums, int64_t count, uint8_t *encoded,
+                        float *carry) noexcept nogil:
+    """Encode sums and decode them again. carry, unless it is NULL, gets what rounding takes."""
+    cdef int64_t i
+    if carry != NULL:
+        _add(carry, sums, count)
+    a.codec.encode(sums, DL_SRC_F32, count, a.wire, encoded)
+    a.codec.decode(encoded, a.wire, count, sums)
+    if carry != NULL:
+        for i in range(count):
+            carry[i] -= sums[i]
 
 
 cdef inline void _find_rows(const AllReduce *a, int64_t T, int chunk, int64_t t, bint chunked,

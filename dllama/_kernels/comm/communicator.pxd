@@ -12,13 +12,15 @@ from dllama._kernels.comm.exchange cimport Peers
 cdef class Communicator:
     cdef Peers peers
     cdef list _links                # keeps alive what peers points to
-    cdef Memory _borders, _offsets, _packed, _received, _reduced
+    cdef Memory _borders, _offsets, _packed, _received, _reduced, _carry
     cdef readonly int64_t dim, max_rows
     cdef readonly int wire, algorithm
     cdef list _most_sums            # by rank, most sums in an all-reduce
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest)
-    # Set up an all-reduce. ValueError if the additions are of other nodes.
+    # Set up an all-reduce that carries nothing. ValueError if the additions are of other nodes.
     cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src,
                             int64_t sum_stride, float *dst, bint store) except -1
+    # What all-reduces of a pass carry, [max_rows][dim]; NULL if they send float32.
+    cdef float *carry(self) except? NULL
     # Set up a broadcast of x [T][dim].
     cdef Broadcast broadcast_job(self, float *x) noexcept

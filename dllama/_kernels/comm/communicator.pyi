@@ -43,5 +43,7 @@ class Communicator:
         src: NDArray[np.float32],
         dst: NDArray[np.float32],
         adds: Sequence[Sequence[int]] | None = None,
+        carries: bool = False,
+        begins: bool = False,
     ) -> None: ...
     def broadcast(self, x: NDArray[np.float32], encoding: int = 0) -> None: ...

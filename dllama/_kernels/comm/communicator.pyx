@@ -10,7 +10,7 @@ from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_encoding, receive_ro
 from dllama._kernels.ops.elementwise cimport dl_isa
 from dllama._kernels.comm.link cimport Link, failure
 from dllama._kernels.weight_types cimport (
-    dl_block_q80, dl_quants_of, dl_type_bytes, dl_weight_type, known,
+    dl_block_q80, dl_quants_of, dl_type_bytes, dl_type_f32, dl_weight_type, known,
 )
 from dllama._kernels.comm.exchange cimport MOST_NODES, Failure
 
@@ -83,6 +83,7 @@ cdef class Communicator:
         self._packed = Memory(self.max_rows * most)
         self._received = Memory(self._receives(n, offsets[n], widest))
         self._reduced = Memory(self.max_rows * widest)
+        self._carry = Memory(0 if self.wire == dl_type_f32 else self.max_rows * self.dim * 4)
 
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest):
         """Most bytes that a first exchange receives: whole rows, or rows of the widest chunk."""
@@ -99,7 +100,7 @@ cdef class Communicator:
     def nbytes(self):
         """Bytes allocated."""
         return self._borders.nbytes + self._offsets.nbytes + self._packed.nbytes \
-            + self._received.nbytes + self._reduced.nbytes
+            + self._received.nbytes + self._reduced.nbytes + self._carry.nbytes
 
     @property
     def world_size(self):
@@ -160,14 +161,19 @@ cdef class Communicator:
         a.offsets = <int64_t *> self._offsets.data
         a.packed, a.received = <uint8_t *> self._packed.data, <uint8_t *> self._received.data
         a.reduced = <uint8_t *> self._reduced.data
+        a.carry, a.begins = NULL, False
         return 0
+
+    cdef float *carry(self) except? NULL:
+        return NULL if self.wire == dl_type_f32 else self._carry.floats()
 
     cdef Broadcast broadcast_job(self, float *x) noexcept:
         cdef Broadcast b
         b.peers, b.dim, b.packed, b.x = &self.peers, self.dim, <uint8_t *> self._packed.data, x
         return b
 
-    def all_reduce(self, const float[:, ::1] src, float[:, ::1] dst, adds=None):
+    def all_reduce(self, const float[:, ::1] src, float[:, ::1] dst, adds=None,
+                   bint carries=False, bint begins=False):
         """Add all sums of all nodes to dst. All nodes must call it.
 
         Args:
@@ -175,6 +181,9 @@ cdef class Communicator:
             dst: float32 (T, dim).
             adds: by rank, how sums are added (dllama.graph.sum_tree); by default, every node has
                 one sum, and they are added in the order of ranks.
+            carries: whether to add what rounding took from earlier calls; nodes then have at most
+                one sum.
+            begins: whether nothing has been carried before.
 
         Raises:
             ValueError: the shapes do not fit.
@@ -187,6 +196,8 @@ cdef class Communicator:
         cdef int failed = 0
         self._check_rows(dst.shape[0], dst.shape[1])
         self.all_reduce_job(&a, additions, &src[0, 0] if src.shape[0] else NULL, T, &dst[0, 0], False)
+        if carries:
+            a.carry, a.begins = self.carry(), begins
         if src.shape[0] != T * sums_of(&a, self.peers.rank) or src.shape[1] != self.dim:
             raise ValueError(f"src is {src.shape[0]} x {src.shape[1]}, expected "
                              f"{T * sums_of(&a, self.peers.rank)} x {self.dim}")

@@ -89,7 +89,7 @@ cdef int all_unpack_item(const Pass *run, const void *op, int64_t i, float *scra
 
 
 cdef class AllReduceOp(Op):
-    """dst = the sum of src over all nodes; Then.ADD: dst += it."""
+    """dst = the sum of src over all nodes; Then.ADD: dst += it, with what was carried."""
 
     cdef AllReduce op
     cdef Communicator communicator
@@ -99,6 +99,8 @@ cdef class AllReduceOp(Op):
         self.communicator, self.additions = b.communicator, Additions(task.adds)
         self.communicator.all_reduce_job(&self.op, self.additions, b.floats(task.src), b.max_rows,
                                          b.floats(task.dst), task.then == Then.STORE)
+        if task.then == Then.ADD and max(map(len, task.adds)) == 1:
+            self.op.carry, self.op.begins = self.communicator.carry(), task.begins
         self.stage(all_pack_items, all_pack_item, &self.op)
         self.stage(one_item, first_item, &self.op)
         self.stage(all_reduce_items, all_reduce_item, &self.op)

@@ -89,6 +89,37 @@ def test_all_reduce(algorithm, nodes, dim, wire, rng, tmp_path):
             np.testing.assert_array_equal(results[0], before + total)
 
 
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+@pytest.mark.parametrize("wire", [F16, Q80])
+def test_what_rounding_takes_is_carried(nodes, wire, rng, tmp_path):
+    """After any number of all-reduces, dst lacks only what the last of them has left."""
+    calls, T, dim = 20, 3, 96
+    rows = rng.standard_normal((calls, nodes, T, dim)).astype(np.float32)
+
+    def work(communicator, rank, carries):
+        out = np.zeros((T, dim), np.float32)
+        for call in range(calls):
+            communicator.all_reduce(rows[call, rank].copy(), out, carries=carries, begins=call == 0)
+        return out
+
+    def error(algorithm, carries):
+        with mesh(nodes, tmp_path) as links:
+            results = everywhere(links, lambda c, rank: work(c, rank, carries), dim=dim,
+                                 max_rows=T, wire=wire, algorithm=algorithm)  # fmt: skip
+        for result in results:
+            np.testing.assert_array_equal(result, results[0])
+        return np.sqrt(np.mean((results[0] - rows.sum((0, 1), dtype=np.float64)) ** 2)), results[0]
+
+    results = {}
+    for algorithm in ("exchange", "two-step"):
+        carried, results[algorithm] = error(algorithm, True)
+        rounded, _ = error(algorithm, False)
+        assert carried < 0.4 * rounded
+    _, results["auto"] = error("auto", True)
+    if nodes > 2:  # auto rounds as a two-step all-reduce does, whatever it takes
+        np.testing.assert_array_equal(results["auto"], results["two-step"])
+
+
 @pytest.mark.parametrize("algorithm", ["auto", "exchange", "two-step"])
 @pytest.mark.parametrize(("dim", "wire"), [(96, F32), (20000, F32), (96, Q80)])
 def test_nodes_with_several_sums_and_with_none(algorithm, dim, wire, rng, tmp_path):
