@@ -127,14 +127,12 @@ def _run_c(name: str, *arguments: str) -> float:
 
 
 def weight_bytes(model: str) -> int:
-    """Return the bytes that a token reads: all matrices but the embedding."""
-    from dllama.model.file import ModelFile
-    from dllama.model.weight_types import WeightType
+    """Return the bytes that a token reads: all matrices, the embedding only as a tied output."""
+    from dllama.model_path import open_model
 
-    with ModelFile.open(Path(model)) as file:
-        tensors = file.tensors.values()
+    with open_model(model) as file:
         return sum(
-            info.weight_type.nbytes(info.shape[0] * info.shape[1])
-            for info in tensors
-            if len(info.shape) == 2 and info.weight_type is not WeightType.F32
+            tensor.weight_type.nbytes(tensor.shape[0] * tensor.shape[1])
+            for tensor in file.tensors.values()
+            if len(tensor.shape) == 2 and (tensor.name != "embedding" or file.spec.tied)
         )

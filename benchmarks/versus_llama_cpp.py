@@ -34,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help=".m file")
-    parser.add_argument("gguf", help=".gguf file of the same shape")
+    parser.add_argument("model", help=".m or .gguf file")
+    parser.add_argument("gguf", help=".gguf file of the same shape, or the same file")
     parser.add_argument("--llama-python", default=sys.executable, metavar="PYTHON")
     add_options(parser, [1, 4])
     parser.add_argument("--json", metavar="FILE")
