@@ -87,7 +87,7 @@ def convert(
         source: a checkpoint; checkpoint.py lists the formats.
         output: a new or empty folder, or a model folder.
         weights: type of the matrices; `mixed` chooses one for each. Default: mixed; those of a GGUF
-            file keep their own types.
+            file, and of a folder with quantised integers, keep their own types.
         output_weights: type of the output matrix, and of the embedding if that is tied to it.
             Default: that of the other matrices; in a GGUF file its own.
         importance: how much rounding errors in each column count, by the names of tensors in
@@ -147,7 +147,7 @@ def read_spec(
         FormatError, UnsupportedError: the config is wrong or cannot be represented in a model file.
     """
     family = families.of_config(config, path)
-    quantised.refuse_quantised(config, files, path)
+    quantised.read_scheme(config, files, path)
     check_keys(config, family.KEYS | quantised.KEYS, path)
     spec: ModelSpec = family.read_config(config, weights, path)
     read_header(write_header(spec, path), path)

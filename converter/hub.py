@@ -25,6 +25,7 @@ from dllama.converter.sources.huggingface import (
     read_weight_map,
     refuse_adapter,
 )
+from dllama.converter.sources.quantised import read_scheme
 from dllama.converter.tensors import all_places, refuse_unused
 from dllama.converter.tokenizers.folder import COPIED
 from dllama.errors import ConfigError, DllamaError, ModelError, OutputError
@@ -203,8 +204,11 @@ def download(hub: Hub, file: str | None = None) -> Path:
     if ADAPTER in hub.files:
         refuse_adapter(hub.folder / ADAPTER)
     config = hub.folder / "config.json"
-    family, spec = read_spec(read_json(config), WeightType.F32, config, hub.files)
-    for name in _tensor_files(hub, all_places(family.sources(spec))):
+    values = read_json(config)
+    family, spec = read_spec(values, WeightType.F32, config, hub.files)
+    known = all_places(family.sources(spec))
+    scheme = read_scheme(values, hub.files, config)
+    for name in _tensor_files(hub, scheme.names(known) if scheme else known):
         hub.get(name)
     return hub.folder
 

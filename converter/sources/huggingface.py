@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from dllama.converter.sources.pytorch import PytorchFile
+from dllama.converter.sources.quantised import read_scheme
 from dllama.converter.sources.safetensors import SafetensorsFile
-from dllama.converter.sources.stored import MappedTensor
+from dllama.converter.sources.stored import MappedTensor, Stored
 from dllama.converter.tokenizers.folder import SourceTokenizer, open_tokenizer
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 from dllama.json_file import read_json
@@ -27,7 +28,6 @@ class HuggingFaceFolder:
     """A folder with config.json and tensors in one file, or in several with an index."""
 
     paired = False
-    weights = "mixed"
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -41,8 +41,14 @@ class HuggingFaceFolder:
         self.files = frozenset(file.name for file in path.iterdir())
         if ADAPTER in self.files:
             refuse_adapter(path / ADAPTER)
+        scheme = read_scheme(self.config, self.files, self.config_path)
+        self.weights = scheme.weights if scheme else "mixed"
         self.absent: dict[str, DllamaError] = {}
-        self.tensors: Mapping[str, MappedTensor] = self._read_tensors()
+        tensors = self._read_tensors()
+        self.tensors: Mapping[str, Stored] = tensors
+        if scheme:
+            found = scheme.matrices(tensors, self.absent, self.config_path)
+            self.tensors, self.absent = found
 
     def tokenizer(self) -> SourceTokenizer:
         """Return the tokenizer of the folder."""

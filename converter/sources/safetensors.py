@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dllama.converter.sources.stored import DTYPES, MappedFile, MappedTensor
+from dllama.converter.sources.stored import ELEMENTS, MappedFile, MappedTensor
 from dllama.errors import FormatError
 from dllama.json_file import parse_json
 
@@ -49,7 +49,7 @@ class SafetensorsFile:
         count = math.prod(shape)
         start = 8 + self._header
         # Other types are not an error: checkpoints may contain tensors that are not needed.
-        nbytes = count * DTYPES[dtype].itemsize if dtype in DTYPES else end - begin
+        nbytes = count * ELEMENTS[dtype].itemsize if dtype in ELEMENTS else end - begin
         if not end - begin == nbytes >= 0 or start + end > self._size:
             found = f"bytes {begin} to {end} of {self._size - start}"
             raise FormatError(self.path, name, found, f"{count} numbers of {dtype} in the file")

@@ -21,6 +21,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
+# Those and the types of which quantised weights consist, with names of safetensors.
+ELEMENTS: dict[str, np.dtype[Any]] = {
+    **DTYPES,
+    "F8_E4M3": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+}
 # Types whose rows consist of the same blocks as in model files.
 BLOCKS = {kind.name: kind for kind in WeightType if kind.block_size > 1}
 
@@ -141,6 +149,15 @@ class MappedTensor:
             else flat.reshape(count, *self.shape[1:])
         )
 
+    def array(self) -> NDArray[Any]:
+        """Return all numbers of a type in ELEMENTS, in the tensor's shape, as a view of the file.
+
+        BF16 and F8_E4M3 are returned as their bits.
+        """
+        count = math.prod(self.shape)
+        flat = np.frombuffer(self.file.data, ELEMENTS[self.dtype], count, self.begin)
+        return flat.reshape(self.shape)
+
     def release(self) -> None:
         """Release the memory of the tensor's pages."""
         self.file.release(self.begin, self.nbytes)
@@ -163,4 +180,4 @@ def row_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     count = math.prod(shape[1:])
     if dtype in BLOCKS:
         return BLOCKS[dtype].nbytes(count)
-    return count * DTYPES[dtype].itemsize if dtype in DTYPES else 0
+    return count * ELEMENTS[dtype].itemsize if dtype in ELEMENTS else 0

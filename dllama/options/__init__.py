@@ -275,7 +275,7 @@ WORKER_OPTIONS = (
 # `dllama convert` and `dllama pull`.
 WEIGHTS = Option(
     "weights", str, "type of the weights",
-    otherwise="mixed; each tensor of a GGUF file keeps its own",
+    otherwise="mixed; tensors of GGUF files and quantised integers keep their own",
 )  # fmt: skip
 OUTPUT_WEIGHTS = Option(
     "output_weights", str, "type of the output matrix, and of an embedding that is tied to it",

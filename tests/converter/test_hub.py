@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import quantisers
 from hubserver import COMMIT, HubServer
 from safetensors.numpy import load
 
 from dllama.cli import main
+from dllama.converter import convert
 from dllama.converter.hub import Hub, download
 from dllama.errors import ConfigError, DllamaError, ModelError, OutputError, UnsupportedError
 
@@ -270,7 +272,8 @@ def test_the_servers_hashes_are_those_of_git(server):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "'gptq'"),
+        ("config.json", {"quantization_config": {"quant_method": "gptq", "bits": 3}}, "bits 3"),
+        ("config.json", {"quantization_config": {"quant_method": "hqq"}}, "'hqq'"),
         ("config.json", {"quantization_config": {"load_in_8bit": True}}, "load_in_8bit"),
         ("config.json", {"architectures": ["BitnetForCausalLM"]}, "'BitnetForCausalLM'"),
         ("config.json", {"residual_multiplier": 0.2}, "residual_multiplier"),
@@ -294,6 +297,27 @@ def test_refuses_by_the_index_before_tensors(server, home):
     with pytest.raises(UnsupportedError, match=r"1 tensor is not used .*q_proj\.bias"):
         download(Hub(REPO, endpoint=server.endpoint))
     assert server.asked(names[0]) == server.asked(names[1]) == []
+
+
+def test_pulls_quantised_weights(server, fixtures, tmp_path):
+    """The index has other names than the model, all of which are known."""
+    folder = tmp_path / "awq"
+
+    def module(weight):
+        matrix = quantisers.grouped(weight, 4, 32, False)
+        return quantisers.awq(matrix), matrix.decoded()
+
+    config = {"quant_method": "awq", "bits": 4, "group_size": 32}
+    quantisers.write_folder(fixtures / "llama-gqa", folder, config, module)
+    for name in ("config.json", TENSORS):
+        server.files[name] = (folder / name).read_bytes()
+    names = shard(server)
+    server.files["quant_config.json"] = b"{}"
+    assert pull(server) == 0
+    assert server.asked(names[0]) == server.asked(names[1]) == [None]
+    report = convert(folder, tmp_path / "expected", progress=False)
+    pulled = tmp_path / "cwd" / "model" / "model.m"
+    assert pulled.read_bytes() == (report.output / "model.m").read_bytes()
 
 
 def test_an_index_may_name_files_that_no_model_needs(server, home):

@@ -114,30 +114,6 @@ def test_architectures_may_be_absent_but_not_broken(config):
             spec_of({**config, "architectures": broken})
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "shown"),
-    [
-        ("quantization_config", {"quant_method": "gptq", "bits": 4}, "'gptq'"),
-        ("quantization_config", {"quant_method": "bitnet", "quantization_mode": "online"},
-         "'bitnet'"),
-        ("quantization_config", {"load_in_8bit": True}, "load_in_8bit"),
-        ("compression_config", {"format": "pack-quantized"}, "pack-quantized"),
-        ("quantization", {"group_size": 64, "bits": 4}, "group_size"),
-    ],
-)  # fmt: skip
-def test_refuses_quantised_weights_by_name(config, key, value, shown):
-    with pytest.raises(UnsupportedError, match=f"{key} .*{shown}.* is not supported"):
-        spec_of({**config, key: value})
-
-
-@pytest.mark.parametrize(
-    "name", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"]
-)
-def test_refuses_files_that_describe_a_quantisation(config, name):
-    with pytest.raises(UnsupportedError, match=name):
-        spec_of(config, name)
-
-
 def test_refuses_models_with_code_of_their_own(config):
     for auto_map in ({"AutoConfig": "c.C"}, {"AutoModelForSequenceClassification": "m.M"}):
         assert spec_of({**config, "auto_map": auto_map}) == spec_of(config)
