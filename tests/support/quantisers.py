@@ -156,14 +156,21 @@ def write_safetensors(path: Path, tensors: dict[str, Any]) -> None:
 Module = Callable[[NDArray[Any]], tuple[dict[str, Any], NDArray[np.float32]]]
 
 
-def write_folder(source: Path, target: Path, config: dict[str, Any], module: Module) -> Path:
-    """Copy a folder, its matrices in layers quantised.
+def write_folder(
+    source: Path,
+    target: Path,
+    config: dict[str, Any],
+    module: Module,
+    names: re.Pattern[str] = LINEAR,
+) -> Path:
+    """Copy a folder, some of its matrices quantised.
 
     Args:
         source: a folder with one file of tensors.
         target: the folder to write.
         config: the quantization_config.
         module: from a weight (O, I) to the tensors of the module and the decoded weight.
+        names: of the matrices; its group is the name of the module. Default: those in layers.
 
     Returns:
         Another folder with the decoded weights as float32.
@@ -175,7 +182,7 @@ def write_folder(source: Path, target: Path, config: dict[str, Any], module: Mod
     (target / "config.json").write_text(json.dumps({**described, "quantization_config": config}))
     stored, decoded = {}, {}
     for name, tensor in load_file(source / "model.safetensors").items():
-        match = LINEAR.fullmatch(name)
+        match = names.fullmatch(name)
         if match is None:
             stored[name], decoded[name] = tensor, tensor.astype(np.float32)
             continue

@@ -60,7 +60,7 @@ def _grid(parts: Parts, group: int) -> Grid:
     """Read a module."""
     weight, zeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
     inputs, words = matrix_shape(weight, "I32")
-    size = inputs if group == -1 else group
+    size = inputs if group == -1 else min(group, inputs)
     groups = -(-inputs // size)
     check(zeros, ("I32",), (groups, words))
     check(scales, tuple(DTYPES), (groups, words * PER_WORD))

@@ -150,7 +150,8 @@ class _Reader:
         self._weight, self._scale = parts[PACKED if layout.packed else WEIGHT], parts[SCALE]
         self._zero, self._order = parts.get(ZERO), parts.get(ORDER)
         self._rows, self._columns = self._shape(parts)
-        self._group = self._columns if layout.group == -1 else layout.group
+        group = self._columns if layout.group == -1 else layout.group
+        self._group = min(group, self._columns)
         groups = -(-self._columns // self._group)
         single = ((self._rows,), (1,), ()) if groups == 1 else ()
         check(self._scale, tuple(DTYPES), (self._rows, groups), *single)
@@ -166,7 +167,8 @@ class _Reader:
             order = read_order(self._order, self._columns, self._group)
         found = [self._weight, self._scale, self._zero, self._order]
         return Grid(
-            kind=f"integers of {self._layout.bits} bits of {METHOD}",
+            kind=f"integers of {self._layout.bits} bits of {METHOD}"
+            + (" in act order" if order is not None else ""),
             stored=tuple(tensor for tensor in found if tensor),
             shape=(self._rows, self._columns),
             group=self._group,

@@ -61,7 +61,7 @@ def read_matrix(parts: Parts, block: tuple[int, int] | None) -> Grid:
     """Read a module; FormatError names a tensor."""
     weight, scale = parts[WEIGHT], _scale(parts)
     rows, columns = matrix_shape(weight, "F8_E4M3")
-    high, wide = block or (1, columns)
+    high, wide = (min(block[0], rows), min(block[1], columns)) if block else (1, columns)
     if block:
         check(scale, tuple(DTYPES), (-(-rows // high), -(-columns // wide)))
     else:

@@ -36,7 +36,7 @@ VERSIONS = ("gptq", "gptq_v2")
 # Fields that say how the numbers were found, or how other programs compute with them.
 HARMLESS = frozenset({
     "act_group_aware", "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs",
-    "damp_auto_increment", "damp_percent", "dataset", "desc_act", "disable_exllama",
+    "damp_auto_increment", "damp_percent", "dataset", "disable_exllama",
     "exllama_config", "lm_head", "max_input_length", "meta", "model_file_base_name",
     "model_name_or_path", "model_seqlen", "module_name_preceding_first_block",
     "modules_in_block_to_quantize", "mse", "pad_token_id", "static_groups", "tokenizer",
@@ -49,6 +49,7 @@ def read_scheme(settings: Settings) -> Scheme:
     bits = settings.one_of("bits", 4, 8)
     group = settings.size("group_size")
     symmetric = settings.one_of("sym", True, False, default=True)
+    ordered = settings.one_of("desc_act", True, False, default=False)
     offset = 1 if _version(settings) == VERSIONS[0] else 0
     settings.one_of("pack_dtype", "int32", default="int32")
     settings.refuse_others(HARMLESS)
@@ -56,9 +57,9 @@ def read_scheme(settings: Settings) -> Scheme:
         name=settings.name,
         weights=None,
         parts=("qweight", "qzeros", "scales", "g_idx"),
-        needed=3,
+        needed=4 if ordered else 3,
         excluded=(),
-        read=lambda parts: _Reader(parts, bits, group, symmetric, offset).grid(),
+        read=lambda parts: _Reader(parts, bits, group, symmetric, ordered, offset).grid(),
         file="quantize_config.json",
     )
 
@@ -73,14 +74,16 @@ def _version(settings: Settings) -> Any:
 class _Reader:
     """Reads a module; FormatError names a tensor."""
 
-    def __init__(self, parts: Parts, bits: int, group: int, symmetric: bool, offset: int) -> None:
+    def __init__(
+        self, parts: Parts, bits: int, group: int, symmetric: bool, ordered: bool, offset: int
+    ) -> None:
         self._weight, self._zeros, self._scales = parts["qweight"], parts["qzeros"], parts["scales"]
         self._order = parts.get("g_idx")
         self._bits, self._per_word = bits, 32 // bits
-        self._symmetric, self._offset = symmetric, offset
+        self._symmetric, self._ordered, self._offset = symmetric, ordered, offset
         words, self._outputs = matrix_shape(self._weight, "I32")
         self._inputs = words * self._per_word
-        self._group = self._inputs if group == -1 else group
+        self._group = self._inputs if group == -1 else min(group, self._inputs)
         groups = -(-self._inputs // self._group)
         check(self._zeros, ("I32",), (groups, -(-self._outputs // self._per_word)))
         check(self._scales, tuple(DTYPES), (groups, self._outputs))
@@ -102,7 +105,13 @@ class _Reader:
 
     def _act_order(self) -> NDArray[np.int32] | None:
         """Return the group of each input; None if groups are consecutive."""
-        return None if self._order is None else read_order(self._order, self._inputs, self._group)
+        if self._order is None:
+            return None
+        order = read_order(self._order, self._inputs, self._group)
+        if order is not None and not self._ordered:
+            expected = "no act order (desc_act is false)"
+            raise FormatError(self._order.path, self._order.name, "not ascending", expected)
+        return order
 
     def _numbers(self, first: int, count: int, order: NDArray[np.int32] | None) -> Any:
         """Return numbers less their zero points: int16 (count, inputs)."""

@@ -168,15 +168,14 @@ def unpack(
 def read_order(tensor: MappedTensor, columns: int, group: int) -> NDArray[np.int32] | None:
     """The group of each column, (columns,); None if columns of a group are neighbours.
 
-    FormatError unless each group has at most `group` columns.
+    FormatError unless every group has `group` columns, or the last one fewer.
     """
     check(tensor, ("I32",), (columns,))
     order: NDArray[np.int32] = tensor.array()
-    if np.array_equal(order, np.arange(columns) // group):
+    neighbours = np.arange(columns) // group
+    if np.array_equal(order, neighbours):
         return None
-    groups = -(-columns // group)
-    sizes = np.bincount(order) if order.min() >= 0 else np.full(1, columns)
-    if len(sizes) > groups or sizes.max() > group:
-        expected = f"{groups} groups of {group} columns"
+    if not np.array_equal(np.sort(order), neighbours):
+        expected = f"groups of {group} columns"
         raise FormatError(tensor.path, tensor.name, "no order of the columns", expected)
     return order

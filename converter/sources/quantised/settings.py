@@ -71,7 +71,10 @@ class Settings:
         """
         for key, value in self._values.items():
             if value and key not in harmless:
-                raise self.refused(key, value)
+                raise UnsupportedError(
+                    f"{self.path}: {self.name}: {key} {shortened(value)} is not known, and may "
+                    "change how weights are stored (delete the field if it does not)"
+                )
 
     def refused(self, key: str, value: object, supported: str = "") -> UnsupportedError:
         """Return the error for a field."""

@@ -49,7 +49,7 @@ def write(fixtures, tmp_path):
     def write(config, block, name="weight_scale_inv", scale=np.float32, fixture="llama-gqa"):
         def module(weight):
             rows, columns = block or weight.shape
-            columns = min(columns, weight.shape[1])
+            rows, columns = min(rows, weight.shape[0]), min(columns, weight.shape[1])
             stored = scale(largest(weight, rows, columns) / 448)
             scales = spread(quantisers.value_of(stored), weight.shape, rows, columns)
             bits, numbers = quantisers.e4m3(weight / scales)
@@ -98,7 +98,7 @@ def test_scales_of_blocks(write, tmp_path, fixture, scale):
     check_floats(write(BLOCKS, (32, 48), scale=scale, fixture=fixture), tmp_path)
 
 
-@pytest.mark.parametrize("block", [(128, 128), (1, 64)])
+@pytest.mark.parametrize("block", [(128, 128), (1, 64), (10**30, 10**30)])
 def test_blocks_that_do_not_divide_the_matrix(write, tmp_path, block):
     check_floats(write({**BLOCKS, "weight_block_size": [*block]}, block), tmp_path)
 

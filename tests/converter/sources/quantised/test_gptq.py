@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -27,10 +28,10 @@ def write(fixtures, tmp_path):
 
     def write(name="llama-gqa", bits=4, group=32, sym=True, version=1, order=None, **changes):
         def module(weight):
-            size = weight.shape[1] if group == -1 else group
+            size = weight.shape[1] if group == -1 else min(group, weight.shape[1])
             groups = None if order is None else order(weight.shape[1], size)
             matrix = quantisers.grouped(weight, bits, size, sym, groups)
-            with_order = changes.get("desc_act", True)
+            with_order = version == 1  # the second version may leave it out as well
             return quantisers.gptq(matrix, bits, version, with_order), matrix.decoded()
 
         config = CONFIG | {"bits": bits, "group_size": group, "sym": sym} | changes
@@ -38,6 +39,9 @@ def write(fixtures, tmp_path):
         return target, quantisers.write_folder(fixtures / name, target, config, module)
 
     return write
+
+
+Q = "model.layers.1.self_attn.q_proj"
 
 
 def shuffled(columns, group):
@@ -48,7 +52,7 @@ def shuffled(columns, group):
 @pytest.mark.parametrize(
     ("bits", "sym", "kind"), [(4, True, "Q40"), (4, False, "Q50"), (8, True, "Q80")]
 )
-@pytest.mark.parametrize("group", [32, 64, -1])
+@pytest.mark.parametrize("group", [32, 64, -1, 10**30])
 def test_numbers_and_scales_are_kept(write, tmp_path, bits, sym, kind, group):
     quantised, decoded = write(bits=bits, group=group, sym=sym)
     report = check_decoded(quantised, decoded, tmp_path, kind)
@@ -61,7 +65,7 @@ def test_other_families(write, tmp_path, name):
 
 
 def test_the_second_version_stores_zero_points_as_they_are(write, tmp_path):
-    folders = write(sym=False, version=2, checkpoint_format="gptq_v2", desc_act=False)
+    folders = write(sym=False, version=2, checkpoint_format="gptq_v2")
     check_decoded(*folders, tmp_path, "Q50")
 
 
@@ -78,12 +82,40 @@ def test_act_order_needs_weights(write, tmp_path):
     check_logits(tmp_path / "out", decoded)
 
 
+def test_act_order_must_be_stored(write, tmp_path):
+    folder, _ = write()
+    quantisers.edit_tensor(folder, f"{Q}.g_idx", lambda order: None)
+    convert(folder, tmp_path / "out", progress=False)
+    quantisers.edit_config(folder, desc_act=True)
+    with pytest.raises(FormatError, match=rf"{Q}\.g_idx is missing, expected it beside {Q}"):
+        convert(folder, tmp_path / "out", progress=False)
+
+
+def test_act_order_must_be_announced(write, tmp_path):
+    folder, _ = write(order=shuffled)
+    with pytest.raises(FormatError, match=r"g_idx is not ascending.*\(desc_act is false\)"):
+        convert(folder, tmp_path / "out", "f32", progress=False)
+
+
 def test_8_bits_with_zero_points_need_weights(write, tmp_path):
     quantised, decoded = write(bits=8, sym=False)
     with pytest.raises(UnsupportedError, match="8 bits of GPTQ, which model files do not have"):
         convert(quantised, tmp_path / "out", progress=False)
     convert(quantised, tmp_path / "out", "f32", progress=False)
     check_logits(tmp_path / "out", decoded, 1e-5)
+
+
+def test_the_output_matrix_may_be_quantised(fixtures, tmp_path):
+    def module(weight):
+        matrix = quantisers.grouped(weight, 4, 32, True)
+        return quantisers.gptq(matrix, 4), matrix.decoded()
+
+    folder, names = tmp_path / "source", re.compile(r"(lm_head|.*down_proj)\.weight")
+    config = {**CONFIG, "lm_head": True}
+    decoded = quantisers.write_folder(fixtures / "llama-gqa", folder, config, module, names)
+    spec = convert(folder, tmp_path / "out", progress=False).spec
+    assert dict(spec.tensor_types)["output"].name == "Q40"
+    check_logits(tmp_path / "out", decoded)
 
 
 def test_other_weights_lose_accuracy(write, tmp_path):
@@ -104,13 +136,14 @@ def test_other_weights_lose_accuracy(write, tmp_path):
         ({"group_size": None}, "group_size is missing"),
         ({"group_size": 0}, "group_size 0 is not supported"),
         ({"sym": "yes"}, "sym 'yes'"),
+        ({"desc_act": 1}, "desc_act 1 is not supported, only True or False"),
         ({"checkpoint_format": "marlin"}, "checkpoint_format 'marlin' is not supported, only"),
         ({"format": "bitblas"}, "format 'bitblas'"),
         ({"is_marlin_format": True}, "is_marlin_format True"),
         ({"pack_dtype": "int8"}, "pack_dtype 'int8'"),
         ({"dynamic": {"-:lm_head": {}}}, "dynamic"),
         ({"adapter": {"name": "lora"}}, "adapter"),
-        ({"rotation": "hadamard"}, "rotation 'hadamard' is not supported"),
+        ({"rotation": "hadamard"}, "rotation 'hadamard' is not known"),
     ],
 )
 def test_refuses_settings_by_name(write, tmp_path, changes, message):
@@ -118,9 +151,6 @@ def test_refuses_settings_by_name(write, tmp_path, changes, message):
     quantisers.edit_config(folder, **changes)
     with pytest.raises(UnsupportedError, match=rf"config\.json: quantization_config .*{message}"):
         convert(folder, tmp_path / "out")
-
-
-Q = "model.layers.1.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(
