@@ -21,6 +21,52 @@ FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 Q = "model.layers.1.self_attn.q_proj"
 
 
+# As in published files.
+PUBLISHED = {
+    "Qwen2.5 GPTQ": {
+        "batch_size": 1, "bits": 4, "block_name_to_quantize": None, "cache_block_outputs": True,
+        "damp_percent": 0.01, "dataset": None, "desc_act": False, "exllama_config": {"version": 1},
+        "group_size": 128, "max_input_length": None, "model_seqlen": None,
+        "module_name_preceding_first_block": None, "modules_in_block_to_quantize": None,
+        "pad_token_id": None, "quant_method": "gptq", "sym": True, "tokenizer": None,
+        "true_sequential": True, "use_cuda_fp16": False, "use_exllama": True,
+    },
+    "AutoGPTQ": {
+        "bits": 4, "damp_percent": 0.1, "desc_act": True, "group_size": 128, "sym": True,
+        "model_file_base_name": "model", "model_name_or_path": None, "quant_method": "gptq",
+        "true_sequential": True, "checkpoint_format": "gptq", "static_groups": False,
+    },
+    "GPTQModel": {
+        "bits": 4, "checkpoint_format": "gptq", "desc_act": False, "dynamic": None,
+        "group_size": 128, "lm_head": False, "meta": {"damp_percent": 0.05, "mse": 0.0},
+        "pack_dtype": "int32", "quant_method": "gptq", "sym": True,
+    },
+    "Qwen2.5 AWQ": {
+        "bits": 4, "group_size": 128, "modules_to_not_convert": None, "quant_method": "awq",
+        "version": "gemm", "zero_point": True,
+    },
+    "Qwen3 FP8": {
+        "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+    },
+    "AutoFP8": {"activation_scheme": "static", "ignored_layers": ["lm_head"],
+                "quant_method": "fp8"},
+    "llm-compressor": {
+        "config_groups": {"group_0": {
+            "format": "float-quantized", "output_activations": None, "targets": ["Linear"],
+            "input_activations": {"dynamic": True, "num_bits": 8, "strategy": "token"},
+            "weights": {"actorder": None, "block_structure": None, "dynamic": False,
+                        "group_size": None, "num_bits": 8, "observer": "minmax",
+                        "observer_kwargs": {}, "scale_dtype": None, "strategy": "channel",
+                        "symmetric": True, "type": "float", "zp_dtype": None}}},
+        "format": "float-quantized", "global_compression_ratio": 1.2, "ignore": ["lm_head"],
+        "kv_cache_scheme": None, "moe_sparsity_config": None, "version": "0.12.0",
+        "quant_method": "compressed-tensors", "quantization_status": "compressed",
+        "sparsity_config": {}, "transform_config": {},
+    },
+}  # fmt: skip
+
+
 @pytest.fixture
 def folder(fixtures, tmp_path):
     """A folder with GPTQ weights."""
@@ -41,6 +87,14 @@ def scheme_of(config, *files):
 def test_there_is_none():
     for config in ({}, {"quantization_config": None}, {"quantization_config": {}}):
         assert scheme_of(config) is None
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_takes_what_published_configs_contain(name):
+    scheme = scheme_of({"quantization_config": PUBLISHED[name]}, *FILES)
+    assert scheme.weights == (
+        "mixed" if name in ("Qwen3 FP8", "AutoFP8", "llm-compressor") else None
+    )
 
 
 @pytest.mark.parametrize(
