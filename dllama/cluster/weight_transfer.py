@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from dllama._kernels.ops.matmul import PackedMatrix
 from dllama.cluster.protocol import HEADER, Kind, receive_header
 from dllama.errors import ProtocolError
 from dllama.graph.graph import Graph, Matrix, TensorSlice
-from dllama.graph.weights import FileSource, Progress, room, walk
+from dllama.graph.weights import FileSource, Progress, rooms, walk
 from dllama.model.header import write_header
 from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
@@ -97,9 +97,9 @@ class LinkSource:
         self.link = link
         self.name = link.peer
 
-    def room(self, matrix: Matrix) -> PackedMatrix:
-        """Reserve room for a matrix, all zeros."""
-        return room(matrix)
+    def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
+        """Reserve room for matrices, all zeros."""
+        return rooms(matrices)
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
         """Receive one TENSOR.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama._kernels.ops.matmul import PackedMatrix
+from dllama._kernels.ops.matmul import PackedMatrix, Pool, packed_nbytes
 from dllama._kernels.weight_types import StoredRows
 from dllama.errors import FormatError
 from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector
@@ -52,8 +52,8 @@ class Source(Protocol):
     def name(self) -> object:
         """The file or peer, for messages."""
 
-    def room(self, matrix: Matrix) -> PackedMatrix:
-        """An empty matrix of zeros to fill."""
+    def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
+        """Empty matrices of zeros to fill, by name."""
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
         """The rows of a tensor slice as stored in model files, in whole blocks of the slice.
@@ -97,7 +97,7 @@ def load(
         MemoryError: the weights do not fit into memory.
         FormatError: a scale of quantised weights is not finite.
     """
-    matrices = {matrix.name: source.room(matrix) for matrix in graph.matrices}
+    matrices = source.rooms(graph.matrices)
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
     for whole, piece in walk(graph):
         first = 0
@@ -125,9 +125,11 @@ def _fill(
     return matrix.fill(piece.at + offset, rows, piece.block, piece.stride, threads)
 
 
-def room(matrix: Matrix) -> PackedMatrix:
-    """An empty matrix of zeros to fill."""
-    return PackedMatrix(matrix.rows, matrix.cols, int(matrix.weight_type), matrix.skip)
+def rooms(matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
+    """Empty matrices of zeros to fill, by name, in one piece of memory."""
+    sizes = [(one.rows, one.cols, int(one.weight_type), one.skip) for one in matrices]
+    pool = Pool(sum(packed_nbytes(*size) for size in sizes))
+    return {one.name: PackedMatrix(*size, pool) for one, size in zip(matrices, sizes, strict=True)}
 
 
 class FileSource:
@@ -142,9 +144,9 @@ class FileSource:
         """A row for each token, a view of the file."""
         return self.model.stored("embedding")
 
-    def room(self, matrix: Matrix) -> PackedMatrix:
-        """An empty matrix of zeros to fill."""
-        return room(matrix)
+    def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
+        """Empty matrices of zeros to fill, by name."""
+        return rooms(matrices)
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:
         """All rows of a slice at once, a view of the file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,14 @@ class NothingRead:
         self.name = model.path
         self._rooms: dict[tuple[int, int, WeightType, int], PackedMatrix] = {}
 
-    def room(self, matrix: Matrix) -> PackedMatrix:
-        """Return the room that all matrices of this size share; no page of it is touched."""
+    def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
+        """Return the room that all matrices of a size share; no page of it is touched."""
+        return {matrix.name: self._room(matrix) for matrix in matrices}
+
+    def _room(self, matrix: Matrix) -> PackedMatrix:
         key = (matrix.rows, matrix.cols, matrix.weight_type, matrix.skip)
         if key not in self._rooms:
-            self._rooms[key] = weights.room(matrix)
+            self._rooms[key] = weights.rooms([matrix])[matrix.name]
         return self._rooms[key]
 
     def read(self, piece: TensorSlice, kind: WeightType) -> Iterator[NDArray[np.uint8]]:

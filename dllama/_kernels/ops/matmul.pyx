@@ -19,6 +19,41 @@ cdef enum:
     ITEM_PANELS = 4
 
 
+cdef int64_t _packed_bytes(int64_t rows, int64_t cols, int weight_type, int64_t skip) except -1:
+    cdef const dl_weight_type *kind = known(weight_type)
+    if rows < 1 or cols < 1 or cols % kind.unit:
+        raise ValueError(f"cannot pack a matrix of {rows} x {cols} {kind.name.decode()}")
+    if skip % kind.unit or not 0 <= skip < kind.block:
+        raise ValueError(f"cannot skip {skip} columns of a block of {kind.name.decode()}")
+    return (rows + 15) // 16 * dl_panel_stride(weight_type, skip, cols)
+
+
+def packed_nbytes(int64_t rows, int64_t cols, int weight_type, int64_t skip=0):
+    """Bytes that a PackedMatrix of these arguments takes; ValueError as there."""
+    return _packed_bytes(rows, cols, weight_type, skip)
+
+
+cdef class Pool:
+    """Memory for several matrices in one piece, so that nearly all of it lies in huge pages.
+
+    Args:
+        nbytes: bytes of all matrices together (packed_nbytes).
+
+    Raises:
+        MemoryError: they do not fit into memory.
+    """
+
+    def __cinit__(self, int64_t nbytes):
+        self.memory = Memory(nbytes)
+
+    cdef char *take(self, int64_t nbytes) except NULL:
+        if nbytes > self.memory.nbytes - self.taken:
+            raise ValueError(f"{nbytes} bytes of a matrix do not fit into "
+                             f"{self.memory.nbytes - self.taken} bytes that are left")
+        self.taken += nbytes
+        return self.memory.data + self.taken - nbytes
+
+
 cdef class PackedMatrix:
     """A matrix packed in panels, zero until filled.
 
@@ -27,29 +62,25 @@ cdef class PackedMatrix:
         cols: inputs.
         weight_type: how weights are stored.
         skip: columns of the first block of a row that come before its first column.
+        pool: where the matrix lies; by default, in memory of its own.
 
     Raises:
-        ValueError: the type is unknown, or cols or skip cannot be cut out of its blocks.
+        ValueError: the type is unknown, cols or skip cannot be cut out of its blocks, or the pool has
+            too little room.
     """
 
-    def __cinit__(self, int64_t rows, int64_t cols, int weight_type, int64_t skip=0):
-        cdef const dl_weight_type *kind = known(weight_type)
-        if rows < 1 or cols < 1 or cols % kind.unit:
-            raise ValueError(f"cannot pack a matrix of {rows} x {cols} {kind.name.decode()}")
-        if skip % kind.unit or not 0 <= skip < kind.block:
-            raise ValueError(f"cannot skip {skip} columns of a block of {kind.name.decode()}")
+    def __cinit__(self, int64_t rows, int64_t cols, int weight_type, int64_t skip=0,
+                  Pool pool=None):
+        self.nbytes = _packed_bytes(rows, cols, weight_type, skip)
         self.rows, self.cols, self.weight_type, self.skip = rows, cols, weight_type, skip
-        self.quantised = kind.quantised
+        self.quantised = known(weight_type).quantised
         self.stride = dl_panel_stride(weight_type, skip, cols)
-        self.memory = Memory((rows + 15) // 16 * self.stride)
-
-    @property
-    def nbytes(self):
-        """Bytes allocated."""
-        return self.memory.nbytes
+        if pool is None:
+            pool = Pool(self.nbytes)
+        self.start, self.memory = pool.take(self.nbytes), pool.memory
 
     cdef const uint8_t *data(self) noexcept:
-        return <const uint8_t *> self.memory.data
+        return <const uint8_t *> self.start
 
     def fill(self, int64_t first, const uint8_t[:, :] src, int64_t block=0, int64_t stride=0,
              int threads=1):
@@ -95,7 +126,7 @@ cdef class PackedMatrix:
 
 
 cdef int _fill_row(PackedMatrix matrix, int64_t row, const uint8_t *src) noexcept nogil:
-    cdef uint8_t *panel = <uint8_t *> matrix.memory.data + row // 16 * matrix.stride
+    cdef uint8_t *panel = <uint8_t *> matrix.start + row // 16 * matrix.stride
     return dl_pack_row(matrix.weight_type, matrix.skip, matrix.cols, <int> (row % 16), src, panel)
 
 

@@ -13,7 +13,7 @@ from dllama._kernels.weight_types import StoredRows
 from dllama.errors import UnsupportedError
 from dllama.graph.build import build, check_supported
 from dllama.graph.shard import split
-from dllama.graph.weights import room
+from dllama.graph.weights import rooms
 from dllama.model.spec import Arch, HiddenAct, ModelSpec
 from dllama.model.weight_types import WeightType
 
@@ -108,7 +108,7 @@ def test_a_bias_goes_with_one_stored_sum():
     """The kernel adds it nowhere else, so a graph that asks for it is refused."""
     (graph,) = graphs("biases", 1)
     tasks = tuple(replace(one, then=Then.ADD if one.bias else one.then) for one in graph.tasks)
-    matrices = {matrix.name: room(matrix) for matrix in graph.matrices}
+    matrices = rooms(graph.matrices)
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
     embedding = StoredRows(np.zeros((100, 256), np.uint8), int(F32), 64)
     sizes = {"threads": 1, "max_rows": 1, "max_logits": 1, "max_positions": 16, "kv_type": 1}
