@@ -19,7 +19,8 @@ from turns import integer_rate, read_bandwidth
 
 from dllama._kernels import cpu
 from dllama._kernels import weight_types as quants
-from dllama._kernels.ops.matmul import PackedMatrix, matmul
+from dllama._kernels.ops.matmul import matmul
+from dllama._kernels.packed import PackedMatrix
 from dllama.model.weight_types import WeightType
 
 ROWS, COLUMNS, COPIES = 11264, 2048, 16

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels.comm.communicator import Communicator
-from dllama._kernels.ops.matmul import PackedMatrix
+from dllama._kernels.packed import PackedMatrix
 from dllama._kernels.weight_types import StoredRows
 
 class Executor:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels.comm.link import Link
-from dllama._kernels.ops.matmul import PackedMatrix
+from dllama._kernels.packed import PackedMatrix
 from dllama.cluster.protocol import HEADER, Kind, receive_header
 from dllama.errors import ProtocolError
 from dllama.graph.graph import Graph, Matrix, TensorSlice

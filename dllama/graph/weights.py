@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama._kernels.ops.matmul import PackedMatrix, Pool, packed_nbytes
+from dllama._kernels.packed import PackedMatrix, Pool, packed_nbytes
 from dllama._kernels.weight_types import StoredRows
 from dllama.errors import FormatError
 from dllama.graph.graph import Graph, Matrix, TensorSlice, Vector

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels.comm.link import Link
-from dllama._kernels.ops.matmul import PackedMatrix
+from dllama._kernels.packed import PackedMatrix
 from dllama.graph import weights
 from dllama.graph.graph import Matrix, TensorSlice
 from dllama.model.stored_model import StoredModel

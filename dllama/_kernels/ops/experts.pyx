@@ -7,7 +7,8 @@ from libc.stdint cimport int64_t
 
 from dllama._kernels.op cimport Bindings, Op, Pass, one_item
 from dllama._kernels.ops.elementwise cimport dl_rows
-from dllama._kernels.ops.matmul cimport GATED, Order, PackedMatrix
+from dllama._kernels.ops.matmul cimport GATED, Order
+from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.ops.moe cimport (
     Experts, Routes, Routing, activate_item, dispatch_item, gated_item, gated_items, gated_job,
     gated_scratch, route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,

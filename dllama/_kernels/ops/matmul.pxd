@@ -1,9 +1,10 @@
-# Packed weight matrices, and the matmul as independent items.
+# The matmul as independent items.
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t
 
 from dllama._kernels.ops.elementwise cimport dl_floats, dl_rows
 from dllama._kernels.memory cimport Memory
+from dllama._kernels.packed cimport PackedMatrix
 
 
 cdef extern from "simd/matmul.h" nogil:
@@ -37,10 +38,7 @@ cdef extern from "simd/matmul.h" nogil:
         void (*unpack)(const uint8_t *panel, int64_t skip, int64_t k, uint8_t *words) noexcept nogil
         dl_tile_fn words
     const dl_tiles *dl_tiles_of(int isa, int type)
-    int64_t dl_panel_stride(int type, int64_t skip, int64_t k)
     int64_t dl_unpacked_bytes(int type, int64_t k)
-    int dl_pack_row(int type, int64_t skip, int64_t k, int r, const uint8_t *src,
-                    uint8_t *panel)
 
 
 # What happens to the product. GATED is for matrices whose rows alternate between 32 of gate and 32
@@ -50,24 +48,6 @@ cdef enum Then:
     ADD = 1
     GATED = 2
     GATED_GELU = 3
-
-
-# Memory that matrices share.
-cdef class Pool:
-    cdef Memory memory
-    cdef int64_t taken              # bytes
-    cdef char *take(self, int64_t nbytes) except NULL
-
-
-cdef class PackedMatrix:
-    cdef Memory memory
-    cdef char *start
-    cdef readonly int64_t nbytes
-    cdef int64_t stride             # bytes from one panel to the next
-    cdef readonly int64_t rows, cols, skip
-    cdef readonly int weight_type
-    cdef readonly bint quantised    # products read Q80 blocks
-    cdef const uint8_t *data(self) noexcept
 
 
 # The order of a sum: its segments, and how many sums remain after the last.

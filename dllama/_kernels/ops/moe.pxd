@@ -6,7 +6,8 @@
 from libc.stdint cimport int32_t, int64_t
 
 from dllama._kernels.ops.elementwise cimport dl_floats, dl_rows
-from dllama._kernels.ops.matmul cimport Matmul, Order, PackedMatrix, dl_segment
+from dllama._kernels.ops.matmul cimport Matmul, Order, dl_segment
+from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.memory cimport Memory
 
 

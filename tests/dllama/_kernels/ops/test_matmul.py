@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from oracle import ops, quants
 
-from dllama._kernels.ops.matmul import PackedMatrix, matmul
+from dllama._kernels.ops.matmul import matmul
+from dllama._kernels.packed import PackedMatrix
 from dllama.model.weight_types import WeightType
 
 F32, Q40, Q80 = WeightType.F32, WeightType.Q40, WeightType.Q80
