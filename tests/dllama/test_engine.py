@@ -321,3 +321,9 @@ def test_memory_is_told(converted):
         assert llm.memory()["kv_cache"] == 2 * 2 * 64 * 34 * 2  # blocks of 32 in 34 bytes
     assert memory["weights"] > 100_000
     assert memory["buffers"] > 0
+
+
+@pytest.mark.parametrize(("name", "warned"), [("qwen2", True), ("llama-gqa", False)])
+def test_says_that_a_q80_cache_rounds_biased_keys(converted, caplog, name, warned):
+    with dllama.LLM(converted(name, "q40"), kv_cache="q80"):
+        assert ("keys have biases" in caplog.text) is warned
