@@ -93,11 +93,6 @@ class LLM:
                 kv_cache=kv_cache,
                 batch_size=batch_size,
             )
-            if self._config.kv_cache == "q80" and self.spec.qkv_bias:
-                log.warning(
-                    "%s: its keys have biases, which a KV cache of q80 rounds so much that answers "
-                    "differ; f16 keeps them", self.model_path,
-                )  # fmt: skip
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences(self.spec.vocab_size, self.seq_len, self._config.contexts)
             self.tokenizer = tokenizer_of(stored, tokenizer)

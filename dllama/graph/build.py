@@ -76,7 +76,11 @@ def _attention(b: GraphBuilder) -> None:
     if kind.head_norms:
         norms = ((at + name, range(heads.size)) for name in ("q_norm", "k_norm"))
         norm = b.vector(at + "qk_norm", *norms)
-    b.task("rope", qkv, qkv, weight=norm, heads=heads, epsilon=spec.norm_epsilon)
+    constant = ""
+    if kind.biases and not kind.cap and not norm:  # else scores would change
+        rows = range(shard.kv_heads.start * heads.size, shard.kv_heads.stop * heads.size)
+        constant = b.vector(at + "k_bias", (at + "k_bias", rows))
+    b.task("rope", qkv, qkv, weight=norm, heads=heads, epsilon=spec.norm_epsilon, bias=constant)
     columns = columns_of(spec, shard.heads)
     b.task("attention", qkv, b.buffer("mixed", len(columns)), heads=heads)
     o = whole(spec, at + "o", range(spec.dim), columns)

@@ -165,7 +165,7 @@ class Task:
         then: what happens to the result.
         tail: whether it works only on the rows whose logits are wanted.
         kind: what its time is reported as.
-        bias: a vector that a matmul adds to its product.
+        bias: a vector that a matmul adds to its product; for rope: that of the keys.
         sums: the order in which a matmul adds columns; by default from left to right. Each sum
             that remains becomes rows of dst.
         column: column of dst where a matmul's product begins.

@@ -75,10 +75,13 @@ def test_logits_equal_the_oracle_on_the_same_weights(converted, fixtures, name, 
     spec, tensors = read_model(folder / "model.m")
     options = {"halves": False, "kv_type": WeightType.F16}
     expected = oracle.forward(tensors, spec, tokens, **options)
-    moved = oracle.forward(tensors, spec, tokens, jitter=1e-6, **options)
+    moved = [
+        np.abs(oracle.forward(tensors, spec, tokens, jitter=jitter, **options) - expected).max()
+        for jitter in (1e-6, -1e-6)
+    ]
     with dllama.LLM(folder, threads=2) as llm:
         error = np.abs(llm.eval(tokens) - expected)
-    tolerance = 1e-4 * expected.std() + 3 * np.abs(moved - expected).max()
+    tolerance = 1e-4 * expected.std() + 3 * max(moved)
     assert error.max() < tolerance
     assert np.median(error) < 0.01 * expected.std()
 
@@ -321,9 +324,3 @@ def test_memory_is_told(converted):
         assert llm.memory()["kv_cache"] == 2 * 2 * 64 * 34 * 2  # blocks of 32 in 34 bytes
     assert memory["weights"] > 100_000
     assert memory["buffers"] > 0
-
-
-@pytest.mark.parametrize(("name", "warned"), [("qwen2", True), ("llama-gqa", False)])
-def test_says_that_a_q80_cache_rounds_biased_keys(converted, caplog, name, warned):
-    with dllama.LLM(converted(name, "q40"), kv_cache="q80"):
-        assert ("keys have biases" in caplog.text) is warned

@@ -8,6 +8,7 @@ from dllama._kernels.memory cimport Memory
 cdef class RopeCache:
     cdef Memory memory
     cdef readonly int64_t positions, pairs
+    cdef readonly object radians    # float64 [pairs]: of a position
     cdef const float *at(self, int64_t position) noexcept nogil     # [pairs][2]: cos, sin
 
 # Rotate the pairs of x[2 * pairs] in place; halves: pair i is (i, i + pairs), else (2i, 2i + 1).

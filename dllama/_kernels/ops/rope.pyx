@@ -12,9 +12,16 @@ import numpy as np
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.attention cimport Heads, KVGroup, heads_of, kv_group
 from dllama._kernels.ops.elementwise cimport dl_isa
-from dllama._kernels.ops.kv_cache cimport KVBlocks, KVCache, dl_attention, dl_attention_of, kv_put
+from dllama._kernels.ops.kv_cache cimport (
+    KVBlocks, KVCache, dl_attention, dl_attention_of, dl_type_q80, kv_put,
+)
 
 cdef double TAU = 6.283185307179586
+
+# Pairs that turn by less than this, in radians per position, hardly turn within a context.
+cdef double SLOW = 1e-4
+# About the size of the larger elements of keys without their biases.
+cdef double USUAL = 8.0
 
 
 cdef class RopeCache:
@@ -42,9 +49,10 @@ cdef class RopeCache:
             )
         self.positions, self.pairs = positions, head_dim // 2
         self.memory = Memory(positions * head_dim * sizeof(float))
-        radians = np.array([
+        self.radians = np.array([
             _scale(pow(theta, -2.0 * i / head_dim), scaling) for i in range(self.pairs)
         ])
+        radians = self.radians
         for p in prange(positions, nogil=True, num_threads=threads, schedule="static"):
             _fill(<float *> self.at(p), p, radians)
 
@@ -132,6 +140,8 @@ cdef struct Rope:
     const float *q_norm             # [size], or NULL
     const float *k_norm
     float epsilon
+    const float *constant           # [kv_count][size], or NULL: what keys are stored without
+    const float *factor             # [kv_count][size]: of what is stored; queries are divided by it
     const KVBlocks *kv
     const dl_attention *floats
     int64_t layer
@@ -154,20 +164,38 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
         if r.q_norm != NULL:
             run.floats.rmsnorm(q + h * size, r.q_norm, r.epsilon, size, q + h * size)
         rope_head(q + h * size, turns, size // 2, r.halves)
+        if r.factor != NULL:
+            _divide(q + h * size, r.factor + kv_head * size, size)
     if r.k_norm != NULL:
         run.floats.rmsnorm(k, r.k_norm, r.epsilon, size, k)
     rope_head(k, turns, size // 2, r.halves)
+    if r.constant != NULL:
+        for h in range(size):
+            k[h] = (k[h] - r.constant[kv_head * size + h]) * r.factor[kv_head * size + h]
     kv_put(r.kv, r.floats, run.batch.blocks[t], r.layer, kv_head, position, k,
            k + r.heads.kv_count * size)
     return 0
 
 
+cdef inline void _divide(float *x, const float *by, int64_t n) noexcept nogil:
+    cdef int64_t j
+    for j in range(n):
+        x[j] /= by[j]
+
+
 cdef class RopeOp(Op):
-    """Normalises (if there is a weight) and rotates q and k of src in place; stores k and v."""
+    """Normalises (if there is a weight) and rotates q and k of src in place; stores k and v.
+
+    Biases of keys can be hundreds of times as large as the rest of a block, whose rounding they would
+    spoil in a cache of Q80. It stores keys without the biases of pairs that hardly turn: if the same
+    vector is taken from all keys of a head, its scores move by the same number, and softmax stays the
+    same. Other pairs with large biases are divided by a power of 2, and multiplied in the queries.
+    """
 
     cdef Rope op
     cdef KVCache cache
     cdef RopeCache turns
+    cdef float[::1] constant, factor
 
     def __init__(self, Bindings b, task):
         cdef Rope *r = &self.op
@@ -183,7 +211,25 @@ cdef class RopeOp(Op):
         if task.weight:
             r.q_norm = b.vector(task.weight, 2 * size)
             r.k_norm = r.q_norm + <int64_t> size
+        if task.bias and r.kv.type == dl_type_q80:
+            self.constant, self.factor = _of_biases(
+                np.asarray(b.vectors[task.bias]), self.turns.radians, rope.halves)
+            r.constant, r.factor = &self.constant[0], &self.factor[0]
         self.stage(rope_items, rope_item, r)
+
+
+def _of_biases(biases, radians, halves):
+    """From the biases of keys, (heads * size,): those of pairs that hardly turn, and the factors of
+    all elements, float32 (heads * size,) each."""
+    heads = biases.reshape(-1, 2, radians.size) if halves else biases.reshape(-1, radians.size, 2)
+    pairs = 1 if halves else 2
+    slow = np.expand_dims(radians < SLOW, 0 if halves else 1)
+    constant = np.where(slow, heads, 0)
+    size = np.sqrt(np.square(heads - constant).sum(axis=pairs, keepdims=True))
+    factor = np.exp2(-np.floor(np.log2(np.maximum(size / USUAL, 1))))
+    factor = np.broadcast_to(factor, heads.shape)
+    return (np.ascontiguousarray(constant.reshape(-1), np.float32),
+            np.ascontiguousarray(factor.reshape(-1), np.float32))
 
 
 def _numbers(scaling):
