@@ -205,6 +205,7 @@ DL_INLINE VT DL_FN(dl_add_dots)(const dl_words *w, const int halves, const int m
     {                                                                                              \
         const uint8_t *p = panel + dl_panel_headers(id, skip, k);                                  \
         for (int64_t i = skip / 32; i < (skip + k) / 32; i++, p += (packed)) {                     \
+            DL_UNROLL for (int at = 0; at < (packed); at += 64) __builtin_prefetch(p + 2048 + at); \
             DL_FN(dl_words_##name)(panel + i / (DL_SUPER_BLOCK / 32) * (header), p, (dl_words *)out); \
             out += dl_words_bytes(dl_form_##form);                                                 \
         }                                                                                          \
