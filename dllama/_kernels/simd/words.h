@@ -21,8 +21,6 @@ typedef struct {
     float sub[2][16], sub_min[2][16];
 } dl_words;
 
-enum { DL_WORDS_MOST = sizeof(dl_words) };
-
 DL_INLINE int dl_form_has_halves(int form) { return form == dl_form_halves || form == dl_form_halves_offset; }
 DL_INLINE int dl_form_has_mins(int form) { return form == dl_form_offset || form == dl_form_halves_offset; }
 
@@ -33,7 +31,7 @@ DL_INLINE int64_t dl_words_bytes(int form)
     case dl_form_scaled: return offsetof(dl_words, min);
     case dl_form_offset: return offsetof(dl_words, sub);
     case dl_form_halves: return offsetof(dl_words, sub_min);
-    default: return DL_WORDS_MOST;
+    default: return sizeof(dl_words);
     }
 }
 
