@@ -124,16 +124,11 @@ def accuracy(path: Path, args: argparse.Namespace) -> None:
 
 def report(name: str, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
     """Print the divergence from the reference, and the share of equal likeliest tokens."""
-    expected, found = log_softmax(reference), log_softmax(logits)
-    divergence = (np.exp(expected) * (expected - found)).sum(axis=1).mean()
+    from dllama.perplexity import divergences
+
+    divergence = divergences(logits, reference).mean()
     same = (reference.argmax(axis=1) == logits.argmax(axis=1)).mean()
     print(f"  {name:<16} divergence {divergence:.5f}  same token {same:6.1%}", flush=True)
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logarithms of probabilities (T, vocabulary)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def speed(path: Path, args: argparse.Namespace) -> None:

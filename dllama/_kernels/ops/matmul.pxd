@@ -89,7 +89,7 @@ cdef int64_t matmul_scratch(const Matmul *m)
 # Whether T rows are multiplied with unpacked panels, and then how many rows a tile has at most.
 cdef bint unpacks(const Matmul *m, int64_t T) noexcept nogil
 cdef int64_t tile_rows(const Matmul *m, bint unpacked) noexcept nogil
-# Point a tile at a panel, which is unpacked to `words` if that is not NULL.
-cdef void point_panel(const Matmul *m, dl_tile *tile, const uint8_t *panel, float *words) noexcept nogil
+# What a tile reads of a panel: the panel or, if that is not NULL, `words`, to which it is unpacked.
+cdef const uint8_t *readable(const Matmul *m, const uint8_t *panel, float *words) noexcept nogil
 # Point a tile at the activations of n rows from row t on.
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil

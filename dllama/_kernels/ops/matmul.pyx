@@ -109,12 +109,11 @@ cdef int64_t tile_rows(const Matmul *m, bint unpacked) noexcept nogil:
     return DL_TILE_TOKENS if unpacked else m.tiles.most
 
 
-cdef void point_panel(const Matmul *m, dl_tile *tile, const uint8_t *panel,
-                      float *words) noexcept nogil:
-    tile.w, tile.skip, tile.headers = panel, m.skip, m.headers
-    if words != NULL:
-        tile.w = <const uint8_t *> words
-        m.tiles.unpack(panel, m.skip, m.k, <uint8_t *> words)
+cdef const uint8_t *readable(const Matmul *m, const uint8_t *panel, float *words) noexcept nogil:
+    if words == NULL:
+        return panel
+    m.tiles.unpack(panel, m.skip, m.k, <uint8_t *> words)
+    return <const uint8_t *> words
 
 
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i, float *scratch) noexcept nogil:
@@ -136,10 +135,10 @@ cdef void _panels_item(const Matmul *m, int64_t T, int64_t first, int64_t count,
     cdef dl_tile_fn run = m.tiles.words if unpacked else m.tiles.packed
     cdef dl_segment whole
     cdef dl_tile tile
-    cdef dl_tile panel[ITEM_PANELS]
+    cdef const uint8_t *panels[ITEM_PANELS]
     for p in range(count):
-        point_panel(m, &panel[p], m.w + (first + p) * m.stride,
-                    scratch + p * m.unpacked // 4 if unpacked else NULL)
+        panels[p] = readable(m, m.w + (first + p) * m.stride,
+                             scratch + p * m.unpacked // 4 if unpacked else NULL)
     whole.columns, whole.adds, whole.ends = <int32_t> m.k, 0, 1
     tile.order, tile.segments = m.order if m.order != NULL else &whole, m.segments
     tile.out_stride, tile.factors = DL_TILE_TOKENS * 16, NULL
@@ -147,7 +146,7 @@ cdef void _panels_item(const Matmul *m, int64_t T, int64_t first, int64_t count,
         n = min(most, T - t)
         point(m, &tile, t, n)
         for p in range(count):
-            tile.w, tile.skip, tile.headers = panel[p].w, panel[p].skip, panel[p].headers
+            tile.w = panels[p]
             for at in range(n):
                 tile.out[at] = &out[((p if m.then >= GATED else 0) * DL_TILE_TOKENS + at) * 16]
             run(&tile, <int> n)
@@ -160,7 +159,7 @@ cdef void _panels_item(const Matmul *m, int64_t T, int64_t first, int64_t count,
 
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil:
     cdef int64_t before = t * m.k // 32
-    tile.ldx = m.k
+    tile.ldx, tile.skip, tile.headers = m.k, m.skip, m.headers
     if m.quantised:
         tile.q = m.src.q + 32 * before
         tile.d = m.src.d + before

@@ -17,7 +17,7 @@ import numpy as np
 from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
 from dllama._kernels.ops.matmul cimport (
     ADD, GATED, Order, dl_tile, dl_tile_fn, matmul_item, matmul_items, matmul_job, matmul_scratch, point,
-    point_panel, sum_in_order, tile_rows, unpacks,
+    readable, sum_in_order, tile_rows, unpacks,
 )
 
 
@@ -230,8 +230,8 @@ cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel, fl
     cdef dl_tile_fn run = m.tiles.words if unpacked else m.tiles.packed
     cdef dl_tile tile
     m.src = &src
-    point_panel(&m, &tile, m.w + expert * x.expert_bytes + panel * m.stride,
-                words if unpacked else NULL)
+    tile.w = readable(&m, m.w + expert * x.expert_bytes + panel * m.stride,
+                      words if unpacked else NULL)
     tile.order, tile.segments, tile.out_stride = x.leaves, m.segments, 16
     while t < count:
         n = min(most, count - t)

@@ -42,6 +42,20 @@ DL_INLINE void dl_add_half_avx2(const dl_block *b, const dl_words *w, const int 
         }
 }
 
+/* acc[i0 + i] += the scaled sums of token i0 + i, for m tokens: p has those of rows 0 to 7, r the rest. */
+DL_INLINE void dl_add_sums_avx2(const dl_block *b, const dl_words *w, const int m, const int i0, const int halves,
+                                const int mins, __m256i p[][DL_WORDS_TOKENS_AVX2],
+                                __m256i r[][DL_WORDS_TOKENS_AVX2], v16_avx2 *acc)
+{
+    DL_UNROLL for (int i = 0; i < m; i++) {
+        const int at = i0 + i;
+        v16_avx2 dot[2];
+        DL_UNROLL for (int h = 0; h < 2; h++)
+            dot[h] = (v16_avx2){_mm256_cvtepi32_ps(p[h][i]), _mm256_cvtepi32_ps(r[h][i])};
+        acc[at] = dl_add_dots_avx2(w, halves, mins, dot, b->d[at], b->s[at], b->h[at], acc[at]);
+    }
+}
+
 DL_INLINE void dl_add_words_avx2(const dl_block *b, const dl_words *w, const int n, const int halves,
                                  const int mins, v16_avx2 *acc)
 {
@@ -52,12 +66,7 @@ DL_INLINE void dl_add_words_avx2(const dl_block *b, const dl_words *w, const int
             p[0][i] = p[1][i] = r[0][i] = r[1][i] = _mm256_setzero_si256();
         dl_add_half_avx2(b, w, n, i0, m, 0, halves || mins, mins, p[0], r[0]);
         dl_add_half_avx2(b, w, n, i0, m, 4, halves || mins, mins, p[halves], r[halves]);
-        DL_UNROLL for (int i = 0; i < m; i++) {
-            v16_avx2 dot[2];
-            DL_UNROLL for (int h = 0; h < 2; h++)
-                dot[h] = (v16_avx2){_mm256_cvtepi32_ps(p[h][i]), _mm256_cvtepi32_ps(r[h][i])};
-            acc[i0 + i] = dl_add_dots_avx2(w, halves, mins, dot, b->d[i0 + i], b->s[i0 + i], b->h[i0 + i], acc[i0 + i]);
-        }
+        dl_add_sums_avx2(b, w, m, i0, halves, mins, p, r, acc);
     }
 }
 #endif

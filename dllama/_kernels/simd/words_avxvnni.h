@@ -23,9 +23,9 @@ DL_INLINE void dl_add_words_avxvnni(const dl_block *b, const dl_words *w, const 
                                     const int mins, v16_avx2 *acc)
 {
     const int shift = mins ? 0 : 16;
-    DL_UNROLL for (int i0 = 0; i0 < n; i0 += DL_AVXVNNI_TOKENS) {
-        const int m = n - i0 < DL_AVXVNNI_TOKENS ? n - i0 : DL_AVXVNNI_TOKENS;
-        __m256i p[2][DL_AVXVNNI_TOKENS], r[2][DL_AVXVNNI_TOKENS];
+    DL_UNROLL for (int i0 = 0; i0 < n; i0 += DL_WORDS_TOKENS_AVX2) {
+        const int m = n - i0 < DL_WORDS_TOKENS_AVX2 ? n - i0 : DL_WORDS_TOKENS_AVX2;
+        __m256i p[2][DL_WORDS_TOKENS_AVX2], r[2][DL_WORDS_TOKENS_AVX2];
         DL_UNROLL for (int i = 0; i < m; i++) {
             int32_t s = b->s[i0 + i], h = halves ? b->h[i0 + i] : s;
             p[0][i] = r[0][i] = _mm256_set1_epi32(h * shift);
@@ -33,12 +33,7 @@ DL_INLINE void dl_add_words_avxvnni(const dl_block *b, const dl_words *w, const 
         }
         dl_add_half_avxvnni(b, w, n, i0, m, 0, mins, p[0], r[0]);
         dl_add_half_avxvnni(b, w, n, i0, m, 4, mins, p[halves], r[halves]);
-        DL_UNROLL for (int i = 0; i < m; i++) {
-            v16_avx2 dot[2];
-            DL_UNROLL for (int h = 0; h < 2; h++)
-                dot[h] = (v16_avx2){_mm256_cvtepi32_ps(p[h][i]), _mm256_cvtepi32_ps(r[h][i])};
-            acc[i0 + i] = dl_add_dots_avx2(w, halves, mins, dot, b->d[i0 + i], b->s[i0 + i], b->h[i0 + i], acc[i0 + i]);
-        }
+        dl_add_sums_avx2(b, w, m, i0, halves, mins, p, r, acc);
     }
 }
 #endif
