@@ -17,7 +17,7 @@ LAYERS = """
     _kernels
     model
     text transports
-    graph sampling
+    graph sampling drafts
     run_config
     converter
     runtime
@@ -28,7 +28,7 @@ LAYERS = """
 """
 LEVELS = {name: level for level, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 # What the converter may not see, though it is below: it knows files, not how they are run.
-HIDDEN_FROM_CONVERTER = {"graph", "sampling", "transports", "run_config"}
+HIDDEN_FROM_CONVERTER = {"graph", "sampling", "drafts", "transports", "run_config"}
 # Packages whose folders lie beside dllama/.
 OUTSIDE = ("converter", "transports")
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
