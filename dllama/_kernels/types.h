@@ -12,7 +12,7 @@
  *           blocks    tiles of its own in every simd/tile_ISA.h
  *           scaled    scale * q                       q: signed bytes
  *           offset    scale * q + min                 q: 0 to 31
- *           halves    scale * sub[h] * q              q: signed bytes, h: the half of 32 columns
+ *           halves    scale * sub[h] * (q - 32)       q: 0 to 63, h: the half of 32 columns
  *           halves_offset  scale * sub[h] * q + min * sub_min[h]    q: 0 to 31
  *
  * Each type has these functions:

@@ -7,6 +7,7 @@
  *   scaled, offset          dot = sum of w * x            sum = s
  *   halves, halves_offset   dot = fma(sub[1], sum over columns 16 to 31, sub[0] * (sum over 0 to 15))
  *                           sum = fma(sub_min[1], s - h, sub_min[0] * h)
+ *   halves                  has w - 32 in place of w: its sums start at -32 * (sum of x)
  */
 #ifndef DL_WORDS_H
 #define DL_WORDS_H
@@ -14,15 +15,17 @@
 #include <stddef.h>
 #include "pieces.h"
 
-/* Forms with mins have w in 0..31, the others signed bytes, in -32..31 if they have halves. */
 typedef struct {
-    uint8_t w[8][64];           /* [j][r][i]: column 4j + i of row r */
+    uint8_t w[8][64];           /* [j][r][i]: column 4j + i of row r; signed bytes in scaled, 0..31 with mins, 0..63 in halves */
     float scale[16], min[16];   /* min is divided by -8, as s is -8 times a sum */
     float sub[2][16], sub_min[2][16];
 } dl_words;
 
 DL_INLINE int dl_form_has_halves(int form) { return form == dl_form_halves || form == dl_form_halves_offset; }
 DL_INLINE int dl_form_has_mins(int form) { return form == dl_form_offset || form == dl_form_halves_offset; }
+
+/* The start of a sum of w * x over columns with the sum s, which is -8 times that of x. */
+DL_INLINE int32_t dl_start(const int halves, const int mins, int32_t s) { return halves && !mins ? s * 4 : 0; }
 
 /* Bytes of unpacked words: those fields that a form uses. */
 DL_INLINE int64_t dl_words_bytes(int form)

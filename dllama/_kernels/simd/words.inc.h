@@ -46,18 +46,6 @@ DL_INLINE const uint8_t *DL_FN(dl_plane1)(const uint8_t *p, const int to_bit, dl
     return p + DL_PLANE1;
 }
 
-/* w -= zero, for w in 0..63: with bit 7 set, no byte borrows from the next. */
-DL_INLINE void DL_FN(dl_subtract)(const int zero, dl_words *out)
-{
-    DL_UNROLL for (int j = 0; j < 8; j++)
-        DL_UNROLL for (size_t c = 0; c < 64; c += sizeof(DL_LANES)) {
-            DL_LANES x;
-            memcpy(&x, out->w[j] + c, sizeof x);
-            x = ((x | 0x8080) - (uint16_t)(zero * 0x101)) ^ 0x8080;
-            memcpy(out->w[j] + c, &x, sizeof x);
-        }
-}
-
 /* w = the values of four bits */
 DL_INLINE void DL_FN(dl_plane_of_table)(const uint8_t *p, const int8_t *table, dl_words *out)
 {
@@ -174,7 +162,6 @@ DL_INLINE void DL_FN(dl_words_q6k)(const uint8_t *header, const uint8_t *p, dl_w
     DL_FN(dl_halves)(header, 1.0f, out->scale);
     for (int h = 0; h < 2; h++) V(store)(out->sub[h], V(load_i8)((const int8_t *)p + 16 * h));
     DL_FN(dl_plane4)(p + 32 + DL_PLANE2, out), DL_FN(dl_plane2)(p + 32, 4, out);
-    DL_FN(dl_subtract)(32, out);
 }
 
 DL_INLINE void DL_FN(dl_words_iq4xs)(const uint8_t *header, const uint8_t *p, dl_words *out)

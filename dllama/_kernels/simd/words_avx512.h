@@ -1,4 +1,4 @@
-/* Words times tokens with AVX-512 VNNI. Signed words are made unsigned as in Q80. */
+/* Words times tokens with AVX-512 VNNI. Signed words are made unsigned as in Q80, those of halves already are. */
 #ifndef DL_WORDS_AVX512_H
 #define DL_WORDS_AVX512_H
 
@@ -13,10 +13,10 @@ DL_INLINE void dl_add_words_avx512(const dl_block *b, const dl_words *w, const i
                                    const int mins, __m512 *acc)
 {
     __m512i v[8];
-    const int shift = mins ? 0 : 16;
+    const int sign = !mins && !halves, shift = sign ? 16 : mins ? 0 : 4;
     DL_UNROLL for (int j = 0; j < 8; j++) {
         v[j] = _mm512_loadu_si512(w->w[j]);
-        if (!mins) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(-128));
+        if (sign) v[j] = _mm512_xor_si512(v[j], _mm512_set1_epi8(-128));
     }
     DL_UNROLL for (int i = 0; i < n; i++) {
         const int8_t *x = b->x + 4 * i;

@@ -8,7 +8,7 @@ DL_INLINE void dl_add_words_baseline(const dl_block *b, const dl_words *w, const
     for (int i = 0; i < n; i++) {
         v16_baseline dot[2] = {{{0}}, {{0}}};
         for (int r = 0; r < 16; r++) {
-            int32_t sums[2] = {0, 0};
+            int32_t sums[2] = {dl_start(halves, mins, b->h[i]), dl_start(halves, mins, b->s[i] - b->h[i])};
             for (int j = 0; j < 8; j++)
                 for (int e = 0; e < 4; e++)
                     sums[halves ? j / 4 : 0] += (int8_t)w->w[j][4 * r + e] * b->x[(j * n + i) * 4 + e];

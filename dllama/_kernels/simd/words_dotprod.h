@@ -6,7 +6,10 @@ DL_INLINE void dl_quad_words_dotprod(const dl_block *b, const dl_words *w, const
                                      const int halves, const int mins, int g, v16_neon *acc)
 {
     int32x4_t dot[2][DL_TILE_TOKENS];
-    DL_UNROLL for (int i = 0; i < n; i++) dot[0][i] = dot[1][i] = vdupq_n_s32(0);
+    DL_UNROLL for (int i = 0; i < n; i++) {
+        dot[0][i] = vdupq_n_s32(dl_start(halves, mins, b->h[i]));
+        dot[1][i] = vdupq_n_s32(dl_start(halves, mins, b->s[i] - b->h[i]));
+    }
     DL_UNROLL for (int j = 0; j < 8; j++)
         dl_word_dotprod(dot[halves ? j / 4 : 0], vld1q_s8((const int8_t *)w->w[j] + 16 * g), x, j, n);
     DL_UNROLL for (int i = 0; i < n; i++) {

@@ -48,8 +48,16 @@ DL_INLINE void dl_quad_words_i8mm(const dl_block *b, const dl_words *w, int8x16_
                                   const int halves, const int mins, int g, v16_neon *acc)
 {
     int32x4_t dot[2][DL_TILE_TOKENS / 2][2];
-    DL_UNROLL for (int p = 0; p < DL_PAIRS(n); p++)
-        dot[0][p][0] = dot[0][p][1] = dot[1][p][0] = dot[1][p][1] = vdupq_n_s32(0);
+    DL_UNROLL for (int p = 0; p < DL_PAIRS(n); p++) {
+        const int both = 2 * p + 1 < n;
+        int32x4_t start[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+        if (halves && !mins) {
+            int32x4_t h = dl_twice_i8mm(dl_two_i8mm(b->h + 2 * p, both));
+            start[0] = vshlq_n_s32(h, 2);
+            start[1] = vshlq_n_s32(vsubq_s32(dl_twice_i8mm(dl_two_i8mm(b->s + 2 * p, both)), h), 2);
+        }
+        DL_UNROLL for (int r = 0; r < 2; r++) dot[0][p][r] = start[0], dot[1][p][r] = start[1];
+    }
     DL_UNROLL for (int k = 0; k < 4; k++) {
         int8x16_t even = vld1q_s8((const int8_t *)w->w[2 * k] + 16 * g);
         int8x16_t odd = vld1q_s8((const int8_t *)w->w[2 * k + 1] + 16 * g);

@@ -17,10 +17,11 @@ DL_INLINE float32x4_t dl_add_quad_neon(const dl_words *w, const int halves, cons
     return vfmaq_f32(acc, vmulq_n_f32(sum, d), vld1q_f32(w->min + 4 * g));
 }
 
-/* dot[token][quad] = sums of the products of words j0 to j1 - 1 with m tokens from i0 on, for two
- * quads from g on. */
+/* dot[token][quad] = start[token] + sums of the products of words j0 to j1 - 1 with m tokens from i0 on,
+ * for two quads from g on. */
 DL_INLINE void dl_word_dots_neon(const dl_block *b, const dl_words *w, const int n, const int g, const int i0,
-                                 const int m, const int j0, const int j1, float32x4_t dot[][DL_NEON_QUADS])
+                                 const int m, const int j0, const int j1, const int32_t *start,
+                                 float32x4_t dot[][DL_NEON_QUADS])
 {
     int32x4_t a[DL_NEON_TOKENS][DL_NEON_QUADS], c[DL_NEON_TOKENS][DL_NEON_QUADS];
     DL_UNROLL for (int i = 0; i < m; i++)
@@ -44,16 +45,25 @@ DL_INLINE void dl_word_dots_neon(const dl_block *b, const dl_words *w, const int
         if (n > 1) DL_FENCE();
     }
     DL_UNROLL for (int i = 0; i < m; i++)
-        DL_UNROLL for (int q = 0; q < DL_NEON_QUADS; q++) dot[i][q] = vcvtq_f32_s32(vpaddq_s32(a[i][q], c[i][q]));
+        DL_UNROLL for (int q = 0; q < DL_NEON_QUADS; q++) {
+            int32x4_t sum = vpaddq_s32(a[i][q], c[i][q]);
+            dot[i][q] = vcvtq_f32_s32(start ? vaddq_s32(sum, vdupq_n_s32(start[i])) : sum);
+        }
 }
 
 DL_INLINE void dl_two_quads_words_neon(const dl_block *b, const dl_words *w, const int n, const int halves,
                                        const int mins, int g, const int i0, v16_neon *acc)
 {
     const int m = n - i0 < DL_NEON_TOKENS ? n - i0 : DL_NEON_TOKENS;
+    const int starts = halves && !mins;
+    int32_t start[2][DL_NEON_TOKENS];
     float32x4_t dot[2][DL_NEON_TOKENS][DL_NEON_QUADS];
-    dl_word_dots_neon(b, w, n, g, i0, m, 0, halves ? 4 : 8, dot[0]);
-    if (halves) dl_word_dots_neon(b, w, n, g, i0, m, 4, 8, dot[1]);
+    DL_UNROLL for (int i = 0; i < m; i++) {
+        start[0][i] = dl_start(halves, mins, b->h[i0 + i]);
+        start[1][i] = dl_start(halves, mins, b->s[i0 + i] - b->h[i0 + i]);
+    }
+    dl_word_dots_neon(b, w, n, g, i0, m, 0, halves ? 4 : 8, starts ? start[0] : NULL, dot[0]);
+    if (halves) dl_word_dots_neon(b, w, n, g, i0, m, 4, 8, starts ? start[1] : NULL, dot[1]);
     DL_UNROLL for (int i = 0; i < m; i++)
         DL_UNROLL for (int q = 0; q < DL_NEON_QUADS; q++) {
             const int at = i0 + i;
