@@ -11,7 +11,7 @@ from dllama._kernels.ops.matmul cimport GATED, Order
 from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.ops.moe cimport (
     Experts, Routes, Routing, activate_item, dispatch_item, gated_item, gated_items, gated_job,
-    gated_scratch, route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,
+    route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,
 )
 
 from dllama._kernels.tasks import Then
@@ -96,7 +96,7 @@ cdef int64_t experts_gated_items(const Pass *run, const void *op) noexcept nogil
 
 cdef int experts_gated_item(const Pass *run, const void *op, int64_t i,
                             float *scratch) noexcept nogil:
-    gated_item(&(<const ExpertsTask *> op).experts, i, scratch)
+    gated_item(&(<const ExpertsTask *> op).experts, i)
     return 0
 
 
@@ -115,7 +115,6 @@ cdef class ExpertsGatedOp(ExpertsOp):
                                     task.then, b.threads)
         if task.then < GATED:
             self._store(b, task)
-        self.scratch = gated_scratch(&self.op.experts)
         self.stage(experts_gated_items, experts_gated_item, &self.op)
 
     cdef int _store(self, Bindings b, task) except -1:

@@ -33,12 +33,9 @@ cdef extern from "simd/matmul.h" nogil:
         const float *factors
     ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
     ctypedef struct dl_tiles:
-        dl_tile_fn packed
+        dl_tile_fn run
         int most
-        void (*unpack)(const uint8_t *panel, int64_t skip, int64_t k, uint8_t *words) noexcept nogil
-        dl_tile_fn words
     const dl_tiles *dl_tiles_of(int isa, int type)
-    int64_t dl_unpacked_bytes(int type, int64_t k)
 
 
 # What happens to the product. GATED is for matrices whose rows alternate between 32 of gate and 32
@@ -62,7 +59,6 @@ cdef struct Matmul:
     const uint8_t *w
     int64_t stride, rows, k
     int64_t skip, headers           # as in dl_tile
-    int64_t unpacked                # bytes of an unpacked panel
     int quantised, then
     const dl_segment *order         # NULL: all columns from left to right
     int segments, sums
@@ -83,13 +79,6 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
 cdef int sum_in_order(Matmul *m, Order order) except -1
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil
 # Item i: some panels times all T rows. Items write to different columns of dst.
-# scratch: [matmul_scratch].
-cdef void matmul_item(const Matmul *m, int64_t T, int64_t i, float *scratch) noexcept nogil
-cdef int64_t matmul_scratch(const Matmul *m)
-# Whether T rows are multiplied with unpacked panels, and then how many rows a tile has at most.
-cdef bint unpacks(const Matmul *m, int64_t T) noexcept nogil
-cdef int64_t tile_rows(const Matmul *m, bint unpacked) noexcept nogil
-# What a tile reads of a panel: the panel or, if that is not NULL, `words`, to which it is unpacked.
-cdef const uint8_t *readable(const Matmul *m, const uint8_t *panel, float *words) noexcept nogil
+cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil
 # Point a tile at the activations of n rows from row t on.
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil

@@ -4,7 +4,7 @@ T: rows of activations, K: columns (inputs). The rows of the matrix (outputs) ar
 of 16 (packed.pyx); simd/tile.h has the order of summation. An item is some panels times all T rows.
 """
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.string cimport memcpy
 
 import numpy as np
@@ -73,7 +73,6 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
     m.w, m.stride, m.rows, m.k = matrix.data(), matrix.stride, matrix.rows, matrix.cols
     m.quantised, m.skip = matrix.quantised, matrix.skip
     m.headers = dl_panel_headers(matrix.weight_type, m.skip, m.k)
-    m.unpacked = dl_unpacked_bytes(matrix.weight_type, m.k)
     m.then, m.src = then, src
     m.order, m.segments, m.sums = NULL, 1, 1
     m.tiles = dl_tiles_of(dl_isa(), matrix.weight_type)
@@ -97,59 +96,24 @@ cdef int64_t matmul_items(const Matmul *m) noexcept nogil:
     return (panels + m.panels_per_item - 1) // m.panels_per_item
 
 
-cdef int64_t matmul_scratch(const Matmul *m):
-    return (m.panels_per_item if m.then >= GATED else 1) * m.unpacked // 4
-
-
-cdef bint unpacks(const Matmul *m, int64_t T) noexcept nogil:
-    return T > 1 and m.tiles.unpack != NULL
-
-
-cdef int64_t tile_rows(const Matmul *m, bint unpacked) noexcept nogil:
-    return DL_TILE_TOKENS if unpacked else m.tiles.most
-
-
-cdef const uint8_t *readable(const Matmul *m, const uint8_t *panel, float *words) noexcept nogil:
-    if words == NULL:
-        return panel
-    m.tiles.unpack(panel, m.skip, m.k, <uint8_t *> words)
-    return <const uint8_t *> words
-
-
-cdef void matmul_item(const Matmul *m, int64_t T, int64_t i, float *scratch) noexcept nogil:
-    cdef int64_t first = i * m.panels_per_item, panels = (m.rows + 15) // 16, p
-    cdef int64_t count = min(m.panels_per_item, panels - first)
-    if m.then >= GATED or not unpacks(m, T):
-        _panels_item(m, T, first, count, scratch)
-        return
-    for p in range(count):  # one at a time, so that unpacked panels stay in the cache
-        _panels_item(m, T, first + p, 1, scratch)
-
-
-cdef void _panels_item(const Matmul *m, int64_t T, int64_t first, int64_t count,
-                       float *scratch) noexcept nogil:
-    """Some panels times all T rows. scratch: unpacked panels."""
+cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
+    """Some panels times all T rows."""
+    cdef int64_t first = i * m.panels_per_item, panels = (m.rows + 15) // 16
+    cdef int64_t count = min(m.panels_per_item, panels - first), t = 0, p, n, at
     cdef float out[DL_SUMS * DL_TILE_TOKENS * 16]
-    cdef bint unpacked = unpacks(m, T)
-    cdef int64_t most = tile_rows(m, unpacked), t = 0, p, n, at
-    cdef dl_tile_fn run = m.tiles.words if unpacked else m.tiles.packed
     cdef dl_segment whole
     cdef dl_tile tile
-    cdef const uint8_t *panels[ITEM_PANELS]
-    for p in range(count):
-        panels[p] = readable(m, m.w + (first + p) * m.stride,
-                             scratch + p * m.unpacked // 4 if unpacked else NULL)
     whole.columns, whole.adds, whole.ends = <int32_t> m.k, 0, 1
     tile.order, tile.segments = m.order if m.order != NULL else &whole, m.segments
     tile.out_stride, tile.factors = DL_TILE_TOKENS * 16, NULL
     while t < T:
-        n = min(most, T - t)
+        n = min(m.tiles.most, T - t)
         point(m, &tile, t, n)
         for p in range(count):
-            tile.w = panels[p]
+            tile.w = m.w + (first + p) * m.stride
             for at in range(n):
                 tile.out[at] = &out[((p if m.then >= GATED else 0) * DL_TILE_TOKENS + at) * 16]
-            run(&tile, <int> n)
+            m.tiles.run(&tile, <int> n)
             if m.then < GATED:
                 _put_rows(m, out, t, n, first + p)
         if m.then >= GATED:
@@ -239,11 +203,8 @@ def matmul(PackedMatrix matrix, const float[:, ::1] x, order=None, int threads=1
         m.dst, m.ld, m.dst_stride = &y[0, 0, 0], matrix.rows, T * matrix.rows
     for t in prange(T, nogil=True, num_threads=threads):
         put_row(m.floats, m.src, T, t, &x[t, 0])
-    cdef Memory scratch = Memory(max(1, threads * matmul_scratch(&m)) * sizeof(float))
-    cdef int64_t each = matmul_scratch(&m)
-    cdef float *words = scratch.floats()
     for i in prange(matmul_items(&m), nogil=True, num_threads=threads, schedule="dynamic"):
-        matmul_item(&m, T, i, words + each * threadid())
+        matmul_item(&m, T, i)
     return out[0] if order is None else out
 
 
@@ -259,7 +220,7 @@ cdef int64_t task_items(const Pass *run, const void *op) noexcept nogil:
 
 cdef int task_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     cdef const MatmulTask *task = <const MatmulTask *> op
-    matmul_item(&task.job, rows_of(run, task.tail), i, scratch)
+    matmul_item(&task.job, rows_of(run, task.tail), i)
     return 0
 
 
@@ -287,5 +248,4 @@ cdef class MatmulOp(Op):
         m.bias = b.vector(task.bias, m.rows)
         if m.bias != NULL and (task.then != STORE or m.sums != 1):
             raise ValueError(f"{task.weight}: a bias goes with one sum that is stored")
-        self.scratch = matmul_scratch(m)
         self.stage(task_items, task_item, &self.op)

@@ -58,9 +58,7 @@ cdef struct Experts:
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
                        const dl_rows *hidden, int then, int threads)
 cdef int64_t gated_items(const Experts *x) noexcept nogil
-# scratch: [gated_scratch].
-cdef void gated_item(const Experts *x, int64_t i, float *scratch) noexcept nogil
-cdef int64_t gated_scratch(const Experts *x)
+cdef void gated_item(const Experts *x, int64_t i) noexcept nogil
 
 # order: of the sum over columns. leaves: the same segments, without additions.
 cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Order order,

@@ -16,8 +16,7 @@ import numpy as np
 
 from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
 from dllama._kernels.ops.matmul cimport (
-    ADD, GATED, Order, dl_tile, dl_tile_fn, matmul_item, matmul_items, matmul_job, matmul_scratch, point,
-    readable, sum_in_order, tile_rows, unpacks,
+    ADD, GATED, Order, dl_tile, matmul_item, matmul_items, matmul_job, point, sum_in_order,
 )
 
 
@@ -169,7 +168,7 @@ cdef int64_t gated_items(const Experts *x) noexcept nogil:
     return x.routing.hits[0] * matmul_items(&x.job)
 
 
-cdef void gated_item(const Experts *x, int64_t i, float *scratch) noexcept nogil:
+cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
     """Some hidden units of one expert for all its entries."""
     cdef int64_t pieces = matmul_items(&x.job), expert = x.routing.hit[i // pieces]
     cdef int64_t first = x.routing.first[expert]
@@ -183,11 +182,7 @@ cdef void gated_item(const Experts *x, int64_t i, float *scratch) noexcept nogil
         m.gated = &hidden
     else:
         m.dst = x.dst + first * m.ld
-    matmul_item(&m, x.routing.first[expert + 1] - first, i % pieces, scratch)
-
-
-cdef int64_t gated_scratch(const Experts *x):
-    return matmul_scratch(&x.job)
+    matmul_item(&m, x.routing.first[expert + 1] - first, i % pieces)
 
 
 cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Order order,
@@ -204,7 +199,7 @@ cdef int64_t sum_items(const Experts *x) noexcept nogil:
 
 
 cdef int64_t sum_scratch(const Experts *x, int64_t T):
-    return T * x.job.segments * 16 + matmul_scratch(&x.job)
+    return T * x.job.segments * 16
 
 
 cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexcept nogil:
@@ -212,34 +207,29 @@ cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexc
     cdef int64_t h, t, width = x.job.segments * 16
     memset(scratch, 0, T * width * sizeof(float))
     for h in range(x.routing.hits[0]):
-        _add_expert(x, x.routing.hit[h], i, scratch, scratch + T * width)
+        _add_expert(x, x.routing.hit[h], i, scratch)
     for t in range(T):
         _put_sums(x, t, i, scratch + t * width)
 
 
-cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel, float *sums,
-                             float *words) noexcept nogil:
-    """sums[T][segments][16] += weighted products of one panel of one expert. words: for a panel that
-    is unpacked."""
+cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel,
+                             float *sums) noexcept nogil:
+    """sums[T][segments][16] += weighted products of one panel of one expert."""
     cdef const Routing *r = x.routing
     cdef int64_t first = r.first[expert], count = r.first[expert + 1] - first, t = 0, n, at
     cdef dl_rows src = _from_row(x.src, first)
     cdef Matmul m = x.job
-    cdef bint unpacked = unpacks(&m, count)
-    cdef int64_t most = tile_rows(&m, unpacked)
-    cdef dl_tile_fn run = m.tiles.words if unpacked else m.tiles.packed
     cdef dl_tile tile
     m.src = &src
-    tile.w = readable(&m, m.w + expert * x.expert_bytes + panel * m.stride,
-                      words if unpacked else NULL)
+    tile.w = m.w + expert * x.expert_bytes + panel * m.stride
     tile.order, tile.segments, tile.out_stride = x.leaves, m.segments, 16
     while t < count:
-        n = min(most, count - t)
+        n = min(m.tiles.most, count - t)
         point(&m, &tile, t, n)
         tile.factors = r.factors + first + t
         for at in range(n):
             tile.out[at] = sums + r.rows[first + t + at] * m.segments * 16
-        run(&tile, <int> n)
+        m.tiles.run(&tile, <int> n)
         t += n
 
 

@@ -8,10 +8,8 @@
 
 /* How a matrix of a weight type is multiplied. */
 typedef struct {
-    dl_tile_fn packed;  /* a panel as it lies in memory, with up to `most` tokens */
+    dl_tile_fn run;     /* a panel times up to `most` tokens */
     int most;
-    void (*unpack)(const uint8_t *panel, int64_t skip, int64_t k, uint8_t *words); /* NULL if there is no need */
-    dl_tile_fn words;   /* an unpacked panel, with up to DL_TILE_TOKENS tokens */
 } dl_tiles;
 
 #define DL_BODY "tile_float.inc.h"
@@ -70,13 +68,6 @@ static inline const dl_tiles *dl_tiles_of(int isa, int type)
 {
     static const dl_tiles *const tables[DL_ISA_COUNT] = {DL_ISAS(DL_TILES)};
     return &tables[isa][type];
-}
-
-/* Bytes of an unpacked panel of k columns; 0 if the type is not unpacked. */
-static inline int64_t dl_unpacked_bytes(int type, int64_t k)
-{
-    int form = dl_weight_type_of(type)->form;
-    return form < dl_form_scaled ? 0 : k / 32 * dl_words_bytes(form);
 }
 
 #endif

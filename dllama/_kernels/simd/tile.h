@@ -43,7 +43,7 @@ enum { DL_SUMS = 8 };
 typedef struct { int32_t columns; int16_t adds, ends; } dl_segment;
 
 typedef struct {
-    const uint8_t *w;           /* the panel, or its unpacked words */
+    const uint8_t *w;           /* the panel */
     int64_t skip, headers;      /* as in dl_panel_headers, and what that returns */
     const int8_t *q;            /* quantised activations */
     const float *d;

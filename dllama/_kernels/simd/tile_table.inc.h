@@ -5,23 +5,14 @@
 #define DL_WORD_VECTORS(n) (n)
 #define DL_PUT_WORDS(t, index, acc, n) DL_VFN(dl_put_sums)(t, index, acc, n)
 #endif
-#ifndef DL_SPECIALISE_WORDS
-#define DL_SPECIALISE_WORDS DL_SPECIALISE
-#endif
 #include "tile_words.inc.h"
-#undef DL_SPECIALISE_WORDS
 #undef DL_WORD_VECTORS
 #undef DL_PUT_WORDS
 
-#define DL_OF_VECTORS(id, name, block, bytes, header, packed, form) \
-    [id] = {DL_VFN(dl_tile_##name), DL_TILE_FLOATS, 0, 0},
-#define DL_OF_ISA(id, name, block, bytes, header, packed, form) \
-    [id] = {DL_FN(dl_tile_##name), DL_TILE_TOKENS, 0, 0},
-#define DL_OF_WORDS(id, name, block, bytes, header, packed, form) \
-    [id] = {DL_FN(dl_tile_##name), 1, DL_VFN(dl_unpack_##name), DL_FN(dl_words_##form)},
+#define DL_OF_VECTORS(id, name, block, bytes, header, packed, form) [id] = {DL_VFN(dl_tile_##name), DL_TILE_FLOATS},
+#define DL_OF_ISA(id, name, block, bytes, header, packed, form) [id] = {DL_FN(dl_tile_##name), DL_TILE_TOKENS},
 static const dl_tiles DL_FN(dl_tiles_of)[] = {
-    DL_FLOAT_TYPES(DL_OF_VECTORS) DL_BLOCK_TYPES(DL_OF_ISA) DL_WORD_TYPES(DL_OF_WORDS)
+    DL_FLOAT_TYPES(DL_OF_VECTORS) DL_BLOCK_TYPES(DL_OF_ISA) DL_WORD_TYPES(DL_OF_ISA)
 };
 #undef DL_OF_VECTORS
 #undef DL_OF_ISA
-#undef DL_OF_WORDS

@@ -12,7 +12,6 @@
 #ifndef DL_WORDS_H
 #define DL_WORDS_H
 
-#include <stddef.h>
 #include "pieces.h"
 
 typedef struct {
@@ -26,17 +25,6 @@ DL_INLINE int dl_form_has_mins(int form) { return form == dl_form_offset || form
 
 /* The start of a sum of w * x over columns with the sum s, which is -8 times that of x. */
 DL_INLINE int32_t dl_start(const int halves, const int mins, int32_t s) { return halves && !mins ? s * 4 : 0; }
-
-/* Bytes of unpacked words: those fields that a form uses. */
-DL_INLINE int64_t dl_words_bytes(int form)
-{
-    switch (form) {
-    case dl_form_scaled: return offsetof(dl_words, min);
-    case dl_form_offset: return offsetof(dl_words, sub);
-    case dl_form_halves: return offsetof(dl_words, sub_min);
-    default: return sizeof(dl_words);
-    }
-}
 
 #define DL_BODY "words.inc.h"
 #include "each_vec.h"

@@ -185,18 +185,4 @@ DL_INLINE VT DL_FN(dl_add_dots)(const dl_words *w, const int halves, const int m
                      V(mul)(V(set1)((float)h), V(load)(w->sub_min[0])));
     return V(fma)(V(mul)(sum, scale), V(load)(w->min), acc);
 }
-
-/* dl_unpack_NAME: unpacks all columns of a panel; skip is as in dl_pack_NAME. */
-#define DL_UNPACK(id, name, block, bytes, header, packed, form)                                    \
-    static void DL_FN(dl_unpack_##name)(const uint8_t *panel, int64_t skip, int64_t k, uint8_t *out) \
-    {                                                                                              \
-        const uint8_t *p = panel + dl_panel_headers(id, skip, k);                                  \
-        for (int64_t i = skip / 32; i < (skip + k) / 32; i++, p += (packed)) {                     \
-            DL_UNROLL for (int at = 0; at < (packed); at += 64) __builtin_prefetch(p + 2048 + at); \
-            DL_FN(dl_words_##name)(panel + i / (DL_SUPER_BLOCK / 32) * (header), p, (dl_words *)out); \
-            out += dl_words_bytes(dl_form_##form);                                                 \
-        }                                                                                          \
-    }
-DL_WORD_TYPES(DL_UNPACK)
-#undef DL_UNPACK
 #undef DL_LANES

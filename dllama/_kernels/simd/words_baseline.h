@@ -19,6 +19,6 @@ DL_INLINE void dl_add_words_baseline(const dl_block *b, const dl_words *w, const
 }
 
 /* Speed does not matter here as much as the size of the program. */
-#define DL_SPECIALISE_WORDS(name) \
-    static void DL_FN(name)(const dl_tile *t, int n) { DL_FN(name##_n)(t, n); }
+#define DL_ADD_TOKENS(form, b, w, n, acc) \
+    dl_add_words_baseline(b, w, n, dl_form_has_halves(dl_form_##form), dl_form_has_mins(dl_form_##form), acc)
 #endif

@@ -115,16 +115,6 @@ static void run_tile(dl_tile tile, dl_tile_fn run, int n, const float *factors, 
     run(&tile, n);
 }
 
-/* The sums with unpacked panels. */
-static void run_words(dl_tile tile, const dl_tiles *tiles, int type, int64_t k, int n, const float *factors, Sums out)
-{
-    uint8_t *words = malloc((size_t)dl_unpacked_bytes(type, k));
-    tiles->unpack(tile.w, tile.skip, k, words);
-    tile.w = words;
-    run_tile(tile, tiles->words, n, factors, out);
-    free(words);
-}
-
 /* Buffers have the exact size, so that a sanitizer sees reads beyond them. */
 static void check_tile(const dl_weight_type *type, int64_t skip, int64_t k, const dl_segment *order, int segments, int n)
 {
@@ -134,7 +124,7 @@ static void check_tile(const dl_weight_type *type, int64_t skip, int64_t k, cons
     int8_t *q = malloc((size_t)(k * n));
     float *x = malloc((size_t)(k * n) * sizeof *x), *d = malloc((size_t)(nb * n) * sizeof *d);
     int32_t *s = malloc((size_t)(nb * n) * sizeof *s), *h = malloc((size_t)(nb * n) * sizeof *h);
-    Sums got[2] = {{{{0}}}}, expected = {{{0}}};
+    Sums got = {{{0}}}, expected = {{{0}}};
     float factors[DL_TILE_TOKENS];
     dl_tile tile = {.w = panel, .q = q, .d = d, .s = s, .h = h, .x = x, .ldx = k, .order = order, .segments = segments};
     tile.skip = skip, tile.headers = dl_panel_headers(type->id, skip, k);
@@ -143,15 +133,9 @@ static void check_tile(const dl_weight_type *type, int64_t skip, int64_t k, cons
     normals(factors, n, 1.0f);
     for (int weighted = 0; weighted < 2; weighted++) {
         const float *given = weighted ? factors : NULL;
-        if (n <= tiles->most) {
-            run_tile(tile, tiles->packed, n, given, got[0]);
-            run_tile(tile, base->packed, n, given, expected);
-            same(got[0], expected, sizeof expected, "tile of type and tokens", type->id, n);
-        }
-        if (!tiles->unpack) continue;
-        run_words(tile, tiles, type->id, k, n, given, got[1]);
-        if (n > 1) run_words(tile, base, type->id, k, n, given, expected);
-        same(got[1], expected, sizeof expected, "words of type and tokens", type->id, n);
+        run_tile(tile, tiles->run, n, given, got);
+        run_tile(tile, base->run, n, given, expected);
+        same(got, expected, sizeof expected, "tile of type and tokens", type->id, n);
     }
     free(panel), free(q), free(x), free(d), free(s), free(h);
 }
