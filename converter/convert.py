@@ -186,7 +186,7 @@ def _requantised(
     """Return a warning if quantised matrices are written in another quantisation."""
     table = tensor_table(spec, 0)
     found = [
-        stored.lossy or stored.dtype
+        stored.lossy or stored.dtype.lower()
         for source, stored in tensors
         if table[source.name].weight_type.block_size > 1
         and (stored.lossy or stored.dtype in BLOCKS)
@@ -196,7 +196,8 @@ def _requantised(
         return []
     kinds = ", ".join(sorted(set(found)))
     name = "other types" if spec.tensor_types else spec.weight_type.name.lower()
-    return [f"{checkpoint.path}: {len(found)} tensors lose accuracy from {kinds} to {name}"]
+    lose = "1 tensor loses" if len(found) == 1 else f"{len(found)} tensors lose"
+    return [f"{checkpoint.path}: {lose} accuracy from {kinds} to {name}"]
 
 
 def _write_model(

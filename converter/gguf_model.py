@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dllama.converter.convert import read_spec
 from dllama.converter.own_types import own_type, with_own_types
 from dllama.converter.sources.gguf import GgufFile
+from dllama.converter.sources.gguf_types import is_known, kind_of
 from dllama.converter.sources.stored import Stored
 from dllama.converter.tensors import find_tensors, is_tied
 from dllama.errors import FormatError, UnsupportedError
@@ -83,6 +84,11 @@ class GgufModel(StoredModel):
             encoded = self._requantised[name] = _encoded(stored, tensor)
         return encoded
 
+    def title(self, name: str) -> str:
+        """Name and type of a tensor in the file."""
+        stored = self._stored[self.holder(name)]
+        return f"{stored.name} ({kind_of(stored)})"
+
     def release(self, name: str) -> None:
         """Let the system drop a tensor's pages; they are read again when needed."""
         self._requantised.pop(self.holder(name), None)
@@ -99,9 +105,10 @@ class GgufModel(StoredModel):
         """The weight type that a tensor has in memory."""
         kind = own_type(stored)
         if kind is None and not self._requantise and len(stored.shape) > 1:
+            advice = "; --requantise converts such tensors to q80" if is_known(stored) else ""
             raise UnsupportedError(
-                f"{stored.path}: {stored.name} is {stored.lossy or stored.dtype}, which dllama "
-                f"does not compute with; --requantise converts such tensors to q80"
+                f"{stored.path}: {stored.name} is {kind_of(stored)}, which dllama does not compute "
+                f"with{advice}"
             )
         return REQUANTISED if kind is None else kind
 
@@ -115,10 +122,8 @@ def _unpaired(spec: ModelSpec, file: GgufFile) -> ModelSpec:
 
 def _check_shape(stored: Stored, tensor: Tensor) -> None:
     if stored.shape != tensor.shape:
-        kind = stored.lossy or stored.dtype
-        raise FormatError(
-            stored.path, f"shape of {stored.name} ({kind})", stored.shape, tensor.shape
-        )
+        what = f"shape of {stored.name} ({kind_of(stored)})"
+        raise FormatError(stored.path, what, stored.shape, tensor.shape)
 
 
 def _bytes(stored: Stored) -> NDArray[np.uint8]:
@@ -143,7 +148,5 @@ def _encoded(stored: Stored, tensor: Tensor) -> NDArray[np.uint8]:
     try:
         return encode(numbers, tensor.weight_type)
     except ValueError as error:
-        kind = stored.lossy or stored.dtype
-        raise FormatError(
-            stored.path, f"a number of {stored.name} ({kind})", "not finite", "finite numbers"
-        ) from error
+        what = f"a number of {stored.name} ({kind_of(stored)})"
+        raise FormatError(stored.path, what, "not finite", "finite numbers") from error

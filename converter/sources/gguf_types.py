@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from dllama.converter.extras import require
 from dllama.converter.sources.gguf_header import TensorEntry
-from dllama.converter.sources.stored import BLOCKS, DTYPES, MappedFile, MappedTensor, part_shape
+from dllama.converter.sources.stored import (
+    BLOCKS,
+    DTYPES,
+    MappedFile,
+    MappedTensor,
+    Stored,
+    part_shape,
+)
 from dllama.errors import FormatError, UnsupportedError
 
 NAMES = {
@@ -28,6 +35,8 @@ NAMES = {
     23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 30: "BF16",
     34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
+
+THEIRS = {name.replace("_", ""): name for name in NAMES.values()}
 
 
 class _Decoder(NamedTuple):
@@ -132,6 +141,16 @@ Mapped = MappedTensor | ForeignTensor
 def type_name(number: int) -> str:
     """ggml's name of a type."""
     return NAMES.get(number, f"of the unknown type {number}")
+
+
+def kind_of(stored: Stored) -> str:
+    """ggml's name of the type of a tensor."""
+    return stored.lossy or THEIRS.get(stored.dtype, stored.dtype)
+
+
+def is_known(stored: Stored) -> bool:
+    """Whether ggml has the type of a tensor."""
+    return kind_of(stored) in NAMES.values()
 
 
 def open_tensor(file: MappedFile, entry: TensorEntry) -> Mapped:

@@ -92,7 +92,7 @@ cdef class PackedMatrix:
             threads: how many threads pack.
 
         Returns:
-            Whether all scales of quantised numbers are finite.
+            Whether all numbers, or all scales of quantised numbers, are finite.
 
         Raises:
             ValueError: the rows do not fit.

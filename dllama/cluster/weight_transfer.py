@@ -19,7 +19,7 @@ from dllama._kernels.packed import PackedMatrix
 from dllama.cluster.protocol import HEADER, Kind, receive_header
 from dllama.errors import ProtocolError
 from dllama.graph.graph import Graph, Matrix, TensorSlice
-from dllama.graph.weights import FileSource, Progress, rooms, walk
+from dllama.graph.weights import FileSource, Progress, rooms, title, walk
 from dllama.model.header import write_header
 from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
@@ -96,6 +96,7 @@ class LinkSource:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.name = link.peer
+        self.title = title
 
     def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
         """Reserve room for matrices, all zeros."""

@@ -52,6 +52,10 @@ class Source(Protocol):
     def name(self) -> object:
         """The file or peer, for messages."""
 
+    @property
+    def title(self) -> Callable[[str, WeightType], str]:
+        """What messages call a tensor of a type."""
+
     def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
         """Empty matrices of zeros to fill, by name."""
 
@@ -64,6 +68,11 @@ class Source(Protocol):
         Yields:
             uint8 (rows, bytes per row), valid until the next is read.
         """
+
+
+def title(tensor: str, kind: WeightType) -> str:
+    """Name and type of a tensor, as model files call them."""
+    return f"{tensor} ({kind.name.lower()})"
 
 
 def walk(graph: Graph) -> Iterator[tuple[Matrix | Vector, TensorSlice]]:
@@ -95,7 +104,7 @@ def load(
 
     Raises:
         MemoryError: the weights do not fit into memory.
-        FormatError: a scale of quantised weights is not finite.
+        FormatError: a number, or a scale of quantised weights, is not finite.
     """
     matrices = source.rooms(graph.matrices)
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
@@ -103,11 +112,15 @@ def load(
         first = 0
         for rows in source.read(piece, whole.weight_type):
             if isinstance(whole, Matrix):
-                if not _fill(matrices[whole.name], piece, first, rows, threads):
-                    what = f"a scale of {piece.tensor} ({whole.weight_type.name.lower()})"
-                    raise FormatError(source.name, what, "not finite", "finite numbers")
+                finite = _fill(matrices[whole.name], piece, first, rows, threads)
             else:
-                vectors[whole.name][piece.at : piece.at + len(piece.cols)] = rows[0].view("<f4")
+                numbers = rows[0].view("<f4")
+                finite = bool(np.isfinite(numbers).all())
+                vectors[whole.name][piece.at : piece.at + len(piece.cols)] = numbers
+            if not finite:
+                part = "scale" if whole.weight_type.block_size > 1 else "number"
+                what = f"a {part} of {source.title(piece.tensor, whole.weight_type)}"
+                raise FormatError(source.name, what, "not finite", "finite numbers")
             first += len(rows)
             progress(rows.size)
     return Weights(matrices, vectors, source.embedding)
@@ -119,7 +132,7 @@ def _fill(
     """Pack rows of a slice, of which the first is row `first` of the slice and begins a block.
 
     Returns:
-        Whether all scales are finite.
+        Whether all numbers or scales are finite.
     """
     offset = first // piece.block * piece.stride if piece.block else first
     return matrix.fill(piece.at + offset, rows, piece.block, piece.stride, threads)
@@ -143,6 +156,10 @@ class FileSource:
     def embedding(self) -> StoredRows:
         """A row for each token, a view of the file."""
         return self.model.stored("embedding")
+
+    def title(self, tensor: str, kind: WeightType) -> str:
+        """Name and type of a tensor, as its file calls them."""
+        return self.model.title(tensor)
 
     def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
         """Empty matrices of zeros to fill, by name."""

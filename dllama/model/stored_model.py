@@ -81,6 +81,10 @@ class StoredModel(ABC):
         """Shape and weight type of a tensor; KeyError if the model has none of this name."""
         return self.tensors[self.holder(name)]
 
+    def title(self, name: str) -> str:
+        """Name and type of a tensor as the file calls them, for messages."""
+        return f"{self.holder(name)} ({self.info(name).weight_type.name.lower()})"
+
     def rows(self, name: str) -> NDArray[np.uint8]:
         """A tensor as uint8 (rows, bytes per row). A vector is one row."""
         shape = self.info(name).shape

@@ -27,6 +27,7 @@ class NothingRead:
         self.embedding = model.stored("embedding")
         self.name = model.path
         self._rooms: dict[tuple[int, int, WeightType, int], PackedMatrix] = {}
+        self.title = weights.title
 
     def rooms(self, matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
         """Return the room that all matrices of a size share; no page of it is touched."""

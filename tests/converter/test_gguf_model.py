@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from dllama.cli import main
 from dllama.converter import convert
 from dllama.converter.gguf_model import GgufModel
 from dllama.converter.sources.gguf_types import NAMES
-from dllama.errors import FormatError, ModelError, UnsupportedError
+from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
 from dllama.model.file import ModelFile
 from dllama.model.spec import RopeType
 from dllama.model.weight_types import WeightType
@@ -212,13 +213,41 @@ def test_numbers_that_are_not_finite_cannot_be_requantised(path, rng):
         dllama.LLM(path, requantise=True)
 
 
-def test_scales_that_are_not_finite_are_named(path, rng):
-    tensors = ggufrandom.random_tensors(rng, "llama", "Q4_1")
-    tensors["blk.1.ffn_down.weight"][0].reshape(-1, 20)[3, 2:4] = (0, 0x7E)
+@pytest.mark.parametrize(
+    ("name", "kind", "part", "at", "high"),
+    [
+        ("blk.1.ffn_down.weight", "Q4_1", "scale", 3, 0x7E),
+        ("blk.0.attn_v.weight", "Q6_K", "scale", 209, 0xFC),
+        ("output.weight", "Q8_0", "scale", 1, 0x7C),
+        ("blk.1.attn_output.weight", "F32", "number", 7, 0x7F),
+        ("blk.1.ffn_up.weight", "F16", "number", 5, 0xFE),
+        ("blk.0.attn_k.weight", "BF16", "number", 3, 0x7F),
+        ("blk.1.ffn_norm.weight", "F32", "number", 11, 0xFF),
+        ("output_norm.weight", "F32", "number", 3, 0x7F),
+    ],
+)
+def test_numbers_that_are_not_finite_are_named(path, rng, name, kind, part, at, high):
+    """They would vanish where activations are rounded to blocks, and leave wrong logits."""
+    tensors = ggufrandom.random_tensors(rng, "llama", {"": "Q4_0", name: kind})
+    flat = tensors[name][0].reshape(-1).view(np.uint8)
+    flat[at - 1 : at + 1] = (0xC0, high)
     ggufmodel.write(path, "llama", tensors, ggufrandom.keys())
-    message = r"model\.gguf: a scale of layers\.1\.down \(q41\) is not finite"
-    with pytest.raises(FormatError, match=message):
+    name, kind = re.escape(name), re.escape(kind)
+    with pytest.raises(FormatError, match=rf"a {part} of {name} \({kind}\) is not finite"):
         dllama.LLM(path)
+    with pytest.raises(DllamaError, match=rf"a {part} of .* is not finite"):  # of either node
+        dllama.LLM(path, nodes=2)
+
+
+def test_an_embedding_that_is_not_finite_is_noticed_when_it_is_read(path, rng):
+    """A token reads one row of the file. A bad one makes all logits NaN, which no sampler takes."""
+    tensors = ggufrandom.random_tensors(rng, "llama", "Q8_0")
+    tensors["token_embd.weight"][0][5, :2] = (0, 0x7E)
+    ggufmodel.write(path, "llama", tensors, ggufrandom.keys())
+    with dllama.LLM(path) as llm:
+        assert np.isfinite(llm.eval([1, 2])).all()
+        with pytest.raises(ModelError, match="logit 0 is nan"):
+            list(llm.generate([5], max_tokens=1))
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,18 @@ DL_INLINE int64_t dl_panel_stride(int type, int64_t skip, int64_t k)
 }
 
 /* dl_pack_NAME: packs k columns of a row of a model file as row r (0..15) of a panel. `skip` columns
- * of the first block come before them. Returns not 0 if a scale is not finite. */
+ * of the first block come before them. Returns not 0 if a number or a scale is not finite. */
 #define DL_PACK_FLOATS(id, name, block, bytes, header, packed, form)                                 \
     DL_INLINE int dl_pack_##name(int64_t skip, int64_t k, int r, const uint8_t *src, uint8_t *panel) \
     {                                                                                                \
+        const uint16_t exponent = (id) == dl_type_f16 ? 0x7c00 : 0x7f80;                             \
+        int bad = 0;                                                                                 \
         (void)skip;                                                                                  \
-        for (int64_t i = 0; i < k; i++)                                                              \
-            memcpy(panel + (i * 16 + r) * (bytes), src + i * (bytes), bytes);                        \
-        return 0;                                                                                    \
+        for (int64_t i = 0; i < k; i++, src += (bytes)) {                                            \
+            bad |= (dl_u16_at(src + (bytes) - 2) & exponent) == exponent;                            \
+            memcpy(panel + (i * 16 + r) * (bytes), src, bytes);                                      \
+        }                                                                                            \
+        return bad;                                                                                  \
     }
 
 /* For blocks of a scale, then words of four bytes. */

@@ -113,7 +113,7 @@ def test_a_type_that_cannot_be_kept_is_named(path, tmp_path):
 def test_other_quantisations_are_requantised_with_a_warning(path, tmp_path, fixtures):
     stored = ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q5_1")
     (warning,) = (w for w in run(path, tmp_path, "q80").warnings if "accuracy" in w)
-    assert re.search(r"model\.gguf: 15 tensors lose accuracy from Q5_?1 to q80", warning)
+    assert re.search(r"model\.gguf: 15 tensors lose accuracy from (q51|Q5_1) to q80", warning)
     with ModelFile.open(tmp_path / "out" / "model.m") as file:
         numbers = gguf.dequantize(stored["blk.0.attn_k.weight"], Type.Q5_1)
         found = file.f32("layers.0.k")
@@ -123,7 +123,7 @@ def test_other_quantisations_are_requantised_with_a_warning(path, tmp_path, fixt
     assert (np.abs(found - numbers).reshape(-1, 32).max(axis=1) <= blocks / 127 * 0.57).all()
     assert not [w for w in run(path, tmp_path, "f16").warnings if "accuracy" in w]
     ggufmodel.write_folder(path, fixtures / "llama-gqa", "Q8_0")
-    assert "lose accuracy from Q80 to q40" in run(path, tmp_path, "q40").warnings[-1]
+    assert "lose accuracy from q80 to q40" in run(path, tmp_path, "q40").warnings[-1]
 
 
 def experts(rng, module, names):

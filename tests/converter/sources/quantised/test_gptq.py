@@ -121,7 +121,7 @@ def test_the_output_matrix_may_be_quantised(fixtures, tmp_path):
 def test_other_weights_lose_accuracy(write, tmp_path):
     quantised, decoded = write()
     report = convert(quantised, tmp_path / "out", "q80", progress=False)
-    assert report.warnings[1] == f"{quantised}: 14 tensors lose accuracy from Q40 to q80"
+    assert report.warnings[1] == f"{quantised}: 14 tensors lose accuracy from q40 to q80"
     check_logits(tmp_path / "out", decoded)
     convert(quantised, tmp_path / "same", progress=False, output_weights="q80")
     with dllama.LLM(tmp_path / "same") as llm:
