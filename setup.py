@@ -127,7 +127,7 @@ def extensions() -> list[Extension]:
     headers = [str(path) for path in sorted(KERNELS.glob("**/*.h"))]
     contracts = [str(path) for path in sorted(KERNELS.glob("**/*.pxd"))]
     packages = {KERNELS: "dllama._kernels", TRANSPORTS: "dllama.transports"}
-    flags = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"]
+    flags = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
     found = [
         Extension(
             ".".join([package, *path.relative_to(folder).with_suffix("").parts]),
@@ -136,7 +136,7 @@ def extensions() -> list[Extension]:
             include_dirs=[str(KERNELS), numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=list(flags),
-            extra_link_args=[],
+            extra_link_args=["-pthread"],
         )
         for folder, package in packages.items()
         for path in sorted(folder.glob("**/*.pyx"))

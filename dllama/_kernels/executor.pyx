@@ -1,14 +1,12 @@
-"""Runs a graph: all tasks of a pass in one parallel region, without the GIL.
+"""Runs a graph: all tasks of a pass on a team of threads, without the GIL.
 
 Every task becomes an op (op.pxd) of one or more stages, and every stage has independent items. Each
 thread has a share of the items of a stage. It takes them in order, so that it reads its rows of a
-matrix as one stream, and then takes items that other threads have not begun. A barrier follows
-each stage. The result does not depend on which thread computes an item.
+matrix as one stream, and then takes items that other threads have not begun. A stage ends when its
+items are done (team.h). The result does not depend on which thread computes an item.
 """
 
-from cython.parallel cimport parallel
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memset
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from dllama._kernels.ops.attention cimport PARTIAL_ROWS, splits
 from dllama._kernels.ops.elementwise cimport Rows, dl_floats_of, dl_isa, dl_span
 from dllama._kernels.ops.kv_cache cimport KVCache
 from dllama._kernels.ops.moe cimport Routes
+from dllama._kernels.team cimport Team, start
 
 from dllama._kernels.op_table import OPS
 from dllama._kernels.ops.kv_cache import block_positions
@@ -26,14 +25,6 @@ from dllama._kernels.tasks import Kind, Storage
 
 
 cdef extern from "threads.h" nogil:
-    ctypedef struct dl_barrier:
-        pass
-    ctypedef struct dl_counter:
-        int64_t next
-    int dl_thread_id()
-    int dl_team_size()
-    void dl_barrier_wait(dl_barrier *b, int team)
-    int64_t dl_counter_next(dl_counter *c, int64_t end)
     int64_t dl_now()
 
 
@@ -42,12 +33,8 @@ cdef struct Run:
     Pass shared
     const Stage *stages
     int64_t n_stages
-    dl_counter *counters            # [n_stages][threads]: items taken from each thread's share
-    int64_t *nanoseconds            # [n_stages]: time of each stage, measured by thread 0
-    dl_barrier *barrier
     float *scratch                  # [threads][scratch_width]
     int64_t scratch_width
-    int64_t failed                  # 1 + the stage whose exchange failed, the last one; 0: none
 
 
 cdef class Executor:
@@ -72,7 +59,8 @@ cdef class Executor:
     """
 
     cdef Run run_
-    cdef Memory stages, counters, nanoseconds, barrier, scratch
+    cdef Team team
+    cdef Memory stages, scratch
     cdef Memory positions, row_blocks, wanted, spans, tables
     cdef Bindings bindings
     cdef list ops                   # keeps alive what the stages point to
@@ -104,6 +92,7 @@ cdef class Executor:
         self.local_vocab = self.bindings.rows("logits").k
         self._bind(graph.tasks)
         self._allocate()
+        self.team = start(threads, self.run_.n_stages, _count, _item, &self.run_)
 
     def _buffer(self, buffer):
         rows = (self.max_logits if buffer.wanted else self.max_rows) * buffer.rows
@@ -134,18 +123,13 @@ cdef class Executor:
     cdef int _allocate(self) except -1:
         """Allocate what a pass needs besides the buffers of its tasks."""
         cdef Run *run = &self.run_
-        self.counters = Memory(run.n_stages * self.threads * sizeof(dl_counter))
-        self.nanoseconds = Memory(run.n_stages * sizeof(int64_t))
-        self.barrier = Memory(sizeof(dl_barrier))
         self.scratch = Memory(self.threads * run.scratch_width * sizeof(float))
         self.positions = Memory(self.max_rows * sizeof(int32_t))
         self.row_blocks = Memory(self.max_rows * sizeof(int32_t))
         self.wanted = Memory(self.max_logits * sizeof(int32_t))
         self.spans = Memory(self.sequences * sizeof(dl_span))
         self.tables = Memory(self.sequences * self.table_size * sizeof(int32_t))
-        run.counters = <dl_counter *> self.counters.data
-        run.nanoseconds = <int64_t *> self.nanoseconds.data
-        run.barrier, run.scratch = <dl_barrier *> self.barrier.data, self.scratch.floats()
+        run.scratch = self.scratch.floats()
         run.shared.threads, run.shared.floats = self.threads, dl_floats_of(dl_isa())
         run.shared.batch.positions = <int32_t *> self.positions.data
         run.shared.batch.blocks = <int32_t *> self.row_blocks.data
@@ -189,11 +173,9 @@ cdef class Executor:
             self.cache.copy(source, target)
         run.shared.batch.rows, run.shared.batch.ids = T, &ids[0]
         run.shared.encoding = encoding
-        memset(run.counters, 0, run.n_stages * self.threads * sizeof(dl_counter))
-        memset(run.nanoseconds, 0, run.n_stages * sizeof(int64_t))
         self.began = dl_now()
-        with nogil, parallel(num_threads=self.threads):
-            _work(run)
+        with nogil:
+            self.team.run()
         if self.communicator is not None:
             self.communicator.check()
         if not run.shared.batch.n_wanted:
@@ -257,7 +239,7 @@ cdef class Executor:
 
     def milliseconds(self):
         """Wall-clock milliseconds of each stage of the last pass: float64 (stages,)."""
-        return np.asarray(<int64_t[:self.run_.n_stages]> self.run_.nanoseconds) / 1e6
+        return np.asarray(<int64_t[:self.run_.n_stages]> self.team.nanoseconds()) / 1e6
 
     def transfers(self):
         """Whether each stage is a transfer: bool (stages,)."""
@@ -265,42 +247,21 @@ cdef class Executor:
 
     def memory(self):
         """Bytes reserved for the KV cache and for all buffers: {"kv_cache": n, "buffers": n}."""
-        own = (self.stages, self.counters, self.nanoseconds, self.barrier, self.scratch,
-               self.positions, self.row_blocks, self.wanted, self.spans, self.tables)
+        own = (self.stages, self.team, self.scratch, self.positions, self.row_blocks, self.wanted,
+               self.spans, self.tables)
         others = self.bindings.nbytes + sum(memory.nbytes for memory in own)
         others += self.communicator.nbytes if self.communicator is not None else 0
         return {"kv_cache": self.cache.nbytes, "buffers": others}
 
 
-cdef void _work(Run *run) noexcept nogil:
-    """What every thread does: work through the stages, from its own share to those of others."""
-    cdef int thread = dl_thread_id(), team = dl_team_size(), owner
-    cdef int64_t s, items, before = dl_now(), now
-    cdef float *scratch = run.scratch + thread * run.scratch_width
-    for s in range(run.n_stages):
-        items = run.stages[s].items(&run.shared, run.stages[s].op)
-        if items == 0:
-            continue
-        for owner in range(thread, thread + team):
-            _share(run, s, items, owner % team, team, scratch)
-        dl_barrier_wait(run.barrier, team)
-        # A later stage may already have failed; this thread still has to reach its barrier.
-        if run.failed and run.failed <= s + 1:
-            break
-        if thread == 0:
-            now = dl_now()
-            run.nanoseconds[s] = now - before
-            before = now
+cdef int64_t _count(void *work, int64_t s) noexcept nogil:
+    """The items of stage s in this pass."""
+    cdef const Run *run = <const Run *> work
+    return run.stages[s].items(&run.shared, run.stages[s].op)
 
 
-cdef inline void _share(Run *run, int64_t s, int64_t items, int owner, int team,
-                        float *scratch) noexcept nogil:
-    """Compute the items of stage s that are left in the share of thread `owner`."""
-    cdef int64_t first = items * owner // team, count = items * (owner + 1) // team - first
+cdef int _item(void *work, int64_t s, int64_t i, int thread) noexcept nogil:
+    """Do item i of stage s."""
+    cdef const Run *run = <const Run *> work
     cdef const Stage *stage = &run.stages[s]
-    cdef dl_counter *taken = &run.counters[s * run.shared.threads + owner]
-    cdef int64_t i = dl_counter_next(taken, count)
-    while i < count:
-        if stage.item(&run.shared, stage.op, first + i, scratch):
-            run.failed = s + 1  # other threads read it after the barrier
-        i = dl_counter_next(taken, count)
+    return stage.item(&run.shared, stage.op, i, run.scratch + thread * run.scratch_width)

@@ -1,8 +1,8 @@
 # An op: a task, cut into items for the threads of a pass.
 #
-# An op has one or more stages, with a barrier after each. A stage is a pair of functions: how many
-# items it has in this pass, and item i. The items of a stage are independent: any thread may do any
-# of them.
+# An op has one or more stages. A stage is a pair of functions: how many items it has in this pass,
+# and item i. A stage begins when all items of the one before are done, and only then it is asked how
+# many it has, once. Its items are independent: any thread may do any of them.
 
 from libc.stdint cimport int64_t
 

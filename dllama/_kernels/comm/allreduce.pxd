@@ -32,7 +32,7 @@ cdef class Additions:
 # Where short numbers are sent, `carry` keeps what rounding has taken from a row, and the next
 # all-reduce of the pass adds it to what it sends (error feedback, Seide et al. 2014). So errors do
 # not add up over layers. What rounding takes from a sum is carried by the node whose chunk it is in.
-# Stages, with a barrier after each: pack items, first exchange, reduce
+# Stages, one after the other: pack items, first exchange, reduce
 # items, second exchange (only if two_step), unpack items.
 cdef struct AllReduce:
     Peers *peers

@@ -48,7 +48,7 @@ cdef struct Attention:
 
 # Bytes of partials.
 cdef int64_t partials_size(const Attention *a) noexcept nogil
-# Two stages: all attend items, then, after a barrier, all merge items (maybe 0).
+# Two stages: all attend items, then, when these are done, all merge items (maybe 0).
 cdef int64_t attend_count(const Attention *a, const dl_batch *batch) noexcept nogil
 cdef void attend(const Attention *a, const dl_batch *batch, int64_t i) noexcept nogil
 cdef int64_t merge_count(const Attention *a, const dl_batch *batch) noexcept nogil

@@ -30,7 +30,7 @@ cdef class Routes:
     cdef Memory memory
     cdef Routing view
 
-# Two stages: a route item for each row (scratch: [E]), then, after a barrier, one sort item.
+# Two stages: a route item for each row (scratch: [E]), then, when these are done, one sort item.
 cdef void route_item(const Routing *r, const dl_floats *f, const float *scores, int64_t t,
                      float *scratch) noexcept nogil
 cdef void sort_item(const Routing *r, int64_t T) noexcept nogil

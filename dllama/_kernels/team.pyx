@@ -1,0 +1,51 @@
+"""The threads of an executor."""
+
+cimport cython
+from libc.stdint cimport int64_t
+
+import os
+
+from dllama._kernels.memory cimport Memory
+
+
+cdef extern from "threads.h" nogil:
+    int dl_openmp()
+
+
+@cython.no_gc  # which could take the memory away before the threads have ended
+cdef class Team:
+    """See team.pxd."""
+
+    cdef void run(self) noexcept nogil:
+        dl_team_run(self.team)
+
+    cdef int64_t *nanoseconds(self) noexcept:
+        return self.team.nanoseconds
+
+    def __dealloc__(self):
+        if self.team is not NULL:
+            dl_team_stop(self.team)
+
+
+cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, void *work):
+    cdef Team made = Team()
+    cdef dl_team *t
+    cdef int error
+    threads = threads if dl_openmp() else 1
+    made._team = Memory(sizeof(dl_team))
+    made._taken = Memory(max(1, stages * threads) * sizeof(dl_line))
+    made._progress = Memory(max(1, stages) * sizeof(dl_progress))
+    made._nanoseconds = Memory(max(1, stages) * sizeof(int64_t))
+    made._members = Memory(threads * sizeof(dl_member))
+    made.nbytes = sum(memory.nbytes for memory in (
+        made._team, made._taken, made._progress, made._nanoseconds, made._members))
+    t = <dl_team *> made._team.data
+    t.stages, t.threads, t.count, t.item, t.work = stages, threads, count, item, work
+    t.taken, t.progress = <dl_line *> made._taken.data, <dl_progress *> made._progress.data
+    t.nanoseconds = <int64_t *> made._nanoseconds.data
+    t.members = <dl_member *> made._members.data
+    error = dl_team_start(t)
+    if error:
+        raise OSError(error, f"cannot start {threads} threads: {os.strerror(error)}")
+    made.team = t
+    return made
