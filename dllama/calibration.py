@@ -112,7 +112,7 @@ def _windows(path: Path, text: str, length: int) -> list[NDArray[np.int32]]:
         raise ModelError(f"{path} has no tokenizer, which calibration needs")
     ids = tokenizer.encode(text, add_bos=False)
     if not ids:
-        raise ConfigError("the calibration text is empty")
+        raise ConfigError("--calibration: the text is empty")
     whole = max(1, len(ids) // length)
     used = min(whole, MOST_WINDOWS)
     starts = [index * whole // used * length for index in range(used)]

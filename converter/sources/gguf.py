@@ -12,11 +12,12 @@ from dllama.converter.sources.gguf_config import (
     FREQUENCIES,
     hugging_face_name,
     read_config,
+    usual_names,
     vocabulary,
 )
 from dllama.converter.sources.gguf_header import MAGIC, SWAPPED
 from dllama.converter.sources.gguf_parts import open_parts
-from dllama.converter.sources.gguf_types import Mapped, open_tensor
+from dllama.converter.sources.gguf_types import Mapped, check_places, open_tensor
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.gguf import read_tokenizer
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
@@ -59,16 +60,29 @@ class GgufFile:
             for entry in part.header.tensors
             if not entry.name.endswith(UNUSED)
         }
+        for part in parts:
+            check_places(
+                part.path, [stored[e.name] for e in part.header.tensors if e.name in stored]
+            )
         factors = self._factors(stored.pop(FREQUENCIES, None))
         self.config = read_config(metadata, stored.keys(), factors, self.path)
         self.config["vocab_size"] = vocabulary(metadata, self._embedding_rows(stored), self.path)
         self.paired = metadata["general.architecture"] == "llama"
         self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
-        self.absent: dict[str, DllamaError] = {}
+        self.absent = dict(self._absent())
 
     def tokenizer(self) -> SourceTokenizer:
         """Return the tokenizer in the metadata."""
         return read_tokenizer(self.path, self._metadata)
+
+    def _absent(self) -> Iterator[tuple[str, DllamaError]]:
+        """Yield Hugging Face's names of missing tensors, and errors with GGUF's names."""
+        # Of more layers than there are tensors, one of these lacks a tensor.
+        layers = min(self.config["num_hidden_layers"], len(self.tensors) + 1)
+        for name in usual_names(layers):
+            theirs = hugging_face_name(name, self.config["model_type"])
+            if theirs is not None and theirs not in self.tensors:
+                yield theirs, FormatError(self.path, name, "missing", "a tensor of this name")
 
     def _factors(self, tensor: Mapped | None) -> NDArray[np.float32] | None:
         """Return the factors (head_size/2,) of the RoPE frequencies."""

@@ -116,7 +116,7 @@ def read_config(
     config["rope_scaling"] = _rope_scaling(arch, config, factors, path)
     if window:
         config |= {"sliding_window": window, "use_sliding_window": True}
-    config |= dict.fromkeys(_biases(arch, tensors), True)
+    _check_biases(arch, tensors, path)
     _add_experts(config, arch, path)
     _check_heads(metadata, arch, config, path)
     _check_window(metadata, arch, window, path)
@@ -192,11 +192,23 @@ def hugging_face_name(name: str, model_type: str) -> str | None:
     return f"{prefix}{module}.experts.{number}.{names[of_experts[1]]}.{kind}"
 
 
-def _biases(arch: str, tensors: Collection[str]) -> set[str]:
-    """Return the config fields for biases; Qwen2's biases of q, k and v need none."""
-    stems = {name.split(".")[-2] for name in tensors if name.endswith(".bias")}
-    stems -= {"attn_q", "attn_k", "attn_v"} if arch == "qwen2" else set()
-    return {"mlp_bias" if stem.startswith("ffn") else "attention_bias" for stem in stems}
+def usual_names(layers: int) -> Iterator[str]:
+    """Yield GGUF's names of tensors with a fixed name, but for an output matrix of its own."""
+    for stem in NAMES:
+        if stem.startswith(("attn", "ffn")):
+            yield from (f"blk.{layer}.{stem}.weight" for layer in range(layers))
+        elif stem != "output":
+            yield f"{stem}.weight"
+
+
+def _check_biases(arch: str, tensors: Collection[str], path: Path) -> None:
+    """UnsupportedError names a bias; Qwen2 has those of q, k and v."""
+    known = (".attn_q.bias", ".attn_k.bias", ".attn_v.bias") if arch == "qwen2" else ()
+    for name in tensors:
+        if name.endswith(".bias") and not name.endswith(known):
+            raise UnsupportedError(
+                f"{path}: {name}: this bias is not supported for architecture {arch}"
+            )
 
 
 def _expert_names(model_type: str) -> tuple[str, dict[str, str]]:

@@ -111,7 +111,12 @@ class _Reader:
                 raise self._error(f"key {key!r}", "given twice", "once")
             metadata[key] = self._value(self._number("<I"), key)
         entries = list(self._entries(tensors))
-        base = self._aligned(metadata.get("general.alignment", DEFAULT_ALIGNMENT))
+        alignment = self._alignment(metadata)
+        base = -(-self._at // alignment) * alignment
+        for entry in entries:
+            if entry.begin % alignment:
+                expected = f"a multiple of {alignment}"
+                raise self._error(f"offset of {entry.name}", entry.begin, expected)
         moved = [TensorEntry(e.name, e.shape, e.type, base + e.begin) for e in entries]
         return GgufHeader(metadata, moved)
 
@@ -149,11 +154,12 @@ class _Reader:
     def _array(self, dtype: np.dtype[Any], count: int) -> np.ndarray[Any, Any]:
         return np.frombuffer(self._take(count * dtype.itemsize), dtype)
 
-    def _aligned(self, alignment: Any) -> int:
-        """Return where the tensors begin."""
+    def _alignment(self, metadata: dict[str, Any]) -> int:
+        """Return what the offsets of tensors are multiples of."""
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or not 0 < alignment <= 1 << 20:
             raise self._error("general.alignment", alignment, "a positive integer")
-        return -(-self._at // alignment) * alignment
+        return alignment
 
     def _text(self) -> str:
         data = self._take(self._count(1))
@@ -170,7 +176,12 @@ class _Reader:
         """
         count = self._number("<Q")
         if count * least > len(self._data) - self._at:
-            raise self._error(f"count at {self._at - 8}", count, "what fits in the file")
+            left = len(self._data) - self._at
+            found = f"{count} items of at least {least} bytes" if least > 1 else f"{count} bytes"
+            raise self._error(
+                f"length at byte {self._at - 8}", found, f"at most {left} bytes (the file is cut "
+                "off or broken)"
+            )  # fmt: skip
         return count
 
     def _number(self, code: str) -> int:

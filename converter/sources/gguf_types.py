@@ -7,9 +7,10 @@ its underscores, a name is that of our weight type with the same blocks, if ther
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,6 +167,16 @@ def open_tensor(file: MappedFile, entry: TensorEntry) -> Mapped:
     name = type_name(entry.type)
     _check(file, entry.name, name, entry.shape, entry.begin, block, tensor.nbytes)
     return tensor
+
+
+def check_places(path: Path, tensors: Iterable[Mapped]) -> None:
+    """FormatError if tensors of a file overlap. The sizes of foreign ones are not known."""
+    known = [tensor for tensor in tensors if isinstance(tensor, MappedTensor)]
+    known.sort(key=lambda tensor: tensor.begin)
+    for one, other in pairwise(known):
+        if one.begin + one.nbytes > other.begin:
+            found = f"byte {other.begin}, within {one.name}"
+            raise FormatError(path, f"begin of {other.name}", found, "a place of its own")
 
 
 def _check(

@@ -142,7 +142,7 @@ def _header_size(data: bytes, path: object) -> int:
     if magic in OLD_MAGICS:
         raise UnsupportedError(f"{path}: an old model file without header, convert it again")
     if magic != MAGIC:
-        raise FormatError(path, "magic", f"{magic:#010x}", f"{MAGIC:#010x}")
+        raise FormatError(path, "magic", f"{magic:#010x}", f"{MAGIC:#010x} (.m) or GGUF")
     if not 8 <= size <= MAX_HEADER or size % 8:
         raise FormatError(path, "header size", size, f"a multiple of 8 up to {MAX_HEADER}")
     if size > len(data):

@@ -256,7 +256,7 @@ def test_an_embedding_that_is_not_finite_is_noticed_when_it_is_read(path, rng):
         ("blk.2.attn_q.weight", "not used by this model: blk.2.attn_q.weight"),
         ("blk.0.attn_q.lora_a", "the tensor blk.0.attn_q.lora_a is not supported"),
         ("blk.0.attn_q_norm.weight", "not used by this model: blk.0.attn_q_norm.weight"),
-        ("blk.0.attn_output.bias", "attention_bias"),
+        ("blk.0.attn_output.bias", "blk.0.attn_output.bias: this bias is not supported"),
         ("blk.1.nextn.eh_proj.weight", "the tensor blk.1.nextn.eh_proj.weight is not supported"),
         ("blk.1.ffn_gate_shexp.weight", "ffn_gate_shexp.weight is not supported"),
         ("blk.0.ffn_gate_inp.weight", "not used by this model: blk.0.ffn_gate_inp.weight"),

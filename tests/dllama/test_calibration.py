@@ -89,7 +89,7 @@ def test_long_texts_are_sampled(converted, letters, monkeypatch):
     path, read = converted("llama-gqa", "f32") / "model.m", []
     second_moments(path, "ab" * 500, 1, read.append)
     assert read == [16, 16, 16]
-    with pytest.raises(ConfigError, match="calibration text is empty"):
+    with pytest.raises(ConfigError, match="the text is empty"):
         second_moments(path, "", 1)
 
 
@@ -140,7 +140,7 @@ def test_calibrated_weights_are_closer_to_the_source(letters, uneven, tmp_path):
     [
         ("f16", "a text", "--calibration does not change f16 weights, expected one of mixed, q40"),
         ("q40", None, "text.txt: No such file or directory"),
-        ("q40", "", "the calibration text is empty"),
+        ("q40", "", "--calibration: the text is empty"),
     ],
 )
 def test_what_calibration_refuses(letters, fixtures, tmp_path, capsys, weights, text, message):

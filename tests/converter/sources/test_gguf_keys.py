@@ -70,7 +70,7 @@ def model(path, rng):
         ({"block_count": None}, "llama.block_count is missing"),
         ({"attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon is missing"),
         ({"attention.layer_norm_epsilon": 1e-5}, "llama.attention.layer_norm_epsilon 9.9"),
-        ({"block_count": 3}, r"model\.layers\.2.*is missing"),
+        ({"block_count": 3}, r"blk\.2\.attn_q\.weight is missing"),
         ({"block_count": 1}, r"not used by this model: blk\.1\."),
         ({"feed_forward_length": 224}, "shape of blk"),
         ({"attention.scale": 0.5}, "attention.scale is 0.5, only 0.125 is supported"),
