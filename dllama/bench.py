@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
@@ -27,17 +28,21 @@ class Case:
         transport: how they are connected; None for one node.
         buffer: type of the numbers that they add up; None for one node, or for the default.
         all_reduce: how they add up; None for one node, or for the default.
+        parallel: how many texts are generated at once.
     """
 
     nodes: int
     transport: str | None = None
     buffer: str | None = None
     all_reduce: str | None = None
+    parallel: int = 1
 
 
 @dataclass(frozen=True)
 class Work:
     """What every case does: evaluate a prompt, then generate tokens, even after an end of text.
+
+    Several texts have prompts of the same length that begin with different tokens.
 
     Args:
         max_tokens: tokens to generate.
@@ -52,8 +57,14 @@ class Work:
     prompt_tokens: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.0})
 
-    def ids(self, llm: LLM) -> list[int]:
-        """Return the ids of the prompt; ConfigError if it is too short or too long."""
+    def prompts(self, llm: LLM) -> list[list[int]]:
+        """Return the ids of a prompt for each text; ConfigError if these are too few or many."""
+        ids = self._ids(llm)
+        turns = [n % len(ids) for n in range(llm.parallel)]
+        return [ids[turn:] + ids[:turn] for turn in turns]
+
+    def _ids(self, llm: LLM) -> list[int]:
+        """Return the ids of the prompt."""
         count = self.prompt_tokens
         if self.prompt is None:
             count = count or DEFAULT_PROMPT_TOKENS
@@ -73,14 +84,16 @@ class Work:
 class Result:
     """The medians over all repeats of a case.
 
-    Times and bytes are the root's, per generated token. speed_up compares with one node; it is None
-    if that is not a case.
+    Times and bytes are the root's, per generated token. first_token_ms is the median over the texts
+    of the time until the first token. tokens_per_s counts the tokens of all texts. speed_up
+    compares with as many texts on one node; it is None if that is not a case.
     """
 
     nodes: int
     transport: str | None
     buffer: str | None
     all_reduce: str | None
+    parallel: int
     total_ms: float
     inference_ms: float
     transfer_ms: float
@@ -88,6 +101,7 @@ class Result:
     received_kb: float
     tokens_per_s: float
     prompt_tokens_per_s: float
+    first_token_ms: float
     speed_up: float | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,11 +117,14 @@ def cases(
     transports: Sequence[str | None],
     buffers: Sequence[str | None],
     all_reduces: Sequence[str | None],
+    parallels: Sequence[int] = (1,),
 ) -> list[Case]:
-    """Return all combinations. One node is a single case."""
-    found = [Case(1)] if 1 in nodes else []
+    """Return all combinations. One node is connected in one way only."""
     several = sorted({count for count in nodes if count > 1})
-    return found + [Case(*one) for one in product(several, transports, buffers, all_reduces)]
+    texts = sorted(set(parallels))
+    found = [Case(1, parallel=count) for count in texts] if 1 in nodes else []
+    together = product(several, transports, buffers, all_reduces, texts)
+    return found + [Case(*one) for one in together]
 
 
 def measure(
@@ -150,27 +167,30 @@ def measure(
 
 def _sample(llm: LLM, work: Work) -> dict[str, float]:
     """Return the averages of one run, after a short one that warms up."""
-    ids = work.ids(llm)
+    prompts = work.prompts(llm)
+    firsts: dict[int, float] = {}
     for count in (WARM_UP, work.max_tokens):
         llm.reset()
-        for _ in llm.generate(ids, count, ignore_eos=True, **work.sampling):
-            pass
-    return llm.stats.summary()
+        firsts, begin = {}, time.perf_counter()
+        for number, _ in llm.generate_many(prompts, count, ignore_eos=True, **work.sampling):
+            firsts.setdefault(number, time.perf_counter() - begin)
+    return {**llm.stats.summary(), "first_token_ms": 1e3 * statistics.median(firsts.values())}
 
 
 def _results(
     samples: dict[Case, list[dict[str, float]]], buffers: dict[Case, str]
 ) -> Iterator[Result]:
     """Yield the medians of every case."""
-    alone = samples.get(Case(1), [])
-    base = statistics.median(run["tokens_per_s"] for run in alone) if alone else 0.0
     for case, runs in samples.items():
+        alone = samples.get(Case(1, parallel=case.parallel), [])
+        base = statistics.median(run["tokens_per_s"] for run in alone) if alone else 0.0
         median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         yield Result(
             nodes=case.nodes,
             transport=case.transport,
             buffer=buffers[case] if case.nodes > 1 else None,
             all_reduce=(case.all_reduce or "auto") if case.nodes > 1 else None,
+            parallel=case.parallel,
             total_ms=median["avg_total_ms"],
             inference_ms=median["avg_inference_ms"],
             transfer_ms=median["avg_transfer_ms"],
@@ -178,5 +198,6 @@ def _results(
             received_kb=median["avg_received_bytes"] / 1000,
             tokens_per_s=median["tokens_per_s"],
             prompt_tokens_per_s=median["prompt_tokens_per_s"],
+            first_token_ms=median["first_token_ms"],
             speed_up=median["tokens_per_s"] / base if base else None,
         )

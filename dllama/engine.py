@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,17 @@ from dllama import options
 from dllama._kernels import cpu
 from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
-from dllama.errors import ConfigError
+from dllama.draft_model import DRAFTS, Drafts, ModelDrafts, check_same_tokens
+from dllama.drafts import Costs
+from dllama.generation import Generation, TextMaker, TextOptions
 from dllama.model_path import model_name, open_model, tokenizer_of
 from dllama.model_runner import ModelRunner
 from dllama.options.option import documented
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
-from dllama.runtime.stats import DECODE, PREFILL
-from dllama.sampling.sampler import Sampler, SamplerConfig
-from dllama.text.stream import End, TextStream, Token, stop_strings
+from dllama.sampling.sampler import Sampler
+from dllama.scheduler import Scheduler
+from dllama.text.stream import TextStream, Token
 
 log = logging.getLogger("dllama.engine")
 
@@ -31,7 +33,8 @@ log = logging.getLogger("dllama.engine")
 class LLM:
     """A model and its sequences. One thread at a time may use it; close it.
 
-    All methods work on the current sequence, which is the one that continue_from chose last.
+    Methods work on the current sequence, which is the one that continue_from chose last.
+    generate_many and submit generate texts in sequences of their own.
 
     Args:
     {arguments}
@@ -67,8 +70,11 @@ class LLM:
         secret_file: str | Path | None = options.SECRET_FILE.default,
         max_seq_len: int | None = options.MAX_SEQ_LEN.default,
         contexts: int | None = options.CONTEXTS.default,
+        parallel: int = options.PARALLEL.default,
         kv_cache: str = options.KV_CACHE.default,
         batch_size: int | None = options.BATCH_SIZE.default,
+        draft: str | Path = options.DRAFT.default,
+        draft_tokens: int = options.DRAFT_TOKENS.default,
         trace: bool = options.KEEP_TRACE.default,
         progress: bool = options.PROGRESS.default,
     ) -> None:
@@ -76,7 +82,6 @@ class LLM:
         self.nodes, self.threads = layout.world_size, layout.threads[0]
         self.transport: str | None = layout.transport.name if layout.transport else None
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
-        self._interrupted = False
         convert = options.REQUANTISE.require(requantise)
         with open_model(model, convert) as stored:
             self.model_path, self.spec = stored.path, stored.spec
@@ -90,6 +95,7 @@ class LLM:
                 timeout=timeout,
                 max_seq_len=max_seq_len,
                 contexts=contexts,
+                parallel=parallel,
                 kv_cache=kv_cache,
                 batch_size=batch_size,
             )
@@ -100,6 +106,16 @@ class LLM:
         self._runner = ModelRunner(
             root, self._sequences, self._config, model=self.model_path, trace=trace
         )
+        costs = Costs()
+        most = options.DRAFT_TOKENS.argument(draft_tokens)
+        self._scheduler = Scheduler(self._runner, self._sequences, self._config, costs, most)
+        try:
+            self._drafts = self._open_drafts(draft, costs)
+        except BaseException:
+            self._runner.close()
+            raise
+        self._texts = TextMaker(self._sequences, self.tokenizer, self.model_path, self._drafts)
+        self._text: Generation | None = None  # the last one of the current sequence
         self.stats, self.timelines = self._runner.stats, self._runner.timelines
 
     def __enter__(self) -> LLM:
@@ -114,9 +130,12 @@ class LLM:
         A second call does nothing. All other use is a ModelError afterwards.
         """
         self._runner.close()
+        self._drafts.close()
 
     def reset(self) -> None:
-        """Forget all sequences, the statistics and the timelines."""
+        """End all texts; forget all sequences, the statistics and the timelines."""
+        self._scheduler.clear()
+        self._text = None
         self._sequences.clear()
         self.stats.clear()
         self.timelines.clear()
@@ -133,8 +152,13 @@ class LLM:
 
     @property
     def contexts(self) -> int:
-        """How many sequences are kept."""
+        """For how many sequences of full length there is room."""
         return self._config.contexts
+
+    @property
+    def parallel(self) -> int:
+        """How many texts a pass works on."""
+        return self._config.parallel
 
     def rewind(self, position: int) -> None:
         """Keep the beginning of the current sequence and forget the rest.
@@ -147,6 +171,7 @@ class LLM:
         Raises:
             ConfigError: fewer are evaluated.
         """
+        self._end_current()
         self._sequences.rewind(position)
 
     def continue_from(self, tokens: Sequence[int]) -> int:
@@ -167,15 +192,19 @@ class LLM:
             ConfigError: there are no ids, or one is out of range; nothing changes.
             ContextError: they do not fit; nothing changes.
         """
-        return self._sequences.continue_from(tokens)
+        kept = self._sequences.continue_from(tokens)
+        self._text = None
+        return kept
 
     def interrupt(self) -> None:
-        """Make generate end after the current pass.
+        """Make all texts end after the next pass, with the tokens that it brings.
 
         Call it from another thread or a signal handler. What is not evaluated of a prompt by then
         remains pending. If no text is being generated, nothing happens.
         """
-        self._interrupted = True
+        self._scheduler.interrupt()
+        if self._text is not None:
+            self._text.interrupt()
 
     def ping(self) -> None:
         """Make sure that all workers are there. Call it while nothing is generated.
@@ -210,9 +239,10 @@ class LLM:
             ContextError: the tokens do not fit; the sequence is as it was.
             TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
-        given = self._sequences.check(tokens)
-        self._sequences.require(len(self._sequences.current.pending) + len(given))
-        return self._runner.logits(given)
+        given, current = self._sequences.check(tokens), self._sequences.current
+        self._sequences.require(current.position, len(current.pending) + len(given))
+        self._end_current()
+        return self._runner.logits(current, given)
 
     def generate(
         self,
@@ -256,70 +286,115 @@ class LLM:
             ContextError: prompt and max_tokens do not fit.
             TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
-        config = SamplerConfig(
+        settings = TextOptions(
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             seed=seed,
+            stop=stop,
+            stop_ids=stop_ids,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
         )
-        options.LOGPROBS.argument(logprobs)
-        stops = stop_strings(stop)
-        if stops and self.tokenizer is None:
-            raise ConfigError(f"stop is {stop!r}, but {self.model_path} has no tokenizer")
-        ids = self._sequences.current.pending + self._prompt_ids(prompt)
-        limit = self._sequences.limit(len(ids), max_tokens)
-        sampler = Sampler(config)
-        self._interrupted = False
-        eos = () if ignore_eos or self.tokenizer is None else self.tokenizer.eos_ids
-        ends = (*eos, *self._sequences.check(stop_ids))
-        return self._generate(
-            ids, limit, sampler, TextStream(self.tokenizer, stops), ends, logprobs
-        )
+        current = self._sequences.current
+        known = current.tokens + current.pending
+        new = self._texts.ids(prompt, known)
+        self._text = self._texts.make(known + new, current.position, max_tokens, settings)
+        return self._generate(self._text, new)
 
-    def _generate(
+    def _generate(self, text: Generation, new: list[int]) -> Iterator[Token]:
+        """Yield the tokens of a text that extends the current sequence by a prompt."""
+        current = self._sequences.current
+        self._scheduler.attach(text, current)
+        self._sequences.extend(current, new)
+        try:
+            while (token := self._scheduler.next(text)) is not None:
+                yield token
+        finally:
+            self._scheduler.remove(text)
+
+    def generate_many(
         self,
-        ids: list[int],
-        limit: int,
-        sampler: Sampler,
-        stream: TextStream,
-        ends: Sequence[int],
-        logprobs: int | None,
-    ) -> Iterator[Token]:
-        """Yield up to `limit` tokens that follow ids; `ends` are those that end a text."""
-        history = self._sequences.current.tokens + ids
-        self._sequences.current.pending = ids
-        for count in range(1, limit + 1):
-            phase = PREFILL if count == 1 else DECODE
-            token = self._runner.next_token(
-                sampler, history, phase, logprobs, lambda: self._interrupted
-            )
-            if token is None:
-                return
-            history.append(token.id)
-            text = "" if token.id in ends else stream.push(token.id)
-            reasons = (
-                (End.EOS, token.id in ends),
-                (End.STOP, stream.stopped),
-                (End.LENGTH, count == limit),
-                (End.INTERRUPT, self._interrupted),
-            )
-            end = next((end for end, holds in reasons if holds), None)
-            yield replace(token, text=text + stream.flush() if end else text, end=end)
-            if end:
-                return
+        prompts: Iterable[str | Sequence[int]],
+        max_tokens: int | None = None,
+        **settings: Any,
+    ) -> Iterator[tuple[int, Token]]:
+        """Generate several texts at once, `parallel` of them in a pass.
 
-    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """Return the ids of a prompt. At the beginning of a sequence a text may get a bos."""
-        pending = self._sequences.current.pending
-        if not isinstance(prompt, str):
-            ids = self._sequences.check(prompt)
-        elif self.tokenizer is None:
-            raise ConfigError(f"the prompt is text, but {self.model_path} has no tokenizer")
-        else:
-            begins = self.position == 0 and not pending
-            ids = self._sequences.check(self.tokenizer.prompt_ids(prompt, begins))
-        if not ids and not pending:
-            raise ConfigError("the prompt is empty and there is no token to begin with")
-        return ids
+        Each has the tokens that it has alone in an empty sequence. The current sequence stays as it
+        is. Arguments are checked when this is called.
+
+        Args:
+            prompts: texts or token ids, none of them empty.
+            max_tokens: most to generate for each; None: until the context is full.
+            **settings: as for generate, the same for all.
+
+        Yields:
+            The number of the prompt, from 0, and its next token, as they come.
+
+        Raises:
+            ConfigError, ContextError: see generate.
+            TransportError, ProtocolError: a worker failed; the model cannot go on.
+        """
+        texts = [self._texts.alone(prompt, max_tokens, settings) for prompt in prompts]
+        return self._scheduler.run_all(texts)
+
+    def submit(
+        self, prompt: str | Sequence[int], max_tokens: int | None = None, **settings: Any
+    ) -> Generation:
+        """Begin a text in a sequence of its own; step works on it. See generate_many for arguments.
+
+        Returns:
+            The text. Call its `take` after each step; `cancel` ends it.
+
+        Raises:
+            ConfigError, ContextError: see generate.
+        """
+        text = self._texts.alone(prompt, max_tokens, settings)
+        self._scheduler.add(text)
+        return text
+
+    def step(self) -> None:
+        """Run a pass for the texts whose tokens were all taken; there may be nothing to do.
+
+        Raises:
+            TransportError, ProtocolError: a worker failed; the model cannot go on.
+        """
+        self._scheduler.step()
+
+    def _open_drafts(self, draft: str | Path, costs: Costs) -> Drafts:
+        """Return what proposes tokens; a small model is opened on this machine alone."""
+        if draft in DRAFTS:
+            return DRAFTS[str(draft)](costs)
+        small = LLM(draft, threads=self.threads, contexts=self.parallel)
+        try:
+            check_same_tokens(self.model_path, self.tokenizer, small.model_path, small.tokenizer)
+        except BaseException:
+            small.close()
+            raise
+        return ModelDrafts(small, small.spec.vocab_size, costs)
+
+    def draft(self, ids: Sequence[int], count: int, sampler: Sampler, first: int) -> list[int]:
+        """Return what this model draws after the ids of another model's text.
+
+        Args:
+            ids: of the text.
+            count: how many ids to draw; they fit.
+            sampler: of the text.
+            first: how many tokens of the text were drawn.
+        """
+        stream = TextStream(None, ())
+        text = Generation(self._sequences, [*ids], count, sampler, stream, (), first=first)
+        self._scheduler.add(text)
+        drawn: list[int] = []
+        while (token := self._scheduler.next(text)) is not None:
+            drawn.append(token.id)
+        return drawn
+
+    def _end_current(self) -> None:
+        """End the text that is generated in the current sequence."""
+        if self._text is not None:
+            self._scheduler.remove(self._text)
+            self._text = None

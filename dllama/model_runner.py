@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,14 @@ from dllama.cluster.protocol import Want
 from dllama.cluster.root import Root
 from dllama.errors import DllamaError, ModelError, ProtocolError
 from dllama.run_config import RunConfig
-from dllama.runtime.sequences import Sequences
+from dllama.runtime.sequences import Part, Sequence, Sequences
 from dllama.runtime.stats import PREFILL, Stats, StepStats
 from dllama.runtime.trace import NodePass
-from dllama.sampling.log_probabilities import log_probabilities
-from dllama.sampling.sampler import Sampler
-from dllama.text.stream import Token
+from dllama.sampling.sampler import VocabularyShards
 
 
 class ModelRunner:
-    """Evaluates ids of the current sequence on all nodes. Close it.
+    """Evaluates ids of sequences on all nodes. Close it.
 
     Every method but close raises ModelError once it is closed, and TransportError or ProtocolError
     when a node fails. After that it is closed, and later calls name the first cause. The same goes
@@ -62,6 +59,7 @@ class ModelRunner:
         self._trace = trace
         self._failure: BaseException | None = None
         self._traffic = root.traffic()
+        self._began = self._ended = 0.0
         weakref.finalize(self, root.close)  # if nobody calls close
 
     @property
@@ -81,107 +79,89 @@ class ModelRunner:
 
     def ping(self) -> None:
         """Make sure that all workers are there."""
-        with self._closing_on_failure():
+        with self.closing_on_failure():
             self.root.ping()
             self._traffic = self.root.traffic()
 
-    def logits(self, given: list[int]) -> NDArray[np.float32]:
-        """Evaluate what is pending, then ids.
+    def logits(self, sequence: Sequence, given: list[int]) -> NDArray[np.float32]:
+        """Evaluate what is pending of a sequence, then ids.
 
         Args:
+            sequence: any.
             given: the n ids; all of them fit (Sequences.require).
 
         Returns:
             float32 (n, vocab_size): the logits after each of them.
         """
-        sequence, rows = self._sequences.current, self._config.logits
-        ids = sequence.pending + given
-        first = len(ids) - len(given)
+        rows, known = self._config.logits, len(sequence.pending)
         out = np.empty((len(given), self._sequences.vocab_size), np.float32)
-        with self._closing_on_failure():
-            for begin in range(0, len(ids) if given else 0, rows):
-                end = min(begin + rows, len(ids))
-                wanted = range(max(begin, first), end)
-                want = Want.LOGITS if wanted else Want.NOTHING
-                self._pass(ids[begin:end], range(wanted.start - begin, end - begin), PREFILL, want)
-                if wanted:
-                    out[wanted.start - first : end - first] = self.root.logits()
-                self._finish_step()
-                del sequence.pending[:rows]
+        end = known + len(given) if given else 0
+        for begin in range(0, end, rows):
+            new = given[max(0, begin - known) : max(0, begin + rows - known)]
+            ids = sequence.pending[:rows] + new
+            self._sequences.reserve(sequence, len(ids), self._sequences.busy(sequence))
+            wanted = range(len(ids) - len(new), len(ids))
+            self.run([Part(sequence, ids, wanted)], Want.LOGITS if wanted else Want.NOTHING)
+            if wanted:
+                at = max(0, begin - known)
+                with self.closing_on_failure():
+                    out[at : at + len(new)] = self.root.logits()
+            self._sequences.extend(sequence, new)
+            self._sequences.evaluated(sequence, len(ids))
+            self.finish(PREFILL, len(ids))
         return out
 
-    def next_token(
-        self,
-        sampler: Sampler,
-        history: list[int],
-        phase: str,
-        logprobs: int | None,
-        interrupted: Callable[[], bool],
-    ) -> Token | None:
-        """Evaluate what is pending and sample the token that follows, which is pending then.
+    def run(self, parts: list[Part], want: Want) -> None:
+        """Evaluate rows of some sequences on all nodes. Call finish after what follows the pass.
 
         Args:
-            sampler: chooses the token.
-            history: ids of the sequence, pending ones included, for the repetition penalty.
-            phase: PREFILL or DECODE, for the statistics.
-            logprobs: how many alternatives to give; None for no log-probabilities.
-            interrupted: asked after every batch that another one follows.
-
-        Returns:
-            The token without text, or None if it was interrupted.
-        """
-        rows, sequence = self._config.batch, self._sequences.current
-        with self._closing_on_failure():
-            while len(sequence.pending) > rows:
-                self._pass(sequence.pending[:rows], range(0), phase, Want.NOTHING)
-                self._finish_step()
-                del sequence.pending[:rows]
-                if interrupted():
-                    return None
-            last_row = len(sequence.pending) - 1
-            self._pass(sequence.pending, range(last_row, last_row + 1), phase, Want.TOP)
-            begin = time.perf_counter()
-            (shards,) = self.root.shards()
-            token = Token(sampler.sample(shards, history), "")
-            if logprobs is not None:
-                found = log_probabilities(shards, token.id, logprobs)
-                token = replace(token, logprob=found.token, top=found.best)
-            self.stats.charge(sample_ms=(time.perf_counter() - begin) * 1e3)
-            self._finish_step()
-        sequence.pending = [token.id]
-        return token
-
-    def _pass(self, ids: list[int], wanted: range, phase: str, want: Want) -> None:
-        """Evaluate the next ids of the current sequence on all nodes.
-
-        Args:
-            ids: at most as many as a batch has rows.
-            wanted: rows whose logits are wanted.
-            phase: PREFILL or DECODE, for the statistics.
+            parts: at most as many rows as a batch has; there is room for them (Sequences.reserve).
             want: what workers send of the logits.
         """
-        root, begin = self.root, time.perf_counter()
-        batch = self._sequences.next_batch(len(ids), wanted)
-        try:
-            root.run(ids, batch, want)
-        except BaseException:  # of a signal handler, too
-            self._sequences.take_back(batch)
-            raise
-        total_ms = (time.perf_counter() - begin) * 1e3
-        self._sequences.evaluated(ids, given=phase == PREFILL)
-        self.stats.add(StepStats(phase, len(ids), total_ms, *root.times(), 0.0, 0, 0))
+        ids = [token for part in parts for token in part.ids]
+        self._began = time.perf_counter()
+        with self.closing_on_failure():
+            self.root.run(ids, self._sequences.batch(parts), want)
+        self._sequences.copied(parts)
+        self._ended = time.perf_counter()
 
-    def _finish_step(self) -> None:
-        """Count the traffic of a step after its last message, and keep its timeline."""
-        root, before = self.root, self._traffic
+    def shards(self) -> list[VocabularyShards]:
+        """Return the logits of each wanted row of the last pass, as the sampler reads them."""
+        with self.closing_on_failure():
+            return self.root.shards()
+
+    def finish(self, phase: str, tokens: int, drafted: int = 0, accepted: int = 0) -> None:
+        """Count the last pass, with what it sent and what was done since, and keep its timeline.
+
+        Args:
+            phase: of the pass, for the statistics.
+            tokens: that it evaluated or generated.
+            drafted: ids that were proposed and checked.
+            accepted: those of them that turned out right.
+        """
+        root, before, now = self.root, self._traffic, time.perf_counter()
         sent, received = root.traffic()
-        self.stats.charge(sent_bytes=sent - before[0], received_bytes=received - before[1])
+        sample_ms = (now - self._ended) * 1e3
+        self.stats.add(
+            StepStats(
+                phase,
+                tokens,
+                (now - self._began) * 1e3,
+                *root.times(),
+                sample_ms,
+                sent - before[0],
+                received - before[1],
+                drafted,
+                accepted,
+            )
+        )
         if self._trace:
-            self.timelines += root.timelines()
+            with self.closing_on_failure():
+                self.timelines += root.timelines()
         self._traffic = root.traffic()
 
     @contextmanager
-    def _closing_on_failure(self) -> Iterator[None]:
+    def closing_on_failure(self) -> Iterator[None]:
         """Let all nodes go when they cannot go on together, and remember why."""
         try:
             yield

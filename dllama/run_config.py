@@ -34,7 +34,8 @@ class RunConfig:
         buffer: type of the numbers in an all-reduce: q80, f32 or f16.
         all_reduce: auto, exchange or two-step.
         timeout: seconds after which a node that does not reply is given up.
-        contexts: how many sequences are kept.
+        contexts: for how many sequences of full length there are KV blocks.
+        parallel: most sequences in a pass.
     """
 
     shares: tuple[float, ...]
@@ -45,7 +46,8 @@ class RunConfig:
     buffer: str
     all_reduce: str = options.ALL_REDUCE.default
     timeout: float = options.TIMEOUT.default
-    contexts: int = options.CONTEXTS.default
+    contexts: int = 1
+    parallel: int = options.PARALLEL.default
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class RunConfig:
         timeout: float | None = None,
         max_seq_len: int | None = None,
         contexts: int | None = options.CONTEXTS.default,
+        parallel: int = options.PARALLEL.default,
         kv_cache: str | None = None,
         batch_size: int | None = None,
     ) -> RunConfig:
@@ -74,18 +77,20 @@ class RunConfig:
             ConfigError: an option does not take a value, or the value does not fit the model.
         """
         seq_len = _context_length(max_seq_len, spec)
-        batch = min(options.BATCH_SIZE.argument(batch_size), seq_len)
+        parallel = options.PARALLEL.argument(parallel)
+        batch = max(parallel, min(options.BATCH_SIZE.argument(batch_size), seq_len))
         kv_type = _kv_type(options.KV_CACHE.argument(kv_cache), spec)
         return cls(
             shares=_node_shares(shares, nodes),
             seq_len=seq_len,
             kv_cache=kv_type,
             batch=batch,
-            logits=max(1, min(batch, MAX_LOGITS // spec.vocab_size)),
+            logits=max(parallel, min(batch, MAX_LOGITS // spec.vocab_size)),
             buffer=options.BUFFER.argument(buffer) or _buffer(spec),
             all_reduce=options.ALL_REDUCE.argument(all_reduce),
             timeout=options.TIMEOUT.argument(timeout),
-            contexts=context_count(contexts, spec, seq_len, kv_type),
+            contexts=context_count(contexts, parallel, spec, seq_len, kv_type),
+            parallel=parallel,
         )
 
     @classmethod
@@ -128,13 +133,19 @@ FIELDS = (
     options.BUFFER,
     options.ALL_REDUCE,
     options.TIMEOUT,
-    options.CONTEXTS,
+    replace(options.CONTEXTS, default=1),
+    options.PARALLEL,
 )
 assert [option.name for option in FIELDS] == [field.name for field in fields(RunConfig)]
 
 
-def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, kv_type: str) -> int:
-    """Return how many sequences are kept; None: as many as take little memory beside the model."""
+def context_count(
+    contexts: int | None, parallel: int, spec: ModelSpec, seq_len: int, kv_type: str
+) -> int:
+    """Return for how many sequences of full length there are KV blocks.
+
+    None: for as many as a pass works on, if they take little memory beside the model.
+    """
     if contexts is not None:
         count: int = options.CONTEXTS.argument(contexts)
         return count
@@ -143,7 +154,7 @@ def context_count(contexts: int | None, spec: ModelSpec, seq_len: int, kv_type: 
     width = 2 * spec.n_layers * spec.n_kv_heads * head
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
-    return max(1, min(options.DEFAULT_CONTEXTS, room // (width * seq_len)))
+    return max(1, min(parallel, room // (width * seq_len)))
 
 
 def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:

@@ -22,7 +22,8 @@ LAYERS = """
     converter
     runtime
     cluster
-    model_path model_runner engine conversation perplexity bench calibration __init__
+    model_path model_runner draft_model generation scheduler engine
+    conversation perplexity bench calibration __init__
     server
     cli __main__
 """

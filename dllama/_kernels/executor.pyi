@@ -31,6 +31,7 @@ class Executor:
         max_positions: int,
         kv_type: int,
         sequences: int = 1,
+        contexts: int = 1,
         communicator: Communicator | None = None,
     ) -> None: ...
     def run(

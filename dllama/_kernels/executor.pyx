@@ -50,7 +50,8 @@ cdef class Executor:
         max_logits: most rows of a batch whose logits are wanted.
         max_positions: most positions of a sequence.
         kv_type: how keys and values are stored, a WeightType: F32, F16 or Q80.
-        sequences: most sequences in a batch; the KV cache has room for this many of full length.
+        sequences: most sequences in a batch.
+        contexts: the KV cache has room for this many sequences of full length.
         communicator: links to the other nodes; None on one node.
 
     Raises:
@@ -75,14 +76,14 @@ cdef class Executor:
 
     def __init__(self, graph, dict matrices, dict vectors, embedding, *, int threads,
                  int64_t max_rows, int64_t max_logits, int64_t max_positions, int kv_type,
-                 int64_t sequences=1, Communicator communicator=None):
+                 int64_t sequences=1, int64_t contexts=1, Communicator communicator=None):
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
         self.max_logits, self.sequences, self.vocab_size = max_logits, sequences, graph.vocab_size
         self.communicator = communicator
         size = block_positions(max_positions)
         self.table_size = (max_positions + size - 1) // size
         self.cache = KVCache(graph.kv.layers, graph.kv.heads, graph.kv.size, size,
-                             sequences * self.table_size, kv_type)
+                             contexts * self.table_size, kv_type)
         buffers = {buffer.name: self._buffer(buffer) for buffer in graph.buffers}
         self.bindings = Bindings(
             buffers=buffers, matrices=matrices, vectors=vectors, embedding=embedding,

@@ -1,4 +1,4 @@
-"""`dllama bench`: compare numbers of nodes, transports, buffers and all-reduces."""
+"""`dllama bench`: compare numbers of nodes and of texts, transports, buffers and all-reduces."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from dllama.options import (
     BENCH_TEXT_OPTIONS,
     CLUSTER_OPTIONS,
     COMPARED_OPTIONS,
+    DRAFT_OPTIONS,
     MODEL,
     MODEL_OPTIONS,
     REPEATS,
@@ -38,6 +39,7 @@ from dllama.runtime.trace import NodePass, chrome_trace
 
 EXAMPLES = """\
 dllama bench --nodes 1,2,4
+dllama bench llama --nodes 1,2 --parallel 1,2,4,8,16
 dllama bench llama --nodes 1,2,4 --transport blocking,unix --buffer q80,f32
 dllama bench llama --workers 10.0.0.2:9999 10.0.0.3:9999 --json bench.json"""
 
@@ -45,9 +47,10 @@ NAMES = tuple(option.name for option in COMPARED_OPTIONS)
 CLUSTER = tuple(option for option in CLUSTER_OPTIONS if option.name not in NAMES)
 # --nodes says how many of the --workers to use; it does not replace them.
 EXCLUSIVE = [group for group in ONE_OF if "workers" not in group]
-HEADINGS = ("nodes", "transport", "buffer", "all-reduce", "total ms", "inference", "transfer",
-            "sent kB", "recv kB", "tokens/s", "prompt t/s", "speed-up")  # fmt: skip
-LLM_ARGUMENTS = [option.name for option in (*MODEL_OPTIONS, *CLUSTER)]
+HEADINGS = ("nodes", "transport", "buffer", "all-reduce", "parallel", "total ms", "inference",
+            "transfer", "sent kB", "recv kB", "tokens/s", "prompt t/s", "first ms",
+            "speed-up")  # fmt: skip
+LLM_ARGUMENTS = [option.name for option in (*MODEL_OPTIONS, *CLUSTER, *DRAFT_OPTIONS)]
 BY_RANK = ("threads", "shares")
 
 
@@ -57,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "bench",
         run,
-        "Compare numbers of nodes, transports, buffers and all-reduces.",
+        "Compare numbers of nodes and of texts, transports, buffers and all-reduces.",
         EXAMPLES,
     )
     groups = {
@@ -66,6 +69,7 @@ def add_parser(subparsers: Any) -> None:
         "sampling": BENCH_SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER,
+        "drafts": DRAFT_OPTIONS,
         "work and report": (*WORK_OPTIONS, *REPORT_OPTIONS, TRACE),
     }
     add_options(parser, groups, MODEL)
@@ -130,6 +134,7 @@ def _cases(values: dict[str, Any]) -> list[Case]:
         values.get("transport") or _transports(workers),
         values.get("buffer") or [None],
         values.get("all_reduce") or [None],
+        values.get("parallel") or [1],
     )
 
 
@@ -155,6 +160,7 @@ def _open(case: Case, values: dict[str, Any]) -> LLM:
         transport=case.transport,
         buffer=case.buffer,
         all_reduce=case.all_reduce or ALL_REDUCE.default,
+        parallel=case.parallel,
         trace="trace" in values,
     )
 

@@ -13,7 +13,7 @@ from dllama.cli.files import check_output, write_json
 from dllama.cli.options import open_model, sampling, settings, template_name, template_variables
 from dllama.cli.parser import add_command, add_options
 from dllama.cli.prompt import prompt_text
-from dllama.cli.report import plural, result
+from dllama.cli.report import drafts, plural, result
 from dllama.conversation import Conversation, read_messages, required_tokenizer, to_json
 from dllama.errors import (
     ConfigError,
@@ -28,6 +28,7 @@ from dllama.model_path import DEMO
 from dllama.options import (
     CHAT_OPTIONS,
     CLUSTER_OPTIONS,
+    DRAFT_OPTIONS,
     MODEL,
     MODEL_OPTIONS,
     REPORT_OPTIONS,
@@ -74,6 +75,7 @@ def add_parser(subparsers: Any) -> None:
             SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER_OPTIONS,
+        "drafts": DRAFT_OPTIONS,
         "report": (*REPORT_OPTIONS, TRACE),
     }  # fmt: skip
     add_options(parser, groups, MODEL)
@@ -280,4 +282,5 @@ def _state(llm: LLM, conversation: Conversation) -> list[str]:
         f"prompts   {read} tokens evaluated, {conversation.kept} kept from turn to turn, "
         f"{summary['prompt_tokens_per_s']:.1f} tokens/s",
         f"answers   {written} tokens evaluated, {summary['tokens_per_s']:.1f} tokens/s",
+        *(f"drafts    {line}" for line in drafts(summary)),
     ]

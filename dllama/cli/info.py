@@ -21,7 +21,7 @@ from dllama.model.stored_model import StoredModel
 from dllama.model.tensors import Tensor
 from dllama.model.weight_types import WeightType
 from dllama.model_path import open_model, own_tokenizer
-from dllama.options import INFO_OPTIONS, MODEL
+from dllama.options import INFO_OPTIONS, MODEL, PARALLEL
 from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
 
@@ -146,7 +146,8 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
         buffer=args.buffer,
         all_reduce=args.all_reduce,
         max_seq_len=args.max_seq_len,
-        contexts=args.contexts or 1,
+        contexts=args.contexts,
+        parallel=args.parallel or PARALLEL.default,
         kv_cache=args.kv_cache,
     )
     threads = thread_count(args.threads, nodes)

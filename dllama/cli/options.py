@@ -10,7 +10,15 @@ from typing import Any
 from dllama import LLM
 from dllama.cli.parser import tested
 from dllama.model_path import DEMO, model_folder
-from dllama.options import CLUSTER_OPTIONS, FILE_OPTIONS, MODEL_OPTIONS, SAMPLING_OPTIONS
+from dllama.options import (
+    CLUSTER_OPTIONS,
+    CONTEXTS,
+    DRAFT_OPTIONS,
+    FILE_OPTIONS,
+    MODEL_OPTIONS,
+    PARALLEL,
+    SAMPLING_OPTIONS,
+)
 from dllama.options.files import generation_defaults, read_config
 from dllama.text.template import PLAIN
 from dllama.text.template_variables import parse_variables
@@ -18,7 +26,9 @@ from dllama.text.template_variables import parse_variables
 # Options that exclude each other: if the command line gives one, the file's are ignored.
 OneOf = Sequence[Sequence[str]]
 ONE_OF: OneOf = (("prompt", "prompt_file"), ("nodes", "workers"))
-LLM_ARGUMENTS = tuple(option.name for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS))
+LLM_ARGUMENTS = tuple(
+    option.name for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS, *DRAFT_OPTIONS, PARALLEL, CONTEXTS)
+)
 
 
 def settings(args: argparse.Namespace, one_of: OneOf = ONE_OF) -> dict[str, Any]:
@@ -71,8 +81,8 @@ def template_variables(values: dict[str, Any]) -> dict[str, Any]:
     return parse_variables(values.get("template_kwargs", "{}"))
 
 
-def open_model(values: dict[str, Any], contexts: int | None = 1) -> LLM:
+def open_model(values: dict[str, Any]) -> LLM:
     """Open the model that the options ask for."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
     quiet = values.get("quiet", False)
-    return LLM(**arguments, contexts=contexts, trace="trace" in values, progress=not quiet)
+    return LLM(**arguments, trace="trace" in values, progress=not quiet)

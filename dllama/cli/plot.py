@@ -8,7 +8,7 @@ from typing import Any
 from dllama.bench import Result
 from dllama.cli.files import write
 
-Line = tuple[str | None, str | None, str | None]
+Line = tuple[str | None, ...]
 
 
 def plot(path: str, results: Sequence[Result]) -> None:
@@ -29,14 +29,17 @@ def plot(path: str, results: Sequence[Result]) -> None:
 
 
 def _draw_speed(axes: Any, results: Sequence[Result]) -> None:
-    """Draw lines of tokens per second; all begin with the case of one node."""
-    alone = [(result.nodes, result.tokens_per_s) for result in results if result.nodes == 1]
+    """Draw lines of tokens per second; those of as many texts begin with the case of one node."""
+    alone = {result.parallel: result.tokens_per_s for result in results if result.nodes == 1}
     lines: dict[Line, list[tuple[int, float]]] = {}
     for result in results:
         if result.nodes > 1:
-            key = (result.transport, result.buffer, result.all_reduce)
-            lines.setdefault(key, list(alone)).append((result.nodes, result.tokens_per_s))
-    for key, points in (lines or {("one node", None, None): alone}).items():
+            key: Line = (result.transport, result.buffer, result.all_reduce, _texts(result))
+            first = [(1, alone[result.parallel])] if result.parallel in alone else []
+            lines.setdefault(key, first).append((result.nodes, result.tokens_per_s))
+    for result in [] if lines else results:
+        lines["one node", _texts(result)] = [(1, result.tokens_per_s)]
+    for key, points in lines.items():
         label = ", ".join(word for word in key if word)
         axes.plot(*zip(*points, strict=True), marker="o", label=label)
     axes.set(xlabel="nodes", ylabel="tokens/s", title="generation")
@@ -45,9 +48,20 @@ def _draw_speed(axes: Any, results: Sequence[Result]) -> None:
     axes.legend()
 
 
+def _texts(result: Result) -> str | None:
+    """How many texts a case has, if there are several."""
+    return f"{result.parallel} texts" if result.parallel > 1 else None
+
+
 def name_of(result: Result) -> str:
     """A unique name of a case."""
-    words = (str(result.nodes), result.transport, result.buffer, result.all_reduce)
+    words = (
+        str(result.nodes),
+        result.transport,
+        result.buffer,
+        result.all_reduce,
+        _texts(result),
+    )
     return " ".join(word for word in words if word)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dllama import LLM
@@ -44,7 +44,7 @@ def _row(step: StepStats) -> str:
 def _summary(llm: LLM) -> list[str]:
     """The speed, and the average cost of a generated token."""
     summary = llm.stats.summary()
-    return [
+    lines = [
         _setup(llm),
         f"prompt      {summary['prompt_tokens_per_s']:10.2f} tokens/s",
         f"generation  {summary['tokens_per_s']:10.2f} tokens/s",
@@ -53,6 +53,14 @@ def _summary(llm: LLM) -> list[str]:
         f"traffic     {summary['avg_sent_bytes'] / 1000:10.2f} kB sent, "
         f"{summary['avg_received_bytes'] / 1000:.2f} kB received per token",
     ]
+    return lines + [f"drafts      {line}" for line in drafts(summary)]
+
+
+def drafts(summary: Mapping[str, float]) -> list[str]:
+    """How many drafted tokens were right, in a line; none if there were no drafts."""
+    if not summary["drafted"]:
+        return []
+    return [f"{summary['accepted']} of {summary['drafted']} drafted tokens accepted"]
 
 
 def _setup(llm: LLM) -> str:

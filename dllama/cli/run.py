@@ -19,6 +19,7 @@ from dllama.options import (
     CLUSTER_OPTIONS,
     DEFAULT_STEPS,
     DEMO_PROMPT,
+    DRAFT_OPTIONS,
     MODEL_OPTIONS,
     PROMPT,
     REPORT_OPTIONS,
@@ -51,6 +52,7 @@ def add_parser(subparsers: Any) -> None:
             SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
         "cluster": CLUSTER_OPTIONS,
+        "drafts": DRAFT_OPTIONS,
         "report": (*REPORT_OPTIONS, TRACE),
     }  # fmt: skip
     add_options(parser, groups, PROMPT)

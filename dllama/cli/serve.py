@@ -16,12 +16,14 @@ from dllama.cluster.protocol import read_secret
 from dllama.errors import ConfigError
 from dllama.options import (
     CLUSTER_OPTIONS,
+    DRAFT_OPTIONS,
     LISTEN,
     LOG_QUIET,
     MODEL,
     MODEL_OPTIONS,
     QUEUE,
     SAMPLING_OPTIONS,
+    SERVED,
     SERVER_OPTIONS,
     TEMPLATE,
     TEMPLATE_KWARGS,
@@ -50,6 +52,7 @@ def add_parser(subparsers: Any) -> None:
         "folder, or as given here)":
             tuple(option for option in SAMPLING_OPTIONS if option.name != "seed"),
         "cluster": CLUSTER_OPTIONS,
+        "drafts": DRAFT_OPTIONS,
         "log": (LOG_QUIET,),
     }  # fmt: skip
     add_options(parser, groups, MODEL)
@@ -57,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer requests until Ctrl-C or SIGTERM."""
-    values = settings(args)
+    values = {SERVED.name: SERVED.default, **settings(args)}
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}: pip install 'dllama[serve]'")
@@ -74,25 +77,30 @@ def run(args: argparse.Namespace) -> int:
 def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
     """Open the model and answer requests."""
     from dllama.server.app import make_app
+    from dllama.server.dispatcher import Dispatcher
     from dllama.server.metrics import Metrics
-    from dllama.server.scheduler import Scheduler
     from dllama.server.served import Served
     from dllama.server.service import bind, serve, url_of
 
     metrics = Metrics()
     limit = values.get("queue", QUEUE.default)
-    scheduler = Scheduler(lambda: open_model(values, values.get("contexts")), metrics, limit)
-    with bind(address) as listener, closing(scheduler):
-        llm = scheduler.load()
+    dispatcher = Dispatcher(lambda: open_model(values), metrics, limit)
+    with bind(address) as listener, closing(dispatcher):
+        llm = dispatcher.load()
         # Its warnings were shown; they need not come again when a lost worker is back.
         logging.getLogger("dllama.engine").setLevel(logging.ERROR)
-        log.info("%d contexts of %d tokens", llm.contexts, llm.seq_len)
+        log.info(
+            "%d requests at once, room for %d texts of %d tokens",
+            llm.parallel,
+            llm.contexts,
+            llm.seq_len,
+        )
         served = Served.of(
             llm, sampling(llm, values), template_name(llm, values), template_variables(values)
         )
-        app = make_app(served, scheduler, metrics, key, local=not is_public(address))
+        app = make_app(served, dispatcher, metrics, key, local=not is_public(address))
         ready = f"listening at {url_of(listener)}"
-        serve(scheduler, app, listener, lambda: print(ready, flush=True))
+        serve(dispatcher, app, listener, lambda: print(ready, flush=True))
 
 
 def _read_key(path: str | None) -> bytes | None:

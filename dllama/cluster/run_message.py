@@ -90,4 +90,4 @@ class Run:
 def most_bytes(config: RunConfig) -> int:
     """Return the bytes of the largest RUN that a cluster of this configuration sends."""
     blocks = -(-config.seq_len // block_positions(config.seq_len))
-    return HEAD.size + NUMBER * (config.contexts * (5 + blocks) + config.logits)
+    return HEAD.size + NUMBER * (config.parallel * (5 + blocks) + config.logits)

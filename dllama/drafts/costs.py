@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from statistics import geometric_mean, median
@@ -49,6 +50,10 @@ class Costs:
         """What a pass costs, in passes over one row."""
         return self._cost(rows) / self._costs[1]
 
+    def _seconds(self) -> float:
+        """What a pass over one row takes now; infinite before the first pass."""
+        return geometric_mean(self._unit) * self._costs[1] if self._unit else math.inf
+
     def _cost(self, rows: int) -> float:
         """The cost for so many rows; linear between numbers that were seen."""
         if rows in self._costs:
@@ -60,23 +65,25 @@ class Costs:
             slope = (self._costs[above] - least) / (above - below)
         return least + slope * (rows - below)
 
-    def worth(self, chances: Sequence[float], rows: int, most: int) -> int:
+    def worth(self, chances: Sequence[float], rows: int, most: int, seconds: float = 0.0) -> int:
         """Return how many ids of a proposal give most tokens per second.
 
         Args:
             chances: for each id, the probability that it is right if those before it are.
             rows: rows of the pass so far. Each is taken to give a token.
             most: most rows to add.
+            seconds: what each id costs before it is verified.
 
         Returns:
             0 to `most`. Where nothing pays for long, sometimes 1 nevertheless, so that chances and
             costs are measured again.
         """
+        extra = seconds / self._seconds()
         best, depth, tokens, right = GAIN * rows / self.relative(rows), 0, float(rows), 1.0
         for n, chance in enumerate(chances[: max(0, most)], 1):
             right *= chance
             tokens += right
-            rate = tokens / self.relative(rows + n)
+            rate = tokens / (self.relative(rows + n) + n * extra)
             if rate > best:
                 best, depth = rate, n
         if depth:

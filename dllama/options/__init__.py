@@ -15,7 +15,6 @@ MAX_THREADS = 1024
 MAX_SEED = (1 << 64) - 1
 MAX_TOP_K = 1 << 31
 DEFAULT_SEQ_LEN = 4096
-DEFAULT_CONTEXTS = 4  # most, where nobody says how many
 DEFAULT_STEPS = 128
 DEFAULT_WINDOW = 512  # tokens of `dllama perplexity`
 DEFAULT_PROMPT_TOKENS = 64  # of `dllama bench`
@@ -48,10 +47,23 @@ THREADS = Option(
     otherwise="one per core, divided among the nodes of this machine",
     python="a list has one number for each node, the root first, and None for a worker's own",
 )  # fmt: skip
+PARALLEL = Option(
+    "parallel", int, "texts that are generated at once", metavar="N", least=1, most=64, default=1,
+)  # fmt: skip
+DRAFT = Option(
+    "draft", str, "draft tokens and check several in one pass, for the same text as without: ngram "
+    "proposes what followed the same tokens before, a path is a small model that proposes (on this "
+    "machine alone)", metavar="{none,ngram,PATH}", default="none",
+)  # fmt: skip
+DRAFT_TOKENS = Option(
+    "draft_tokens", int, "most tokens to draft for a pass; fewer where that does not pay",
+    metavar="N", least=1, most=63, default=15,
+)  # fmt: skip
 CONTEXTS = Option(
-    "contexts", int, "texts whose keys and values are kept, so that as many conversations can "
-    "take turns", metavar="N", least=1, most=64, default=1,
-    python=f"None: up to {DEFAULT_CONTEXTS}, in 1 GB or a quarter of the model's size",
+    "contexts", int, "room for the keys and values of this many texts of full length; shorter ones "
+    "share it", metavar="N", least=1, most=64,
+    otherwise="as many as are generated at once, at most what fits in 1 GB or a quarter of the "
+    "model's size",
 )  # fmt: skip
 BATCH_SIZE = Option(
     "batch_size", int, "most prompt tokens of a pass", default=256, least=1, most=4096
@@ -169,10 +181,7 @@ QUEUE = Option(
     "queue", int, "requests that may wait for their turn; more are refused", default=32,
     metavar="N", least=1, most=10000,
 )  # fmt: skip
-KEPT_CONTEXTS = replace(
-    CONTEXTS, default=None,
-    otherwise=f"up to {DEFAULT_CONTEXTS}, in 1 GB or a quarter of the model's size",
-)  # fmt: skip
+SERVED = replace(PARALLEL, help="requests that are answered at once", default=8)
 
 # Reports.
 JSON = Option("json", str, "write the results to FILE", metavar="FILE")
@@ -210,6 +219,7 @@ MODEL_OPTIONS = (MODEL, TOKENIZER, REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS)
 CLUSTER_OPTIONS = (
     NODES, WORKERS, TRANSPORT, BUFFER, ALL_REDUCE, SHARES, TIMEOUT, SECRET_FILE,
 )  # fmt: skip
+DRAFT_OPTIONS = (DRAFT, DRAFT_TOKENS)
 SAMPLING_OPTIONS = (TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION_PENALTY, SEED)
 TEXT_OPTIONS = (PROMPT, PROMPT_FILE, STEPS, STOP, IGNORE_EOS)
 CHAT_OPTIONS = (
@@ -222,17 +232,19 @@ CHAT_OPTIONS = (
     replace(STOP, help="stop an answer before this text; may be given several times"),
     IGNORE_EOS,
 )
-SERVER_OPTIONS = (LISTEN, API_KEY_FILE, INSECURE, QUEUE, KEPT_CONTEXTS)
+SERVER_OPTIONS = (LISTEN, API_KEY_FILE, INSECURE, QUEUE, SERVED, CONTEXTS)
 REPORT_OPTIONS = (JSON, QUIET)
 WORK_OPTIONS = (PROMPT_TOKENS, REPEATS, CSV, PLOT)
 LLM_OPTIONS = (
     MODEL, TOKENIZER, REQUANTISE, NODES, WORKERS, TRANSPORT, THREADS, SHARES, BUFFER, ALL_REDUCE,
-    TIMEOUT, SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, KV_CACHE, BATCH_SIZE, KEEP_TRACE, PROGRESS,
+    TIMEOUT, SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, PARALLEL, KV_CACHE, BATCH_SIZE, DRAFT,
+    DRAFT_TOKENS, KEEP_TRACE, PROGRESS,
 )  # fmt: skip
 # A YAML file may hold the options of any command; each command takes its own.
 FILE_OPTIONS = (
     *TEXT_OPTIONS, SYSTEM, TEMPLATE, TEMPLATE_KWARGS, *SAMPLING_OPTIONS, *MODEL_OPTIONS,
-    *CLUSTER_OPTIONS, *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, AGAINST, *WORK_OPTIONS,
+    *CLUSTER_OPTIONS, *DRAFT_OPTIONS, *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, AGAINST,
+    *WORK_OPTIONS,
 )  # fmt: skip
 
 # `dllama bench`: what is compared, and other defaults than those of a run.
@@ -248,6 +260,10 @@ COMPARED_OPTIONS = (
     COMPARED_TRANSPORT,
     replace(BUFFER, several=True, commas=True, otherwise="the model's"),
     replace(ALL_REDUCE, default=None, several=True, commas=True),
+    replace(
+        PARALLEL, help="numbers of texts at once", default=None, several=True, commas=True,
+        otherwise="1",
+    ),
 )  # fmt: skip
 BENCH_STEPS = replace(STEPS, default=32, otherwise="", least=2)
 BENCH_TEXT_OPTIONS = (
@@ -312,5 +328,6 @@ INFO_OPTIONS = (
     BUFFER,
     ALL_REDUCE,
     SHARES,
-    replace(CONTEXTS, help="contexts, as of dllama serve"),
+    CONTEXTS,
+    PARALLEL,
 )

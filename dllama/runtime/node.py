@@ -105,7 +105,8 @@ class Node:
             max_logits=config.logits,
             max_positions=config.seq_len,
             kv_type=int(NUMBERS[config.kv_cache]),
-            sequences=config.contexts,
+            sequences=config.parallel,
+            contexts=config.contexts,
             communicator=communicator,
         )
         self._transfers = self._executor.transfers()

@@ -1,8 +1,9 @@
 """What passes cost: one record for each, and averages.
 
-In reports a pass is called a step: a batch of prompt tokens (phase "prefill") or one generated
-token (phase "decode"). Times are milliseconds of wall clock. Bytes are what the root sent and
-received.
+In reports a pass is called a step: a batch of prompt tokens (phase "prefill"), or generated tokens,
+one of each text, or more if some were drafted (phase "decode"). A pass that does both (phase
+"mixed") counts in no average. Times are milliseconds of wall clock. Bytes are what the root sent
+and received.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 PREFILL = "prefill"
 DECODE = "decode"
+MIXED = "mixed"
 # More than a sequence has positions, so that a report of one text has all of its steps.
 MOST_STEPS = 1 << 18
 
@@ -21,14 +23,16 @@ class StepStats:
     """One step.
 
     Args:
-        phase: PREFILL or DECODE.
-        tokens: rows of the pass.
+        phase: PREFILL, DECODE or MIXED.
+        tokens: of prompts in PREFILL, else generated ones.
         total_ms: inference, transfer, sampling, and whatever is between them.
         inference_ms: computing on the root.
         transfer_ms: waiting for other nodes and exchanging bytes with them, on the root.
         sample_ms: choosing the token.
         sent_bytes: by the root.
         received_bytes: by the root.
+        drafted: ids that were proposed and checked.
+        accepted: those of them that turned out right.
     """
 
     phase: str
@@ -39,10 +43,14 @@ class StepStats:
     sample_ms: float
     sent_bytes: int
     received_bytes: int
+    drafted: int = 0
+    accepted: int = 0
 
     def as_dict(self) -> dict[str, object]:
-        """Return the step as reports show it, keys in the order of the fields."""
-        return asdict(self)
+        """Return the step as reports show it, without drafts; these are in the summary."""
+        values = asdict(self)
+        del values["drafted"], values["accepted"]
+        return values
 
     def plus(self, other: StepStats) -> StepStats:
         """Return the sum of two steps, in the phase of this one."""
@@ -77,19 +85,6 @@ class Stats:
         if len(self.steps) > MOST_STEPS:
             self._shorten()
 
-    def charge(
-        self, *, sample_ms: float = 0.0, sent_bytes: int = 0, received_bytes: int = 0
-    ) -> None:
-        """Add to the last step what came after its pass; sampling counts in its total too."""
-        last = self.steps[-1]
-        self.steps[-1] = replace(
-            last,
-            total_ms=last.total_ms + sample_ms,
-            sample_ms=last.sample_ms + sample_ms,
-            sent_bytes=last.sent_bytes + sent_bytes,
-            received_bytes=last.received_bytes + received_bytes,
-        )
-
     def clear(self) -> None:
         """Forget all steps."""
         self.steps.clear()
@@ -114,11 +109,12 @@ class Stats:
         del self.steps[:half]
 
     def summary(self) -> dict[str, float]:
-        """Return tokens per second of both phases, and averages per generated token.
+        """Return tokens per second of both phases, averages per generated token, and draft counts.
 
-        A figure is 0.0 if there is nothing to average.
+        A figure is 0 if there is nothing to average.
         """
         decode = self.phase(DECODE)
+        others = [step for phase in (PREFILL, MIXED) for step in self.phase(phase)]
         return {
             "prompt_tokens_per_s": _rate(self.phase(PREFILL)),
             "tokens_per_s": _rate(decode),
@@ -127,6 +123,8 @@ class Stats:
             "avg_transfer_ms": _average(decode, (step.transfer_ms for step in decode)),
             "avg_sent_bytes": _average(decode, (step.sent_bytes for step in decode)),
             "avg_received_bytes": _average(decode, (step.received_bytes for step in decode)),
+            "drafted": sum(step.drafted for step in (*decode, *others)),
+            "accepted": sum(step.accepted for step in (*decode, *others)),
         }
 
 

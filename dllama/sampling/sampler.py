@@ -220,19 +220,19 @@ def _likelihood(logits: NDArray[np.float32], index: int, count: int, offset: int
 
 
 class Sampler:
-    """Chooses tokens one after another. The same seed and logits give the same tokens."""
+    """Draws the tokens of a text. The same seed, number and logits give the same token."""
 
     def __init__(self, config: SamplerConfig) -> None:
         self._config = config
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
-        self._number = 0
 
-    def sample(self, shards: VocabularyShards, history: Sequence[int]) -> int:
+    def sample(self, shards: VocabularyShards, history: Sequence[int], number: int) -> int:
         """Choose the next token. A token with logit -inf is never chosen.
 
         Args:
             shards: logits of the last pass.
             history: ids in the context.
+            number: how many tokens of the text were drawn before.
 
         Raises:
             ModelError: a logit is NaN or infinite, or all are -inf.
@@ -240,13 +240,11 @@ class Sampler:
         try:
             if self._config.repetition_penalty != 1.0 and history:
                 shards.penalise(history, self._config.repetition_penalty)
-            token = choose(shards, self._config, self._seed, self._number)
+            return choose(shards, self._config, self._seed, number)
         except DllamaError:
             raise
         except ValueError as error:
             raise ModelError(f"the model's logits are not usable: {error}") from error
-        self._number += 1
-        return token
 
 
 def penalised(

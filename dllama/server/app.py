@@ -19,20 +19,21 @@ from starlette.routing import Route
 
 from dllama.server.body import read_json
 from dllama.server.delivery import Delivery, JobResponse
+from dllama.server.dispatcher import Dispatcher
 from dllama.server.guard import Guard, error_response
+from dllama.server.jobs import Job, State
 from dllama.server.metrics import CONTENT_TYPE, Metrics
 from dllama.server.problems import ApiError, shown
 from dllama.server.requests import Options, parse_chat, parse_completion
 from dllama.server.responses import ChatFormat, CompletionFormat, ResponseFormat
-from dllama.server.scheduler import Job, Scheduler, State
 from dllama.server.served import Served
 
 
 def make_app(
-    served: Served, scheduler: Scheduler, metrics: Metrics, key: bytes | None, local: bool
+    served: Served, dispatcher: Dispatcher, metrics: Metrics, key: bytes | None, local: bool
 ) -> Starlette:
     """Create the application; see Guard for `key` and `local`."""
-    api = Api(served, scheduler, metrics)
+    api = Api(served, dispatcher, metrics)
     return Starlette(
         routes=[
             Route("/", api.page),
@@ -55,9 +56,9 @@ def make_app(
 class Api:
     """The handlers of the paths."""
 
-    def __init__(self, served: Served, scheduler: Scheduler, metrics: Metrics) -> None:
+    def __init__(self, served: Served, dispatcher: Dispatcher, metrics: Metrics) -> None:
         self._served = served
-        self._scheduler = scheduler
+        self._dispatcher = dispatcher
         self._metrics = metrics
         self._page = _Page()
 
@@ -67,7 +68,7 @@ class Api:
 
     async def health(self, request: Request) -> Response:
         """Report whether the server can handle requests now."""
-        state = self._scheduler.state
+        state = self._dispatcher.state
         body = {"status": state.value}
         if state is State.READY:
             return JSONResponse(body)
@@ -126,9 +127,9 @@ class Api:
             },
             client=request.client.host if request.client else "",
         )
-        self._scheduler.submit(job)
+        self._dispatcher.submit(job)
         made = format(self._served, options, len(ids))
-        return JobResponse(delivery, made, options.stream, partial(self._scheduler.cancel, job))
+        return JobResponse(delivery, made, options.stream, partial(self._dispatcher.cancel, job))
 
     def _check_model(self, name: str | None) -> None:
         """Raise ApiError 404 if the request names another model. None means any model."""

@@ -1,4 +1,4 @@
-"""Delivers a response from the scheduler's thread to the client, streamed or as a whole."""
+"""Delivers a response from the dispatcher's thread to the client, streamed or as a whole."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
+from dllama.server.jobs import Done
 from dllama.server.problems import ApiError
 from dllama.server.responses import ResponseFormat
-from dllama.server.scheduler import Done
 
 Event = Token | Done | ApiError
+QUIET = 10.0  # seconds without a token after which a stream gets a comment
+WAITING = ": waiting\n\n"  # a comment of server-sent events, which clients ignore
 
 
 class Delivery:
@@ -31,10 +33,20 @@ class Delivery:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def events(self) -> AsyncIterator[Token | Done]:
-        """Yield tokens and finally a Done; raise an ApiError."""
+    async def events(self) -> AsyncIterator[Token | Done | None]:
+        """Yield tokens and finally a Done; None when nothing came for a while.
+
+        Raises:
+            ApiError: the job failed.
+        """
         while True:
-            event = await self._events.get()
+            waiting = asyncio.ensure_future(self._events.get())
+            try:
+                while not (await asyncio.wait({waiting}, timeout=QUIET))[0]:
+                    yield None
+            finally:
+                waiting.cancel()
+            event = waiting.result()
             if isinstance(event, ApiError):
                 raise event
             yield event
@@ -45,7 +57,8 @@ class Delivery:
 class JobResponse:
     """The response to a job, as an ASGI application.
 
-    An ApiError before the first byte is raised. After that, it ends the stream as an event.
+    A stream begins at once, and tells again and again that it waits, so that neither the client nor
+    a proxy gives up. So an ApiError ends it as an event; without a stream it is raised.
 
     Args:
         delivery: the events of the job.
@@ -86,27 +99,29 @@ class JobResponse:
         async for event in self._delivery.events():
             if isinstance(event, Token):
                 tokens.append(event)
-            elif event.reason != "cancelled":
+            elif event is not None and event.reason != "cancelled":
                 await JSONResponse(self._format.whole(tokens, event))(scope, receive, send)
 
     async def _send_stream(self, send: Send) -> None:
-        """Send server-sent events, beginning with the first token."""
+        """Send server-sent events."""
+        await _start(send)
+        await _send_text(send, WAITING)
         started = False
         try:
             async for event in self._delivery.events():
+                if event is None:
+                    await _send_text(send, WAITING)
+                    continue
                 if isinstance(event, Done) and event.reason == "cancelled":
                     return
                 if not started:
                     started = True
-                    await _start(send)
                     await _send_events(send, self._format.opening())
                 if isinstance(event, Token):
                     await _send_events(send, self._format.piece(event))
                 else:
                     await _send_events(send, [*self._format.closing(event), "[DONE]"])
         except ApiError as error:
-            if not started:
-                raise
             await _send_events(send, [error.as_json()])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -125,8 +140,11 @@ async def _send_events(send: Send, values: Sequence[dict[str, Any] | str]) -> No
     """Send values as events: JSON objects, or strings as they are."""
     texts = [value if isinstance(value, str) else _json(value) for value in values]
     if texts:
-        body = "".join(f"data: {text}\n\n" for text in texts).encode()
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await _send_text(send, "".join(f"data: {text}\n\n" for text in texts))
+
+
+async def _send_text(send: Send, text: str) -> None:
+    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -30,18 +30,22 @@ class Metrics:
             registry=registry,
         )
         self.generated = Counter("dllama_generated_tokens", "Tokens generated.", registry=registry)
-        self.queue_seconds = _seconds("queue", "Time in the queue.", SECONDS, registry)
+        self.drafted = Counter(
+            "dllama_drafted_tokens", "Tokens that were drafted and checked.", registry=registry
+        )
+        self.accepted = Counter(
+            "dllama_accepted_tokens", "Drafted tokens that turned out right.", registry=registry
+        )
+        self.queue_seconds = _seconds("queue_time", "Time in the queue.", SECONDS, registry)
         self.first_seconds = _seconds(
-            "first_token", "Time from a request's turn to its first token.", SECONDS, registry
+            "time_to_first_token",
+            "Time from a request's arrival to its first token.",
+            SECONDS,
+            registry,
         )
         self.token_seconds = _seconds(
             "token", "Time of every token after the first.", TOKEN_SECONDS, registry
         )
-
-    def token(self, seconds: float, first: bool) -> None:
-        """Count a generated token."""
-        self.generated.inc()
-        (self.first_seconds if first else self.token_seconds).observe(seconds)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

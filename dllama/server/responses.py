@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import Token, __version__
+from dllama.server.jobs import Done
 from dllama.server.requests import Options
-from dllama.server.scheduler import Done
 from dllama.server.served import Served
 from dllama.text.stream import End
 

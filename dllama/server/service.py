@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from dllama.errors import TransportError
-from dllama.server.scheduler import GRACE, Scheduler
+from dllama.server.dispatcher import GRACE, Dispatcher
 from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")
@@ -97,35 +97,35 @@ class HttpServer:
         try:
             self._server.run([self._listener])
         finally:
-            self._failed()  # if HTTP ends by itself, the scheduler must end too
+            self._failed()  # if HTTP ends by itself, the dispatcher must end too
 
 
 def serve(
-    scheduler: Scheduler, app: ASGIApp, listener: socket.socket, ready: Callable[[], None]
+    dispatcher: Dispatcher, app: ASGIApp, listener: socket.socket, ready: Callable[[], None]
 ) -> None:
     """Serve requests until SIGINT or SIGTERM.
 
-    Call it from the main thread, which must also have called scheduler.load. The first signal lets
+    Call it from the main thread, which must also have called dispatcher.load. The first signal lets
     the running job finish in time; a second one interrupts it.
 
     Args:
-        scheduler: runs the jobs.
+        dispatcher: runs the jobs.
         app: the application.
         listener: a bound socket.
         ready: called once clients can connect.
     """
-    http = HttpServer(app, listener, scheduler.stop)
+    http = HttpServer(app, listener, dispatcher.stop)
 
     def leave() -> None:
         http.leave()
-        scheduler.stop()
+        dispatcher.stop()
 
-    with _signals(leave, lambda: scheduler.opening):
+    with _signals(leave, lambda: dispatcher.opening):
         http.start()
         try:
             ready()
             with contextlib.suppress(KeyboardInterrupt):  # raised by `handle`
-                scheduler.run()
+                dispatcher.run()
         finally:
             http.stop()
 

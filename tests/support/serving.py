@@ -1,4 +1,4 @@
-"""A server in threads of the test process, whose model waits at a gate before every token."""
+"""A server in threads of the test process, whose model waits at a gate before every pass."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import openai
 
 import dllama
 from dllama.server.app import make_app
+from dllama.server.dispatcher import Dispatcher
 from dllama.server.metrics import Metrics
-from dllama.server.scheduler import Scheduler
 from dllama.server.served import Served
 from dllama.server.service import HttpServer, bind, url_of
 
@@ -32,7 +32,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class Gate:
-    """Open, or shut after a number of tokens."""
+    """Open, or shut after a number of passes."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -49,10 +49,10 @@ class Gate:
             self._left = left
             self._changed.notify_all()
 
-    def wait(self, interrupted: Callable[[], bool]) -> None:
-        """Wait until one more token may pass, or generation is interrupted."""
+    def wait(self, cancelled: Callable[[], bool]) -> None:
+        """Wait until one more pass may go through, or a text is cancelled."""
         with self._changed:
-            while self._left == 0 and not interrupted():
+            while self._left == 0 and not cancelled():
                 self._changed.wait(0.01)
             if self._left:
                 self._left -= 1
@@ -64,17 +64,16 @@ class GatedLLM(dllama.LLM):
     def __init__(self, gate: Gate, **options) -> None:
         super().__init__(**{"threads": 1, **options})
         self._gate = gate
+        self.texts = []
 
-    def generate(self, *args, **options) -> Iterator[dllama.Token]:
-        return self._gated(super().generate(*args, **options))
+    def submit(self, *args, **options):
+        self.texts.append(super().submit(*args, **options))
+        return self.texts[-1]
 
-    def _gated(self, tokens: Iterator[dllama.Token]) -> Iterator[dllama.Token]:
-        while True:
-            self._gate.wait(lambda: self._interrupted)
-            token = next(tokens, None)
-            if token is None:
-                return
-            yield token
+    def step(self) -> None:
+        self.texts = [text for text in self.texts if not text.done]
+        self._gate.wait(lambda: any(text.cut for text in self.texts))
+        super().step()
 
 
 class Server:
@@ -83,7 +82,7 @@ class Server:
     def __init__(self, *, key=None, limit=32, grace=LIMIT, template=None, **options) -> None:
         self.gate = Gate()
         self.metrics = Metrics()
-        self.scheduler = Scheduler(
+        self.dispatcher = Dispatcher(
             lambda: GatedLLM(self.gate, **options), self.metrics, limit, grace
         )
         self._listener: socket.socket = bind("127.0.0.1:0")
@@ -100,7 +99,7 @@ class Server:
 
     def stop(self) -> None:
         self.gate.open()
-        self.scheduler.stop()
+        self.dispatcher.stop()
         self._thread.join(LIMIT)
 
     def count(self, name: str) -> float:
@@ -111,10 +110,10 @@ class Server:
     def _run(self) -> None:
         with self._listener:
             try:
-                llm = self.scheduler.load()
+                llm = self.dispatcher.load()
                 served = Served.of(llm, {"temperature": 0.0}, self._template)
-                app = make_app(served, self.scheduler, self.metrics, self._key, local=True)
-                http = HttpServer(app, self._listener, self.scheduler.stop)
+                app = make_app(served, self.dispatcher, self.metrics, self._key, local=True)
+                http = HttpServer(app, self._listener, self.dispatcher.stop)
                 http.start()
             except BaseException as error:
                 self._error = error
@@ -122,10 +121,10 @@ class Server:
             finally:
                 self._started.set()
             try:
-                self.scheduler.run()
+                self.dispatcher.run()
             finally:
                 http.stop()
-                self.scheduler.close()
+                self.dispatcher.close()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 import dllama
-from dllama.bench import COLUMNS, Case, Result, cases
+from dllama.bench import COLUMNS, Case, Result, Work, cases
 from dllama.cli import main
 from dllama.cli.bench import HEADINGS
 from dllama.cli.plot import name_of
@@ -45,13 +45,13 @@ def test_the_table_and_its_files(tmp_path, capsys):
 def test_the_options_of_a_run(tmp_path, capsys, monkeypatch):
     """Its prompt, sampling, shares and trace; lists with spaces; and a file of options."""
     seen = []
-    generate = dllama.LLM.generate
+    generate = dllama.LLM.generate_many
 
-    def spy(self, prompt, count, **options):
-        seen.append((self.nodes, self._config.shares, prompt, count, options))
-        return generate(self, prompt, count, **options)
+    def spy(self, prompts, count, **options):
+        seen.append((self.nodes, self._config.shares, prompts, count, options))
+        return generate(self, prompts, count, **options)
 
-    monkeypatch.setattr(dllama.LLM, "generate", spy)
+    monkeypatch.setattr(dllama.LLM, "generate_many", spy)
     (tmp_path / "bench.yaml").write_text("nodes: 4\ntransport: unix\nrepeats: 1\nseed: 7\n")
     trace = tmp_path / "trace.json"
     words = ["--config", str(tmp_path / "bench.yaml"), "--nodes", "1", "2", "--shares", "2,1",
@@ -62,13 +62,27 @@ def test_the_options_of_a_run(tmp_path, capsys, monkeypatch):
         ids = llm.tokenizer.encode("MACBETH:\n")
     options = {"temperature": 0.5, "seed": 7, "ignore_eos": True}
     assert [one[:1] + one[2:] for one in seen if one[3] == 3] == [
-        (1, ids, 3, options),
-        (2, ids, 3, options),
+        (1, [ids], 3, options),
+        (2, [ids], 3, options),
     ]
     assert seen[-1][1] == (2.0, 1.0)
     assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["2", "unix", "q80"]
     events = json.loads(trace.read_text())["traceEvents"]
     assert {event["pid"] for event in events} == {0, 1}
+
+
+def test_several_texts_at_once(tmp_path):
+    """Their prompts begin with different tokens, and the tokens of all count."""
+    path = tmp_path / "bench.json"
+    words = ["--parallel", "1,4", "--nodes", "1,2", "--transport", "unix", "--json", str(path)]
+    assert main([*SHORT, *words]) == 0
+    found = json.loads(path.read_text())["cases"]
+    assert [(one["nodes"], one["parallel"]) for one in found] == [(1, 1), (1, 4), (2, 1), (2, 4)]
+    assert all(one["first_token_ms"] > 0 for one in found)
+    assert [one["speed_up"] for one in found[:2]] == [1.0, 1.0]
+    with dllama.LLM(parallel=3) as llm:
+        prompts = Work(2, lambda _: [5, 6, 7, 8]).prompts(llm)
+    assert prompts == [[5, 6, 7, 8], [6, 7, 8, 5], [7, 8, 5, 6]]
 
 
 def test_no_speed_up_without_one_node(tmp_path, capsys):
@@ -100,6 +114,8 @@ def test_cases_are_all_combinations():
     found = cases([4, 1, 2, 2], ["a", "b"], [None], ["x"])
     assert found == [Case(1), *(Case(n, t, None, "x") for n in (2, 4) for t in "ab")]
     assert cases([2], ["a"], [None], [None]) == [Case(2, "a")]
+    texts = cases([1, 2], ["a"], [None], [None], [4, 1])
+    assert texts == [Case(1), Case(1, parallel=4), Case(2, "a"), Case(2, "a", parallel=4)]
 
 
 @pytest.mark.parametrize(
@@ -124,10 +140,11 @@ def test_what_is_wrong_is_said(words, message, capsys):
 
 
 def test_every_bar_of_a_picture_has_a_name_of_its_own():
-    found = cases([1, 2], ["unix", "blocking"], ["q80", "f32"], ["exchange", "two-step"])
-    figures = dict.fromkeys(COLUMNS[4:], 1.0)
+    ways = ["exchange", "two-step"]
+    found = cases([1, 2], ["unix", "blocking"], ["q80", "f32"], ways, [1, 2])
+    figures = dict.fromkeys(COLUMNS[5:], 1.0)
     names = [name_of(Result(**vars(case), **figures)) for case in found]
-    assert len(set(names)) == len(found) == 9
+    assert len(set(names)) == len(found) == 18
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")

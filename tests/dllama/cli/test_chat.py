@@ -24,11 +24,11 @@ SLOW = (
     """\
 import sys, time
 from dllama.model_runner import ModelRunner
-fast = ModelRunner._pass
+fast = ModelRunner.run
 def slow(self, *words):
     time.sleep(0.05)
     fast(self, *words)
-ModelRunner._pass = slow
+ModelRunner.run = slow
 """
     + CODE
 )
@@ -352,7 +352,7 @@ def test_the_second_ctrl_c_ends_the_program(chat_model):
     stuck = """\
 import sys, time, dllama
 from dllama.model_runner import ModelRunner
-ModelRunner._pass = lambda *words: print("pass", flush=True) or time.sleep(600)
+ModelRunner.run = lambda *words: print("pass", flush=True) or time.sleep(600)
 dllama.LLM.interrupt = lambda self: print("asked", flush=True)
 """
     with Terminal(stuck + CODE, ["chat", "--model", str(chat_model), *GREEDY]) as terminal:

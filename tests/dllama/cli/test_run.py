@@ -19,7 +19,8 @@ KEYS = {"tokens", "text", "prompt_tokens", "steps", "summary", "nodes", "transpo
 STEP_KEYS = {"phase", "tokens", "total_ms", "inference_ms", "transfer_ms", "sample_ms",
              "sent_bytes", "received_bytes"}  # fmt: skip
 SUMMARY_KEYS = {"prompt_tokens_per_s", "tokens_per_s", "avg_total_ms", "avg_inference_ms",
-                "avg_transfer_ms", "avg_sent_bytes", "avg_received_bytes"}  # fmt: skip
+                "avg_transfer_ms", "avg_sent_bytes", "avg_received_bytes", "drafted",
+                "accepted"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def make(path, threads=2):
         positions = min(POSITIONS, model.spec.seq_len)
         config = RunConfig(
             shares=(1.0,), seq_len=positions, kv_cache="f16", batch=64, logits=64, buffer="q80",
-            contexts=SEQUENCES,
+            contexts=SEQUENCES, parallel=SEQUENCES,
         )  # fmt: skip
         graph = graph_of(model.spec, config, 0)
         return Node(graph, load(graph, FileSource(model)), config, threads, None)

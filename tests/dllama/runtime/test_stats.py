@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
 from dllama.runtime import stats as stats_module
-from dllama.runtime.stats import DECODE, PREFILL, Stats, StepStats
+from dllama.runtime.stats import DECODE, MIXED, PREFILL, Stats, StepStats
 
 STEP_KEYS = [
     "phase",
@@ -25,6 +25,8 @@ SUMMARY_KEYS = {
     "avg_transfer_ms",
     "avg_sent_bytes",
     "avg_received_bytes",
+    "drafted",
+    "accepted",
 }
 
 
@@ -45,6 +47,14 @@ def test_no_steps_give_zeros() -> None:
     summary = Stats().summary()
     assert set(summary) == SUMMARY_KEYS
     assert set(summary.values()) == {0.0}
+
+
+def test_drafts_of_all_steps_count() -> None:
+    stats = Stats([replace(step(DECODE, 3, 1.0), drafted=5, accepted=2)])
+    stats.add(replace(step(MIXED, 2, 1.0), drafted=2, accepted=1))
+    summary = stats.summary()
+    assert (summary["drafted"], summary["accepted"]) == (7, 3)
+    assert summary["tokens_per_s"] == pytest.approx(3000.0), "a mixed pass is in no average"
 
 
 def test_a_step_of_no_time_gives_no_rate() -> None:
@@ -71,6 +81,8 @@ def test_averages_are_of_generated_tokens_only() -> None:
             "avg_transfer_ms": 2.0,
             "avg_sent_bytes": 100.0,
             "avg_received_bytes": 200.0,
+            "drafted": 0,
+            "accepted": 0,
         }
     )
 

@@ -95,7 +95,7 @@ def test_tokens_are_as_frequent_as_probable(config: SamplerConfig) -> None:
     count = 20_000
     sampler = Sampler(replace(config, seed=17))
     found = np.bincount(
-        [sampler.sample(LocalShards(logits), []) for _ in range(count)], minlength=12
+        [sampler.sample(LocalShards(logits), [], n) for n in range(count)], minlength=12
     )
     kept = allowed(logits, config)
     weights = np.where(kept, np.exp(logits.astype(np.float64) / config.temperature), 0)
@@ -111,7 +111,7 @@ def test_a_seed_repeats_the_tokens_and_another_does_not() -> None:
 
     def tokens(seed: int | None) -> list[int]:
         sampler = Sampler(SamplerConfig(temperature=1.0, seed=seed))
-        return [sampler.sample(LocalShards(logits), []) for _ in range(50)]
+        return [sampler.sample(LocalShards(logits), [], n) for n in range(50)]
 
     assert tokens(1) == tokens(1)
     assert len({tuple(tokens(seed)) for seed in (1, 2, (1 << 64) - 1, None, None)}) == 5
@@ -120,7 +120,7 @@ def test_a_seed_repeats_the_tokens_and_another_does_not() -> None:
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
     logits = np.array([1, 4, 2, 4, 4], np.float32)
-    assert Sampler(SamplerConfig(temperature=0.0)).sample(LocalShards(logits), []) == 1
+    assert Sampler(SamplerConfig(temperature=0.0)).sample(LocalShards(logits), [], 0) == 1
 
 
 def test_repetition_penalty_is_that_of_hugging_face() -> None:
@@ -130,7 +130,7 @@ def test_repetition_penalty_is_that_of_hugging_face() -> None:
         penalised(logits, np.array([0, 1, 1, 3]), 2.0), [1.0, -4.0, 1.0, 0.0]
     )
     config = SamplerConfig(temperature=0.0, repetition_penalty=3.0)
-    assert Sampler(config).sample(LocalShards(logits), [0]) == 2
+    assert Sampler(config).sample(LocalShards(logits), [0], 0) == 2
     np.testing.assert_array_equal(logits, given)
 
 
@@ -139,19 +139,19 @@ def test_masked_tokens_are_never_chosen(config: SamplerConfig) -> None:
     logits = np.full(100, -math.inf, np.float32)
     logits[[3, 90]] = -1000.0, -1000.5
     sampler = Sampler(replace(config, seed=1))
-    assert {sampler.sample(LocalShards(logits), []) for _ in range(30)} <= {3, 90}
+    assert {sampler.sample(LocalShards(logits), [], n) for n in range(30)} <= {3, 90}
     shards = LocalShards(*np.split(logits, [4, 50]))
     for index in range(30):
         assert choose(shards, config, 1, index) == choose(LocalShards(logits), config, 1, index)
     with pytest.raises(ModelError, match="all logits are -inf"):
-        sampler.sample(LocalShards(np.full(100, -math.inf, np.float32)), [])
+        sampler.sample(LocalShards(np.full(100, -math.inf, np.float32)), [], 0)
 
 
 @pytest.mark.parametrize("temperature", [1e-9, 1e-3, 1e5, 1e30])
 def test_extreme_temperatures(temperature: float) -> None:
     logits = logits_of(100, 2)
     sampler = Sampler(SamplerConfig(temperature=temperature, top_p=0.99, seed=1))
-    tokens = {sampler.sample(LocalShards(logits), []) for _ in range(200)}
+    tokens = {sampler.sample(LocalShards(logits), [], n) for n in range(200)}
     assert (
         (len(tokens) > 50)
         if temperature > 1
@@ -165,7 +165,7 @@ def test_unusable_logits_are_an_error_that_names_them(config: SamplerConfig, bad
     logits = logits_of(50, 0)
     logits[7] = bad
     with pytest.raises(ModelError, match="logit 7 is"):
-        Sampler(config).sample(LocalShards(logits), [])
+        Sampler(config).sample(LocalShards(logits), [], 0)
 
 
 @pytest.mark.parametrize(

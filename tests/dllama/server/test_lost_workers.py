@@ -13,7 +13,7 @@ import openai
 import pytest
 from serving import LIMIT, serving, wait_until
 
-from dllama.server import scheduler as scheduler_module
+from dllama.server import dispatcher as dispatcher_module
 
 PROMPT = "MACBETH:\n"
 
@@ -52,8 +52,8 @@ def worker():
 def server(worker):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DLLAMA_SECRET", raising=False)
-        patch.setattr(scheduler_module, "PING", 0.1)
-        patch.setattr(scheduler_module, "RETRY", 0.1)
+        patch.setattr(dispatcher_module, "PING", 0.1)
+        patch.setattr(dispatcher_module, "RETRY", 0.1)
         with serving(workers=[worker.address]) as running:
             yield running
 

@@ -45,7 +45,7 @@ def test_a_full_queue_rejects_requests(client, server):
     wait_until(lambda: server.count("dllama_requests_running") == 1)
     for thread in threads[1:]:
         thread.start()
-    wait_until(lambda: server.scheduler.waiting == 2)
+    wait_until(lambda: server.dispatcher.waiting == 2)
     with pytest.raises(openai.RateLimitError, match="2 requests are waiting") as found:
         client.completions.create(model="demo", prompt=PROMPT)
     assert 1 <= int(found.value.response.headers["retry-after"]) <= 60
@@ -73,8 +73,8 @@ def test_a_waiting_client_may_disconnect(client, server):
     head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(raw)}\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(f"{head}content-type: application/json\r\n\r\n".encode() + raw)
-        wait_until(lambda: server.scheduler.waiting == 1)
-    wait_until(lambda: server.scheduler.waiting == 0)
+        wait_until(lambda: server.dispatcher.waiting == 1)
+    wait_until(lambda: server.dispatcher.waiting == 0)
     assert not done.is_set()
     server.gate.open()
     thread.join(LIMIT)

@@ -8,20 +8,21 @@ import pytest
 from serving import LIMIT, Gate, GatedLLM, wait_until
 
 from dllama import Token
+from dllama.server.dispatcher import Dispatcher
+from dllama.server.jobs import Done, Job, State
 from dllama.server.metrics import Metrics
 from dllama.server.problems import ApiError
-from dllama.server.scheduler import Done, Job, Scheduler, State
 
 PROMPT = (5, 9, 17)
 
 
 class Desk:
-    """A scheduler in a thread, and what it delivers, in order: (name of the job, event)."""
+    """A dispatcher in a thread, and what it delivers, in order: (name of the job, event)."""
 
     def __init__(self, limit=8, grace=LIMIT) -> None:
         self.gate = Gate()
         self.events = []
-        self.scheduler = Scheduler(lambda: GatedLLM(self.gate), Metrics(), limit, grace)
+        self.dispatcher = Dispatcher(lambda: GatedLLM(self.gate), Metrics(), limit, grace)
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -32,21 +33,21 @@ class Desk:
 
     def __exit__(self, *_):
         self.gate.open()
-        self.scheduler.stop()
+        self.dispatcher.stop()
         self._thread.join(LIMIT)
-        self.scheduler.close()
+        self.dispatcher.close()
 
     def _run(self):
-        self.scheduler.load()
+        self.dispatcher.load()
         self._loaded.set()
-        self.scheduler.run()
+        self.dispatcher.run()
 
     def submit(self, name, max_tokens=3, prompt=PROMPT, client="", **options):
         job = Job(
             prompt, max_tokens, lambda event: self.events.append((name, event)),
             {"temperature": 0.0, "ignore_eos": True, **options}, client,
         )  # fmt: skip
-        self.scheduler.submit(job)
+        self.dispatcher.submit(job)
         return job
 
     def of(self, name):
@@ -78,10 +79,10 @@ def test_clients_take_turns():
         desk.gate.shut()
         for name in "abcd":
             desk.submit(name, 1, client="many")
-        wait_until(lambda: desk.scheduler.waiting == 3)
+        wait_until(lambda: desk.dispatcher.waiting == 3)
         for name in "xy":
             desk.submit(name, 1, client=name)
-        desk.gate.shut(after=4)  # a token and the end, of a and of x
+        desk.gate.shut(after=2)  # the passes of a and of x
         desk.wait("x")
         for name in "XY":
             desk.submit(name, 1, client=name.lower())
@@ -94,7 +95,7 @@ def test_who_has_most_of_a_full_queue_is_turned_away():
     with Desk(limit=3) as desk:
         desk.gate.shut()
         desk.submit("a", client="many")
-        wait_until(lambda: desk.scheduler.waiting == 0)
+        wait_until(lambda: desk.dispatcher.waiting == 0)
         for name in "bcd":
             desk.submit(name, client="many")
         with pytest.raises(ApiError, match="3 requests are waiting"):
@@ -124,11 +125,11 @@ def test_a_cancelled_job_costs_the_others_nothing():
         desk.gate.shut(after=1)
         first, second, _ = (desk.submit(name, 400) for name in "abc")
         wait_until(lambda: len(desk.of("a")) == 1)
-        desk.scheduler.cancel(second)
+        desk.dispatcher.cancel(second)
         assert desk.of("b") == [Done("cancelled")]
-        desk.scheduler.cancel(first)
+        desk.dispatcher.cancel(first)
         desk.wait("a")
-        desk.scheduler.cancel(first)  # nothing happens twice
+        desk.dispatcher.cancel(first)  # nothing happens twice
         desk.gate.open()
         desk.wait("c")
     assert desk.of("a")[-1].reason == "cancelled"
@@ -140,8 +141,8 @@ def test_an_interrupted_prompt_is_not_evaluated_to_its_end():
     with Desk() as desk:
         desk.gate.shut()
         job = desk.submit("a", prompt=tuple(range(500)))
-        wait_until(lambda: desk.scheduler.waiting == 0)
-        desk.scheduler.cancel(job)
+        wait_until(lambda: desk.dispatcher.waiting == 0)
+        desk.dispatcher.cancel(job)
         desk.wait("a")
         desk.gate.open()
         desk.submit("b", 1, prompt=tuple(range(500)))
@@ -154,7 +155,7 @@ def test_a_full_queue():
     with Desk(limit=1) as desk:
         desk.gate.shut()
         desk.submit("a")
-        wait_until(lambda: desk.scheduler.waiting == 0)
+        wait_until(lambda: desk.dispatcher.waiting == 0)
         desk.submit("b")
         with pytest.raises(ApiError, match="1 requests are waiting") as found:
             desk.submit("c")
@@ -167,7 +168,7 @@ def test_stopping_lets_the_running_job_end_and_rejects_the_others():
         desk.submit("a", 5)
         desk.submit("b")
         wait_until(lambda: len(desk.of("a")) == 1)
-        stopping = threading.Thread(target=desk.scheduler.stop)
+        stopping = threading.Thread(target=desk.dispatcher.stop)
         stopping.start()
         desk.wait("b")
         with pytest.raises(ApiError, match="the server is stopping"):
@@ -175,7 +176,7 @@ def test_stopping_lets_the_running_job_end_and_rejects_the_others():
         assert not desk.ended("a")
         desk.gate.open()
         stopping.join(LIMIT)
-    assert desk.scheduler.state is State.STOPPING
+    assert desk.dispatcher.state is State.STOPPING
     assert desk.of("a")[-1].generated == 5
     assert desk.of("b")[-1].status == 503
 
@@ -186,11 +187,11 @@ def test_stopping_cuts_a_job_that_takes_too_long(grace):
         desk.gate.shut(after=1)
         desk.submit("a", 5)
         wait_until(lambda: len(desk.of("a")) == 1)
-        first = threading.Thread(target=desk.scheduler.stop)
+        first = threading.Thread(target=desk.dispatcher.stop)
         first.start()
-        wait_until(lambda: desk.scheduler.state is State.STOPPING)
+        wait_until(lambda: desk.dispatcher.state is State.STOPPING)
         if grace == LIMIT:
-            desk.scheduler.stop()  # again
+            desk.dispatcher.stop()  # again
         desk.wait("a")
         first.join(LIMIT)
     assert desk.of("a")[-1].status == 503

@@ -1,7 +1,7 @@
-"""The queue of requests, and the one thread that owns the model and processes them in turn.
+"""The queue of requests, and the one thread that owns the model and works on several at once.
 
-Clients take turns; the requests of one client keep their order. A client that sends many requests
-delays the others by only one request at a time.
+When there is room for another request, clients take turns; the requests of one client keep their
+order. So a client that sends many requests delays the others by only one request at a time.
 """
 
 from __future__ import annotations
@@ -10,77 +10,28 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from collections.abc import Callable
 
 from dllama import LLM, Token
 from dllama.errors import ContextError, DllamaError, ProtocolError
 from dllama.options import QUEUE
+from dllama.server.jobs import Done, Job, State, Work
 from dllama.server.metrics import Metrics
 from dllama.server.problems import ApiError
 from dllama.text.stream import End
 
 log = logging.getLogger("dllama.server")
 
-GRACE = 8.0  # seconds that the running request may take when the server stops
+GRACE = 8.0  # seconds that running requests may take when the server stops
 RETRY = 1.0  # seconds between attempts to reconnect the cluster
+PATIENCE = 60.0  # seconds that requests wait for a lost worker
 PING = 1.0  # seconds without work after which the workers are checked
 MOST_CLIENTS = 10_000  # whose last turns are remembered
 MOST_WAIT = 60  # maximum number of seconds that a client is told to wait
 
 
-class State(Enum):
-    """State of the scheduler."""
-
-    LOADING = "loading"
-    READY = "ok"
-    LOST = "unavailable"  # a worker is lost
-    STOPPING = "stopping"
-
-
-@dataclass(frozen=True)
-class Done:
-    """The end of a job.
-
-    Attributes:
-        reason: "stop", "length", or "cancelled" if nobody wants the result any more.
-        cached: prompt tokens that did not have to be evaluated again.
-        generated: generated tokens, including an EOS.
-    """
-
-    reason: str
-    cached: int = 0
-    generated: int = 0
-
-
-@dataclass(eq=False)
-class Job:
-    """A request for the scheduler.
-
-    Attributes:
-        prompt: token ids.
-        max_tokens: maximum number of tokens to generate.
-        deliver: called in the scheduler's thread with every token and finally with a Done or an
-            ApiError. It must not block.
-        options: arguments of LLM.generate.
-        client: identifies the client.
-        cancelled: set by Scheduler.cancel.
-        since: when the job was created (time.monotonic).
-    """
-
-    prompt: Sequence[int]
-    max_tokens: int
-    deliver: Callable[[Token | Done | ApiError], None]
-    options: dict[str, Any] = field(default_factory=dict)
-    client: str = ""
-    cancelled: bool = False
-    since: float = field(default_factory=time.monotonic)
-
-
-class Scheduler:
-    """Runs jobs with one model, one at a time.
+class Dispatcher:
+    """Runs jobs with one model, as many at once as its passes work on.
 
     All methods but `load`, `run` and `close` may be called from any thread.
 
@@ -88,7 +39,7 @@ class Scheduler:
         open_model: opens the model; called by `load`, and again after a worker was lost.
         metrics: updated as jobs run.
         limit: maximum number of waiting jobs.
-        grace: seconds that the running job may take after `stop`.
+        grace: seconds that running jobs may take after `stop`.
     """
 
     def __init__(
@@ -103,13 +54,15 @@ class Scheduler:
         self._limit = limit
         self._grace = grace
         self._model: LLM | None = None
+        self._at_once = 1
         self._queue: list[Job] = []  # in order of arrival
         self._turns: dict[str, int] = {}  # last turn of each client, the most recent last
         self._turn = 0
-        self._running: Job | None = None
+        self._running: list[Work] = []  # in the order of their turns
         self._changed = threading.Condition()
         self._state = State.LOADING
         self._opening = False
+        self._lost = 0.0  # when a worker was lost
         self._last_error = ""  # the last error that lost the model
         self._seconds = 1.0  # moving average of the time that a job takes
 
@@ -131,6 +84,7 @@ class Scheduler:
     def load(self) -> LLM:
         """Open the model. Call `run` in the same thread. Raises what LLM raises."""
         self._model = self._open_model()
+        self._at_once = self._model.parallel
         self._set_state(State.READY)
         return self._model
 
@@ -140,11 +94,16 @@ class Scheduler:
         An error in a job does not affect other jobs.
         """
         try:
-            while (job := self._next()) is not None:
-                self._process(job)
+            while self._wait():
+                self._begin_jobs()
+                if self._running:
+                    self._pass()
+                elif not self._queue or self._model is None:
+                    self._check_cluster()
         finally:
             self._set_state(State.STOPPING)
             self._reject_all()
+            self._end_all(self._unavailable())
 
     def close(self) -> None:
         """Close the model; `run` must have returned."""
@@ -171,7 +130,7 @@ class Scheduler:
 
     def _make_room(self, job: Job) -> None:
         """Reject one waiting job, or raise ApiError 429 for this one."""
-        seconds = max(1, min(MOST_WAIT, round(self._limit * self._seconds)))
+        seconds = max(1, min(MOST_WAIT, round(self._limit * self._seconds / self._at_once)))
         message = f"{self._limit} requests are waiting already, try again later"
         full = ApiError(429, message, code="queue_full", retry_after=seconds)
         counts = Counter(one.client for one in self._queue)
@@ -186,47 +145,69 @@ class Scheduler:
         """Stop a job, waiting or running. It gets a Done unless it already has one."""
         with self._changed:
             job.cancelled = True
-            if job is self._running:
-                self._interrupt()
-            elif job in self._queue:
+            if job in self._queue:
                 self._queue.remove(job)
                 self._metrics.waiting.set(len(self._queue))
                 job.deliver(Done("cancelled"))
+            for work in self._running:
+                if work.job is job:
+                    work.text.cancel()
 
     def stop(self) -> None:
-        """Accept no more jobs, reject those that wait, and let the running one finish.
+        """Accept no more jobs, reject those that wait, and let the running ones finish.
 
-        The running job is interrupted when its time is up, or when `stop` is called again.
+        These are cut when their time is up, or when `stop` is called again.
         """
         with self._changed:
             again = self._state is State.STOPPING
             self._set_state(State.STOPPING)
             self._reject_all()
-            if self._running is not None and not again:
-                self._changed.wait_for(lambda: self._running is None, self._grace)
-            if self._running is not None:
-                self._interrupt()
+            if self._running and not again:
+                self._changed.wait_for(lambda: not self._running, self._grace)
+            for work in self._running:
+                work.text.cancel()
 
-    def _interrupt(self) -> None:
-        """Interrupt the running job."""
-        if self._running is not None and self._model is not None:
-            self._running.cancelled = True
-            self._model.interrupt()
-
-    def _next(self) -> Job | None:
-        """Wait for the next job; None when the scheduler stops."""
-        while not self._stopping():
-            with self._changed:
+    def _wait(self) -> bool:
+        """Wait until there may be something to do; False when the dispatcher stops."""
+        with self._changed:
+            if not self._running:
                 self._changed.wait_for(
-                    lambda: self._queue or self._stopping(), self._wait_seconds()
+                    lambda: (self._queue and self._model) or self._stopping(), self._wait_seconds()
                 )
-                if self._queue:
-                    self._running = self._take_turn()
-                    self._metrics.waiting.set(len(self._queue))
-                    return self._running
-            if not self._stopping():
-                self._check_cluster()
-        return None
+            return bool(self._running) or not self._stopping()
+
+    def _wait_seconds(self) -> float | None:
+        """Return how many seconds to wait for a job before checking the cluster."""
+        if self._model is None:
+            return RETRY
+        return PING if self._model.nodes > 1 else None
+
+    def _begin_jobs(self) -> None:
+        """Begin jobs while there is room for another one."""
+        while self._model is not None and len(self._running) < self._at_once:
+            with self._changed:
+                if not self._queue or self._stopping():
+                    return
+                job = self._take_turn()
+                self._metrics.waiting.set(len(self._queue))
+            self._begin(self._model, job)
+
+    def _begin(self, model: LLM, job: Job) -> None:
+        """Begin a job."""
+        now = time.monotonic()
+        self._metrics.queue_seconds.observe(now - job.since)
+        if not self._running:
+            model.stats.clear()
+        try:
+            text = model.submit(job.prompt, job.max_tokens, **job.options)
+        except Exception as error:
+            job.deliver(self._failed(error))
+            return
+        with self._changed:
+            self._running.append(Work(job, text, now, now))
+            self._metrics.running.set(len(self._running))
+            if job.cancelled:  # before it was running
+                text.cancel()
 
     def _take_turn(self) -> Job:
         """Take the oldest job of the client whose last turn is longest ago."""
@@ -242,11 +223,74 @@ class Scheduler:
     def _stopping(self) -> bool:
         return self._state is State.STOPPING
 
-    def _wait_seconds(self) -> float | None:
-        """Return how many seconds to wait for a job before checking the cluster."""
-        if self._model is None:
-            return RETRY
-        return PING if self._model.nodes > 1 else None
+    def _pass(self) -> None:
+        """Run a pass and deliver its tokens."""
+        assert self._model is not None
+        try:
+            self._model.step()
+        except (ConnectionError, ProtocolError) as error:
+            self._lose_model(error)
+        except Exception as error:
+            failed = self._failed(error)
+            if self._model.nodes > 1:  # nobody knows what the workers are doing
+                self._lose_model(error)
+            else:
+                self._model.reset()
+                self._end_all(failed)
+        else:
+            for work in list(self._running):
+                self._deliver(work)
+
+    def _deliver(self, work: Work) -> None:
+        """Deliver the tokens that a pass brought, and the end if this is one."""
+        last: Done | ApiError
+        try:
+            while (token := work.text.take()) is not None:
+                self._count(work, token)
+                work.job.deliver(token)
+        except Exception as error:
+            self._end(work, self._failed(error))
+            return
+        if not work.text.done:
+            return
+        if work.text.cut and self._stopping():
+            last = self._unavailable()
+        else:
+            reason = "cancelled" if work.text.cut else "stop" if work.ended else "length"
+            last = Done(reason, work.text.cached, work.count)
+        self._end(work, last)
+
+    def _count(self, work: Work, token: Token) -> None:
+        """Count a token."""
+        now = time.monotonic()
+        if work.count == 0:
+            self._metrics.prompt.inc(len(work.job.prompt))
+            self._metrics.cached.inc(work.text.cached)
+            self._metrics.first_seconds.observe(now - work.job.since)
+        else:
+            self._metrics.token_seconds.observe(now - work.last)
+        self._metrics.generated.inc()
+        work.count, work.last = work.count + 1, now
+        work.ended = token.end in (End.EOS, End.STOP)
+
+    def _end(self, work: Work, last: Done | ApiError) -> None:
+        """Deliver the last event of a job."""
+        now = time.monotonic()
+        self._metrics.drafted.inc(work.text.drafted)
+        self._metrics.accepted.inc(work.text.accepted)
+        prompt = f"prompt of {len(work.job.prompt)} tokens, {work.text.cached} of them cached"
+        log.info("%s: %d tokens generated", prompt, work.count)
+        with self._changed:
+            self._running.remove(work)
+            self._metrics.running.set(len(self._running))
+            self._seconds += 0.2 * (now - work.begun - self._seconds)
+            self._changed.notify_all()
+        work.job.deliver(last)
+
+    def _end_all(self, error: ApiError) -> None:
+        """End all running jobs with an error."""
+        for work in list(self._running):
+            self._end(work, error)
 
     def _check_cluster(self) -> None:
         """Check that all workers are alive, or try to reconnect a lost cluster."""
@@ -267,73 +311,26 @@ class Scheduler:
         log.warning("all workers are connected again")
         self._set_state(State.READY)
 
-    def _process(self, job: Job) -> None:
-        """Run a job and deliver its result, which may be an error."""
-        last: Done | ApiError
-        begin = time.monotonic()
-        self._metrics.queue_seconds.observe(begin - job.since)
-        self._metrics.running.set(1)
-        try:
-            done = self._generate(job)
-            cut = done.reason == "cancelled" and self._state is State.STOPPING
-            last = self._unavailable() if cut else done
-        except (ConnectionError, ProtocolError) as error:
-            self._lose_model(error)
-            last = self._unavailable()
-        except Exception as error:
-            last = self._failed(error)
-        with self._changed:
-            self._running = None
-            self._seconds += 0.2 * (time.monotonic() - begin - self._seconds)
-            self._changed.notify_all()
-        self._metrics.running.set(0)
-        job.deliver(last)
-
-    def _generate(self, job: Job) -> Done:
-        """Generate and deliver tokens.
-
-        The start of the prompt that equals an earlier request is not evaluated again.
-        """
-        model = self._model
-        assert model is not None
-        model.stats.clear()
-        cached = model.continue_from(job.prompt)
-        self._metrics.prompt.inc(len(job.prompt))
-        self._metrics.cached.inc(cached)
-        tokens = model.generate([], job.max_tokens, **job.options)
-        count, ended, before = 0, False, time.monotonic()
-        # `cancel` sets the flag before it interrupts, so at least one of the two is seen in time.
-        while not job.cancelled and (token := next(tokens, None)) is not None:
-            count, ended = count + 1, token.end in (End.EOS, End.STOP)
-            self._metrics.token(time.monotonic() - before, first=count == 1)
-            before = time.monotonic()
-            job.deliver(token)
-        prompt = f"prompt of {len(job.prompt)} tokens, {cached} of them cached"
-        log.info("%s: %d tokens generated", prompt, count)
-        reason = "cancelled" if job.cancelled else "stop" if ended else "length"
-        return Done(reason, cached, count)
-
     def _failed(self, error: Exception) -> ApiError:
-        """Turn an exception of this job into an error for its client."""
+        """Turn an exception of a job into an error for its client."""
         if isinstance(error, ContextError):
             return ApiError(400, str(error), code="context_length_exceeded")
         log.error("a request failed", exc_info=error)
-        if self._model is not None:
-            self._model.reset()
         return ApiError(500, "the model failed on this request; see the server's log")
 
     def _lose_model(self, error: Exception) -> None:
-        """Close the model and reject all waiting jobs until the workers are back."""
+        """Close the model and end all running jobs. Those that wait go on when workers are back."""
         if self._model is not None:
             log.warning("%s: rejecting requests until all workers are connected again", error)
             self._metrics.lost.inc()
             self._model.close()
-            self._model = None
+            self._model, self._lost = None, time.monotonic()
+            self._set_state(State.LOST)
+            self._end_all(self._unavailable())
         elif str(error) != self._last_error:
             log.info("still waiting for the workers: %s", error)
         self._last_error = str(error)
-        with self._changed:
-            self._set_state(State.LOST)
+        if time.monotonic() > self._lost + PATIENCE:
             self._reject_all()
 
     def _set_state(self, state: State) -> None:

@@ -1,0 +1,152 @@
+"""What proposes tokens: nothing, the text itself, or a small model with the same tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from dllama.drafts import Costs, Drafter, NgramDrafter
+from dllama.errors import ConfigError
+from dllama.sampling.sampler import Sampler
+from dllama.text.tokenizer import Tokenizer
+
+EXPECTED, WEIGHT = 0.7, 4.0  # the chance of an id before anything is known, and what it counts for
+DECAY = 0.97  # how much older ids count for after each id
+MEMORY = 0.9  # how much older times count for
+
+
+class SmallModel(Protocol):
+    """What an LLM is for the texts of a larger one."""
+
+    @property
+    def seq_len(self) -> int:
+        """Most positions of a text."""
+
+    def draft(self, ids: Sequence[int], count: int, sampler: Sampler, first: int) -> list[int]:
+        """Return what the model draws after ids (LLM.draft)."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Drafts:
+    """What proposes tokens of the texts of a model: here nothing.
+
+    Args:
+        costs: of the model's passes.
+    """
+
+    def __init__(self, costs: Costs) -> None:
+        self._costs = costs
+
+    def drafter(self, sampler: Sampler, prompt: int) -> Drafter | None:
+        """Return what proposes tokens of a new text.
+
+        Args:
+            sampler: of the text.
+            prompt: how many ids of the text are not drawn.
+        """
+        return None
+
+    def close(self) -> None:
+        """Give all memory back."""
+
+
+class NgramDrafts(Drafts):
+    """Texts propose what they repeat."""
+
+    def drafter(self, sampler: Sampler, prompt: int) -> Drafter:
+        return NgramDrafter()
+
+
+class ModelDrafts(Drafts):
+    """A small model proposes.
+
+    Args:
+        small: with the same tokens; closed with this.
+        vocab_size: of the small model.
+        costs: of the large model's passes.
+    """
+
+    def __init__(self, small: SmallModel, vocab_size: int, costs: Costs) -> None:
+        super().__init__(costs)
+        self._small = small
+        self._vocab_size = vocab_size
+
+    def drafter(self, sampler: Sampler, prompt: int) -> Drafter:
+        return ModelDrafter(self._small, self._vocab_size, sampler, self._costs, prompt)
+
+    def close(self) -> None:
+        self._small.close()
+
+
+# By the words that the option takes; anything else is the path of a small model.
+DRAFTS: dict[str, type[Drafts]] = {"none": Drafts, "ngram": NgramDrafts}
+
+
+def check_same_tokens(
+    model: Path, tokenizer: Tokenizer | None, small: Path, other: Tokenizer | None
+) -> None:
+    """Raise ConfigError unless an id means the same in a model and a small one.
+
+    Models without a tokenizer are taken at their word.
+    """
+    if tokenizer is None or other is None:
+        return
+    count = tokenizer.vocab_size
+    if count != other.vocab_size or any(
+        tokenizer.spell(token) != other.spell(token) for token in range(count)
+    ):
+        raise ConfigError(f"draft is {small}, whose tokens are not those of {model}")
+
+
+class ModelDrafter:
+    """Proposes what a small model draws with the random numbers of the large one.
+
+    So it proposes the right id wherever both models agree, not only where both take the likeliest.
+    It is a dllama.drafts.Drafter.
+
+    Args:
+        llm: the small model.
+        vocab_size: of the small model.
+        sampler: of the text.
+        costs: of the large model's passes, by which it decides how many ids it proposes.
+        prompt: how many ids of the text were not drawn.
+    """
+
+    def __init__(
+        self, llm: SmallModel, vocab_size: int, sampler: Sampler, costs: Costs, prompt: int
+    ) -> None:
+        self._llm = llm
+        self._vocab_size = vocab_size
+        self._sampler = sampler
+        self._costs = costs
+        self._prompt = prompt
+        self._right, self._all = EXPECTED * WEIGHT, WEIGHT
+        self._seconds = 0.0  # that an id takes
+        self._proposed = 0
+
+    @property
+    def chances(self) -> Sequence[float]:
+        return [self._right / self._all] * self._proposed
+
+    def propose(self, ids: Sequence[int], most: int) -> list[int]:
+        most = min(most, self._llm.seq_len - len(ids) + 1)
+        chances = [self._right / self._all] * max(0, most)
+        count = self._costs.worth(chances, 1, most, self._seconds)
+        self._proposed = 0
+        if not count or max(ids) >= self._vocab_size:
+            return []
+        begin = time.perf_counter()
+        drafted = self._llm.draft(ids, count, self._sampler, len(ids) - self._prompt)
+        took = (time.perf_counter() - begin) / count
+        self._seconds = MEMORY * self._seconds + (1 - MEMORY) * took if self._seconds else took
+        self._proposed = len(drafted)
+        return drafted
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        for n in range(min(proposed, accepted + 1)):
+            self._right = DECAY * self._right + (n < accepted)
+            self._all = DECAY * self._all + 1

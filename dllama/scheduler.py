@@ -1,0 +1,301 @@
+"""Which texts a pass works on, and how many rows each has.
+
+Every pass may begin and end texts. A text that is being generated has one row, and rows for drafted
+ids. A prompt has as many as are left, but only a few while others wait for their next token. A text
+has the bits that it has alone, so nothing here changes what is generated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field, replace
+
+from dllama.cluster.protocol import Want
+from dllama.drafts import Costs
+from dllama.errors import ModelError
+from dllama.generation import Generation
+from dllama.model_runner import ModelRunner
+from dllama.run_config import RunConfig
+from dllama.runtime.sequences import Part, Sequence, Sequences, common_prefix
+from dllama.runtime.stats import DECODE, MIXED, PREFILL
+from dllama.sampling.log_probabilities import log_probabilities
+from dllama.sampling.sampler import VocabularyShards
+from dllama.text.stream import Token
+
+# Most prompt ids of a pass that also generates tokens, which all have to wait for it.
+PROMPT_ROWS = 32
+# A text waits for another one that is reading the same beginning, if it is so much longer than what
+# is known already.
+WORTH_WAITING = 16
+
+
+@dataclass
+class Turn:
+    """What a pass does for a text.
+
+    Attributes:
+        text: the text.
+        rows: how many pending ids are evaluated.
+        drafted: ids that may follow all pending ones.
+        drawn: tokens that were sampled.
+        error: why none could be sampled.
+    """
+
+    text: Generation
+    rows: int
+    drafted: list[int] = field(default_factory=list)
+    drawn: list[Token] = field(default_factory=list)
+    error: ModelError | None = None
+
+    @property
+    def sequence(self) -> Sequence:
+        """Where the text is evaluated."""
+        assert self.text.sequence is not None
+        return self.text.sequence
+
+    @property
+    def wanted(self) -> range:
+        """Rows whose logits are wanted: the last pending id, and what follows it."""
+        rows = self.rows + len(self.drafted)
+        return range(self.rows - 1, rows) if self.rows == len(self.sequence.pending) else range(0)
+
+    def part(self) -> Part:
+        """Return the rows of the text."""
+        ids = self.sequence.pending[: self.rows] + self.drafted
+        return Part(self.sequence, ids, self.wanted)
+
+
+class Scheduler:
+    """Works on texts, pass by pass.
+
+    Args:
+        runner: evaluates passes.
+        sequences: of the same model.
+        config: what all nodes agree on.
+        costs: of passes, in which this takes in what it measures.
+        draft_tokens: most ids to draft for a text in a pass.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        sequences: Sequences,
+        config: RunConfig,
+        costs: Costs,
+        draft_tokens: int,
+    ) -> None:
+        self._runner = runner
+        self._sequences = sequences
+        self._config = config
+        self._costs = costs
+        self._draft_tokens = draft_tokens
+        self._waiting: list[Generation] = []
+        self._texts: list[Generation] = []  # that have a sequence, oldest first
+
+    def add(self, text: Generation) -> None:
+        """Begin a text in a sequence of its own when it is its turn."""
+        self._waiting.append(text)
+
+    def attach(self, text: Generation, sequence: Sequence) -> None:
+        """Begin a text in a sequence, instead of any other one there."""
+        for other in self._texts:
+            if other.sequence is sequence:
+                other.cancel()
+        self._drop()
+        self._begin(text, sequence)
+
+    def remove(self, text: Generation) -> None:
+        """End a text. Its sequence keeps what was taken."""
+        text.cancel()
+        self._drop()
+
+    def clear(self) -> None:
+        """End all texts."""
+        for text in [*self._texts, *self._waiting]:
+            text.cancel()
+        self._drop()
+
+    def interrupt(self) -> None:
+        """End all texts with the tokens of the next pass, from any thread."""
+        for text in [*self._texts, *self._waiting]:
+            text.interrupt()
+
+    def next(self, text: Generation) -> Token | None:
+        """Return the next token of a text, after as many passes as that takes; None at its end."""
+        while (token := text.take()) is None and not text.done:
+            self.step()
+        return token
+
+    def run_all(self, texts: Ids[Generation]) -> Iterator[tuple[int, Token]]:
+        """Yield the tokens of texts with the numbers of these, until all have ended."""
+        waiting, running = deque(enumerate(texts)), list[tuple[int, Generation]]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < self._config.parallel:
+                    running.append(waiting.popleft())
+                    self.add(running[-1][1])
+                self.step()
+                for number, text in running:
+                    while (token := text.take()) is not None:
+                        yield number, token
+                running = [(number, text) for number, text in running if not text.done]
+        finally:
+            for _, text in running:
+                self.remove(text)
+
+    def step(self) -> None:
+        """Run a pass for the texts whose tokens were all taken; there may be nothing to do.
+
+        Raises:
+            TransportError, ProtocolError: a worker failed; the model cannot go on.
+        """
+        self._drop()
+        self._admit()
+        turns = self._plan()
+        if not turns:
+            return
+        wants = any(turn.wanted for turn in turns)
+        phase, begin = _phase(turns), time.perf_counter()
+        self._runner.run([turn.part() for turn in turns], Want.TOP if wants else Want.NOTHING)
+        if wants:
+            self._sample(turns)
+        seconds = time.perf_counter() - begin
+        for turn in turns:
+            self._commit(turn)
+        rows = sum(turn.rows for turn in turns)
+        drawn = sum(len(turn.drawn) for turn in turns)
+        drafted = sum(len(turn.drafted) for turn in turns)
+        accepted = sum(max(0, len(turn.drawn) - 1) for turn in turns)
+        self._runner.finish(phase, rows if phase == PREFILL else drawn, drafted, accepted)
+        if phase == DECODE:
+            self._costs.observe(rows + drafted, seconds)
+
+    def _drop(self) -> None:
+        """Let go of texts that have ended."""
+        for text in self._texts:
+            if text.done and text.sequence:
+                text.sequence.busy = False
+        self._texts = [text for text in self._texts if not text.done]
+        self._waiting = [text for text in self._waiting if not text.done]
+
+    def _begin(self, text: Generation, sequence: Sequence) -> None:
+        sequence.busy = True
+        text.begin(sequence)
+        self._texts.append(text)
+
+    def _admit(self) -> None:
+        """Give sequences to texts that wait, as many as a pass has room for."""
+        for text in list(self._waiting):
+            if sum(one.waits for one in self._texts) >= self._config.parallel:
+                return
+            if not self._comes(text):
+                self._waiting.remove(text)
+                self._begin(text, self._sequences.open(text.ids))
+
+    def _comes(self, text: Generation) -> bool:
+        """Whether another text is just reading what this one begins with."""
+        known = self._sequences.known(text.ids)
+        return any(
+            one.waits
+            and not one.begun
+            and common_prefix(text.ids[:-1], one.ids) >= known + WORTH_WAITING
+            for one in self._texts
+        )
+
+    def _plan(self) -> list[Turn]:
+        """Return what the next pass does, with room for it."""
+        texts = [text for text in self._texts if text.waits][: self._config.parallel]
+        turns = [Turn(text, rows) for text, rows in zip(texts, self._rows(texts), strict=True)]
+        others = [text.sequence for text in self._texts if text not in texts]
+        planned: list[Turn] = []
+        for at, turn in enumerate(turns):
+            later = [one.sequence for one in reversed(turns[at + 1 :])]
+            spare = [one for one in (*others, *later) if one]
+            turn.rows = min(turn.rows, len(turn.sequence.pending))
+            if turn.rows == 0 or (at and not self._may_begin(turn.sequence)):
+                continue
+            if self._sequences.reserve(turn.sequence, turn.rows, spare):
+                planned.append(turn)
+        self._draft(planned)
+        return planned
+
+    def _may_begin(self, sequence: Sequence) -> bool:
+        """Whether a sequence is evaluated already, or all of it has room beside the others."""
+        return sequence.position > 0 or self._sequences.fits(sequence)
+
+    def _rows(self, texts: list[Generation]) -> list[int]:
+        """Return how many pending ids of each text a pass evaluates."""
+        pending = [len(text.sequence.pending) for text in texts if text.sequence]
+        reading = [at for at, count in enumerate(pending) if count > 1]
+        others = len(texts) - len(reading)
+        left = self._config.batch - others
+        if others:
+            left = min(left, PROMPT_ROWS)
+        rows = [1] * len(texts)
+        for n, at in enumerate(sorted(reading, key=pending.__getitem__)):
+            rows[at] = min(pending[at], left, max(1, left // (len(reading) - n)))
+            left -= rows[at]
+        return rows
+
+    def _draft(self, turns: list[Turn]) -> None:
+        """Propose ids for texts of which a single id is pending, as long as that pays."""
+        rows = sum(turn.rows for turn in turns)
+        wanted = sum(len(turn.wanted) for turn in turns)
+        room = min(self._config.batch - rows, self._config.logits - wanted)
+        for turn in turns:
+            drafter, sequence = turn.text.drafter, turn.sequence
+            if drafter is None or len(sequence.pending) > 1:
+                continue
+            most = min(self._draft_tokens, turn.text.left - 1, room)
+            most = min(most, self._config.seq_len - sequence.position - 1)
+            drafted = drafter.propose(turn.text.ids, most) if most > 0 else []
+            del drafted[self._costs.worth(drafter.chances, rows, len(drafted)) :]
+            if drafted and self._sequences.reserve(sequence, 1 + len(drafted)):
+                turn.drafted = drafted
+                room -= len(drafted)
+                rows += len(drafted)
+
+    def _sample(self, turns: list[Turn]) -> None:
+        """Draw the tokens of all wanted rows."""
+        shards = iter(self._runner.shards())
+        with self._runner.closing_on_failure():
+            for turn in turns:
+                rows = [next(shards) for _ in turn.wanted]
+                try:
+                    turn.drawn = _drawn(turn.text, rows, turn.drafted)
+                except ModelError as error:
+                    turn.error = error
+
+    def _commit(self, turn: Turn) -> None:
+        """Note what a pass has evaluated and drawn."""
+        text, sequence = turn.text, turn.sequence
+        if turn.error:
+            self._sequences.forget(sequence)
+            text.fail(turn.error)
+            return
+        self._sequences.evaluated(sequence, turn.rows, max(0, len(turn.drawn) - 1))
+        text.drew(turn.drawn, len(turn.drafted))
+
+
+def _drawn(text: Generation, rows: Ids[VocabularyShards], drafted: Ids[int]) -> list[Token]:
+    """Draw tokens from consecutive rows, until one is not what was drafted."""
+    drawn: list[Token] = []
+    for row, shards in enumerate(rows):
+        ids = text.ids + [token.id for token in drawn]
+        token = Token(text.sampler.sample(shards, ids, text.first + len(ids) - text.prompt), "")
+        if text.logprobs is not None:
+            found = log_probabilities(shards, token.id, text.logprobs)
+            token = replace(token, logprob=found.token, top=found.best)
+        drawn.append(token)
+        if row == len(drafted) or token.id != drafted[row] or text.ends_with(token.id):
+            break
+    return drawn
+
+
+def _phase(turns: list[Turn]) -> str:
+    """Return what the pass of these turns is called in statistics."""
+    begun = [turn.text.begun for turn in turns]
+    return DECODE if all(begun) else MIXED if any(begun) else PREFILL

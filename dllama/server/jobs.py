@@ -1,0 +1,82 @@
+"""Requests on their way through the server: jobs, their texts and their ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from dllama import Token
+from dllama.generation import Generation
+from dllama.server.problems import ApiError
+
+
+class State(Enum):
+    """State of the dispatcher."""
+
+    LOADING = "loading"
+    READY = "ok"
+    LOST = "unavailable"  # a worker is lost
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a job.
+
+    Attributes:
+        reason: "stop", "length", or "cancelled" if nobody wants the result any more.
+        cached: prompt tokens that did not have to be evaluated again.
+        generated: generated tokens, including an EOS.
+    """
+
+    reason: str
+    cached: int = 0
+    generated: int = 0
+
+
+@dataclass(eq=False)
+class Job:
+    """A request.
+
+    Attributes:
+        prompt: token ids.
+        max_tokens: maximum number of tokens to generate.
+        deliver: called in the dispatcher's thread with every token and finally with a Done or an
+            ApiError. It must not block.
+        options: arguments of LLM.submit.
+        client: identifies the client.
+        cancelled: set by Dispatcher.cancel.
+        since: when the job was created (time.monotonic).
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int
+    deliver: Callable[[Token | Done | ApiError], None]
+    options: dict[str, Any] = field(default_factory=dict)
+    client: str = ""
+    cancelled: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class Work:
+    """A job and its text.
+
+    Attributes:
+        job: the job.
+        text: what is generated.
+        begun: when its turn came (time.monotonic).
+        last: when it last got a token.
+        count: how many tokens it got.
+        ended: whether the text ended by itself.
+    """
+
+    job: Job
+    text: Generation
+    begun: float
+    last: float
+    count: int = 0
+    ended: bool = False
