@@ -37,14 +37,22 @@ def read_rope(
     scalings = {name: _scaling(value, name, config, path) for name, value in found.items()}
     if len(scalings) == 2 and scalings[OBJECTS[0]] != scalings[OBJECTS[1]]:
         raise UnsupportedError(
-            f"{path}: rope_scaling and rope_parameters are both set and differ: "
-            "only one of them is supported"
+            f"{path}: rope_scaling ({_shown(scalings['rope_scaling'])}) and rope_parameters "
+            f"({_shown(scalings['rope_parameters'])}) contradict each other: delete the one that "
+            "the model was not trained with"
         )
     scaling = next(iter(scalings.values()), None)
     if scaling is None:
         _check_original(config, path)
     kind = RopeType.LLAMA if scaling is None else RopeType.LLAMA31
     return _theta(config, found, path, theta), kind, scaling
+
+
+def _shown(scaling: RopeScaling | None) -> str:
+    """A scaling in a message."""
+    if scaling is None:
+        return "no scaling"
+    return f"llama3, factor {scaling.factor:g}, original context {scaling.original_seq_len}"
 
 
 def _object(config: Config, name: str, path: object) -> dict[str, Any] | None:

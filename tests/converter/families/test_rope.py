@@ -72,7 +72,9 @@ def test_a_default_of_the_family():
          UnsupportedError, "'yarn'"),
         ({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"type": "linear", "factor": 4}},
          UnsupportedError, "'linear'"),
-        ({"rope_parameters": NEW, "rope_scaling": LLAMA3}, UnsupportedError, "both set and differ"),
+        ({"rope_parameters": NEW, "rope_scaling": LLAMA3}, UnsupportedError,
+         r"rope_scaling \(llama3, factor 8, original context 8192\) and rope_parameters "
+         r"\(no scaling\) contradict each other"),
         ({"rope_parameters": {"full_attention": NEW, "sliding_attention": {"rope_theta": 1e4}}},
          UnsupportedError, "differs between types of layers"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 8.0}}},
