@@ -28,14 +28,14 @@ from dllama.converter.sources.huggingface import (
 from dllama.converter.sources.quantised import read_scheme
 from dllama.converter.tensors import all_places, refuse_unused
 from dllama.converter.tokenizers.folder import COPIED
-from dllama.errors import ConfigError, DllamaError, ModelError, OutputError
+from dllama.errors import ConfigError, DllamaError, ModelError, OutputError, UnsupportedError
 from dllama.json_file import read_json
 from dllama.model.weight_types import WeightType
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 PLAIN = re.compile(r"[\w-][\w.-]*")
-SMALL = ("config.json", *COPIED)
-OTHER_TOKENIZERS = ("tokenizer.model", "added_tokens.json", "tekken.json")
+SMALL = ("config.json", "added_tokens.json", *COPIED)
+OTHER_TOKENIZERS = ("tokenizer.model", "tekken.json")
 CHUNK = 1 << 20
 
 
@@ -179,7 +179,7 @@ def cache_folder() -> Path:
     return base / "dllama"
 
 
-def download(hub: Hub, file: str | None = None) -> Path:
+def download(hub: Hub, file: str | None = None, weights: str | None = None) -> Path:
     """Download what the converter needs: a Hugging Face folder, or a GGUF file.
 
     Configuration comes first, so that a model that cannot be converted is refused before its
@@ -188,6 +188,7 @@ def download(hub: Hub, file: str | None = None) -> Path:
     Args:
         hub: the repository.
         file: a GGUF file in it. By default, a repository without config.json must have exactly one.
+        weights: as for `convert`. Without it, integers that fit in no block are refused.
 
     Returns:
         The folder, or the GGUF file.
@@ -208,6 +209,11 @@ def download(hub: Hub, file: str | None = None) -> Path:
     family, spec = read_spec(values, WeightType.F32, config, hub.files)
     known = all_places(family.sources(spec))
     scheme = read_scheme(values, hub.files, config)
+    if scheme and scheme.inexact and weights is None:
+        raise UnsupportedError(
+            f"{config}: {scheme.name}: model files do not have integers with {scheme.inexact}; "
+            "--weights says to what all tensors are converted"
+        )
     for name in _tensor_files(hub, scheme.names(known) if scheme else known):
         hub.get(name)
     return hub.folder

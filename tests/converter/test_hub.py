@@ -299,6 +299,42 @@ def test_refuses_by_the_index_before_tensors(server, home):
     assert server.asked(names[0]) == server.asked(names[1]) == []
 
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+PACKED = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
+
+
+def compressed(**weights):
+    groups = {"group_0": {"targets": ["Linear"], "weights": {**PACKED, **weights}}}
+    return {"quant_method": "compressed-tensors", "format": "pack-quantized",
+            "config_groups": groups}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({**GPTQ, "desc_act": True}, r"desc_act true \(act order\)"),
+        ({**GPTQ, "bits": 8, "sym": False}, "8 bits with zero points"),
+        ({**GPTQ, "group_size": 16}, "group_size 16"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 16}, "group_size 16"),
+        (compressed(actorder="group"), r"actorder \(act order\)"),
+        (compressed(num_bits=8, symmetric=False), "8 bits with zero points"),
+        ({**GPTQ, "desc_act": True, "static_groups": True}, None),
+        ({**GPTQ, "desc_act": True, "group_size": -1}, None),
+        (GPTQ, None),
+    ],
+)
+def test_integers_that_fit_in_no_block_are_refused_first(server, home, config, reason):
+    before = json.loads(server.files["config.json"])
+    server.files["config.json"] = json.dumps({**before, "quantization_config": config}).encode()
+    hub = Hub(REPO, endpoint=server.endpoint)
+    if reason:
+        with pytest.raises(UnsupportedError, match=rf"config\.json: .*{reason}; --weights says"):
+            download(hub)
+        assert server.asked(TENSORS) == []
+    download(hub, weights="q80" if reason else None)
+    assert server.asked(TENSORS) == [None]
+
+
 def test_pulls_quantised_weights(server, fixtures, tmp_path):
     """The index has other names than the model, all of which are known."""
     folder = tmp_path / "awq"

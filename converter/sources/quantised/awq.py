@@ -21,6 +21,7 @@ from dllama.converter.sources.quantised.matrix import (
     check,
     floats,
     matrix_shape,
+    misfit,
     unpack,
 )
 from dllama.converter.sources.quantised.scheme import Parts, Scheme
@@ -53,6 +54,7 @@ def read_scheme(settings: Settings) -> Scheme:
         excluded=excluded,
         read=lambda parts: _grid(parts, group),
         file="quant_config.json",
+        inexact=misfit(group),
     )
 
 

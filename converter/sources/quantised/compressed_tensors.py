@@ -28,6 +28,7 @@ from dllama.converter.sources.quantised.matrix import (
     Grid,
     check,
     matrix_shape,
+    misfit,
     read_order,
     unpack,
 )
@@ -69,10 +70,12 @@ def read_scheme(settings: Settings) -> Scheme:
     weights.one_of("type", kind)
     weights.one_of("dynamic", False, default=False)
     if kind == "float":
-        parts, read = needed, _float_reader(weights)
+        parts, read, inexact = needed, _float_reader(weights), ""
     else:
         layout = _layout(weights, needed[0] == PACKED)
         parts, read = layout.parts(needed), lambda parts: _Reader(parts, layout).grid()
+        order = "actorder" if layout.ordered else ""
+        inexact = misfit(layout.group, layout.bits, layout.symmetric, order)
     weights.refuse_others(HARMLESS_IN_WEIGHTS)
     return Scheme(
         name=settings.name,
@@ -81,6 +84,7 @@ def read_scheme(settings: Settings) -> Scheme:
         needed=len(parts),
         excluded=tuple(name for name in excluded if not name.startswith("re:")),
         read=read,
+        inexact=inexact,
     )
 
 

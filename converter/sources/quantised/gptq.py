@@ -23,6 +23,7 @@ from dllama.converter.sources.quantised.matrix import (
     check,
     floats,
     matrix_shape,
+    misfit,
     read_order,
     unpack,
 )
@@ -39,7 +40,7 @@ HARMLESS = frozenset({
     "damp_auto_increment", "damp_percent", "dataset", "disable_exllama",
     "exllama_config", "lm_head", "max_input_length", "meta", "model_file_base_name",
     "model_name_or_path", "model_seqlen", "module_name_preceding_first_block",
-    "modules_in_block_to_quantize", "mse", "pad_token_id", "static_groups", "tokenizer",
+    "modules_in_block_to_quantize", "mse", "pad_token_id", "tokenizer",
     "true_sequential", "use_cuda_fp16", "use_exllama",
 })  # fmt: skip
 
@@ -50,6 +51,7 @@ def read_scheme(settings: Settings) -> Scheme:
     group = settings.size("group_size")
     symmetric = settings.one_of("sym", True, False, default=True)
     ordered = settings.one_of("desc_act", True, False, default=False)
+    static = settings.one_of("static_groups", True, False, default=False)
     offset = 1 if _version(settings) == VERSIONS[0] else 0
     settings.one_of("pack_dtype", "int32", default="int32")
     settings.refuse_others(HARMLESS)
@@ -61,6 +63,7 @@ def read_scheme(settings: Settings) -> Scheme:
         excluded=(),
         read=lambda parts: _Reader(parts, bits, group, symmetric, ordered, offset).grid(),
         file="quantize_config.json",
+        inexact=misfit(group, bits, symmetric, "desc_act true" if ordered and not static else ""),
     )
 
 

@@ -118,6 +118,22 @@ class QuantisedMatrix:
             tensor.release()
 
 
+def misfit(group: int, bits: int = 4, symmetric: bool = True, act_order: str = "") -> str:
+    """Why integers fit in no block of a model file, as far as a config says; "" if nothing does.
+
+    Args:
+        group: columns that share a scale; -1 for all.
+        bits: of a number.
+        symmetric: whether there are no zero points.
+        act_order: the field by which columns of a group are not neighbours, or "".
+    """
+    if act_order and group != -1:
+        return f"{act_order} (act order)"
+    if 0 < group < blocks.BLOCK:
+        return f"group_size {group}"
+    return "8 bits with zero points" if bits == 8 and not symmetric else ""
+
+
 def check(tensor: MappedTensor, dtypes: Collection[str], *shapes: tuple[int, ...]) -> None:
     """FormatError unless a tensor has one of the types, and one of the shapes if any are given."""
     if tensor.dtype not in dtypes:

@@ -30,6 +30,7 @@ class Scheme:
             tensors of a module say whether it is quantised; this is only compared with them.
         read: from the tensors of a module to its matrix. FormatError names a tensor.
         file: a file beside the config.json that says the same.
+        inexact: what in the config says that no block of a model file holds the integers, or "".
     """
 
     name: str
@@ -39,6 +40,7 @@ class Scheme:
     excluded: tuple[str, ...]
     read: Callable[[Parts], Grid]
     file: str = ""
+    inexact: str = ""
 
     def names(self, weights: Collection[str]) -> set[str]:
         """The names of all tensors that may be there for some weights, and those of the weights."""
