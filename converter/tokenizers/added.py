@@ -1,4 +1,4 @@
-"""Tokens that a Hugging Face folder adds to its tokenizer.model.
+"""Tokens that a Hugging Face folder adds to its tokenizer.model or tokenizer.json.
 
 They are in added_tokens_decoder of tokenizer_config.json, or in added_tokens.json in older folders.
 """
@@ -19,6 +19,27 @@ CONFIG, DECODER = "tokenizer_config.json", "added_tokens_decoder"
 FLAGS = ("lstrip", "rstrip", "single_word", "special")
 
 
+def add_unknown_tokens(folder: Path, tokenizer: Tokenizer) -> bool:
+    """Add the tokens of a folder that its tokenizer.json does not have.
+
+    Those that it has are as it says: the other files may be older.
+
+    Returns:
+        Whether there are any.
+
+    Raises:
+        FormatError, UnsupportedError, ModelError: as for add_tokens.
+    """
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    unknown = {
+        index: token
+        for index, token in _tokens(folder).items()
+        if token.content not in known and tokenizer.token_to_id(token.content) in (None, index)
+    }
+    _add(unknown, folder, tokenizer)
+    return bool(unknown)
+
+
 def add_tokens(folder: Path, tokenizer: Tokenizer) -> None:
     """Add the tokens of a folder to its tokenizer.
 
@@ -27,7 +48,12 @@ def add_tokens(folder: Path, tokenizer: Tokenizer) -> None:
         UnsupportedError: an id is taken by another token, or would leave a gap.
         ModelError: a file cannot be read.
     """
-    for index, token in sorted(_tokens(folder).items()):
+    _add(_tokens(folder), folder, tokenizer)
+
+
+def _add(tokens: dict[int, AddedToken], folder: Path, tokenizer: Tokenizer) -> None:
+    """Add tokens with these ids."""
+    for index, token in sorted(tokens.items()):
         known = tokenizer.token_to_id(token.content)
         place = index if known is not None else tokenizer.get_vocab_size(with_added_tokens=True)
         if (place if known is None else known) != index:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as HfTokenizer
 
 from dllama.converter.tokenizers import tekken
-from dllama.converter.tokenizers.added import add_tokens
+from dllama.converter.tokenizers.added import add_tokens, add_unknown_tokens
 from dllama.converter.tokenizers.sentencepiece import Style, read_sentencepiece
 from dllama.errors import OutputError, UnsupportedError
 from dllama.json_file import read_json_if_any
@@ -38,12 +38,14 @@ class SourceTokenizer:
         tokenizer: None if there is none.
         config: settings from files next to it.
         folder: folder with files to copy unchanged (COPIED), or None.
+        changed: whether the tokenizer is not what the folder's tokenizer.json says.
     """
 
     path: Path
     tokenizer: HfTokenizer | None
     config: TokenizerConfig
     folder: Path | None = None
+    changed: bool = False
 
 
 def open_tokenizer(folder: Path) -> SourceTokenizer:
@@ -53,8 +55,10 @@ def open_tokenizer(folder: Path) -> SourceTokenizer:
     """
     fast, slow = folder / "tokenizer.json", folder / "tokenizer.model"
     ends: tuple[str | None, str | None] = (None, None)
+    changed = False
     if fast.is_file():
         path, tokenizer = fast, open_fast(fast)
+        changed = add_unknown_tokens(folder, tokenizer)
     elif slow.is_file():
         path, tokenizer = slow, read_sentencepiece(slow, _style(folder))
         add_tokens(folder, tokenizer)
@@ -65,7 +69,7 @@ def open_tokenizer(folder: Path) -> SourceTokenizer:
         return SourceTokenizer(folder, None, TokenizerConfig(None, (), None, None), folder)
     _check_kind(path, tokenizer)
     config = read_tokenizer_config(folder, tokenizer.token_to_id, len(token_bytes(tokenizer)), ends)
-    return SourceTokenizer(path, tokenizer, config, folder)
+    return SourceTokenizer(path, tokenizer, config, folder, changed)
 
 
 def convert_tokenizer(source: SourceTokenizer, output: Path, vocab_size: int) -> list[str]:
@@ -93,7 +97,7 @@ def convert_tokenizer(source: SourceTokenizer, output: Path, vocab_size: int) ->
             f"{source.path}: has {len(vocab)} tokens, more than the {vocab_size} of the model"
         )
     write_tokenizer(output / "tokenizer.t", _data(source.config, source.tokenizer, vocab))
-    if not (output / "tokenizer.json").is_file():
+    if source.changed or not (output / "tokenizer.json").is_file():
         _write(output / "tokenizer.json", source.tokenizer.to_str())
     if len(vocab) < vocab_size:
         return [f"{source.path}: has {len(vocab)} tokens, the model {vocab_size}"]

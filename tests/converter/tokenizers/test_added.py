@@ -1,4 +1,4 @@
-"""Tokens that a folder adds to its tokenizer.model."""
+"""Tokens that a folder adds to its tokenizer.model or tokenizer.json."""
 
 from __future__ import annotations
 
@@ -102,3 +102,35 @@ def test_refuses_ids_that_it_cannot_give(source, plain, config, error, message):
     put(source, plain, **config)
     with pytest.raises(error, match=message):
         open_tokenizer(source)
+
+
+@pytest.fixture
+def fast(source, tmp_path):
+    """A folder with the same tokenizer as tokenizer.json, without added tokens."""
+    convert_tokenizer(open_tokenizer(source), tmp_path, 400)
+    folder = tmp_path / "fast"
+    folder.mkdir()
+    shutil.move(tmp_path / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("plain", "described"), [(PLAIN, DESCRIBED), (PLAIN, None), (None, DESCRIBED)]
+)
+def test_tokens_that_tokenizer_json_lacks_are_added(fast, plain, described):
+    put(fast, plain, added_tokens_decoder=described)
+    opened = tokenizer(fast)
+    ids = opened.encode(CHAT, add_bos=False)
+    assert (ids[0], ids[-1], opened.vocab_size) == (401, 400, 402)
+    assert opened.is_special(400)
+
+
+def test_tokenizer_json_knows_better(fast, tmp_path):
+    """Other files may be older; the tokens that it has stay as they are."""
+    put(fast, {"</s>": 7, "<s>": 1}, added_tokens_decoder={"0": {"content": "<unk>"}})
+    before = (fast / "tokenizer.json").read_bytes()
+    assert convert_tokenizer(open_tokenizer(fast), tmp_path, 400) == []
+    assert (tmp_path / "tokenizer.json").read_bytes() == before
+    put(fast, {"<|im_end|>": 401})
+    with pytest.raises(UnsupportedError, match=r"'<\|im_end\|>' has the id 401, but 400 is next"):
+        open_tokenizer(fast)
