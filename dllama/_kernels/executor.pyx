@@ -240,7 +240,11 @@ cdef class Executor:
 
     def milliseconds(self):
         """Wall-clock milliseconds of each stage of the last pass: float64 (stages,)."""
-        return np.asarray(<int64_t[:self.run_.n_stages]> self.team.nanoseconds()) / 1e6
+        cdef double[::1] times = np.empty(self.run_.n_stages)
+        cdef int64_t s
+        for s in range(self.run_.n_stages):
+            times[s] = self.team.nanoseconds(s) / 1e6
+        return np.asarray(times)
 
     def transfers(self):
         """Whether each stage is a transfer: bool (stages,)."""

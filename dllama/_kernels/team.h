@@ -5,15 +5,14 @@
  * item at most: the others take the rest, and the one that finishes the last item opens the next
  * stage. Who comes back late goes on with the stage that is open by then, maybe of a later pass.
  *
- * So a thread may still look at a stage that is over. Whatever it reads there is tagged with the
- * number of the pass. It takes an item by compare-and-swap from "n items taken in this pass", which
- * fails if the stage is over. What belongs to the pass itself it reads only within an item, and no
- * pass ends before that item is reported.
+ * So a thread may still work on a stage that is over. It finds nothing to do there: it takes an item
+ * by compare-and-swap from "n items taken in this pass", and what it knows of a stage (its number,
+ * its items, the pass) came in one word. What belongs to the pass itself it reads only within an
+ * item, and no pass ends before that item is reported.
  *
  * Order in memory: to report items is an addition to `done` with acquire and release, so the thread
- * that opens the next stage has seen the results of all. It publishes `open` with release, and all
- * others acquire `open` before they work on a stage. Other atomics are relaxed: their tags say what
- * they are worth.
+ * that opens the next stage has seen the results of all. It stores `open` with release, and all
+ * others load it with acquire before they work on a stage. Other atomics are relaxed.
  */
 #ifndef DL_TEAM_H
 #define DL_TEAM_H
@@ -29,20 +28,22 @@
 enum {
     DL_SPINS = 1000,       /* of a waiting thread before it lets others run: about 20 microseconds */
     DL_PATIENCE = 1000000, /* nanoseconds that it waits before it sleeps */
-    DL_VALUE_BITS = 26,    /* of a tagged number; 38 are left for passes, enough for years */
+    DL_ITEM_BITS = 26,     /* of a number of items */
+    DL_STAGE_BITS = 16,    /* of a stage */
 };
 
-/* A tagged number has the pass it belongs to in its high bits. It is alone on its cache line. */
+/* Items taken of a thread's share: the pass (38 bits, enough for years), then their number. */
 typedef struct {
-    _Alignas(64) uint64_t tagged;
+    _Alignas(64) uint64_t taken;
     char padding[56];
-} dl_line;
+} dl_share;
 
+/* The thread that closes a stage has this line in its cache. */
 typedef struct {
-    _Alignas(64) uint64_t items; /* tagged */
-    int64_t done;                /* items that are reported, in the pass of `items` */
+    _Alignas(64) int64_t done; /* items of the open stage that are reported; 0 in all others */
+    int64_t nanoseconds;       /* of the stage in the last pass, 0 if it had no items */
     char padding[48];
-} dl_progress;
+} dl_stage;
 
 /* How many items a stage has. Called once for a stage, when all stages before it are done. */
 typedef int64_t (*dl_count_fn)(void *work, int64_t stage);
@@ -57,18 +58,20 @@ typedef struct {
 } dl_member;
 
 typedef struct dl_team {
-    dl_line open;          /* tagged: the open stage; `stages` if no pass runs */
+    /* The open stage: the low bits of `pass`, then its number, then its items. A stage with the number
+     * `stages` is open if no pass runs. */
+    _Alignas(64) uint64_t open;
+    int64_t opened;        /* when */
+    int failed;            /* an item of this pass has failed */
     _Alignas(64) int sleepers; /* threads that sleep until `open` changes, or are about to */
+    _Alignas(64) uint64_t pass; /* the number of the last pass */
     int threads;
     int started;           /* members that run */
     int ends;
-    int failed;            /* an item of this pass has failed */
     pid_t process;         /* where the members run */
     int64_t stages;
-    int64_t opened;        /* when the open stage was opened */
-    dl_line *taken;        /* [stages][threads]: tagged, items taken of each thread's share */
-    dl_progress *progress; /* [stages] */
-    int64_t *nanoseconds;  /* [stages]: time of each stage of the last pass, 0 if it had no items */
+    dl_share *shares;      /* [stages][threads] */
+    dl_stage *progress;    /* [stages] */
     dl_member *members;    /* [threads - 1] */
     dl_count_fn count;
     dl_item_fn item;
@@ -77,31 +80,31 @@ typedef struct dl_team {
     pthread_cond_t changed;
 } dl_team;
 
-static inline uint64_t dl_tag(uint64_t pass, int64_t value)
+static inline uint64_t dl_pack(uint64_t pass, int64_t stage, int64_t items)
 {
-    return pass << DL_VALUE_BITS | (uint64_t)value;
+    return pass << (DL_STAGE_BITS + DL_ITEM_BITS) | (uint64_t)stage << DL_ITEM_BITS | (uint64_t)items;
 }
 
-static inline uint64_t dl_pass_of(uint64_t tagged)
+static inline int64_t dl_stage_of(uint64_t open)
 {
-    return tagged >> DL_VALUE_BITS;
+    return (int64_t)(open >> DL_ITEM_BITS & ((1 << DL_STAGE_BITS) - 1));
 }
 
-static inline int64_t dl_value_of(uint64_t tagged)
+static inline int64_t dl_items_of(uint64_t word)
 {
-    return (int64_t)(tagged & ((1 << DL_VALUE_BITS) - 1));
+    return (int64_t)(word & ((1 << DL_ITEM_BITS) - 1));
 }
 
 /* The next item of a share of `count` items; -1 if all are taken, or the pass is over. */
-static inline int64_t dl_take(dl_line *taken, uint64_t pass, int64_t count)
+static inline int64_t dl_take(dl_share *share, uint64_t pass, int64_t count)
 {
-    uint64_t seen = __atomic_load_n(&taken->tagged, __ATOMIC_RELAXED);
+    uint64_t seen = __atomic_load_n(&share->taken, __ATOMIC_RELAXED);
     for (;;) {
-        /* A number from an earlier pass: nothing is taken in this one yet. */
-        int64_t n = dl_pass_of(seen) < pass ? 0 : dl_value_of(seen);
-        if (dl_pass_of(seen) > pass || n >= count) return -1;
-        if (__atomic_compare_exchange_n(&taken->tagged, &seen, dl_tag(pass, n + 1), 0,
-                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        uint64_t last = seen >> DL_ITEM_BITS; /* the pass that took an item last */
+        int64_t n = last < pass ? 0 : dl_items_of(seen);
+        if (last > pass || n >= count) return -1;
+        if (__atomic_compare_exchange_n(&share->taken, &seen, pass << DL_ITEM_BITS | (uint64_t)(n + 1),
+                                        0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
             return n;
     }
 }
@@ -110,7 +113,7 @@ static inline int64_t dl_take(dl_line *taken, uint64_t pass, int64_t count)
  * sees the sleeper, or the sleeper sees the change. */
 static inline void dl_publish(dl_team *t, uint64_t open)
 {
-    __atomic_store_n(&t->open.tagged, open, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&t->open, open, __ATOMIC_SEQ_CST);
     if (!__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) return;
     pthread_mutex_lock(&t->mutex);
     pthread_cond_broadcast(&t->changed);
@@ -121,7 +124,7 @@ static inline void dl_sleep(dl_team *t, uint64_t seen)
 {
     pthread_mutex_lock(&t->mutex);
     __atomic_add_fetch(&t->sleepers, 1, __ATOMIC_SEQ_CST);
-    while (__atomic_load_n(&t->open.tagged, __ATOMIC_SEQ_CST) == seen)
+    while (__atomic_load_n(&t->open, __ATOMIC_SEQ_CST) == seen)
         pthread_cond_wait(&t->changed, &t->mutex);
     __atomic_sub_fetch(&t->sleepers, 1, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&t->mutex);
@@ -132,7 +135,7 @@ static inline uint64_t dl_wait(dl_team *t, uint64_t seen)
 {
     uint64_t open;
     int64_t end = 0;
-    for (int spin = 0; (open = __atomic_load_n(&t->open.tagged, __ATOMIC_ACQUIRE)) == seen; spin++) {
+    for (int spin = 0; (open = __atomic_load_n(&t->open, __ATOMIC_ACQUIRE)) == seen; spin++) {
         if (spin < DL_SPINS) {
             dl_pause();
         } else if (end && dl_now() > end) {
@@ -146,39 +149,36 @@ static inline uint64_t dl_wait(dl_team *t, uint64_t seen)
 }
 
 /* Open the first stage from `stage` on that has items, or end the pass. */
-static inline void dl_open(dl_team *t, uint64_t pass, int64_t stage)
+static inline void dl_open(dl_team *t, int64_t stage)
 {
     int64_t items = 0;
-    while (stage < t->stages && (items = t->count(t->work, stage)) == 0) stage++;
-    if (stage < t->stages) {
-        __atomic_store_n(&t->progress[stage].done, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&t->progress[stage].items, dl_tag(pass, items), __ATOMIC_RELAXED);
-    }
-    dl_publish(t, dl_tag(pass, stage));
+    for (; stage < t->stages && (items = t->count(t->work, stage)) == 0; stage++)
+        t->progress[stage].nanoseconds = 0;
+    dl_publish(t, dl_pack(t->pass, stage, items));
 }
 
-/* Note the time of a stage that is done, and open the next. */
-static inline void dl_close(dl_team *t, uint64_t pass, int64_t stage)
+/* Close a stage that is done, and open the next. */
+static inline void dl_close(dl_team *t, int64_t stage)
 {
     int64_t now = dl_now();
-    t->nanoseconds[stage] = now - t->opened;
+    t->progress[stage].nanoseconds = now - t->opened;
+    t->progress[stage].done = 0;
     t->opened = now;
-    int failed = __atomic_load_n(&t->failed, __ATOMIC_RELAXED);
-    dl_open(t, pass, failed ? t->stages : stage + 1);
+    if (!__atomic_load_n(&t->failed, __ATOMIC_RELAXED)) dl_open(t, stage + 1);
+    else dl_publish(t, dl_pack(t->pass, t->stages, 0));
 }
 
 /* Do what is left of the open stage: first the thread's own share, then those of others. */
 static inline void dl_do_stage(dl_team *t, int thread, uint64_t open)
 {
-    uint64_t pass = dl_pass_of(open);
-    int64_t stage = dl_value_of(open), finished = 0, i;
-    uint64_t seen = __atomic_load_n(&t->progress[stage].items, __ATOMIC_RELAXED);
-    int64_t items = dl_value_of(seen), threads = t->threads;
-    if (dl_pass_of(seen) != pass) return;
+    uint64_t pass = __atomic_load_n(&t->pass, __ATOMIC_RELAXED);
+    int64_t stage = dl_stage_of(open), items = dl_items_of(open), threads = t->threads;
+    int64_t finished = 0, i;
+    if (dl_pack(pass, stage, items) != open) return; /* a later pass */
     for (int64_t n = thread; n < thread + threads; n++) {
         int64_t owner = n % threads;
         int64_t first = items * owner / threads, end = items * (owner + 1) / threads;
-        while ((i = dl_take(&t->taken[stage * threads + owner], pass, end - first)) >= 0) {
+        while ((i = dl_take(&t->shares[stage * threads + owner], pass, end - first)) >= 0) {
             if (t->item(t->work, stage, first + i, thread))
                 __atomic_store_n(&t->failed, 1, __ATOMIC_RELAXED);
             finished++;
@@ -186,20 +186,20 @@ static inline void dl_do_stage(dl_team *t, int thread, uint64_t open)
     }
     if (finished
         && __atomic_add_fetch(&t->progress[stage].done, finished, __ATOMIC_ACQ_REL) == items)
-        dl_close(t, pass, stage);
+        dl_close(t, stage);
 }
 
 /* Run a pass. Returns when its last stage is done, or one in which an item has failed. */
 static inline void dl_team_run(dl_team *t)
 {
-    uint64_t open = __atomic_load_n(&t->open.tagged, __ATOMIC_RELAXED);
+    uint64_t open;
     if (t->process != getpid()) t->sleepers = 0; /* after a fork: this thread is alone */
     t->failed = 0;
     t->opened = dl_now();
-    for (int64_t s = 0; s < t->stages; s++) t->nanoseconds[s] = 0;
-    dl_open(t, dl_pass_of(open) + 1, 0);
-    open = __atomic_load_n(&t->open.tagged, __ATOMIC_ACQUIRE);
-    while (dl_value_of(open) != t->stages) {
+    __atomic_store_n(&t->pass, t->pass + 1, __ATOMIC_RELAXED);
+    dl_open(t, 0);
+    open = __atomic_load_n(&t->open, __ATOMIC_ACQUIRE);
+    while (dl_stage_of(open) != t->stages) {
         dl_do_stage(t, 0, open);
         open = dl_wait(t, open);
     }
@@ -209,12 +209,12 @@ static void *dl_member_main(void *argument)
 {
     dl_member *member = argument;
     dl_team *t = member->team;
-    uint64_t open = __atomic_load_n(&t->open.tagged, __ATOMIC_ACQUIRE);
+    uint64_t open = __atomic_load_n(&t->open, __ATOMIC_ACQUIRE);
 #ifdef __linux__
     prctl(PR_SET_NAME, "dllama");
 #endif
     while (!__atomic_load_n(&t->ends, __ATOMIC_RELAXED)) { /* set before `open`, which is acquired */
-        if (dl_value_of(open) != t->stages) dl_do_stage(t, member->number, open);
+        if (dl_stage_of(open) != t->stages) dl_do_stage(t, member->number, open);
         open = dl_wait(t, open);
     }
     return NULL;
@@ -225,7 +225,7 @@ static inline void dl_team_stop(dl_team *t)
 {
     if (t->process != getpid()) return;
     __atomic_store_n(&t->ends, 1, __ATOMIC_RELAXED);
-    dl_publish(t, dl_tag(dl_pass_of(t->open.tagged) + 1, t->stages));
+    dl_publish(t, dl_pack(t->pass + 1, t->stages, 0));
     for (int n = 0; n < t->started; n++) pthread_join(t->members[n].handle, NULL);
     pthread_cond_destroy(&t->changed);
     pthread_mutex_destroy(&t->mutex);
@@ -238,7 +238,7 @@ static inline int dl_team_start(dl_team *t)
     sigset_t all, before;
     int error = 0;
     t->process = getpid();
-    t->open.tagged = dl_tag(0, t->stages);
+    t->open = dl_pack(0, t->stages, 0);
     pthread_mutex_init(&t->mutex, NULL);
     pthread_cond_init(&t->changed, NULL);
     sigfillset(&all);

@@ -10,22 +10,23 @@ ctypedef int64_t (*count_fn)(void *work, int64_t stage) noexcept nogil
 ctypedef int (*team_item_fn)(void *work, int64_t stage, int64_t item, int thread) noexcept nogil
 
 cdef extern from "team.h" nogil:
-    ctypedef struct dl_line:
+    ctypedef struct dl_share:
         pass
-    ctypedef struct dl_progress:
-        pass
+    ctypedef struct dl_stage:
+        int64_t nanoseconds
     ctypedef struct dl_member:
         pass
     ctypedef struct dl_team:
         int64_t stages
         int threads
-        dl_line *taken
-        dl_progress *progress
-        int64_t *nanoseconds
+        dl_share *shares
+        dl_stage *progress
         dl_member *members
         count_fn count
         team_item_fn item
         void *work
+    enum:
+        DL_STAGE_BITS
     int dl_team_start(dl_team *t)
     void dl_team_run(dl_team *t)
     void dl_team_stop(dl_team *t)
@@ -35,12 +36,13 @@ cdef extern from "team.h" nogil:
 # was forked, passes run on the calling thread alone.
 cdef class Team:
     cdef dl_team *team              # NULL if the threads do not run
-    cdef Memory _team, _taken, _progress, _nanoseconds, _members
+    cdef Memory _team, _shares, _progress, _members
     cdef readonly int64_t nbytes
-    # Run a pass; one at a time. An item has at most 2^26 neighbours in its stage.
+    # Run a pass; one at a time. A stage has fewer than 2^26 items.
     cdef void run(self) noexcept nogil
-    # Nanoseconds of each stage of the last pass, [stages].
-    cdef int64_t *nanoseconds(self) noexcept
+    # The time of a stage of the last pass.
+    cdef int64_t nanoseconds(self, int64_t stage) noexcept
 
-# OSError if the threads do not start. Without OpenMP there is one: the calling one.
+# OSError if the threads do not start, ValueError for more stages than a team counts. Without OpenMP
+# there is one thread: the calling one.
 cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, void *work)

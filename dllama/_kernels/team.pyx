@@ -19,8 +19,8 @@ cdef class Team:
     cdef void run(self) noexcept nogil:
         dl_team_run(self.team)
 
-    cdef int64_t *nanoseconds(self) noexcept:
-        return self.team.nanoseconds
+    cdef int64_t nanoseconds(self, int64_t stage) noexcept:
+        return self.team.progress[stage].nanoseconds
 
     def __dealloc__(self):
         if self.team is not NULL:
@@ -31,18 +31,18 @@ cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, 
     cdef Team made = Team()
     cdef dl_team *t
     cdef int error
+    if stages >= 1 << DL_STAGE_BITS:
+        raise ValueError(f"{stages} stages, expected fewer than {1 << DL_STAGE_BITS}")
     threads = threads if dl_openmp() else 1
     made._team = Memory(sizeof(dl_team))
-    made._taken = Memory(max(1, stages * threads) * sizeof(dl_line))
-    made._progress = Memory(max(1, stages) * sizeof(dl_progress))
-    made._nanoseconds = Memory(max(1, stages) * sizeof(int64_t))
+    made._shares = Memory(stages * threads * sizeof(dl_share))
+    made._progress = Memory(stages * sizeof(dl_stage))
     made._members = Memory(threads * sizeof(dl_member))
     made.nbytes = sum(memory.nbytes for memory in (
-        made._team, made._taken, made._progress, made._nanoseconds, made._members))
+        made._team, made._shares, made._progress, made._members))
     t = <dl_team *> made._team.data
     t.stages, t.threads, t.count, t.item, t.work = stages, threads, count, item, work
-    t.taken, t.progress = <dl_line *> made._taken.data, <dl_progress *> made._progress.data
-    t.nanoseconds = <int64_t *> made._nanoseconds.data
+    t.shares, t.progress = <dl_share *> made._shares.data, <dl_stage *> made._progress.data
     t.members = <dl_member *> made._members.data
     error = dl_team_start(t)
     if error:

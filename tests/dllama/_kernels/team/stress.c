@@ -67,16 +67,14 @@ int main(int argc, char **argv)
 {
     static work_t work;
     static dl_team team;
-    static dl_line taken[STAGES * MOST_THREADS];
-    static dl_progress progress[STAGES];
-    static int64_t nanoseconds[STAGES];
+    static dl_share shares[STAGES * MOST_THREADS];
+    static dl_stage progress[STAGES];
     static dl_member members[MOST_THREADS];
     work_t *w = &work;
     dl_team *t = &team;
     long passes = argc > 2 ? atol(argv[2]) : 0;
-    *t = (dl_team){.threads = atoi(argv[1]), .stages = STAGES, .taken = taken, .progress = progress,
-                   .nanoseconds = nanoseconds, .members = members, .count = count, .item = item,
-                   .work = w};
+    *t = (dl_team){.threads = atoi(argv[1]), .stages = STAGES, .shares = shares, .progress = progress,
+                   .members = members, .count = count, .item = item, .work = w};
     if (dl_team_start(t)) return 2;
     for (w->pass = 1; w->pass <= passes; w->pass++) {
         uint64_t draw = mix((uint64_t)w->pass);
