@@ -6,12 +6,13 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 
 import openai
 import pytest
-from serving import LIMIT, serving, wait_until
+from serving import LIMIT, connect, serving, wait_until
 
 from dllama.server import dispatcher as dispatcher_module
 
@@ -54,7 +55,7 @@ def server(worker):
         patch.delenv("DLLAMA_SECRET", raising=False)
         patch.setattr(dispatcher_module, "PING", 0.1)
         patch.setattr(dispatcher_module, "RETRY", 0.1)
-        with serving(workers=[worker.address]) as running:
+        with serving(workers=[worker.address], parallel=2) as running:
             yield running
 
 
@@ -76,10 +77,11 @@ def health(server) -> int:
             return error.code
 
 
-def ask(client, **options):
+def ask(client, max_tokens=8, **options):
     return client.completions.create(
-        model="demo", prompt=PROMPT, max_tokens=8, extra_body={"ignore_eos": True}, **options
-    )
+        model="demo", prompt=PROMPT, max_tokens=max_tokens, extra_body={"ignore_eos": True},
+        **options,
+    )  # fmt: skip
 
 
 def test_a_worker_that_dies_while_nothing_is_asked(client, server, worker):
@@ -112,3 +114,57 @@ def test_a_worker_that_dies_while_it_works(client, server, worker):
     wait_until(lambda: health(server) == 200)
     assert ask(client).choices[0].text == before
     assert server.count("dllama_cluster_lost_total") >= 1
+
+
+def test_running_requests_end_and_waiting_ones_go_on(client, server, worker):
+    before = ask(client).choices[0].text
+    server.gate.shut()
+    streams = [ask(client, stream=True, max_tokens=200) for _ in range(2)]
+
+    def both_run() -> bool:
+        server.gate.shut(after=1)  # requests begin between passes
+        return server.count("dllama_requests_running") == 2
+
+    wait_until(both_run)
+    waiting: list[str] = []
+
+    def wait() -> None:
+        with connect(server.url) as other:
+            waiting.append(ask(other).choices[0].text)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: server.dispatcher.waiting == 1)
+    worker.kill()
+    server.gate.open()
+    for stream in streams:
+        with pytest.raises(openai.APIError, match="worker of the cluster is lost"):
+            list(stream)
+    assert (server.dispatcher.waiting, waiting) == (1, [])
+    worker.start()
+    thread.join(LIMIT)
+    assert waiting == [before]
+
+
+def test_nobody_waits_for_ever(client, server, worker, monkeypatch):
+    server.gate.shut()
+    errors: list[openai.APIStatusError] = []
+
+    def wait() -> None:
+        with connect(server.url) as other, pytest.raises(openai.InternalServerError) as found:
+            ask(other)
+        errors.append(found.value)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    running = "dllama_requests_running"
+    wait_until(lambda: server.dispatcher.waiting + server.count(running) == 3)
+    monkeypatch.setattr(dispatcher_module, "PATIENCE", 0.5)
+    worker.kill()
+    server.gate.open()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert [error.status_code for error in errors] == [503] * 3
+    worker.start()
+    wait_until(lambda: health(server) == 200)
