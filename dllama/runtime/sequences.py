@@ -384,6 +384,8 @@ class Sequences:
 
 def common_prefix(a: list[int], b: list[int]) -> int:
     """Return the length of the longest common prefix."""
+    if a[:1] != b[:1]:
+        return 0
     low, high = 0, min(len(a), len(b))
     while low < high:  # a[:low] == b[:low], and the prefix is not longer than high
         middle = (low + high + 1) // 2
