@@ -170,7 +170,7 @@ class Scheduler:
         drafted = sum(len(turn.drafted) for turn in turns)
         accepted = sum(max(0, len(turn.drawn) - 1) for turn in turns)
         self._runner.finish(phase, rows if phase == PREFILL else drawn, drafted, accepted)
-        if phase == DECODE:
+        if phase == DECODE and any(turn.text.drafter for turn in turns):
             self._costs.observe(rows + drafted, seconds)
 
     def _drop(self) -> None:

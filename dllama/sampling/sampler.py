@@ -15,6 +15,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -165,7 +166,7 @@ class LocalShards:
     """
 
     def __init__(self, *logits: NDArray[np.float32], offset: int = 0) -> None:
-        offsets = np.cumsum([offset, *(len(shard) for shard in logits)]).tolist()
+        offsets = accumulate((len(shard) for shard in logits), initial=offset)
         self._shards = list(zip(logits, offsets, strict=False))
         self._unpenalised = self._shards
 
