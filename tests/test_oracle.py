@@ -8,7 +8,7 @@ from oracle import huggingface, llama
 
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "qwen2", "qwen3", "qwen3-moe",
-    "mixtral",
+    "mixtral", "granite",
 )  # fmt: skip
 
 
@@ -16,6 +16,7 @@ MODELS = (
 def test_equals_transformers(fixtures, name):
     spec, tensors = huggingface.read_folder(fixtures / name)
     reference = np.load(fixtures / name / "reference.npz")
-    logits = llama.forward(tensors, spec, reference["tokens"].ravel(), halves=True)
+    logits = llama.forward(tensors, spec, reference["tokens"].ravel(), halves=True,
+                           residual=huggingface.residual_multiplier(fixtures / name))  # fmt: skip
     expected = reference["logits"].reshape(logits.shape)
     assert np.abs(logits - expected).max() < 1e-4 * expected.std()

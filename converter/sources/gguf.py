@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dllama.converter.sources.gguf_config import (
     FREQUENCIES,
+    PAIRED,
     hugging_face_name,
     read_config,
     usual_names,
@@ -67,7 +68,7 @@ class GgufFile:
         factors = self._factors(stored.pop(FREQUENCIES, None))
         self.config = read_config(metadata, stored.keys(), factors, self.path)
         self.config["vocab_size"] = vocabulary(metadata, self._embedding_rows(stored), self.path)
-        self.paired = metadata["general.architecture"] == "llama"
+        self.paired = metadata["general.architecture"] in PAIRED
         self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
         self.absent = dict(self._absent())
 

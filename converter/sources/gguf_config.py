@@ -24,7 +24,10 @@ from dllama.errors import FormatError, UnsupportedError
 log = logging.getLogger("dllama.convert")
 
 # model_type of config.json for each architecture.
-MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
+MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
+               "granite": "granite"}  # fmt: skip
+# Architectures whose rows of q and k llama.cpp's converter orders for RoPE on adjacent pairs.
+PAIRED = ("llama", "granite")
 
 
 class Field(NamedTuple):
@@ -57,6 +60,13 @@ FIELDS = {
     "expert_count": Field("num_experts", 0),
     "expert_used_count": Field("num_experts_per_tok", 0),
     "expert_feed_forward_length": Field("moe_intermediate_size", 0),
+}
+# Granite's multipliers; 0 stands for none.
+GRANITE = {
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attention.scale": "attention_multiplier",
+    "logit_scale": "logits_scaling",
 }
 # Keys that must say the size of a head, and those that are compared with something else.
 HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
@@ -103,7 +113,8 @@ def read_config(
     if arch is None or arch not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise UnsupportedError(f"{path}: architecture {arch!r} is not supported, only {known}")
-    check_keys(metadata, arch, (*FIELDS, *COMPARED), path)
+    multipliers = GRANITE if arch == "granite" else {}
+    check_keys(metadata, arch, (*FIELDS, *COMPARED, *multipliers), path)
     found = dict(_fields(metadata, arch, path))
     window = found.pop("sliding_window", 0)
     config: dict[str, Any] = {
@@ -114,6 +125,9 @@ def read_config(
     config.setdefault("rope_theta", 10000.0)
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     config["rope_scaling"] = _rope_scaling(arch, config, factors, path)
+    if multipliers:
+        config["attention_multiplier"] = 1 / math.sqrt(config["head_dim"])
+        config |= _multipliers(metadata, arch, path)
     if window:
         config |= {"sliding_window": window, "use_sliding_window": True}
     _check_biases(arch, tensors, path)
@@ -140,6 +154,19 @@ def _fields(metadata: Metadata, arch: str, path: Path) -> Iterator[tuple[str, An
             expected = expected_text(noun, field.least, math.inf, not field.whole)
             raise FormatError(path, key, "missing" if value is None else shown(value), expected)
         yield field.name, value
+
+
+def _multipliers(metadata: Metadata, arch: str, path: Path) -> dict[str, float]:
+    """Return Granite's multipliers as fields of config.json."""
+    found = {}
+    for name, field in GRANITE.items():
+        key = f"{arch}.{name}"
+        value = _scalar(metadata, key, path) if key in metadata else 0
+        if not is_number(value, 0):
+            raise FormatError(path, key, shown(value), "a number of at least 0")
+        if value:
+            found[field] = value
+    return found
 
 
 def _add_experts(config: dict[str, Any], arch: str, path: Path) -> None:
@@ -241,6 +268,8 @@ def _check_heads(metadata: Metadata, arch: str, config: dict[str, Any], path: Pa
             raise UnsupportedError(f"{path}: {key} is {shown(found)}, only {size} is supported")
     key, usual = f"{arch}.attention.scale", 1 / math.sqrt(size)
     scale = metadata.get(key) or usual
+    if arch == "granite":  # has any scale
+        return
     if not is_number(scale) or not math.isclose(scale, usual, rel_tol=1e-6):
         raise UnsupportedError(f"{path}: {key} is {shown(scale)}, only {usual:.8g} is supported")
 

@@ -58,6 +58,7 @@ STYLES = {
     "deepseek-r1-qwen": _QWEN2,
     "gpt-2": Style(),
     "smollm": Style(digits=True),
+    "refact": Style(digits=True),
     "tekken": Style(
         CASED + r"|\p{N}" + REST.replace(r"[\r\n]*", r"[\r\n/]*", 1),
         ignore_merges=True,

@@ -22,7 +22,7 @@ from dllama.errors import DllamaError
 
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
-    "qwen3-moe", "grok",
+    "qwen3-moe", "granite", "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
 DROPPED = object()
@@ -46,6 +46,8 @@ DEFAULTS = {
 }  # fmt: skip
 DEFAULTS_OF = {
     "mixtral": {"rms_norm_eps": 1e-5, "head_dim": None},
+    "granite": {"attention_multiplier": 1.0, "embedding_multiplier": 1.0, "logits_scaling": 1.0,
+                "residual_multiplier": 1.0},
     "grok": {
         "attn_output_multiplier": 0.08838834764831845, "output_multiplier_scale":
         0.5773502691896257, "embedding_multiplier_scale": 78.38367176906169,

@@ -15,7 +15,8 @@ from oracle.huggingface import paired, read_safetensors
 Tensors = dict[str, NDArray[Any]]
 Type = gguf.GGMLQuantizationType
 ARCHS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
-         "qwen3": gguf.MODEL_ARCH.QWEN3, "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE}  # fmt: skip
+         "qwen3": gguf.MODEL_ARCH.QWEN3, "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE,
+         "granite": gguf.MODEL_ARCH.GRANITE}  # fmt: skip
 FAMILIES = {"mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
 
 
@@ -30,7 +31,7 @@ def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -
     tensors: Tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors.update(read_safetensors(file))
-    if arch == "llama":
+    if arch in ("llama", "granite"):
         pair(tensors, config["num_attention_heads"], config["num_key_value_heads"])
     renamed = rename(stack_experts(tensors), arch, config["num_hidden_layers"])
     rope = config["rope_parameters"]
@@ -59,12 +60,16 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
         "rope.dimension_count": size,
         "rope.freq_base": config["rope_parameters"]["rope_theta"],
     }
-    experts = {
+    others = {
         "expert_count": config.get("num_experts") or config.get("num_local_experts"),
         "expert_used_count": config.get("num_experts_per_tok"),
         "expert_feed_forward_length": config.get("moe_intermediate_size"),
+        "embedding_scale": config.get("embedding_multiplier"),
+        "residual_scale": config.get("residual_multiplier"),
+        "attention.scale": config.get("attention_multiplier"),
+        "logit_scale": config.get("logits_scaling"),
     }
-    return keys | {key: value for key, value in experts.items() if value is not None}
+    return keys | {key: value for key, value in others.items() if value is not None}
 
 
 def keys(arch: str, **changes: Any) -> dict[str, Any]:

@@ -16,6 +16,8 @@ Tensors = dict[str, tuple[NDArray[Any], Type]]
 SIZES = {"embedding_length": 256, "feed_forward_length": 512, "block_count": 2,
          "attention.head_count": 4, "attention.head_count_kv": 2}  # fmt: skip
 EXPERTS = {"expert_count": 3, "expert_used_count": 2, "expert_feed_forward_length": 512}
+GRANITE = ("granite.embedding_scale", "granite.residual_scale", "granite.attention.scale",
+           "granite.logit_scale")  # fmt: skip
 VOCAB = 96
 # Types whose blocks have float16 numbers: where they are, and how they relate.
 SCALES: dict[str, dict[int, float]] = {

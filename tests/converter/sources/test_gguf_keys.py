@@ -276,3 +276,19 @@ def test_no_tensor_is_unused(path, rng):
         ggufmodel.write(path, "qwen2", {**tensors, name: (changed, kind)},
                         ggufrandom.keys("qwen2"))  # fmt: skip
         assert outcome(path) != plain, name
+
+
+def test_multipliers_of_granite(model):
+    """Zeros stand for none; half of what blocks add is twice of all else."""
+    scales = dict.fromkeys(ggufrandom.GRANITE, 0.0)
+    with model(scales, "granite") as plain, model({}, "granite") as without:
+        assert plain.spec == without.spec
+        assert (plain.spec.attention_scale, plain.spec.embedding_scale) == (0.125, 1.0)
+        epsilon = plain.spec.norm_epsilon
+    given = dict(zip(ggufrandom.GRANITE, (3.0, 0.5, 0.25, 8.0), strict=True))
+    with model(given, "granite") as opened:
+        spec = opened.spec
+    assert (spec.embedding_scale, spec.attention_scale) == (6.0, 0.25)
+    assert (spec.logits_scale, spec.norm_epsilon) == (0.125, pytest.approx(4 * epsilon))
+    with pytest.raises(FormatError, match=r"granite\.logit_scale is -1\.0, expected a number"):
+        model({"granite.logit_scale": -1.0}, "granite")

@@ -113,7 +113,16 @@ def read_spec(folder: Path) -> ModelSpec:
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         rope_type=RopeType.LLAMA31 if scaled else RopeType.LLAMA,
         rope_scaling=_scaling(rope) if scaled else None,
+        embedding_scale=config.get("embedding_multiplier", 1.0),
+        attention_scale=config.get("attention_multiplier", 0.0),
+        logits_scale=1 / config.get("logits_scaling", 1.0),
     )
+
+
+def residual_multiplier(folder: Path) -> float:
+    """The factor of what each block adds to the residual stream."""
+    config = json.loads((folder / "config.json").read_text())
+    return float(config.get("residual_multiplier", 1.0))
 
 
 def _scaling(rope: dict[str, Any]) -> RopeScaling:

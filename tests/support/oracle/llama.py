@@ -30,6 +30,7 @@ def forward(
     halves: bool | None = None,
     kv_type: WeightType = WeightType.F32,
     jitter: float = 0.0,
+    residual: float = 1.0,
 ) -> ops.Array:
     """Logits float64 (T, vocab) after each of the tokens.
 
@@ -37,6 +38,7 @@ def forward(
     spec.rope_type says. kv_type: how keys and values are stored.
     jitter: relative noise on every activation, to see how far the result of
     a correct program may move (a rounding of the int8 activations may flip).
+    residual: factor of what each block adds, which no spec has.
     """
     if halves is None:
         halves = spec.rope_type is RopeType.FALCON
@@ -46,9 +48,9 @@ def forward(
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
         y = noise(_attention_block(weights, spec, x, halves, kv_type, noise))
-        x = x + _post_normed(weights, "attention_post_norm", spec, y)
+        x = x + residual * _post_normed(weights, "attention_post_norm", spec, y)
         y = noise(block(weights, spec, x, noise))
-        x = x + _post_normed(weights, "ffn_post_norm", spec, y)
+        x = x + residual * _post_normed(weights, "ffn_post_norm", spec, y)
     x = noise(ops.rms_norm(x, dense(tensors["final_norm"]), spec.norm_epsilon))
     return ops.matmul(x, tensors["output"]) * spec.logits_scale
 
