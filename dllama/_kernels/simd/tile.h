@@ -59,6 +59,14 @@ typedef struct {
 
 typedef void (*dl_tile_fn)(const dl_tile *, int n);
 
+/* Asks for the next bytes of a panel while n tokens are multiplied with those at p. A few tokens follow
+ * the processor's own fetching; asking further ahead disturbs it (measured on Zen 4 only). */
+DL_INLINE void dl_fetch(const uint8_t *p, const int bytes, int n)
+{
+    p += !DL_X86 ? 2048 : n <= 4 ? 256 : 3072;
+    DL_UNROLL for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
+}
+
 /* Bytes from one panel of k columns to the next, rounded up to cache lines. */
 DL_INLINE int64_t dl_panel_stride(int type, int64_t skip, int64_t k)
 {

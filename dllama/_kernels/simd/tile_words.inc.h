@@ -47,7 +47,7 @@ static __attribute__((noinline)) void DL_FN(dl_words_done)(DL_VFN(dl_sums) *sums
             if (many) for (int i = 0; i < DL_WORD_VECTORS(n); i++) acc[i] = one;                \
             for (int64_t end = column + g->columns; column < end; column += 32) {               \
                 dl_words w;                                                                     \
-                DL_UNROLL for (int at = 0; at < (packed); at += 64) __builtin_prefetch(p + 2048 + at); \
+                dl_fetch(p, packed, n);                                                         \
                 DL_VFN(dl_words_##name)(t->w + column / DL_SUPER_BLOCK * (header), p, &w);      \
                 if (many) DL_ADD_TOKENS(form, &b, &w, n, acc);                                  \
                 else DL_FN(dl_add_words)(&b, &w, 1, halves, mins, &one);                        \
