@@ -141,4 +141,4 @@ def refuse_set(config: Config, fields: tuple[str, ...], path: object) -> None:
 def refuse_scaling(scaling: RopeScaling | None, path: object) -> None:
     """UnsupportedError for scaled RoPE, in families for which model files cannot express it."""
     if scaling is not None:
-        raise UnsupportedError(f"{path}: rope type 'llama3' is not supported for this model_type")
+        raise UnsupportedError(f"{path}: scaled RoPE is not supported for this model_type")

@@ -52,6 +52,8 @@ def _shown(scaling: RopeScaling | None) -> str:
     """A scaling in a message."""
     if scaling is None:
         return "no scaling"
+    if scaling == linear(scaling.factor):
+        return f"linear, factor {scaling.factor:g}"
     return f"llama3, factor {scaling.factor:g}, original context {scaling.original_seq_len}"
 
 
@@ -96,7 +98,7 @@ def _check_original(config: Config, path: object) -> None:
     """Refuse an original context if no scaling reads it."""
     original = config.get(ORIGINAL)
     if original is not None and original != config.get("max_position_embeddings"):
-        raise UnsupportedError(f"{path}: {ORIGINAL} is {original}, but there is no rope_scaling")
+        raise UnsupportedError(f"{path}: {ORIGINAL} is {original}, but no rope_scaling reads it")
 
 
 def _kind(rope: dict[str, Any], name: str, path: object) -> object:
@@ -112,9 +114,9 @@ def _scaling(rope: dict[str, Any], name: str, config: Config, path: object) -> R
     kind = _kind(rope, name, path)
     if rope.get("factor") == 1 and kind in BY_FACTOR and rope.get("attention_factor") in (None, 1):
         return None
-    if kind not in ("default", "llama3"):
+    if kind not in ("default", "linear", "llama3"):
         raise UnsupportedError(
-            f"{path}: rope type {kind!r} is not supported, only default and llama3"
+            f"{path}: rope type {kind!r} is not supported, only default, linear and llama3"
         )
     known = (*COMMON, *(LLAMA3 if kind == "llama3" else ()))
     for key, value in rope.items():
@@ -126,7 +128,19 @@ def _scaling(rope: dict[str, Any], name: str, config: Config, path: object) -> R
         if rope.get("factor") not in (None, 1):
             raise UnsupportedError(f"{path}: {name}.factor {rope['factor']!r} has no rope_type")
         return None
+    if kind == "linear":
+        _check_original(config, path)
+        return linear(number(rope, "factor", path))
     return _llama3(rope, config, path)
+
+
+def linear(factor: float) -> RopeScaling:
+    """All frequencies divided by a factor.
+
+    That is Llama 3.1's scaling with so short an original context that every frequency is low: none
+    turns even once in it.
+    """
+    return RopeScaling(factor, low_freq_factor=1.0, high_freq_factor=2.0, original_seq_len=1)
 
 
 def _llama3(rope: dict[str, Any], config: Config, path: object) -> RopeScaling:

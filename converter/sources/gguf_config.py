@@ -68,6 +68,8 @@ GRANITE = {
     "attention.scale": "attention_multiplier",
     "logit_scale": "logits_scaling",
 }
+# The factor of linear RoPE scaling; 0 stands for none.
+LINEAR = ("rope.scaling.factor", "rope.scale_linear")
 # Keys that must say the size of a head, and those that are compared with something else.
 HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
 COMPARED = (*HEAD_SIZES, "attention.scale", "attention.sliding_window_pattern")
@@ -114,7 +116,8 @@ def read_config(
         known = ", ".join(MODEL_TYPES)
         raise UnsupportedError(f"{path}: architecture {arch!r} is not supported, only {known}")
     multipliers = GRANITE if arch == "granite" else {}
-    check_keys(metadata, arch, (*FIELDS, *COMPARED, *multipliers), path)
+    linear = LINEAR if _is_linear(metadata, arch) else ()
+    check_keys(metadata, arch, (*FIELDS, *COMPARED, *multipliers, *linear), path)
     found = dict(_fields(metadata, arch, path))
     window = found.pop("sliding_window", 0)
     config: dict[str, Any] = {
@@ -125,6 +128,11 @@ def read_config(
     config.setdefault("rope_theta", 10000.0)
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     config["rope_scaling"] = _rope_scaling(arch, config, factors, path)
+    factor = _factor(metadata, arch, path) if linear else 1
+    if factor != 1:
+        if config["rope_scaling"]:
+            raise UnsupportedError(f"{path}: linear RoPE scaling beside {FREQUENCIES}")
+        config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     if multipliers:
         config["attention_multiplier"] = 1 / math.sqrt(config["head_dim"])
         config |= _multipliers(metadata, arch, path)
@@ -279,6 +287,24 @@ def _check_window(metadata: Metadata, arch: str, window: int, path: Path) -> Non
     key = f"{arch}.attention.sliding_window_pattern"
     if window and key in metadata:
         raise UnsupportedError(f"{path}: {key} {shown(metadata[key])} is not supported")
+
+
+def _is_linear(metadata: Metadata, arch: str) -> bool:
+    """Whether a factor of RoPE scaling divides all frequencies: also if no type is given."""
+    kind = metadata.get(f"{arch}.rope.scaling.type", "linear")
+    return isinstance(kind, str) and kind == "linear"
+
+
+def _factor(metadata: Metadata, arch: str, path: Path) -> float:
+    """Return the factor of linear RoPE scaling; 1 if there is none."""
+    for name in LINEAR:
+        key = f"{arch}.{name}"
+        value = _scalar(metadata, key, path) if key in metadata else 0
+        if not is_number(value, 0):
+            raise FormatError(path, key, shown(value), "a number of at least 0")
+        if value:
+            return float(value)
+    return 1.0
 
 
 def _rope_scaling(

@@ -22,7 +22,8 @@ from dllama.errors import DllamaError
 
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
-    "qwen3-moe", "granite", "grok",
+    "qwen3-moe", "granite", "llama-linear",
+    "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
 DROPPED = object()

@@ -26,7 +26,7 @@ from dllama.model.weight_types import WeightType
 from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.footprint import footprint
 
-MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral", "granite")
+MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear")
 MIXTURES = ("qwen3-moe", "mixtral", "grok")
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))

@@ -69,6 +69,9 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
         "attention.scale": config.get("attention_multiplier"),
         "logit_scale": config.get("logits_scaling"),
     }
+    if config["rope_parameters"]["rope_type"] == "linear":
+        others["rope.scaling.type"] = "linear"
+        others["rope.scaling.factor"] = config["rope_parameters"]["factor"]
     return keys | {key: value for key, value in others.items() if value is not None}
 
 

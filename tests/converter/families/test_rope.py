@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from oracle.ops import rope_frequencies
 
 from dllama.converter.families.rope import read_rope
 from dllama.errors import FormatError, UnsupportedError
@@ -42,6 +44,20 @@ def test_dialects_of_llama3(config):
 @pytest.mark.parametrize(
     "config",
     [
+        {"rope_scaling": {"type": "linear", "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4, "rope_theta": 1e4}},
+    ],
+)
+def test_linear_divides_all_frequencies(config):
+    _, kind, scaling = read_rope(config, "config.json")
+    assert kind is RopeType.LLAMA31
+    plain = rope_frequencies(64, 10000.0)
+    assert np.array_equal(rope_frequencies(64, 10000.0, scaling), plain / 4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
         {},
         {"rope_scaling": None, "rope_parameters": None, "rope_theta": None},
         {"rope_scaling": {}, "rope_theta": 10000},
@@ -71,7 +87,12 @@ def test_a_default_of_the_family():
         ({"rope_parameters": NEW, "rope_scaling": {"type": "yarn", "factor": 4.0}},
          UnsupportedError, "'yarn'"),
         ({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"type": "linear", "factor": 4}},
-         UnsupportedError, "'linear'"),
+         UnsupportedError, r"rope_scaling \(linear, factor 4\) and rope_parameters \(no scaling\)"),
+        ({"rope_scaling": {"type": "linear"}}, FormatError, "factor is None"),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "low_freq_factor": 1.0}},
+         UnsupportedError, "low_freq_factor 1.0 is not supported for the rope type 'linear'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}, "max_position_embeddings": 64,
+          "original_max_position_embeddings": 16}, UnsupportedError, "no rope_scaling reads it"),
         ({"rope_parameters": NEW, "rope_scaling": LLAMA3}, UnsupportedError,
          r"rope_scaling \(llama3, factor 8, original context 8192\) and rope_parameters "
          r"\(no scaling\) contradict each other"),
@@ -85,7 +106,7 @@ def test_a_default_of_the_family():
          FormatError, "type is 'yarn', expected 'default'"),
         ({"rope_scaling": {"factor": 8.0}}, UnsupportedError, "factor 8.0 has no rope_type"),
         ({"rope_scaling": {"type": "linear", "factor": 1, "attention_factor": 0.5}},
-         UnsupportedError, "'linear'"),
+         UnsupportedError, "attention_factor 0.5 is not supported for the rope type 'linear'"),
         ({"rope_scaling": {"type": "longrope", "factor": 1}}, UnsupportedError, "'longrope'"),
         ({"rope_scaling": {**LLAMA3, "attention_factor": 1.3}}, UnsupportedError,
          "attention_factor 1.3 is not supported"),
@@ -97,7 +118,7 @@ def test_a_default_of_the_family():
          "4096 and 8192"),
         ({"rope_scaling": WITHOUT}, FormatError, "original_max_position_embeddings is None"),
         ({"max_position_embeddings": 64, "original_max_position_embeddings": 16},
-         UnsupportedError, "16, but there is no rope_scaling"),
+         UnsupportedError, "16, but no rope_scaling reads it"),
         ({"rope_scaling": "linear"}, FormatError, "rope_scaling is 'linear', expected an object"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, UnsupportedError, "partial_rotary"),
     ],

@@ -36,7 +36,7 @@ def run(path, tmp_path, weights=None):
 @pytest.mark.parametrize(
     "name",
     ["llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
-     "qwen3-moe", "granite"],
+     "qwen3-moe", "granite", "llama-linear"],
 )  # fmt: skip
 def test_gives_the_same_model_as_the_folder(path, tmp_path, fixtures, converted, name):
     """Header and all tensors: order of rows, rotation frequencies and tied embeddings."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dllama
+from dllama.converter.families.rope import linear
 from dllama.converter.gguf_model import GgufModel
 from dllama.errors import DllamaError, FormatError, UnsupportedError
 
@@ -57,10 +58,11 @@ def model(path, rng):
         ({"attention.head_count_kv": [2, 1]}, "head_count_kv differs between layers"),
         ({"rope.scaling.type": "longrope"}, "rope.scaling.type 'longrope' is not supported"),
         ({"rope.scaling.type": [1, 2]}, "rope.scaling.type array"),
-        ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, "rope.scaling.factor 4.0"),
-        ({"rope.scaling.factor": 4.0}, "rope.scaling.factor 4.0"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "rope.scaling.factor 4.0"),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, "rope.scaling.factor 4.0"),
+        ({"rope.scaling.factor": -4.0}, "rope.scaling.factor is -4.0, expected a number"),
         ({"rope.scaling.attn_factor": 2.0}, "rope.scaling.attn_factor 2.0"),
-        ({"rope.scale_linear": 2.0}, "rope.scale_linear 2.0"),
+        ({"rope.scale_linear": "x"}, "rope.scale_linear is 'x', expected a number"),
         ({"rope.freq_base": "x"}, "llama.rope.freq_base is 'x', expected a number"),
         ({"rope.freq_base": 0.0}, "llama.rope.freq_base is 0.0"),
         ({"rope.freq_base_swa": 1e4}, "llama.rope.freq_base_swa"),
@@ -292,3 +294,11 @@ def test_multipliers_of_granite(model):
     assert (spec.logits_scale, spec.norm_epsilon) == (0.125, pytest.approx(4 * epsilon))
     with pytest.raises(FormatError, match=r"granite\.logit_scale is -1\.0, expected a number"):
         model({"granite.logit_scale": -1.0}, "granite")
+
+
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear"])
+def test_linear_scaling(model, key):
+    with model({f"llama.{key}": 4.0}) as opened:
+        assert opened.spec.rope_scaling == linear(4.0)
+    with pytest.raises(UnsupportedError, match="scaled RoPE is not supported"):
+        model({f"qwen3.{key}": 4.0}, "qwen3")

@@ -92,7 +92,7 @@ def read_spec(folder: Path) -> ModelSpec:
     """The ModelSpec that config.json describes; weights count as float32."""
     config = json.loads((folder / "config.json").read_text())
     rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {})}
-    scaled = rope.get("rope_type", rope.get("type")) == "llama3"
+    scaled = rope.get("rope_type", rope.get("type")) in ("linear", "llama3")
     heads = config["num_attention_heads"]
     experts = config.get("num_experts") or config.get("num_local_experts") or 0
     return ModelSpec(
@@ -126,6 +126,8 @@ def residual_multiplier(folder: Path) -> float:
 
 
 def _scaling(rope: dict[str, Any]) -> RopeScaling:
+    if "low_freq_factor" not in rope:  # linear: every frequency counts as low
+        return RopeScaling(rope["factor"], 1.0, 2.0, 1)
     return RopeScaling(
         factor=rope["factor"],
         low_freq_factor=rope["low_freq_factor"],
