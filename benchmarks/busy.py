@@ -20,7 +20,12 @@ from collections.abc import Iterator
 
 from turns import PROMPT, Contestant, answer, prompt
 
-LOOP = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+LOOP = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+print(flush=True)
+while True: pass
+"""
 
 
 def main() -> None:
@@ -83,13 +88,17 @@ def contest(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def busy_programs(cores: list[int]) -> Iterator[None]:
     """Keep these cores busy."""
-    loops = [subprocess.Popen([sys.executable, "-c", LOOP, str(core)]) for core in cores]
+    command = [sys.executable, "-c", LOOP]
+    loops = [subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE) for core in cores]
     try:
+        for loop in loops:
+            assert loop.stdout is not None
+            loop.stdout.readline()  # it is on its core
         yield
     finally:
         for loop in loops:
             loop.kill()
-            loop.wait()
+            loop.communicate()
 
 
 if __name__ == "__main__":
