@@ -15,11 +15,20 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from dllama.converter.families import granite, grok, llama, mixtral, qwen2, qwen3, qwen3_moe
+from dllama.converter.families import (
+    granite,
+    grok,
+    llama,
+    mixtral,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 from dllama.converter.families.config import Config
 from dllama.errors import FormatError, UnsupportedError
 
-ALL: tuple[ModuleType, ...] = (llama, qwen2, qwen3, qwen3_moe, mixtral, granite, grok)
+ALL: tuple[ModuleType, ...] = (llama, qwen2, qwen3, qwen3_moe, mixtral, granite, smollm3, grok)
 
 
 def of_config(config: Config, path: object) -> ModuleType:

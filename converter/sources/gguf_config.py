@@ -25,9 +25,9 @@ log = logging.getLogger("dllama.convert")
 
 # model_type of config.json for each architecture.
 MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
-               "granite": "granite"}  # fmt: skip
+               "granite": "granite", "smollm3": "smollm3"}  # fmt: skip
 # Architectures whose rows of q and k llama.cpp's converter orders for RoPE on adjacent pairs.
-PAIRED = ("llama", "granite")
+PAIRED = ("llama", "granite", "smollm3")
 
 
 class Field(NamedTuple):

@@ -63,7 +63,7 @@ class Heads:
         offset: column of the task's dst where the first head begins.
         scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
-        rope: how queries and keys are rotated.
+        rope: how queries and keys are rotated; None if they are not.
     """
 
     count: int
@@ -74,7 +74,7 @@ class Heads:
     offset: int
     scale: float
     cap: float
-    rope: Rope
+    rope: Rope | None
 
 
 @dataclass(frozen=True)

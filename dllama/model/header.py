@@ -7,6 +7,7 @@ express: flags, and numbers as float32 bits. docs/file-formats.md lists all keys
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from enum import IntEnum
 
 from dllama.errors import FormatError, UnsupportedError
@@ -62,6 +63,7 @@ class Key(IntEnum):
     LOGITS_SCALE = 1011
     TENSOR_TYPES = 1012
     TIED = 1013
+    NO_ROPE = 1014
 
 
 # Least and greatest value of each key that is a plain number.
@@ -120,16 +122,17 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
     size = _header_size(data, path)
     pairs = struct.unpack(f"<{(size - 8) // 4}i", data[8:size])
     values: dict[Key, int] = {}
-    runs: list[int] = []
+    repeated: dict[Key, list[int]] = {Key.TENSOR_TYPES: [], Key.NO_ROPE: []}
     for number, value in zip(pairs[::2], pairs[1::2], strict=True):
         key = _key(number, path)
-        if key is Key.TENSOR_TYPES:
-            runs.append(value)
+        if key in repeated:
+            repeated[key].append(value)
             continue
         if key in values:
             raise FormatError(path, f"header key {key.name}", "given twice", "once")
         values[key] = _checked(key, value, path)
-    spec = _with_runs(_spec(values, path), runs, path)
+    spec = replace(_spec(values, path), no_rope=tuple(repeated[Key.NO_ROPE]))
+    spec = _with_runs(spec, repeated[Key.TENSOR_TYPES], path)
     check_spec(spec, path)
     return spec, size
 
@@ -278,6 +281,9 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
     if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
         raise FormatError(path, "head_dim", spec.head_dim, "even, 2 to 512")
+    if list(spec.no_rope) != sorted(set(spec.no_rope) & set(range(spec.n_layers))):
+        expected = f"ascending layers of {spec.n_layers}"
+        raise FormatError(path, "no_rope", list(spec.no_rope), expected)
     least = min(1, spec.n_experts)
     if not least <= spec.n_active_experts <= spec.n_experts:
         expected = f"{least} to {spec.n_experts}"
@@ -320,6 +326,7 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
     if spec.moe_hidden_dim:
         pairs.append((Key.MOE_HIDDEN_DIM, spec.moe_hidden_dim))
     pairs += _ours(spec)
+    pairs += [(Key.NO_ROPE, layer) for layer in spec.no_rope]
     if spec.rope_scaling is not None:
         pairs += _scaling(spec.rope_scaling)
     if spec.tensor_types:

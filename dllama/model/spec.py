@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 
@@ -64,14 +64,14 @@ class Attention:
     """How a layer attends.
 
     Args:
-        rope: how queries and keys are rotated.
+        rope: how queries and keys are rotated; None if they are not.
         scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
         head_norms: whether the heads of q and k are normalised.
         biases: whether q, k and v have biases.
     """
 
-    rope: Rope
+    rope: Rope | None
     scale: float
     cap: float
     head_norms: bool
@@ -122,6 +122,7 @@ class ModelSpec:
         rope_theta: base of the RoPE frequencies.
         rope_type: which pairs RoPE rotates, and whether frequencies are scaled.
         rope_scaling: how frequencies are scaled, for RopeType.LLAMA31.
+        no_rope: layers whose queries and keys are not rotated, ascending.
         n_experts: experts of a layer; 0 for a dense model.
         n_active_experts: experts that a token takes.
         moe_hidden_dim: width of one expert; 0 stands for hidden_dim.
@@ -155,6 +156,7 @@ class ModelSpec:
     rope_theta: float = 10000.0
     rope_type: RopeType = RopeType.LLAMA
     rope_scaling: RopeScaling | None = None
+    no_rope: tuple[int, ...] = ()
     n_experts: int = 0
     n_active_experts: int = 0
     moe_hidden_dim: int = 0
@@ -201,11 +203,12 @@ class ModelSpec:
         return (self.n_experts and self.moe_hidden_dim) or self.hidden_dim
 
     def layer(self, index: int) -> Layer:
-        """The blocks of a layer. All layers of a model are alike."""
-        return self._layer
+        """The blocks of a layer."""
+        return self._layers[index in self.no_rope]
 
     @cached_property
-    def _layer(self) -> Layer:
+    def _layers(self) -> tuple[Layer, Layer]:
+        """The blocks of layers with RoPE, and of those without."""
         scaling = self.rope_scaling if self.rope_type is RopeType.LLAMA31 else None
         attention = Attention(
             rope=Rope(self.rope_theta, self.rope_type is RopeType.FALCON, scaling),
@@ -214,4 +217,5 @@ class ModelSpec:
             head_norms=self.arch in (Arch.QWEN3, Arch.QWEN3_MOE),
             biases=self.qkv_bias,
         )
-        return Layer(attention, self.n_experts > 0, self.post_norms)
+        rotated = Layer(attention, self.n_experts > 0, self.post_norms)
+        return rotated, replace(rotated, attention=replace(attention, rope=None))

@@ -26,7 +26,7 @@ from dllama.model.weight_types import WeightType
 from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.footprint import footprint
 
-MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear")
+MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3")
 MIXTURES = ("qwen3-moe", "mixtral", "grok")
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))
@@ -140,6 +140,7 @@ def random_model(path):
         vocab_size=96, seq_len=128, weight_type=WeightType.F32, hidden_act=HiddenAct.GELU,
         n_experts=5, n_active_experts=3, topk_normalised=False, qkv_bias=True, post_norms=True,
         embedding_scale=7.5, attention_scale=0.25, attention_cap=4.0, logits_scale=0.5,
+        no_rope=(1,),
     )  # fmt: skip
     rng = np.random.default_rng(5)
     with ModelWriter(path, spec) as writer:

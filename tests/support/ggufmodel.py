@@ -16,7 +16,7 @@ Tensors = dict[str, NDArray[Any]]
 Type = gguf.GGMLQuantizationType
 ARCHS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
          "qwen3": gguf.MODEL_ARCH.QWEN3, "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE,
-         "granite": gguf.MODEL_ARCH.GRANITE}  # fmt: skip
+         "granite": gguf.MODEL_ARCH.GRANITE, "smollm3": gguf.MODEL_ARCH.SMOLLM3}  # fmt: skip
 FAMILIES = {"mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
 
 
@@ -31,7 +31,7 @@ def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -
     tensors: Tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors.update(read_safetensors(file))
-    if arch in ("llama", "granite"):
+    if arch in ("llama", "granite", "smollm3"):
         pair(tensors, config["num_attention_heads"], config["num_key_value_heads"])
     renamed = rename(stack_experts(tensors), arch, config["num_hidden_layers"])
     rope = config["rope_parameters"]

@@ -135,7 +135,7 @@ cdef struct Rope:
     float *qkv                      # [T][ld]: queries, keys, values, head by head
     int64_t ld
     Heads heads
-    const float *turns              # [positions][size / 2][2]
+    const float *turns              # [positions][size / 2][2], or NULL: nothing is rotated
     bint halves
     const float *q_norm             # [size], or NULL
     const float *k_norm
@@ -157,18 +157,20 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     cdef int64_t kv_head = i % r.heads.kv_count, t = i // r.heads.kv_count, size = r.kv.size, h
     cdef int64_t position = run.batch.positions[t]
     cdef KVGroup g = kv_group(&r.heads, kv_head)
-    cdef const float *turns = r.turns + position * size
+    cdef const float *turns = NULL if r.turns == NULL else r.turns + position * size
     cdef float *q = r.qkv + t * r.ld
     cdef float *k = q + (r.heads.count + kv_head) * size
     for h in range(g.first, g.first + g.count):
         if r.q_norm != NULL:
             run.floats.rmsnorm(q + h * size, r.q_norm, r.epsilon, size, q + h * size)
-        rope_head(q + h * size, turns, size // 2, r.halves)
+        if turns != NULL:
+            rope_head(q + h * size, turns, size // 2, r.halves)
         if r.factor != NULL:
             _divide(q + h * size, r.factor + kv_head * size, size)
     if r.k_norm != NULL:
         run.floats.rmsnorm(k, r.k_norm, r.epsilon, size, k)
-    rope_head(k, turns, size // 2, r.halves)
+    if turns != NULL:
+        rope_head(k, turns, size // 2, r.halves)
     if r.constant != NULL:
         for h in range(size):
             k[h] = (k[h] - r.constant[kv_head * size + h]) * r.factor[kv_head * size + h]
@@ -184,7 +186,8 @@ cdef inline void _divide(float *x, const float *by, int64_t n) noexcept nogil:
 
 
 cdef class RopeOp(Op):
-    """Normalises (if there is a weight) and rotates q and k of src in place; stores k and v.
+    """Normalises (if there is a weight) and rotates q and k of src in place (if the heads have
+    RoPE); stores k and v.
 
     Biases of keys can be hundreds of times as large as the rest of a block, whose rounding they would
     spoil in a cache of Q80. It stores keys without the biases of pairs that hardly turn: if the same
@@ -202,18 +205,21 @@ cdef class RopeOp(Op):
         rope = task.heads.rope
         self.cache = b.cache
         size, positions, threads = self.cache.view.size, b.max_positions, b.threads
-        self.turns = b.shared(("rope", rope, size), lambda: RopeCache(
-            size, positions, rope.theta, _numbers(rope.scaling), threads))
-        r.qkv, r.ld, r.halves = b.floats(task.src), b.rows(task.src).k, rope.halves
+        radians, r.turns, r.halves = np.zeros(size // 2), NULL, False
+        if rope is not None:
+            self.turns = b.shared(("rope", rope, size), lambda: RopeCache(
+                size, positions, rope.theta, _numbers(rope.scaling), threads))
+            radians, r.turns, r.halves = self.turns.radians, self.turns.at(0), rope.halves
+        r.qkv, r.ld = b.floats(task.src), b.rows(task.src).k
         r.heads = heads_of(task.heads)
-        r.turns, r.kv, r.layer = self.turns.at(0), &self.cache.view, task.layer
+        r.kv, r.layer = &self.cache.view, task.layer
         r.floats, r.epsilon = dl_attention_of(dl_isa()), task.epsilon
         if task.weight:
             r.q_norm = b.vector(task.weight, 2 * size)
             r.k_norm = r.q_norm + <int64_t> size
         if task.bias and r.kv.type == dl_type_q80:
             self.constant, self.factor = _of_biases(
-                np.asarray(b.vectors[task.bias]), self.turns.radians, rope.halves)
+                np.asarray(b.vectors[task.bias]), radians, r.halves)
             r.constant, r.factor = &self.constant[0], &self.factor[0]
         self.stage(rope_items, rope_item, r)
 

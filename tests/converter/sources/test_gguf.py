@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -11,6 +13,7 @@ from oracle.huggingface import paired, read_safetensors
 
 import dllama
 from dllama.converter import convert
+from dllama.converter.gguf_model import GgufModel
 from dllama.converter.own_types import own_type
 from dllama.converter.sources.gguf import GgufFile
 from dllama.errors import DllamaError, FormatError, UnsupportedError
@@ -20,6 +23,7 @@ from dllama.model.weight_types import WeightType
 
 gguf = pytest.importorskip("gguf")
 ggufmodel = pytest.importorskip("ggufmodel")
+ggufrandom = pytest.importorskip("ggufrandom")
 Type = gguf.GGMLQuantizationType
 
 
@@ -46,6 +50,27 @@ def test_gives_the_same_model_as_the_folder(path, tmp_path, fixtures, converted,
     stored, _ = read_header(write_header(report.spec, path), path)  # numbers become float32
     assert stored == ModelFile.open(expected).spec
     assert (tmp_path / "out" / "model.m").read_bytes() == expected.read_bytes()
+
+
+def test_every_fourth_layer_of_smollm3_has_no_rope(path, tmp_path, fixtures):
+    """No key says so. The third layer of the fixture has none, so here all three have RoPE."""
+    source = shutil.copytree(fixtures / "smollm3", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "no_rope_layers": [1, 1, 1]}))
+    ggufmodel.write_folder(path, source, "F32")
+    run(path, tmp_path, "f32")
+    convert(source, tmp_path / "expected", "f32", progress=False)
+    expected = (tmp_path / "expected" / "model.m").read_bytes()
+    assert (tmp_path / "out" / "model.m").read_bytes() == expected
+    rng = np.random.default_rng(3)
+    tensors = ggufrandom.random_tensors(rng, "smollm3")
+    for name in [name for name in tensors if name.startswith("blk.1.")]:
+        for layer in (2, 3, 4):
+            tensors[name.replace("blk.1.", f"blk.{layer}.")] = tensors[name]
+    keys = ggufrandom.keys("smollm3", False) | {"smollm3.block_count": 5}
+    ggufmodel.write(path, "smollm3", tensors, keys)
+    with GgufModel(path) as model:
+        assert model.spec.no_rope == (3,)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])

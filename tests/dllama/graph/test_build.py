@@ -32,6 +32,7 @@ FEATURES = {
     "multipliers": {"embedding_scale": 2.0, "logits_scale": 0.5},
     "other types": {"tensor_types": TYPES},
     "tied": {"tied": True},
+    "no RoPE": {"no_rope": (0,)},
     "experts": MIXTURE,
     "experts of other types": {**MIXTURE, "tensor_types": (("layers.0.experts.up", F32),)},
     "norms after blocks": {**MIXTURE, "post_norms": True},

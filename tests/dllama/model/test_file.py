@@ -123,6 +123,7 @@ def test_the_original_converters_file_is_read(fixtures):
         {"head_dim": 24},
         {"qkv_bias": True},
         {"tied": True},
+        {"no_rope": (0, 1)},
         {"n_experts": 3, "n_active_experts": 1, "topk_normalised": False},
         {
             "n_experts": 8,
@@ -218,6 +219,7 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.ATTENTION_SCALE, -1, "attention_scale"),
         (Key.ATTENTION_CAP, 0x7F800000, "attention_cap"),
         (Key.LOGITS_SCALE, 0, "logits_scale"),
+        (Key.NO_ROPE, SPEC.n_layers, "no_rope"),
     ],
 )
 def test_every_field_is_checked(tmp_path, key, value, field):

@@ -113,6 +113,7 @@ def read_spec(folder: Path) -> ModelSpec:
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         rope_type=RopeType.LLAMA31 if scaled else RopeType.LLAMA,
         rope_scaling=_scaling(rope) if scaled else None,
+        no_rope=tuple(i for i, on in enumerate(config.get("no_rope_layers", [])) if not on),
         embedding_scale=config.get("embedding_multiplier", 1.0),
         attention_scale=config.get("attention_multiplier", 0.0),
         logits_scale=1 / config.get("logits_scaling", 1.0),

@@ -47,7 +47,8 @@ def forward(
     block = _experts if spec.n_experts else _feed_forward
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
-        y = noise(_attention_block(weights, spec, x, halves, kv_type, noise))
+        turns = None if layer in spec.no_rope else halves
+        y = noise(_attention_block(weights, spec, x, turns, kv_type, noise))
         x = x + residual * _post_normed(weights, "attention_post_norm", spec, y)
         y = noise(block(weights, spec, x, noise))
         x = x + residual * _post_normed(weights, "ffn_post_norm", spec, y)
@@ -61,7 +62,7 @@ def _post_normed(weights, name, spec, y):
 
 
 def _attention_block(weights, spec, x, halves, kv_type, noise):
-    """Attention over x (T, dim), before the residual sum: (T, dim)."""
+    """Attention over x (T, dim), before the residual sum: (T, dim). halves None: no RoPE."""
     h = noise(ops.rms_norm(x, weights["attention_norm"], spec.norm_epsilon))
     q, k, v = (
         (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
@@ -74,8 +75,9 @@ def _attention_block(weights, spec, x, halves, kv_type, noise):
         k = ops.rms_norm(k, weights["k_norm"], spec.norm_epsilon)
     frequencies = ops.rope_frequencies(spec.head_dim, spec.rope_theta, spec.rope_scaling)
     positions = np.arange(len(x))
-    q = ops.rope(q, positions, frequencies, halves=halves)
-    k = ops.rope(k, positions, frequencies, halves=halves)
+    if halves is not None:
+        q = ops.rope(q, positions, frequencies, halves=halves)
+        k = ops.rope(k, positions, frequencies, halves=halves)
     scale, cap = spec.attention_scale or None, spec.attention_cap
     mixed = ops.attention(q, KV_TYPES[kv_type](k), KV_TYPES[kv_type](v), scale=scale, cap=cap)
     return ops.matmul(noise(mixed.reshape(len(x), -1)), weights["o"])
