@@ -145,10 +145,18 @@ class Sequences:
         if len(ids) > self._seq_len:
             raise ContextError(f"{len(ids)} tokens do not fit in a context of {self._seq_len}")
         self.current.pending = []
-        self.current = self.open(ids)
+        self.current = self._open(ids)
         return self.current.position
 
     def open(self, ids: list[int]) -> Sequence:
+        """Return a sequence of these ids for a text of its own; the current one stays as it is.
+
+        Args:
+            ids: at least one; they fit.
+        """
+        return self._open(ids, self.current)
+
+    def _open(self, ids: list[int], keep: Sequence | None = None) -> Sequence:
         """Return a sequence of these ids that nobody else works on, few of them pending.
 
         The sequence with the longest common prefix goes on if at most its generated ids differ.
@@ -158,10 +166,11 @@ class Sequences:
 
         Args:
             ids: at least one; they fit.
+            keep: a sequence that stays as it is.
         """
         kept, best = self._longest(ids[:-1])
         given = min(best.given, best.position)
-        if best.busy or kept < max(1, given - SEAM, (given + 1) // 2):
+        if best.busy or best is keep or kept < max(1, given - SEAM, (given + 1) // 2):
             best = self._fork(best, kept)
         self._cut(best, kept)
         best.pending = []

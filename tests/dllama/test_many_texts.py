@@ -83,6 +83,9 @@ def test_the_current_sequence_stays(converted, rng):
         position = llm.position
         assert len(many(llm, prompts, 5, **GREEDY)[1]) == 5
         assert llm.position == position
+        turn = [*llm.tokens, *llm._sequences.current.pending, 9]
+        assert len(many(llm, [turn, turn], 5, **GREEDY)[1]) == 5, "texts that go on from it"
+        assert llm.position == position
         rest = list(llm.generate([], 4, **GREEDY))
     assert [token.id for token in first + rest] == [token.id for token in expected]
 
