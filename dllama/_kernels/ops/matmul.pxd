@@ -10,7 +10,7 @@ from dllama._kernels.packed cimport PackedMatrix
 cdef extern from "simd/matmul.h" nogil:
     enum:
         DL_TILE_TOKENS
-        DL_TILE_FLOATS
+        DL_TILE_MOST
         DL_SUMS
     ctypedef struct dl_segment:
         int32_t columns
@@ -28,7 +28,7 @@ cdef extern from "simd/matmul.h" nogil:
         int64_t ldx
         const dl_segment *order
         int segments
-        float *out[8]               # DL_TILE_TOKENS
+        float *out[32]              # DL_TILE_MOST
         int64_t out_stride
         const float *factors
     ctypedef void (*dl_tile_fn)(const dl_tile *, int n) noexcept nogil
@@ -80,5 +80,7 @@ cdef int sum_in_order(Matmul *m, Order order) except -1
 cdef int64_t matmul_items(const Matmul *m) noexcept nogil
 # Item i: some panels times all T rows. Items write to different columns of dst.
 cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil
+# How many of the next `left` rows a tile takes.
+cdef int64_t tile_rows(const Matmul *m, int64_t left) noexcept nogil
 # Point a tile at the activations of n rows from row t on.
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil

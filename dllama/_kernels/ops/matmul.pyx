@@ -100,25 +100,30 @@ cdef void matmul_item(const Matmul *m, int64_t T, int64_t i) noexcept nogil:
     """Some panels times all T rows."""
     cdef int64_t first = i * m.panels_per_item, panels = (m.rows + 15) // 16
     cdef int64_t count = min(m.panels_per_item, panels - first), t = 0, p, n, at
-    cdef float out[DL_SUMS * DL_TILE_TOKENS * 16]
+    cdef float out[DL_SUMS * DL_TILE_MOST * 16]
     cdef dl_segment whole
     cdef dl_tile tile
     whole.columns, whole.adds, whole.ends = <int32_t> m.k, 0, 1
     tile.order, tile.segments = m.order if m.order != NULL else &whole, m.segments
-    tile.out_stride, tile.factors = DL_TILE_TOKENS * 16, NULL
+    tile.out_stride, tile.factors = DL_TILE_MOST * 16, NULL
     while t < T:
-        n = min(m.tiles.most, T - t)
+        n = tile_rows(m, T - t)
         point(m, &tile, t, n)
         for p in range(count):
             tile.w = m.w + (first + p) * m.stride
             for at in range(n):
-                tile.out[at] = &out[((p if m.then >= GATED else 0) * DL_TILE_TOKENS + at) * 16]
+                tile.out[at] = &out[((p if m.then >= GATED else 0) * DL_TILE_MOST + at) * 16]
             m.tiles.run(&tile, <int> n)
             if m.then < GATED:
                 _put_rows(m, out, t, n, first + p)
         if m.then >= GATED:
             _put_gated(m, out, T, t, n, first // 4)
         t += n
+
+
+cdef int64_t tile_rows(const Matmul *m, int64_t left) noexcept nogil:
+    cdef int64_t n = min(m.tiles.most, left)
+    return n - n % DL_TILE_TOKENS if n > DL_TILE_TOKENS else n
 
 
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil:
@@ -135,13 +140,13 @@ cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept n
 
 cdef inline void _put_rows(const Matmul *m, const float *out, int64_t t, int64_t n,
                            int64_t panel) noexcept nogil:
-    """Store or add a panel of n rows: out[sums][DL_TILE_TOKENS][16]."""
+    """Store or add a panel of n rows: out[sums][DL_TILE_MOST][16]."""
     cdef int64_t s, i, r, valid = min(16, m.rows - panel * 16)
     cdef const float *src
     cdef float *dst
     for s in range(m.sums):
         for i in range(n):
-            src = out + (s * DL_TILE_TOKENS + i) * 16
+            src = out + (s * DL_TILE_MOST + i) * 16
             dst = m.dst + s * m.dst_stride + (t + i) * m.ld + panel * 16
             if m.bias != NULL:
                 for r in range(valid):
@@ -162,8 +167,8 @@ cdef inline void _put_gated(const Matmul *m, const float *out, int64_t T, int64_
     cdef int64_t i, p
     for i in range(n):
         for p in range(2):
-            memcpy(gate + 16 * p, out + (p * DL_TILE_TOKENS + i) * 16, 64)
-            memcpy(up + 16 * p, out + ((p + 2) * DL_TILE_TOKENS + i) * 16, 64)
+            memcpy(gate + 16 * p, out + (p * DL_TILE_MOST + i) * 16, 64)
+            memcpy(up + 16 * p, out + ((p + 2) * DL_TILE_MOST + i) * 16, 64)
         if m.then == GATED:
             m.floats.swiglu(gate, up, 32, h)
         else:

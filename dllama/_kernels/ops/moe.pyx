@@ -17,6 +17,7 @@ import numpy as np
 from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
 from dllama._kernels.ops.matmul cimport (
     ADD, GATED, Order, dl_tile, matmul_item, matmul_items, matmul_job, point, sum_in_order,
+    tile_rows,
 )
 
 
@@ -224,7 +225,7 @@ cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel,
     tile.w = m.w + expert * x.expert_bytes + panel * m.stride
     tile.order, tile.segments, tile.out_stride = x.leaves, m.segments, 16
     while t < count:
-        n = min(m.tiles.most, count - t)
+        n = tile_rows(&m, count - t)
         point(&m, &tile, t, n)
         tile.factors = r.factors + first + t
         for at in range(n):

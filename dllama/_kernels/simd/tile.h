@@ -32,8 +32,9 @@
 /* Bytes of the 16 scales before the words of a quantised block of a panel. */
 enum { DL_SCALES = 32 };
 
-/* Most tokens of a tile, for quantised and for float weights. */
-enum { DL_TILE_TOKENS = 8, DL_TILE_FLOATS = 4 };
+/* Most tokens that a tile multiplies at once, for quantised and for float weights. DL_TILE_MOST: most
+ * tokens of a tile that unpacks; more than DL_TILE_TOKENS are whole groups of these. */
+enum { DL_TILE_TOKENS = 8, DL_TILE_FLOATS = 4, DL_TILE_MOST = 32 };
 
 /* Most sums that wait to be added: the depth of the tree of segments. */
 enum { DL_SUMS = 8 };
@@ -49,10 +50,10 @@ typedef struct {
     const float *d;
     const int32_t *s, *h;
     const float *x;             /* float activations */
-    int64_t ldx;
+    int64_t ldx;                /* columns of x, or of q: from one group of tokens to the next */
     const dl_segment *order;    /* [segments] */
     int segments;
-    float *out[DL_TILE_TOKENS]; /* [n]: sums of 16 floats, out_stride floats apart */
+    float *out[DL_TILE_MOST];   /* [n]: sums of 16 floats, out_stride floats apart */
     int64_t out_stride;
     const float *factors;       /* [n]: out += factor * sum; NULL: out = sum */
 } dl_tile;

@@ -122,7 +122,7 @@ DL_INLINE void dl_dots_q80_i8mm(const dl_block *b, int8x16_t x[][4], const int n
 /* Writes sums, which are [pair][row][token], as rows of each token. */
 DL_INLINE void dl_put_pairs_i8mm(const dl_tile *t, int index, const v16_neon *acc, const int n)
 {
-    float pairs[DL_TILE_TOKENS * 16], rows[2][16];
+    float pairs[DL_TILE_MOST * 16], rows[2][16];
     for (int v = 0; v < DL_PAIR_VECTORS(n); v++) v16_store_neon(pairs + 16 * v, acc[v]);
     for (int p = 0; p < DL_PAIRS(n); p++) {
         for (int r = 0; r < 16; r += 4) {

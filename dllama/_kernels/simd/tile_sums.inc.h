@@ -2,7 +2,7 @@
  * instruction set. */
 
 typedef struct {
-    VT sum[DL_SUMS][DL_TILE_TOKENS];
+    VT sum[DL_SUMS][DL_TILE_MOST];
     int count;  /* sums that wait */
     int ended;  /* sums written */
 } DL_FN(dl_sums);

@@ -32,36 +32,49 @@ static __attribute__((noinline)) void DL_FN(dl_words_done)(DL_VFN(dl_sums) *sums
     if (DL_VFN(dl_segment_done)(sums, g, acc, DL_WORD_VECTORS(n))) DL_PUT_WORDS(t, sums->ended++, acc, n);
 }
 
-/* many: whether n is a variable. One token keeps its sums in registers. */
+/* A block times groups of DL_TILE_TOKENS; apart: numbers of d from one group to the next. */
+#define DL_ADD_GROUPS(form, b, w, n, apart, acc)                                                \
+    dl_block group = b;                                                                         \
+    for (int first = 0; first < n; first += DL_TILE_TOKENS) {                                   \
+        DL_ADD_TOKENS(form, &group, w, DL_TILE_TOKENS, acc + first);                            \
+        group.x += 32 * apart, group.d += apart, group.s += apart, group.h += apart;            \
+    }
+
+/* each: tokens of a group. Only a single token, which keeps its sum in a register, is known when this is
+ * compiled. */
 #define DL_WORDS_TILE(id, name, block, bytes, header, packed, form)                             \
-    DL_INLINE void DL_FN(dl_tile_##name##_n)(const dl_tile *t, const int n, const int many)     \
+    DL_INLINE void DL_FN(dl_tile_##name##_n)(const dl_tile *t, const int n, const int each, const int one) \
     {                                                                                           \
         const int halves = dl_form_has_halves(dl_form_##form), mins = dl_form_has_mins(dl_form_##form); \
+        const int64_t apart = t->ldx / 32 * DL_TILE_TOKENS;                                     \
         DL_VFN(dl_sums) sums;                                                                   \
         sums.count = sums.ended = 0;                                                            \
         dl_block b = {.x = t->q, .d = t->d, .s = t->s, .h = t->h};                              \
         const uint8_t *p = t->w + t->headers;                                                   \
         int64_t column = t->skip;                                                               \
         for (const dl_segment *g = t->order; g < t->order + t->segments; g++) {                 \
-            VT acc[DL_TILE_TOKENS], one = V(set1)(0.0f);                                        \
-            if (many) for (int i = 0; i < DL_WORD_VECTORS(n); i++) acc[i] = one;                \
+            VT acc[DL_TILE_MOST], only = V(set1)(0.0f);                                         \
+            if (!one) for (int i = 0; i < DL_WORD_VECTORS(n); i++) acc[i] = only;               \
             for (int64_t end = column + g->columns; column < end; column += 32) {               \
                 dl_words w;                                                                     \
                 dl_fetch(p, packed, n);                                                         \
                 DL_VFN(dl_words_##name)(t->w + column / DL_SUPER_BLOCK * (header), p, &w);      \
-                if (many) DL_ADD_TOKENS(form, &b, &w, n, acc);                                  \
-                else DL_FN(dl_add_words)(&b, &w, 1, halves, mins, &one);                        \
-                p += (packed), b.x += 32 * n, b.d += n, b.s += n, b.h += n;                     \
+                if (one) DL_FN(dl_add_words)(&b, &w, 1, halves, mins, &only);                   \
+                else if (each == n) DL_ADD_TOKENS(form, &b, &w, n, acc);                        \
+                else { DL_ADD_GROUPS(form, b, &w, n, apart, acc) }                              \
+                p += (packed), b.x += 32 * each, b.d += each, b.s += each, b.h += each;         \
             }                                                                                   \
-            if (!many) acc[0] = one;                                                            \
+            if (one) acc[0] = only;                                                             \
             DL_FN(dl_words_done)(&sums, g, t, acc, n);                                          \
         }                                                                                       \
     }                                                                                           \
     static void DL_FN(dl_tile_##name)(const dl_tile *t, int n)                                  \
     {                                                                                           \
-        if (n == 1) DL_FN(dl_tile_##name##_n)(t, 1, 0);                                         \
-        else DL_FN(dl_tile_##name##_n)(t, n, 1);                                                \
+        if (n == 1) DL_FN(dl_tile_##name##_n)(t, 1, 1, 1);                                      \
+        else if (n <= DL_TILE_TOKENS) DL_FN(dl_tile_##name##_n)(t, n, n, 0);                    \
+        else DL_FN(dl_tile_##name##_n)(t, n, DL_TILE_TOKENS, 0);                                \
     }
 DL_WORD_TYPES(DL_WORDS_TILE)
 #undef DL_WORDS_TILE
+#undef DL_ADD_GROUPS
 #undef DL_ADD_TOKENS

@@ -105,12 +105,12 @@ static void fill_tokens(int64_t nb, int n, int8_t *q, float *d, int32_t *s, int3
 
 enum { SUMS = 4 }; /* most sums of a tile in this test */
 
-typedef float Sums[SUMS][DL_TILE_TOKENS][16];
+typedef float Sums[SUMS][DL_TILE_MOST][16];
 
 /* The sums of a tile, stored or, with factors, added to out. */
 static void run_tile(dl_tile tile, dl_tile_fn run, int n, const float *factors, Sums out)
 {
-    tile.out_stride = DL_TILE_TOKENS * 16, tile.factors = factors;
+    tile.out_stride = DL_TILE_MOST * 16, tile.factors = factors;
     for (int i = 0; i < n; i++) tile.out[i] = out[0][i];
     run(&tile, n);
 }
@@ -125,11 +125,13 @@ static void check_tile(const dl_weight_type *type, int64_t skip, int64_t k, cons
     float *x = malloc((size_t)(k * n) * sizeof *x), *d = malloc((size_t)(nb * n) * sizeof *d);
     int32_t *s = malloc((size_t)(nb * n) * sizeof *s), *h = malloc((size_t)(nb * n) * sizeof *h);
     Sums got = {{{0}}}, expected = {{{0}}};
-    float factors[DL_TILE_TOKENS];
+    float factors[DL_TILE_MOST];
     dl_tile tile = {.w = panel, .q = q, .d = d, .s = s, .h = h, .x = x, .ldx = k, .order = order, .segments = segments};
     tile.skip = skip, tile.headers = dl_panel_headers(type->id, skip, k);
     fill_panel(type, skip, k, panel);
-    if (type->quantised) fill_tokens(nb, n, q, d, s, h); else normals(x, k * n, 1.0f);
+    if (!type->quantised) normals(x, k * n, 1.0f);
+    for (int64_t i = 0; type->quantised && i < n; i += DL_TILE_TOKENS)
+        fill_tokens(nb, n < DL_TILE_TOKENS ? n : DL_TILE_TOKENS, q + i * k, d + i * nb, s + i * nb, h + i * nb);
     normals(factors, n, 1.0f);
     for (int weighted = 0; weighted < 2; weighted++) {
         const float *given = weighted ? factors : NULL;
@@ -147,7 +149,7 @@ static void check_tiles(void)
     const dl_segment some[] = {{64, 0, 1}, {32, 0, 0}, {96, 0, 0}, {32, 2, 1}, {32, 0, 1}, {160, 0, 0}, {64, 1, 1}};
     const dl_weight_type *type;
     for (int id = 0; (type = dl_weight_type_of(id)); id++)
-        for (int n = 1; n <= (type->quantised ? DL_TILE_TOKENS : DL_TILE_FLOATS); n++) {
+        for (int n = 1; n <= dl_tiles_of(isa, id)->most; n += n < DL_TILE_TOKENS ? 1 : DL_TILE_TOKENS) {
             check_tile(type, 0, 32, one, 1, n);
             check_tile(type, 0, 480, many, 7, n);
             check_tile(type, type->block == 256 ? 96 : 0, 480, some, 7, n);
