@@ -1,7 +1,7 @@
 """Which texts a pass works on, and how many rows each has.
 
 Every pass may begin and end texts. A text that is being generated has one row, and rows for drafted
-ids. A prompt has as many as are left, but only a few while others wait for their next token. A text
+ids. Prompts have as many as are left, but only a few while others wait for their next token. A text
 has the bits that it has alone, so nothing here changes what is generated.
 """
 
@@ -27,6 +27,8 @@ from dllama.text.stream import Token
 
 # Most prompt ids of a pass that also generates tokens, which all have to wait for it.
 PROMPT_ROWS = 32
+# Most prompt ids of a pass for several prompts, so that the first one need not wait for all.
+SEVERAL_ROWS = 64
 # A text waits for another one that is reading the same beginning, if it is so much longer than what
 # is known already.
 WORTH_WAITING = 16
@@ -227,17 +229,23 @@ class Scheduler:
         return sequence.position > 0 or self._sequences.fits(sequence)
 
     def _rows(self, texts: list[Generation]) -> list[int]:
-        """Return how many pending ids of each text a pass evaluates."""
+        """Return how many pending ids of each text a pass evaluates.
+
+        Half of what is left for prompts goes to the oldest one, the rest to the shortest.
+        """
         pending = [len(text.sequence.pending) for text in texts if text.sequence]
         reading = [at for at, count in enumerate(pending) if count > 1]
         others = len(texts) - len(reading)
         left = self._config.batch - others
-        if others:
-            left = min(left, PROMPT_ROWS)
-        rows = [1] * len(texts)
-        for n, at in enumerate(sorted(reading, key=pending.__getitem__)):
-            rows[at] = min(pending[at], left, max(1, left // (len(reading) - n)))
+        if len(texts) > 1:
+            left = min(left, PROMPT_ROWS if others else SEVERAL_ROWS)
+        rows = [0 if count > 1 else 1 for count in pending]
+        for at in reading[:1]:  # the oldest is never left behind
+            rows[at] = min(pending[at], (left + 1) // 2)
             left -= rows[at]
+        for at in sorted(reading, key=pending.__getitem__):
+            more = min(pending[at] - rows[at], left)
+            rows[at], left = rows[at] + more, left - more
         return rows
 
     def _draft(self, turns: list[Turn]) -> None:
