@@ -25,6 +25,7 @@ from dllama.errors import (
 __version__ = "0.1.0"
 
 from dllama.engine import LLM
+from dllama.generation import Generation
 from dllama.text.stream import Token
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ContextError",
     "DllamaError",
     "FormatError",
+    "Generation",
     "InputError",
     "ModelError",
     "NodeError",

@@ -8,6 +8,7 @@ import dllama
 
 NAMES = {
     "LLM",
+    "Generation",
     "ConfigError",
     "ContextError",
     "DllamaError",
@@ -46,14 +47,19 @@ def test_methods_and_attributes_of_the_engine():
         "close",
         "contexts",
         "continue_from",
+        "draft",
         "eval",
         "generate",
+        "generate_many",
         "interrupt",
         "memory",
+        "parallel",
         "ping",
         "position",
         "reset",
         "rewind",
+        "step",
+        "submit",
         "tokens",
     }
     with dllama.LLM() as llm:
