@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from dllama import LLM, Token
+from dllama import LLM
 from dllama.errors import ContextError, DllamaError, ProtocolError
 from dllama.options import QUEUE
 from dllama.server.jobs import Done, Job, State, Work
@@ -246,7 +246,7 @@ class Dispatcher:
         last: Done | ApiError
         try:
             while (token := work.text.take()) is not None:
-                self._count(work, token)
+                self._count(work)
                 work.job.deliver(token)
         except Exception as error:
             self._end(work, self._failed(error))
@@ -256,22 +256,22 @@ class Dispatcher:
         if work.text.cut and self._stopping():
             last = self._unavailable()
         else:
-            reason = "cancelled" if work.text.cut else "stop" if work.ended else "length"
-            last = Done(reason, work.text.cached, work.count)
+            ended = work.text.end in (End.EOS, End.STOP)
+            reason = "cancelled" if work.text.cut else "stop" if ended else "length"
+            last = Done(reason, work.text.cached, work.text.count)
         self._end(work, last)
 
-    def _count(self, work: Work, token: Token) -> None:
-        """Count a token."""
+    def _count(self, work: Work) -> None:
+        """Count the token that was taken last."""
         now = time.monotonic()
-        if work.count == 0:
+        if work.text.count == 1:
             self._metrics.prompt.inc(len(work.job.prompt))
             self._metrics.cached.inc(work.text.cached)
             self._metrics.first_seconds.observe(now - work.job.since)
         else:
             self._metrics.token_seconds.observe(now - work.last)
         self._metrics.generated.inc()
-        work.count, work.last = work.count + 1, now
-        work.ended = token.end in (End.EOS, End.STOP)
+        work.last = now
 
     def _end(self, work: Work, last: Done | ApiError) -> None:
         """Deliver the last event of a job."""
@@ -279,7 +279,7 @@ class Dispatcher:
         self._metrics.drafted.inc(work.text.drafted)
         self._metrics.accepted.inc(work.text.accepted)
         prompt = f"prompt of {len(work.job.prompt)} tokens, {work.text.cached} of them cached"
-        log.info("%s: %d tokens generated", prompt, work.count)
+        log.info("%s: %d tokens generated", prompt, work.text.count)
         with self._changed:
             self._running.remove(work)
             self._metrics.running.set(len(self._running))

@@ -70,13 +70,9 @@ class Work:
         text: what is generated.
         begun: when its turn came (time.monotonic).
         last: when it last got a token.
-        count: how many tokens it got.
-        ended: whether the text ended by itself.
     """
 
     job: Job
     text: Generation
     begun: float
     last: float
-    count: int = 0
-    ended: bool = False
