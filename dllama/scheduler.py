@@ -64,6 +64,11 @@ class Turn:
         rows = self.rows + len(self.drafted)
         return range(self.rows - 1, rows) if self.rows == len(self.sequence.pending) else range(0)
 
+    @property
+    def accepted(self) -> int:
+        """How many drafted ids turned out right, so that another token was drawn after them."""
+        return max(0, len(self.drawn) - 1)
+
     def part(self) -> Part:
         """Return the rows of the text."""
         ids = self.sequence.pending[: self.rows] + self.drafted
@@ -170,7 +175,7 @@ class Scheduler:
         rows = sum(turn.rows for turn in turns)
         drawn = sum(len(turn.drawn) for turn in turns)
         drafted = sum(len(turn.drafted) for turn in turns)
-        accepted = sum(max(0, len(turn.drawn) - 1) for turn in turns)
+        accepted = sum(turn.accepted for turn in turns)
         self._runner.finish(phase, rows if phase == PREFILL else drawn, drafted, accepted)
         if phase == DECODE and any(turn.text.drafter for turn in turns):
             self._costs.observe(rows + drafted, seconds)
@@ -284,20 +289,21 @@ class Scheduler:
             self._sequences.forget(sequence)
             text.fail(turn.error)
             return
-        self._sequences.evaluated(sequence, turn.rows, max(0, len(turn.drawn) - 1))
+        self._sequences.evaluated(sequence, turn.rows, turn.accepted)
         text.drew(turn.drawn, len(turn.drafted))
 
 
 def _drawn(text: Generation, rows: Ids[VocabularyShards], drafted: Ids[int]) -> list[Token]:
     """Draw tokens from consecutive rows, until one is not what was drafted."""
     drawn: list[Token] = []
+    ids = list(text.ids)
     for row, shards in enumerate(rows):
-        ids = text.ids + [token.id for token in drawn]
         token = Token(text.sampler.sample(shards, ids, text.first + len(ids) - text.prompt), "")
         if text.logprobs is not None:
             found = log_probabilities(shards, token.id, text.logprobs)
             token = replace(token, logprob=found.token, top=found.best)
         drawn.append(token)
+        ids.append(token.id)
         if row == len(drafted) or token.id != drafted[row] or text.ends_with(token.id):
             break
     return drawn
