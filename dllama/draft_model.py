@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dllama.drafts import Costs, Drafter, NgramDrafter
+from dllama.drafts import Costs, Drafter, NgramDrafter, Rate
 from dllama.errors import ConfigError
 from dllama.sampling.sampler import Sampler
 from dllama.text.tokenizer import Tokenizer
 
-EXPECTED, WEIGHT = 0.7, 4.0  # the chance of an id before anything is known, and what it counts for
-DECAY = 0.97  # how much older ids count for after each id
+EXPECTED = 0.7  # the chance of an id before anything is known
 MEMORY = 0.9  # how much older times count for
 
 
@@ -124,17 +123,17 @@ class ModelDrafter:
         self._sampler = sampler
         self._costs = costs
         self._prompt = prompt
-        self._right, self._all = EXPECTED * WEIGHT, WEIGHT
+        self._rate = Rate(EXPECTED)
         self._seconds = 0.0  # that an id takes
         self._proposed = 0
 
     @property
     def chances(self) -> Sequence[float]:
-        return [self._right / self._all] * self._proposed
+        return [self._rate.chance] * self._proposed
 
     def propose(self, ids: Sequence[int], most: int) -> list[int]:
         most = min(most, self._llm.seq_len - len(ids) + 1)
-        chances = [self._right / self._all] * max(0, most)
+        chances = [self._rate.chance] * max(0, most)
         count = self._costs.worth(chances, 1, most, self._seconds)
         self._proposed = 0
         if not count or max(ids) >= self._vocab_size:
@@ -148,5 +147,4 @@ class ModelDrafter:
 
     def learn(self, proposed: int, accepted: int) -> None:
         for n in range(min(proposed, accepted + 1)):
-            self._right = DECAY * self._right + (n < accepted)
-            self._all = DECAY * self._all + 1
+            self._rate.add(n < accepted)

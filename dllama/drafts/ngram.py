@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dllama.drafts.rate import Rate
+
 LENGTHS = (6, 2)  # how many ids the dictionaries look up, the longest first
 TRIES = 8  # places that are compared for each of these lengths
 LONGEST = 32  # ids that are compared at a place
 CHECKED = 32  # ids that are compared to see that the text of the last call goes on
 # For a match of 0, 1, 2... ids: the chance of the next id before anything is known.
 EXPECTED = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8)
-WEIGHT = 4.0  # how many ids this expectation counts for
-DECAY = 0.97  # how much older ids count for after each id
 
 
 class NgramDrafter:
@@ -123,19 +123,15 @@ class Rates:
     """How often a proposed id was right, by how many ids before it agreed."""
 
     def __init__(self) -> None:
-        self._right = [WEIGHT * chance for chance in EXPECTED]
-        self._all = [WEIGHT] * len(EXPECTED)
+        self._rates = [Rate(chance) for chance in EXPECTED]
 
     def chance(self, matched: int) -> float:
         """The probability that the id after so many that agree is right."""
-        n = self._class(matched)
-        return self._right[n] / self._all[n]
+        return self._rates[self._class(matched)].chance
 
     def add(self, matched: int, right: bool) -> None:
         """Note that the id after so many that agree was right or wrong."""
-        n = self._class(matched)
-        self._right[n] = DECAY * self._right[n] + right
-        self._all[n] = DECAY * self._all[n] + 1
+        self._rates[self._class(matched)].add(right)
 
     @staticmethod
     def _class(matched: int) -> int:
