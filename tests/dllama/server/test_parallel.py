@@ -20,13 +20,6 @@ def running(request):
         yield started
 
 
-@pytest.fixture
-def server(running):
-    running.gate.open()
-    wait_until(lambda: running.count("dllama_requests_running") == 0)
-    return running
-
-
 def at_once(functions):
     """Call functions in threads of their own; what they return, in order."""
     found = [None] * len(functions)
