@@ -108,6 +108,7 @@ def _heads(b: GraphBuilder) -> Heads:
         scale=kind.scale,
         cap=kind.cap,
         rope=kind.rope,
+        window=kind.window,
     )
 
 

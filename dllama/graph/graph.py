@@ -64,6 +64,7 @@ class Heads:
         scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
         rope: how queries and keys are rotated; None if they are not.
+        window: how many positions a row sees, its own included; 0 for all up to its own.
     """
 
     count: int
@@ -75,6 +76,7 @@ class Heads:
     scale: float
     cap: float
     rope: Rope | None
+    window: int
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ class Key(IntEnum):
     TENSOR_TYPES = 1012
     TIED = 1013
     NO_ROPE = 1014
+    WINDOW = 1015
+    WINDOWED = 1016
+    WINDOW_ROPE_THETA = 1017
 
 
 # Least and greatest value of each key that is a plain number.
@@ -90,6 +93,7 @@ RANGES = {
     Key.ROUTER_UNSCALED: (0, 1),
     Key.POST_NORMS: (0, 1),
     Key.TIED: (0, 1),
+    Key.WINDOW: (1, (1 << 31) - 1),
 }
 ENUMS: dict[Key, type[IntEnum]] = {
     Key.ARCH: Arch,
@@ -122,7 +126,8 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
     size = _header_size(data, path)
     pairs = struct.unpack(f"<{(size - 8) // 4}i", data[8:size])
     values: dict[Key, int] = {}
-    repeated: dict[Key, list[int]] = {Key.TENSOR_TYPES: [], Key.NO_ROPE: []}
+    lists = (Key.TENSOR_TYPES, Key.NO_ROPE, Key.WINDOWED)
+    repeated: dict[Key, list[int]] = {key: [] for key in lists}
     for number, value in zip(pairs[::2], pairs[1::2], strict=True):
         key = _key(number, path)
         if key in repeated:
@@ -131,7 +136,8 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
         if key in values:
             raise FormatError(path, f"header key {key.name}", "given twice", "once")
         values[key] = _checked(key, value, path)
-    spec = replace(_spec(values, path), no_rope=tuple(repeated[Key.NO_ROPE]))
+    no_rope, windowed = (tuple(repeated[key]) for key in (Key.NO_ROPE, Key.WINDOWED))
+    spec = replace(_spec(values, path), no_rope=no_rope, windowed=windowed)
     spec = _with_runs(spec, repeated[Key.TENSOR_TYPES], path)
     check_spec(spec, path)
     return spec, size
@@ -200,6 +206,8 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
         rope_theta=_real(values, Key.ROPE_THETA, Key.ROPE_THETA_F32, 10000.0, path),
         rope_type=rope_type,
         rope_scaling=_rope_scaling(values, path) if rope_type is RopeType.LLAMA31 else None,
+        window=values.get(Key.WINDOW, 0),
+        window_rope_theta=_factor(values, Key.WINDOW_ROPE_THETA, 0.0, path),
         n_experts=values.get(Key.N_EXPERTS, 0),
         n_active_experts=values.get(Key.N_ACTIVE_EXPERTS, 0),
         moe_hidden_dim=values.get(Key.MOE_HIDDEN_DIM, 0),
@@ -281,9 +289,14 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
     if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
         raise FormatError(path, "head_dim", spec.head_dim, "even, 2 to 512")
-    if list(spec.no_rope) != sorted(set(spec.no_rope) & set(range(spec.n_layers))):
-        expected = f"ascending layers of {spec.n_layers}"
-        raise FormatError(path, "no_rope", list(spec.no_rope), expected)
+    for field, layers in (("no_rope", spec.no_rope), ("windowed", spec.windowed)):
+        if list(layers) != sorted(set(layers) & set(range(spec.n_layers))):
+            raise FormatError(path, field, list(layers), f"ascending layers of {spec.n_layers}")
+    if bool(spec.window) != bool(spec.windowed):
+        expected = "a number for layers with a window" if spec.windowed else "layers that have it"
+        raise FormatError(path, "window", spec.window, expected)
+    if spec.window_rope_theta and not spec.windowed:
+        raise FormatError(path, "window_rope_theta", spec.window_rope_theta, "layers that have it")
     least = min(1, spec.n_experts)
     if not least <= spec.n_active_experts <= spec.n_experts:
         expected = f"{least} to {spec.n_experts}"
@@ -327,6 +340,8 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
         pairs.append((Key.MOE_HIDDEN_DIM, spec.moe_hidden_dim))
     pairs += _ours(spec)
     pairs += [(Key.NO_ROPE, layer) for layer in spec.no_rope]
+    pairs += [(Key.WINDOW, spec.window)] if spec.window else []
+    pairs += [(Key.WINDOWED, layer) for layer in spec.windowed]
     if spec.rope_scaling is not None:
         pairs += _scaling(spec.rope_scaling)
     if spec.tensor_types:
@@ -351,6 +366,7 @@ def _ours(spec: ModelSpec) -> list[tuple[Key, int]]:
         Key.ATTENTION_SCALE: (spec.attention_scale, 0.0),
         Key.ATTENTION_CAP: (spec.attention_cap, 0.0),
         Key.LOGITS_SCALE: (spec.logits_scale, 1.0),
+        Key.WINDOW_ROPE_THETA: (spec.window_rope_theta, 0.0),
     }
     pairs = [(key, 1) for key, flag in flags.items() if flag]
     return pairs + [(key, _bits(x)) for key, (x, default) in factors.items() if x != default]

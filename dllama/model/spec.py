@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
@@ -65,6 +65,7 @@ class Attention:
 
     Args:
         rope: how queries and keys are rotated; None if they are not.
+        window: how many positions a token sees, its own included; 0 for all up to its own.
         scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
         head_norms: whether the heads of q and k are normalised.
@@ -72,6 +73,7 @@ class Attention:
     """
 
     rope: Rope | None
+    window: int
     scale: float
     cap: float
     head_norms: bool
@@ -123,6 +125,11 @@ class ModelSpec:
         rope_type: which pairs RoPE rotates, and whether frequencies are scaled.
         rope_scaling: how frequencies are scaled, for RopeType.LLAMA31.
         no_rope: layers whose queries and keys are not rotated, ascending.
+        window: how many positions a token of a windowed layer sees, its own included; 0 if no layer
+            has a window.
+        windowed: layers with a sliding window, ascending.
+        window_rope_theta: rope_theta of windowed layers, whose frequencies are not scaled then; 0 if
+            they rotate as the others do.
         n_experts: experts of a layer; 0 for a dense model.
         n_active_experts: experts that a token takes.
         moe_hidden_dim: width of one expert; 0 stands for hidden_dim.
@@ -157,6 +164,9 @@ class ModelSpec:
     rope_type: RopeType = RopeType.LLAMA
     rope_scaling: RopeScaling | None = None
     no_rope: tuple[int, ...] = ()
+    window: int = 0
+    windowed: tuple[int, ...] = ()
+    window_rope_theta: float = 0.0
     n_experts: int = 0
     n_active_experts: int = 0
     moe_hidden_dim: int = 0
@@ -204,18 +214,31 @@ class ModelSpec:
 
     def layer(self, index: int) -> Layer:
         """The blocks of a layer."""
-        return self._layers[index in self.no_rope]
+        return self._layers[index in self.windowed, index not in self.no_rope]
 
     @cached_property
-    def _layers(self) -> tuple[Layer, Layer]:
-        """The blocks of layers with RoPE, and of those without."""
-        scaling = self.rope_scaling if self.rope_type is RopeType.LLAMA31 else None
+    def _layers(self) -> dict[tuple[bool, bool], Layer]:
+        """The blocks of layers, by whether they have a window and whether they have RoPE."""
+        return {
+            (windowed, rotated): self._layer_of(windowed, rotated)
+            for windowed in (False, True)
+            for rotated in (False, True)
+        }
+
+    def _layer_of(self, windowed: bool, rotated: bool) -> Layer:
         attention = Attention(
-            rope=Rope(self.rope_theta, self.rope_type is RopeType.FALCON, scaling),
+            rope=self._rope(windowed) if rotated else None,
+            window=self.window if windowed else 0,
             scale=self.attention_scale or 1.0 / math.sqrt(self.head_dim),
             cap=self.attention_cap,
             head_norms=self.arch in (Arch.QWEN3, Arch.QWEN3_MOE),
             biases=self.qkv_bias,
         )
-        rotated = Layer(attention, self.n_experts > 0, self.post_norms)
-        return rotated, replace(rotated, attention=replace(attention, rope=None))
+        return Layer(attention, self.n_experts > 0, self.post_norms)
+
+    def _rope(self, windowed: bool) -> Rope:
+        halves = self.rope_type is RopeType.FALCON
+        if windowed and self.window_rope_theta:
+            return Rope(self.window_rope_theta, halves, None)
+        scaling = self.rope_scaling if self.rope_type is RopeType.LLAMA31 else None
+        return Rope(self.rope_theta, halves, scaling)

@@ -124,6 +124,8 @@ def test_the_original_converters_file_is_read(fixtures):
         {"qkv_bias": True},
         {"tied": True},
         {"no_rope": (0, 1)},
+        {"window": 1, "windowed": (1,)},
+        {"window": 4096, "windowed": (0, 1), "window_rope_theta": 10000.5},
         {"n_experts": 3, "n_active_experts": 1, "topk_normalised": False},
         {
             "n_experts": 8,
@@ -220,6 +222,11 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.ATTENTION_CAP, 0x7F800000, "attention_cap"),
         (Key.LOGITS_SCALE, 0, "logits_scale"),
         (Key.NO_ROPE, SPEC.n_layers, "no_rope"),
+        (Key.WINDOW, 0, "window"),
+        (Key.WINDOW, 4, "window"),
+        (Key.WINDOWED, 1, "window"),
+        (Key.WINDOWED, SPEC.n_layers, "windowed"),
+        (Key.WINDOW_ROPE_THETA, 0x3F800000, "window_rope_theta"),
     ],
 )
 def test_every_field_is_checked(tmp_path, key, value, field):
