@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dllama.converter.sources.gguf_archs.arch import Given
 from dllama.converter.sources.gguf_config import (
-    FREQUENCIES,
-    PAIRED,
+    find_arch,
     hugging_face_name,
     read_config,
     usual_names,
@@ -65,10 +65,13 @@ class GgufFile:
             check_places(
                 part.path, [stored[e.name] for e in part.header.tensors if e.name in stored]
             )
-        factors = self._factors(stored.pop(FREQUENCIES, None))
-        self.config = read_config(metadata, stored.keys(), factors, self.path)
-        self.config["vocab_size"] = vocabulary(metadata, self._embedding_rows(stored), self.path)
-        self.paired = metadata["general.architecture"] in PAIRED
+        given = Given(self.path, metadata, stored.keys())
+        self._arch = arch = find_arch(given)
+        factors = {name: self._factors(stored.pop(name)) for name in arch.factors if name in stored}
+        self.config = read_config(arch, given, factors)
+        self.config["vocab_size"] = vocabulary(given, self._embedding_rows(stored))
+        self.paired = arch.paired
+        self._experts = given.get("expert_count", 0)
         self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
         self.absent = dict(self._absent())
 
@@ -80,18 +83,16 @@ class GgufFile:
         """Yield Hugging Face's names of missing tensors, and errors with GGUF's names."""
         # Of more layers than there are tensors, one of these lacks a tensor.
         layers = min(self.config["num_hidden_layers"], len(self.tensors) + 1)
-        for name in usual_names(layers):
-            theirs = hugging_face_name(name, self.config["model_type"])
+        for name in usual_names(self._arch, layers):
+            theirs = hugging_face_name(name, self._arch)
             if theirs is not None and theirs not in self.tensors:
                 yield theirs, FormatError(self.path, name, "missing", "a tensor of this name")
 
-    def _factors(self, tensor: Mapped | None) -> NDArray[np.float32] | None:
-        """Return the factors (head_size/2,) of the RoPE frequencies."""
-        if tensor is None:
-            return None
+    def _factors(self, tensor: Mapped) -> NDArray[np.float32]:
+        """Return the factors (head_size/2,) of RoPE frequencies."""
         if tensor.lossy or tensor.dtype != "F32" or len(tensor.shape) != 1:
             found = f"{tensor.lossy or tensor.dtype} {tensor.shape}"
-            raise FormatError(self.path, FREQUENCIES, found, "a vector of F32")
+            raise FormatError(self.path, tensor.name, found, "a vector of F32")
         return tensor.rows(0, tensor.shape[0])
 
     def _embedding_rows(self, stored: Mapping[str, Mapped]) -> int:
@@ -103,7 +104,7 @@ class GgufFile:
     def _renamed(self, stored: Mapping[str, Mapped]) -> Iterator[tuple[str, Mapped]]:
         """Yield the tensors with Hugging Face's names; stacked experts become one tensor each."""
         for name, tensor in stored.items():
-            theirs = hugging_face_name(name, self.config["model_type"])
+            theirs = hugging_face_name(name, self._arch)
             if theirs is None:
                 raise UnsupportedError(f"{tensor.path}: the tensor {name} is not supported")
             if ("{}" in theirs) != (len(tensor.shape) == 3):
@@ -111,8 +112,8 @@ class GgufFile:
             if "{}" not in theirs:
                 yield theirs, tensor
                 continue
-            if tensor.shape[0] != self.config.get("num_experts"):
-                expected = f"{self.config.get('num_experts', 0)} experts"
+            if tensor.shape[0] != self._experts:
+                expected = f"{self._experts} experts"
                 raise FormatError(tensor.path, f"shape of {name}", tensor.shape, expected)
             for expert in range(tensor.shape[0]):
                 yield theirs.format(expert), tensor.part(expert, tensor.shape[0])

@@ -1,4 +1,4 @@
-"""Which keys of GGUF metadata may stand beside those that read_config applies.
+"""Which keys of GGUF metadata may stand beside those that gguf_config.py applies.
 
 A key of an architecture changes what a model computes, unless it is listed here. So a key that is
 neither applied nor listed is refused by name. Keys are those of gguf-py/gguf/constants.py of
@@ -9,20 +9,20 @@ src/llama-model.cpp there.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dllama.checks import shown
+from dllama.converter.sources.gguf_archs.arch import Given
 from dllama.errors import UnsupportedError
 
-Metadata = dict[str, Any]
+Neutral = Mapping[str, tuple[object, ...]]
 
 # Keys that say nothing about the forward pass of a causal language model.
 HARMLESS = frozenset({
-    "vocab_size",  # read_config compares it with the embedding
+    "vocab_size",  # compared with the embedding
     "rope.scaling.original_context_length", "rope.scaling.finetuned",
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_ext_factor",
 })  # fmt: skip
@@ -30,7 +30,7 @@ HARMLESS = frozenset({
 NO_ID = 0xFFFFFFFF  # -1 as it is written
 OFF = (0, False)
 ONE = (0, 1)  # a factor that is 0 stands for none
-NEUTRAL: dict[str, tuple[object, ...]] = {
+NEUTRAL: Neutral = {
     "leading_dense_block_count": OFF,
     "interleave_moe_layer_step": ONE,
     "moe_every_n_layers": ONE,
@@ -47,6 +47,9 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "router_logit_softcapping": OFF,
     "swin_norm": OFF,
     "rescale_every_n_layers": OFF,
+    "expert_count": OFF,
+    "expert_used_count": OFF,
+    "expert_feed_forward_length": OFF,
     "expert_shared_count": OFF,
     "expert_shared_feed_forward_length": OFF,
     "expert_group_count": ONE,
@@ -62,30 +65,29 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "attention.temperature_length": OFF,
     "attention.temperature_scale": OFF,
     "attention.shared_kv_layers": OFF,
+    "rope.scaling.type": ("none", "linear", "yarn"),  # with a factor of 1
     "rope.scale_linear": ONE,
     "rope.scaling.factor": ONE,
     "rope.scaling.attn_factor": ONE,
     "rope.scaling.yarn_attn_factor": ONE,
     "rope.scaling.yarn_log_multiplier": OFF,
 }
-# Kinds of RoPE scaling that do nothing with a factor of 1.
-SCALINGS = ("none", "linear", "yarn")
 # Namespaces that describe another kind of file.
 OTHER_FILES = ("adapter.", "clip.", "controlvector.", "imatrix.chunk_count")
 
 
-def check_keys(metadata: Metadata, arch: str, applied: Collection[str], path: Path) -> None:
+def check_keys(given: Given, applied: Collection[str], neutral: Neutral) -> None:
     """Make sure that every key is applied or changes nothing.
 
     Args:
-        metadata: of the file.
-        arch: its architecture.
-        applied: the keys of the architecture that are applied.
-        path: the file.
+        given: the file.
+        applied: the keys of its architecture that are applied.
+        neutral: values with which keys of the architecture change nothing, beside NEUTRAL.
 
     Raises:
         UnsupportedError: a key changes what the model computes; the message names it.
     """
+    metadata, path = given.metadata, given.path
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise UnsupportedError(f"{path}: general.type is {shown(kind)}, only model is supported")
@@ -93,24 +95,27 @@ def check_keys(metadata: Metadata, arch: str, applied: Collection[str], path: Pa
         version = shown(metadata["general.quantization_version"])
         raise UnsupportedError(f"{path}: general.quantization_version is {version}, only 2 is "
                                "supported")  # fmt: skip
+    known = {**NEUTRAL, **dict.fromkeys(HARMLESS), **neutral, **dict.fromkeys(applied)}
     for key, value in metadata.items():
         if key.startswith(OTHER_FILES):
             raise UnsupportedError(f"{path}: {key} is not supported: the file is not a model")
-        if key.startswith(f"{arch}."):
-            _check_key(key, key.removeprefix(f"{arch}."), value, applied, path)
+        if key.startswith(given.key("")):
+            _check_key(key, value, known.get(key.removeprefix(given.key("")), ()), path)
 
 
-def _check_key(key: str, name: str, value: object, applied: Collection[str], path: Path) -> None:
-    """UnsupportedError if a key is not applied and changes something."""
-    if name in HARMLESS or name in applied:
-        return
-    if name == "rope.scaling.type":
-        if not isinstance(value, str) or value not in SCALINGS:
-            raise _refused(key, value, SCALINGS, path)
-    elif name not in NEUTRAL:
+def _check_key(key: str, value: object, known: tuple[object, ...] | None, path: Path) -> None:
+    """UnsupportedError if a key changes something that is not applied.
+
+    Args:
+        key: the key.
+        value: its value.
+        known: values that change nothing; None: all values are applied or harmless.
+        path: the file.
+    """
+    if known == ():
         raise UnsupportedError(f"{path}: {key} {shown(value)} is not supported")
-    elif not _is_neutral(value, NEUTRAL[name]):
-        raise _refused(key, value, NEUTRAL[name], path)
+    if known is not None and not _is_neutral(value, known):
+        raise _refused(key, value, known, path)
 
 
 def _refused(key: str, value: object, known: tuple[object, ...], path: Path) -> UnsupportedError:

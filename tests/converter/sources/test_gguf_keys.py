@@ -87,7 +87,7 @@ def model(path, rng):
         ({"nextn_predict_layers": 1}, "nextn_predict_layers 1"),
         ({"tensor_data_layout": "reordered"}, "tensor_data_layout 'reordered'"),
         ({"expert_count": 4}, "num_experts_per_tok|expert"),
-        ({"expert_used_count": 2}, "experts are not supported"),
+        ({"expert_used_count": 2}, "llama.expert_used_count 2 is not supported, only 0"),
         ({"expert_gating_func": 2}, "expert_gating_func 2"),
         ({"expert_weights_scale": 2.5}, "expert_weights_scale 2.5"),
         ({"pooling_type": 3}, "pooling_type 3"),
@@ -127,6 +127,7 @@ def test_other_keys_that_are_refused(model, key, value, message):
         {"attention.scale": 0.125},
         {"attention.causal": True},
         {"rope.scaling.type": "none"},
+        {"rope.scaling.finetuned": False},
         {"rope.scaling.type": "linear", "rope.scaling.factor": 1.0},
         {"rope.scaling.type": "yarn", "rope.scaling.factor": 1.0},
         {"rope.scale_linear": 1.0},
@@ -294,6 +295,8 @@ def test_multipliers_of_granite(model):
     assert (spec.logits_scale, spec.norm_epsilon) == (0.125, pytest.approx(4 * epsilon))
     with pytest.raises(FormatError, match=r"granite\.logit_scale is -1\.0, expected a number"):
         model({"granite.logit_scale": -1.0}, "granite")
+    with pytest.raises(UnsupportedError, match=r"finetuned False is not supported, only True"):
+        model({"granite.rope.scaling.finetuned": False}, "granite")  # a model without RoPE
 
 
 @pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear"])

@@ -1,0 +1,156 @@
+"""What the description of an architecture says, and what most architectures share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dllama.converter.sources.gguf_header import typed
+
+Config = dict[str, Any]
+
+
+class Field(NamedTuple):
+    """A key of the metadata, after the architecture and a dot, as a field of config.json.
+
+    Args:
+        name: of the field.
+        least: smallest value; a number that is not whole must be larger.
+        whole: whether it is an integer.
+        required: whether every file has the key.
+        none: whether 0 stands for none, so that the field is left out.
+    """
+
+    name: str
+    least: int = 1
+    whole: bool = True
+    required: bool = False
+    none: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a file says.
+
+    Args:
+        path: the file, for messages.
+        metadata: by full keys.
+        tensors: names of the tensors.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Collection[str]
+
+    @property
+    def arch(self) -> str:
+        """The architecture, with which its keys begin."""
+        return str(typed(dict(self.metadata), "general.architecture", str, self.path))
+
+    def key(self, name: str) -> str:
+        """The full key."""
+        return f"{self.arch}.{name}"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a key of the architecture; arrays become lists.
+
+        A float32 becomes the shortest decimal number that rounds to it.
+        """
+        value = self.metadata.get(self.key(name), default)
+        if isinstance(value, np.ndarray):
+            return [_short(one) for one in value.tolist()]
+        return _short(value)
+
+
+def _short(value: Any) -> Any:
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def nothing(config: Config, given: Given) -> Config:
+    """No fields."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Arch:
+    """How llama.cpp writes the models of an architecture, and what it knows without a key.
+
+    Args:
+        name: general.architecture.
+        model_type: of config.json.
+        keys: keys of the metadata beside COMMON that are fields of config.json.
+        tensors: GGUF's names of tensors as Hugging Face's, without `blk.N.` and
+            `model.layers.N.`. A name without .weight and .bias stands for both. {} in
+            Hugging Face's name is the number of an expert, which GGUF stacks in one tensor.
+        biases: tensors that may have a .bias.
+        present: fields of config.json that are true if there is a tensor in any layer.
+        constants: fields of config.json that no key says.
+        experts: whether the feed-forward network is a mixture of experts.
+        paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
+        pattern: of that many layers in a row the last has no sliding window, if no key says
+            which have none; 0: all have it, and no key may say otherwise.
+        factors: tensors with factors of the RoPE frequencies.
+        neutral: values with which a key changes nothing, where gguf_keys.py says otherwise.
+        finish: more fields of config.json, from those that the keys gave.
+    """
+
+    name: str
+    model_type: str
+    keys: Mapping[str, Field] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    biases: Collection[str] = ()
+    present: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    experts: bool = False
+    paired: bool = False
+    pattern: int = 0
+    factors: Collection[str] = ()
+    neutral: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    finish: Callable[[Config, Given], Config] = nothing
+
+
+COMMON = {
+    "context_length": Field("max_position_embeddings", required=True),
+    "embedding_length": Field("hidden_size", required=True),
+    "block_count": Field("num_hidden_layers", required=True),
+    "feed_forward_length": Field("intermediate_size", required=True),
+    "attention.head_count": Field("num_attention_heads", required=True),
+    "attention.head_count_kv": Field("num_key_value_heads"),
+    "attention.key_length": Field("head_dim"),
+    "attention.layer_norm_rms_epsilon": Field("rms_norm_eps", 0, whole=False, required=True),
+    "rope.freq_base": Field("rope_theta", 0, whole=False),
+    "attention.sliding_window": Field("sliding_window", 0, none=True),
+}
+EXPERTS = {
+    "expert_count": Field("num_experts", required=True),
+    "expert_used_count": Field("num_experts_per_tok", required=True),
+    "expert_feed_forward_length": Field("moe_intermediate_size", 0, none=True),
+}
+WHOLE = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+# Names of Llama, and of norms and experts that several families call so.
+TENSORS = {
+    **WHOLE,
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.{}.gate_proj",
+    "ffn_down_exps": "mlp.experts.{}.down_proj",
+    "ffn_up_exps": "mlp.experts.{}.up_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}

@@ -1,0 +1,45 @@
+"""llama: Llama, Mistral, and all that is built like them; with experts, Mixtral."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dllama.converter.sources.gguf_archs.arch import EXPERTS, TENSORS, Arch, Config, Given
+from dllama.errors import UnsupportedError
+
+LLAMA = Arch(
+    name="llama",
+    model_type="llama",
+    tensors=TENSORS,
+    paired=True,
+    factors=("rope_freqs.weight",),
+)
+
+
+def _finish(config: Config, given: Given) -> Config:
+    """Experts are as wide as the feed-forward network would be."""
+    width = config.pop("moe_intermediate_size", config["intermediate_size"])
+    if width != config["intermediate_size"]:
+        raise UnsupportedError(
+            f"{given.path}: llama.expert_feed_forward_length {width} differs from "
+            f"feed_forward_length {config['intermediate_size']}"
+        )
+    return {"num_local_experts": config["num_experts"]}
+
+
+MIXTRAL = replace(
+    LLAMA,
+    model_type="mixtral",
+    keys=EXPERTS,
+    tensors=TENSORS
+    | {
+        "ffn_gate_inp": "block_sparse_moe.gate",
+        "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
+        "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
+        "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
+    },
+    experts=True,
+    finish=_finish,
+)
+
+ARCHS = (LLAMA, MIXTRAL)
