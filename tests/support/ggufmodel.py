@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+from ggufarchs import WRITERS, Tensors, rename, stack_experts
 from numpy.typing import NDArray
-from oracle.huggingface import paired, read_safetensors
+from oracle.huggingface import read_safetensors
 
-Tensors = dict[str, NDArray[Any]]
 Type = gguf.GGMLQuantizationType
-ARCHS = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
-         "qwen3": gguf.MODEL_ARCH.QWEN3, "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE,
-         "granite": gguf.MODEL_ARCH.GRANITE, "smollm3": gguf.MODEL_ARCH.SMOLLM3}  # fmt: skip
-FAMILIES = {"mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
+FLOATS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "ssm_conv1d")  # are float32 whatever the type
 
 
 def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -> dict[str, Any]:
@@ -27,52 +23,17 @@ def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -
         The tensors as NumPy arrays of bytes, by GGUF's names.
     """
     config = json.loads((folder / "config.json").read_text())
-    arch = FAMILIES.get(config["model_type"], config["model_type"])
+    writer = WRITERS[config["model_type"]]
     tensors: Tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors.update(read_safetensors(file))
-    if arch in ("llama", "granite", "smollm3"):
-        pair(tensors, config["num_attention_heads"], config["num_key_value_heads"])
-    renamed = rename(stack_experts(tensors), arch, config["num_hidden_layers"])
-    rope = config["rope_parameters"]
-    if rope["rope_type"] == "llama3":
-        renamed["rope_freqs.weight"] = frequency_factors(rope, config["head_dim"])
+    found = stack_experts(writer.tensors(tensors, config))
+    renamed = rename(found, writer.arch, config["num_hidden_layers"])
     stored = {name: encode(name, tensor, kind) for name, tensor in renamed.items()}
-    keys = {f"{arch}.{key}": value for key, value in settings(config).items()}
+    arch = gguf.MODEL_ARCH_NAMES[writer.arch]
+    keys = {f"{arch}.{k}": value for k, value in writer.keys(config).items() if value is not None}
     write(path, arch, stored, {**keys, **metadata})
     return {name: array for name, (array, _) in stored.items()}
-
-
-def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata for a config.json, without the architecture's prefix."""
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
-    keys = {
-        "context_length": config["max_position_embeddings"],
-        "embedding_length": config["hidden_size"],
-        "block_count": config["num_hidden_layers"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": heads,
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.key_length": size,
-        "attention.value_length": size,
-        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
-        "rope.dimension_count": size,
-        "rope.freq_base": config["rope_parameters"]["rope_theta"],
-    }
-    others = {
-        "expert_count": config.get("num_experts") or config.get("num_local_experts"),
-        "expert_used_count": config.get("num_experts_per_tok"),
-        "expert_feed_forward_length": config.get("moe_intermediate_size"),
-        "embedding_scale": config.get("embedding_multiplier"),
-        "residual_scale": config.get("residual_multiplier"),
-        "attention.scale": config.get("attention_multiplier"),
-        "logit_scale": config.get("logits_scaling"),
-    }
-    if config["rope_parameters"]["rope_type"] == "linear":
-        others["rope.scaling.type"] = "linear"
-        others["rope.scaling.factor"] = config["rope_parameters"]["factor"]
-    return keys | {key: value for key, value in others.items() if value is not None}
 
 
 def keys(arch: str, **changes: Any) -> dict[str, Any]:
@@ -84,54 +45,10 @@ def keys(arch: str, **changes: Any) -> dict[str, Any]:
     return {f"{arch}.{key}": value for key, value in (values | changes).items()}
 
 
-def pair(tensors: Tensors, heads: int, kv_heads: int) -> None:
-    """Put the rows of q and k in the order of GGUF's llama architecture."""
-    for name, tensor in tensors.items():
-        for stem, count in (("q_proj", heads), ("k_proj", kv_heads)):
-            if stem in name:
-                tensors[name] = paired(tensor, count)
-
-
-def stack_experts(tensors: Tensors) -> Tensors:
-    """Join the matrices of all experts to one tensor with a name that the gguf package knows."""
-    parts: dict[str, list[NDArray[Any]]] = {}
-    for name in sorted(tensors):
-        parts.setdefault(re.sub(r"experts\.\d+\.", "experts.", name), []).append(tensors[name])
-    return {
-        name: np.stack(found) if ".experts." in name else found[0] for name, found in parts.items()
-    }
-
-
-def rename(tensors: Tensors, arch: str, layers: int) -> Tensors:
-    """Give tensors the gguf package's names for Hugging Face's."""
-    table = gguf.get_tensor_name_map(ARCHS[arch], layers)
-    return {
-        table.get_name(n, try_suffixes=(".weight", ".bias")) or n: t for n, t in tensors.items()
-    }
-
-
-def frequency_factors(rope: dict[str, Any], head_dim: int) -> NDArray[np.float32]:
-    """Return the factors for Llama 3.1's frequencies, case by case."""
-    factors = []
-    old = rope["original_max_position_embeddings"]
-    low, high = old / rope["low_freq_factor"], old / rope["high_freq_factor"]
-    for index in range(0, head_dim, 2):
-        wavelength = 2 * np.pi * rope["rope_theta"] ** (index / head_dim)
-        if wavelength < high:
-            factors.append(1.0)
-        elif wavelength > low:
-            factors.append(rope["factor"])
-        else:
-            smooth = (old / wavelength - rope["low_freq_factor"]) / (
-                rope["high_freq_factor"] - rope["low_freq_factor"]
-            )
-            factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
-    return np.array(factors, np.float32)
-
-
 def encode(name: str, tensor: NDArray[Any], kind: str) -> tuple[NDArray[Any], Type]:
-    """Return the bytes of a tensor and their type; vectors stay float32."""
-    if tensor.ndim == 1:
+    """Return the bytes of a tensor and their type; vectors, biases and routers stay float32."""
+    part = name.removesuffix(".weight").rpartition(".")[2]
+    if tensor.ndim == 1 or not name.endswith(".weight") or part in FLOATS:
         return tensor.astype(np.float32), Type.F32
     return gguf.quantize(tensor.astype(np.float32), Type[kind]), Type[kind]
 

@@ -22,6 +22,7 @@ from dllama.model.header import read_header, write_header
 from dllama.model.weight_types import WeightType
 
 gguf = pytest.importorskip("gguf")
+ggufarchs = pytest.importorskip("ggufarchs")
 ggufmodel = pytest.importorskip("ggufmodel")
 ggufrandom = pytest.importorskip("ggufrandom")
 Type = gguf.GGMLQuantizationType
@@ -209,7 +210,7 @@ def test_names_and_settings_of_qwen(path, rng, arch):
     shapes = {f"model.layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
     shapes |= {"model.embed_tokens.weight": (8, 64), "model.norm.weight": (64,)}
     tensors = {name: rng.random(shape, np.float32) for name, shape in shapes.items()}
-    stored = ggufmodel.rename(tensors, arch, 2)
+    stored = ggufarchs.rename(tensors, ggufarchs.WRITERS[arch].arch, 2)
     changes = {"attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1e6}
     metadata = ggufmodel.keys(arch, **changes)
     ggufmodel.write(path, arch, {n: (t, Type.F32) for n, t in stored.items()}, metadata)
@@ -262,17 +263,17 @@ def test_biases_are_not_dropped(path, tmp_path, fixtures):
 
 
 def test_frequency_factors_of_another_kind(path, tmp_path, fixtures, monkeypatch):
-    right = ggufmodel.frequency_factors
+    right = ggufarchs.frequency_factors
     for factors, message in {
         lambda rope, size: np.linspace(1, 9, size // 2, dtype=np.float32): "are not Llama 3",
         lambda rope, size: right(rope, 2 * size): "rope_freqs.weight is 32 factors, expected 16",
     }.items():
-        monkeypatch.setattr(ggufmodel, "frequency_factors", factors)
+        monkeypatch.setattr(ggufarchs, "frequency_factors", factors)
         ggufmodel.write_folder(path, fixtures / "llama31-tied", "F32")
         with pytest.raises((FormatError, UnsupportedError), match=message):
             run(path, tmp_path)
     ones = np.ones(16, np.float32)
-    monkeypatch.setattr(ggufmodel, "frequency_factors", lambda rope, size: ones)
+    monkeypatch.setattr(ggufarchs, "frequency_factors", lambda rope, size: ones)
     ggufmodel.write_folder(path, fixtures / "llama31-tied", "F32")
     assert run(path, tmp_path).spec.rope_scaling is None
 
