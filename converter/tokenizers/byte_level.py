@@ -23,47 +23,90 @@ from tokenizers import (
 
 from dllama.text.spelling import byte_level_table
 
-REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*" + SPACES
+ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+WORDS = ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*"
+CASED = (rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+", rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*")
+SLASHES = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + SPACES
+# Letters of Latin, Greek, Cyrillic, Armenian, Georgian and Cherokee, and some others.
+LETTERS = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌ"
+    "ῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
+CJK = "[一-龥ࠀ-一가-퟿]+"
 
 
 @dataclass(frozen=True)
 class Style:
     """How a family of tokenizers treats text.
 
-    Attributes:
-        pattern: regular expression for the pieces that are merged separately; "" for GPT-2's.
+    Args:
+        patterns: regular expressions that cut text into the pieces that are merged separately, one
+            after another; none: GPT-2's.
         digits: whether every digit is a piece.
         ignore_merges: whether a piece that is a token becomes that token without merging.
         nfc: whether text is normalised to NFC.
         add_bos: whether a text begins with BOS if the file does not say.
     """
 
-    pattern: str = ""
+    patterns: tuple[str, ...] = ()
     digits: bool = False
     ignore_merges: bool = False
     nfc: bool = False
     add_bos: bool = False
 
 
-_LLAMA3 = Style(WORDS + r"|\p{N}{1,3}" + REST, ignore_merges=True, add_bos=True)
-_QWEN2 = Style(WORDS + r"|\p{N}" + REST, nfc=True)
+_CL100K = WORDS + r"|\p{N}{1,3}" + REST
+_LLAMA3 = Style((_CL100K,), ignore_merges=True, add_bos=True)
+_QWEN2 = Style((WORDS + r"|\p{N}" + REST,), nfc=True)
+_DIGITS = Style(digits=True)
 STYLES = {
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
+    "smaug-bpe": Style((_CL100K,), ignore_merges=True),  # also SmolLM3
+    "dbrx": Style((_CL100K,)),  # also OLMo 2 and Phi-4
+    "chatglm-bpe": Style((_CL100K,)),
+    "glm4": Style((_CL100K,), ignore_merges=True),
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
-    "gpt-2": Style(),
-    "smollm": Style(digits=True),
-    "refact": Style(digits=True),
-    "tekken": Style(
-        CASED + r"|\p{N}" + REST.replace(r"[\r\n]*", r"[\r\n/]*", 1),
-        ignore_merges=True,
-        add_bos=True,
+    "qwen35": Style(
+        (
+            ENDINGS
+            + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+            + SPACES,
+        ),
+        nfc=True,
     ),
+    "gpt-2": Style(),
+    "smollm": _DIGITS,
+    "refact": _DIGITS,
+    "starcoder": _DIGITS,
+    "gpt-4o": Style((f"{CASED[0]}{ENDINGS}?|{CASED[1]}{ENDINGS}?" + r"|\p{N}{1,3}" + SLASHES,)),
+    "tekken": Style(
+        (f"{CASED[0]}|{CASED[1]}" + r"|\p{N}" + SLASHES,), ignore_merges=True, add_bos=True
+    ),
+    "deepseek-v3": Style(
+        (
+            r"\p{N}{1,3}",
+            "[一-龥぀-ゟ゠-ヿ]+",
+            r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
+            r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + SPACES,
+        )
+    ),
+    "deepseek-llm": Style(
+        (
+            r"[\r\n]",
+            rf"\s?[{LETTERS}]+",
+            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+            r"\s+$",
+            CJK,
+        ),
+        digits=True,
+    ),
+    "deepseek-coder": Style((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK), digits=True),
 }
 
 
@@ -130,10 +173,10 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 def _pre_tokenizer(style: Style) -> pre_tokenizers.PreTokenizer:
     """Create what splits text and writes its bytes as characters."""
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not style.pattern)
-    if style.pattern:
-        split = pre_tokenizers.Split(Regex(style.pattern), "isolated")
-        return pre_tokenizers.Sequence([split, plain])
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in style.patterns
+    ]
     if style.digits:
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
-    return plain
+        steps.append(pre_tokenizers.Digits(individual_digits=True))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not style.patterns))
+    return pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]

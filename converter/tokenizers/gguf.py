@@ -43,7 +43,10 @@ HARMLESS = frozenset({
 ADDING = ("add_eos_token", "add_sep_token")
 # Tokens that end a text or a turn. Files often name only one of several.
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>",
-        "<｜end▁of▁sentence｜>")  # fmt: skip
+        "<｜end▁of▁sentence｜>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end|>")  # fmt: skip
+# Tokens that end a text only if there is no other one: <|end|> ends a turn in Phi, and a message,
+# of which an answer may have several, where there is a <|return|>.
+UNLESS = {"<|end|>": "<|return|>"}
 
 
 def read_tokenizer(path: Path, metadata: dict[str, Any]) -> SourceTokenizer:
@@ -161,7 +164,9 @@ class _Reader:
         named += [
             index
             for index, token in enumerate(self._tokens)
-            if token in ENDS and types[index] is not PieceType.NORMAL
+            if token in ENDS
+            and types[index] is not PieceType.NORMAL
+            and UNLESS.get(token) not in self._tokens
         ]
         return tuple(dict.fromkeys(index for index in named if index is not None))
 

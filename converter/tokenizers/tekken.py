@@ -42,7 +42,7 @@ def read_tekken(path: Path) -> Tokenizer:
     tokens = special + characters_of(ranks)
     if len(set(tokens)) != len(tokens):
         raise FormatError(path, "vocab", "a special token", "other tokens")
-    style = Style(config["pattern"], ignore_merges=True)
+    style = Style((config["pattern"],), ignore_merges=True)
     try:
         return build_bytelevel(
             tokens, merges_of(ranks), style, special=special, bos_id=special.index(BOS)

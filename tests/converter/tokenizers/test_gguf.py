@@ -138,23 +138,66 @@ def test_a_file_without_tokenizer(metadata, tmp_path):
     assert "model.gguf: has no tokenizer" in warning
 
 
+THREES = ["It", "'s", " ", "123", "4", " x", ".\n\n", "Ab"]
+ONES = ["It", "'s", " ", "1", "2", "3", "4", " x", ".\n\n", "Ab"]
+DIGITS = ["It", "'s", " ", "1", "2", "3", "4", " x", ".", "\n", "\n", "Ab"]
+APART = ["It", "'", "s", " ", "1", "2", "3", "4", " x", ".", "\n", "\n", "Ab"]
 STYLE_CASES = {
-    "llama-bpe": ["It", "'s", " ", "123", "4", " x", ".\n\n", "Ab"],
-    "qwen2": ["It", "'s", " ", "1", "2", "3", "4", " x", ".\n\n", "Ab"],
+    "llama-bpe": THREES, "smaug-bpe": THREES, "dbrx": THREES, "chatglm-bpe": THREES, "glm4": THREES,
+    "deepseek-v3": THREES, "qwen2": ONES, "qwen35": ONES, "tekken": ONES,
     "gpt-2": ["It", "'s", " 1234", " x", ".", "\n", "\n", "Ab"],
-    "smollm": ["It", "'s", " ", "1", "2", "3", "4", " x", ".", "\n", "\n", "Ab"],
-    "refact": ["It", "'s", " ", "1", "2", "3", "4", " x", ".", "\n", "\n", "Ab"],
-    "tekken": ["It", "'s", " ", "1", "2", "3", "4", " x", ".\n\n", "Ab"],
-}
+    "smollm": DIGITS, "refact": DIGITS, "starcoder": DIGITS,
+    "deepseek-llm": APART, "deepseek-coder": APART,
+    "gpt-4o": ["It's", " ", "123", "4", " x", ".\n\n", "Ab"],
+}  # fmt: skip
+# Texts that tell styles apart which cut the one above alike.
+OTHER_CASES = [
+    ("qwen2", "कि", ["क", "ि"]),
+    ("qwen35", "कि", ["कि"]),
+    ("deepseek-v3", "कि日本!x", ["कि", "日本", "!x"]),
+    ("deepseek-llm", "éß日本!x ", ["éß", "日本", "!", "x", " "]),
+    ("deepseek-coder", "日本! x", ["日本", "!", " x"]),
+    ("gpt-4o", "camelCase I'LL/\n", ["camel", "Case", " I'LL", "/\n"]),
+    ("tekken", "camelCase I'LL/\n", ["camel", "Case", " I", "'LL", "/\n"]),
+    ("dbrx", "camelCase I'LL/\n", ["camelCase", " I", "'LL", "/\n"]),
+    ("gpt-4o", "a\n /\n", ["a", "\n", " /\n"]),
+]
 
 
-@pytest.mark.parametrize("name", STYLE_CASES)
-def test_texts_are_split_like_in_the_models(name):
+def pieces_of(name, text):
+    """How a style cuts a text."""
     tokens = [chr(code) for code in range(0x100, 0x200)] + [chr(c) for c in range(0x21, 0x7F)]
     tokenizer = build_bytelevel(tokens, [], STYLES[name])
-    cut = tokenizer.pre_tokenizer.pre_tokenize_str("It's 1234 x.\n\nAb")
-    words = [word.replace("Ġ", " ").replace("Ċ", "\n") for word, _ in cut]
-    assert words == STYLE_CASES[name]
+    cut = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    return [text[begin:end] for _, (begin, end) in cut]
+
+
+def test_texts_are_split_like_in_the_models():
+    assert {*STYLES} - {*STYLE_CASES} == {"llama3", "llama-v3", "deepseek-r1-qwen"}
+    for name, expected in STYLE_CASES.items():
+        assert pieces_of(name, "It's 1234 x.\n\nAb") == expected, name
+    for name, text, expected in OTHER_CASES:
+        assert pieces_of(name, text) == expected, (name, text)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ends"),
+    [
+        (["<|end|>", "<|endoftext|>"], [0, 1]),  # Phi
+        (["<|end|>", "<|return|>", "<|call|>", "<|endoftext|>"], [1, 2, 3]),  # gpt-oss
+        (["<bos>", "<end_of_turn>"], [1]),
+    ],
+)
+def test_tokens_with_known_names_end_a_text(bytelevel, tokens, ends):
+    del bytelevel["tokenizer.ggml.eos_token_id"]
+    names = bytelevel["tokenizer.ggml.tokens"][: -len(tokens)] + tokens
+    first = 2048 - len(tokens)
+    bytelevel["tokenizer.ggml.tokens"] = [
+        f"x{index}" if name.startswith("<|e") and index < first else name
+        for index, name in enumerate(names)
+    ]
+    config = read_tokenizer(FILE, bytelevel).config
+    assert config.eos_ids == tuple(first + end for end in ends)
 
 
 @pytest.mark.parametrize(
