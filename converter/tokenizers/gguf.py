@@ -14,6 +14,7 @@ from dllama.converter.tokenizers.byte_level import STYLES, build_bytelevel
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.sentencepiece import (
     BPE,
+    SPACE,
     Piece,
     PieceType,
     SentencePieceModel,
@@ -30,11 +31,11 @@ NO_ID = (-1, 0xFFFFFFFF)  # ids that say that there is none
 # Keys after KEY that this module reads, and those that do not change what a text becomes.
 READ = frozenset({
     "model", "pre", "tokens", "token_type", "scores", "merges", "bos_token_id", "eos_token_id",
-    "eot_token_id", "eom_token_id", "add_bos_token", "add_space_prefix",
+    "eot_token_id", "eom_token_id", "unknown_token_id", "add_bos_token", "add_space_prefix",
     "remove_extra_whitespaces", "precompiled_charsmap",
 })  # fmt: skip
 HARMLESS = frozenset({
-    "unknown_token_id", "seperator_token_id", "separator_token_id", "padding_token_id",
+    "seperator_token_id", "separator_token_id", "padding_token_id",
     "mask_token_id", "cls_token_id", "prefix_token_id", "suffix_token_id", "middle_token_id",
     "fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id", "fim_pad_token_id",
     "fim_rep_token_id", "fim_sep_token_id",
@@ -100,10 +101,13 @@ class _Reader:
 
     def _sentencepiece(self) -> Tokenizer:
         """Build a tokenizer from pieces with scores."""
-        scores = self._numbers("scores", None)
+        scores, types = self._numbers("scores", None), self._types()
+        unknown = self._id("unknown_token_id", 0)
+        if PieceType.UNKNOWN not in types and unknown is not None:
+            types[unknown] = PieceType.UNKNOWN  # files may call it a control token
         pieces = [
-            Piece(text, float(score), kind)
-            for text, score, kind in zip(self._tokens, scores, self._types(), strict=True)
+            Piece(_spelled(text, kind), float(score), kind)
+            for text, score, kind in zip(self._tokens, scores, types, strict=True)
         ]
         charsmap = self._metadata.get(KEY + "precompiled_charsmap")
         bos_id = self._id("bos_token_id", 1)
@@ -204,3 +208,8 @@ class _Reader:
 
     def _error(self, key: str, found: str, expected: str) -> FormatError:
         return FormatError(self._path, KEY + key, found, expected)
+
+
+def _spelled(text: str, kind: PieceType) -> str:
+    """A piece as SentencePiece spells it: llama.cpp's converter writes spaces in some."""
+    return text.replace(" ", SPACE) if kind is PieceType.USER_DEFINED else text

@@ -120,16 +120,30 @@ def test_bos_as_the_file_says(bytelevel, pieces, flag, expected):
 
 
 def test_padding_and_added_tokens(pieces):
-    """Padding has no text; added tokens are never split."""
-    pieces["tokenizer.ggml.tokens"] += ["[PAD900]", "hello"]
+    """Padding has no text; added tokens are never split, also those of spaces."""
+    pieces["tokenizer.ggml.tokens"] += ["[PAD900]", "hello", "   "]
     count = len(pieces["tokenizer.ggml.tokens"])
-    types = [*pieces["tokenizer.ggml.token_type"], UNUSED, USER_DEFINED]
+    types = [*pieces["tokenizer.ggml.token_type"], UNUSED, USER_DEFINED, USER_DEFINED]
     pieces["tokenizer.ggml.token_type"] = np.array(types, np.int32)
-    scores = [*pieces["tokenizer.ggml.scores"], 0, 0]
+    scores = [*pieces["tokenizer.ggml.scores"], 0, 0, 0]
     pieces["tokenizer.ggml.scores"] = np.array(scores, np.float32)
     tokenizer = read_tokenizer(FILE, pieces).tokenizer
-    assert count - 1 in tokenizer.encode("xhellox").ids
-    assert tokenizer.decode([count - 2]) == ""
+    assert count - 2 in tokenizer.encode("xhellox").ids
+    assert tokenizer.decode([count - 3]) == ""
+    ids = tokenizer.encode("x   y").ids
+    assert count - 1 in ids
+    assert tokenizer.decode(ids) == "x   y"
+
+
+def test_the_unknown_piece_may_be_called_a_control_token(pieces):
+    expected = read_tokenizer(FILE, pieces).tokenizer.encode("a \u1000 b").ids
+    types = pieces["tokenizer.ggml.token_type"]
+    (unknown,) = np.flatnonzero(types == UNKNOWN)
+    pieces["tokenizer.ggml.token_type"] = np.where(types == UNKNOWN, CONTROL, types)
+    with pytest.raises(FormatError, match="unknown_token_id is 5000"):
+        read_tokenizer(FILE, pieces | {"tokenizer.ggml.unknown_token_id": 5000})
+    pieces["tokenizer.ggml.unknown_token_id"] = int(unknown)
+    assert read_tokenizer(FILE, pieces).tokenizer.encode("a \u1000 b").ids == expected
 
 
 @pytest.mark.parametrize("metadata", [{}, {"tokenizer.ggml.model": "no_vocab"}])
