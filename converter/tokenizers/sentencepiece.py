@@ -216,8 +216,9 @@ def _build(model: SentencePieceModel, style: Style) -> Tokenizer:
     if splitters:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splitters)
     tokenizer.decoder = _decoder(model)
-    for name in model.texts(PieceType.CONTROL, PieceType.UNKNOWN):
-        tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True)])
+    names = model.texts(PieceType.CONTROL, PieceType.UNKNOWN)
+    special = [AddedToken(name, normalized=False, special=True) for name in names]
+    tokenizer.add_special_tokens(special)
     if style.add_bos and 0 <= model.bos_id < len(model.pieces):
         bos = model.pieces[model.bos_id].text
         tokenizer.post_processor = processors.TemplateProcessing(
