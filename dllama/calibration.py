@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dllama._kernels.ops.kv_cache import block_positions
 from dllama.converter import convert
 from dllama.converter.convert import checked_output
 from dllama.errors import ConfigError, ModelError, OutputError
@@ -19,6 +18,7 @@ from dllama.graph.weights import FileSource, load
 from dllama.model.file import ModelFile
 from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
+from dllama.runtime.block_pool import BlockPool, pools
 from dllama.runtime.node import Node, graph_of
 from dllama.text.tokenizer import Tokenizer
 
@@ -94,8 +94,9 @@ def second_moments(
         sums = {name: np.zeros(width, np.float32) for name, width in widths.items()}
         weights.vectors.update(sums)
         node = Node(graph, weights, config, threads, None)
+        caches = pools(model.spec, config)
         for window in windows:
-            _read(node, window, config.logits)
+            _read(node, window, config.logits, caches)
             progress(len(window))
     count = sum(map(len, windows))
     return {
@@ -125,10 +126,15 @@ def _width(model: ModelFile, tensor: str) -> int:
     return model.info(tensor.replace(".experts.", ".experts.0.")).shape[1]
 
 
-def _read(node: Node, ids: NDArray[np.int32], rows: int) -> None:
+def _read(node: Node, ids: NDArray[np.int32], rows: int, caches: Sequence[BlockPool]) -> None:
     """Evaluate a window from position 0 on, some rows at a time."""
-    blocks = range(-(-len(ids) // block_positions(node.seq_len)))
     for begin in range(0, len(ids), rows):
         part = ids[begin : begin + rows]
         wanted = range(len(part))
+        blocks = [_in_turn(pool, begin, begin + len(part)) for pool in caches]
         node.run(part, Batch([Span(len(part), begin, blocks)], wanted))
+
+
+def _in_turn(pool: BlockPool, begin: int, end: int) -> list[int]:
+    """The KV blocks of the only sequence that rows of it see; it takes one after another."""
+    return [place % pool.count for place in range(pool.first(begin), pool.blocks(end))]

@@ -100,7 +100,7 @@ class LLM:
                 batch_size=batch_size,
             )
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
-            self._sequences = Sequences(self.spec.vocab_size, self.seq_len, self._config.contexts)
+            self._sequences = Sequences.of(self.spec, self._config)
             self.tokenizer = tokenizer_of(stored, tokenizer)
             root = Root(stored, self._config, layout, progress)
         self._runner = ModelRunner(
@@ -166,7 +166,7 @@ class LLM:
         What follows has the same bits as if the rest had never been there.
 
         Args:
-            position: how many evaluated ids to keep.
+            position: how many evaluated ids to keep; those without a window are pending again.
 
         Raises:
             ConfigError: fewer are evaluated.

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from dllama import options
+from dllama._kernels.ops.kv_cache import block_positions
 from dllama.errors import ConfigError, ProtocolError
+from dllama.graph.kv_layers import kv_layers
 from dllama.model.file import tensor_table
 from dllama.model.spec import ModelSpec
 from dllama.model.tensors import typed
@@ -89,7 +91,7 @@ class RunConfig:
             buffer=options.BUFFER.argument(buffer) or _buffer(spec),
             all_reduce=options.ALL_REDUCE.argument(all_reduce),
             timeout=options.TIMEOUT.argument(timeout),
-            contexts=context_count(contexts, parallel, spec, seq_len, kv_type),
+            contexts=context_count(contexts, parallel, spec, seq_len, kv_type, batch),
             parallel=parallel,
         )
 
@@ -140,7 +142,7 @@ assert [option.name for option in FIELDS] == [field.name for field in fields(Run
 
 
 def context_count(
-    contexts: int | None, parallel: int, spec: ModelSpec, seq_len: int, kv_type: str
+    contexts: int | None, parallel: int, spec: ModelSpec, seq_len: int, kv_type: str, batch: int
 ) -> int:
     """Return for how many sequences of full length there are KV blocks.
 
@@ -151,10 +153,11 @@ def context_count(
         return count
     kind = NUMBERS[kv_type]
     head = kind.nbytes(-(-spec.head_dim // kind.block_size) * kind.block_size)
-    width = 2 * spec.n_layers * spec.n_kv_heads * head
+    kept = [(len(one.layers), one.most(seq_len, batch)) for one in kv_layers(spec)]
+    positions = sum(layers * min(seq_len, most * block_positions(seq_len)) for layers, most in kept)
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
-    return max(1, min(parallel, room // (width * seq_len)))
+    return max(1, min(parallel, room // (2 * spec.n_kv_heads * head * positions)))
 
 
 def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:

@@ -19,7 +19,8 @@ from dllama.errors import ModelError
 from dllama.generation import Generation
 from dllama.model_runner import ModelRunner
 from dllama.run_config import RunConfig
-from dllama.runtime.sequences import Part, Sequence, Sequences, common_prefix
+from dllama.runtime.prefix import common_prefix
+from dllama.runtime.sequences import Part, Sequence, Sequences
 from dllama.runtime.stats import DECODE, MIXED, PREFILL
 from dllama.sampling.log_probabilities import log_probabilities
 from dllama.sampling.sampler import VocabularyShards

@@ -30,16 +30,16 @@ class Executor:
         max_logits: int,
         max_positions: int,
         kv_type: int,
+        kv_blocks: Sequence[int],
         sequences: int = 1,
-        contexts: int = 1,
         communicator: Communicator | None = None,
     ) -> None: ...
     def run(
         self,
         ids: NDArray[np.int32],
-        spans: Sequence[tuple[int, int, Sequence[int]]],
+        spans: Sequence[tuple[int, int, Sequence[Sequence[int]]]],
         wanted: Sequence[int],
-        copies: Sequence[tuple[int, int]] = (),
+        copies: Sequence[tuple[int, int, int]] = (),
         encoding: int = 0,
     ) -> NDArray[np.float32]: ...
     def tasks(self) -> list[Any]: ...

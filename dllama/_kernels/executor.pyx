@@ -50,8 +50,8 @@ cdef class Executor:
         max_logits: most rows of a batch whose logits are wanted.
         max_positions: most positions of a sequence.
         kv_type: how keys and values are stored, a WeightType: F32, F16 or Q80.
+        kv_blocks: KV blocks of each cache of the graph.
         sequences: most sequences in a batch.
-        contexts: the KV cache has room for this many sequences of full length.
         communicator: links to the other nodes; None on one node.
 
     Raises:
@@ -66,29 +66,33 @@ cdef class Executor:
     cdef Bindings bindings
     cdef list ops                   # keeps alive what the stages point to
     cdef list stage_tasks           # the task of each stage
-    cdef KVCache cache
+    cdef tuple caches               # KVCache of each graph.KVShape
+    cdef list windows               # of the caches; 0: no window
     cdef Communicator communicator
     cdef float *logits              # [max_logits][local_vocab]
     cdef readonly int64_t max_rows, max_logits, max_positions, sequences, vocab_size, local_vocab
-    cdef readonly int64_t table_size    # most KV blocks of a sequence
+    cdef readonly int64_t table_size    # KV blocks of the longest sequence
     cdef readonly int threads
     cdef readonly int64_t began     # start of the last pass, in nanoseconds of the monotonic clock
 
     def __init__(self, graph, dict matrices, dict vectors, embedding, *, int threads,
                  int64_t max_rows, int64_t max_logits, int64_t max_positions, int kv_type,
-                 int64_t sequences=1, int64_t contexts=1, Communicator communicator=None):
+                 kv_blocks, int64_t sequences=1, Communicator communicator=None):
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
         self.max_logits, self.sequences, self.vocab_size = max_logits, sequences, graph.vocab_size
         self.communicator = communicator
         size = block_positions(max_positions)
         self.table_size = (max_positions + size - 1) // size
-        self.cache = KVCache(graph.kv.layers, graph.kv.heads, graph.kv.size, size,
-                             contexts * self.table_size, kv_type)
+        self.caches = tuple(
+            KVCache(shape.layers, shape.heads, shape.size, size, blocks, kv_type)
+            for shape, blocks in zip(graph.caches, kv_blocks, strict=True)
+        )
+        self.windows = [shape.window for shape in graph.caches]
         buffers = {buffer.name: self._buffer(buffer) for buffer in graph.buffers}
         self.bindings = Bindings(
             buffers=buffers, matrices=matrices, vectors=vectors, embedding=embedding,
-            cache=self.cache, communicator=communicator, threads=threads, max_rows=max_rows,
-            max_positions=max_positions)
+            caches=self.caches, communicator=communicator, threads=threads, max_rows=max_rows,
+            max_positions=max_positions, table_size=self.table_size)
         self.logits = self.bindings.floats("logits")
         self.local_vocab = self.bindings.rows("logits").k
         self._bind(graph.tasks)
@@ -126,10 +130,11 @@ cdef class Executor:
         cdef Run *run = &self.run_
         self.scratch = Memory(self.threads * run.scratch_width * sizeof(float))
         self.positions = Memory(self.max_rows * sizeof(int32_t))
-        self.row_blocks = Memory(self.max_rows * sizeof(int32_t))
+        self.row_blocks = Memory(len(self.caches) * self.max_rows * sizeof(int32_t))
         self.wanted = Memory(self.max_logits * sizeof(int32_t))
         self.spans = Memory(self.sequences * sizeof(dl_span))
-        self.tables = Memory(self.sequences * self.table_size * sizeof(int32_t))
+        self.tables = Memory(
+            self.sequences * len(self.caches) * self.table_size * sizeof(int32_t))
         run.scratch = self.scratch.floats()
         run.shared.threads, run.shared.floats = self.threads, dl_floats_of(dl_isa())
         run.shared.batch.positions = <int32_t *> self.positions.data
@@ -143,10 +148,11 @@ cdef class Executor:
 
         Args:
             ids: int32 (T,), the token id of each row; only the root looks them up.
-            spans: (number of rows, position of the first row, KV blocks of the sequence) for each
-                sequence, in the order of the rows.
+            spans: (number of rows, position of the first row, KV blocks) for each sequence, in the
+                order of the rows. KV blocks are, for each cache, those that the rows see, in the
+                order of their positions; more of the sequence may follow.
             wanted: rows whose logits are wanted, ascending.
-            copies: (source, target) of KV blocks to copy first.
+            copies: (cache, source, target) of KV blocks to copy first.
             encoding: how a broadcast sends rows, the same on all nodes.
 
         Returns:
@@ -158,7 +164,7 @@ cdef class Executor:
         """
         cdef int64_t T = ids.shape[0], t
         cdef Run *run = &self.run_
-        cdef int source, target
+        cdef int cache, source, target
         if not 1 <= T <= self.max_rows:
             raise ValueError(f"the batch has {T} rows, expected 1 to {self.max_rows}")
         for t in range(T):
@@ -166,12 +172,12 @@ cdef class Executor:
                 raise ValueError(f"token id {ids[t]} is out of range")
         self._set_spans(T, spans)
         self._set_wanted(T, wanted)
-        for source, target in copies:
-            if not (0 <= source < self.cache.blocks and 0 <= target < self.cache.blocks):
-                raise ValueError(f"cannot copy KV block {source} to {target}: there are "
-                                 f"{self.cache.blocks}")
-        for source, target in copies:
-            self.cache.copy(source, target)
+        for cache, source, target in copies:
+            blocks = self.caches[cache].blocks if 0 <= cache < len(self.caches) else 0
+            if not (0 <= source < blocks and 0 <= target < blocks):
+                raise ValueError(f"cannot copy KV block {source} to {target}: there are {blocks}")
+        for cache, source, target in copies:
+            (<KVCache> self.caches[cache]).copy(source, target)
         run.shared.batch.rows, run.shared.batch.ids = T, &ids[0]
         run.shared.encoding = encoding
         self.began = dl_now()
@@ -188,25 +194,18 @@ cdef class Executor:
         cdef dl_span *span = <dl_span *> self.spans.data
         cdef int32_t *table = <int32_t *> self.tables.data
         cdef int32_t *positions = <int32_t *> self.positions.data
-        cdef int32_t *blocks = <int32_t *> self.row_blocks.data
-        cdef int64_t first = 0, partials = 0, count, position, t, size = self.cache.view.positions
-        cdef int64_t used, n
+        cdef int64_t first = 0, partials = 0, count, position, t
         if not 1 <= len(spans) <= self.sequences:
             raise ValueError(f"{len(spans)} sequences, expected 1 to {self.sequences}")
-        for count, position, ids in spans:
-            used = (position + count + size - 1) // size
+        for count, position, blocks in spans:
             if count < 1 or first + count > T or not 0 <= position <= self.max_positions - count:
                 raise ValueError(f"{count} rows at position {position} do not fit")
-            if not used <= len(ids) <= self.table_size:
-                raise ValueError(f"{len(ids)} KV blocks for {position + count} positions, expected "
-                                 f"{used} to {self.table_size}")
-            for n in range(len(ids)):
-                table[n] = ids[n]
-                if not 0 <= table[n] < self.cache.blocks:
-                    raise ValueError(f"there is no KV block {table[n]} of {self.cache.blocks}")
+            if len(blocks) != len(self.caches):
+                raise ValueError(f"KV blocks of {len(blocks)} caches, expected {len(self.caches)}")
             for t in range(count):
                 positions[first + t] = <int32_t> (position + t)
-                blocks[first + t] = table[(position + t) // size]
+            for t in range(len(self.caches)):
+                self._set_blocks(t, table + t * self.table_size, first, count, position, blocks[t])
             span.first, span.count, span.position, span.blocks = first, count, position, table
             span.partials = -1
             if splits(count, position) and partials + count <= PARTIAL_ROWS:
@@ -214,10 +213,29 @@ cdef class Executor:
                 partials += count
             first += count
             span += 1
-            table += self.table_size
+            table += len(self.caches) * self.table_size
         if first != T:
             raise ValueError(f"the sequences have {first} rows, the batch has {T}")
         self.run_.shared.batch.n_spans = len(spans)
+        return 0
+
+    cdef int _set_blocks(self, int64_t cache, int32_t *table, int64_t first, int64_t count,
+                         int64_t position, ids) except -1:
+        """Set the blocks of a sequence in a cache, and those of its rows."""
+        cdef int32_t *blocks = <int32_t *> self.row_blocks.data + cache * self.max_rows
+        cdef int64_t size = block_positions(self.max_positions), window = self.windows[cache], n, t
+        cdef int64_t begin = max(0, position + 1 - window) // size if window else 0
+        cdef int64_t end = (position + count + size - 1) // size
+        cdef int64_t there = (<KVCache> self.caches[cache]).blocks
+        if not end - begin <= len(ids) <= self.table_size - begin:
+            raise ValueError(f"{len(ids)} KV blocks for {count} rows at position {position}, "
+                             f"expected {end - begin} to {self.table_size - begin}")
+        for n in range(len(ids)):
+            table[begin + n] = ids[n]
+            if not 0 <= table[begin + n] < there:
+                raise ValueError(f"there is no KV block {table[begin + n]} of {there}")
+        for t in range(count):
+            blocks[first + t] = table[(position + t) // size]
         return 0
 
     cdef int _set_wanted(self, int64_t T, wanted) except -1:
@@ -256,7 +274,7 @@ cdef class Executor:
                self.spans, self.tables)
         others = self.bindings.nbytes + sum(memory.nbytes for memory in own)
         others += self.communicator.nbytes if self.communicator is not None else 0
-        return {"kv_cache": self.cache.nbytes, "buffers": others}
+        return {"kv_cache": sum(cache.nbytes for cache in self.caches), "buffers": others}
 
 
 cdef int64_t _count(void *work, int64_t s) noexcept nogil:

@@ -50,10 +50,11 @@ cdef class Bindings:
     cdef readonly dict matrices     # PackedMatrix by name
     cdef readonly dict vectors      # float32 arrays by name
     cdef readonly object embedding  # StoredRows (vocab, dim), or None
-    cdef readonly object cache      # KVCache
+    cdef readonly tuple caches      # KVCache of each kind of layer
     cdef readonly object communicator
     cdef readonly int threads
     cdef readonly int64_t max_rows, max_positions
+    cdef readonly int64_t table_size  # KV blocks of the longest sequence
     cdef dict _shared               # objects that several ops use
     # The rows of a buffer.
     cdef const dl_rows *rows(self, str name) except NULL

@@ -34,18 +34,21 @@ cdef class Bindings:
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
         embedding: StoredRows (vocab, dim); None if no task looks up rows.
-        cache: the KVCache.
+        caches: the KVCache of each graph.KVShape.
         communicator: links to the other nodes; None on one node.
         threads: how many threads run items.
         max_rows: most rows of a batch.
         max_positions: most positions of a sequence.
+        table_size: KV blocks of the longest sequence.
     """
 
-    def __init__(self, *, dict buffers, dict matrices, dict vectors, embedding, cache,
-                 communicator, int threads, int64_t max_rows, int64_t max_positions):
+    def __init__(self, *, dict buffers, dict matrices, dict vectors, embedding,
+                 tuple caches, communicator, int threads, int64_t max_rows, int64_t max_positions,
+                 int64_t table_size):
         self.buffers, self.matrices, self.vectors = buffers, matrices, vectors
-        self.embedding, self.cache, self.communicator = embedding, cache, communicator
+        self.embedding, self.caches, self.communicator = embedding, caches, communicator
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
+        self.table_size = table_size
         self._shared = {}
 
     cdef const dl_rows *rows(self, str name) except NULL:

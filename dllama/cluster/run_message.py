@@ -11,8 +11,9 @@ from dllama.errors import ProtocolError
 from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
 
-# How many spans, KV blocks of all spans, wanted rows, copies; encoding; want. int32 numbers follow.
-HEAD = struct.Struct("<IIIIBB")
+# How many spans, KV blocks of all spans, wanted rows, copies, KV caches; encoding; want. Numbers of
+# int32 follow.
+HEAD = struct.Struct("<IIIIBBB")
 NUMBER = 4  # bytes
 MAX_ENCODING = 2
 
@@ -34,22 +35,22 @@ class Run:
     def pack(self) -> bytes:
         """Return the content of the message.
 
-        The numbers after HEAD are (rows, position, how many KV blocks) of each span, the blocks of
-        all spans, the wanted rows, and (source, target) of each copy.
+        The numbers after HEAD are (rows, position, how many KV blocks in each cache) of each span,
+        the blocks of all spans, cache by cache, the wanted rows, and (cache, source, target) of
+        each copy.
         """
         batch = self.batch
         numbers: list[int] = []
         for span in batch.spans:
-            numbers += (span.rows, span.position, len(span.blocks))
-        for span in batch.spans:
-            numbers += span.blocks
+            numbers += (span.rows, span.position, *map(len, span.blocks))
+        lists = [blocks for span in batch.spans for blocks in span.blocks]
+        numbers += [block for blocks in lists for block in blocks]
         numbers += batch.wanted
         for copy in batch.copies:
             numbers += copy
-        blocks = sum(len(span.blocks) for span in batch.spans)
-        head = HEAD.pack(
-            len(batch.spans), blocks, len(batch.wanted), len(batch.copies), self.encoding, self.want
-        )
+        sizes = (len(batch.spans), sum(map(len, lists)), len(batch.wanted), len(batch.copies))
+        caches = len(batch.spans[0].blocks) if batch.spans else 0
+        head = HEAD.pack(*sizes, caches, self.encoding, self.want)
         return head + struct.pack(f"<{len(numbers)}i", *numbers)
 
     @classmethod
@@ -63,31 +64,42 @@ class Run:
             raise ProtocolError(
                 f"{peer}: RUN of {len(content)} bytes, expected {HEAD.size} or more"
             )
-        spans, blocks, wanted, copies, encoding, want = HEAD.unpack_from(content)
-        count = 3 * spans + blocks + wanted + 2 * copies
+        spans, blocks, wanted, copies, caches, encoding, want = HEAD.unpack_from(content)
+        width = 2 + caches
+        count = width * spans + blocks + wanted + 3 * copies
         if len(content) != HEAD.size + NUMBER * count:
             raise ProtocolError(
                 f"{peer}: RUN of {len(content)} bytes, expected {HEAD.size + NUMBER * count}"
             )
         numbers = list(struct.unpack_from(f"<{count}i", content, HEAD.size))
-        shapes = [numbers[3 * at : 3 * at + 3] for at in range(spans)]
-        rest = numbers[3 * spans :]
-        if any(used < 0 for _, _, used in shapes) or sum(used for *_, used in shapes) != blocks:
+        shapes = [numbers[width * at : width * (at + 1)] for at in range(spans)]
+        rest = numbers[width * spans :]
+        used = [held for shape in shapes for held in shape[2:]]
+        if any(held < 0 for held in used) or sum(used) != blocks:
             raise ProtocolError(f"{peer}: RUN with {blocks} KV blocks of spans {shapes}")
         if encoding > MAX_ENCODING or want > max(Want) or (want != Want.NOTHING and not wanted):
             raise ProtocolError(
                 f"{peer}: RUN with encoding {encoding}, want {want}, {wanted} wanted rows"
             )
         found: list[Span] = []
-        for rows, position, used in shapes:
-            found.append(Span(rows, position, rest[:used]))
-            rest = rest[used:]
-        pairs = rest[wanted:]
-        batch = Batch(found, rest[:wanted], list(zip(pairs[::2], pairs[1::2], strict=True)))
+        at = 0
+        for rows, position, *counts in shapes:
+            ends = [at + sum(counts[: cache + 1]) for cache in range(caches)]
+            held = [rest[end - count : end] for end, count in zip(ends, counts, strict=True)]
+            found.append(Span(rows, position, held))
+            at += sum(counts)
+        last = rest[at + wanted :]
+        triples = list(zip(last[::3], last[1::3], last[2::3], strict=True))
+        batch = Batch(found, rest[at : at + wanted], triples)
         return cls(batch, encoding, Want(want))
 
 
-def most_bytes(config: RunConfig) -> int:
-    """Return the bytes of the largest RUN that a cluster of this configuration sends."""
+def most_bytes(config: RunConfig, caches: int) -> int:
+    """Return the bytes of the largest RUN that a cluster sends.
+
+    Args:
+        config: of the cluster.
+        caches: how many KV caches a node has.
+    """
     blocks = -(-config.seq_len // block_positions(config.seq_len))
-    return HEAD.size + NUMBER * (config.parallel * (5 + blocks) + config.logits)
+    return HEAD.size + NUMBER * (config.parallel * (2 + caches * (4 + blocks)) + config.logits)

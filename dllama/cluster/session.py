@@ -173,7 +173,8 @@ class Session:
             if self._stopped.is_set():
                 raise ProtocolError("this worker was stopped")
         kind, length = protocol.receive_header(self._root)
-        if kind == Kind.RUN and length <= most_bytes(self._join.config):
+        caches = len(node.graph.caches)
+        if kind == Kind.RUN and length <= most_bytes(self._join.config, caches):
             content = bytearray(length)
             self._root.recv_into(content)
             self._pass(node, Run.unpack(content, self._root.peer))

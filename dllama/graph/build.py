@@ -98,6 +98,7 @@ def _heads(b: GraphBuilder) -> Heads:
     """The heads of a node and how they attend in a layer."""
     spec, shard, kind = b.spec, b.shard, b.features.attention
     group = spec.n_heads // spec.n_kv_heads
+    cache, cache_layer = b.cache
     return Heads(
         count=len(shard.heads),
         kv_count=len(shard.kv_heads),
@@ -109,6 +110,8 @@ def _heads(b: GraphBuilder) -> Heads:
         cap=kind.cap,
         rope=kind.rope,
         window=kind.window,
+        cache=cache,
+        cache_layer=cache_layer,
     )
 
 

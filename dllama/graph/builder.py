@@ -7,6 +7,7 @@ from typing import Any
 
 from dllama._kernels.tasks import Kind, Storage
 from dllama.graph.graph import Buffer, Graph, KVShape, Matrix, Routing, Task, TensorSlice, Vector
+from dllama.graph.kv_layers import KVLayers, kv_layers
 from dllama.graph.shard import Shard
 from dllama.model.spec import Layer, ModelSpec
 from dllama.model.weight_types import WeightType
@@ -25,6 +26,12 @@ class GraphBuilder:
         self.spec = spec
         self.shard = shard
         self.layer = 0
+        self._kept = kv_layers(spec)
+        self._caches = {
+            layer: (cache, place)
+            for cache, kept in enumerate(self._kept)
+            for place, layer in enumerate(kept.layers)
+        }
         self._buffers: dict[str, Buffer] = {}
         self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Vector] = {}
@@ -40,6 +47,11 @@ class GraphBuilder:
         """The blocks of the layer."""
         return self.spec.layer(self.layer)
 
+    @property
+    def cache(self) -> tuple[int, int]:
+        """The KV cache of the layer, and which layer of that cache it is."""
+        return self._caches[self.layer]
+
     def graph(self) -> Graph:
         """The graph of everything added so far."""
         return Graph(
@@ -49,9 +61,14 @@ class GraphBuilder:
             tuple(self._matrices.values()),
             tuple(self._vectors.values()),
             tuple(self._tasks),
-            KVShape(self.spec.n_layers, len(self.shard.kv_heads), self.spec.head_dim),
+            tuple(map(self._cache_shape, self._kept)),
             self.spec.vocab_size,
         )
+
+    def _cache_shape(self, kept: KVLayers) -> KVShape:
+        """The shape of the KV cache of some layers."""
+        heads, size = len(self.shard.kv_heads), self.spec.head_dim
+        return KVShape(len(kept.layers), heads, size, kept.window)
 
     def buffer(
         self,

@@ -65,6 +65,8 @@ class Heads:
         cap: if not 0, a score s becomes cap * tanh(s / cap).
         rope: how queries and keys are rotated; None if they are not.
         window: how many positions a row sees, its own included; 0 for all up to its own.
+        cache: the KV cache of the layer, an index of Graph.caches.
+        cache_layer: which layer of that cache it is.
     """
 
     count: int
@@ -77,15 +79,25 @@ class Heads:
     cap: float
     rope: Rope | None
     window: int
+    cache: int
+    cache_layer: int
 
 
 @dataclass(frozen=True)
 class KVShape:
-    """Shape of the KV cache of one node: each position has `heads` of `size` in every layer."""
+    """Shape of a KV cache of one node.
+
+    Args:
+        layers: how many layers it keeps keys and values of.
+        heads: KV heads of each layer.
+        size: elements of a head.
+        window: of these layers; 0 if they have none.
+    """
 
     layers: int
     heads: int
     size: int
+    window: int
 
 
 @dataclass(frozen=True)
@@ -209,7 +221,7 @@ class Graph:
         matrices: matrices of weights.
         vectors: norms and biases.
         tasks: operations, in the order in which they run.
-        kv: shape of the KV cache.
+        caches: the KV caches.
         vocab_size: token ids are less than this.
     """
 
@@ -219,5 +231,5 @@ class Graph:
     matrices: tuple[Matrix, ...]
     vectors: tuple[Vector, ...]
     tasks: tuple[Task, ...]
-    kv: KVShape
+    caches: tuple[KVShape, ...]
     vocab_size: int

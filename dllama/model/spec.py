@@ -128,7 +128,7 @@ class ModelSpec:
         window: how many positions a token of a windowed layer sees, its own included; 0 if no layer
             has a window.
         windowed: layers with a sliding window, ascending.
-        window_rope_theta: rope_theta of windowed layers, whose frequencies are not scaled then; 0 if
+        window_rope_theta: rope_theta of windowed layers, whose frequencies are not scaled then; 0:
             they rotate as the others do.
         n_experts: experts of a layer; 0 for a dense model.
         n_active_experts: experts that a token takes.

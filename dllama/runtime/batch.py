@@ -13,12 +13,12 @@ class Span(NamedTuple):
     Args:
         rows: how many.
         position: of the first row.
-        blocks: KV blocks of the sequence by position, those of these rows included.
+        blocks: for each KV cache, the blocks that these rows see, their own included, by position.
     """
 
     rows: int
     position: int
-    blocks: Sequence[int]
+    blocks: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Batch:
     Args:
         spans: rows of each sequence.
         wanted: rows whose logits are wanted, ascending.
-        copies: (source, target) of KV blocks to copy before the pass.
+        copies: (cache, source, target) of KV blocks to copy before the pass.
     """
 
     spans: Sequence[Span]
     wanted: Sequence[int]
-    copies: Sequence[tuple[int, int]] = ()
+    copies: Sequence[tuple[int, int, int]] = ()
 
     @property
     def rows(self) -> int:

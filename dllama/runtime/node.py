@@ -17,6 +17,7 @@ from dllama.graph.weights import Weights
 from dllama.model.spec import ModelSpec
 from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.batch import Batch
+from dllama.runtime.block_pool import pools
 
 
 def graph_of(spec: ModelSpec, config: RunConfig, rank: int, path: object = "model") -> Graph:
@@ -106,7 +107,7 @@ class Node:
             max_positions=config.seq_len,
             kv_type=int(NUMBERS[config.kv_cache]),
             sequences=config.parallel,
-            contexts=config.contexts,
+            kv_blocks=[pool.count for pool in pools(graph.spec, config)],
             communicator=communicator,
         )
         self._transfers = self._executor.transfers()

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence as Ids
 from typing import NamedTuple
 
-from dllama._kernels.ops.kv_cache import block_positions
 from dllama.checks import integer
 from dllama.errors import ConfigError, ContextError
+from dllama.model.spec import ModelSpec
+from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
-from dllama.runtime.block_pool import BlockPool
+from dllama.runtime.block_pool import BlockPool, pools
+from dllama.runtime.held_blocks import HeldBlocks
+from dllama.runtime.prefix import common_prefix
 
 # Ids at the end of a prompt, where templates begin an answer. They may change in the next turn.
 SEAM = 4
@@ -21,24 +24,24 @@ SEAM = 4
 class Sequence:
     """A text as a model keeps it.
 
+    Args:
+        held: its KV blocks in each cache.
+
     Attributes:
         tokens: ids that are evaluated: their keys and values are kept.
         pending: ids that follow, from a prompt or generated, and are not evaluated yet.
         ahead: how many ids after the tokens have keys and values already. These are drafted ids
             that turned out right and will be tokens when they are asked for.
-        blocks: KV blocks of the tokens, by position.
-        copied: (source, target): target is one of the blocks, which the next pass makes a copy of
-            source; None if there is nothing to copy.
+        held: its KV blocks in each cache.
         given: how many ids there are up to the last one of a prompt.
         busy: whether a text is being generated in it, so that nobody else may change it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: Ids[HeldBlocks]) -> None:
         self.tokens: list[int] = []
         self.pending: list[int] = []
         self.ahead = 0
-        self.blocks: list[int] = []
-        self.copied: tuple[int, int] | None = None
+        self.held = held
         self.given = 0
         self.busy = False
 
@@ -46,6 +49,20 @@ class Sequence:
     def position(self) -> int:
         """How many tokens are evaluated."""
         return len(self.tokens)
+
+    def resumable(self, position: int) -> int:
+        """Return after how many of its first tokens it can go on, at most `position`.
+
+        The window of each cache must still be there.
+        """
+        while (found := min(held.resumable(position) for held in self.held)) < position:
+            position = found
+        return position
+
+    def returns_to(self, cache: int, place: int) -> bool:
+        """Return whether the next turn may need a block: that of the window before an answer."""
+        end, pool = min(self.given, self.position), self.held[cache].pool
+        return pool.first(max(0, end - SEAM)) <= place < pool.blocks(end)
 
 
 class Part(NamedTuple):
@@ -65,26 +82,34 @@ class Part(NamedTuple):
 class Sequences:
     """All sequences of a model.
 
-    They share a number of KV blocks. When these are used up, the sequence that was not used for the
-    longest time loses its end. A sequence that loses tokens while somebody works on it has them
-    pending again, so that they are evaluated once more, with the same bits.
+    They share a number of KV blocks in each cache. When these are used up, blocks before the
+    windows of sequences are given back. Then the sequence that was not used for the longest time
+    loses its end. A sequence that loses tokens while somebody works on it has them pending again,
+    so that they are evaluated once more, with the same bits.
 
     Args:
         vocab_size: ids are below.
         seq_len: most positions of a sequence.
-        contexts: there are KV blocks for so many sequences of full length.
+        pools: the KV blocks of each cache.
 
     Attributes:
         current: the sequence that LLM works on.
     """
 
-    def __init__(self, vocab_size: int, seq_len: int, contexts: int) -> None:
+    def __init__(self, vocab_size: int, seq_len: int, pools: Ids[BlockPool]) -> None:
         self.vocab_size = vocab_size
         self._seq_len = seq_len
-        self._block = block_positions(seq_len)
-        self._pool = BlockPool(contexts * -(-seq_len // self._block))
-        self.current = Sequence()
+        self._pools = pools
+        self.current = self._empty()
         self._by_use = [self.current]  # last used, last
+
+    @classmethod
+    def of(cls, spec: ModelSpec, config: RunConfig) -> Sequences:
+        """Return the sequences of a model, none of them known yet."""
+        return cls(spec.vocab_size, config.seq_len, pools(spec, config))
+
+    def _empty(self) -> Sequence:
+        return Sequence([HeldBlocks(pool) for pool in self._pools])
 
     def continue_from(self, tokens: Ids[int]) -> int:
         """Make these ids the current sequence, with as few of them pending as possible.
@@ -143,20 +168,18 @@ class Sequences:
         return self._longest(ids[:-1])[0]
 
     def _longest(self, ids: list[int]) -> tuple[int, Sequence]:
-        """Return the length of the longest known prefix, and whose it is; rather one not busy."""
-        shared = [(common_prefix(one.tokens, ids), not one.busy, one) for one in self._by_use]
+        """Return the longest prefix that can go on, and whose it is; rather one not busy."""
+        shared = [
+            (one.resumable(common_prefix(one.tokens, ids)), not one.busy, one)
+            for one in self._by_use
+        ]
         kept, _, best = max(shared, key=lambda entry: entry[:2])
         return kept, best
 
     def _fork(self, source: Sequence, kept: int) -> Sequence:
         """Return a new sequence of the first tokens of source, in the same blocks."""
-        made = Sequence()
+        made = Sequence([held.fork(kept) for held in source.held])
         made.tokens = source.tokens[:kept]
-        made.blocks = self._pool.share(source.blocks[: self._blocks(kept)])
-        if source.copied and source.copied[1] in made.blocks:  # not copied yet
-            at = made.blocks.index(source.copied[1])
-            self._pool.release([made.blocks[at]])
-            (made.blocks[at],) = self._pool.share([source.copied[0]])
         return made
 
     def _use(self, sequence: Sequence) -> None:
@@ -166,7 +189,9 @@ class Sequences:
         self._by_use.append(sequence)
 
     def rewind(self, position: int) -> None:
-        """Keep the first tokens of the current sequence, and nothing pending.
+        """Keep the first tokens of the current sequence, and nothing that was pending.
+
+        If the window before the position is not there any more, some of them are pending again.
 
         Args:
             position: how many tokens to keep.
@@ -176,14 +201,15 @@ class Sequences:
         """
         if not 0 <= position <= self.current.position:
             raise ConfigError(f"position is {position}, expected 0 to {self.current.position}")
-        self._cut(self.current, position)
-        self.current.pending = []
+        kept = self.current.resumable(position)
+        self.current.pending = self.current.tokens[kept:position]
+        self._cut(self.current, kept)
 
     def clear(self) -> None:
         """Forget all sequences; nobody works on any."""
         for sequence in self._by_use:
             self._cut(sequence, 0)
-        self.current = Sequence()
+        self.current = self._empty()
         self._by_use = [self.current]
 
     def forget(self, sequence: Sequence) -> None:
@@ -202,10 +228,12 @@ class Sequences:
 
     def fits(self, sequence: Sequence) -> bool:
         """Return whether all ids of a sequence fit beside those of the others in use."""
-        used = {block for one in self.busy(sequence) for block in one.blocks}
-        return self._blocks(len(sequence.tokens) + len(sequence.pending)) <= self._pool.count - len(
-            used
-        )
+        others, length = self.busy(sequence), sequence.position + len(sequence.pending)
+        for cache, pool in enumerate(self._pools):
+            used = {block for one in others for block in one.held[cache].seen(one.position)}
+            if pool.needed(length) > pool.count - len(used):
+                return False
+        return True
 
     def reserve(self, sequence: Sequence, count: int, spare: Ids[Sequence] = ()) -> bool:
         """Make room for the next ids of a sequence.
@@ -218,35 +246,56 @@ class Sequences:
         Returns:
             False if there are too few KV blocks.
         """
-        wanted, givers = self._blocks(sequence.position + count), iter(spare)
-        while True:
-            at = sequence.position // self._block
-            copies = at < len(sequence.blocks) and self._pool.is_shared(sequence.blocks[at])
-            missing = max(0, wanted - len(sequence.blocks)) + copies
-            if missing <= self._pool.free:
-                break
-            if not self._evict(sequence):
+        givers = iter(spare)
+        while (cache := self._short(sequence, count)) is not None:
+            if not self._trim(cache) and not self._evict(cache, sequence):
                 giver = next(givers, None)
                 if giver is None:
                     return False
                 self.give_way(giver)
-        if copies:
-            sequence.copied = (sequence.blocks[at], self._pool.take())
-            sequence.blocks[at] = sequence.copied[1]
-        while len(sequence.blocks) < wanted:
-            sequence.blocks.append(self._pool.take())
+        for held in sequence.held:
+            held.reserve(sequence.position, count)
         return True
 
-    def _evict(self, but: Sequence) -> bool:
+    def _short(self, sequence: Sequence, count: int) -> int | None:
+        """Return a cache with too few free blocks for the next ids of a sequence."""
+        for cache, held in enumerate(sequence.held):
+            if held.missing(sequence.position, count) > held.pool.free:
+                return cache
+        return None
+
+    def _trim(self, cache: int) -> bool:
+        """Give back a block that is before the window of a sequence; False if there is none.
+
+        Those that others share come last, and before them those to which the next turn may return.
+        Sequences that were not used for long come first. In a sequence the last one goes first, so
+        that its beginning, which other texts may share, stays.
+        """
+        pool = self._pools[cache]
+        found = [
+            (pool.is_shared(held.numbers[place]), one.returns_to(cache, place), age, -place, held)
+            for age, one in enumerate(self._by_use)
+            for held in (one.held[cache],)
+            for place in held.behind(one.position)
+        ]
+        if not found:
+            return False
+        *_, place, held = min(found, key=lambda entry: entry[:4])
+        held.give(-place)
+        return True
+
+    def _evict(self, cache: int, but: Sequence) -> bool:
         """Take the last block of the idle sequence that was not used for the longest time.
 
-        The current sequence comes last. Returns False if no other sequence is idle.
+        The current sequence comes last. Returns False if no other sequence is idle and has blocks.
         """
-        idle = [one for one in self._by_use if one.blocks and not one.busy and one is not but]
+        idle = [one for one in self._by_use if one.held[cache].numbers]
+        idle = [one for one in idle if not one.busy and one is not but]
         if not idle:
             return False
         victim = min(idle, key=lambda one: one is self.current)
-        kept = min(victim.position, (len(victim.blocks) - 1) * self._block)
+        last = self._pools[cache].begin(len(victim.held[cache].numbers) - 1)
+        kept = victim.resumable(min(victim.position, last))
         if victim is self.current:
             victim.pending[:0] = victim.tokens[kept:]
         self._cut(victim, kept)
@@ -258,23 +307,23 @@ class Sequences:
         wanted: list[int] = []
         first = 0
         for sequence, ids, rows in parts:
-            blocks = sequence.blocks[: self._blocks(sequence.position + len(ids))]
-            spans.append(Span(len(ids), sequence.position, tuple(blocks)))
+            blocks = tuple(held.seen(sequence.position, len(ids)) for held in sequence.held)
+            spans.append(Span(len(ids), sequence.position, blocks))
             wanted += [first + row for row in rows]
             first += len(ids)
-        copies = [part.sequence.copied for part in parts if part.sequence.copied]
+        copies = [
+            (cache, *held.copied)
+            for part in parts
+            for cache, held in enumerate(part.sequence.held)
+            if held.copied
+        ]
         return Batch(spans, wanted, copies)
 
     def copied(self, parts: Ids[Part]) -> None:
         """Note that a pass has copied what the batch of these parts asked for."""
         for part in parts:
-            self._drop_copy(part.sequence)
-
-    def _drop_copy(self, sequence: Sequence) -> None:
-        """Give up the block that a sequence was to copy."""
-        if sequence.copied:
-            self._pool.release([sequence.copied[0]])
-            sequence.copied = None
+            for held in part.sequence.held:
+                held.drop_copy()
 
     def evaluated(self, sequence: Sequence, count: int, ahead: int = 0) -> None:
         """Note that a pass has evaluated ids.
@@ -337,29 +386,9 @@ class Sequences:
         self.require(position, prompt + max(0, count - 1))
         return count
 
-    def _blocks(self, positions: int) -> int:
-        """Return how many blocks hold so many positions."""
-        return -(-positions // self._block)
-
     def _cut(self, sequence: Sequence, position: int) -> None:
-        """Forget all tokens from a position on, and give their blocks back."""
+        """Forget all tokens from a resumable position on, and give their blocks back."""
         del sequence.tokens[position:]
         sequence.ahead = 0
-        self._pool.release(sequence.blocks[self._blocks(position) :])
-        del sequence.blocks[self._blocks(position) :]
-        if sequence.copied and sequence.copied[1] not in sequence.blocks:
-            self._drop_copy(sequence)
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """Return the length of the longest common prefix."""
-    if a[:1] != b[:1]:
-        return 0
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # a[:low] == b[:low], and the prefix is not longer than high
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+        for held in sequence.held:
+            held.cut(position)

@@ -140,7 +140,7 @@ def random_model(path):
         vocab_size=96, seq_len=128, weight_type=WeightType.F32, hidden_act=HiddenAct.GELU,
         n_experts=5, n_active_experts=3, topk_normalised=False, qkv_bias=True, post_norms=True,
         embedding_scale=7.5, attention_scale=0.25, attention_cap=4.0, logits_scale=0.5,
-        no_rope=(1,),
+        no_rope=(1,), window=11, windowed=(0,), window_rope_theta=500.0,
     )  # fmt: skip
     rng = np.random.default_rng(5)
     with ModelWriter(path, spec) as writer:

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from windowed import shorten_blocks, write_windowed
 
 import dllama
 
@@ -75,13 +76,26 @@ class Player:
     def check_blocks(self) -> None:
         """Every KV block has as many users as are counted."""
         sequences = self.llm._sequences
-        users = Counter(block for one in sequences._by_use for block in one.blocks)
-        users.update(one.copied[0] for one in sequences._by_use if one.copied)
-        assert [users[block] for block in range(sequences._pool.count)] == sequences._pool._users
+        for cache, pool in enumerate(sequences._pools):
+            held = [one.held[cache] for one in sequences._by_use]
+            users = Counter(block for one in held for block in one.numbers)
+            users.update(one.copied[0] for one in held if one.copied)
+            assert [users[block] for block in range(pool.count)] == pool._users
+
+
+@pytest.fixture(scope="module", params=["demo", "windows", "one window"])
+def model(request, tmp_path_factory):
+    """A model without windows, with windows in some layers, and in all."""
+    if request.param == "demo":
+        return None
+    layers = (0, 1, 3) if request.param == "windows" else range(6)
+    return write_windowed(tmp_path_factory.mktemp("windowed") / "model.m", layers=layers)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_texts_have_the_tokens_that_they_have_alone(seed, monkeypatch):
+def test_texts_have_the_tokens_that_they_have_alone(seed, model, monkeypatch):
+    if model:
+        shorten_blocks(monkeypatch, 16)
     choose = random.Random(seed)
     monkeypatch.setattr(
         "dllama.drafts.Costs.worth",
@@ -93,8 +107,8 @@ def test_texts_have_the_tokens_that_they_have_alone(seed, monkeypatch):
         "draft": choose.choice(["none", "ngram"]),
     }  # fmt: skip
     with (
-        dllama.LLM(threads=1, **options) as llm,
-        dllama.LLM(threads=1, max_seq_len=options["max_seq_len"]) as alone,
+        dllama.LLM(model, threads=1, **options) as llm,
+        dllama.LLM(model, threads=1, max_seq_len=options["max_seq_len"]) as alone,
     ):
         player = Player(seed, llm, alone)
         actions = [player.submit, llm.step, llm.step, player.take, player.take, player.cancel,
@@ -106,4 +120,4 @@ def test_texts_have_the_tokens_that_they_have_alone(seed, monkeypatch):
             llm.step()
             player.take()
         llm.reset()
-        assert llm._sequences._pool.free == llm._sequences._pool.count
+        assert all(pool.free == pool.count for pool in llm._sequences._pools)

@@ -37,12 +37,14 @@ cdef struct Attention:
     int64_t layer
     float scale                     # factor of q k^T
     float cap                       # soft cap of the scores; 0: no cap
+    int64_t window                  # positions that a row sees, its own included; 0: all before
+    int64_t table                   # where the blocks of this cache begin in those of a span
     const float *q                  # [T][q_ld], the heads of a row side by side
     int64_t q_ld
     float *out                      # [T][out_ld], laid out like q
     int64_t out_ld
     int64_t partial_rows            # rows that partials has room for
-    int64_t blocks                  # blocks of the longest sequence
+    int64_t blocks                  # most blocks that the rows of a span with partials see
     char *partials                  # [kv_count][partial_rows * group][blocks] of partial_bytes
     int64_t partial_bytes           # a dl_partial cut after the elements of a head
 

@@ -1,7 +1,8 @@
 """Causal grouped-query attention over a KV cache of float32, float16 or Q80.
 
 T: rows of the batch, H: query heads, K: KV heads, S: elements of a head. group = H / K query heads
-read one KV head. A row at position p sees positions 0 to p of its sequence. Scores and sums are
+read one KV head. A row at position p sees positions 0 to p of its sequence, or, with a window W,
+the last W of them. Blocks before all windows are not read. Scores and sums are
 float32. The cache is read block by block, and partials are merged in the order of positions
 (simd/attention.h), so the result does not depend on the batch or the number of threads.
 """
@@ -17,7 +18,7 @@ from dllama._kernels.memory cimport Memory
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport dl_isa, dl_span
 from dllama._kernels.ops.kv_cache cimport (
-    DL_ATTEND_ROWS, DL_HEAD_MAX, DL_KV_BLOCK, KVCache, dl_attend, dl_attention_of, dl_type_f32,
+    DL_ATTEND_ROWS, DL_HEAD_MAX, DL_KV_BLOCK, KVBlocks, KVCache, dl_attend, dl_attention_of, dl_type_f32,
     kv_keys, kv_put, kv_values,
 )
 
@@ -43,8 +44,26 @@ cdef KVGroup kv_group(const Heads *heads, int64_t kv_head) noexcept nogil:
     return g
 
 
-cdef inline int64_t _blocks(int64_t positions) noexcept nogil:
-    return (positions + DL_KV_BLOCK - 1) // DL_KV_BLOCK
+cdef inline int64_t _blocks(const KVBlocks *kv, int64_t positions) noexcept nogil:
+    return (positions + kv.positions - 1) // kv.positions
+
+
+cdef inline int64_t _hidden(const Attention *a, int64_t position) noexcept nogil:
+    """Positions before the window of a row."""
+    return max(0, position + 1 - a.window) if a.window else 0
+
+
+cdef inline int64_t _first_block(const Attention *a, int64_t position) noexcept nogil:
+    """The first block that a row sees."""
+    return _hidden(a, position) // a.kv.positions
+
+
+cdef int64_t _most_blocks(const Attention *a, int64_t max_positions) noexcept nogil:
+    """Most blocks that SPLIT_ROWS rows at consecutive positions see."""
+    cdef int64_t blocks = _blocks(a.kv, max_positions)
+    if a.window:
+        blocks = min(blocks, _blocks(a.kv, min(a.window, max_positions) + SPLIT_ROWS) + 1)
+    return blocks
 
 
 cdef int64_t partials_size(const Attention *a) noexcept nogil:
@@ -65,7 +84,7 @@ cdef inline int64_t _units(const Attention *a, const dl_span *span) noexcept nog
     """Items of a span for each KV head."""
     cdef int64_t rows = _item_rows(a)
     if _split(span):
-        return _blocks(span.position + span.count)
+        return _blocks(a.kv, span.position + span.count) - _first_block(a, span.position)
     return (span.count + rows - 1) // rows
 
 
@@ -91,7 +110,9 @@ cdef void _attend_item(const Attention *a, const dl_span *span, int64_t kv_head,
     """One block for all rows of a short span, or all blocks for some rows of a long one."""
     cdef KVGroup g = kv_group(&a.heads, kv_head)
     cdef int64_t rows = _item_rows(a) * g.count, row = 0, end = span.count * g.count
-    if not _split(span):
+    if _split(span):
+        unit += _first_block(a, span.position)
+    else:
         unit = units - 1 - unit  # later rows attend to more positions: the slowest items first
         row, end = unit * rows, min(end, (unit + 1) * rows)
     while row < end:
@@ -117,21 +138,35 @@ cdef inline void _gather(const Attention *a, const dl_span *span, const KVGroup 
 cdef inline void _attend_to(const Attention *a, dl_attend *job, const dl_span *span, int64_t kv_head,
                             const KVGroup *g, int64_t block, int64_t blocks, int64_t row,
                             int64_t n) noexcept nogil:
-    """Attend n query rows to one of `blocks` blocks. The result is in job.partial."""
-    cdef int64_t first = block * DL_KV_BLOCK, r, seen
-    job.count = 0
-    for r in range(n):
-        seen = span.position + (row + r) // g.count + 1 - first
-        job.limit[r] = <int> max(0, min(DL_KV_BLOCK, seen))
-        job.count = max(job.count, job.limit[r])
+    """Attend n query rows to a block; their blocks end at `blocks`. The result is in job.partial."""
+    cdef const int32_t *table = span.blocks + a.table
+    cdef int64_t first = _first_block(a, span.position + row // g.count)
+    if not _limits(a, job, span, g, block, row, n):
+        return
     job.size, job.padded, job.cap = <int> a.kv.size, <int> a.kv.padded, a.cap
-    job.k = kv_keys(a.kv, span.blocks[block], a.layer, kv_head)
-    job.v = kv_values(a.kv, span.blocks[block], a.layer, kv_head)
+    job.k = kv_keys(a.kv, table[block], a.layer, kv_head)
+    job.v = kv_values(a.kv, table[block], a.layer, kv_head)
     if block + 1 < blocks:
-        job.next = kv_keys(a.kv, span.blocks[block + 1], a.layer, kv_head)
+        job.next = kv_keys(a.kv, table[block + 1], a.layer, kv_head)
     else:
-        job.next = kv_keys(a.kv, span.blocks[0], a.layer, min(kv_head + 1, a.kv.kv_heads - 1))
+        job.next = kv_keys(a.kv, table[first], a.layer, min(kv_head + 1, a.kv.kv_heads - 1))
     a.floats.attend[a.kv.type](job, <int> n)
+
+
+cdef inline bint _limits(const Attention *a, dl_attend *job, const dl_span *span, const KVGroup *g,
+                         int64_t block, int64_t row, int64_t n) noexcept nogil:
+    """Set which positions of a block n query rows see. Returns whether any row sees any."""
+    cdef int64_t at = block * a.kv.positions, begin = a.kv.positions, end = 0, r, p, first, limit
+    for r in range(n):
+        p = span.position + (row + r) // g.count
+        first, limit = max(0, _hidden(a, p) - at), max(0, min(a.kv.positions, p + 1 - at))
+        if first >= limit:
+            first = limit = 0
+        else:
+            begin, end = min(begin, first), max(end, limit)
+        job.first[r], job.limit[r] = <int> first, <int> limit
+    job.begin, job.count = <int> (begin // 16 * 16), <int> end
+    return end > 0
 
 
 cdef void _attend_rows(const Attention *a, const dl_span *span, int64_t kv_head, const KVGroup *g,
@@ -142,15 +177,21 @@ cdef void _attend_rows(const Attention *a, const dl_span *span, int64_t kv_head,
     cdef dl_partial total[DL_ATTEND_ROWS]
     cdef dl_partial partial[DL_ATTEND_ROWS]
     cdef dl_attend job
-    cdef int64_t block, r, blocks = _blocks(span.position + (row + n - 1) // g.count + 1)
+    cdef bint begun[DL_ATTEND_ROWS]
+    cdef int64_t block, r, first = _first_block(a, span.position + row // g.count)
+    cdef int64_t blocks = _blocks(a.kv, span.position + (row + n - 1) // g.count + 1)
     _gather(a, span, g, row, n, q)
     job.q, job.scores = q, scores
-    for block in range(blocks):
-        job.partial = &total[0] if block == 0 else &partial[0]
+    memset(begun, 0, sizeof(begun))
+    for block in range(first, blocks):
+        job.partial = &total[0] if block == first else &partial[0]
         _attend_to(a, &job, span, kv_head, g, block, blocks, row, n)
         for r in range(n):
-            if block and job.limit[r]:
+            if begun[r] and job.limit[r]:
                 a.floats.merge(&total[r], &partial[r], <int> a.kv.padded)
+            elif block > first and job.limit[r]:
+                memcpy(&total[r], &partial[r], a.partial_bytes)
+            begun[r] = begun[r] or job.limit[r] > 0
     for r in range(n):
         a.floats.finish(&total[r], <int> a.kv.size, _out(a, span, g, row + r))
 
@@ -171,7 +212,7 @@ cdef void _attend_block(const Attention *a, const dl_span *span, int64_t kv_head
     cdef int64_t r
     _gather(a, span, g, row, n, q)
     job.q, job.scores, job.partial = q, scores, partial
-    _attend_to(a, &job, span, kv_head, g, block, _blocks(span.position + span.count), row, n)
+    _attend_to(a, &job, span, kv_head, g, block, _blocks(a.kv, span.position + span.count), row, n)
     for r in range(n):
         if job.limit[r]:
             memcpy(_partial(a, span, kv_head, row + r, block), &partial[r], a.partial_bytes)
@@ -181,6 +222,7 @@ cdef inline dl_partial *_partial(const Attention *a, const dl_span *span, int64_
                                  int64_t row, int64_t block) noexcept nogil:
     """The partial of a query row and a block."""
     cdef int64_t first = (kv_head * a.partial_rows + span.partials) * a.heads.group
+    block -= _first_block(a, span.position)
     return <dl_partial *> (a.partials + ((first + row) * a.blocks + block) * a.partial_bytes)
 
 
@@ -200,8 +242,9 @@ cdef void merge(const Attention *a, const dl_batch *batch, int64_t i) noexcept n
     cdef int64_t kv_head = (head + a.heads.skipped) // a.heads.group
     cdef KVGroup g = kv_group(&a.heads, kv_head)
     cdef int64_t row = t * g.count + head - g.first
-    cdef dl_partial *total = _partial(a, span, kv_head, row, 0)
-    for block in range(1, _blocks(span.position + t + 1)):
+    cdef int64_t first = _first_block(a, span.position + t)
+    cdef dl_partial *total = _partial(a, span, kv_head, row, first)
+    for block in range(first + 1, _blocks(a.kv, span.position + t + 1)):
         a.floats.merge(total, _partial(a, span, kv_head, row, block), <int> a.kv.padded)
     a.floats.finish(total, <int> a.kv.size, _out(a, span, &g, row))
 
@@ -233,9 +276,10 @@ cdef class AttentionOp(Op):
 
     def __init__(self, Bindings b, task):
         cdef Attention *a = &self.op
-        self.cache = b.cache
-        a[0] = _attention(self.cache, b.max_positions, PARTIAL_ROWS)
-        a.heads, a.layer = heads_of(task.heads), task.layer
+        self.cache = b.caches[task.heads.cache]
+        a[0] = _attention(self.cache, b.max_positions, PARTIAL_ROWS, task.heads.window)
+        a.heads, a.layer = heads_of(task.heads), task.heads.cache_layer
+        a.table = <int64_t> task.heads.cache * b.table_size
         a.scale, a.cap = task.heads.scale, task.heads.cap
         a.q, a.q_ld = b.floats(task.src), b.rows(task.src).k
         a.out, a.out_ld = b.floats(task.dst) + <int64_t> task.heads.offset, b.rows(task.dst).k
@@ -246,18 +290,21 @@ cdef class AttentionOp(Op):
         self.stage(merge_items, merge_item, a)
 
 
-cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_rows) noexcept:
+cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_rows,
+                          int64_t window) noexcept:
     """An Attention to a cache; what it reads and writes is not set yet."""
     cdef Attention a
     memset(&a, 0, sizeof(a))
     a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
-    a.blocks, a.partial_rows = _blocks(max_positions), partial_rows
+    a.window, a.partial_rows = window, partial_rows
+    a.blocks = _most_blocks(&a, max_positions)
     a.partial_bytes = (2 + cache.view.padded) * sizeof(float)
     return a
 
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
-              int64_t position=0, int kind=dl_type_f32, int threads=1, float scale=0, float cap=0):
+              int64_t position=0, int kind=dl_type_f32, int threads=1, float scale=0, float cap=0,
+              int64_t window=0):
     """Causal attention: softmax(q k^T / sqrt(S)) v.
 
     Args:
@@ -269,6 +316,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
         threads: how many threads compute.
         scale: if not 0, used instead of 1 / sqrt(S).
         cap: if not 0, a score s becomes cap * tanh(s / cap).
+        window: if not 0, how many positions a row sees, its own included.
 
     Returns:
         float32 (T, H, S).
@@ -283,12 +331,13 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     out = np.empty((T, H, S), np.float32)
     if T == 0:
         return out
-    cdef KVCache cache = KVCache(1, K, S, block_positions(P), _blocks(P), kind)
+    cdef int64_t size = block_positions(P)
+    cdef KVCache cache = KVCache(1, K, S, size, (P + size - 1) // size, kind)
     cdef int32_t[::1] blocks = np.arange(cache.blocks, dtype=np.int32)
     cdef float[:, :, ::1] y = out
     cdef dl_span span
     cdef dl_batch batch
-    cdef Attention a = _attention(cache, P, SPLIT_ROWS)
+    cdef Attention a = _attention(cache, P, SPLIT_ROWS, window)
     memset(&batch, 0, sizeof(batch))
     span.first, span.count, span.position, span.blocks = 0, T, position, &blocks[0]
     span.partials = 0 if splits(T, position) else -1
@@ -299,7 +348,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     cdef Memory partials = Memory(partials_size(&a))
     a.partials = partials.data
     for i in prange(P * K, nogil=True, num_threads=threads):
-        kv_put(a.kv, a.floats, blocks[i // K // DL_KV_BLOCK], 0, i % K, i // K, &k[i // K, i % K, 0],
+        kv_put(a.kv, a.floats, blocks[i // K // a.kv.positions], 0, i % K, i // K, &k[i // K, i % K, 0],
                &v[i // K, i % K, 0])
     for i in prange(attend_count(&a, &batch), nogil=True, num_threads=threads):
         attend(&a, &batch, i)

@@ -11,7 +11,8 @@
 typedef struct {
     int64_t first, count;   /* rows of the batch */
     int64_t position;       /* of the first row */
-    const int32_t *blocks;  /* KV blocks of the sequence, in the order of their positions */
+    const int32_t *blocks;  /* [caches][blocks of the longest sequence] KV blocks of the sequence in
+                               each KV cache, by position; those that no row sees are not set */
     int64_t partials;       /* rows of earlier spans that keep partials; -1: this one keeps none */
 } dl_span;
 
@@ -19,7 +20,7 @@ typedef struct {
     int64_t rows;               /* T */
     const int32_t *ids;         /* [T] token id of a row */
     const int32_t *positions;   /* [T] position of a row in its sequence */
-    const int32_t *blocks;      /* [T] KV block that holds the key and value of a row */
+    const int32_t *blocks;      /* [caches][most rows] KV block of the key and value of a row */
     int64_t n_wanted;
     const int32_t *wanted;      /* [n_wanted] rows whose logits are wanted, ascending */
     int64_t n_spans;

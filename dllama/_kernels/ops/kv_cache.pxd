@@ -24,7 +24,9 @@ cdef extern from "simd/attention.h" nogil:
         const float *q
         int size
         int padded
+        int begin
         int count
+        int *first
         int *limit
         float cap
         float *scores

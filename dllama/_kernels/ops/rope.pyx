@@ -144,7 +144,8 @@ cdef struct Rope:
     const float *factor             # [kv_count][size]: of what is stored; queries are divided by it
     const KVBlocks *kv
     const dl_attention *floats
-    int64_t layer
+    int64_t layer                   # of the cache
+    int64_t blocks                  # where the blocks of this cache begin in those of the batch
 
 
 cdef int64_t rope_items(const Pass *run, const void *op) noexcept nogil:
@@ -174,7 +175,7 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     if r.constant != NULL:
         for h in range(size):
             k[h] = (k[h] - r.constant[kv_head * size + h]) * r.factor[kv_head * size + h]
-    kv_put(r.kv, r.floats, run.batch.blocks[t], r.layer, kv_head, position, k,
+    kv_put(r.kv, r.floats, run.batch.blocks[r.blocks + t], r.layer, kv_head, position, k,
            k + r.heads.kv_count * size)
     return 0
 
@@ -203,7 +204,7 @@ cdef class RopeOp(Op):
     def __init__(self, Bindings b, task):
         cdef Rope *r = &self.op
         rope = task.heads.rope
-        self.cache = b.cache
+        self.cache = b.caches[task.heads.cache]
         size, positions, threads = self.cache.view.size, b.max_positions, b.threads
         radians, r.turns, r.halves = np.zeros(size // 2), NULL, False
         if rope is not None:
@@ -212,7 +213,8 @@ cdef class RopeOp(Op):
             radians, r.turns, r.halves = self.turns.radians, self.turns.at(0), rope.halves
         r.qkv, r.ld = b.floats(task.src), b.rows(task.src).k
         r.heads = heads_of(task.heads)
-        r.kv, r.layer = &self.cache.view, task.layer
+        r.kv, r.layer = &self.cache.view, task.heads.cache_layer
+        r.blocks = <int64_t> task.heads.cache * b.max_rows
         r.floats, r.epsilon = dl_attention_of(dl_isa()), task.epsilon
         if task.weight:
             r.q_norm = b.vector(task.weight, 2 * size)

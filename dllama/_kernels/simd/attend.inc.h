@@ -7,9 +7,9 @@
 #define DL_SCORES(suffix, ctype, load)                                                       \
     DL_INLINE void DL_FN(dl_scores_##suffix)(const dl_attend *a, const int n)                \
     {                                                                                        \
-        const ctype *k = a->k;                                                               \
-        const char *values = a->v;                                                           \
-        for (int p = 0; p < a->count; p += 16) {                                             \
+        const ctype *k = (const ctype *)a->k + a->begin * a->size;                           \
+        const char *values = (const char *)((const ctype *)a->v + a->begin * a->padded);     \
+        for (int p = a->begin; p < a->count; p += 16) {                                      \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
             for (int d = 0; d < a->size; d++, k += 16, values += 16 * sizeof(ctype)) {       \
@@ -29,10 +29,10 @@
     {                                                                                        \
         const char *next = (const char *)a->next + DL_AHEAD * n;                             \
         for (int d = 0; d < a->padded; d += 16) {                                            \
-            const ctype *v = (const ctype *)a->v + d;                                        \
+            const ctype *v = (const ctype *)a->v + a->begin * a->padded + d;                 \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
-            for (int p = 0; p < a->count; p++, v += a->padded, next += 16 * sizeof(ctype)) { \
+            for (int p = a->begin; p < a->count; p++, v += a->padded, next += 16 * sizeof(ctype)) { \
                 __builtin_prefetch(next);                                                    \
                 VT values = V(load)(v);                                                      \
                 DL_UNROLL for (int r = 0; r < n; r++)                                                  \
@@ -52,17 +52,21 @@ static void DL_FN(dl_cap_scores)(float *scores, int count, float cap)
     }
 }
 
-/* Turns the scores of a row into exp(score - maximum), and into zeros from `limit` on. Memory would
- * be idle meanwhile, so DL_AHEAD bytes of `next` are prefetched. */
-DL_INLINE void DL_FN(dl_softmax_partial)(float *scores, int limit, int count, dl_partial *partial,
-                                      const char *next)
+/* Turns the scores of row r from a->begin to a->count into exp(score - maximum), and those that it
+ * does not see into zeros. Memory would be idle meanwhile, so DL_AHEAD bytes of `next` are
+ * prefetched. */
+DL_INLINE void DL_FN(dl_softmax_partial)(const dl_attend *a, int r, const char *next)
 {
+    float *scores = a->scores + r * DL_KV_BLOCK;
+    dl_partial *partial = a->partial + r;
+    int begin = a->begin, first = a->first[r], limit = a->limit[r], count = a->count;
     VT top = V(set1)(-INFINITY), sum = V(set1)(0.0f);
+    for (int p = begin; p < first; p++) scores[p] = -INFINITY;
     for (int p = limit; p < (count + 15) / 16 * 16; p++) scores[p] = -INFINITY;
-    for (int p = 0; p < count; p += 16) top = V(max)(top, V(load)(scores + p));
+    for (int p = begin; p < count; p += 16) top = V(max)(top, V(load)(scores + p));
     partial->m = V(hmax)(top);
     VT shift = V(set1)(limit ? partial->m : 0.0f);
-    for (int p = 0; p < count; p += 16) {
+    for (int p = begin; p < count; p += 16) {
         __builtin_prefetch(next + 4 * p);
         VT e = DL_FN(dl_exp)(V(sub)(V(load)(scores + p), shift));
         sum = V(add)(sum, e);
@@ -76,10 +80,9 @@ DL_INLINE void DL_FN(dl_softmax_partial)(float *scores, int limit, int count, dl
     {                                                                                        \
         DL_FN(dl_scores_##suffix)(a, n);                                                     \
         for (int r = 0; a->cap > 0.0f && r < n; r++)                                         \
-            DL_FN(dl_cap_scores)(a->scores + r * DL_KV_BLOCK, a->count, a->cap);                \
+            DL_FN(dl_cap_scores)(a->scores + r * DL_KV_BLOCK + a->begin, a->count - a->begin, a->cap); \
         DL_UNROLL for (int r = 0; r < n; r++)                                                          \
-            DL_FN(dl_softmax_partial)(a->scores + r * DL_KV_BLOCK, a->limit[r], a->count, a->partial + r,  \
-                                   (const char *)a->next + DL_AHEAD * r);                    \
+            DL_FN(dl_softmax_partial)(a, r, (const char *)a->next + DL_AHEAD * r);                     \
         DL_FN(dl_mix_##suffix)(a, n);                                                        \
     }                                                                                        \
     static void DL_FN(dl_attend_##suffix)(const dl_attend *a, int n)                         \

@@ -24,14 +24,15 @@ DL_INLINE void DL_FN(dl_scores_q80)(const dl_attend *a, const int n)
 {
     int16_t q[DL_ATTEND_ROWS][DL_HEAD_MAX];
     float scale[DL_ATTEND_ROWS];
-    const char *panel = a->k, *values = a->v;
+    int64_t hidden = a->begin / 16 * dl_kv_panel(a->padded);
+    const char *panel = (const char *)a->k + hidden, *values = (const char *)a->v + hidden;
     for (int r = 0; r < n; r++) {
         float x[DL_HEAD_MAX + 16];
         for (int d = a->padded - 16; d < a->padded; d++) x[d] = 0.0f;
         memcpy(x, a->q + r * a->size, (size_t)a->size * sizeof(float));
         scale[r] = DL_FN(dl_to_i16)(x, a->padded, q[r]);
     }
-    for (int p = 0; p < a->count; p += 16) {
+    for (int p = a->begin; p < a->count; p += 16) {
         const uint16_t *scales = (const uint16_t *)panel;
         const int8_t *k = (const int8_t *)(panel + dl_kv_scales(a->padded));
         VT acc[DL_ATTEND_ROWS];
@@ -53,28 +54,29 @@ DL_INLINE void DL_FN(dl_scores_q80)(const dl_attend *a, const int n)
     }
 }
 
-/* w[count] = weights of the positions of a row times the scales of block b of the values, as int16.
- * Returns their scale. A weight of zero gives zero, whatever the scale. */
+/* w = weights of the positions of a row times the scales of block b of the values, as int16; both
+ * from a->begin to a->count. Returns their scale. A weight of zero gives zero, whatever the scale. */
 DL_INLINE float DL_FN(dl_weigh_q80)(const dl_attend *a, const float *weights, int b, int16_t *w)
 {
     float x[DL_KV_BLOCK];
     VT zero = V(set1)(0.0f);
-    const char *panel = a->v;
-    for (int p = 0; p < a->count; p += 16, panel += dl_kv_panel(a->padded)) {
+    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->padded);
+    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->padded)) {
         VT weight = V(load)(weights + p), scale = V(load_half)((const uint16_t *)panel + 16 * b);
         V(store)(x + p, V(where_gt)(weight, zero, V(mul)(weight, scale)));
     }
-    return DL_FN(dl_to_i16)(x, (a->count + 15) / 16 * 16, w);
+    return DL_FN(dl_to_i16)(x + a->begin, (a->count - a->begin + 15) / 16 * 16, w + a->begin);
 }
 
 /* o[r][d..d+15] = sum over positions of w[r][p] * v[p], times scale[r]. Prefetches as dl_mix_f32. */
 DL_INLINE const char *DL_FN(dl_mix16_q80)(const dl_attend *a, const int n, int d,
                                        int16_t w[][DL_KV_BLOCK], const float *scale, const char *next)
 {
-    const char *panel = (const char *)a->v + dl_kv_scales(a->padded) + 2 * d;
+    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->padded)
+        + dl_kv_scales(a->padded) + 2 * d;
     VSUMS sums[DL_ATTEND_ROWS];
     DL_UNROLL for (int r = 0; r < n; r++) sums[r] = V(zero_sums)();
-    for (int p = 0; p < a->count; p += 16, panel += dl_kv_panel(a->padded))
+    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->padded))
         _Pragma("GCC unroll 2") for (int i = 0; i < 16; i += 2, next += 32) {
             __builtin_prefetch(next);
             VPAIRS values = V(load_pairs)((const int8_t *)panel + i * a->padded);

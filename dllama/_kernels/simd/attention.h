@@ -46,8 +46,9 @@ typedef struct {
     const void *next;       /* what the thread reads after this block; may be any address */
     const float *q;         /* [rows][size], scaled */
     int size, padded;
-    int count;              /* positions of this block that any row sees */
-    int limit[DL_ATTEND_ROWS]; /* positions that row r sees, 0 to count */
+    int begin, count;       /* rows see positions of this block from begin, a multiple of 16, to count */
+    int first[DL_ATTEND_ROWS]; /* row r sees the positions from first, at least begin, */
+    int limit[DL_ATTEND_ROWS]; /* up to limit, at most count; 0: it sees none */
     float cap;              /* if not 0, a score s becomes cap * tanh(s / cap) */
     float *scores;          /* [DL_ATTEND_ROWS][DL_KV_BLOCK], scratch */
     dl_partial *partial;    /* [rows], the result; a row with limit 0 gets m = -infinity */

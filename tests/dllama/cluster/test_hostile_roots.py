@@ -70,6 +70,8 @@ BAD_RUNS = [
     ([(6, 0, [-1])], [5], [], 0, Want.TOP),
     ([(6, 0, [2])], [5], [], 0, Want.TOP),
     ([(6, 0, [0, 1])], [5], [], 0, Want.TOP),
+    ([(6, 0)], [5], [], 0, Want.TOP),
+    ([(6, 0, [0], [0])], [5], [], 0, Want.TOP),
     (ROWS, [6], [], 0, Want.NOTHING),
     (ROWS, [-1], [], 0, Want.NOTHING),
     (ROWS, [MOST], [], 0, Want.TOP),
@@ -80,13 +82,16 @@ BAD_RUNS = [
     (ROWS, [5], [], 255, Want.LOGITS),
     (ROWS, [5], [], 0, 3),
     (ROWS, [5], [], 0, 255),
-    (ROWS, [5], [(0, 2)], 0, Want.LOGITS),
-    (ROWS, [5], [(MOST, LEAST)], 0, Want.LOGITS),
+    (ROWS, [5], [(0, 0, 2)], 0, Want.LOGITS),
+    (ROWS, [5], [(0, MOST, LEAST)], 0, Want.LOGITS),
+    (ROWS, [5], [(1, 0, 0)], 0, Want.LOGITS),
+    (ROWS, [5], [(LEAST, 0, 0)], 0, Want.LOGITS),
 ]
 
 
 def packed(spans, wanted, copies, encoding, want) -> bytes:
-    return Run(Batch([Span(*span) for span in spans], wanted, copies), encoding, want).pack()
+    batch = Batch([Span(rows, at, [*held]) for rows, at, *held in spans], wanted, copies)
+    return Run(batch, encoding, want).pack()
 
 
 @pytest.mark.parametrize("values", BAD_RUNS)

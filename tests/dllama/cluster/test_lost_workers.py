@@ -58,7 +58,7 @@ for round in range(50):
     communicator = communicator_of(graph, config, [None, link], 0, {})
     node = Node(graph, weights, config, 8, communicator)
     try:
-        node.run(np.zeros(1, np.int32), Batch([Span(1, 0, [0])], []))
+        node.run(np.zeros(1, np.int32), Batch([Span(1, 0, [[0]])], []))
         sys.exit("no error")
     except TransportError:
         link.close()
@@ -142,7 +142,7 @@ def test_stopped_worker_is_named_within_the_timeout(start, expected, transport, 
 def test_worker_stopped_between_passes_is_named_within_the_timeout(start, rank):
     workers = start(2)
     with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
-        batch = Batch([Span(len(IDS), 0, [0])], [len(IDS) - 1])
+        batch = Batch([Span(len(IDS), 0, [[0]])], [len(IDS) - 1])
         llm._runner.root.run(IDS, batch, protocol.Want.TOP)
         (shards,) = llm._runner.root.shards()
         workers[rank - 1].signal(signal.SIGSTOP)

@@ -33,6 +33,7 @@ FEATURES = {
     "other types": {"tensor_types": TYPES},
     "tied": {"tied": True},
     "no RoPE": {"no_rope": (0,)},
+    "windows": {"window": 8, "windowed": (1,)},
     "experts": MIXTURE,
     "experts of other types": {**MIXTURE, "tensor_types": (("layers.0.experts.up", F32),)},
     "norms after blocks": {**MIXTURE, "post_norms": True},
@@ -112,7 +113,8 @@ def test_a_bias_goes_with_one_stored_sum():
     matrices = rooms(graph.matrices)
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
     embedding = StoredRows(np.zeros((100, 256), np.uint8), int(F32), 64)
-    sizes = {"threads": 1, "max_rows": 1, "max_logits": 1, "max_positions": 16, "kv_type": 1}
+    sizes = {"threads": 1, "max_rows": 1, "max_logits": 1, "max_positions": 16, "kv_type": 1,
+             "kv_blocks": [1]}  # fmt: skip
     Executor(graph, matrices, vectors, embedding, **sizes)
     with pytest.raises(ValueError, match="qkv: a bias goes with one sum that is stored"):
         Executor(replace(graph, tasks=tasks), matrices, vectors, embedding, **sizes)

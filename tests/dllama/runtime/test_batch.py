@@ -37,7 +37,7 @@ def make(path, threads=2):
 def blocks_of(sequence, node):
     """The KV blocks of a sequence, out of order."""
     count = -(-node.seq_len // min(BLOCK, -(-node.seq_len // 16) * 16))
-    return [n * SEQUENCES + sequence for n in range(count)]
+    return [[n * SEQUENCES + sequence for n in range(count)]]
 
 
 def ids_of(node, rng, count):
@@ -85,7 +85,7 @@ def test_a_copied_block_holds_the_same(node, rng):
     ids = ids_of(node, rng, 40)
     expected = alone(node, ids)
     own = blocks_of(1, node)
-    batch = Batch((Span(3, 37, own),), range(3), [(blocks_of(0, node)[0], own[0])])
+    batch = Batch((Span(3, 37, own),), range(3), [(0, blocks_of(0, node)[0][0], own[0][0])])
     np.testing.assert_array_equal(node.run(ids[37:], batch), expected[37:])
 
 
@@ -101,16 +101,25 @@ def test_a_copied_block_holds_the_same(node, rng):
         ([(2, 0, [-1])], [], []),
         ([(2, 0, [10**6])], [], []),
         ([(2, 0, [0] * 9)], [], []),
+        ([(2, 0, [0])], [], [(1, 0, 1)]),
+        ([(2, 0, [0])], [], [(-1, 0, 1)]),
         ([(1, 0, [0])] * 2 + [(0, 0, [0])], [], []),
         ([(2, 0, [0])], [2], []),
         ([(2, 0, [0])], [-1], []),
         ([(2, 0, [0])], [1, 1], []),
         ([(2, 0, [0])], [1, 0], []),
-        ([(2, 0, [0])], [], [(0, 12)]),
-        ([(2, 0, [0])], [], [(-1, 0)]),
+        ([(2, 0, [0])], [], [(0, 0, 12)]),
+        ([(2, 0, [0])], [], [(0, -1, 0)]),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(node, spans, wanted, copies):
-    batch = Batch([Span(*span) for span in spans], wanted, copies)
+    batch = Batch([Span(rows, at, [held]) for rows, at, held in spans], wanted, copies)
     with pytest.raises(ValueError, match=r"rows|KV block|sequences|logits"):
+        node.run(np.zeros(2, np.int32), batch)
+
+
+@pytest.mark.parametrize("caches", [0, 2])
+def test_blocks_are_of_all_caches(node, caches):
+    batch = Batch([Span(2, 0, caches * [[0]])], [])
+    with pytest.raises(ValueError, match=f"KV blocks of {caches} caches, expected 1"):
         node.run(np.zeros(2, np.int32), batch)

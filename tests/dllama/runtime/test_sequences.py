@@ -11,8 +11,10 @@ from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
 from dllama.run_config import RunConfig, context_count
 from dllama.runtime.batch import Span
+from dllama.runtime.block_pool import BlockPool
 from dllama.runtime.footprint import footprint
-from dllama.runtime.sequences import Part, Sequences, common_prefix
+from dllama.runtime.prefix import common_prefix
+from dllama.runtime.sequences import Part, Sequences
 
 MODEL = "llama-gqa"
 
@@ -58,7 +60,8 @@ def number(sequences):
 
 
 def new(count=1, vocab_size=100, seq_len=1000):
-    return Sequences(vocab_size, seq_len, count)
+    whole = -(-seq_len // 256)
+    return Sequences(vocab_size, seq_len, [BlockPool(count * whole, 256, whole)])
 
 
 def test_texts_that_take_turns_keep_their_sequences():
@@ -101,16 +104,17 @@ def test_a_shared_block_is_copied_when_it_is_written():
     sequences = new(2)
     ids = [n % 90 for n in range(600)]
     evaluate(sequences, ids)
-    blocks = list(sequences.current.blocks)
+    blocks = list(sequences.current.held[0].numbers)
     assert len(blocks) == 3
     sequences.continue_from([*ids[:550], 95, 96])
     fork = sequences.current
-    assert fork.blocks == blocks, "nothing is copied before a pass"
+    held = fork.held[0].numbers
+    assert held == blocks, "nothing is copied before a pass"
     batch = plan(sequences, fork)
-    assert batch.copies == [(blocks[2], fork.blocks[2])]
-    assert fork.blocks[:2] == blocks[:2]
-    assert fork.blocks[2] not in blocks
-    assert batch.spans == [Span(2, 550, tuple(fork.blocks))]
+    assert batch.copies == [(0, blocks[2], held[2])]
+    assert held[:2] == blocks[:2]
+    assert held[2] not in blocks
+    assert batch.spans == [Span(2, 550, (tuple(held),))]
     assert plan(sequences, fork) == batch, "the copy is still to be made"
     finish(sequences, fork)
     sequences.append(fork, 5)
@@ -131,12 +135,13 @@ def test_a_text_goes_on_beside_one_that_is_being_generated():
     assert second is not first
     assert second.position == 300
     second.busy = True
-    shared = first.blocks[1]
+    one, two = first.held[0].numbers, second.held[0].numbers
+    shared = one[1]
     batch = plan(sequences, first, second)
-    assert batch.copies == [(shared, first.blocks[1]), (shared, second.blocks[1])]
-    assert len({shared, first.blocks[1], second.blocks[1]}) == 3
+    assert batch.copies == [(0, shared, one[1]), (0, shared, two[1])]
+    assert len({shared, one[1], two[1]}) == 3
     third = sequences.open([*first.tokens, 9])
-    assert third.blocks == [first.blocks[0], shared], "what is to be copied, not the copy"
+    assert third.held[0].numbers == [one[0], shared], "what is to be copied, not the copy"
     finish(sequences, first, second)
     assert plan(sequences, third).copies == []
 
@@ -226,7 +231,7 @@ def test_blocks_come_back():
             sequences.rewind(int(rng.integers(len(ids) + 1)))
         texts = [*texts[-5:], ids]
     sequences.clear()
-    assert sorted(sequences._pool._free) == list(range(9))
+    assert sorted(sequences._pools[0]._free) == list(range(9))
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
@@ -326,12 +331,12 @@ def test_the_default_fits_the_model(layers, kv_heads, length, expected):
     """A quarter of its bytes, or a GB; no more than texts at once."""
     model = spec(layers, kv_heads) if layers != 28 else spec(28, 8, 1024, 3072)
     model = spec(80, 8, 8192, 28672) if layers == 80 else model
-    assert context_count(None, 8, model, length, "f16") == expected
-    assert context_count(None, 1, model, length, "f16") == 1
+    assert context_count(None, 8, model, length, "f16", 256) == expected
+    assert context_count(None, 1, model, length, "f16", 256) == 1
 
 
 def test_short_numbers_leave_room_for_more():
-    assert context_count(None, 8, spec(32, 8), 4096, "q80") == 5
+    assert context_count(None, 8, spec(32, 8), 4096, "q80", 256) == 5
 
 
 @pytest.mark.parametrize("contexts", [0, 65, "2", True])

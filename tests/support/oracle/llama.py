@@ -48,7 +48,7 @@ def forward(
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
         turns = None if layer in spec.no_rope else halves
-        y = noise(_attention_block(weights, spec, x, turns, kv_type, noise))
+        y = noise(_attention_block(weights, spec, x, turns, kv_type, noise, layer in spec.windowed))
         x = x + residual * _post_normed(weights, "attention_post_norm", spec, y)
         y = noise(block(weights, spec, x, noise))
         x = x + residual * _post_normed(weights, "ffn_post_norm", spec, y)
@@ -61,7 +61,7 @@ def _post_normed(weights, name, spec, y):
     return ops.rms_norm(y, weights[name], spec.norm_epsilon) if spec.post_norms else y
 
 
-def _attention_block(weights, spec, x, halves, kv_type, noise):
+def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     """Attention over x (T, dim), before the residual sum: (T, dim). halves None: no RoPE."""
     h = noise(ops.rms_norm(x, weights["attention_norm"], spec.norm_epsilon))
     q, k, v = (
@@ -73,13 +73,17 @@ def _attention_block(weights, spec, x, halves, kv_type, noise):
     if "q_norm" in weights:
         q = ops.rms_norm(q, weights["q_norm"], spec.norm_epsilon)
         k = ops.rms_norm(k, weights["k_norm"], spec.norm_epsilon)
-    frequencies = ops.rope_frequencies(spec.head_dim, spec.rope_theta, spec.rope_scaling)
+    theta, scaling = spec.rope_theta, spec.rope_scaling
+    if windowed and spec.window_rope_theta:
+        theta, scaling = spec.window_rope_theta, None
+    frequencies = ops.rope_frequencies(spec.head_dim, theta, scaling)
     positions = np.arange(len(x))
     if halves is not None:
         q = ops.rope(q, positions, frequencies, halves=halves)
         k = ops.rope(k, positions, frequencies, halves=halves)
     scale, cap = spec.attention_scale or None, spec.attention_cap
-    mixed = ops.attention(q, KV_TYPES[kv_type](k), KV_TYPES[kv_type](v), scale=scale, cap=cap)
+    stored, window = KV_TYPES[kv_type], spec.window if windowed else 0
+    mixed = ops.attention(q, stored(k), stored(v), scale=scale, cap=cap, window=window)
     return ops.matmul(noise(mixed.reshape(len(x), -1)), weights["o"])
 
 

@@ -90,21 +90,24 @@ def attention(
     *,
     scale: float | None = None,
     cap: float = 0.0,
+    window: int = 0,
 ) -> Array:
     """Causal grouped-query attention: q (T, H, S) over k, v (start + T, K, S), gives (T, H, S).
 
     Query t stands at position start + t and sees positions 0 to start + t;
     query head h reads KV head h / (H / K). scale: None for 1 / sqrt(S). cap: if not 0,
-    cap * tanh(score / cap) takes the place of a score.
+    cap * tanh(score / cap) takes the place of a score. window: if not 0, a query sees only so many
+    positions, the last one its own.
     """
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     tokens, heads, size = q.shape
     group = heads // k.shape[1]
     out = np.empty_like(q)
     for t in range(tokens):
-        seen = start + t + 1
+        end = start + t + 1
+        seen = slice(max(0, end - window) if window else 0, end)
         for head in range(heads):
-            keys, values = k[:seen, head // group], v[:seen, head // group]
+            keys, values = k[seen, head // group], v[seen, head // group]
             scores = keys @ q[t, head] * (1 / math.sqrt(size) if scale is None else scale)
             scores = cap * np.tanh(scores / cap) if cap else scores
             out[t, head] = softmax(scores) @ values

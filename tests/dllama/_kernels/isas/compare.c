@@ -209,7 +209,7 @@ static void fill_block(const dl_attention *f, int type, int size, int count, con
     }
 }
 
-static void check_attend(int type, int size, int n, int count)
+static void check_attend(int type, int size, int n, int begin, int count)
 {
     static float x[DL_KV_BLOCK * DL_HEAD_MAX], q[4 * DL_HEAD_MAX], scores[DL_ATTEND_ROWS * DL_KV_BLOCK];
     static kv_block blocks[2];
@@ -222,10 +222,14 @@ static void check_attend(int type, int size, int n, int count)
     for (int i = 0; i < 2; i++) {
         fill_block(f[i], type, size, count, x, &blocks[i]);
         dl_attend job = {
-            .k = blocks[i].k, .v = blocks[i].v, .q = q, .size = size, .padded = padded, .count = count,
-            .cap = n == 3 ? 5.0f : 0.0f, .scores = scores, .partial = partials[i],
+            .k = blocks[i].k, .v = blocks[i].v, .q = q, .size = size, .padded = padded,
+            .begin = begin / 16 * 16, .count = count, .cap = n == 3 ? 5.0f : 0.0f, .scores = scores,
+            .partial = partials[i],
         };
-        for (int r = 0; r < n; r++) job.limit[r] = r == 1 ? 0 : count - r * 3 > 0 ? count - r * 3 : 1;
+        for (int r = 0; r < n; r++) {
+            job.limit[r] = r == 1 ? 0 : count - r * 3 > 0 ? count - r * 3 : 1;
+            job.first[r] = r != 1 && begin ? begin + r : 0;
+        }
         f[i]->attend[type](&job, n);
         f[i]->merge(&partials[i][0], &partials[i][n - 1], padded);
         f[i]->finish(&partials[i][0], size, out[i]);
@@ -244,9 +248,11 @@ static void check_attention(void)
     for (int t = 0; t < 3; t++)
         for (int z = 0; z < 4; z++)
             for (int n = 1; n <= DL_ATTEND_ROWS; n++) {
-                check_attend(types[t], sizes[z], n, 5);
-                check_attend(types[t], sizes[z], n, 77);
-                check_attend(types[t], sizes[z], n, DL_KV_BLOCK);
+                check_attend(types[t], sizes[z], n, 0, 5);
+                check_attend(types[t], sizes[z], n, 0, 77);
+                check_attend(types[t], sizes[z], n, 0, DL_KV_BLOCK);
+                check_attend(types[t], sizes[z], n, 23, 77);
+                check_attend(types[t], sizes[z], n, 200, DL_KV_BLOCK);
             }
 }
 

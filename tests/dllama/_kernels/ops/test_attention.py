@@ -54,6 +54,36 @@ def test_same_bits_for_any_batch(rng, shape, kind):
         np.testing.assert_array_equal(whole[t : t + 1], one)
 
 
+# Smaller and larger than a block of 256 positions, and than the text.
+@pytest.mark.parametrize("window", [1, 5, 16, 100, 255, 256, 257, 600, 2000])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_windows(rng, shape, kind, window):
+    tokens, position = shape[0], shape[-1]
+    q, k, v = inputs(rng, *shape)
+    stored = KV_TYPES[kind]
+    expected = ops.attention(q, stored(k), stored(v), position, window=window)
+    result = attention(q, k, v, position, kind, threads=2, window=window)
+    np.testing.assert_allclose(result, expected, atol=ERRORS[kind])
+    for t in {0, tokens // 2, tokens - 1}:
+        end = position + t + 1
+        row = q[t : t + 1].copy()
+        one = attention(row, k[:end], v[:end], position + t, kind, window=window)
+        np.testing.assert_array_equal(result[t : t + 1], one)
+
+
+@pytest.mark.parametrize("window", [1, 40, 300])
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_what_is_before_the_window_does_not_count(rng, kind, window):
+    """Not even if it is enormous, in blocks that are read and in others."""
+    q, k, v = inputs(rng, 3, 4, 2, 80, 700)
+    expected = attention(q, k, v, 700, kind, window=window)
+    before = 701 - window
+    k[:before], v[:before] = 1e4, -1e4
+    result = attention(q, k, v, 700, kind, window=window)
+    np.testing.assert_array_equal(result, expected)
+
+
 @pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e4])
 def test_keys_and_values_of_any_size(rng, scale):
     """Q80 has a float16 scale: what is far too small for it becomes zero."""
@@ -84,9 +114,10 @@ def test_refuses_other_types(rng):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_soft_cap_and_another_scale(rng, shape):
     q, k, v = inputs(rng, *shape)
-    expected = ops.attention(q, k, v, shape[-1], scale=3.0, cap=5.0)
-    result = attention(q, k, v, shape[-1], threads=2, scale=3.0, cap=5.0)
-    np.testing.assert_allclose(result, expected, atol=5e-6)
+    for window in (0, 7, 290):
+        expected = ops.attention(q, k, v, shape[-1], scale=3.0, cap=5.0, window=window)
+        result = attention(q, k, v, shape[-1], threads=2, scale=3.0, cap=5.0, window=window)
+        np.testing.assert_allclose(result, expected, atol=5e-6)
     far = attention(1e6 * q, k, v, shape[-1], scale=3.0, cap=5.0)
     assert np.isfinite(far).all()
 
