@@ -8,7 +8,7 @@ from oracle import huggingface, llama
 
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "qwen2", "qwen3", "qwen3-moe",
-    "mixtral", "granite", "llama-linear", "smollm3",
+    "mixtral", "granite", "llama-linear", "smollm3", "mistral-window", "qwen2-window",
 )  # fmt: skip
 
 

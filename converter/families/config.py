@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterable
 from typing import Any
 
 from dllama.checks import is_flag, is_integer, is_number
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.spec import HiddenAct, RopeScaling
 
-log = logging.getLogger("dllama.convert")
-
 Config = dict[str, Any]
 
 # Model files store numbers as float32.
 MOST = 3.4e38
+SLIDING = "sliding_attention"
+# Of Qwen2 and Qwen3, if the config has none.
+MAX_WINDOW_LAYERS = 28
 # There is only the tanh approximation of GELU; plain "gelu" means the exact function.
 ACTIVATIONS = {
     "silu": HiddenAct.SILU,
@@ -68,36 +69,46 @@ def hidden_act(config: Config, path: object) -> HiddenAct:
     return ACTIVATIONS[name]
 
 
-def seq_len(config: Config, path: object, flagged: bool = False, layered: bool = False) -> int:
-    """The context length of the model, cut to the sliding window if there is one.
+def context(
+    config: Config, path: object, windowed: Iterable[int] | None = None, flagged: bool = False
+) -> dict[str, Any]:
+    """The fields seq_len, window and windowed of a ModelSpec. A window of all positions is none.
 
     Args:
         config: the config.
         path: its file, for messages.
+        windowed: layers with the window if `layer_types` is absent; None: all have it, whatever
+            `layer_types` says.
         flagged: whether the window only counts if `use_sliding_window` is true.
-        layered: whether layers may differ. These have the window: those that `layer_types` names,
-            or else all but the first `max_window_layers`.
     """
     positions = size(config, "max_position_embeddings", path)
-    slides = _layer_types(config, path)
+    kinds = layer_types(config, path)
     used = not flagged or flag(config, "use_sliding_window", path, False)
     if not used or not config.get("sliding_window"):
-        if slides:
-            raise UnsupportedError(f"{path}: layer_types has sliding_attention, but no window")
-        return positions
-    if layered and not (_windows(config, path) if slides is None else slides):
-        return positions
-    window = size(config, "sliding_window", path, positions)
-    if window < positions:
-        log.warning(
-            "%s: sliding_window %d is not supported beyond the window: the context is cut from "
-            "%d to %d", path, window, positions, window,
-        )  # fmt: skip
-    return min(window, positions)
+        if kinds and SLIDING in kinds:
+            raise UnsupportedError(f"{path}: layer_types has {SLIDING}, but no window")
+        return {"seq_len": positions}
+    if windowed is None:
+        windowed = range(size(config, "num_hidden_layers", path))
+    elif kinds:
+        windowed = (layer for layer, kind in enumerate(kinds) if kind == SLIDING)
+    layers = tuple(windowed)
+    window = size(config, "sliding_window", path)
+    if not layers or window >= positions:
+        return {"seq_len": positions}
+    return {"seq_len": positions, "window": window, "windowed": layers}
 
 
-def _layer_types(config: Config, path: object) -> bool | None:
-    """Whether layer_types names a layer with a window; None if there are no layer_types."""
+def last_layers(config: Config, path: object) -> range:
+    """All layers but the first max_window_layers."""
+    layers = size(config, "num_hidden_layers", path)
+    first = config.get("max_window_layers")
+    first = 0 if first == 0 else size(config, "max_window_layers", path, MAX_WINDOW_LAYERS)
+    return range(first, layers)
+
+
+def layer_types(config: Config, path: object) -> list[str] | None:
+    """layer_types: full_attention or sliding_attention for each layer; None if there are none."""
     kinds = config.get("layer_types")
     if kinds is None:
         return None
@@ -105,17 +116,9 @@ def _layer_types(config: Config, path: object) -> bool | None:
     if not isinstance(kinds, list) or len(kinds) != count:
         raise FormatError(path, "layer_types", repr(kinds), f"a list of {count} types")
     for kind in kinds:
-        if kind not in ("full_attention", "sliding_attention"):
+        if kind not in ("full_attention", SLIDING):
             raise UnsupportedError(f"{path}: layer_types has {kind!r}, which is not supported")
-    return "sliding_attention" in kinds
-
-
-def _windows(config: Config, path: object) -> bool:
-    """Whether some layer has the window because its number is at least max_window_layers."""
-    without = config.get("max_window_layers")
-    return not without or size(config, "max_window_layers", path) < size(
-        config, "num_hidden_layers", path
-    )
+    return kinds
 
 
 def experts(config: Config, path: object) -> tuple[int, int]:

@@ -16,8 +16,13 @@ from dllama.converter.families.source import Source
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
 
-MODEL_TYPES = ("llama", "mistral")
-ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
+MODEL_TYPES = ("llama", "mistral", "ministral")
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "LLaMAForCausalLM",
+    "MistralForCausalLM",
+    "MinistralForCausalLM",
+)
 KEYS = keys.LLAMA
 
 LAYER = {
@@ -45,6 +50,8 @@ def read_config(
         theta: of RoPE, if the config has none.
     """
     fields.refuse_set(config, ("attention_bias", "mlp_bias"), path)
+    layers = fields.size(config, "num_hidden_layers", path)
+    windowed = range(layers) if config.get("model_type") == "ministral" else None
     dim = fields.size(config, "hidden_size", path)
     heads = fields.size(config, "num_attention_heads", path)
     theta, rope_type, scaling = read_rope(config, path, theta)
@@ -52,18 +59,18 @@ def read_config(
         arch=Arch.LLAMA,
         dim=dim,
         hidden_dim=fields.size(config, "intermediate_size", path),
-        n_layers=fields.size(config, "num_hidden_layers", path),
+        n_layers=layers,
         n_heads=heads,
         n_kv_heads=fields.size(config, "num_key_value_heads", path, heads),
         head_dim=fields.size(config, "head_dim", path, dim // heads),
         vocab_size=fields.size(config, "vocab_size", path),
-        seq_len=fields.seq_len(config, path),
         weight_type=weights,
         hidden_act=fields.hidden_act(config, path),
         norm_epsilon=fields.number(config, "rms_norm_eps", path, 1e-6),
         rope_theta=theta,
         rope_type=rope_type,
         rope_scaling=scaling,
+        **fields.context(config, path, windowed),
     )
 
 

@@ -24,9 +24,9 @@ BIASES = {"q": "q_bias", "k": "k_bias", "v": "v_bias"}
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
-    context = fields.seq_len(config, path, flagged=True, layered=True)
+    context = fields.context(config, path, fields.last_layers(config, path), flagged=True)
     given = {**config, "sliding_window": None, "layer_types": None}
-    return replace(llama.read_config(given, weights, path), qkv_bias=True, seq_len=context)
+    return replace(llama.read_config(given, weights, path), qkv_bias=True, **context)
 
 
 def sources(spec: ModelSpec) -> Iterator[Source]:

@@ -33,7 +33,8 @@ def read_config(
         path: the file, for messages.
         layered: whether some layers may have a sliding window and others none.
     """
-    context = fields.seq_len(config, path, flagged=True, layered=layered)
+    windowed = fields.last_layers(config, path) if layered else None
+    context = fields.context(config, path, windowed, flagged=True)
     size = fields.size(config, "head_dim", path, HEAD_DIM)
     given = {**config, "head_dim": size, "sliding_window": None, "layer_types": None}
     spec = llama.read_config(given, weights, path)
@@ -42,7 +43,7 @@ def read_config(
         spec,
         arch=Arch.QWEN3,
         rope_type=RopeType.FALCON,
-        seq_len=context,
+        **context,
     )
 
 

@@ -1,6 +1,7 @@
 """SmolLM3: Llama with layers that do not rotate queries and keys (NoPE).
 
-Bakouch et al. 2025 (SmolLM3). By default every fourth layer has no RoPE.
+Bakouch et al. 2025 (SmolLM3). By default every fourth layer has no RoPE. A sliding window, if there
+is one, is in these layers.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ sources = llama.sources
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
-    context = fields.seq_len(config, path, flagged=True, layered=True)
     given = {**config, "sliding_window": None, "layer_types": None}
     spec = llama.read_config(given, weights, path, THETA)
-    return replace(spec, seq_len=context, no_rope=_without(config, spec.n_layers, path))
+    no_rope = _without(config, spec.n_layers, path)
+    context = fields.context(config, path, no_rope, flagged=True)
+    return replace(spec, no_rope=no_rope, **context)
 
 
 def _without(config: Config, layers: int, path: object) -> tuple[int, ...]:

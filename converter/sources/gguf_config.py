@@ -182,7 +182,7 @@ def _window(arch: Arch, config: Config, given: Given) -> Config:
     window = config.pop("sliding_window", 0)
     if not window:
         return {}
-    fields = {"sliding_window": window, "use_sliding_window": True}
+    fields = {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 0}
     pattern = given.get(PATTERN)
     if arch.pattern:
         return {**fields, "layer_types": _layer_types(arch, config, given)}

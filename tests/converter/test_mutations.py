@@ -23,7 +23,7 @@ from dllama.errors import DllamaError
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
     "qwen3-moe", "granite", "llama-linear",
-    "smollm3", "grok",
+    "smollm3", "mistral-window", "qwen2-window", "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
 DROPPED = object()
@@ -39,7 +39,8 @@ THETA = {"mixtral": 1e6, "smollm3": 2e6}
 # These count only if use_sliding_window and sliding_window are both set.
 WINDOW = {"max_window_layers", "sliding_window", "use_sliding_window"}
 SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermediate_size"},
-             "smollm3": WINDOW | {"no_rope_layer_interval"}}  # fmt: skip
+             "smollm3": WINDOW | {"no_rope_layer_interval"},
+             "qwen2-window": {"max_window_layers"}}  # fmt: skip
 # Values that transformers takes for a field that is absent or null, and xAI's code for Grok.
 DEFAULTS = {
     "attention_bias": False, "decoder_sparse_step": 1, "hidden_act": "silu", "mlp_bias": False,
@@ -51,6 +52,7 @@ DEFAULTS_OF = {
     "granite": {"attention_multiplier": 1.0, "embedding_multiplier": 1.0, "logits_scaling": 1.0,
                 "residual_multiplier": 1.0},
     "smollm3": {"layer_types": ["full_attention"] * 3},
+    "qwen2-window": {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
     "grok": {
         "attn_output_multiplier": 0.08838834764831845, "output_multiplier_scale":
         0.5773502691896257, "embedding_multiplier_scale": 78.38367176906169,

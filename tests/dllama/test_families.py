@@ -26,7 +26,10 @@ from dllama.model.weight_types import WeightType
 from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.footprint import footprint
 
-MODELS = ("qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3")
+MODELS = (
+    "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
+    "mistral-window", "qwen2-window",
+)  # fmt: skip
 MIXTURES = ("qwen3-moe", "mixtral", "grok")
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))
@@ -319,25 +322,6 @@ def test_refuses_configs_it_cannot_represent(fixtures, tmp_path, name, changes, 
     with pytest.raises(error, match=message):
         convert(source, tmp_path / "out", progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
-
-
-def test_a_window_that_is_not_used_cuts_nothing(fixtures, tmp_path):
-    source = shutil.copytree(fixtures / "qwen2", tmp_path / "source")
-    config = json.loads((source / "config.json").read_text())
-    layers, full, window = config["num_hidden_layers"], "full_attention", "sliding_attention"
-    config |= {"sliding_window": 100, "layer_types": None, "max_window_layers": None}
-    for changes, expected in (
-        ({"use_sliding_window": False}, 256),
-        ({"use_sliding_window": None}, 256),
-        ({"use_sliding_window": True}, 100),
-        ({"use_sliding_window": True, "max_window_layers": layers}, 256),
-        ({"use_sliding_window": True, "max_window_layers": layers - 1}, 100),
-        ({"use_sliding_window": True, "max_window_layers": 0}, 100),
-        ({"use_sliding_window": True, "layer_types": layers * [full]}, 256),
-        ({"use_sliding_window": True, "layer_types": [full, window]}, 100),
-    ):
-        (source / "config.json").write_text(json.dumps({**config, **changes}))
-        assert convert(source, tmp_path / "out", progress=False).spec.seq_len == expected, changes
 
 
 def test_what_a_mixtral_need_not_say(fixtures):

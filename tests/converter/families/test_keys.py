@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from dllama.converter.convert import read_spec
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.weight_types import WeightType
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
     "qwen3-moe",
@@ -145,7 +147,32 @@ def test_every_layer_of_a_mistral_has_the_window(fixtures):
     """transformers reads neither layer_types nor use_sliding_window in this family."""
     config = json.loads((fixtures / "mistral" / "config.json").read_text())
     config |= {"sliding_window": 100, "layer_types": 2 * ["full_attention"]}
-    assert spec_of({**config, "use_sliding_window": False}).seq_len == 100
+    spec = spec_of({**config, "use_sliding_window": False})
+    assert (spec.window, spec.windowed) == (100, (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "windowed"),
+    [
+        ("ministral", {}, (0, 1)),
+        ("ministral", {"layer_types": ["full_attention", "sliding_attention"]}, (1,)),
+        ("ministral", {"layer_types": 2 * ["full_attention"]}, ()),
+        ("qwen2", {}, ()),
+        ("qwen2", {"use_sliding_window": True}, ()),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, (0, 1)),
+        ("qwen3", {"use_sliding_window": True, "max_window_layers": 1}, (1,)),
+        ("qwen3", {"use_sliding_window": True, "max_window_layers": 2}, ()),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 1,
+                   "layer_types": ["sliding_attention", "full_attention"]}, (0,)),
+        ("smollm3", {"use_sliding_window": True, "no_rope_layers": [1, 0]}, (1,)),
+    ],
+)  # fmt: skip
+def test_which_layers_have_the_window(fixtures, model_type, changes, windowed):
+    config = json.loads((fixtures / "mistral" / "config.json").read_text())
+    config |= {"model_type": model_type, "architectures": [], "sliding_window": 100}
+    spec = spec_of({**config, **changes})
+    assert spec.windowed == windowed
+    assert spec.window == (100 if windowed else 0)
 
 
 def test_two_numbers_of_experts_must_be_the_same(fixtures):
@@ -153,3 +180,14 @@ def test_two_numbers_of_experts_must_be_the_same(fixtures):
     assert spec_of({**config, "num_experts": 4}) == spec_of(config)
     with pytest.raises(FormatError, match="num_local_experts is 4, expected 8"):
         spec_of({**config, "num_experts": 8})
+
+
+DIALECTS = sorted(path.parent.name for path in FIXTURES.glob("*/config.v4.json"))
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_the_config_of_older_versions_says_the_same(name):
+    """transformers 4 has rope_theta outside of rope_parameters, and no layer_types."""
+    both = [json.loads((FIXTURES / name / f"config{old}.json").read_text()) for old in ("", ".v4")]
+    assert both[0] != both[1]
+    assert spec_of(both[0]) == spec_of(both[1])

@@ -150,11 +150,10 @@ def test_keys_of_others_are_no_matter(model):
         pass
 
 
-def test_a_window_shortens_the_context(model, caplog):
+def test_a_window_is_that_of_all_layers(model):
     for arch in ("llama", "qwen2", "qwen3"):
         with model({f"{arch}.attention.sliding_window": 24}, arch) as opened:
-            assert opened.spec.seq_len == 24
-    assert "sliding_window 24 is not supported beyond the window" in caplog.text
+            assert (opened.spec.window, opened.spec.windowed) == (24, (0, 1))
 
 
 def test_defaults_are_those_of_the_format(model):

@@ -114,10 +114,21 @@ def read_spec(folder: Path) -> ModelSpec:
         rope_type=RopeType.LLAMA31 if scaled else RopeType.LLAMA,
         rope_scaling=_scaling(rope) if scaled else None,
         no_rope=tuple(i for i, on in enumerate(config.get("no_rope_layers", [])) if not on),
+        **_windows(config),
         embedding_scale=config.get("embedding_multiplier", 1.0),
         attention_scale=config.get("attention_multiplier", 0.0),
         logits_scale=1 / config.get("logits_scaling", 1.0),
     )
+
+
+def _windows(config: dict[str, Any]) -> dict[str, Any]:
+    """Which layers have a window: those of layer_types, or all."""
+    layers = range(config["num_hidden_layers"])
+    kinds = config.get("layer_types") or ["sliding_attention"] * len(layers)
+    if not config.get("sliding_window") or not config.get("use_sliding_window", True):
+        return {}
+    windowed = tuple(layer for layer in layers if kinds[layer] == "sliding_attention")
+    return {"window": config["sliding_window"], "windowed": windowed}
 
 
 def residual_multiplier(folder: Path) -> float:
