@@ -13,6 +13,7 @@ import argparse
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from dllama.converter.families import llama
 from dllama.model.file import TensorInfo, tensor_table
 from dllama.model.header import write_header
-from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType
+from dllama.model.spec import Arch, ModelSpec, QKNorm, RopeScaling, RopeType
 from dllama.model.weight_types import WeightType
 
 RUN = 1 << 22
@@ -47,7 +48,7 @@ SHAPES = {
     "qwen3-30b-a3b-cut": ModelSpec(
         Arch.QWEN3_MOE, 2048, 6144, 3, 32, 4, 128, 32000, 4096, WeightType.Q40,
         rope_theta=1e6, rope_type=RopeType.FALCON, norm_epsilon=1e-6,
-        n_experts=128, n_active_experts=8, moe_hidden_dim=768,
+        n_experts=128, n_active_experts=8, moe_hidden_dim=768, qk_norm=QKNorm.HEAD,
     ),
 }  # fmt: skip
 GGUF_NAMES = {
@@ -143,19 +144,8 @@ def write_gguf(path: Path, model: ModelSpec) -> None:
 
 def rope_factors(model: ModelSpec) -> np.ndarray:
     """Return the divisors of the RoPE frequencies, which a .gguf stores as a tensor."""
-    from dllama._kernels.ops.rope import RopeCache
-
-    scaling = model.rope_scaling
-    assert scaling is not None
-    numbers = (
-        scaling.factor,
-        scaling.low_freq_factor,
-        scaling.high_freq_factor,
-        scaling.original_seq_len,
-    )
-    plain = np.arcsin(RopeCache(model.head_dim, 2, model.rope_theta).table()[1][1])
-    scaled = np.arcsin(RopeCache(model.head_dim, 2, model.rope_theta, numbers).table()[1][1])
-    return (plain / scaled).astype(np.float32)
+    plain = replace(model, rope_type=RopeType.LLAMA).frequencies
+    return (np.array(plain) / np.array(model.frequencies)).astype(np.float32)
 
 
 def gguf_name(name: str) -> str:

@@ -37,7 +37,7 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
             raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
         if checkpoint.paired:
             source = replace(source, paired_heads=0)
-        found.append((source, stored.part(place.index, place.count)))
+        found.append((source, stored.part(place.index, place.count, place.span)))
     unused = [stored.name for name, stored in checkpoint.tensors.items() if name not in used]
     refuse_unused(dict.fromkeys(unused), (), checkpoint.path)
     return found
@@ -92,7 +92,7 @@ def _place(checkpoint: Checkpoint, source: Source) -> Place:
 
     An output matrix of its own comes first, whatever the config says.
     """
-    places = [Place(source.tensor), *source.others]
+    places = [Place(source.tensor, *source.rows), *source.others]
     if source.tied_to and checkpoint.config.get("tie_word_embeddings") is not False:
         places.insert(1, Place(source.tied_to))
     for place in places:

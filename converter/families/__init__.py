@@ -16,10 +16,13 @@ from __future__ import annotations
 from types import ModuleType
 
 from dllama.converter.families import (
+    glm4,
     granite,
     grok,
     llama,
     mixtral,
+    olmo2,
+    phi3,
     qwen2,
     qwen3,
     qwen3_moe,
@@ -28,7 +31,9 @@ from dllama.converter.families import (
 from dllama.converter.families.config import Config
 from dllama.errors import FormatError, UnsupportedError
 
-ALL: tuple[ModuleType, ...] = (llama, qwen2, qwen3, qwen3_moe, mixtral, granite, smollm3, grok)
+ALL: tuple[ModuleType, ...] = (
+    llama, qwen2, qwen3, qwen3_moe, mixtral, granite, smollm3, phi3, olmo2, glm4, grok,
+)  # fmt: skip
 
 
 def of_config(config: Config, path: object) -> ModuleType:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dllama.checks import is_flag, is_integer, is_number
 from dllama.errors import FormatError, UnsupportedError
-from dllama.model.spec import HiddenAct, RopeScaling
+from dllama.model.spec import HiddenAct
 
 Config = dict[str, Any]
 
@@ -139,9 +139,3 @@ def refuse_set(config: Config, fields: tuple[str, ...], path: object) -> None:
     for field in fields:
         if config.get(field):
             raise UnsupportedError(f"{path}: {field} {config[field]!r} is not supported")
-
-
-def refuse_scaling(scaling: RopeScaling | None, path: object) -> None:
-    """UnsupportedError for scaled RoPE, in families for which model files cannot express it."""
-    if scaling is not None:
-        raise UnsupportedError(f"{path}: scaled RoPE is not supported for this model_type")

@@ -98,7 +98,7 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
             else:
                 yield Source(at, first, paired_heads=heads, others=(Place(second),))
     yield Source("final_norm", "model.norm.scale", others=(Place("transformer.rms_norm.weight"),))
-    yield Source("output", "lm_head.weight", embedding, others=(Place(other),))
+    yield Source("output", "lm_head.weight", tied_to=embedding, others=(Place(other),))
 
 
 def _expert_sources(at: str, count: int, first: str, second: str) -> Iterator[Source]:

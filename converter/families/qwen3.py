@@ -5,19 +5,20 @@ Yang et al. 2025 (Qwen3 technical report). RoPE rotates halves, so rows are not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from dllama.converter.families import config as fields
 from dllama.converter.families import llama
 from dllama.converter.families.config import Config
-from dllama.converter.families.source import Source
-from dllama.model.spec import Arch, ModelSpec, RopeType
+from dllama.converter.families.rope import unpaired
+from dllama.model.spec import Arch, ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
 
 MODEL_TYPES = ("qwen3",)
 ARCHITECTURES = ("Qwen3ForCausalLM",)
 KEYS = llama.KEYS
+
+sources = llama.sources
 
 HEAD_DIM = 128  # if the config has none
 
@@ -37,25 +38,6 @@ def read_config(
     context = fields.context(config, path, windowed, flagged=True)
     size = fields.size(config, "head_dim", path, HEAD_DIM)
     given = {**config, "head_dim": size, "sliding_window": None, "layer_types": None}
-    spec = llama.read_config(given, weights, path)
-    fields.refuse_scaling(spec.rope_scaling, path)
-    return replace(
-        spec,
-        arch=Arch.QWEN3,
-        rope_type=RopeType.FALCON,
-        **context,
-    )
-
-
-def sources(spec: ModelSpec) -> Iterator[Source]:
-    """Where each tensor of the model file comes from, in the order of the file."""
-    for source in llama.sources(spec):
-        if source.name.endswith("attention_norm"):
-            yield from norm_sources(source.name.removesuffix("attention_norm"))
-        yield replace(source, paired_heads=0)
-
-
-def norm_sources(at: str) -> Iterator[Source]:
-    """The norms of q and k of a layer."""
-    for name in ("q_norm", "k_norm"):
-        yield Source(at + name, f"model.{at}self_attn.{name}.weight")
+    fields.refuse_set(config, ("attention_bias", "mlp_bias"), path)
+    spec = unpaired(llama.read_config(given, weights, path))
+    return replace(spec, arch=Arch.QWEN3, qk_norm=QKNorm.HEAD, **context)

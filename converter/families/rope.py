@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dllama.converter.families.config import Config, number, size
+from dllama.converter.families.config import Config, flag, number, size
 from dllama.errors import FormatError, UnsupportedError
-from dllama.model.spec import RopeScaling, RopeType
+from dllama.model.spec import ModelSpec, RopeScaling, RopeType
 
 OBJECTS = ("rope_parameters", "rope_scaling")
 # Types that change nothing if their factor is 1.
@@ -14,26 +16,73 @@ BY_FACTOR = ("dynamic", "linear", "llama3", "yarn")
 COMMON = ("factor", "partial_rotary_factor", "rope_theta", "rope_type", "type")
 ORIGINAL = "original_max_position_embeddings"
 LLAMA3 = ("low_freq_factor", "high_freq_factor", ORIGINAL)
+YARN = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", ORIGINAL)
+KEYS = {"default": (), "linear": (), "llama3": LLAMA3, "yarn": (*YARN, "truncate")}
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN (Peng et al. 2023, section 3.2): high frequencies stay, low ones are divided.
+
+    Args:
+        factor: divisor of low frequencies.
+        original: positions that the model was first trained with.
+        fast, slow: pairs that turn more often than `fast` times in them stay, those that turn less
+            often than `slow` times are divided, those between are blended.
+        truncate: whether the first and the last pair between are whole numbers.
+        attention: factor of what is rotated (section 3.4).
+    """
+
+    factor: float
+    original: int
+    fast: float
+    slow: float
+    truncate: bool
+    attention: float
+
+    def frequencies(self, theta: float, size: int) -> tuple[float, ...]:
+        """The frequencies of the pairs of `size` numbers, in radians per position."""
+        first, last = (
+            size * math.log(self.original / (math.tau * turns)) / (2 * math.log(theta))
+            for turns in (self.fast, self.slow)
+        )
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, size - 1)
+        width = last - first or 0.001
+        scaled = []
+        for pair in range(size // 2):
+            plain = math.pow(theta, -2.0 * pair / size)
+            divided = min(max((pair - first) / width, 0.0), 1.0)
+            scaled.append(plain / self.factor * divided + plain * (1.0 - divided))
+        return tuple(scaled)
+
+
+Scaling = RopeScaling | Yarn
 
 
 def read_rope(
-    config: Config, path: object, theta: float = 10000.0
-) -> tuple[float, RopeType, RopeScaling | None]:
-    """theta, type and scaling.
+    config: Config,
+    path: object,
+    head_dim: int,
+    theta: float = 10000.0,
+    partial: float | None = None,
+) -> dict[str, Any]:
+    """The fields of a ModelSpec that begin with rope_.
 
     Args:
         config: a config.json.
         path: its file, for messages.
+        head_dim: numbers of a head.
         theta: if the config has none.
+        partial: part of the numbers that are rotated, if the config does not say; None if the
+            family always rotates all.
 
     Raises:
         FormatError: a value is wrong, or two places contradict each other.
         UnsupportedError: a type or a setting that dllama does not have.
     """
-    _check_partial(config, path)
     found = {name: value for name in OBJECTS if (value := _object(config, name, path))}
-    for value in found.values():
-        _check_partial(value, path)
     scalings = {name: _scaling(value, name, config, path) for name, value in found.items()}
     if len(scalings) == 2 and scalings[OBJECTS[0]] != scalings[OBJECTS[1]]:
         raise UnsupportedError(
@@ -44,14 +93,37 @@ def read_rope(
     scaling = next(iter(scalings.values()), None)
     if scaling is None:
         _check_original(config, path)
-    kind = RopeType.LLAMA if scaling is None else RopeType.LLAMA31
-    return _theta(config, found, path, theta), kind, scaling
+    theta = _value("rope_theta", config, found, path, theta)
+    part = _value("partial_rotary_factor", config, found, path, partial or 1.0)
+    if partial is None and part != 1:
+        raise UnsupportedError(f"{path}: partial_rotary_factor is {part:g}, only 1 is supported")
+    rotated = int(head_dim * part)
+    if part > 1 or rotated < 2 or rotated % 2:
+        expected = f"a part of the {head_dim} numbers of a head, and an even number of them"
+        raise FormatError(path, "partial_rotary_factor", part, expected)
+    fields: dict[str, Any] = {"rope_theta": theta}
+    if isinstance(scaling, RopeScaling):
+        fields |= {"rope_type": RopeType.LLAMA31, "rope_scaling": scaling}
+    elif scaling:
+        fields |= {
+            "rope_frequencies": scaling.frequencies(theta, rotated),
+            "rope_factor": scaling.attention,
+        }
+    return fields | ({"rope_dim": rotated} if rotated < head_dim else {})
 
 
-def _shown(scaling: RopeScaling | None) -> str:
+def unpaired(spec: ModelSpec) -> ModelSpec:
+    """The spec for models whose pairs are (i, i + n) of 2 n numbers, in rows as they are."""
+    frequencies = spec.frequencies if spec.rope_scaling else spec.rope_frequencies
+    return replace(spec, rope_type=RopeType.FALCON, rope_scaling=None, rope_frequencies=frequencies)
+
+
+def _shown(scaling: Scaling | None) -> str:
     """A scaling in a message."""
     if scaling is None:
         return "no scaling"
+    if isinstance(scaling, Yarn):
+        return f"yarn, factor {scaling.factor:g}, original context {scaling.original}"
     if scaling == linear(scaling.factor):
         return f"linear, factor {scaling.factor:g}"
     return f"llama3, factor {scaling.factor:g}, original context {scaling.original_seq_len}"
@@ -76,22 +148,19 @@ def _object(config: Config, name: str, path: object) -> dict[str, Any] | None:
     return first
 
 
-def _theta(config: Config, found: dict[str, dict[str, Any]], path: object, default: float) -> float:
-    """Return theta, which may stand in several places but must be the same there."""
-    values = {
-        name: number(given, "rope_theta", path)
-        for name, given in ({"config": config} | found).items()
-        if given.get("rope_theta") is not None
-    }
-    if len(set(values.values())) > 1:
-        found_values = ", ".join(f"{value:g}" for value in values.values())
-        raise FormatError(path, "rope_theta", f"{found_values} in different places", "one value")
-    return next(iter(values.values()), default)
-
-
-def _check_partial(given: dict[str, Any], path: object) -> None:
-    if given.get("partial_rotary_factor") not in (None, 1):
-        raise UnsupportedError(f"{path}: partial_rotary_factor is not supported, only 1")
+def _value(
+    field: str, config: Config, found: dict[str, dict[str, Any]], path: object, default: float
+) -> float:
+    """Return a number that may stand in several places but must be the same there."""
+    values = [
+        number(given, field, path)
+        for given in (config, *found.values())
+        if given.get(field) is not None
+    ]
+    if len(set(values)) > 1:
+        shown = ", ".join(f"{value:g}" for value in values)
+        raise FormatError(path, field, f"{shown} in different places", "one value")
+    return next(iter(values), default)
 
 
 def _check_original(config: Config, path: object) -> None:
@@ -109,18 +178,16 @@ def _kind(rope: dict[str, Any], name: str, path: object) -> object:
     return new or old or "default"
 
 
-def _scaling(rope: dict[str, Any], name: str, config: Config, path: object) -> RopeScaling | None:
+def _scaling(rope: dict[str, Any], name: str, config: Config, path: object) -> Scaling | None:
     """Return the scaling; None if there is none."""
     kind = _kind(rope, name, path)
     if rope.get("factor") == 1 and kind in BY_FACTOR and rope.get("attention_factor") in (None, 1):
         return None
-    if kind not in ("default", "linear", "llama3"):
-        raise UnsupportedError(
-            f"{path}: rope type {kind!r} is not supported, only default, linear and llama3"
-        )
-    known = (*COMMON, *(LLAMA3 if kind == "llama3" else ()))
+    if kind not in KEYS:
+        known = ", ".join(KEYS)
+        raise UnsupportedError(f"{path}: rope type {kind!r} is not supported, only {known}")
     for key, value in rope.items():
-        if key not in known and value:
+        if key not in (*COMMON, *KEYS[kind]) and value:
             raise UnsupportedError(
                 f"{path}: {name}.{key} {value!r} is not supported for the rope type {kind!r}"
             )
@@ -131,7 +198,7 @@ def _scaling(rope: dict[str, Any], name: str, config: Config, path: object) -> R
     if kind == "linear":
         _check_original(config, path)
         return linear(number(rope, "factor", path))
-    return _llama3(rope, config, path)
+    return _llama3(rope, config, path) if kind == "llama3" else _yarn(rope, config, path)
 
 
 def linear(factor: float) -> RopeScaling:
@@ -144,14 +211,42 @@ def linear(factor: float) -> RopeScaling:
 
 
 def _llama3(rope: dict[str, Any], config: Config, path: object) -> RopeScaling:
-    """Return Llama 3.1's scaling. The original context may stand in the config itself."""
-    original = config.get(ORIGINAL)
-    given = rope.get(ORIGINAL)
-    if original is not None and given is not None and original != given:
-        raise FormatError(path, ORIGINAL, f"{original} and {given}", "one value")
+    """Return Llama 3.1's scaling."""
     return RopeScaling(
         factor=number(rope, "factor", path),
         low_freq_factor=number(rope, "low_freq_factor", path),
         high_freq_factor=number(rope, "high_freq_factor", path),
-        original_seq_len=size(config if given is None else rope, ORIGINAL, path),
+        original_seq_len=_original(rope, config, path),
     )
+
+
+def _yarn(rope: dict[str, Any], config: Config, path: object) -> Yarn:
+    """Return YaRN's scaling, with the defaults of transformers' modeling_rope_utils.py."""
+    factor = number(rope, "factor", path)
+    attention = _magnitude(factor, 1.0)
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        one, all_dims = (number(rope, name, path) for name in ("mscale", "mscale_all_dim"))
+        attention = _magnitude(factor, one) / _magnitude(factor, all_dims)
+    return Yarn(
+        factor=factor,
+        original=_original(rope, config, path, "max_position_embeddings"),
+        fast=number(rope, "beta_fast", path, 32.0),
+        slow=number(rope, "beta_slow", path, 1.0),
+        truncate=flag(rope, "truncate", path, True),
+        attention=number(rope, "attention_factor", path, attention),
+    )
+
+
+def _magnitude(factor: float, mscale: float) -> float:
+    """YaRN's factor for scores of longer contexts (section 3.4)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _original(rope: dict[str, Any], config: Config, path: object, fallback: str = ORIGINAL) -> int:
+    """Return the original context. It may stand in the config itself, or be another field of it."""
+    original, given = config.get(ORIGINAL), rope.get(ORIGINAL)
+    if original is not None and given is not None and original != given:
+        raise FormatError(path, ORIGINAL, f"{original} and {given}", "one value")
+    if given is None:
+        return size(config, ORIGINAL if original is not None else fallback, path)
+    return size(rope, ORIGINAL, path)

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from dllama.model.spec import ModelSpec, RopeType
+from dllama.model.tensors import tensors
+
+EMBEDDING = "model.embed_tokens.weight"
+# Names of most families.
+NAMES = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
 
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of the source, or one of several equal slices of its rows.
+    """A tensor of the source, or some of several equal slices of its rows.
 
     Args:
         tensor: its name.
-        index: which slice.
+        index: the first slice.
         count: slices that the tensor is cut into. All axes but the last count as rows.
+        span: how many slices.
     """
 
     tensor: str
     index: int = 0
     count: int = 1
+    span: int = 1
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,7 @@ class Source:
     Args:
         name: its name in the model file.
         tensor: its name in the Hugging Face folder.
+        rows: (index, count, span) of its rows there, as in Place.
         tied_to: the tensor to use instead if `tensor` is absent and the embeddings are tied.
         paired_heads: if not 0, the number of heads in the rows. In each, pairs (i, i + S/2) are
             moved to (2i, 2i + 1).
@@ -36,9 +58,54 @@ class Source:
 
     name: str
     tensor: str
+    rows: tuple[int, int, int] = (0, 1, 1)
     tied_to: str = ""
     paired_heads: int = 0
     others: tuple[Place, ...] = ()
+
+
+def dense_sources(
+    spec: ModelSpec, names: Mapping[str, str] | None = None, adjacent: bool = False
+) -> Iterator[Source]:
+    """Where each tensor of a dense model comes from, in the order of the model file.
+
+    Rows of q and k, and their biases, are reordered if RoPE rotates adjacent pairs.
+
+    Args:
+        spec: the model.
+        names: for the tensors of a layer by their names in the model file, those in the Hugging
+            Face folder, where they are not those in NAMES. If several have the same name, they are
+            rows of one tensor, in the order of NAMES.
+        adjacent: whether pairs are adjacent there already.
+    """
+    dense = [*tensors(replace(spec, n_experts=0))]
+    there = {tensor.name.rpartition(".")[2] for tensor in dense}
+    theirs = {ours: name for ours, name in {**NAMES, **(names or {})}.items() if ours in there}
+    paired = {"q": spec.n_heads, "k": spec.n_kv_heads}
+    if adjacent or spec.rope_type is RopeType.FALCON:
+        paired = {}
+    yield Source("embedding", EMBEDDING)
+    for tensor in dense:
+        at, _, name = tensor.name.rpartition(".")
+        if at:
+            name, bias, _ = name.partition("_bias")
+            where = f"model.{at}.{theirs[name]}.{'bias' if bias else 'weight'}"
+            yield Source(
+                tensor.name, where, _rows(spec, theirs, name), paired_heads=paired.get(name, 0)
+            )
+    yield Source("final_norm", "model.norm.weight")
+    yield Source("output", "lm_head.weight", tied_to=EMBEDDING)
+
+
+def _rows(spec: ModelSpec, names: Mapping[str, str], name: str) -> tuple[int, int, int]:
+    """Which rows of its tensor a matrix is, as in Place: several may be one below another."""
+    heads = {"q": spec.n_heads, "k": spec.n_kv_heads, "v": spec.n_kv_heads}
+    joined = [other for other in names if names[other] == names[name]]
+    if len(joined) == 1:
+        return 0, 1, 1
+    sizes = [heads.get(other, 1) for other in joined]
+    index = joined.index(name)
+    return sum(sizes[:index]), sum(sizes), sizes[index]
 
 
 def with_experts(

@@ -62,7 +62,7 @@ class ForeignTensor:
         number: of its type.
         whole_shape: rows first.
         whole_begin: offset in the file, in bytes.
-        index, count: which of how many equal runs of rows this is.
+        index, count, span: the first of how many equal runs of rows this is, and how many it is.
         dtype: of the rows that are read.
     """
 
@@ -73,6 +73,7 @@ class ForeignTensor:
     whole_begin: int
     index: int = 0
     count: int = 1
+    span: int = 1
     dtype: str = "F32"
 
     @property
@@ -90,7 +91,7 @@ class ForeignTensor:
         """Rows first."""
         if self.count == 1:
             return self.whole_shape
-        return math.prod(self.whole_shape[:-1]) // self.count, self.whole_shape[-1]
+        return math.prod(self.whole_shape[:-1]) // self.count * self.span, self.whole_shape[-1]
 
     @property
     def nbytes(self) -> int:
@@ -100,12 +101,12 @@ class ForeignTensor:
     @property
     def begin(self) -> int:
         """Offset in the file, in bytes."""
-        return self.whole_begin + self.index * self.nbytes
+        return self.whole_begin + self.index * self.nbytes // self.span
 
-    def part(self, index: int, count: int) -> ForeignTensor:
-        """Return one of `count` equal runs of rows."""
+    def part(self, index: int, count: int, span: int = 1) -> ForeignTensor:
+        """Return some of `count` equal runs of rows."""
         part_shape(self, count)
-        return self if count == 1 else replace(self, index=index, count=count)
+        return self if count == 1 else replace(self, index=index, count=count, span=span)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count as float32 (count, columns)."""

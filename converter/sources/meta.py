@@ -87,7 +87,7 @@ class JoinedTensor:
         """Bytes in the files."""
         return sum(shard.nbytes for shard in self.shards)
 
-    def part(self, index: int, count: int) -> JoinedTensor:
+    def part(self, index: int, count: int, span: int = 1) -> JoinedTensor:
         """Return the tensor itself; these checkpoints have no stacked tensors."""
         if count != 1:
             raise FormatError(

@@ -58,10 +58,11 @@ class Stored(Protocol):
     @property
     def lossy(self) -> str: ...
 
-    def part(self, index: int, count: int) -> Stored:
-        """Return one of `count` equal runs of rows, where all axes but the last count as rows.
+    def part(self, index: int, count: int, span: int = 1) -> Stored:
+        """Return `span` of `count` equal runs of rows, where all axes but the last count as rows.
 
-        It is the tensor itself if count is 1. FormatError if it cannot be divided.
+        The first of them is run `index`. It is the tensor itself if count is 1. FormatError if it
+        cannot be divided.
         """
         ...
 
@@ -132,9 +133,9 @@ class MappedTensor:
         """Bytes in the file; 0 for a type that cannot be converted."""
         return row_bytes(self.dtype, self.shape) * self.shape[0] if self.shape else 0
 
-    def part(self, index: int, count: int) -> MappedTensor:
-        """Return one of `count` equal runs of rows."""
-        shape, nbytes = part_shape(self, count), self.nbytes // count
+    def part(self, index: int, count: int, span: int = 1) -> MappedTensor:
+        """Return some of `count` equal runs of rows."""
+        shape, nbytes = part_shape(self, count, span), self.nbytes // count
         return self if count == 1 else replace(self, shape=shape, begin=self.begin + index * nbytes)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
@@ -163,8 +164,8 @@ class MappedTensor:
         self.file.release(self.begin, self.nbytes)
 
 
-def part_shape(tensor: Stored, count: int) -> tuple[int, ...]:
-    """Return the shape of one of `count` equal parts; FormatError if there is none."""
+def part_shape(tensor: Stored, count: int, span: int = 1) -> tuple[int, ...]:
+    """Return the shape of `span` of `count` equal parts; FormatError if there are none."""
     if count == 1:
         return tensor.shape
     rows = math.prod(tensor.shape[:-1])
@@ -172,7 +173,7 @@ def part_shape(tensor: Stored, count: int) -> tuple[int, ...]:
         raise FormatError(
             tensor.path, f"shape of {tensor.name}", tensor.shape, f"{count} equal parts"
         )
-    return rows // count, tensor.shape[-1]
+    return rows // count * span, tensor.shape[-1]
 
 
 def row_bytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dllama._kernels.comm.ops import AllReduceOp, BroadcastOp
+from dllama._kernels.comm.ops import AllReduceOp, BroadcastOp, GatherOp
 from dllama._kernels.ops.attention import AttentionOp
 from dllama._kernels.ops.experts import (
     DispatchOp,
@@ -11,10 +11,12 @@ from dllama._kernels.ops.experts import (
     ExpertsSumOp,
     RouteOp,
 )
+from dllama._kernels.ops.head_squares import HeadSquaresOp
 from dllama._kernels.ops.matmul import MatmulOp
 from dllama._kernels.ops.rope import RopeOp
 from dllama._kernels.ops.rowwise import (
     ActivateOp,
+    AddOp,
     EmbedOp,
     EncodeOp,
     NormOp,
@@ -26,11 +28,14 @@ OPS: dict[str, type] = {
     "embed": EmbedOp,
     "norm": NormOp,
     "matmul": MatmulOp,
+    "head_squares": HeadSquaresOp,
+    "gather": GatherOp,
     "rope": RopeOp,
     "attention": AttentionOp,
     "encode": EncodeOp,
     "activate": ActivateOp,
     "scale": ScaleOp,
+    "add": AddOp,
     "squares": SquaresOp,
     "route": RouteOp,
     "dispatch": DispatchOp,

@@ -17,7 +17,7 @@ from dllama.graph.graph import Graph, Heads, Routing
 from dllama.graph.matrices import down_of_experts, gated, gated_width, projections, whole
 from dllama.graph.shard import Shard, columns_of
 from dllama.graph.sum_tree import Segment, Summation
-from dllama.model.spec import Arch, HiddenAct, ModelSpec
+from dllama.model.spec import Arch, HiddenAct, ModelSpec, QKNorm
 
 # Adds the task of a matrix product. Arguments: the buffer of the result, what happens to the
 # result, and the order in which columns are summed.
@@ -28,10 +28,11 @@ def check_supported(spec: ModelSpec, path: object = "model") -> None:
     """UnsupportedError for combinations that a header can express but no model family has."""
     arch = spec.arch
     mixture = spec.n_experts > 0
-    if arch is (Arch.QWEN3 if mixture else Arch.QWEN3_MOE) or (spec.post_norms and not mixture):
+    if arch is (Arch.QWEN3 if mixture else Arch.QWEN3_MOE):
         what = f"{arch.name.lower()} with {spec.n_experts} experts"
-        what += " and norms after its blocks" if spec.post_norms else ""
         raise UnsupportedError(f"{path}: architecture {what} is not supported")
+    if mixture and spec.ffn_bias:
+        raise UnsupportedError(f"{path}: experts with biases are not supported")
 
 
 def build(spec: ModelSpec, shard: Shard) -> Graph:
@@ -65,22 +66,20 @@ def _attention(b: GraphBuilder) -> None:
     """x += attention of the norm of x."""
     spec, shard, at = b.spec, b.shard, b.at
     kind, heads, matrices = b.features.attention, _heads(b), [*projections(spec, shard, at)]
-    b.norm_for("normed", at + "attention_norm", [matrix.weight_type for matrix, _ in matrices])
+    norm = at + "attention_norm" if b.features.norms_before else ""
+    b.norm_for("normed", norm, [matrix.weight_type for matrix, _ in matrices])
     qkv = b.buffer("qkv", (heads.count + 2 * heads.kv_count) * heads.size)
     for matrix, column in matrices:
         biases = ((piece.tensor + "_bias", piece.rows) for piece in matrix.slices)
         bias = b.vector(matrix.name + "_bias", *biases) if kind.biases else ""
         src = b.input("normed", spec.dim, matrix.weight_type)
         b.multiply("matmul", src, qkv, matrix, column=column, bias=bias)
-    norm = ""
-    if kind.head_norms:
-        norms = ((at + name, range(heads.size)) for name in ("q_norm", "k_norm"))
-        norm = b.vector(at + "qk_norm", *norms)
+    norms = _head_norms(b, qkv, heads)
     constant = ""
-    if kind.biases and not kind.cap and not norm:  # else scores would change
-        rows = range(shard.kv_heads.start * heads.size, shard.kv_heads.stop * heads.size)
+    if kind.biases and not kind.cap and not norms:  # else scores would change
+        rows = _numbers(shard.kv_heads, heads.size)
         constant = b.vector(at + "k_bias", (at + "k_bias", rows))
-    b.task("rope", qkv, qkv, weight=norm, heads=heads, epsilon=spec.norm_epsilon, bias=constant)
+    b.task("rope", qkv, qkv, heads=heads, epsilon=spec.norm_epsilon, bias=constant, **norms)
     columns = columns_of(spec, shard.heads)
     b.task("attention", qkv, b.buffer("mixed", len(columns)), heads=heads)
     o = whole(spec, at + "o", range(spec.dim), columns)
@@ -91,7 +90,33 @@ def _attention(b: GraphBuilder) -> None:
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("matmul", mixed, dst, o, then=then, sums=sums)
 
-    _add_to_x(b, project, shard.output_sum, "attention")
+    bias = at + "o_bias" if kind.o_bias else ""
+    _add_to_x(b, project, shard.output_sum, "attention", bias)
+
+
+def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, str]:
+    """The norms of q and k, as fields of the rope task that applies them.
+
+    A norm over all heads needs the squares of those of other nodes, too.
+    """
+    spec, shard, at, kind = b.spec, b.shard, b.at, b.features.attention
+    names = ("q_norm", "k_norm")
+    if kind.norm is QKNorm.NONE:
+        return {}
+    if kind.norm is QKNorm.HEAD:
+        return {"weight": b.vector(at + "qk_norm", *((at + n, range(heads.size)) for n in names))}
+    squares = b.buffer("head_squares", spec.n_heads + spec.n_kv_heads)
+    b.task("head_squares", qkv, squares, heads=heads)
+    if shard.world_size > 1:
+        b.transfer("gather", squares, squares, held=shard.held_heads(spec.n_heads))
+    parts = zip(names, (shard.heads, shard.kv_heads), strict=True)
+    weights = ((at + name, _numbers(held, heads.size)) for name, held in parts)
+    return {"weight": b.vector(at + "qk_norm", *weights), "squares": squares}
+
+
+def _numbers(heads: range, size: int) -> range:
+    """The numbers of some heads in a row of all heads."""
+    return range(heads.start * size, heads.stop * size)
 
 
 def _heads(b: GraphBuilder) -> Heads:
@@ -101,7 +126,10 @@ def _heads(b: GraphBuilder) -> Heads:
     cache, cache_layer = b.cache
     return Heads(
         count=len(shard.heads),
+        first=shard.heads.start,
         kv_count=len(shard.kv_heads),
+        first_kv=shard.kv_heads.start,
+        all=spec.n_heads,
         group=group,
         skipped=shard.heads.start % group,
         size=spec.head_dim,
@@ -117,27 +145,32 @@ def _heads(b: GraphBuilder) -> Heads:
 
 def _feed_forward(b: GraphBuilder) -> None:
     """x += feed-forward network of the norm of x."""
-    spec, shard, at = b.spec, b.shard, b.at
+    spec, shard, at, biases = b.spec, b.shard, b.at, b.features.biases
+    bias = at + "down_bias" if biases else ""
     if not shard.hidden:
-        _add_to_x(b, None, shard.down_sum, "ffn")
+        _add_to_x(b, None, shard.down_sum, "ffn", bias)
         return
-    matrices = gated(spec, shard, at, [at])
+    matrices = gated(spec, shard, at, [at], apart=biases)
     down = whole(spec, at + "down", range(spec.dim), shard.hidden)
     hidden = b.input("hidden", len(shard.hidden), down.weight_type)
-    b.norm_for("normed", at + "ffn_norm", [matrix.weight_type for matrix in matrices])
+    norm = at + "ffn_norm" if b.features.norms_before else ""
+    b.norm_for("normed", norm, [matrix.weight_type for matrix in matrices])
     sources = [b.input("normed", spec.dim, matrix.weight_type) for matrix in matrices]
     if len(matrices) == 1:
         b.multiply("matmul", sources[0], hidden, matrices[0], then=_activation(spec))
     else:
-        both = b.buffer("gate_up", 2 * gated_width(shard))
-        for src, matrix, column in zip(sources, matrices, (0, gated_width(shard)), strict=True):
-            b.multiply("matmul", src, both, matrix, column=column)
+        width = gated_width(shard)
+        both = b.buffer("gate_up", 2 * width)
+        for src, matrix, column in zip(sources, matrices, (0, width), strict=True):
+            name = matrix.name + "_bias"
+            added = b.vector(name, (name, shard.hidden), least=width) if biases else ""
+            b.multiply("matmul", src, both, matrix, column=column, bias=added)
         b.task("activate", both, hidden, then=_activation(spec))
 
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("matmul", hidden, dst, down, then=then, sums=sums)
 
-    _add_to_x(b, project, shard.down_sum, "ffn")
+    _add_to_x(b, project, shard.down_sum, "ffn", bias)
 
 
 def _experts(b: GraphBuilder) -> None:
@@ -191,7 +224,9 @@ def _activation(spec: ModelSpec) -> Then:
     return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
 
 
-def _add_to_x(b: GraphBuilder, product: Product | None, sums: Summation, block: str) -> None:
+def _add_to_x(
+    b: GraphBuilder, product: Product | None, sums: Summation, block: str, bias: str = ""
+) -> None:
     """x += the sum of a product over all nodes, or its norm if the layer has norms after blocks.
 
     Args:
@@ -199,6 +234,7 @@ def _add_to_x(b: GraphBuilder, product: Product | None, sums: Summation, block: 
         product: adds the task of the product; None if the node has no columns.
         sums: the order in which the node sums its columns, and all nodes their sums.
         block: attention or ffn.
+        bias: a vector that is added to the sum.
     """
     spec, shard = b.spec, b.shard
     alone, normed = shard.world_size == 1, b.features.norms_after
@@ -214,6 +250,8 @@ def _add_to_x(b: GraphBuilder, product: Product | None, sums: Summation, block: 
         begins = b.layer == 0 and block == "attention"
         b.transfer("all_reduce", dst, total, then=then, adds=sums.adds, begins=begins)
         dst = total
+    if bias:
+        b.task("add", dst, dst, weight=b.vector(bias, (bias, range(spec.dim))))
     if normed:
         b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)
 

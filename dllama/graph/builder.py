@@ -101,19 +101,20 @@ class GraphBuilder:
             return self.buffer(f"{name}_q80", width, Storage.Q80, rows=rows)
         return self.buffer(name, width, rows=rows)
 
-    def vector(self, name: str, *pieces: tuple[str, range]) -> str:
+    def vector(self, name: str, *pieces: tuple[str, range], least: int = 0) -> str:
         """Declare a vector and return its name.
 
         Args:
             name: of the vector.
             *pieces: tensors, and which of their numbers follow one another in the vector.
+            least: length to which zeros fill it up.
         """
         slices: list[TensorSlice] = []
         at = 0
         for tensor, numbers in pieces:
             slices.append(TensorSlice(tensor, range(1), numbers, at))
             at += len(numbers)
-        self._vectors[name] = Vector(name, tuple(slices))
+        self._vectors[name] = Vector(name, tuple(slices), least)
         return name
 
     def task(self, op: str, src: str, dst: str, **fields: Any) -> None:
@@ -141,13 +142,16 @@ class GraphBuilder:
 
         Args:
             name: as in `input`.
-            tensor: the weights of the norm.
+            tensor: the weights of the norm; if empty, x is not normalised.
             kinds: weight types of the matrices.
             tail: whether only the wanted rows are normalised.
         """
-        inputs = {self.input(name, self.spec.dim, kind) for kind in kinds}
-        if len(inputs) == 1:
-            self.norm("x", inputs.pop(), tensor, tail=tail)
+        inputs = sorted({self.input(name, self.spec.dim, kind) for kind in kinds})
+        if not tensor:
+            for one in inputs:
+                self.task("encode", "x", one)
+        elif len(inputs) == 1:
+            self.norm("x", inputs[0], tensor, tail=tail)
         else:
             self.norm("x", name, tensor, tail=tail)
             self.encode(name, self.spec.dim)

@@ -56,7 +56,10 @@ class Heads:
 
     Args:
         count: query heads of this node.
+        first: the first of them.
         kv_count: KV heads that these read.
+        first_kv: the first of them.
+        all: query heads of all nodes.
         group: query heads that read one KV head, over all nodes.
         skipped: query heads of the first KV group that lower ranks hold.
         size: elements of a head.
@@ -70,7 +73,10 @@ class Heads:
     """
 
     count: int
+    first: int
     kv_count: int
+    first_kv: int
+    all: int
     group: int
     skipped: int
     size: int
@@ -150,15 +156,22 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Vector:
-    """A float32 vector, assembled from one or more vectors of the file."""
+    """A float32 vector, assembled from one or more vectors of the file.
+
+    Args:
+        name: how tasks refer to it.
+        slices: its pieces.
+        least: the vector is filled up with zeros to this length.
+    """
 
     name: str
     slices: tuple[TensorSlice, ...]
+    least: int = 0
 
     @property
     def size(self) -> int:
         """Length of the vector."""
-        return sum(len(piece.cols) for piece in self.slices)
+        return max(self.least, sum(len(piece.cols) for piece in self.slices))
 
     @property
     def weight_type(self) -> WeightType:
@@ -174,7 +187,7 @@ class Task:
         op: its name in dllama._kernels.op_table.
         src: the buffer that it reads.
         dst: the buffer that it writes.
-        weight: a matrix, or the vector of a norm.
+        weight: a matrix, the vector of a norm, or what is added.
         layer: the layer that it belongs to, and whose keys and values it uses.
         then: what happens to the result.
         tail: whether it works only on the rows whose logits are wanted.
@@ -189,6 +202,8 @@ class Task:
         epsilon: epsilon of a norm.
         scale: factor, for scale.
         routes: the buffer that holds the experts of each row.
+        squares: the buffer with the sums of the squares of each head, for a norm over all heads.
+        held: by rank, two ranges of columns that a gather takes from each node.
     """
 
     op: str
@@ -208,6 +223,8 @@ class Task:
     epsilon: float = 0.0
     scale: float = 1.0
     routes: str = ""
+    squares: str = ""
+    held: tuple[tuple[range, range], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,9 @@ def gated_width(shard: Shard) -> int:
     return GATED_ROWS * -(-len(shard.hidden) // GATED_ROWS)
 
 
-def gated(spec: ModelSpec, shard: Shard, name: str, prefixes: Sequence[str]) -> list[Matrix]:
+def gated(
+    spec: ModelSpec, shard: Shard, name: str, prefixes: Sequence[str], apart: bool = False
+) -> list[Matrix]:
     """Gate and up of a feed-forward network, or of all experts.
 
     If both have the same type, they are one matrix of alternating blocks of rows, so that the
@@ -62,9 +64,11 @@ def gated(spec: ModelSpec, shard: Shard, name: str, prefixes: Sequence[str]) -> 
         shard: what the node holds of it.
         name: name of the matrix, to which `gate_up`, `gate` or `up` is appended.
         prefixes: prefixes of tensor names, one for each expert.
+        apart: whether they are two matrices anyway.
     """
     width = gated_width(shard)
-    if spec.type_of(prefixes[0] + "gate") is spec.type_of(prefixes[0] + "up"):
+    same = spec.type_of(prefixes[0] + "gate") is spec.type_of(prefixes[0] + "up")
+    if same and not apart:
         places = {"gate": 0, "up": GATED_ROWS}
         return [_stacked(spec, shard, name + "gate_up", prefixes, places, 2 * width, GATED_ROWS)]
     return [

@@ -31,6 +31,7 @@ class Shard:
         kv_heads: KV heads that these read; other nodes may hold them too.
         hidden: units of the feed-forward network, or of every expert; may be empty.
         vocab: rows of the output matrix.
+        heads_of: query heads and KV heads of every rank.
         output_sum: how columns of the output projection are summed.
         down_sum: how columns of the down projection are summed.
     """
@@ -41,8 +42,15 @@ class Shard:
     kv_heads: range
     hidden: range
     vocab: range
+    heads_of: tuple[tuple[range, range], ...]
     output_sum: Summation
     down_sum: Summation
+
+    def held_heads(self, n_heads: int) -> tuple[tuple[range, range], ...]:
+        """The columns of every rank in rows of all query heads, then all KV heads."""
+        return tuple(
+            (heads, range(n_heads + kv.start, n_heads + kv.stop)) for heads, kv in self.heads_of
+        )
 
 
 def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[Shard]:
@@ -69,15 +77,16 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     heads = deal(spec.n_heads, shares, 1)
     blocks = deal(-(-spec.ffn_dim // BLOCK), shares)
     vocab = deal(spec.vocab_size, shares, 1)
+    heads_of = tuple((one, kv_heads_of(spec, one)) for one in heads)
     output, down = output_sums(spec, heads, exact), down_sums(spec, blocks, exact)
     return [
         Shard(
             rank,
             world_size,
-            heads[rank],
-            kv_heads_of(spec, heads[rank]),
+            *heads_of[rank],
             hidden_of(spec, blocks[rank]),
             vocab[rank],
+            heads_of,
             output[rank],
             down[rank],
         )

@@ -1,18 +1,31 @@
-"""The header of a .m file: (key, value) pairs of int32, converted to and from a ModelSpec.
-
-Keys below 1000 are those of distributed-llama. Keys from 1000 up are ours, for what those cannot
-express: flags, and numbers as float32 bits. docs/file-formats.md lists all keys.
-"""
+"""The header of a .m file: (key, value) pairs of int32, converted to and from a ModelSpec."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
-from enum import IntEnum
+from dataclasses import fields, replace
+from typing import Any
 
 from dllama.errors import FormatError, UnsupportedError
 from dllama.git_lfs import refuse_pointer
-from dllama.model.spec import Arch, HiddenAct, ModelSpec, RopeScaling, RopeType
+from dllama.model.header_keys import (
+    ENUMS,
+    FACTORS,
+    FLAGS,
+    RANGES,
+    REPEATED,
+    REQUIRED,
+    Key,
+)
+from dllama.model.spec import (
+    Arch,
+    HiddenAct,
+    ModelSpec,
+    QKNorm,
+    RopeScaling,
+    RopeType,
+    usual_qk_norm,
+)
 from dllama.model.tensors import type_runs, typed, width_of, with_types
 from dllama.model.weight_types import WeightType
 
@@ -22,89 +35,7 @@ MAX_HEADER = 8 + 8 * (256 + 8 * 4096)  # room for a type of every tensor in 4096
 # Experts of all layers together. A reader prepares a few tensors and tasks for each of them, so
 # a hostile header must not be able to ask for more.
 MOST_EXPERTS = 1 << 16
-
-
-class Key(IntEnum):
-    """Header keys by number."""
-
-    VERSION = 0
-    ARCH = 1
-    DIM = 2
-    HIDDEN_DIM = 3
-    N_LAYERS = 4
-    N_HEADS = 5
-    N_KV_HEADS = 6
-    N_EXPERTS = 7
-    N_ACTIVE_EXPERTS = 8
-    VOCAB_SIZE = 9
-    SEQ_LEN = 10
-    HIDDEN_ACT = 11
-    ROPE_THETA = 12
-    WEIGHT_TYPE = 13
-    ROPE_SCALING_FACTOR = 14
-    ROPE_SCALING_LOW = 15
-    ROPE_SCALING_HIGH = 16
-    ROPE_SCALING_SEQ_LEN = 17
-    ROPE_TYPE = 18
-    HEAD_DIM = 19
-    NORM_EPSILON = 20
-    MOE_HIDDEN_DIM = 21
-    NORM_EPSILON_F32 = 1000
-    ROPE_THETA_F32 = 1001
-    ROPE_SCALING_FACTOR_F32 = 1002
-    ROPE_SCALING_LOW_F32 = 1003
-    ROPE_SCALING_HIGH_F32 = 1004
-    QKV_BIAS = 1005
-    ROUTER_UNSCALED = 1006
-    POST_NORMS = 1007
-    EMBEDDING_SCALE = 1008
-    ATTENTION_SCALE = 1009
-    ATTENTION_CAP = 1010
-    LOGITS_SCALE = 1011
-    TENSOR_TYPES = 1012
-    TIED = 1013
-    NO_ROPE = 1014
-    WINDOW = 1015
-    WINDOWED = 1016
-    WINDOW_ROPE_THETA = 1017
-
-
-# Least and greatest value of each key that is a plain number.
-RANGES = {
-    Key.VERSION: (0, 0),
-    Key.DIM: (1, 1 << 20),
-    Key.HIDDEN_DIM: (1, 1 << 24),
-    Key.N_LAYERS: (1, 4096),
-    Key.N_HEADS: (1, 1 << 14),
-    Key.N_KV_HEADS: (1, 1 << 14),
-    Key.N_EXPERTS: (0, 4096),
-    Key.N_ACTIVE_EXPERTS: (0, 4096),
-    Key.VOCAB_SIZE: (1, 1 << 24),
-    Key.SEQ_LEN: (1, (1 << 31) - 1),
-    Key.ROPE_THETA: (1, (1 << 31) - 1),
-    Key.ROPE_SCALING_FACTOR: (1, 1 << 16),
-    Key.ROPE_SCALING_LOW: (0, 1 << 16),
-    Key.ROPE_SCALING_HIGH: (0, 1 << 16),
-    Key.ROPE_SCALING_SEQ_LEN: (0, (1 << 31) - 1),
-    Key.HEAD_DIM: (2, 512),
-    Key.NORM_EPSILON: (5, 6),
-    Key.MOE_HIDDEN_DIM: (0, 1 << 24),
-    Key.QKV_BIAS: (0, 1),
-    Key.ROUTER_UNSCALED: (0, 1),
-    Key.POST_NORMS: (0, 1),
-    Key.TIED: (0, 1),
-    Key.WINDOW: (1, (1 << 31) - 1),
-}
-ENUMS: dict[Key, type[IntEnum]] = {
-    Key.ARCH: Arch,
-    Key.HIDDEN_ACT: HiddenAct,
-    Key.WEIGHT_TYPE: WeightType,
-    Key.ROPE_TYPE: RopeType,
-}
-REQUIRED = (
-    Key.ARCH, Key.DIM, Key.HIDDEN_DIM, Key.N_LAYERS, Key.N_HEADS, Key.N_KV_HEADS,
-    Key.VOCAB_SIZE, Key.SEQ_LEN, Key.WEIGHT_TYPE,
-)  # fmt: skip
+DEFAULTS = {field.name: field.default for field in fields(ModelSpec)}
 
 
 def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
@@ -126,8 +57,7 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
     size = _header_size(data, path)
     pairs = struct.unpack(f"<{(size - 8) // 4}i", data[8:size])
     values: dict[Key, int] = {}
-    lists = (Key.TENSOR_TYPES, Key.NO_ROPE, Key.WINDOWED)
-    repeated: dict[Key, list[int]] = {key: [] for key in lists}
+    repeated: dict[Key, list[int]] = {key: [] for key in REPEATED}
     for number, value in zip(pairs[::2], pairs[1::2], strict=True):
         key = _key(number, path)
         if key in repeated:
@@ -136,8 +66,12 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
         if key in values:
             raise FormatError(path, f"header key {key.name}", "given twice", "once")
         values[key] = _checked(key, value, path)
-    no_rope, windowed = (tuple(repeated[key]) for key in (Key.NO_ROPE, Key.WINDOWED))
-    spec = replace(_spec(values, path), no_rope=no_rope, windowed=windowed)
+    spec = replace(
+        _spec(values, path),
+        no_rope=tuple(repeated[Key.NO_ROPE]),
+        windowed=tuple(repeated[Key.WINDOWED]),
+        rope_frequencies=_doubles(repeated[Key.ROPE_FREQUENCIES], Key.ROPE_FREQUENCIES, path),
+    )
     spec = _with_runs(spec, repeated[Key.TENSOR_TYPES], path)
     check_spec(spec, path)
     return spec, size
@@ -207,19 +141,22 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
         rope_type=rope_type,
         rope_scaling=_rope_scaling(values, path) if rope_type is RopeType.LLAMA31 else None,
         window=values.get(Key.WINDOW, 0),
-        window_rope_theta=_factor(values, Key.WINDOW_ROPE_THETA, 0.0, path),
         n_experts=values.get(Key.N_EXPERTS, 0),
         n_active_experts=values.get(Key.N_ACTIVE_EXPERTS, 0),
         moe_hidden_dim=values.get(Key.MOE_HIDDEN_DIM, 0),
-        qkv_bias=bool(values.get(Key.QKV_BIAS, 0)),
-        topk_normalised=not values.get(Key.ROUTER_UNSCALED, 0),
-        post_norms=bool(values.get(Key.POST_NORMS, 0)),
-        embedding_scale=_factor(values, Key.EMBEDDING_SCALE, 1.0, path),
-        attention_scale=_factor(values, Key.ATTENTION_SCALE, 0.0, path),
-        attention_cap=_factor(values, Key.ATTENTION_CAP, 0.0, path),
-        logits_scale=_factor(values, Key.LOGITS_SCALE, 1.0, path),
-        tied=bool(values.get(Key.TIED, 0)),
+        rope_dim=values.get(Key.ROPE_DIM, 0),
+        qk_norm=QKNorm(values.get(Key.QK_NORM, usual_qk_norm(arch))),
+        **_of_our_keys(values, path),
     )
+
+
+def _of_our_keys(values: dict[Key, int], path: object) -> dict[str, Any]:
+    """The flags and factors that are not the defaults of a ModelSpec, by field."""
+    flags = {name: not DEFAULTS[name] for key, name in FLAGS.items() if values.get(key)}
+    factors = {
+        name: _float_bits(values[key], key, path) for key, name in FACTORS.items() if key in values
+    }
+    return flags | factors
 
 
 def _with_runs(spec: ModelSpec, values: list[int], path: object) -> ModelSpec:
@@ -253,11 +190,6 @@ def _real(values: dict[Key, int], key: Key, exact: Key, default: float, path: ob
     return float(values.get(key, default))
 
 
-def _factor(values: dict[Key, int], key: Key, default: float, path: object) -> float:
-    """A number that only has a float32 key."""
-    return _float_bits(values[key], key, path) if key in values else default
-
-
 def _rope_scaling(values: dict[Key, int], path: object) -> RopeScaling | None:
     """The scaling of Llama 3.1, or None for a factor of 1."""
     factor = _real(values, Key.ROPE_SCALING_FACTOR, Key.ROPE_SCALING_FACTOR_F32, 1.0, path)
@@ -281,6 +213,17 @@ def _float_bits(value: int, key: Key, path: object) -> float:
     return number
 
 
+def _doubles(words: list[int], key: Key, path: object) -> tuple[float, ...]:
+    """Return finite numbers of at least 0 from the halves of float64, the low one first."""
+    if len(words) % 2:
+        raise FormatError(path, key.name.lower(), f"{len(words)} halves", "whole numbers")
+    numbers = struct.unpack(f"<{len(words) // 2}d", struct.pack(f"<{len(words)}i", *words))
+    for number in numbers:
+        if not 0.0 <= number < float("inf"):
+            raise FormatError(path, key.name.lower(), number, "a number of at least 0")
+    return numbers
+
+
 def check_spec(spec: ModelSpec, path: object) -> None:
     """FormatError if the sizes contradict each other."""
     if spec.n_layers > RANGES[Key.N_LAYERS][1]:
@@ -297,6 +240,11 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "window", spec.window, expected)
     if spec.window_rope_theta and not spec.windowed:
         raise FormatError(path, "window_rope_theta", spec.window_rope_theta, "layers that have it")
+    if spec.rope_dim % 2 or not 0 <= spec.rope_dim <= spec.head_dim:
+        raise FormatError(path, "rope_dim", spec.rope_dim, f"even, at most {spec.head_dim}")
+    pairs = (spec.rope_dim or spec.head_dim) // 2
+    if len(spec.rope_frequencies) not in (0, pairs):
+        raise FormatError(path, "rope_frequencies", len(spec.rope_frequencies), f"{pairs} or none")
     least = min(1, spec.n_experts)
     if not least <= spec.n_active_experts <= spec.n_experts:
         expected = f"{least} to {spec.n_experts}"
@@ -339,9 +287,6 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
     if spec.moe_hidden_dim:
         pairs.append((Key.MOE_HIDDEN_DIM, spec.moe_hidden_dim))
     pairs += _ours(spec)
-    pairs += [(Key.NO_ROPE, layer) for layer in spec.no_rope]
-    pairs += [(Key.WINDOW, spec.window)] if spec.window else []
-    pairs += [(Key.WINDOWED, layer) for layer in spec.windowed]
     if spec.rope_scaling is not None:
         pairs += _scaling(spec.rope_scaling)
     if spec.tensor_types:
@@ -355,21 +300,22 @@ def write_header(spec: ModelSpec, path: object = "model") -> bytes:
 
 def _ours(spec: ModelSpec) -> list[tuple[Key, int]]:
     """Our own keys; those whose value is the default are left out."""
-    flags = {
-        Key.QKV_BIAS: spec.qkv_bias,
-        Key.ROUTER_UNSCALED: not spec.topk_normalised,
-        Key.POST_NORMS: spec.post_norms,
-        Key.TIED: spec.tied,
-    }
-    factors = {
-        Key.EMBEDDING_SCALE: (spec.embedding_scale, 1.0),
-        Key.ATTENTION_SCALE: (spec.attention_scale, 0.0),
-        Key.ATTENTION_CAP: (spec.attention_cap, 0.0),
-        Key.LOGITS_SCALE: (spec.logits_scale, 1.0),
-        Key.WINDOW_ROPE_THETA: (spec.window_rope_theta, 0.0),
-    }
-    pairs = [(key, 1) for key, flag in flags.items() if flag]
-    return pairs + [(key, _bits(x)) for key, (x, default) in factors.items() if x != default]
+    pairs = [(key, 1) for key, field in FLAGS.items() if getattr(spec, field) != DEFAULTS[field]]
+    pairs += [
+        (key, _bits(getattr(spec, field)))
+        for key, field in FACTORS.items()
+        if getattr(spec, field) != DEFAULTS[field]
+    ]
+    if spec.rope_dim:
+        pairs.append((Key.ROPE_DIM, spec.rope_dim))
+    if spec.qk_norm is not usual_qk_norm(spec.arch):
+        pairs.append((Key.QK_NORM, spec.qk_norm))
+    if spec.window:
+        pairs.append((Key.WINDOW, spec.window))
+    pairs += [(Key.NO_ROPE, layer) for layer in spec.no_rope]
+    pairs += [(Key.WINDOWED, layer) for layer in spec.windowed]
+    words = struct.pack(f"<{len(spec.rope_frequencies)}d", *spec.rope_frequencies)
+    return pairs + [(Key.ROPE_FREQUENCIES, word) for (word,) in struct.iter_unpack("<i", words)]
 
 
 def _scaling(scaling: RopeScaling) -> list[tuple[Key, int]]:

@@ -34,6 +34,14 @@ class RopeType(IntEnum):
     LLAMA31 = 2
 
 
+class QKNorm(IntEnum):
+    """What is normalised of queries and keys before RoPE."""
+
+    NONE = 0
+    HEAD = 1  # each head, with the same weights for all
+    WIDTH = 2  # all heads together
+
+
 @dataclass(frozen=True)
 class RopeScaling:
     """Llama 3.1 frequency scaling (Llama 3 paper and its reference code)."""
@@ -43,20 +51,31 @@ class RopeScaling:
     high_freq_factor: float
     original_seq_len: int
 
+    def scaled(self, frequency: float) -> float:
+        """Divide low frequencies by the factor, keep high ones, and blend those between."""
+        turns = self.original_seq_len * frequency / math.tau
+        if turns > self.high_freq_factor:
+            return frequency
+        if turns < self.low_freq_factor:
+            return frequency / self.factor
+        blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return (1.0 - blend) * frequency / self.factor + blend * frequency
+
 
 @dataclass(frozen=True)
 class Rope:
     """Rotary position embedding of a layer.
 
     Args:
-        theta: base of the frequencies.
-        halves: pair i of a head of size S is (i, i + S / 2); otherwise it is (2i, 2i + 1).
-        scaling: how frequencies are scaled, or None.
+        frequencies: of each pair, in radians per position. Numbers of a head without a pair, which
+            are the last ones, are not rotated.
+        halves: pair i of n is (i, i + n); otherwise it is (2i, 2i + 1).
+        factor: of what is rotated.
     """
 
-    theta: float
+    frequencies: tuple[float, ...]
     halves: bool
-    scaling: RopeScaling | None
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -68,16 +87,18 @@ class Attention:
         window: how many positions a token sees, its own included; 0 for all up to its own.
         scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
-        head_norms: whether the heads of q and k are normalised.
+        norm: what is normalised of q and k.
         biases: whether q, k and v have biases.
+        o_bias: whether the output projection has a bias.
     """
 
     rope: Rope | None
     window: int
     scale: float
     cap: float
-    head_norms: bool
+    norm: QKNorm
     biases: bool
+    o_bias: bool
 
 
 @dataclass(frozen=True)
@@ -87,13 +108,22 @@ class Layer:
     Args:
         attention: how it attends.
         experts: whether the second block is a mixture of experts.
+        biases: whether the matrices of a feed-forward network have biases.
+        norms_before: whether the input of each block is normalised.
         norms_after: whether the output of each block is normalised before it is added to the
             residual stream.
     """
 
     attention: Attention
     experts: bool
+    biases: bool
+    norms_before: bool
     norms_after: bool
+
+
+def usual_qk_norm(arch: Arch) -> QKNorm:
+    """What an architecture normalises of q and k unless a model file says something else."""
+    return QKNorm.NONE if arch is Arch.LLAMA else QKNorm.HEAD
 
 
 def typed_name(tensor: str) -> str:
@@ -124,20 +154,29 @@ class ModelSpec:
         rope_theta: base of the RoPE frequencies.
         rope_type: which pairs RoPE rotates, and whether frequencies are scaled.
         rope_scaling: how frequencies are scaled, for RopeType.LLAMA31.
+        rope_dim: numbers of a head that RoPE rotates, the first ones; 0 stands for all.
+        rope_frequencies: of each pair, in radians per position; empty for
+            theta^(-2i / rope_dim), scaled.
+        rope_factor: factor of the numbers that RoPE rotates.
         no_rope: layers whose queries and keys are not rotated, ascending.
         window: how many positions a token of a windowed layer sees, its own included; 0 if no layer
             has a window.
         windowed: layers with a sliding window, ascending.
-        window_rope_theta: rope_theta of windowed layers, whose frequencies are not scaled then; 0:
-            they rotate as the others do.
+        window_rope_theta: rope_theta of windowed layers, whose frequencies are not scaled then; 0
+            if they rotate as the others do.
         n_experts: experts of a layer; 0 for a dense model.
         n_active_experts: experts that a token takes.
         moe_hidden_dim: width of one expert; 0 stands for hidden_dim.
         qkv_bias: whether q, k and v have biases.
+        o_bias: whether the output projection of attention has a bias.
+        ffn_bias: whether the matrices of the feed-forward network have biases.
+        qk_norm: what is normalised of q and k.
         topk_normalised: whether the weights of a token's experts are scaled to add up to 1;
             otherwise they are the probabilities of the router.
-        post_norms: whether the outputs of attention and of the experts are normalised before they
-            are added to the residual stream.
+        pre_norms: whether the inputs of attention and of the feed-forward network or experts are
+            normalised.
+        post_norms: whether their outputs are normalised before they are added to the residual
+            stream.
         embedding_scale: factor of the embedding.
         attention_scale: factor of q k^T; 0 stands for 1 / sqrt(head_dim).
         attention_cap: if not 0, a score s becomes cap * tanh(s / cap).
@@ -163,6 +202,9 @@ class ModelSpec:
     rope_theta: float = 10000.0
     rope_type: RopeType = RopeType.LLAMA
     rope_scaling: RopeScaling | None = None
+    rope_dim: int = 0
+    rope_frequencies: tuple[float, ...] = ()
+    rope_factor: float = 1.0
     no_rope: tuple[int, ...] = ()
     window: int = 0
     windowed: tuple[int, ...] = ()
@@ -171,7 +213,11 @@ class ModelSpec:
     n_active_experts: int = 0
     moe_hidden_dim: int = 0
     qkv_bias: bool = False
+    o_bias: bool = False
+    ffn_bias: bool = False
+    qk_norm: QKNorm = QKNorm.NONE
     topk_normalised: bool = True
+    pre_norms: bool = True
     post_norms: bool = False
     embedding_scale: float = 1.0
     attention_scale: float = 0.0
@@ -231,14 +277,28 @@ class ModelSpec:
             window=self.window if windowed else 0,
             scale=self.attention_scale or 1.0 / math.sqrt(self.head_dim),
             cap=self.attention_cap,
-            head_norms=self.arch in (Arch.QWEN3, Arch.QWEN3_MOE),
+            norm=self.qk_norm,
             biases=self.qkv_bias,
+            o_bias=self.o_bias,
         )
-        return Layer(attention, self.n_experts > 0, self.post_norms)
+        return Layer(attention, self.n_experts > 0, self.ffn_bias, self.pre_norms, self.post_norms)
 
     def _rope(self, windowed: bool) -> Rope:
         halves = self.rope_type is RopeType.FALCON
         if windowed and self.window_rope_theta:
-            return Rope(self.window_rope_theta, halves, None)
+            return Rope(self._plain_frequencies(self.window_rope_theta), halves, 1.0)
+        return Rope(self.frequencies, halves, self.rope_factor)
+
+    @property
+    def frequencies(self) -> tuple[float, ...]:
+        """Frequencies of RoPE in layers without a window, in radians per position."""
+        if self.rope_frequencies:
+            return self.rope_frequencies
         scaling = self.rope_scaling if self.rope_type is RopeType.LLAMA31 else None
-        return Rope(self.rope_theta, halves, scaling)
+        plain = self._plain_frequencies(self.rope_theta)
+        return tuple(map(scaling.scaled, plain)) if scaling else plain
+
+    def _plain_frequencies(self, theta: float) -> tuple[float, ...]:
+        """theta^(-2i / d) for pair i of d numbers (Su et al. 2021, RoFormer, section 3.2.2)."""
+        size = self.rope_dim or self.head_dim
+        return tuple(math.pow(theta, -2.0 * i / size) for i in range(size // 2))

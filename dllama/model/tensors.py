@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from dllama.model.spec import ModelSpec
+from dllama.model.spec import ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
 
 
@@ -43,12 +43,20 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield at + "q_bias", (spec.q_dim,)
             yield at + "k_bias", (spec.kv_dim,)
             yield at + "v_bias", (spec.kv_dim,)
+        if features.attention.o_bias:
+            yield at + "o_bias", (spec.dim,)
         yield from _feed_forward(spec, at, features.experts)
-        if features.attention.head_norms:
-            yield at + "q_norm", (spec.head_dim,)
-            yield at + "k_norm", (spec.head_dim,)
-        yield at + "attention_norm", (spec.dim,)
-        yield at + "ffn_norm", (spec.dim,)
+        if features.biases:
+            yield at + "gate_bias", (spec.ffn_dim,)
+            yield at + "down_bias", (spec.dim,)
+            yield at + "up_bias", (spec.ffn_dim,)
+        if features.attention.norm is not QKNorm.NONE:
+            heads = features.attention.norm is QKNorm.HEAD
+            yield at + "q_norm", (spec.head_dim if heads else spec.q_dim,)
+            yield at + "k_norm", (spec.head_dim if heads else spec.kv_dim,)
+        if features.norms_before:
+            yield at + "attention_norm", (spec.dim,)
+            yield at + "ffn_norm", (spec.dim,)
         if features.norms_after:
             yield at + "attention_post_norm", (spec.dim,)
             yield at + "ffn_post_norm", (spec.dim,)

@@ -212,7 +212,6 @@ def test_arguments_are_checked(converted):
     [
         ({"arch": Arch.QWEN3, "n_experts": 2, "n_active_experts": 1}, "qwen3 with 2 experts"),
         ({"arch": Arch.QWEN3_MOE}, "architecture qwen3_moe with 0 experts"),
-        ({"post_norms": True}, "llama with 0 experts and norms"),
     ],
 )
 def test_models_that_no_family_runs_are_refused(converted, tmp_path, changes, message):

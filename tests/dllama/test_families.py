@@ -28,7 +28,7 @@ from dllama.runtime.footprint import footprint
 
 MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
-    "mistral-window", "qwen2-window",
+    "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
 )  # fmt: skip
 MIXTURES = ("qwen3-moe", "mixtral", "grok")
 NEAR_TIE = 1e-3

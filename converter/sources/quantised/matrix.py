@@ -98,10 +98,12 @@ class QuantisedMatrix:
         whole = sum(tensor.nbytes for tensor in self.grid.stored)
         return whole * self.shape[0] // self.grid.shape[0]
 
-    def part(self, index: int, count: int) -> QuantisedMatrix:
-        """Return one of `count` equal runs of rows."""
-        shape = part_shape(self, count)
-        return self if count == 1 else replace(self, shape=shape, at=self.at + index * shape[0])
+    def part(self, index: int, count: int, span: int = 1) -> QuantisedMatrix:
+        """Return some of `count` equal runs of rows."""
+        shape = part_shape(self, count, span)
+        if count == 1:
+            return self
+        return replace(self, shape=shape, at=self.at + index * shape[0] // span)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count: blocks, uint8 (count, bytes), or float32."""

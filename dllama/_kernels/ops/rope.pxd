@@ -11,6 +11,6 @@ cdef class RopeCache:
     cdef readonly object radians    # float64 [pairs]: of a position
     cdef const float *at(self, int64_t position) noexcept nogil     # [pairs][2]: cos, sin
 
-# Rotate the pairs of x[2 * pairs] in place; halves: pair i is (i, i + pairs), else (2i, 2i + 1).
+# Rotate the pairs of x in place; halves: pair i is (i, i + pairs), else (2i, 2i + 1).
 # turns: [pairs][2], cosines and sines.
 cdef void rope_head(float *x, const float *turns, int64_t pairs, bint halves) noexcept nogil

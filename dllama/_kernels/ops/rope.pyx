@@ -1,11 +1,11 @@
 """Rotary position embedding (Su et al. 2021, RoFormer, section 3.2).
 
-Pair i of a head is rotated by position * theta^(-2i / head_dim) radians. Angles are computed in
-float64, their cosines and sines are kept as float32.
+Pair i of a head is rotated by position * frequency i radians. Angles are computed in float64, their
+cosines and sines are kept as float32. Numbers of a head behind its pairs are not rotated.
 """
 
 from cython.parallel cimport prange
-from libc.math cimport cos, pow, sin
+from libc.math cimport cos, sin, sqrt
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from dllama._kernels.ops.elementwise cimport dl_isa
 from dllama._kernels.ops.kv_cache cimport (
     KVBlocks, KVCache, dl_attention, dl_attention_of, dl_type_q80, kv_put,
 )
-
-cdef double TAU = 6.283185307179586
 
 # Pairs that turn by less than this, in radians per position, hardly turn within a context.
 cdef double SLOW = 1e-4
@@ -28,33 +26,28 @@ cdef class RopeCache:
     """Cosines and sines of all positions.
 
     Args:
-        head_dim: elements of a head, even.
+        frequencies: of each pair, in radians per position; at least one.
         positions: number of positions, at least 1.
-        theta: base of the frequencies.
-        scaling: None, or (factor, low_freq_factor, high_freq_factor, original_seq_len) of
-            Llama 3.1.
+        factor: of all cosines and sines.
         threads: how many threads compute.
 
     Raises:
-        ValueError: head_dim is odd, or there is no position.
+        ValueError: there is no pair, or no position.
     """
 
-    def __cinit__(self, int64_t head_dim, int64_t positions, double theta, scaling=None,
-                  int threads=1):
+    def __cinit__(self, frequencies, int64_t positions, double factor=1.0, int threads=1):
         cdef int64_t p
         cdef double[::1] radians
-        if head_dim < 2 or head_dim % 2 or positions < 1:
+        if not len(frequencies) or positions < 1:
             raise ValueError(
-                f"a RoPE cache cannot have {positions} positions of head_dim {head_dim}"
+                f"a RoPE cache cannot have {positions} positions of {len(frequencies)} pairs"
             )
-        self.positions, self.pairs = positions, head_dim // 2
-        self.memory = Memory(positions * head_dim * sizeof(float))
-        self.radians = np.array([
-            _scale(pow(theta, -2.0 * i / head_dim), scaling) for i in range(self.pairs)
-        ])
+        self.positions, self.pairs = positions, len(frequencies)
+        self.memory = Memory(positions * self.pairs * 2 * sizeof(float))
+        self.radians = np.array(frequencies, np.float64)
         radians = self.radians
         for p in prange(positions, nogil=True, num_threads=threads, schedule="static"):
-            _fill(<float *> self.at(p), p, radians)
+            _fill(<float *> self.at(p), p, radians, factor)
 
     @property
     def nbytes(self):
@@ -65,32 +58,18 @@ cdef class RopeCache:
         return <const float *> self.memory.data + position * self.pairs * 2
 
     def table(self):
-        """Cosines and sines, float32 (positions, head_dim / 2) each."""
+        """Cosines and sines, float32 (positions, pairs) each."""
         cdef int64_t n = self.positions * self.pairs * 2
         both = np.asarray(<float[:n]> <float *> self.memory.data).reshape(-1, self.pairs, 2)
         return both[:, :, 0].copy(), both[:, :, 1].copy()
 
 
-cdef void _fill(float *turns, int64_t position, const double[::1] radians) noexcept nogil:
+cdef void _fill(float *turns, int64_t position, const double[::1] radians,
+                double factor) noexcept nogil:
     cdef int64_t i
     for i in range(radians.shape[0]):
-        turns[2 * i] = <float> cos(position * radians[i])
-        turns[2 * i + 1] = <float> sin(position * radians[i])
-
-
-cdef double _scale(double frequency, scaling):
-    """Llama 3.1: low frequencies are divided by `factor`, high ones stay, between them a blend."""
-    cdef double factor, low, high, turns, blend
-    if scaling is None:
-        return frequency
-    factor, low, high = scaling[:3]
-    turns = scaling[3] * frequency / TAU
-    if turns > high:
-        return frequency
-    if turns < low:
-        return frequency / factor
-    blend = (turns - low) / (high - low)
-    return (1.0 - blend) * frequency / factor + blend * frequency
+        turns[2 * i] = <float> (factor * cos(position * radians[i]))
+        turns[2 * i + 1] = <float> (factor * sin(position * radians[i]))
 
 
 cdef void rope_head(float *x, const float *turns, int64_t pairs, bint halves) noexcept nogil:
@@ -112,17 +91,17 @@ def rope(const float[:, :, ::1] x, RopeCache cache, int64_t position=0, bint hal
         x: float32 (T, heads, head_dim); row t is at position `position` + t.
         cache: cosines and sines.
         position: position of the first row.
-        halves: pair i is (i, i + head_dim / 2), else (2i, 2i + 1).
+        halves: pair i of n is (i, i + n), else (2i, 2i + 1).
         threads: how many threads compute.
 
     Raises:
-        ValueError: head_dim is not that of the cache, or it lacks some positions.
+        ValueError: the cache has more pairs than a head, or lacks some positions.
     """
     cdef int64_t T = x.shape[0], H = x.shape[1], i
-    if x.shape[2] != 2 * cache.pairs or position < 0 or position + T > cache.positions:
+    if x.shape[2] < 2 * cache.pairs or position < 0 or position + T > cache.positions:
         raise ValueError(
             f"cannot rotate {T} rows of head_dim {x.shape[2]} from position {position}: the "
-            f"cache has {cache.positions} positions of head_dim {2 * cache.pairs}"
+            f"cache has {cache.positions} positions of {cache.pairs} pairs"
         )
     out = np.array(x)
     cdef float[:, :, ::1] y = out
@@ -135,11 +114,14 @@ cdef struct Rope:
     float *qkv                      # [T][ld]: queries, keys, values, head by head
     int64_t ld
     Heads heads
-    const float *turns              # [positions][size / 2][2], or NULL: nothing is rotated
+    const float *turns              # [positions][pairs][2], or NULL: nothing is rotated
+    int64_t pairs
     bint halves
-    const float *q_norm             # [size], or NULL
-    const float *k_norm
+    const float *q_norm             # [size] or, with squares, [count][size]; or NULL
+    const float *k_norm             # [size], or [kv_count][size]
     float epsilon
+    const float *squares            # [T][q_heads + kv_heads] of all nodes, or NULL
+    int64_t q_heads, kv_heads
     const float *constant           # [kv_count][size], or NULL: what keys are stored without
     const float *factor             # [kv_count][size]: of what is stored; queries are divided by it
     const KVBlocks *kv
@@ -158,26 +140,50 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     cdef int64_t kv_head = i % r.heads.kv_count, t = i // r.heads.kv_count, size = r.kv.size, h
     cdef int64_t position = run.batch.positions[t]
     cdef KVGroup g = kv_group(&r.heads, kv_head)
-    cdef const float *turns = NULL if r.turns == NULL else r.turns + position * size
+    cdef const float *turns = NULL if r.turns == NULL else r.turns + position * 2 * r.pairs
     cdef float *q = r.qkv + t * r.ld
     cdef float *k = q + (r.heads.count + kv_head) * size
+    cdef float q_factor = 0, k_factor = 0
+    if r.squares != NULL:
+        q_factor = _width_factor(r, t, 0, r.q_heads)
+        k_factor = _width_factor(r, t, r.q_heads, r.kv_heads)
     for h in range(g.first, g.first + g.count):
-        if r.q_norm != NULL:
+        if r.squares != NULL:
+            _weigh(q + h * size, r.q_norm + h * size, q_factor, size)
+        elif r.q_norm != NULL:
             run.floats.rmsnorm(q + h * size, r.q_norm, r.epsilon, size, q + h * size)
         if turns != NULL:
-            rope_head(q + h * size, turns, size // 2, r.halves)
+            rope_head(q + h * size, turns, r.pairs, r.halves)
         if r.factor != NULL:
             _divide(q + h * size, r.factor + kv_head * size, size)
-    if r.k_norm != NULL:
+    if r.squares != NULL:
+        _weigh(k, r.k_norm + kv_head * size, k_factor, size)
+    elif r.k_norm != NULL:
         run.floats.rmsnorm(k, r.k_norm, r.epsilon, size, k)
     if turns != NULL:
-        rope_head(k, turns, size // 2, r.halves)
+        rope_head(k, turns, r.pairs, r.halves)
     if r.constant != NULL:
         for h in range(size):
             k[h] = (k[h] - r.constant[kv_head * size + h]) * r.factor[kv_head * size + h]
     kv_put(r.kv, r.floats, run.batch.blocks[r.blocks + t], r.layer, kv_head, position, k,
            k + r.heads.kv_count * size)
     return 0
+
+
+cdef inline float _width_factor(const Rope *r, int64_t t, int64_t first, int64_t heads) noexcept nogil:
+    """1 / sqrt(mean square of the numbers of all heads + epsilon)."""
+    cdef const float *squares = r.squares + t * (r.q_heads + r.kv_heads) + first
+    cdef double total = 0
+    cdef int64_t h
+    for h in range(heads):
+        total += squares[h]
+    return <float> (1.0 / sqrt(total / (heads * r.kv.size) + r.epsilon))
+
+
+cdef inline void _weigh(float *x, const float *weight, float factor, int64_t n) noexcept nogil:
+    cdef int64_t j
+    for j in range(n):
+        x[j] = x[j] * factor * weight[j]
 
 
 cdef inline void _divide(float *x, const float *by, int64_t n) noexcept nogil:
@@ -206,43 +212,44 @@ cdef class RopeOp(Op):
         rope = task.heads.rope
         self.cache = b.caches[task.heads.cache]
         size, positions, threads = self.cache.view.size, b.max_positions, b.threads
-        radians, r.turns, r.halves = np.zeros(size // 2), NULL, False
+        radians, r.turns, r.halves = np.zeros(0), NULL, False
         if rope is not None:
-            self.turns = b.shared(("rope", rope, size), lambda: RopeCache(
-                size, positions, rope.theta, _numbers(rope.scaling), threads))
+            self.turns = b.shared(("rope", rope), lambda: RopeCache(
+                rope.frequencies, positions, rope.factor, threads))
             radians, r.turns, r.halves = self.turns.radians, self.turns.at(0), rope.halves
+            r.pairs = self.turns.pairs
         r.qkv, r.ld = b.floats(task.src), b.rows(task.src).k
         r.heads = heads_of(task.heads)
         r.kv, r.layer = &self.cache.view, task.heads.cache_layer
         r.blocks = <int64_t> task.heads.cache * b.max_rows
         r.floats, r.epsilon = dl_attention_of(dl_isa()), task.epsilon
-        if task.weight:
+        if task.squares:
+            r.squares, r.q_heads = b.floats(task.squares), task.heads.all
+            r.kv_heads = b.rows(task.squares).k - r.q_heads
+            r.q_norm = b.vector(task.weight, (r.heads.count + r.heads.kv_count) * size)
+            r.k_norm = r.q_norm + <int64_t> (r.heads.count * size)
+        elif task.weight:
             r.q_norm = b.vector(task.weight, 2 * size)
             r.k_norm = r.q_norm + <int64_t> size
         if task.bias and r.kv.type == dl_type_q80:
             self.constant, self.factor = _of_biases(
-                np.asarray(b.vectors[task.bias]), radians, r.halves)
+                np.asarray(b.vectors[task.bias]).reshape(-1, size), radians, r.halves,
+                1.0 if rope is None else rope.factor)
             r.constant, r.factor = &self.constant[0], &self.factor[0]
         self.stage(rope_items, rope_item, r)
 
 
-def _of_biases(biases, radians, halves):
-    """From the biases of keys, (heads * size,): those of pairs that hardly turn, and the factors of
-    all elements, float32 (heads * size,) each."""
-    heads = biases.reshape(-1, 2, radians.size) if halves else biases.reshape(-1, radians.size, 2)
-    pairs = 1 if halves else 2
+def _of_biases(biases, radians, halves, rope_factor):
+    """From the biases of keys, (heads, size): those of numbers that hardly turn, and the factors of
+    all numbers, float32 (heads * size,) each."""
+    rotated, rest = np.split(biases, [2 * radians.size], axis=1)
+    pairs = rope_factor * (rotated.reshape(-1, 2, radians.size) if halves
+                           else rotated.reshape(-1, radians.size, 2))
+    axis = 1 if halves else 2
     slow = np.expand_dims(radians < SLOW, 0 if halves else 1)
-    constant = np.where(slow, heads, 0)
-    size = np.sqrt(np.square(heads - constant).sum(axis=pairs, keepdims=True))
+    constant = np.where(slow, pairs, 0)
+    size = np.sqrt(np.square(pairs - constant).sum(axis=axis, keepdims=True))
     factor = np.exp2(-np.floor(np.log2(np.maximum(size / USUAL, 1))))
-    factor = np.broadcast_to(factor, heads.shape)
-    return (np.ascontiguousarray(constant.reshape(-1), np.float32),
-            np.ascontiguousarray(factor.reshape(-1), np.float32))
-
-
-def _numbers(scaling):
-    """A RopeScaling as a tuple, or None."""
-    if scaling is None:
-        return None
-    return (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor,
-            scaling.original_seq_len)
+    factor = np.broadcast_to(factor, pairs.shape)
+    both = ((constant.reshape(rotated.shape), rest), (factor.reshape(rotated.shape), np.ones_like(rest)))
+    return tuple(np.concatenate(one, axis=1).reshape(-1).astype(np.float32) for one in both)

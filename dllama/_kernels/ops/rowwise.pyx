@@ -1,4 +1,4 @@
-"""Ops that take a row at a time: embedding lookup, norm, encoding, activation, scaling.
+"""Ops that take a row at a time: embedding lookup, norm, encoding, activation, scaling, biases.
 
 T: rows of the task. D: columns of a row.
 """
@@ -21,8 +21,8 @@ cdef struct RowOp:
     int64_t width                   # D
     const float *src                # [rows of the batch][D]
     const dl_rows *dst              # [T][D], as a matmul reads them
-    float *sum                      # norm with ADD: [T][D], added to instead; embed, scale: written
-    const float *weight             # norm: [D]
+    float *sum                      # norm with ADD: [T][D], added to instead; embed, scale: written; add
+    const float *weight             # norm, add: [D]
     const uint8_t *stored           # embed: [vocab][stored_bytes], D numbers each
     int64_t stored_bytes
     int stored_type
@@ -175,3 +175,22 @@ cdef class ScaleOp(Op):
         self.op.src, self.op.sum = b.floats(task.src), b.floats(task.dst)
         self.op.width = b.rows(task.src).k
         self.stage(row_items, scale_item, &self.op)
+
+
+cdef int add_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t j
+    for j in range(r.width):
+        r.sum[t * r.width + j] += r.weight[j]
+    return 0
+
+
+cdef class AddOp(Op):
+    """dst += a vector."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        self.op.sum, self.op.width = b.floats(task.dst), b.rows(task.dst).k
+        self.op.weight = b.vector(task.weight, self.op.width)
+        self.stage(row_items, add_item, &self.op)

@@ -302,5 +302,5 @@ def test_multipliers_of_granite(model):
 def test_linear_scaling(model, key):
     with model({f"llama.{key}": 4.0}) as opened:
         assert opened.spec.rope_scaling == linear(4.0)
-    with pytest.raises(UnsupportedError, match="scaled RoPE is not supported"):
-        model({f"qwen3.{key}": 4.0}, "qwen3")
+    with model({f"qwen3.{key}": 4.0}, "qwen3") as opened:
+        assert opened.spec.frequencies[0] == 0.25

@@ -14,7 +14,7 @@ from dllama.errors import UnsupportedError
 from dllama.graph.build import build, check_supported
 from dllama.graph.shard import split
 from dllama.graph.weights import rooms
-from dllama.model.spec import Arch, HiddenAct, ModelSpec
+from dllama.model.spec import Arch, HiddenAct, ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
 
 PLAIN = {"arch": Arch.LLAMA, "dim": 64, "hidden_dim": 192, "n_layers": 2, "n_heads": 8,
@@ -27,8 +27,13 @@ FEATURES = {
     "plain": {},
     "float weights": {"weight_type": F16, "hidden_dim": 200},
     "heads of half a block": {"head_dim": 16},
-    "head norms": {"arch": Arch.QWEN3},
+    "head norms": {"qk_norm": QKNorm.HEAD},
+    "norms over all heads": {"qk_norm": QKNorm.WIDTH},
     "biases": {"qkv_bias": True},
+    "biases everywhere": {"qkv_bias": True, "o_bias": True, "ffn_bias": True},
+    "a part of each head": {"rope_dim": 16},
+    "norms around blocks": {"post_norms": True},
+    "norms after blocks only": {"pre_norms": False, "post_norms": True},
     "multipliers": {"embedding_scale": 2.0, "logits_scale": 0.5},
     "other types": {"tensor_types": TYPES},
     "tied": {"tied": True},
@@ -53,7 +58,8 @@ def test_tasks_use_all_weights_and_buffers(name, nodes):
         held = [one.name for one in (*graph.matrices, *graph.vectors)]
         assert len(held) == len(set(held))
         assert set(held) == used
-        named = {name for task in graph.tasks for name in (task.src, task.dst, task.routes) if name}
+        places = ("src", "dst", "routes", "squares")
+        named = {getattr(task, place) for task in graph.tasks for place in places} - {""}
         assert {buffer.name for buffer in graph.buffers} == named
 
 
@@ -81,6 +87,13 @@ def test_a_layer_is_a_composition():
     assert ops("plain", 2) == [*attention, "all_reduce", "norm", "matmul", "matmul", "all_reduce"]
     assert ops("float weights") == [*attention[:4], "matmul", "norm", "matmul", "matmul"]
     assert ops("experts") == [*attention, *experts]
+    heads = ["norm", "matmul", "head_squares", "rope", "attention", "encode", "matmul"]
+    assert ops("norms over all heads") == [*heads, "norm", "matmul", "matmul"]
+    assert ops("norms over all heads", 2)[:4] == [*heads[:3], "gather"]
+    after = ["encode", *attention[1:], "norm", "encode", "matmul", "matmul", "norm"]
+    assert ops("norms after blocks only") == after
+    biased = [*attention, "add", "norm", "matmul", "matmul", "activate", "matmul", "add"]
+    assert ops("biases everywhere") == biased
     assert ops("norms after blocks") == [*attention, "norm", *experts, "norm"]
 
 
@@ -98,7 +111,7 @@ def test_the_activation_is_that_of_the_model():
     [
         ({"arch": Arch.QWEN3, **MIXTURE}, "m: architecture qwen3 with 4 experts is not"),
         ({"arch": Arch.QWEN3_MOE}, "architecture qwen3_moe with 0 experts is not"),
-        ({"post_norms": True}, "llama with 0 experts and norms after its blocks is not"),
+        ({"ffn_bias": True, **MIXTURE}, "experts with biases are not supported"),
     ],
 )
 def test_combinations_that_no_family_has_are_refused(changes, message):

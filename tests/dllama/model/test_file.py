@@ -15,7 +15,7 @@ from small_spec import SPEC
 from dllama.errors import FormatError, ModelError, OutputError, UnsupportedError
 from dllama.model.file import ModelFile, ModelWriter, encode, tensor_table
 from dllama.model.header import Key, read_header, write_header
-from dllama.model.spec import Arch, HiddenAct, RopeScaling, RopeType
+from dllama.model.spec import Arch, HiddenAct, QKNorm, RopeScaling, RopeType
 from dllama.model.stored_model import decode
 from dllama.model.weight_types import WeightType
 
@@ -137,6 +137,9 @@ def test_the_original_converters_file_is_read(fixtures):
             "logits_scale": 0.75,
         },
         {"arch": Arch.QWEN3, "rope_type": RopeType.FALCON},
+        {"arch": Arch.QWEN3, "rope_type": RopeType.FALCON, "qk_norm": QKNorm.HEAD},
+        {"qk_norm": QKNorm.WIDTH, "pre_norms": False, "o_bias": True, "ffn_bias": True},
+        {"rope_dim": 4, "rope_frequencies": (1 / 3, 0.0), "rope_factor": 1.25},
         {
             "arch": Arch.QWEN3_MOE,
             "rope_type": RopeType.FALCON,
@@ -166,7 +169,7 @@ def test_tensors_lie_in_the_order_of_the_format():
     layer = ["q", "k", "v", "o", "gate", "down", "up", "attention_norm", "ffn_norm"]
     expected = ["embedding", *(f"layers.0.{name}" for name in layer), "final_norm", "output"]
     assert names == expected
-    moe = replace(SPEC, n_layers=1, arch=Arch.QWEN3_MOE, n_experts=2, moe_hidden_dim=32)
+    moe = replace(SPEC, n_layers=1, qk_norm=QKNorm.HEAD, n_experts=2, moe_hidden_dim=32)
     table = tensor_table(moe, 0)
     assert list(table)[5:9] == [
         "layers.0.router",
@@ -221,6 +224,12 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.ATTENTION_SCALE, -1, "attention_scale"),
         (Key.ATTENTION_CAP, 0x7F800000, "attention_cap"),
         (Key.LOGITS_SCALE, 0, "logits_scale"),
+        (Key.QK_NORM, 3, "qk_norm"),
+        (Key.O_BIAS, 2, "o_bias"),
+        (Key.ROPE_DIM, 3, "rope_dim"),
+        (Key.ROPE_DIM, SPEC.head_dim + 2, "rope_dim"),
+        (Key.ROPE_FACTOR, 0, "rope_factor"),
+        (Key.ROPE_FREQUENCIES, 1, "rope_frequencies"),
         (Key.NO_ROPE, SPEC.n_layers, "no_rope"),
         (Key.WINDOW, 0, "window"),
         (Key.WINDOW, 4, "window"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.model.spec import Arch, ModelSpec, RopeScaling, RopeType
+from dllama.model.spec import Arch, ModelSpec, QKNorm, RopeScaling, RopeType
 from dllama.model.weight_types import WeightType
 
 ARCHS = {"qwen3": Arch.QWEN3, "qwen3_moe": Arch.QWEN3_MOE}
@@ -97,6 +97,7 @@ def read_spec(folder: Path) -> ModelSpec:
     experts = config.get("num_experts") or config.get("num_local_experts") or 0
     return ModelSpec(
         arch=ARCHS.get(config["model_type"], Arch.LLAMA),
+        qk_norm=QKNorm.HEAD if config["model_type"] in ARCHS else QKNorm.NONE,
         n_experts=experts,
         n_active_experts=config["num_experts_per_tok"] if experts else 0,
         topk_normalised=config.get("norm_topk_prob", True),

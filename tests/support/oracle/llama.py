@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dllama.model.spec import HiddenAct, ModelSpec, RopeType
+from dllama.model.spec import HiddenAct, ModelSpec, QKNorm, RopeType
 from dllama.model.weight_types import WeightType
 
 from . import ops
@@ -61,9 +61,21 @@ def _post_normed(weights, name, spec, y):
     return ops.rms_norm(y, weights[name], spec.norm_epsilon) if spec.post_norms else y
 
 
+def _normed(weights, name, spec, x):
+    """The norm of x, or x in models without norms before blocks."""
+    return ops.rms_norm(x, weights[name], spec.norm_epsilon) if spec.pre_norms else x
+
+
+def _qk_normed(weights, name, spec, x):
+    """The norm of heads (T, heads, size), one by one or all together."""
+    if spec.qk_norm is QKNorm.HEAD:
+        return ops.rms_norm(x, weights[name], spec.norm_epsilon)
+    return ops.rms_norm(x.reshape(len(x), -1), weights[name], spec.norm_epsilon).reshape(x.shape)
+
+
 def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     """Attention over x (T, dim), before the residual sum: (T, dim). halves None: no RoPE."""
-    h = noise(ops.rms_norm(x, weights["attention_norm"], spec.norm_epsilon))
+    h = noise(_normed(weights, "attention_norm", spec, x))
     q, k, v = (
         (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
             len(x), -1, spec.head_dim
@@ -71,25 +83,33 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
         for name in "qkv"
     )
     if "q_norm" in weights:
-        q = ops.rms_norm(q, weights["q_norm"], spec.norm_epsilon)
-        k = ops.rms_norm(k, weights["k_norm"], spec.norm_epsilon)
-    theta, scaling = spec.rope_theta, spec.rope_scaling
-    if windowed and spec.window_rope_theta:
-        theta, scaling = spec.window_rope_theta, None
-    frequencies = ops.rope_frequencies(spec.head_dim, theta, scaling)
-    positions = np.arange(len(x))
+        q, k = _qk_normed(weights, "q_norm", spec, q), _qk_normed(weights, "k_norm", spec, k)
     if halves is not None:
-        q = ops.rope(q, positions, frequencies, halves=halves)
-        k = ops.rope(k, positions, frequencies, halves=halves)
+        _rotate(spec, q, halves, windowed)
+        _rotate(spec, k, halves, windowed)
     scale, cap = spec.attention_scale or None, spec.attention_cap
     stored, window = KV_TYPES[kv_type], spec.window if windowed else 0
     mixed = ops.attention(q, stored(k), stored(v), scale=scale, cap=cap, window=window)
-    return ops.matmul(noise(mixed.reshape(len(x), -1)), weights["o"])
+    return ops.matmul(noise(mixed.reshape(len(mixed), -1)), weights["o"]) + weights.get(
+        "o_bias", 0.0
+    )
+
+
+def _rotate(spec, x, halves, windowed):
+    """RoPE on heads (T, heads, size), in place."""
+    size, factor = spec.rope_dim or spec.head_dim, spec.rope_factor
+    if windowed and spec.window_rope_theta:
+        frequencies, factor = ops.rope_frequencies(size, spec.window_rope_theta), 1.0
+    else:
+        plain = ops.rope_frequencies(size, spec.rope_theta, spec.rope_scaling)
+        frequencies = spec.rope_frequencies or plain
+    turned = ops.rope(x[..., :size], np.arange(len(x)), frequencies, halves=halves)
+    x[..., :size] = factor * turned
 
 
 def _feed_forward(weights, spec, x, noise):
     """The feed-forward network on x (T, dim), before the residual sum: (T, dim)."""
-    h = noise(ops.rms_norm(x, weights["ffn_norm"], spec.norm_epsilon))
+    h = noise(_normed(weights, "ffn_norm", spec, x))
     return _gated(weights, "", spec, h, noise)
 
 
@@ -109,9 +129,13 @@ def _experts(weights, spec, x, noise):
 
 def _gated(weights, prefix, spec, h, noise):
     """down(activation(gate(h)) * up(h)) of the network, or of one expert."""
-    gate, up = (ops.matmul(h, weights[prefix + name]) for name in ("gate", "up"))
+    gate, up = (
+        ops.matmul(h, weights[prefix + name]) + weights.get(f"{prefix}{name}_bias", 0.0)
+        for name in ("gate", "up")
+    )
     activate = ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu
-    return ops.matmul(noise(activate(gate) * up), weights[prefix + "down"])
+    down = ops.matmul(noise(activate(gate) * up), weights[prefix + "down"])
+    return down + weights.get(prefix + "down_bias", 0.0)
 
 
 def _layer(tensors: Tensors, layer: int) -> dict[str, Weight]:

@@ -1,0 +1,123 @@
+"""The keys of the header of a .m file: their numbers, the fields of ModelSpec, and the ranges.
+
+Keys below 1000 are those of distributed-llama. Keys from 1000 up are ours, for what those cannot
+express: flags, and numbers as float32 bits. docs/file-formats.md lists all keys.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from dllama.model.spec import Arch, HiddenAct, QKNorm, RopeType
+from dllama.model.weight_types import WeightType
+
+
+class Key(IntEnum):
+    """Header keys by number."""
+
+    VERSION = 0
+    ARCH = 1
+    DIM = 2
+    HIDDEN_DIM = 3
+    N_LAYERS = 4
+    N_HEADS = 5
+    N_KV_HEADS = 6
+    N_EXPERTS = 7
+    N_ACTIVE_EXPERTS = 8
+    VOCAB_SIZE = 9
+    SEQ_LEN = 10
+    HIDDEN_ACT = 11
+    ROPE_THETA = 12
+    WEIGHT_TYPE = 13
+    ROPE_SCALING_FACTOR = 14
+    ROPE_SCALING_LOW = 15
+    ROPE_SCALING_HIGH = 16
+    ROPE_SCALING_SEQ_LEN = 17
+    ROPE_TYPE = 18
+    HEAD_DIM = 19
+    NORM_EPSILON = 20
+    MOE_HIDDEN_DIM = 21
+    NORM_EPSILON_F32 = 1000
+    ROPE_THETA_F32 = 1001
+    ROPE_SCALING_FACTOR_F32 = 1002
+    ROPE_SCALING_LOW_F32 = 1003
+    ROPE_SCALING_HIGH_F32 = 1004
+    QKV_BIAS = 1005
+    ROUTER_UNSCALED = 1006
+    POST_NORMS = 1007
+    EMBEDDING_SCALE = 1008
+    ATTENTION_SCALE = 1009
+    ATTENTION_CAP = 1010
+    LOGITS_SCALE = 1011
+    TENSOR_TYPES = 1012
+    TIED = 1013
+    NO_ROPE = 1014
+    WINDOW = 1015
+    WINDOWED = 1016
+    WINDOW_ROPE_THETA = 1017
+    ROPE_DIM = 1020
+    ROPE_FREQUENCIES = 1021
+    ROPE_FACTOR = 1022
+    O_BIAS = 1023
+    FFN_BIAS = 1024
+    NO_PRE_NORMS = 1025
+    QK_NORM = 1026
+
+
+# Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
+# default; a factor is a float32.
+FLAGS = {
+    Key.QKV_BIAS: "qkv_bias",
+    Key.O_BIAS: "o_bias",
+    Key.FFN_BIAS: "ffn_bias",
+    Key.ROUTER_UNSCALED: "topk_normalised",
+    Key.NO_PRE_NORMS: "pre_norms",
+    Key.POST_NORMS: "post_norms",
+    Key.TIED: "tied",
+}
+FACTORS = {
+    Key.WINDOW_ROPE_THETA: "window_rope_theta",
+    Key.ROPE_FACTOR: "rope_factor",
+    Key.EMBEDDING_SCALE: "embedding_scale",
+    Key.ATTENTION_SCALE: "attention_scale",
+    Key.ATTENTION_CAP: "attention_cap",
+    Key.LOGITS_SCALE: "logits_scale",
+}
+# Keys that stand in a header several times, a value each.
+REPEATED = (Key.TENSOR_TYPES, Key.NO_ROPE, Key.WINDOWED, Key.ROPE_FREQUENCIES)
+
+# Least and greatest value of each key that is a plain number.
+RANGES = {
+    Key.VERSION: (0, 0),
+    Key.DIM: (1, 1 << 20),
+    Key.HIDDEN_DIM: (1, 1 << 24),
+    Key.N_LAYERS: (1, 4096),
+    Key.N_HEADS: (1, 1 << 14),
+    Key.N_KV_HEADS: (1, 1 << 14),
+    Key.N_EXPERTS: (0, 4096),
+    Key.N_ACTIVE_EXPERTS: (0, 4096),
+    Key.VOCAB_SIZE: (1, 1 << 24),
+    Key.SEQ_LEN: (1, (1 << 31) - 1),
+    Key.ROPE_THETA: (1, (1 << 31) - 1),
+    Key.ROPE_SCALING_FACTOR: (1, 1 << 16),
+    Key.ROPE_SCALING_LOW: (0, 1 << 16),
+    Key.ROPE_SCALING_HIGH: (0, 1 << 16),
+    Key.ROPE_SCALING_SEQ_LEN: (0, (1 << 31) - 1),
+    Key.HEAD_DIM: (2, 512),
+    Key.NORM_EPSILON: (5, 6),
+    Key.MOE_HIDDEN_DIM: (0, 1 << 24),
+    Key.WINDOW: (1, (1 << 31) - 1),
+    Key.ROPE_DIM: (2, 512),
+    **dict.fromkeys(FLAGS, (0, 1)),
+}
+ENUMS: dict[Key, type[IntEnum]] = {
+    Key.ARCH: Arch,
+    Key.HIDDEN_ACT: HiddenAct,
+    Key.WEIGHT_TYPE: WeightType,
+    Key.ROPE_TYPE: RopeType,
+    Key.QK_NORM: QKNorm,
+}
+REQUIRED = (
+    Key.ARCH, Key.DIM, Key.HIDDEN_DIM, Key.N_LAYERS, Key.N_HEADS, Key.N_KV_HEADS,
+    Key.VOCAB_SIZE, Key.SEQ_LEN, Key.WEIGHT_TYPE,
+)  # fmt: skip
