@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama.converter.convert import read_spec
+from dllama.converter.families.rope import unpaired
 from dllama.converter.own_types import own_type, with_own_types
 from dllama.converter.sources.gguf import GgufFile
 from dllama.converter.sources.gguf_types import is_known, kind_of
@@ -16,6 +17,7 @@ from dllama.converter.sources.stored import Stored
 from dllama.converter.tensors import find_tensors, is_tied
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.file import encode
+from dllama.model.header import read_header, write_header
 from dllama.model.spec import ModelSpec, RopeType
 from dllama.model.stored_model import StoredModel, decode
 from dllama.model.tensors import Tensor, tensors
@@ -52,7 +54,8 @@ class GgufModel(StoredModel):
         if spec.tied:
             del self._stored["output"]
         kinds = ((name, stored, self._type(stored)) for name, stored in self._stored.items())
-        self.spec = with_own_types(_unpaired(spec, file), kinds)
+        spec = with_own_types(_in_file_order(spec, file), kinds)
+        self.spec = _rounded(spec, file.path)
         self.tensors = {tensor.name: tensor for tensor in tensors(self.spec)}
         for name, stored in self._stored.items():
             _check_shape(stored, self.tensors[name])
@@ -113,11 +116,16 @@ class GgufModel(StoredModel):
         return REQUANTISED if kind is None else kind
 
 
-def _unpaired(spec: ModelSpec, file: GgufFile) -> ModelSpec:
+def _in_file_order(spec: ModelSpec, file: GgufFile) -> ModelSpec:
     """The spec for rows of q and k in the order of the file."""
-    if file.paired or spec.rope_type is not RopeType.LLAMA:
+    if file.paired or spec.rope_type is RopeType.FALCON:
         return spec
-    return replace(spec, rope_type=RopeType.FALCON)
+    return unpaired(spec)
+
+
+def _rounded(spec: ModelSpec, path: Path) -> ModelSpec:
+    """The spec with numbers as other nodes receive them, in float32."""
+    return read_header(write_header(spec, path), path)[0]
 
 
 def _check_shape(stored: Stored, tensor: Tensor) -> None:

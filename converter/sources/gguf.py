@@ -65,7 +65,7 @@ class GgufFile:
             check_places(
                 part.path, [stored[e.name] for e in part.header.tensors if e.name in stored]
             )
-        given = Given(self.path, metadata, stored.keys())
+        given = Given(self.path, metadata, frozenset(stored))
         self._arch = arch = find_arch(given)
         factors = {name: self._factors(stored.pop(name)) for name in arch.factors if name in stored}
         self.config = read_config(arch, given, factors)

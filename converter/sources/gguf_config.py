@@ -10,7 +10,7 @@ from typing import Any
 
 from dllama.checks import expected_text, is_flag, is_integer, is_number, shown
 from dllama.converter.sources import gguf_archs
-from dllama.converter.sources.gguf_archs.arch import COMMON, Arch, Config, Field, Given
+from dllama.converter.sources.gguf_archs.arch import COMMON, WHOLE, Arch, Config, Field, Given
 from dllama.converter.sources.gguf_header import typed
 from dllama.converter.sources.gguf_keys import check_keys
 from dllama.converter.sources.gguf_rope import Factors, keys_of, read_scaling
@@ -20,10 +20,11 @@ log = logging.getLogger("dllama.convert")
 
 THETA = 10000.0  # of RoPE, if no key says another
 # Keys that must say the size of a head, and those that are compared with something else.
-HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+HEAD_SIZES = ("attention.key_length", "attention.value_length")
+ROTATED = "rope.dimension_count"
 SCALE = "attention.scale"
 PATTERN = "attention.sliding_window_pattern"
-COMPARED = (*HEAD_SIZES, SCALE, PATTERN)
+COMPARED = (*HEAD_SIZES, ROTATED, SCALE, PATTERN)
 TENSOR = re.compile(r"(?:blk\.(\d+)\.)?(\w+?)(?:\.(\d+))?\.(weight|bias)")
 
 
@@ -55,12 +56,13 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
         "tie_word_embeddings": "output.weight" not in given.tensors,
     }
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
-    config["rope_scaling"] = read_scaling(config, given, factors)
+    config["rope_scaling"] = read_scaling(arch, config, given, factors)
     config |= {name: _is_present(part, given) for name, part in arch.present.items()}
     config |= _window(arch, config, given)
     config |= arch.finish(config, given)
     _check_biases(arch, given)
-    _check_heads(config, given)
+    config |= _partial(arch, config, given)
+    _check_heads(arch, config, given)
     if SCALE not in arch.keys:
         _check_scale(config, given)
     return config
@@ -134,7 +136,7 @@ def usual_names(arch: Arch, layers: int) -> Iterator[str]:
     """Yield GGUF's names of all tensors that a file may have, but for an output of its own."""
     for stem in arch.tensors:
         names = [stem] if "." in stem else [f"{stem}.weight", f"{stem}.bias"]
-        if not stem.startswith(("attn", "ffn", "post")):
+        if stem in WHOLE:
             yield from (name for name in names if stem != "output")
         else:
             yield from (f"blk.{layer}.{name}" for name in names for layer in range(layers))
@@ -150,10 +152,26 @@ def _check_biases(arch: Arch, given: Given) -> None:
             )
 
 
-def _check_heads(config: Config, given: Given) -> None:
+def _partial(arch: Arch, config: Config, given: Given) -> Config:
+    """The part of a head that RoPE rotates.
+
+    Raises:
+        FormatError: it is no even number of at most all numbers.
+    """
+    if not arch.partial:
+        return {}
+    size = config["head_dim"]
+    rotated = _scalar(given, ROTATED) or size
+    if not is_integer(rotated, 2, size) or rotated % 2:
+        expected = f"an even number of at most {size}"
+        raise FormatError(given.path, given.key(ROTATED), shown(rotated), expected)
+    return {"partial_rotary_factor": rotated / size}
+
+
+def _check_heads(arch: Arch, config: Config, given: Given) -> None:
     """UnsupportedError if the sizes of q/k heads, v heads and RoPE differ."""
     size = config["head_dim"]
-    for name in HEAD_SIZES:
+    for name in HEAD_SIZES if arch.partial else (*HEAD_SIZES, ROTATED):
         found = _scalar(given, name)
         if found not in (None, size):
             key = given.key(name)

@@ -24,7 +24,7 @@ Neutral = Mapping[str, tuple[object, ...]]
 HARMLESS = frozenset({
     "vocab_size",  # compared with the embedding
     "rope.scaling.original_context_length", "rope.scaling.finetuned",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_ext_factor",
+    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
 })  # fmt: skip
 # Values with which a key changes nothing.
 NO_ID = 0xFFFFFFFF  # -1 as it is written
@@ -68,6 +68,7 @@ NEUTRAL: Neutral = {
     "rope.scaling.type": ("none", "linear", "yarn"),  # with a factor of 1
     "rope.scale_linear": ONE,
     "rope.scaling.factor": ONE,
+    "rope.scaling.yarn_ext_factor": (1, -1),  # -1: as it is usual
     "rope.scaling.attn_factor": ONE,
     "rope.scaling.yarn_attn_factor": ONE,
     "rope.scaling.yarn_log_multiplier": OFF,

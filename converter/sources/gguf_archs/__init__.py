@@ -11,11 +11,20 @@ src/models/.
 
 from __future__ import annotations
 
-from dllama.converter.sources.gguf_archs import granite, llama, qwen2, qwen3, smollm3
+from dllama.converter.sources.gguf_archs import (
+    glm4,
+    granite,
+    llama,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+)
 from dllama.converter.sources.gguf_archs.arch import Arch
 from dllama.errors import UnsupportedError
 
-MODULES = (llama, qwen2, qwen3, granite, smollm3)
+MODULES = (llama, qwen2, qwen3, granite, smollm3, phi3, olmo2, glm4)
 ALL: tuple[Arch, ...] = tuple(arch for module in MODULES for arch in module.ARCHS)
 
 

@@ -91,6 +91,9 @@ class Arch:
         constants: fields of config.json that no key says.
         experts: whether the feed-forward network is a mixture of experts.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
+        shifted: whether the norms have the 1 that is added to their weights in Hugging Face.
+        partial: whether RoPE may rotate only a part of each head.
+        scaling: fields of rope_scaling that no key says, if there is scaling.
         pattern: of that many layers in a row the last has no sliding window, if no key says
             which have none; 0: all have it, and no key may say otherwise.
         factors: tensors with factors of the RoPE frequencies.
@@ -107,6 +110,9 @@ class Arch:
     constants: Mapping[str, Any] = field(default_factory=dict)
     experts: bool = False
     paired: bool = False
+    shifted: bool = False
+    partial: bool = False
+    scaling: Mapping[str, Any] = field(default_factory=dict)
     pattern: int = 0
     factors: Collection[str] = ()
     neutral: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
@@ -135,6 +141,7 @@ WHOLE = {
     "output_norm": "model.norm",
     "output": "lm_head",
 }
+QKV = ("attn_q", "attn_k", "attn_v")
 # Names of Llama, and of norms and experts that several families call so.
 TENSORS = {
     **WHOLE,

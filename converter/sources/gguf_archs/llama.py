@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dllama.converter.sources.gguf_archs.arch import EXPERTS, TENSORS, Arch, Config, Given
+from dllama.converter.sources.gguf_archs.arch import EXPERTS, QKV, TENSORS, Arch, Config, Given
 from dllama.errors import UnsupportedError
 
 LLAMA = Arch(
     name="llama",
     model_type="llama",
     tensors=TENSORS,
+    biases=(*QKV, "attn_output", "ffn_gate", "ffn_down", "ffn_up"),
+    present={"attention_bias": "attn_output.bias", "mlp_bias": "ffn_up.bias"},
     paired=True,
     factors=("rope_freqs.weight",),
 )
@@ -38,6 +40,8 @@ MIXTRAL = replace(
         "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
         "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
     },
+    biases=(),
+    present={},
     experts=True,
     finish=_finish,
 )

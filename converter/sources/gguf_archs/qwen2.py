@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dllama.converter.sources.gguf_archs.arch import TENSORS, Arch
+from dllama.converter.sources.gguf_archs.arch import QKV, TENSORS, Arch
 
 QWEN2 = Arch(
     name="qwen2",
     model_type="qwen2",
     tensors=TENSORS,
-    biases=("attn_q", "attn_k", "attn_v"),
+    biases=QKV,
 )
 
 ARCHS = (QWEN2,)

@@ -11,6 +11,7 @@ import dllama
 from dllama.converter.families.rope import linear
 from dllama.converter.gguf_model import GgufModel
 from dllama.errors import DllamaError, FormatError, UnsupportedError
+from dllama.model.spec import RopeType
 
 gguf = pytest.importorskip("gguf")
 ggufmodel = pytest.importorskip("ggufmodel")
@@ -27,6 +28,7 @@ TOKENIZER = {
     "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
     "tokenizer.ggml.add_bos_token": True,
 }  # fmt: skip
+YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
 
 
 @pytest.fixture
@@ -58,7 +60,10 @@ def model(path, rng):
         ({"attention.head_count_kv": [2, 1]}, "head_count_kv differs between layers"),
         ({"rope.scaling.type": "longrope"}, "rope.scaling.type 'longrope' is not supported"),
         ({"rope.scaling.type": [1, 2]}, "rope.scaling.type array"),
-        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "rope.scaling.factor 4.0"),
+        ({**YARN, "rope.scaling.original_context_length": 0}, "original_context_length is 0"),
+        ({**YARN, "rope.scaling.yarn_attn_factor": "x"}, "yarn_attn_factor is 'x'"),
+        ({**YARN, "rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor 0.5 is not supported"),
+        ({**YARN, "rope.scaling.yarn_log_multiplier": 0.1}, "yarn_log_multiplier 0.1"),
         ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, "rope.scaling.factor 4.0"),
         ({"rope.scaling.factor": -4.0}, "rope.scaling.factor is -4.0, expected a number"),
         ({"rope.scaling.attn_factor": 2.0}, "rope.scaling.attn_factor 2.0"),
@@ -302,5 +307,27 @@ def test_multipliers_of_granite(model):
 def test_linear_scaling(model, key):
     with model({f"llama.{key}": 4.0}) as opened:
         assert opened.spec.rope_scaling == linear(4.0)
-    with model({f"qwen3.{key}": 4.0}, "qwen3") as opened:
-        assert opened.spec.frequencies[0] == 0.25
+    for arch in ("qwen2", "qwen3"):  # whose rows are not ordered for adjacent pairs
+        with model({f"{arch}.{key}": 4.0}, arch) as opened:
+            assert opened.spec.rope_type is RopeType.FALCON
+            assert opened.spec.frequencies[0] == 0.25
+
+
+def test_yarn(model):
+    """Without keys the betas are 32 and 1, the original context is that of the file."""
+
+    def spec(**changes):
+        keys = {**YARN, **{f"rope.scaling.{key}": value for key, value in changes.items()}}
+        with model({f"llama.{key}": value for key, value in keys.items()}) as opened:
+            return opened.spec
+
+    plain = spec()
+    assert plain.rope_factor == pytest.approx(0.1 * np.log(4) + 1)
+    same = {"original_context_length": 64, "yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0,
+            "attn_factor": 1.0, "yarn_ext_factor": 1.0}  # fmt: skip
+    assert spec(**same) == plain
+    assert spec(yarn_attn_factor=1.5).rope_factor == 1.5
+    assert spec(attn_factor=2.0).rope_factor == pytest.approx(2 * plain.rope_factor)
+    for key, value in {"original_context_length": 16, "yarn_beta_fast": 2.0,
+                       "yarn_beta_slow": 0.1, "factor": 8.0}.items():  # fmt: skip
+        assert spec(**{key: value}).frequencies != plain.frequencies, key

@@ -69,7 +69,7 @@ def _read_layer(stored: dict[str, Any], layer: int, tensors: dict[str, Any]) -> 
 
 
 def read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    """All tensors of a .safetensors file as float32 (F32, F16 and BF16 stored)."""
+    """All tensors of a .safetensors file as float32 (F32, F16, BF16 and U8 stored)."""
     data = path.read_bytes()
     header_size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + header_size])
@@ -84,7 +84,7 @@ def _tensor(body: bytes, entry: dict[str, Any]) -> NDArray[np.float32]:
     if entry["dtype"] == "BF16":
         flat = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
-        flat = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[entry["dtype"]])
+        flat = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2", "U8": "u1"}[entry["dtype"]])
     return flat.astype(np.float32).reshape(entry["shape"])
 
 

@@ -1,0 +1,115 @@
+"""Architectures of GGUF files: the model of each fixture, written as llama.cpp's converter does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dllama
+from dllama.converter import convert
+from dllama.converter.gguf_model import GgufModel
+from dllama.errors import FormatError
+from dllama.model.file import ModelFile
+from dllama.model.header import read_header, write_header
+
+gguf = pytest.importorskip("gguf")
+ggufmodel = pytest.importorskip("ggufmodel")
+ggufrandom = pytest.importorskip("ggufrandom")
+Type = gguf.GGMLQuantizationType
+
+# Fixtures of which a GGUF file can say all.
+MODELS = (
+    "llama-gqa", "llama-mha-odd", "llama31-tied", "llama-linear", "llama-bias", "llama-yarn",
+    "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe", "granite",
+    "olmo2", "glm4",
+)  # fmt: skip
+# Those whose longest row is no multiple of 32.
+ODD = ("llama-mha-odd",)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a test writes its file."""
+    return tmp_path / "model.gguf"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gives_the_same_model_as_the_folder(path, tmp_path, fixtures, converted, name):
+    """Header and all tensors: order of rows, rotation frequencies and tied embeddings."""
+    ggufmodel.write_folder(path, fixtures / name, "F32")
+    report = convert(path, tmp_path / "out", "f32", progress=False)
+    expected = converted(name, "f32") / "model.m"
+    stored, _ = read_header(write_header(report.spec, path), path)  # numbers become float32
+    assert stored == ModelFile.open(expected).spec
+    assert (tmp_path / "out" / "model.m").read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gives_the_logits_of_transformers(path, fixtures, standing, name):
+    """As it is, on one node and on two."""
+    ggufmodel.write_folder(path, fixtures / name, "F32")
+    stored = np.load(fixtures / name / "reference.npz")
+    with dllama.LLM(path, threads=1, buffer="f32") as llm:
+        logits = llm.eval(stored["tokens"].ravel())
+    right = stored["logits"].reshape(logits.shape)
+    assert np.abs(logits - right).max() < 1e-4 * right.std()
+    with dllama.LLM(path, threads=1, buffer="f32", workers=standing(1)) as llm:
+        np.testing.assert_array_equal(llm.eval(stored["tokens"].ravel()), logits)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ODD])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_gives_the_logits_of_its_own_weights(path, fixtures, standing, name, kind):
+    """In quantised blocks; activations are rounded to 8 bits there."""
+    options = {"threads": 1, "buffer": "f32", "kv_cache": "f32"}
+    ggufmodel.write_folder(path, fixtures / name, kind)
+    tokens = np.load(fixtures / name / "reference.npz")["tokens"].ravel()
+    with dllama.LLM(path, **options) as llm:
+        logits = llm.eval(tokens)
+    with dllama.LLM(path, workers=standing(1), **options) as llm:
+        np.testing.assert_array_equal(llm.eval(tokens), logits)
+    tensors, metadata = ggufmodel.read(path)
+    arch = next(iter(metadata)).partition(".")[0]
+    floats = {name: (gguf.dequantize(*stored), Type.F32) for name, stored in tensors.items()}
+    ggufmodel.write(path, arch, floats, metadata)
+    with dllama.LLM(path, **options) as llm:
+        right = llm.eval(tokens)
+    error = np.abs(logits - right)
+    assert np.median(error) < 0.02 * right.std()
+    assert llm.spec.n_experts or error.max() < 0.3 * right.std()
+
+
+def test_phi3_has_fused_matrices(path, rng):
+    """Else it is Qwen2 without biases."""
+    tensors = ggufrandom.random_tensors(rng, "qwen2", "Q8_0")
+    for name, (array, kind) in tensors.items():
+        tensors[name] = (0 * array if name.endswith(".bias") else array, kind)
+    ggufmodel.write(path, "qwen2", tensors, ggufrandom.keys("qwen2"))
+    with dllama.LLM(path, threads=1) as llm:
+        expected = llm.eval(range(3, 40))
+    for layer in range(2):
+        for fused, parts in (("attn_qkv", ("attn_q", "attn_k", "attn_v")),
+                             ("ffn_up", ("ffn_gate", "ffn_up"))):  # fmt: skip
+            found = [tensors.pop(f"blk.{layer}.{part}.weight")[0] for part in parts]
+            tensors[f"blk.{layer}.{fused}.weight"] = (np.concatenate(found), Type.Q8_0)
+    tensors = {name: stored for name, stored in tensors.items() if not name.endswith(".bias")}
+    ggufmodel.write(path, "phi3", tensors, ggufrandom.keys("phi3"))
+    with dllama.LLM(path, threads=1) as llm:
+        np.testing.assert_array_equal(llm.eval(range(3, 40)), expected)
+
+
+def test_a_part_of_each_head_is_rotated(path, rng, fixtures):
+    ggufmodel.write_folder(path, fixtures / "glm4", "F32")
+    tensors, metadata = ggufmodel.read(path)
+    key = "glm4.rope.dimension_count"
+    for value, rotated in ((None, 0), (32, 0), (16, 16), (8, 8)):  # 0 stands for all
+        given = {**metadata, key: value} if value else metadata.copy()
+        if not value:
+            del given[key]
+        ggufmodel.write(path, "glm4", tensors, given)
+        with GgufModel(path) as model:
+            assert model.spec.rope_dim == rotated
+    for wrong in (7, 34, 1):
+        ggufmodel.write(path, "glm4", tensors, {**metadata, key: wrong})
+        with pytest.raises(FormatError, match=f"dimension_count is {wrong}, expected an even"):
+            GgufModel(path)
