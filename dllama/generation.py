@@ -61,6 +61,7 @@ class Generation:
 
     Attributes:
         ids: of the prompt and all that was drawn.
+        ends: ids that end the text.
         sequence: where it is evaluated; None until it is its turn.
         prompt: how many ids the prompt has.
         cached: prompt ids that need not be evaluated, since a sequence has them.
@@ -83,6 +84,7 @@ class Generation:
         first: int = 0,
     ) -> None:
         self.ids = ids
+        self.ends = ends
         self.sequence: Sequence | None = None
         self.cached = 0
         self.count = 0
@@ -96,7 +98,6 @@ class Generation:
         self.prompt = len(ids)
         self._limit = limit
         self._stream = stream
-        self._ends = ends
         self._drawn: deque[Token] = deque()
         self._cancelled = False
         self._interrupted = False
@@ -155,10 +156,6 @@ class Generation:
         self.sequence = sequence
         self.cached = sequence.position
 
-    def ends_with(self, token: int) -> bool:
-        """Return whether an id ends the text."""
-        return token in self._ends
-
     def drew(self, tokens: Ids[Token], drafted: int) -> None:
         """Add what a pass has drawn, if anything.
 
@@ -190,9 +187,9 @@ class Generation:
         token = self._drawn.popleft()
         self._sequences.append(self.sequence, token.id)
         self.count += 1
-        text = "" if self.ends_with(token.id) else self._stream.push(token.id)
+        text = "" if token.id in self.ends else self._stream.push(token.id)
         reasons = (
-            (End.EOS, self.ends_with(token.id)),
+            (End.EOS, token.id in self.ends),
             (End.STOP, self._stream.stopped),
             (End.LENGTH, self.count == self._limit),
             (End.INTERRUPT, self._interrupted),

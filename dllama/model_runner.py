@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Part, Sequence, Sequences
 from dllama.runtime.stats import PREFILL, Stats, StepStats
 from dllama.runtime.trace import NodePass
-from dllama.sampling.sampler import VocabularyShards
+from dllama.sampling.lockstep import Asking, Row, drive
+
+T = TypeVar("T")
 
 
 class ModelRunner:
@@ -79,7 +82,7 @@ class ModelRunner:
 
     def ping(self) -> None:
         """Make sure that all workers are there."""
-        with self.closing_on_failure():
+        with self._closing_on_failure():
             self.root.ping()
             self._traffic = self.root.traffic()
 
@@ -104,7 +107,7 @@ class ModelRunner:
             self.run([Part(sequence, ids, wanted)], Want.LOGITS if wanted else Want.NOTHING)
             if wanted:
                 at = max(0, begin - known)
-                with self.closing_on_failure():
+                with self._closing_on_failure():
                     out[at : at + len(new)] = self.root.logits()
             self._sequences.extend(sequence, new)
             self._sequences.evaluated(sequence, len(ids))
@@ -120,15 +123,20 @@ class ModelRunner:
         """
         ids = [token for part in parts for token in part.ids]
         self._began = time.perf_counter()
-        with self.closing_on_failure():
+        with self._closing_on_failure():
             self.root.run(ids, self._sequences.batch(parts), want)
         self._sequences.copied(parts)
         self._ended = time.perf_counter()
 
-    def shards(self) -> list[VocabularyShards]:
-        """Return the logits of each wanted row of the last pass, as the sampler reads them."""
-        with self.closing_on_failure():
-            return self.root.shards()
+    def rows(self) -> list[Row]:
+        """Return the wanted rows of the last pass, as the sampler reads them."""
+        with self._closing_on_failure():
+            return self.root.rows()
+
+    def drive(self, asking: Asking[T]) -> T:
+        """Ask the nodes about rows of the last pass until the result is there."""
+        with self._closing_on_failure():
+            return drive(asking, self.root.ask)
 
     def finish(self, phase: str, tokens: int, drafted: int = 0, accepted: int = 0) -> None:
         """Count the last pass, with what it sent and what was done since, and keep its timeline.
@@ -156,12 +164,12 @@ class ModelRunner:
             )
         )
         if self._trace:
-            with self.closing_on_failure():
+            with self._closing_on_failure():
                 self.timelines += root.timelines()
         self._traffic = root.traffic()
 
     @contextmanager
-    def closing_on_failure(self) -> Iterator[None]:
+    def _closing_on_failure(self) -> Iterator[None]:
         """Let all nodes go when they cannot go on together, and remember why."""
         try:
             yield

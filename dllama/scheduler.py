@@ -22,8 +22,8 @@ from dllama.run_config import RunConfig
 from dllama.runtime.prefix import common_prefix
 from dllama.runtime.sequences import Part, Sequence, Sequences
 from dllama.runtime.stats import DECODE, MIXED, PREFILL
+from dllama.sampling.lockstep import Asking, Row, together
 from dllama.sampling.log_probabilities import log_probabilities
-from dllama.sampling.sampler import VocabularyShards
 from dllama.text.stream import Token
 
 # Most prompt ids of a pass that also generates tokens, which all have to wait for it.
@@ -274,14 +274,9 @@ class Scheduler:
 
     def _sample(self, turns: list[Turn]) -> None:
         """Draw the tokens of all wanted rows."""
-        shards = iter(self._runner.shards())
-        with self._runner.closing_on_failure():
-            for turn in turns:
-                rows = [next(shards) for _ in turn.wanted]
-                try:
-                    turn.drawn = _drawn(turn.text, rows, turn.drafted)
-                except ModelError as error:
-                    turn.error = error
+        rows = iter(self._runner.rows())
+        draws = [_draw(turn, [next(rows) for _ in turn.wanted]) for turn in turns]
+        self._runner.drive(together(draws))
 
     def _commit(self, turn: Turn) -> None:
         """Note what a pass has evaluated and drawn."""
@@ -294,20 +289,23 @@ class Scheduler:
         text.drew(turn.drawn, len(turn.drafted))
 
 
-def _drawn(text: Generation, rows: Ids[VocabularyShards], drafted: Ids[int]) -> list[Token]:
-    """Draw tokens from consecutive rows, until one is not what was drafted."""
-    drawn: list[Token] = []
-    ids = list(text.ids)
-    for row, shards in enumerate(rows):
-        token = Token(text.sampler.sample(shards, ids, text.first + len(ids) - text.prompt), "")
-        if text.logprobs is not None:
-            found = log_probabilities(shards, token.id, text.logprobs)
-            token = replace(token, logprob=found.token, top=found.best)
-        drawn.append(token)
-        ids.append(token.id)
-        if row == len(drafted) or token.id != drafted[row] or text.ends_with(token.id):
-            break
-    return drawn
+def _draw(turn: Turn, rows: Ids[Row]) -> Asking[None]:
+    """Draw tokens from the wanted rows of a text, or note why that fails."""
+    text = turn.text
+    number = text.first + len(text.ids) - text.prompt
+    try:
+        ids = yield from text.sampler.sample(rows, text.ids, number, turn.drafted, text.ends)
+    except ModelError as error:
+        turn.error = error
+        return
+    turn.drawn = [Token(token, "") for token in ids]
+    if text.logprobs is not None:
+        asked = [log_probabilities(*one, text.logprobs) for one in zip(rows, ids, strict=False)]
+        found = yield from together(asked)
+        turn.drawn = [
+            replace(token, logprob=one.token, top=one.best)
+            for token, one in zip(turn.drawn, found, strict=True)
+        ]
 
 
 def _phase(turns: list[Turn]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,21 @@ class Coordinator:
                 shards.append(np.frombuffer(raw, "<f4").reshape(shape))
         return np.concatenate(shards, axis=1)
 
-    def ask(self, question: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the replies of all workers to a question about their logits or their work."""
+    def ask(
+        self, question: dict[str, Any], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Any]]:
+        """Return the replies of all workers to a message.
+
+        Args:
+            question: questions about their logits, or one about their work.
+            meanwhile: called while the workers are busy with it.
+        """
+        content = json.dumps(question).encode()
         with self._blaming():
             for member in self.members:
-                protocol.send_json(member.control, Kind.ASK, question)
+                protocol.send(member.control, Kind.ASK, content)
+        meanwhile()
+        with self._blaming():
             return [protocol.receive_json(m.control, Kind.REPLY) for m in self.members]
 
     def traffic(self) -> tuple[int, int]:

@@ -41,7 +41,7 @@ class Kind(IntEnum):
     RUN = 7  # root to worker: a batch (run_message.py)
     TOP = 8  # worker to root: largest logit and its id, for each wanted row
     LOGITS = 9  # worker to root: float32 logits of its vocabulary shard, for each wanted row
-    ASK = 10  # root to worker: JSON, a question about logits, clock or times
+    ASK = 10  # root to worker: JSON, questions about logits, or one about clock or times
     REPLY = 11  # worker to root: JSON
     BYE = 12  # root to worker: empty, the session ends
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels import cpu
+from dllama.cluster import protocol
 from dllama.cluster.coordinator import Coordinator
 from dllama.cluster.forming import form_cluster
 from dllama.cluster.layout import Layout
@@ -24,8 +23,9 @@ from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch
 from dllama.runtime.node import Node, graph_of
 from dllama.runtime.trace import NodePass
-from dllama.sampling.remote import RemoteShards
-from dllama.sampling.sampler import LocalShards, VocabularyShards
+from dllama.sampling import remote
+from dllama.sampling.lockstep import Questions, Replies, Row
+from dllama.sampling.shard import Shard
 
 
 class Root:
@@ -137,24 +137,35 @@ class Root:
             return node.logits
         return self._coordinator.logits(node.logits)
 
-    def shards(self) -> list[VocabularyShards]:
-        """Return the logits of each wanted row, as the sampler reads them.
+    def rows(self) -> list[Row]:
+        """Return the wanted rows, as the sampler reads them.
 
         With workers, run must have been called with Want.TOP.
+
+        Raises:
+            TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
         logits = self._opened().logits
         if self._coordinator is None:
-            return [LocalShards(row) for row in logits]
-        others = [(member.name, member.vocab) for member in self._coordinator.members]
+            return [Row(Shard(row)) for row in logits]
+        found = self._coordinator.tops(len(logits))
+        for tops in found:
+            remote.check_tops(tops, self._others)
         return [
-            RemoteShards(LocalShards(logits[row]), tops, others, partial(self._ask, row))
-            for row, tops in enumerate(self._coordinator.tops(len(logits)))
+            Row(Shard(logits[number]), number=number, tops=tops)
+            for number, tops in enumerate(found)
         ]
 
-    def _ask(self, row: int, question: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the replies of all workers to a question about the logits of a wanted row."""
+    def ask(self, questions: Questions) -> Replies:
+        """Ask all nodes about rows. There must be workers; errors are those of `rows`."""
         assert self._coordinator
-        return self._coordinator.ask({**question, "row": row})
+        return remote.ask(questions, self._others, self._coordinator.ask, protocol.MAX_JSON)
+
+    @property
+    def _others(self) -> list[tuple[str, range]]:
+        """Name and ids of the vocabulary shards of the workers."""
+        assert self._coordinator
+        return [(member.name, member.vocab) for member in self._coordinator.members]
 
     def traffic(self) -> tuple[int, int]:
         """Return the bytes that this node sent and received so far."""

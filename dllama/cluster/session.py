@@ -25,8 +25,8 @@ from dllama.errors import DllamaError, ProtocolError, TransportTimeoutError
 from dllama.graph.graph import Graph
 from dllama.graph.weights import Weights, load
 from dllama.runtime.node import Node, communicator_of, graph_of
-from dllama.sampling.remote import reply, top_of
-from dllama.sampling.sampler import LocalShards
+from dllama.sampling.remote import reply, top_message
+from dllama.sampling.shard import Shard
 
 log = logging.getLogger("dllama.worker")
 
@@ -87,7 +87,7 @@ class Session:
         self._threads = join.threads if join.threads and cpu.openmp() else threads
         self._links: list[Link | None] = [None] * join.config.world_size
         self._node: Node | None = None
-        self._shards: list[LocalShards] = []  # of the last pass, one for each wanted row
+        self._shards: list[Shard] = []  # of the last pass, one for each wanted row
         root.timeout = join.config.timeout
 
     def run(self) -> None:
@@ -196,22 +196,22 @@ class Session:
         except ValueError as error:
             raise ProtocolError(f"{self._root.peer}: cannot run {run}: {error}") from error
         if run.want != Want.NOTHING:
-            self._shards = [LocalShards(row, offset=node.shard.vocab.start) for row in logits]
+            self._shards = [Shard(row, node.shard.vocab.start) for row in logits]
         if run.want == Want.TOP:
-            protocol.send(self._root, Kind.TOP, b"".join(map(top_of, self._shards)))
+            protocol.send(self._root, Kind.TOP, top_message(self._shards))
         elif run.want == Want.LOGITS:
             raw = np.ascontiguousarray(logits).reshape(-1).view(np.uint8)
             protocol.send(self._root, Kind.LOGITS, raw.data)
 
     def _reply(self, node: Node, question: dict[str, Any]) -> dict[str, Any]:
-        """Return the reply to a question of the root."""
+        """Return the reply to a message of the root."""
         if question.get("ask") == "clock":
             return {"clock": time.monotonic_ns()}
         if question.get("ask") == "timeline":
             return node.timeline()
         if question.get("ask") == "labels":
             return {"labels": node.labels()}
-        return reply(self._shards, question)
+        return reply(self._shards, question, protocol.MAX_JSON)
 
 
 def _key(join: Join, graph: Graph) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from dllama.sampling.sampler import VocabularyShards
+from dllama.sampling.lockstep import Asking, Row
+from dllama.sampling.questions import Score
 
 
 class LogProbs(NamedTuple):
@@ -20,13 +21,13 @@ class LogProbs(NamedTuple):
     best: tuple[tuple[int, float], ...]
 
 
-def log_probabilities(shards: VocabularyShards, token: int, count: int) -> LogProbs:
+def log_probabilities(row: Row, token: int, count: int) -> Asking[LogProbs]:
     """Return the log probability of a token and of the `count` most likely tokens.
 
-    They belong to the logits of the last pass. The sums of the shards are added in float64, so the
+    The sums of the shards are added in float64, so the
     last digits depend on the number of nodes.
     """
-    found = shards.likelihood(token, count)
+    found = yield from row.ask(Score(token, count))
     largest = max(shard.largest for shard in found)
     total = math.fsum(shard.total * math.exp(shard.largest - largest) for shard in found)
     normaliser = largest + math.log(total)

@@ -6,7 +6,8 @@ one with the largest logit / temperature + Gumbel number is drawn. The Gumbel nu
 of the seed, the number of the draw and the token id.
 
 The vocabulary may be sharded over nodes. `choose` asks all shards the same few questions, whose
-replies are small, and returns the same token for every number of nodes.
+replies are small, and finds the same token for every number of nodes. The rows of a pass ask
+together (lockstep.py).
 """
 
 from __future__ import annotations
@@ -15,18 +16,26 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama import options
 from dllama._kernels.ops import sampling
-from dllama.errors import DllamaError, ModelError
-
-# Outside this range, sampling is indistinguishable from taking the best token, or any token.
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
+from dllama.errors import ModelError
+from dllama.sampling.lockstep import Asking, Row, together
+from dllama.sampling.questions import (
+    LEAST_TEMPERATURE,
+    MOST_BEST,
+    MOST_IDS,
+    MOST_TEMPERATURE,
+    Best,
+    Penalise,
+    Race,
+    Weigh,
+    WeighBefore,
+)
+from dllama.sampling.shard import Cut, Draw, Masses, Top
 
 
 @dataclass(frozen=True)
@@ -59,167 +68,6 @@ class SamplerConfig:
                 option.require(getattr(self, option.name))
 
 
-class Draw(NamedTuple):
-    """Everything but the logits that determines a token.
-
-    Attributes:
-        temperature: not 0.
-        seed: of the sampler.
-        number: how many tokens the sampler drew before.
-    """
-
-    temperature: float
-    seed: int
-    number: int
-
-
-class Masses(NamedTuple):
-    """Sums of token weights by octave (a factor of 2) of the weight.
-
-    Attributes:
-        octave: the highest octave.
-        sums: sums[i] is the sum of the weights i octaves below `octave`, in units of
-            2^(octave - i - 23).
-    """
-
-    octave: int
-    sums: list[int]
-
-
-class Cut(NamedTuple):
-    """Which tokens may be chosen; the default is all.
-
-    These are all tokens of higher octaves, and in `octave` those that come before `token` with its
-    `logit`. Tokens with a logit below `least` are excluded.
-    """
-
-    octave: int = -2 * sampling.MAX_OCTAVE
-    logit: float = -math.inf
-    token: int = -1
-    least: float = -math.inf
-
-
-class Race(NamedTuple):
-    """Winners of a race for the largest logit / temperature + Gumbel number.
-
-    A value is -inf if no token took part.
-
-    Attributes:
-        inside: (value, id) of the winner above the octave of the Cut.
-        edge: (value, id, logit) of the winner in that octave.
-    """
-
-    inside: tuple[float, int]
-    edge: tuple[float, int, float]
-
-
-class Likelihood(NamedTuple):
-    """What a shard knows about probabilities, before any penalty.
-
-    Attributes:
-        largest: its largest logit.
-        total: sum of e^(logit - largest).
-        logit: logit of the requested token; None if that is in another shard.
-        best: (id, logit) of its best tokens, best first.
-    """
-
-    largest: float
-    total: float
-    logit: float | None
-    best: list[tuple[int, float]]
-
-
-class VocabularyShards(Protocol):
-    """Shards that together are the vocabulary. Every method returns one entry per shard.
-
-    Methods raise ValueError if a logit is NaN or infinite.
-    """
-
-    def penalise(self, history: Sequence[int], penalty: float) -> None:
-        """Make tokens of the history less likely (penalty > 1) for all later calls."""
-
-    def top(self) -> list[tuple[float, int]]:
-        """Return the largest logit and its id, the lowest of several."""
-
-    def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Return ids (m,) and logits (m,) of the best `count` tokens, best first."""
-
-    def masses(self, draw: Draw) -> list[Masses]:
-        """Return the weights of all tokens, summed by octave."""
-
-    def race(self, draw: Draw, cut: Cut) -> list[Race]:
-        """Return the winners among the tokens that `cut` allows."""
-
-    def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
-        """Return the sum of the weights that `cut` allows in its octave."""
-
-    def likelihood(self, token: int, count: int) -> list[Likelihood]:
-        """Return what gives the log probability of a token and of the best `count`."""
-
-
-class LocalShards:
-    """Shards in this process.
-
-    Args:
-        *logits: float32 (n,) of each shard, in the order of the ids.
-        offset: the first id.
-    """
-
-    def __init__(self, *logits: NDArray[np.float32], offset: int = 0) -> None:
-        offsets = accumulate((len(shard) for shard in logits), initial=offset)
-        self._shards = list(zip(logits, offsets, strict=False))
-        self._unpenalised = self._shards
-
-    def penalise(self, history: Sequence[int], penalty: float) -> None:
-        ids = np.unique(np.asarray(history, np.int64))
-        self._shards = [
-            (penalised(logits, ids[(ids >= at) & (ids < at + len(logits))] - at, penalty), at)
-            for logits, at in self._shards
-        ]
-
-    def top(self) -> list[tuple[float, int]]:
-        tops = [(sampling.top(logits), offset) for logits, offset in self._shards]
-        return [(logit, index + offset) for (logit, index), offset in tops]
-
-    def best(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        return [sampling.candidates(logits, count, offset) for logits, offset in self._shards]
-
-    def masses(self, draw: Draw) -> list[Masses]:
-        found = [sampling.masses(logits, draw.temperature) for logits, _ in self._shards]
-        return [Masses(octave, sums.tolist()) for octave, sums in found]
-
-    def race(self, draw: Draw, cut: Cut) -> list[Race]:
-        return [
-            Race(*sampling.race(
-                logits, draw.temperature, draw.seed, draw.number, offset,
-                cut.octave, cut.least, cut.logit, cut.token,
-            ))
-            for logits, offset in self._shards
-        ]  # fmt: skip
-
-    def mass_before(self, draw: Draw, cut: Cut) -> list[int]:
-        return [
-            sampling.mass_before(logits, draw.temperature, cut.octave, cut.logit, cut.token, offset)
-            for logits, offset in self._shards
-        ]
-
-    def likelihood(self, token: int, count: int) -> list[Likelihood]:
-        return [_likelihood(shard, token - at, count, at) for shard, at in self._unpenalised]
-
-
-def _likelihood(logits: NDArray[np.float32], index: int, count: int, offset: int) -> Likelihood:
-    """Return the likelihood for a shard whose first id is `offset`."""
-    largest, _ = sampling.top(logits)
-    usable = largest > -math.inf
-    total = float(np.exp(logits - np.float64(largest)).sum()) if usable else 0.0
-    logit = float(logits[index]) if 0 <= index < len(logits) else None
-    best: list[tuple[int, float]] = []
-    if count:
-        ids, values = sampling.candidates(logits, count, offset)
-        best = list(zip(ids.tolist(), values.tolist(), strict=True))
-    return Likelihood(largest, total, logit, best)
-
-
 class Sampler:
     """Draws the tokens of a text. The same seed, number and logits give the same token."""
 
@@ -227,42 +75,84 @@ class Sampler:
         self._config = config
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
 
-    def sample(self, shards: VocabularyShards, history: Sequence[int], number: int) -> int:
-        """Choose the next token. A token with logit -inf is never chosen.
+    def sample(
+        self,
+        rows: Sequence[Row],
+        history: Sequence[int],
+        number: int,
+        drafted: Sequence[int] = (),
+        ends: Sequence[int] = (),
+    ) -> Asking[list[int]]:
+        """Draw tokens from consecutive rows, until one is not what was drafted or ends the text.
+
+        A token with logit -inf is never drawn.
 
         Args:
-            shards: logits of the last pass.
+            rows: the first follows the history, each other one another drafted id.
             history: ids in the context.
             number: how many tokens of the text were drawn before.
+            drafted: an id less than there are rows.
+            ends: ids that end the text.
 
         Raises:
-            ModelError: a logit is NaN or infinite, or all are -inf.
+            ModelError: a logit that counts is NaN or infinite, or all are -inf.
+        """
+
+        def last(at: int, token: int | ModelError) -> bool:
+            return at == len(drafted) or token != drafted[at] or token in ends
+
+        penalised = self._config.repetition_penalty != 1.0
+        known = np.unique(np.asarray(history, np.int64)) if penalised else None
+        draws = [self._draw(row, known, drafted[:at], number + at) for at, row in enumerate(rows)]
+        tokens: list[int] = []
+        for found in (yield from together(draws, last)):
+            if isinstance(found, ModelError):
+                raise found
+            tokens.append(found)
+        return tokens
+
+    def _draw(
+        self,
+        row: Row,
+        known: NDArray[np.int64] | None,
+        drafted: Sequence[int],
+        number: int,
+    ) -> Asking[int | ModelError]:
+        """Draw a token.
+
+        Args:
+            row: after known and drafted ids.
+            known: ids that are less likely, ascending; None for no penalty.
+            drafted: more such ids.
+            number: how many tokens were drawn before.
         """
         try:
-            if self._config.repetition_penalty != 1.0 and history:
-                shards.penalise(history, self._config.repetition_penalty)
-            return choose(shards, self._config, self._seed, number)
-        except DllamaError:
-            raise
+            if known is None:
+                tops = row.tops()
+            else:
+                ids = np.union1d(known, np.asarray(drafted, np.int64)) if drafted else known
+                tops = yield from _penalise(row, ids, self._config.repetition_penalty)
+            return (yield from choose(row, tops, self._config, self._seed, number))
         except ValueError as error:
-            raise ModelError(f"the model's logits are not usable: {error}") from error
+            return ModelError(f"the model's logits are not usable: {error}")
 
 
-def penalised(
-    logits: NDArray[np.float32], ids: NDArray[np.int64], penalty: float
-) -> NDArray[np.float32]:
-    """Return a copy of logits (n,) in which the tokens `ids` (m,) are less likely (penalty > 1)."""
-    out = logits.copy()
-    values = out[ids]
-    out[ids] = np.where(values > 0, values / penalty, values * penalty)
-    return out
+def _penalise(row: Row, ids: NDArray[np.int64], penalty: float) -> Asking[list[Top]]:
+    """Make tokens less likely, and return the new top of every shard."""
+    tops = row.tops()
+    for first in range(0, len(ids), MOST_IDS):
+        tops = yield from row.ask(Penalise(ids[first : first + MOST_IDS], penalty))
+    return tops
 
 
-def choose(shards: VocabularyShards, config: SamplerConfig, seed: int, number: int) -> int:
+def choose(
+    row: Row, tops: Sequence[Top], config: SamplerConfig, seed: int, number: int
+) -> Asking[int]:
     """Choose a token. The repetition penalty must have been applied before.
 
     Args:
-        shards: logits of the last pass.
+        row: logits of the last pass.
+        tops: of its shards, with the penalty.
         config: filters and temperature.
         seed: replaces config.seed, which may be None.
         number: how many tokens were drawn before.
@@ -270,7 +160,10 @@ def choose(shards: VocabularyShards, config: SamplerConfig, seed: int, number: i
     Raises:
         ValueError: a logit is NaN or infinite, or all are -inf.
     """
-    best, token = min(shards.top(), key=lambda top: (-top[0], top[1]))
+    for logit, token in tops:
+        if math.isnan(logit) or logit == math.inf:
+            raise ValueError(f"logit {token} is not a number or infinite")
+    best, token = min(tops, key=lambda top: (-top[0], top[1]))
     if best == -math.inf:
         raise ValueError("all logits are -inf")
     if config.temperature < LEAST_TEMPERATURE or config.top_k == 1:
@@ -278,17 +171,16 @@ def choose(shards: VocabularyShards, config: SamplerConfig, seed: int, number: i
     draw = Draw(min(config.temperature, MOST_TEMPERATURE), seed, number)
     least = best + draw.temperature * math.log(config.min_p) if config.min_p else -math.inf
     if config.top_k:
-        return _from_best(shards, config, draw, least)
+        return (yield from _from_best(row, config, draw, least))
     if config.top_p == 1.0:
-        return max(race.inside for race in shards.race(draw, Cut(least=least)))[1]
-    return _from_octaves(shards, config.top_p, draw, least)
+        races = yield from row.ask(Race(draw, Cut(least=least)))
+        return max(race.inside for race in races)[1]
+    return (yield from _from_octaves(row, config.top_p, draw, least))
 
 
-def _from_best(shards: VocabularyShards, config: SamplerConfig, draw: Draw, least: float) -> int:
+def _from_best(row: Row, config: SamplerConfig, draw: Draw, least: float) -> Asking[int]:
     """Choose one of the best k tokens, few enough to be listed."""
-    found = shards.best(config.top_k)
-    ids = np.concatenate([one[0] for one in found])
-    logits = np.concatenate([one[1] for one in found]).astype(np.float64)
+    ids, logits = yield from _best(row, config.top_k)
     order = np.lexsort((ids, -logits))[: config.top_k]
     ids, values = ids[order], logits[order] / draw.temperature
     sums = np.cumsum(np.exp(values - values[0]))
@@ -299,22 +191,38 @@ def _from_best(shards: VocabularyShards, config: SamplerConfig, draw: Draw, leas
     return int(ids[keep][np.argmax(values)])
 
 
-def _from_octaves(shards: VocabularyShards, top_p: float, draw: Draw, least: float) -> int:
+def _best(row: Row, count: int) -> Asking[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return ids and logits of the best tokens of every shard, in no order."""
+    ids: list[NDArray[np.int64]] = []
+    logits: list[NDArray[np.float32]] = []
+    for first in range(0, count, MOST_BEST):
+        some = min(MOST_BEST, count - first)
+        found = yield from row.ask(Best(first, some))
+        ids += [one for one, _ in found]
+        logits += [one for _, one in found]
+        if all(len(one) < some for one, _ in found):
+            break
+    return np.concatenate(ids), np.concatenate(logits).astype(np.float64)
+
+
+def _from_octaves(row: Row, top_p: float, draw: Draw, least: float) -> Asking[int]:
     """Choose one of the best tokens that together have probability top_p.
 
     There may be too many to list. They are all tokens above some octave, and the first ones in that
     octave. How many of the latter matters only if one of them wins the race.
     """
-    octave, above, limit, unit = find_octave(merge_masses(shards.masses(draw)), top_p)
+    masses = yield from row.ask(Weigh(draw))
+    octave, above, limit, unit = find_octave(merge_masses(masses), top_p)
     cut = Cut(octave, least=least)
     while True:
-        races = shards.race(draw, cut)
+        races = yield from row.ask(Race(draw, cut))
         inside = max(race.inside for race in races)
         value, token, logit = max(race.edge for race in races)
         if value <= inside[0]:
             return inside[1]
         cut = Cut(octave, logit, token, least)
-        if above + sum(shards.mass_before(draw, cut)) * unit < limit:
+        before = yield from row.ask(WeighBefore(draw, cut))
+        if above + sum(before) * unit < limit:
             return token
 
 

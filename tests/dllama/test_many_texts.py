@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import dllama
-from dllama.sampling.sampler import LocalShards
+from dllama.sampling.lockstep import Row
+from dllama.sampling.shard import Shard
 from dllama.text.stream import End
 
 MODEL = "llama-gqa"
@@ -184,14 +185,14 @@ def test_an_error_of_one_text_is_its_own(converted, rng, monkeypatch):
         llm.step()
         found = [[text.take()] for text in texts]
         root = llm._runner.root
-        bad = LocalShards(np.full(192, math.nan, np.float32))
+        bad = Row(Shard(np.full(192, math.nan, np.float32)))
 
-        def shards():
-            first, _, third = type(root).shards(root)
+        def rows():
+            first, _, third = type(root).rows(root)
             return [first, bad, third]
 
         with monkeypatch.context() as patch:
-            patch.setattr(root, "shards", shards)
+            patch.setattr(root, "rows", rows)
             llm.step()
         with pytest.raises(dllama.ModelError, match="logit 0 is nan"):
             texts[1].take()

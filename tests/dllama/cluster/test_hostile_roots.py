@@ -142,56 +142,76 @@ def test_run_of_more_tokens_than_come(served, expected):
 
 
 DRAW, CUT = [0.8, 3, 0], [-2000, -1e30, -1, -1e30]
+IDS = "AQAAAA=="  # 1
+BEST = {"ask": "best", "first": 0, "count": 1}
 BAD_QUESTIONS = [
     {},
-    *[{"row": row, "ask": "top"} for row in (-1, 1, None, "0", 10**30, True)],
+    *[{"row": row} | BEST for row in (-1, 1, None, "0", 10**30, True)],
     {"ask": None},
-    {"ask": ["top"]},
+    {"ask": ["best"]},
     {"ask": "nothing"},
     {"ask": "__class__"},
     {"ask": "best"},
-    *[{"ask": "best", "count": count} for count in ("x", None, [], 1e400, float("nan"))],
-    *[{"ask": "masses", "draw": draw} for draw in (None, [], ["x"], [1, 2, 3, 4], {}, "abc")],
-    *[{"ask": "masses", "draw": [t, 3, 0]} for t in ("x", None, [])],
+    *[BEST | {"first": first} for first in ("x", None, [], 1e400, float("nan"), -1, 1 << 62)],
+    *[BEST | {"count": count} for count in ("x", None, [], 1e400, float("nan"), -1, 0, 10**12)],
+    *[{"ask": "weigh", "draw": draw} for draw in (None, [], ["x"], [1, 2, 3, 4], {}, "abc")],
+    *[{"ask": "weigh", "draw": [t, 3, 0]} for t in ("x", None, [], 0, -1, 1e-300, 1e400)],
     *[{"ask": "race", "draw": DRAW, "cut": cut} for cut in (None, ["x"], [1] * 5, [None] * 4)],
     {"ask": "race", "draw": [0.8, 10**30, 0], "cut": CUT},
     {"ask": "race", "draw": [0.8, "x", 0], "cut": CUT},
     {"ask": "race", "draw": DRAW, "cut": [10**30, 0.0, 1, 0.0]},
-    {"ask": "mass_before", "draw": DRAW},
-    {"ask": "mass_before", "draw": DRAW, "cut": [0, "x", 0, 0]},
-    *[{"ask": "penalise", "ids": ids, "penalty": 1.1} for ids in (None, "x", [None], [10**30], 5)],
-    *[{"ask": "penalise", "ids": [1], "penalty": value} for value in (None, "x", [], 10**400)],
-    *[{"ask": "likelihood", "token": token, "count": 1} for token in (None, "x", -1, 10**30)],
-    *[{"ask": "likelihood", "token": 1, "count": count} for count in (None, "x", -1, 10**30)],
+    {"ask": "race", "draw": [0, 3, 0], "cut": CUT},
+    {"ask": "race", "draw": DRAW, "cut": [0, float("nan"), 0, float("nan")]},
+    {"ask": "weigh_before", "draw": DRAW},
+    {"ask": "weigh_before", "draw": [0, 0, 0], "cut": CUT},
+    {"ask": "weigh_before", "draw": DRAW, "cut": [0, "x", 0, 0]},
+    *[{"ask": "penalise", "ids": ids, "penalty": 1.1} for ids in (None, "x", [1], "AAA=", 5)],
+    {"ask": "penalise", "ids": "/////w==", "penalty": 1.1},  # -1
+    *[{"ask": "penalise", "ids": IDS, "penalty": value} for value in (None, "x", [], 10**400)],
+    *[{"ask": "penalise", "ids": IDS, "penalty": value} for value in (0, -1, float("nan"))],
+    *[{"ask": "score", "token": token, "count": 1} for token in (None, "x", -1, 10**30)],
+    *[{"ask": "score", "token": 1, "count": count} for count in (None, "x", -1, 10**30)],
 ]
 
 
 @pytest.mark.parametrize("question", BAD_QUESTIONS, ids=lambda question: str(question)[:60])
 def test_questions_that_are_none(served, question):
+    ask_instead(served, [{"row": 0} | question])
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [None, 5, "x", [5], [None], ["best"], [{"row": 0} | BEST] * 2, [{"row": 0} | BEST] * 10000],
+    ids=lambda questions: str(questions)[:60],
+)
+def test_lists_of_questions_that_are_none(served, questions):
+    ask_instead(served, questions)
+
+
+def ask_instead(served, questions) -> None:
     # The second: the first is for the clock, when there is no pass to ask about.
-    root_error(served, instead(ROOT, Kind.ASK, frame(Kind.ASK, {"row": 0} | question), skip=1))
-    assert len(served.complaints()) == 1
+    content = {"questions": questions}
+    root_error(served, instead(ROOT, Kind.ASK, frame(Kind.ASK, content), skip=1))
+    (line,) = served.complaints()
+    assert "wrong questions" in line
 
 
 ODD_QUESTIONS = [
-    *[{"ask": "best", "count": count} for count in (-1, 0, 10**12, 1 << 62)],
-    *[{"ask": "masses", "draw": [t, 3, 0]} for t in (0, -1, 1e-300, float("nan"), float("inf"))],
-    {"ask": "race", "draw": [0, 3, 0], "cut": CUT},
-    {"ask": "race", "draw": [float("nan"), -1, -1], "cut": [0, float("nan"), 0, float("nan")]},
-    {"ask": "mass_before", "draw": [0, 0, 0], "cut": CUT},
-    *[{"ask": "penalise", "ids": [1], "penalty": value} for value in (0, -1, float("nan"))],
-    {"ask": "penalise", "ids": [-(1 << 62), -1, 1 << 62], "penalty": 1.1},
-    *[{"ask": "likelihood", "token": t, "count": n} for t, n in ((0, 5), (1 << 30, 1 << 31))],
+    *[{"questions": [{"row": 0} | BEST | change]} for change in
+      ({}, {"first": 1 << 30}, {"count": 1 << 14})],
+    {"questions": [{"row": 0, "ask": "penalise", "ids": IDS, "penalty": 1e-300}]},
+    {"questions": [{"row": 0, "ask": "score", "token": 1 << 30, "count": 5}]},
+    {"questions": []},
     {"ask": "timeline"},
     {"ask": "labels"},
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("question", ODD_QUESTIONS, ids=lambda question: str(question)[:60])
 @pytest.mark.parametrize("when", [0, 1], ids=["before a pass", "after a pass"])
 def test_questions_that_no_root_asks(served, expected, question, when):
     """Whatever the reply is, the worker goes on without a traceback."""
-    change = instead(ROOT, Kind.ASK, frame(Kind.ASK, {"row": 0} | question), skip=when)
+    change = instead(ROOT, Kind.ASK, frame(Kind.ASK, question), skip=when)
     with Between(served.address, change) as between:
         begin = time.monotonic()
         with contextlib.suppress(dllama.DllamaError):

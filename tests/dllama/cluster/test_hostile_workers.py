@@ -107,10 +107,24 @@ BAD_REPLIES = [
 ]  # fmt: skip
 
 
+# The questions of a session: 1, 3 and 5 are penalise, 2, 4 and 6 best, then come weigh and race.
+QUESTIONS = [1, 2, 7, 8]
+
+
 @pytest.mark.parametrize("reply", [{}, *BAD_REPLIES], ids=["nothing", "texts", "lists", "numbers"])
-@pytest.mark.parametrize("skip", [2, 3, 4, 5])
+@pytest.mark.parametrize("skip", QUESTIONS)
 def test_replies_of_wrong_types(served, reply, skip):
-    root_error(served, instead(WORKER, Kind.REPLY, frame(Kind.REPLY, reply), skip))
+    content = {"replies": [reply]}
+    said = root_error(served, instead(WORKER, Kind.REPLY, frame(Kind.REPLY, content), skip))
+    assert "wrong reply to" in said
+
+
+@pytest.mark.parametrize("replies", [None, 5, "x", {}, [], [{}, {}]], ids=str)
+@pytest.mark.parametrize("skip", QUESTIONS)
+def test_lists_of_replies_that_are_none(served, replies, skip):
+    content = {"replies": replies}
+    said = root_error(served, instead(WORKER, Kind.REPLY, frame(Kind.REPLY, content), skip))
+    assert "replies are" in said
 
 
 @pytest.mark.parametrize(
@@ -146,10 +160,11 @@ ODD_REPLIES = [
 
 
 @pytest.mark.parametrize("reply", ODD_REPLIES, ids=["too large", "negative", "empty"])
-@pytest.mark.parametrize("skip", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("skip", [*QUESTIONS, 9])
 def test_replies_that_make_no_sense(served, reply, skip):
     """They may give a text or an error, but only an error that dllama raises on purpose."""
-    change = instead(WORKER, Kind.REPLY, frame(Kind.REPLY, reply), skip)
+    content = {"replies": [reply]}
+    change = instead(WORKER, Kind.REPLY, frame(Kind.REPLY, content), skip)
     with Between(served.address, change) as between, contextlib.suppress(dllama.DllamaError):
         talk(between.address)
 

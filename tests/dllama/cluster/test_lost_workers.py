@@ -31,6 +31,7 @@ from dllama import transports
 from dllama.cluster import protocol
 from dllama.errors import TransportTimeoutError
 from dllama.runtime.batch import Batch, Span
+from dllama.sampling.questions import Best
 
 pytestmark = pytest.mark.slow
 
@@ -144,11 +145,11 @@ def test_worker_stopped_between_passes_is_named_within_the_timeout(start, rank):
     with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
         batch = Batch([Span(len(IDS), 0, [[0]])], [len(IDS) - 1])
         llm._runner.root.run(IDS, batch, protocol.Want.TOP)
-        (shards,) = llm._runner.root.shards()
+        (row,) = llm._runner.root.rows()
         workers[rank - 1].signal(signal.SIGSTOP)
         begin = time.monotonic()
         with pytest.raises(dllama.TransportError, match=name(rank, workers[rank - 1].address)):
-            shards.best(5)
+            llm._runner.drive(row.ask(Best(0, 5)))
         assert time.monotonic() - begin < TIMEOUT + SOON
 
 

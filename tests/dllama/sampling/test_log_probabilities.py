@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from rows import Nodes, here, row_of
 
 import dllama
-from dllama.errors import ConfigError, ProtocolError
+from dllama.errors import ConfigError
 from dllama.sampling.log_probabilities import log_probabilities
-from dllama.sampling.remote import RemoteShards, reply
-from dllama.sampling.sampler import LocalShards
+from dllama.sampling.questions import Penalise
 
 
 def expected(logits: np.ndarray) -> np.ndarray:
@@ -26,9 +26,11 @@ def test_shards_give_what_the_whole_gives(cuts, rng):
     parts = [np.ascontiguousarray(part) for part in np.split(logits, cuts)]
     order = np.lexsort((np.arange(200), -logits))
     for count in (0, 1, 7, 198):
-        shards = LocalShards(*parts)
-        shards.penalise(range(0, 200, 2), 2.0)
-        found = log_probabilities(shards, 77, count)
+        row = row_of(*parts)
+        here(row.ask(Penalise(np.arange(0, 200, 2), 2.0)))
+        found = here(log_probabilities(row, 77, count))
+        nodes = Nodes(logits[None], cuts) if cuts else None
+        assert nodes is None or nodes.drive(log_probabilities(nodes.rows[0], 77, count)) == found
         assert found.token == pytest.approx(expected(logits)[77], abs=1e-12)
         assert [token for token, _ in found.best] == order[:count].tolist()
         values = [value for _, value in found.best]
@@ -37,7 +39,7 @@ def test_shards_give_what_the_whole_gives(cuts, rng):
 
 def test_a_shard_without_any_possible_token():
     parts = [np.full(3, -math.inf, np.float32), np.zeros(2, np.float32)]
-    found = log_probabilities(LocalShards(*parts), 4, 2)
+    found = here(log_probabilities(row_of(*parts), 4, 2))
     assert found.token == pytest.approx(math.log(0.5))
     assert [token for token, _ in found.best] == [3, 4]
 
@@ -69,38 +71,3 @@ def test_without_alternatives():
         for bad in (-1, 1001, True, "x"):
             with pytest.raises(ConfigError, match="logprobs is"):
                 llm.generate("KING:\n", 1, logprobs=bad)
-
-
-RIGHT = {"largest": 1.0, "total": 1.5, "logit": 0.5, "best": [[4, 1.0], [3, 0.5]]}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"largest": math.nan},
-        {"largest": None},
-        {"total": -1.0},
-        {"total": math.inf},
-        {"logit": None},
-        {"best": [[4, 1.0]]},
-        {"best": [[4, 1.0], [2, 0.5]]},
-        {"best": [[4, 1.0], [3, math.nan]]},
-        {"best": [4, 3]},
-    ],
-)
-def test_wrong_replies_are_errors_that_name_the_node(change):
-    own, others = LocalShards(np.zeros(3, np.float32)), [("worker 1", range(3, 6))]
-    right = RemoteShards(own, [], others, lambda _: [RIGHT])
-    assert len(log_probabilities(right, 3, 2).best) == 2
-    wrong = RemoteShards(own, [], others, lambda _: [RIGHT | change])
-    with pytest.raises(ProtocolError, match="worker 1: wrong reply to likelihood"):
-        log_probabilities(wrong, 3, 2)
-
-
-@pytest.mark.parametrize(
-    "question",
-    [{}, {"token": -1, "count": 1}, {"token": 1, "count": -1}, {"token": 1, "count": "x"}],
-)
-def test_wrong_questions_are_errors(question):
-    with pytest.raises(ProtocolError, match="wrong question"):
-        reply(LocalShards(np.zeros(3, np.float32)), {"ask": "likelihood", **question})

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rows import Nodes, chosen, here, row_of, sampled
 
 from dllama._kernels.ops import sampling
 from dllama.errors import ConfigError, ModelError
-from dllama.sampling.sampler import LocalShards, Sampler, SamplerConfig, choose, penalised
+from dllama.sampling.sampler import Sampler, SamplerConfig
+from dllama.sampling.shard import penalised
 
 CONFIGS = [
     SamplerConfig(temperature=0.0),
@@ -66,7 +68,7 @@ def expected(logits: np.ndarray, config: SamplerConfig, seed: int, index: int) -
 def test_filters_equal_the_plain_ones(config: SamplerConfig, size: int, scale: float) -> None:
     for index in range(60):
         logits = logits_of(size, index, scale)
-        assert choose(LocalShards(logits), config, 5, index) == expected(logits, config, 5, index)
+        assert chosen(logits, config, 5, index) == expected(logits, config, 5, index)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -76,8 +78,8 @@ def test_filters_equal_the_plain_ones(config: SamplerConfig, size: int, scale: f
 def test_shards_choose_what_the_whole_does(config: SamplerConfig, cuts: tuple[int, ...]) -> None:
     for index in range(40):
         logits = logits_of(2000, index, 0.5 + index % 5)
-        whole = choose(LocalShards(logits), config, 9, index)
-        assert choose(LocalShards(*np.split(logits, list(cuts))), config, 9, index) == whole
+        whole = chosen(logits, config, 9, index)
+        assert chosen(np.split(logits, list(cuts)), config, 9, index) == whole
 
 
 @pytest.mark.parametrize(
@@ -94,9 +96,7 @@ def test_tokens_are_as_frequent_as_probable(config: SamplerConfig) -> None:
     logits = logits_of(12, 4, 1.0)
     count = 20_000
     sampler = Sampler(replace(config, seed=17))
-    found = np.bincount(
-        [sampler.sample(LocalShards(logits), [], n) for n in range(count)], minlength=12
-    )
+    found = np.bincount([sampled(sampler, logits, number=n) for n in range(count)], minlength=12)
     kept = allowed(logits, config)
     weights = np.where(kept, np.exp(logits.astype(np.float64) / config.temperature), 0)
     wanted = weights / weights.sum() * count
@@ -111,7 +111,7 @@ def test_a_seed_repeats_the_tokens_and_another_does_not() -> None:
 
     def tokens(seed: int | None) -> list[int]:
         sampler = Sampler(SamplerConfig(temperature=1.0, seed=seed))
-        return [sampler.sample(LocalShards(logits), [], n) for n in range(50)]
+        return [sampled(sampler, logits, number=n) for n in range(50)]
 
     assert tokens(1) == tokens(1)
     assert len({tuple(tokens(seed)) for seed in (1, 2, (1 << 64) - 1, None, None)}) == 5
@@ -120,7 +120,7 @@ def test_a_seed_repeats_the_tokens_and_another_does_not() -> None:
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
     logits = np.array([1, 4, 2, 4, 4], np.float32)
-    assert Sampler(SamplerConfig(temperature=0.0)).sample(LocalShards(logits), [], 0) == 1
+    assert sampled(Sampler(SamplerConfig(temperature=0.0)), logits) == 1
 
 
 def test_repetition_penalty_is_that_of_hugging_face() -> None:
@@ -130,7 +130,7 @@ def test_repetition_penalty_is_that_of_hugging_face() -> None:
         penalised(logits, np.array([0, 1, 1, 3]), 2.0), [1.0, -4.0, 1.0, 0.0]
     )
     config = SamplerConfig(temperature=0.0, repetition_penalty=3.0)
-    assert Sampler(config).sample(LocalShards(logits), [0], 0) == 2
+    assert sampled(Sampler(config), logits, [0]) == 2
     np.testing.assert_array_equal(logits, given)
 
 
@@ -139,19 +139,19 @@ def test_masked_tokens_are_never_chosen(config: SamplerConfig) -> None:
     logits = np.full(100, -math.inf, np.float32)
     logits[[3, 90]] = -1000.0, -1000.5
     sampler = Sampler(replace(config, seed=1))
-    assert {sampler.sample(LocalShards(logits), [], n) for n in range(30)} <= {3, 90}
-    shards = LocalShards(*np.split(logits, [4, 50]))
+    assert {sampled(sampler, logits, number=n) for n in range(30)} <= {3, 90}
+    shards = np.split(logits, [4, 50])
     for index in range(30):
-        assert choose(shards, config, 1, index) == choose(LocalShards(logits), config, 1, index)
+        assert chosen(shards, config, 1, index) == chosen(logits, config, 1, index)
     with pytest.raises(ModelError, match="all logits are -inf"):
-        sampler.sample(LocalShards(np.full(100, -math.inf, np.float32)), [], 0)
+        sampled(sampler, np.full(100, -math.inf, np.float32))
 
 
 @pytest.mark.parametrize("temperature", [1e-9, 1e-3, 1e5, 1e30])
 def test_extreme_temperatures(temperature: float) -> None:
     logits = logits_of(100, 2)
     sampler = Sampler(SamplerConfig(temperature=temperature, top_p=0.99, seed=1))
-    tokens = {sampler.sample(LocalShards(logits), [], n) for n in range(200)}
+    tokens = {sampled(sampler, logits, number=n) for n in range(200)}
     assert (
         (len(tokens) > 50)
         if temperature > 1
@@ -165,7 +165,59 @@ def test_unusable_logits_are_an_error_that_names_them(config: SamplerConfig, bad
     logits = logits_of(50, 0)
     logits[7] = bad
     with pytest.raises(ModelError, match="logit 7 is"):
-        Sampler(config).sample(LocalShards(logits), [], 0)
+        sampled(Sampler(config), logits)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.4])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_drafts_are_what_is_drawn_one_by_one(config: SamplerConfig, penalty: float) -> None:
+    """Until one is wrong or ends the text, on one node and on three."""
+    config = replace(config, repetition_penalty=penalty, seed=5)
+    logits = np.stack([logits_of(300, seed, 1.0) for seed in range(5)])
+    history, expected = [3, 7, 3], []
+    for number, row in enumerate(logits):
+        expected.append(sampled(Sampler(config), row, history + expected, 9 + number))
+
+    def drawn(drafted: list[int], ends: tuple[int, ...] = ()) -> list[int]:
+        count = len(drafted) + 1
+        nodes = Nodes(logits[:count], (100, 101))
+        arguments = (history, 9, drafted, ends)
+        found = nodes.drive(Sampler(config).sample(nodes.rows, *arguments))
+        rows = [row_of(row) for row in logits[:count]]
+        assert here(Sampler(config).sample(rows, *arguments)) == found
+        return found
+
+    for right in range(5):
+        wrong = [299 - expected[right]] * (4 - right)
+        assert drawn(expected[:right] + wrong) == expected[: right + 1]
+    for end in range(5):
+        first = expected.index(expected[end])
+        assert drawn(expected[:4], (expected[end],)) == expected[: first + 1]
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_only_logits_that_count_must_be_usable(nodes: int) -> None:
+    """Not those after a wrong draft."""
+    logits = np.stack([logits_of(30, seed) for seed in range(3)])
+    logits[1, 20] = math.nan
+    sampler = Sampler(SamplerConfig(seed=1))
+    first = sampled(sampler, logits[0])
+
+    def drawn(drafted: list[int]) -> list[int]:
+        split = Nodes(logits, (8, 16)[: nodes - 1])
+        return split.drive(sampler.sample(split.rows, [], 0, drafted))
+
+    assert drawn([first + 1, 0]) == [first]
+    with pytest.raises(ModelError, match="logit 20 is"):
+        drawn([first, 0])
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_penalty_that_no_logit_survives_is_an_error(nodes: int) -> None:
+    split = Nodes(np.ones((1, 30), np.float32), (8, 16)[: nodes - 1])
+    sampler = Sampler(SamplerConfig(repetition_penalty=1e-300))
+    with pytest.raises(ModelError, match="logit 20 is not a number or infinite"):
+        split.drive(sampler.sample(split.rows, [20], 0))
 
 
 @pytest.mark.parametrize(
