@@ -97,6 +97,32 @@ def test_the_drafters_give_the_same_text(settings, draft, eager):
         assert summary["accepted"] == summary["drafted"]
 
 
+def test_drafts_on_many_nodes_give_the_text_of_one_without(standing, eager):
+    """Texts that repeat themselves, several in a pass."""
+    prompts = [PLAY * 2, "KING:\n" * 5, PLAY]
+    options = {"threads": 1, "max_seq_len": 256, "parallel": 3, "buffer": "f32"}
+
+    def texts(llm):
+        found, counts = [], np.zeros(2)
+        for settings in SETTINGS:
+            llm.reset()
+            found.append([[] for _ in prompts])
+            for number, token in llm.generate_many(prompts, 16, ignore_eos=True, **settings):
+                best = [one for one, _ in token.top]
+                found[-1][number].append((token.id, token.text, best))
+            summary = llm.stats.summary()
+            counts += summary["drafted"], summary["accepted"]
+        return found, counts
+
+    with dllama.LLM(**options) as llm:
+        expected, _ = texts(llm)
+    for nodes in (4, 8):
+        with dllama.LLM(workers=standing(nodes - 1), draft="ngram", **options) as llm:
+            found, (drafted, accepted) = texts(llm)
+        assert found == expected
+        assert 0 < accepted < drafted
+
+
 def test_what_was_not_taken_does_not_count(eager, rng, monkeypatch):
     """A reader may stop between tokens that came with one pass."""
     greedy = {"temperature": 0.0, "ignore_eos": True}
