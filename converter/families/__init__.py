@@ -16,8 +16,10 @@ from __future__ import annotations
 from types import ModuleType
 
 from dllama.converter.families import (
+    exaone4,
     glm4,
     granite,
+    granite_moe,
     grok,
     llama,
     mixtral,
@@ -32,7 +34,8 @@ from dllama.converter.families.config import Config
 from dllama.errors import FormatError, UnsupportedError
 
 ALL: tuple[ModuleType, ...] = (
-    llama, qwen2, qwen3, qwen3_moe, mixtral, granite, smollm3, phi3, olmo2, glm4, grok,
+    llama, qwen2, qwen3, qwen3_moe, mixtral, granite, granite_moe, smollm3, phi3, olmo2, glm4,
+    exaone4, grok,
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
+    "exaone4", "granitemoe",
     "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
@@ -42,6 +43,7 @@ WINDOW = {"max_window_layers", "sliding_window", "use_sliding_window"}
 SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermediate_size"},
              "smollm3": WINDOW | {"no_rope_layer_interval"},
              "qwen2-window": {"max_window_layers"},
+             "exaone4": {"sliding_window_pattern"},  # layer_types says it
              # Pairs are counted in whole numbers.
              "llama-yarn": {"beta_fast", "original_max_position_embeddings"}}  # fmt: skip
 # Values that transformers takes for a field that is absent or null, and xAI's code for Grok.
@@ -56,6 +58,10 @@ DEFAULTS_OF = {
                 "residual_multiplier": 1.0},
     "smollm3": {"layer_types": ["full_attention"] * 3},
     "qwen2-window": {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
+    "exaone4": {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rms_norm_eps": 1e-5,
+    },
     "glm4": {
         "partial_rotary_factor": 0.5,
         "rope_parameters": {

@@ -29,8 +29,9 @@ from dllama.runtime.footprint import footprint
 MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
+    "exaone4", "granitemoe",
 )  # fmt: skip
-MIXTURES = ("qwen3-moe", "mixtral", "grok")
+MIXTURES = ("qwen3-moe", "mixtral", "granitemoe", "grok")
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))
 

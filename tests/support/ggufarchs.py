@@ -234,6 +234,33 @@ def olmo2_keys(config: Config) -> Config:
     }
 
 
+def exaone4_keys(config: Config) -> Config:
+    """EXAONE 4: which layers have the window, if there is one."""
+    kinds = config.get("layer_types") or ()
+    window = config.get("sliding_window")
+    return {
+        **base(config),
+        "vocab_size": config["vocab_size"],
+        "attention.sliding_window": window,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in kinds]
+        if window
+        else None,
+    }
+
+
+def granite_moe_tensors(tensors: Tensors, config: Config) -> Tensors:
+    """Gate and up of all experts apart."""
+    found: Tensors = {}
+    for name, tensor in llama_tensors(tensors, config).items():
+        if "input_linear" in name:
+            gate, up = np.split(tensor, 2, axis=1)
+            stem = name.partition("block_sparse_moe")[0] + "mlp.experts"
+            found[f"{stem}.gate_proj.weight"], found[f"{stem}.up_proj.weight"] = gate, up
+        else:
+            found[name] = tensor
+    return found
+
+
 def glm4_keys(config: Config) -> Config:
     """GLM-4: RoPE rotates a part of a head."""
     return {**base(config), "rope.dimension_count": rotated(config)}
@@ -353,6 +380,8 @@ WRITERS = {
     "gemma3_text": Writer(A.GEMMA3, gemma3_keys, gemma_tensors),
     "phi3": Writer(A.PHI3, phi3_keys, phi3_tensors),
     "olmo2": Writer(A.OLMO2, olmo2_keys),
+    "exaone4": Writer(A.EXAONE4, exaone4_keys),
+    "granitemoe": Writer(A.GRANITE_MOE, granite_keys, granite_moe_tensors),
     "glm4": Writer(A.GLM4, glm4_keys),
     "gpt_oss": Writer(A.GPT_OSS, gpt_oss_keys, gpt_oss_tensors),
     "glm4_moe": Writer(A.GLM4_MOE, glm4_moe_keys),

@@ -71,8 +71,12 @@ def shapes(arch: str, experts: bool, tied: bool) -> dict[str, tuple[int, ...]]:
         layer["ffn_gate_inp"] = (3, dim)
     else:
         layer |= gated
-    if arch.startswith("qwen3"):
+    if arch.startswith(("qwen3", "exaone4")):
         layer |= {"attn_q_norm": (64,), "attn_k_norm": (64,)}
+    if arch == "exaone4":
+        layer = {name.replace("attn_norm", "post_attention_norm")
+                 .replace("ffn_norm", "post_ffw_norm"): shape
+                 for name, shape in layer.items()}  # fmt: skip
     all_shapes = {
         f"blk.{i}.{name}.weight": shape for i in range(2) for name, shape in layer.items()
     }

@@ -91,7 +91,6 @@ class Arch:
         constants: fields of config.json that no key says.
         experts: whether the feed-forward network is a mixture of experts.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
-        shifted: whether the norms have the 1 that is added to their weights in Hugging Face.
         partial: whether RoPE may rotate only a part of each head.
         scaling: fields of rope_scaling that no key says, if there is scaling.
         pattern: of that many layers in a row the last has no sliding window, if no key says
@@ -110,7 +109,6 @@ class Arch:
     constants: Mapping[str, Any] = field(default_factory=dict)
     experts: bool = False
     paired: bool = False
-    shifted: bool = False
     partial: bool = False
     scaling: Mapping[str, Any] = field(default_factory=dict)
     pattern: int = 0

@@ -1,10 +1,18 @@
-"""granite: Granite 3, with multipliers for embedding, scores, blocks and logits."""
+"""granite, granitemoe: Granite 3, with multipliers for embedding, scores, blocks and logits."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from dllama.converter.sources.gguf_archs.arch import TENSORS, Arch, Config, Field, Given
+from dllama.converter.sources.gguf_archs.arch import (
+    EXPERTS,
+    TENSORS,
+    Arch,
+    Config,
+    Field,
+    Given,
+)
 
 
 def _finish(config: Config, given: Given) -> Config:
@@ -27,5 +35,20 @@ GRANITE = Arch(
     neutral={"rope.scaling.finetuned": (True, 1)},  # false: no RoPE
     finish=_finish,
 )
+# Experts are as wide as feed_forward_length says.
+GRANITE_MOE = replace(
+    GRANITE,
+    name="granitemoe",
+    model_type="granitemoe",
+    keys={**GRANITE.keys, **{key: EXPERTS[key] for key in ("expert_count", "expert_used_count")}},
+    tensors=TENSORS
+    | {
+        "ffn_gate_inp": "block_sparse_moe.router.layer",
+        "ffn_gate_exps": "block_sparse_moe.experts.{}.gate_proj",
+        "ffn_down_exps": "block_sparse_moe.experts.{}.down_proj",
+        "ffn_up_exps": "block_sparse_moe.experts.{}.up_proj",
+    },
+    experts=True,
+)
 
-ARCHS = (GRANITE,)
+ARCHS = (GRANITE, GRANITE_MOE)

@@ -21,7 +21,7 @@ Type = gguf.GGMLQuantizationType
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "llama-linear", "llama-bias", "llama-yarn",
     "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe", "granite",
-    "olmo2", "glm4",
+    "olmo2", "glm4", "exaone4", "granitemoe",
 )  # fmt: skip
 # Those whose longest row is no multiple of 32.
 ODD = ("llama-mha-odd",)
@@ -112,4 +112,35 @@ def test_a_part_of_each_head_is_rotated(path, rng, fixtures):
     for wrong in (7, 34, 1):
         ggufmodel.write(path, "glm4", tensors, {**metadata, key: wrong})
         with pytest.raises(FormatError, match=f"dimension_count is {wrong}, expected an even"):
+            GgufModel(path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "full"),
+    [
+        (None, (3,)),
+        (3, (2,)),
+        (0, ()),
+        ([True, False, False, True, True], (1, 2)),
+    ],
+)
+def test_which_layers_have_a_window(path, rng, pattern, full):
+    """Of EXAONE 4, whose other layers have no RoPE."""
+    tensors = ggufrandom.random_tensors(rng, "exaone4")
+    for name in [name for name in tensors if name.startswith("blk.1.")]:
+        for layer in (2, 3, 4):
+            tensors[name.replace("blk.1.", f"blk.{layer}.")] = tensors[name]
+    changes = {"attention.sliding_window": 24, "block_count": 5}
+    if pattern is not None:
+        changes["attention.sliding_window_pattern"] = pattern
+    metadata = ggufrandom.keys("exaone4")
+    metadata |= {f"exaone4.{key}": value for key, value in changes.items()}
+    ggufmodel.write(path, "exaone4", tensors, metadata)
+    with GgufModel(path) as model:
+        windowed = tuple(layer for layer in range(5) if layer not in full)
+        assert (model.spec.windowed, model.spec.no_rope) == (windowed, full)
+    for wrong in ([True, False], 1.5, [1, 0, 1, 0, 1]):
+        metadata["exaone4.attention.sliding_window_pattern"] = wrong
+        ggufmodel.write(path, "exaone4", tensors, metadata)
+        with pytest.raises(FormatError, match=r"pattern is .*, expected an integer, or 5 times"):
             GgufModel(path)
