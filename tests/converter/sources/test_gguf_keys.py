@@ -267,6 +267,40 @@ def test_no_key_is_ignored(path, rng, caplog, arch, experts):
                 key, other)  # fmt: skip
 
 
+def answer(path):
+    """None for an error that names the file, else the context and logits."""
+    try:
+        with dllama.LLM(path, threads=1) as llm:
+            return llm.seq_len, llm.eval(range(3, 43)).tobytes()
+    except DllamaError as error:
+        return None if "model.gguf" in str(error) else str(error)
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-bias", "llama-yarn", "granite", "granitemoe", "olmo2", "glm4", "exaone4"]
+)
+def test_no_key_of_a_family_is_ignored(path, fixtures, caplog, name):
+    ggufmodel.write_folder(path, fixtures / name, "F32")
+    tensors, metadata = ggufmodel.read(path)
+    arch = next(iter(metadata)).partition(".")[0]
+    plain = answer(path)
+    assert plain is not None
+    silent = []
+    # YaRN counts pairs in whole numbers.
+    rounded = ("original_context_length", "yarn_beta_fast")
+    for key, value in metadata.items():
+        for other in others(value):
+            if other == value or (key.endswith(rounded) and not isinstance(other, str)):
+                continue
+            ggufmodel.write(path, arch, tensors, {**metadata, key: other})
+            caplog.clear()
+            if answer(path) == plain and not [
+                r for r in caplog.records if r.name != "dllama.engine"
+            ]:
+                silent.append((key, other))
+    assert not silent
+
+
 def test_no_tensor_is_unused(path, rng):
     """Without any of them the file is refused, or the output is that of a tied model."""
     tensors = ggufrandom.random_tensors(rng, "qwen2", "Q8_0")
