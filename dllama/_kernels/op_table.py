@@ -21,6 +21,7 @@ from dllama._kernels.ops.rowwise import (
     EncodeOp,
     NormOp,
     ScaleOp,
+    SoftcapOp,
 )
 from dllama._kernels.ops.squares import SquaresOp
 
@@ -36,6 +37,7 @@ OPS: dict[str, type] = {
     "activate": ActivateOp,
     "scale": ScaleOp,
     "add": AddOp,
+    "softcap": SoftcapOp,
     "squares": SquaresOp,
     "route": RouteOp,
     "dispatch": DispatchOp,

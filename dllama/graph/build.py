@@ -266,3 +266,5 @@ def _logits(b: GraphBuilder) -> None:
     b.multiply("matmul", src, logits, output, tail=True)
     if spec.logits_scale != 1.0:
         b.task("scale", logits, logits, tail=True, scale=spec.logits_scale)
+    if spec.logits_cap:
+        b.task("softcap", logits, logits, tail=True, cap=spec.logits_cap)

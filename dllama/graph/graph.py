@@ -201,6 +201,7 @@ class Task:
         heads: the heads, for rope and attention.
         epsilon: epsilon of a norm.
         scale: factor, for scale.
+        cap: for softcap.
         routes: the buffer that holds the experts of each row.
         squares: the buffer with the sums of the squares of each head, for a norm over all heads.
         held: by rank, two ranges of columns that a gather takes from each node.
@@ -222,6 +223,7 @@ class Task:
     heads: Heads | None = None
     epsilon: float = 0.0
     scale: float = 1.0
+    cap: float = 0.0
     routes: str = ""
     squares: str = ""
     held: tuple[tuple[range, range], ...] = ()

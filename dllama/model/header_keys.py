@@ -55,6 +55,7 @@ class Key(IntEnum):
     WINDOW = 1015
     WINDOWED = 1016
     WINDOW_ROPE_THETA = 1017
+    LOGITS_CAP = 1018
     ROPE_DIM = 1020
     ROPE_FREQUENCIES = 1021
     ROPE_FACTOR = 1022
@@ -82,6 +83,7 @@ FACTORS = {
     Key.ATTENTION_SCALE: "attention_scale",
     Key.ATTENTION_CAP: "attention_cap",
     Key.LOGITS_SCALE: "logits_scale",
+    Key.LOGITS_CAP: "logits_cap",
 }
 # Keys that stand in a header several times, a value each.
 REPEATED = (Key.TENSOR_TYPES, Key.NO_ROPE, Key.WINDOWED, Key.ROPE_FREQUENCIES)

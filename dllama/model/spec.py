@@ -181,6 +181,7 @@ class ModelSpec:
         attention_scale: factor of q k^T; 0 stands for 1 / sqrt(head_dim).
         attention_cap: if not 0, a score s becomes cap * tanh(s / cap).
         logits_scale: factor of the logits.
+        logits_cap: if not 0, a logit l becomes cap * tanh(l / cap).
         tied: whether the output matrix is the embedding, which the file then stores once.
         tensor_types: (name, type) of the matrices whose type is another one, in the order of the
             file (dllama.model.tensors.with_types). The experts of a layer share the names
@@ -223,6 +224,7 @@ class ModelSpec:
     attention_scale: float = 0.0
     attention_cap: float = 0.0
     logits_scale: float = 1.0
+    logits_cap: float = 0.0
     tied: bool = False
     tensor_types: tuple[tuple[str, WeightType], ...] = ()
 

@@ -11,6 +11,7 @@ cdef extern from "simd/elementwise.h" nogil:
         void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y) noexcept nogil
         void (*swiglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
         void (*geglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
+        void (*softcap)(const float *x, int64_t n, float cap, float *y) noexcept nogil
         void (*quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s,
                              int32_t *h) noexcept nogil
         void (*exp_row)(const float *x, int64_t n, float *y) noexcept nogil

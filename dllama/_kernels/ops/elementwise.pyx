@@ -115,6 +115,15 @@ cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, bint 
     return out
 
 
+def softcap(const float[::1] x, float cap):
+    """cap * tanh(x / cap) for float32 (N,)."""
+    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    out = np.empty(x.shape[0], np.float32)
+    cdef float[::1] y = out
+    f.softcap(&x[0], x.shape[0], cap, &y[0])
+    return out
+
+
 def exp(const float[::1] x):
     """e^x of float32 (n,); relative error below 3e-7 on (-87, 88], 0 below, e^88 above."""
     cdef const dl_floats *f = dl_floats_of(dl_isa())

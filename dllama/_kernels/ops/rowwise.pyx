@@ -1,4 +1,4 @@
-"""Ops that take a row at a time: embedding lookup, norm, encoding, activation, scaling, biases.
+"""Ops on a row at a time: embedding lookup, norm, encoding, activation, scaling, biases, caps.
 
 T: rows of the task. D: columns of a row.
 """
@@ -21,14 +21,14 @@ cdef struct RowOp:
     int64_t width                   # D
     const float *src                # [rows of the batch][D]
     const dl_rows *dst              # [T][D], as a matmul reads them
-    float *sum                      # norm with ADD: [T][D], added to instead; embed, scale: written; add
+    float *sum                      # norm with ADD, add: [T][D], added to; embed, scale, softcap: written
     const float *weight             # norm, add: [D]
     const uint8_t *stored           # embed: [vocab][stored_bytes], D numbers each
     int64_t stored_bytes
     int stored_type
     const dl_quants *codec
     float epsilon                   # norm
-    float scale                     # scale
+    float scale                     # scale: the factor; softcap: the cap
     bint gelu                       # activate
 
 
@@ -194,3 +194,24 @@ cdef class AddOp(Op):
         self.op.sum, self.op.width = b.floats(task.dst), b.rows(task.dst).k
         self.op.weight = b.vector(task.weight, self.op.width)
         self.stage(row_items, add_item, &self.op)
+
+
+cdef int softcap_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef int64_t cuts = _cuts(run, r, rows_of(run, r.tail)), blocks = (r.width + 31) // 32
+    cdef int64_t first = 32 * (blocks * (i % cuts) // cuts), at = i // cuts * r.width + first
+    cdef int64_t end = min(r.width, 32 * (blocks * (i % cuts + 1) // cuts))
+    run.floats.softcap(r.src + at, end - first, r.scale, r.sum + at)
+    return 0
+
+
+cdef class SoftcapOp(Op):
+    """dst = cap * tanh(src / cap) with task.cap."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        self.op.tail, self.op.scale = task.tail, task.cap
+        self.op.src, self.op.sum = b.floats(task.src), b.floats(task.dst)
+        self.op.width = b.rows(task.src).k
+        self.stage(cut_items, softcap_item, &self.op)

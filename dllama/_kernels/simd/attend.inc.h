@@ -42,16 +42,6 @@
         }                                                                                    \
     }
 
-/* scores[count] = cap * tanh(scores / cap), with tanh(u) = 1 - 2 / (e^(2 u) + 1) */
-static void DL_FN(dl_cap_scores)(float *scores, int count, float cap)
-{
-    VT one = V(set1)(1.0f), two = V(set1)(2.0f), c = V(set1)(cap), scale = V(set1)(2.0f / cap);
-    for (int p = 0; p < count; p += 16) {
-        VT e = DL_FN(dl_exp)(V(mul)(V(load)(scores + p), scale));
-        V(store)(scores + p, V(mul)(c, V(sub)(one, V(div)(two, V(add)(e, one)))));
-    }
-}
-
 /* Turns the scores of row r from a->begin to a->count into exp(score - maximum), and those that it
  * does not see into zeros. Memory would be idle meanwhile, so DL_AHEAD bytes of `next` are
  * prefetched. */
@@ -79,8 +69,10 @@ DL_INLINE void DL_FN(dl_softmax_partial)(const dl_attend *a, int r, const char *
     DL_INLINE void DL_FN(dl_attend_n_##suffix)(const dl_attend *a, const int n)              \
     {                                                                                        \
         DL_FN(dl_scores_##suffix)(a, n);                                                     \
-        for (int r = 0; a->cap > 0.0f && r < n; r++)                                         \
-            DL_FN(dl_cap_scores)(a->scores + r * DL_KV_BLOCK + a->begin, a->count - a->begin, a->cap); \
+        for (int r = 0; a->cap > 0.0f && r < n; r++) {                                       \
+            float *scores = a->scores + r * DL_KV_BLOCK + a->begin;                          \
+            DL_FN(dl_softcap)(scores, a->count - a->begin, a->cap, scores);                  \
+        }                                                                                    \
         DL_UNROLL for (int r = 0; r < n; r++)                                                          \
             DL_FN(dl_softmax_partial)(a, r, (const char *)a->next + DL_AHEAD * r);                     \
         DL_FN(dl_mix_##suffix)(a, n);                                                        \

@@ -79,6 +79,16 @@ static void DL_FN(dl_geglu)(const float *gate, const float *up, int64_t n, float
     }
 }
 
+/* y[n] = cap * tanh(x / cap), with tanh(u) = 1 - 2 / (e^(2 u) + 1) */
+static void DL_FN(dl_softcap)(const float *x, int64_t n, float cap, float *y)
+{
+    VT one = V(set1)(1.0f), two = V(set1)(2.0f), c = V(set1)(cap), scale = V(set1)(2.0f / cap);
+    for (int64_t i = 0; i < n; i += 16) {
+        VT e = DL_FN(dl_exp)(V(mul)(DL_FN(dl_load_n)(x + i, n - i), scale));
+        DL_FN(dl_store_n)(y + i, V(mul)(c, V(sub)(one, V(div)(two, V(add)(e, one)))), n - i);
+    }
+}
+
 /* One Q80 block of 32 values: q = rint(x / d), d = max|x| / 127. Returns d rounded to fp16. */
 DL_INLINE uint16_t DL_FN(dl_round32)(const float *x, int8_t *q)
 {

@@ -34,7 +34,7 @@ FEATURES = {
     "a part of each head": {"rope_dim": 16},
     "norms around blocks": {"post_norms": True},
     "norms after blocks only": {"pre_norms": False, "post_norms": True},
-    "multipliers": {"embedding_scale": 2.0, "logits_scale": 0.5},
+    "multipliers": {"embedding_scale": 2.0, "logits_scale": 0.5, "logits_cap": 30.0},
     "other types": {"tensor_types": TYPES},
     "tied": {"tied": True},
     "no RoPE": {"no_rope": (0,)},

@@ -53,7 +53,8 @@ def forward(
         y = noise(block(weights, spec, x, noise))
         x = x + residual * _post_normed(weights, "ffn_post_norm", spec, y)
     x = noise(ops.rms_norm(x, dense(tensors["final_norm"]), spec.norm_epsilon))
-    return ops.matmul(x, tensors["output"]) * spec.logits_scale
+    logits = ops.matmul(x, tensors["output"]) * spec.logits_scale
+    return ops.softcap(logits, spec.logits_cap) if spec.logits_cap else logits
 
 
 def _post_normed(weights, name, spec, y):

@@ -109,9 +109,14 @@ def attention(
         for head in range(heads):
             keys, values = k[seen, head // group], v[seen, head // group]
             scores = keys @ q[t, head] * (1 / math.sqrt(size) if scale is None else scale)
-            scores = cap * np.tanh(scores / cap) if cap else scores
+            scores = softcap(scores, cap) if cap else scores
             out[t, head] = softmax(scores) @ values
     return out
+
+
+def softcap(x: ArrayLike, cap: float) -> Array:
+    """cap * tanh(x / cap)."""
+    return cap * np.tanh(np.asarray(x, np.float64) / cap)
 
 
 def silu(x: ArrayLike) -> Array:

@@ -177,6 +177,8 @@ static void check_floats(void)
         same(got, expected, bytes, "geglu", n, 0);
         normals(x, n, 60.0f);
         x[0] = -INFINITY;
+        f->softcap(x, n, 0.5f, got), base->softcap(x, n, 0.5f, expected);
+        same(got, expected, bytes, "softcap", n, 0);
         f->exp_row(x, n, got), base->exp_row(x, n, expected);
         same(got, expected, bytes, "exp", n, 0);
     }

@@ -47,6 +47,14 @@ def test_geglu_of_large_gates():
     np.testing.assert_allclose(result, [[0, 0, 200, 1e4]], atol=1e-30)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("cap", [0.5, 30.0])
+def test_softcap(rng, width, cap):
+    x = (20 * rng.standard_normal(width)).astype(np.float32)
+    x[0] = 1e9
+    np.testing.assert_allclose(elementwise.softcap(x, cap), ops.softcap(x, cap), atol=3e-7 * cap)
+
+
 def test_exp():
     x = np.linspace(-86.9, 88, 10_001, dtype=np.float32)
     np.testing.assert_allclose(elementwise.exp(x), np.exp(x.astype(np.float64)), rtol=3e-7)
