@@ -23,6 +23,7 @@ from dllama.model.weight_types import WeightType
 from dllama.model_path import open_model, own_tokenizer
 from dllama.options import INFO_OPTIONS, MODEL, PARALLEL
 from dllama.run_config import RunConfig
+from dllama.runtime.block_pool import pools
 from dllama.runtime.footprint import footprint
 
 EXAMPLES = """\
@@ -151,8 +152,7 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
         kv_cache=args.kv_cache,
     )
     threads = thread_count(args.threads, nodes)
-    times = f"{config.contexts} x " if config.contexts > 1 else ""
-    cache = f"{times}{config.seq_len} positions in {config.kv_cache}"
+    cache = f"{_positions(file, config)} in {config.kv_cache}"
     for shard in split(file.spec, config.shares, config.exact):
         memory = footprint(file, config, threads=threads, rank=shard.rank)
         yield f"memory of node {shard.rank}", size(sum(memory.values()))
@@ -164,6 +164,16 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
             yield "  KV heads", _range(shard.kv_heads)
             yield "  hidden units", _range(shard.hidden)
             yield "  vocabulary", _range(shard.vocab)
+
+
+def _positions(file: StoredModel, config: RunConfig) -> str:
+    """For how many positions there are keys and values, in words."""
+    times = f"{config.contexts} x " if config.contexts > 1 else ""
+    words = [f"{times}{config.seq_len} positions"]
+    for pool in pools(file.spec, config):
+        if pool.window:
+            words.append(f"{pool.begin(pool.count)} of layers with a window")
+    return ", ".join(words)
 
 
 def _range(part: range) -> str:

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from windowed import write_windowed
 
 from dllama import __version__
 from dllama._kernels import cpu
@@ -96,3 +97,13 @@ def test_each_type_of_a_tensor_has_a_row(tmp_path, capsys):
     down = [(row[1], row[5]) for row in rows if row[:1] == ["layers.*.down"]]
     assert down == [("q40", "5"), ("f16", "1")]
     assert [row[1] for row in rows if row[:1] == ["output"]] == ["q80"]
+
+
+def test_layers_with_a_window_take_less(info, tmp_path):
+    """There is room for contexts + 1 times 3 blocks of 256 positions, for 3 of 6 layers."""
+    path = str(write_windowed(tmp_path / "model.m", seq_len=8192))
+    rows = info(path, "--max-seq-len", "8192", "--contexts", "2", "--kv-cache", "f16")
+    place, _, words = rows["KV cache"].partition(", ")
+    assert words == "2 x 8192 positions, 2304 of layers with a window in f16"
+    assert place == f"{(2 * 8192 + 2304) * 3 * 2 * 4 * 32 * 2 / 1e6:.2f} MB"
+    assert rows["window"] == "20"
