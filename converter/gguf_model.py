@@ -13,7 +13,7 @@ from dllama.converter.families.rope import unpaired
 from dllama.converter.own_types import own_type, with_own_types
 from dllama.converter.sources.gguf import GgufFile
 from dllama.converter.sources.gguf_types import is_known, kind_of
-from dllama.converter.sources.stored import Stored
+from dllama.converter.sources.stored import Stored, floats
 from dllama.converter.tensors import find_tensors, is_tied
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.file import encode
@@ -144,10 +144,7 @@ def _numbers(stored: Stored) -> NDArray[np.float32]:
     kind = own_type(stored)
     if kind is not None:
         return decode(_bytes(stored), kind, stored.shape)
-    rows = stored.rows(0, stored.shape[0])
-    if stored.dtype == "BF16":
-        return (rows.astype(np.uint32) << 16).view(np.float32)
-    return rows.astype(np.float32)
+    return floats(stored.rows(0, stored.shape[0]), stored.dtype)
 
 
 def _encoded(stored: Stored, tensor: Tensor) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dllama.converter.families.source import Place, Source
 from dllama.converter.sources.checkpoint import Checkpoint
-from dllama.converter.sources.stored import BLOCKS, DTYPES, Stored
+from dllama.converter.sources.stored import BLOCKS, DTYPES, Added, Stored
 from dllama.errors import FormatError, UnsupportedError
 
 # Tensors that follow from the config, or that no forward pass reads.
@@ -31,13 +31,16 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
     for source in sources:
         place = _place(checkpoint, source)
         used.add(place.tensor)
-        stored = checkpoint.tensors[place.tensor]
+        stored: Stored = checkpoint.tensors[place.tensor]
         if stored.dtype not in DTYPES and stored.dtype not in BLOCKS:
             what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
             raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
         if checkpoint.paired:
             source = replace(source, paired_heads=0)
-        found.append((source, stored.part(place.index, place.count, place.span)))
+        stored = stored.part(place.index, place.count, place.span)
+        if source.plus and not checkpoint.added:
+            stored = Added(stored, source.plus)
+        found.append((source, stored))
     unused = [stored.name for name, stored in checkpoint.tensors.items() if name not in used]
     refuse_unused(dict.fromkeys(unused), (), checkpoint.path)
     return found

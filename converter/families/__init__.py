@@ -17,6 +17,8 @@ from types import ModuleType
 
 from dllama.converter.families import (
     exaone4,
+    gemma2,
+    gemma3,
     glm4,
     granite,
     granite_moe,
@@ -35,7 +37,7 @@ from dllama.errors import FormatError, UnsupportedError
 
 ALL: tuple[ModuleType, ...] = (
     llama, qwen2, qwen3, qwen3_moe, mixtral, granite, granite_moe, smollm3, phi3, olmo2, glm4,
-    exaone4, grok,
+    exaone4, gemma2, gemma3, grok,
 )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class Source:
         tied_to: the tensor to use instead if `tensor` is absent and the embeddings are tied.
         paired_heads: if not 0, the number of heads in the rows. In each, pairs (i, i + S/2) are
             moved to (2i, 2i + 1).
+        plus: what to add to all of its numbers there.
         others: other places where it may be.
     """
 
@@ -61,6 +62,7 @@ class Source:
     rows: tuple[int, int, int] = (0, 1, 1)
     tied_to: str = ""
     paired_heads: int = 0
+    plus: float = 0.0
     others: tuple[Place, ...] = ()
 
 

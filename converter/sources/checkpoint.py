@@ -22,6 +22,7 @@ class Checkpoint(Protocol):
         config_path: file to name in error messages about `config`.
         config: the contents of a config.json.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
+        added: whether the numbers of the tensors include what families add to them (Source.plus).
         weights: type of the matrices if the user requests none; None: each keeps its own.
         tensors: by Hugging Face's names.
         absent: what to raise for a tensor that the checkpoint lists but does not have.
@@ -32,6 +33,7 @@ class Checkpoint(Protocol):
     config_path: Path
     config: dict[str, Any]
     paired: bool
+    added: bool
 
     @property
     def weights(self) -> str | None: ...

@@ -38,6 +38,7 @@ class GgufFile:
 
     files: Collection[str] = ()
     weights = None
+    added = True
 
     @staticmethod
     def recognises(path: Path) -> bool:

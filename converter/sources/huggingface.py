@@ -28,6 +28,7 @@ class HuggingFaceFolder:
     """A folder with config.json and tensors in one file, or in several with an index."""
 
     paired = False
+    added = False
 
     @staticmethod
     def recognises(path: Path) -> bool:

@@ -118,6 +118,7 @@ class MetaFolder:
     """A folder with params.json and consolidated.00.pth, consolidated.01.pth, ..."""
 
     paired = True
+    added = False
     weights = "mixed"
 
     @staticmethod

@@ -164,6 +164,55 @@ class MappedTensor:
         self.file.release(self.begin, self.nbytes)
 
 
+@dataclass(frozen=True)
+class Added:
+    """A tensor of floats, with a number added to each of its own; attributes as in Stored."""
+
+    stored: Stored
+    number: float
+    dtype: str = "F32"
+    lossy: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.stored.path
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+        return self.stored.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return self.stored.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.stored.nbytes
+
+    def part(self, index: int, count: int, span: int = 1) -> Added:
+        """Return some of `count` equal runs of rows."""
+        return replace(self, stored=self.stored.part(index, count, span))
+
+    def rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Return rows first to first + count."""
+        return floats(self.stored.rows(first, count), self.stored.dtype) + np.float32(self.number)
+
+    def release(self) -> None:
+        """Release the memory of the tensor's pages."""
+        self.stored.release()
+
+
+def floats(rows: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Return rows of a type in DTYPES as float32."""
+    if dtype == "BF16":
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    return rows.astype(np.float32)
+
+
 def part_shape(tensor: Stored, count: int, span: int = 1) -> tuple[int, ...]:
     """Return the shape of `span` of `count` equal parts; FormatError if there are none."""
     if count == 1:

@@ -24,8 +24,7 @@ MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe",
-    "grok",
+    "exaone4", "granitemoe", "gemma2", "gemma3", "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
 DROPPED = object()
@@ -44,6 +43,8 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "smollm3": WINDOW | {"no_rope_layer_interval"},
              "qwen2-window": {"max_window_layers"},
              "exaone4": {"sliding_window_pattern"},  # layer_types says it
+             "gemma3": {"attn_logit_softcapping", "sliding_window_pattern",
+                        "_sliding_window_pattern"},
              # Pairs are counted in whole numbers.
              "llama-yarn": {"beta_fast", "original_max_position_embeddings"}}  # fmt: skip
 # Values that transformers takes for a field that is absent or null, and xAI's code for Grok.
@@ -52,6 +53,8 @@ DEFAULTS = {
     "mlp_only_layers": [], "rms_norm_eps": 1e-6, "rope_type": "default", "sliding_window": None,
     "layer_types": ["full_attention", "full_attention"],
 }  # fmt: skip
+GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "num_key_value_heads": 4,
+         "use_bidirectional_attention": None}  # fmt: skip
 DEFAULTS_OF = {
     "mixtral": {"rms_norm_eps": 1e-5, "head_dim": None},
     "granite": {"attention_multiplier": 1.0, "embedding_multiplier": 1.0, "logits_scaling": 1.0,
@@ -61,6 +64,13 @@ DEFAULTS_OF = {
     "exaone4": {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "rms_norm_eps": 1e-5,
+    },
+    "gemma2": GEMMA | {"layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3": GEMMA | {
+        "final_logit_softcapping": None,
+        "layer_types": [*2 * ["sliding_attention"], "full_attention", "sliding_attention"],
+        "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+        "use_bidirectional_attention": False,
     },
     "glm4": {
         "partial_rotary_factor": 0.5,
@@ -152,7 +162,11 @@ class Model:
             "tie_word_embeddings": "lm_head.weight" not in self.tensors,
             **DEFAULTS_OF.get(self.name, {}),
         }
-        value = {**c, **c.get("rope_parameters", {})}[key]
+        ropes = c.get("rope_parameters", {})
+        value = {**c, **ropes}
+        for each in ropes.values():  # one of each kind of layers; theta is that of the last
+            value |= each if isinstance(each, dict) else {}
+        value = value[key]
         return key in found and found[key] == value
 
 

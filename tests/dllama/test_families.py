@@ -29,7 +29,7 @@ from dllama.runtime.footprint import footprint
 MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe",
+    "exaone4", "granitemoe", "gemma2", "gemma3",
 )  # fmt: skip
 MIXTURES = ("qwen3-moe", "mixtral", "granitemoe", "grok")
 NEAR_TIE = 1e-3
@@ -144,7 +144,7 @@ def random_model(path):
         vocab_size=96, seq_len=128, weight_type=WeightType.F32, hidden_act=HiddenAct.GELU,
         n_experts=5, n_active_experts=3, topk_normalised=False, qkv_bias=True, post_norms=True,
         embedding_scale=7.5, attention_scale=0.25, attention_cap=4.0, logits_scale=0.5,
-        no_rope=(1,), window=11, windowed=(0,), window_rope_theta=500.0,
+        no_rope=(1,), window=11, windowed=(0,), window_rope_theta=500.0, logits_cap=2.5,
     )  # fmt: skip
     rng = np.random.default_rng(5)
     with ModelWriter(path, spec) as writer:
@@ -221,7 +221,7 @@ def test_same_bits_on_every_instruction_set(folder_of, tmp_path):
         code = (
             "import sys, numpy as np, dllama\n"
             "logits = [dllama.LLM(p, threads=2).eval(range(50)) for p in sys.argv[2:]]\n"
-            "np.save(sys.argv[1], logits)\n"
+            "np.save(sys.argv[1], np.concatenate([one.ravel() for one in logits]))\n"
         )
         folders = [str(folder_of(name, "q40")) for name in MIXTURES]
         command = [sys.executable, "-c", code, str(output), *folders]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dllama.converter.sources.gguf_archs import (
     exaone4,
+    gemma,
     glm4,
     granite,
     llama,
@@ -25,7 +26,7 @@ from dllama.converter.sources.gguf_archs import (
 from dllama.converter.sources.gguf_archs.arch import Arch
 from dllama.errors import UnsupportedError
 
-MODULES = (llama, qwen2, qwen3, granite, smollm3, phi3, olmo2, glm4, exaone4)
+MODULES = (llama, qwen2, qwen3, granite, smollm3, phi3, olmo2, glm4, exaone4, gemma)
 ALL: tuple[Arch, ...] = tuple(arch for module in MODULES for arch in module.ARCHS)
 
 
