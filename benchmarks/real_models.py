@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["smollm2", "qwen2.5-coder"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--folder", type=Path, default=Path("models"))
     parser.add_argument("--llama-python", metavar="PYTHON", required=True)
     parser.add_argument("--tokens", type=int, default=400, help="of the text")

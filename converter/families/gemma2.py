@@ -15,6 +15,7 @@ from dllama.converter.families import llama
 from dllama.converter.families.config import Config
 from dllama.converter.families.rope import unpaired
 from dllama.converter.families.source import Source, dense_sources
+from dllama.errors import FormatError
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
@@ -25,6 +26,7 @@ KEYS = llama.KEYS | {
     "final_logit_softcapping",
     "hidden_activation",
     "query_pre_attn_scalar",
+    "sliding_window_size",
     "use_bidirectional_attention",
 }
 NAMES = {
@@ -45,6 +47,9 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
     given = fields.completed(config, DEFAULTS)
     layers = fields.size(given, "num_hidden_layers", path)
+    again = given.get("sliding_window_size")
+    if again not in (None, given["sliding_window"]):
+        raise FormatError(path, "sliding_window_size", again, f"{given['sliding_window']} as well")
     return replace(
         common(given, weights, path),
         attention_cap=cap(config, "attn_logit_softcapping", path, ATTENTION_CAP),

@@ -21,7 +21,7 @@ MODEL_TYPES = ("gemma3_text",)
 ARCHITECTURES = ("Gemma3ForCausalLM",)
 PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
 LOCAL = "rope_local_base_freq"
-KEYS = gemma2.KEYS | {*PATTERNS, LOCAL}
+KEYS = gemma2.KEYS - {"sliding_window_size"} | {*PATTERNS, LOCAL}
 # Values of fields that a config.json may leave out.
 DEFAULTS = {**gemma2.DEFAULTS, "max_position_embeddings": 131072, "vocab_size": 262208}
 PATTERN, THETA, LOCAL_THETA = 6, 1e6, 1e4

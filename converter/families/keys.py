@@ -35,8 +35,9 @@ HARMLESS = frozenset({
     "resid_pdrop", "residual_dropout", "router_aux_loss_coef", "router_jitter_noise",
     # How the same numbers are computed.
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
-    "_flash_attn_2_enabled", "attn_implementation", "experts_implementation", "pretraining_tp",
-    "torchscript", "use_cache", "use_flash_attention", "use_flash_attention_2", "use_flash_attn",
+    "_flash_attn_2_enabled", "attn_implementation", "cache_implementation",
+    "experts_implementation", "pretraining_tp", "torchscript", "use_cache",
+    "use_flash_attention", "use_flash_attention_2", "use_flash_attn",
     # Ids of tokens; the tokenizer reads those that it needs.
     "bos_token_id", "decoder_start_token_id", "eos_token_id", "mask_token_id",
     "pad_token", "pad_token_id", "sep_token_id", "tokenizer_class", "unk_token_id",

@@ -33,6 +33,10 @@ QWEN = {
     **LLAMA, "max_window_layers": 28, "sliding_window": 32768, "use_sliding_window": False,
     "rope_theta": 1e6, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
 }  # fmt: skip
+GEMMA = {
+    **LLAMA, "attention_bias": False, "cache_implementation": "hybrid", "head_dim": 256,
+    "hidden_act": None, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256,
+}  # fmt: skip
 # Fields as in published files.
 PUBLISHED = {
     "llama 1": {**LLAMA, "architectures": ["LLaMAForCausalLM"], "max_sequence_length": 2048,
@@ -57,6 +61,14 @@ PUBLISHED = {
                     "output_router_logits": False, "qkv_bias": False, "use_qk_norm": True,
                     "router_aux_loss_coef": 0.0, "shared_expert_intermediate_size": 0,
                     "rope_scaling": None, "sliding_window": None},
+    "gemma 2": {**GEMMA, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2",
+                "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+                "hidden_act": "gelu_pytorch_tanh", "rope_theta": 10000.0, "sliding_window": 4096,
+                "sliding_window_size": 4096},
+    "gemma 3": {**GEMMA, "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
+                "attn_logit_softcapping": None, "final_logit_softcapping": None,
+                "rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000,
+                "sliding_window": 512, "sliding_window_pattern": 6},
     "mixtral": {**LLAMA, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
                 "num_experts_per_tok": 2, "num_local_experts": 8, "output_router_logits": False,
                 "router_aux_loss_coef": 0.02, "router_jitter_noise": 0.0, "sliding_window": None},
@@ -121,6 +133,36 @@ def test_refuses_models_with_code_of_their_own(config):
         assert spec_of({**config, "auto_map": auto_map}) == spec_of(config)
     with pytest.raises(UnsupportedError, match=r"auto_map names 'm\.M'"):
         spec_of({**config, "auto_map": {"AutoModelForCausalLM": "m.M"}})
+
+
+def test_gemma_says_its_window_twice():
+    with pytest.raises(FormatError, match="sliding_window_size is 100, expected 4096 as well"):
+        spec_of({**PUBLISHED["gemma 2"], "sliding_window_size": 100})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+         "scaled RoPE in layers with a window is not supported"),
+        ({"rope_parameters": {"sliding_attention": {"rope_theta": 5.0}}},
+         "rope_local_base_freq is 10000, expected 5 as in rope_parameters"),
+        ({"_sliding_window_pattern": 5}, "_sliding_window_pattern is 5, expected 6 as in slid"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention True is not supp"),
+        ({"final_logit_softcapping": -1}, "final_logit_softcapping is -1, expected a positive"),
+    ],
+)  # fmt: skip
+def test_what_gemma_3_cannot_be(changes, error):
+    with pytest.raises((FormatError, UnsupportedError), match=error):
+        spec_of({**PUBLISHED["gemma 3"], **changes})
+
+
+def test_gemma_3_has_two_kinds_of_layers():
+    spec = spec_of(PUBLISHED["gemma 3"])
+    assert spec.windowed == tuple(layer for layer in range(16) if layer not in (5, 11))
+    ropes = [spec.layer(layer).attention.rope.frequencies[1] for layer in (0, 5)]
+    assert ropes == [1e4 ** (-2 / 256), 1e6 ** (-2 / 256)]
+    assert spec.layer(0).attention.window == 512
 
 
 @pytest.mark.parametrize("kinds", [["full_attention"], "full_attention", 3 * ["full_attention"]])
