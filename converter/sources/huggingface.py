@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from dllama.converter.sources.multimodal import (
+    is_multimodal,
+    text_config,
+    text_tensors,
+    warn_of_parts,
+)
 from dllama.converter.sources.pytorch import PytorchFile
 from dllama.converter.sources.quantised import read_scheme
 from dllama.converter.sources.safetensors import SafetensorsFile
@@ -38,7 +44,9 @@ class HuggingFaceFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_path = path / "config.json"
-        self.config = read_json(self.config_path)
+        whole = read_json(self.config_path)
+        multimodal = is_multimodal(whole)
+        self.config = text_config(whole, self.config_path) if multimodal else whole
         self.files = frozenset(file.name for file in path.iterdir())
         if ADAPTER in self.files:
             refuse_adapter(path / ADAPTER)
@@ -46,6 +54,9 @@ class HuggingFaceFolder:
         self.weights = scheme.weights if scheme else "mixed"
         self.absent: dict[str, DllamaError] = {}
         tensors = self._read_tensors()
+        if multimodal:
+            warn_of_parts(tensors, path)
+            tensors, self.absent = text_tensors(tensors), text_tensors(self.absent)
         self.tensors: Mapping[str, Stored] = tensors
         if scheme:
             found = scheme.matrices(tensors, self.absent, self.config_path)

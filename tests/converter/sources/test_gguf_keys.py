@@ -277,7 +277,18 @@ def answer(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["llama-bias", "llama-yarn", "granite", "granitemoe", "olmo2", "glm4", "exaone4"]
+    "name",
+    [
+        "llama-bias",
+        "llama-yarn",
+        "granite",
+        "granitemoe",
+        "olmo2",
+        "glm4",
+        "exaone4",
+        "gemma2",
+        "gemma3",
+    ],
 )
 def test_no_key_of_a_family_is_ignored(path, fixtures, caplog, name):
     ggufmodel.write_folder(path, fixtures / name, "F32")
