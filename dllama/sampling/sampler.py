@@ -139,10 +139,10 @@ class Sampler:
 
 def _penalise(row: Row, ids: NDArray[np.int64], penalty: float) -> Asking[list[Top]]:
     """Make tokens less likely, and return the new top of every shard."""
-    tops = row.tops()
+    tops: list[Top] = []
     for first in range(0, len(ids), MOST_IDS):
         tops = yield from row.ask(Penalise(ids[first : first + MOST_IDS], penalty))
-    return tops
+    return tops or row.tops()
 
 
 def choose(
