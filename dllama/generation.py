@@ -12,7 +12,8 @@ from dllama import options
 from dllama.draft_model import Drafts
 from dllama.drafts import Drafter
 from dllama.errors import ConfigError, DllamaError
-from dllama.runtime.sequences import Sequence, Sequences
+from dllama.runtime.sequence import Sequence
+from dllama.runtime.sequences import Sequences
 from dllama.sampling.sampler import Sampler, SamplerConfig
 from dllama.text.stream import End, TextStream, Token, stop_strings
 from dllama.text.tokenizer import Tokenizer

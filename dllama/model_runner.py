@@ -16,7 +16,8 @@ from dllama.cluster.protocol import Want
 from dllama.cluster.root import Root
 from dllama.errors import DllamaError, ModelError, ProtocolError
 from dllama.run_config import RunConfig
-from dllama.runtime.sequences import Part, Sequence, Sequences
+from dllama.runtime.sequence import Part, Sequence
+from dllama.runtime.sequences import Sequences
 from dllama.runtime.stats import PREFILL, Stats, StepStats
 from dllama.runtime.trace import NodePass
 from dllama.sampling.lockstep import Asking, Row, drive
@@ -96,11 +97,13 @@ class ModelRunner:
         Returns:
             float32 (n, vocab_size): the logits after each of them.
         """
+        self._sequences.suit(sequence, len(given))
         rows, known = self._config.logits, len(sequence.pending)
         out = np.empty((len(given), self._sequences.vocab_size), np.float32)
         end = known + len(given) if given else 0
         for begin in range(0, end, rows):
-            new = given[max(0, begin - known) : max(0, begin + rows - known)]
+            until = max(0, begin + rows - known)
+            new = given[max(0, begin - known) : until]
             ids = sequence.pending[:rows] + new
             self._sequences.reserve(sequence, len(ids), self._sequences.busy(sequence))
             wanted = range(len(ids) - len(new), len(ids))
@@ -109,7 +112,7 @@ class ModelRunner:
                 at = max(0, begin - known)
                 with self._closing_on_failure():
                     out[at : at + len(new)] = self.root.logits()
-            self._sequences.extend(sequence, new)
+            self._sequences.extend(sequence, new, len(given[until:]))
             self._sequences.evaluated(sequence, len(ids))
             self.finish(PREFILL, len(ids))
         return out

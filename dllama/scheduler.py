@@ -20,7 +20,8 @@ from dllama.generation import Generation
 from dllama.model_runner import ModelRunner
 from dllama.run_config import RunConfig
 from dllama.runtime.prefix import common_prefix
-from dllama.runtime.sequences import Part, Sequence, Sequences
+from dllama.runtime.sequence import Part, Sequence
+from dllama.runtime.sequences import Sequences
 from dllama.runtime.stats import DECODE, MIXED, PREFILL
 from dllama.sampling.lockstep import Asking, Row, together
 from dllama.sampling.log_probabilities import log_probabilities
@@ -264,7 +265,7 @@ class Scheduler:
             if drafter is None or len(sequence.pending) > 1:
                 continue
             most = min(self._draft_tokens, turn.text.left - 1, room)
-            most = min(most, self._config.seq_len - sequence.position - 1)
+            most = min(most, self._sequences.before_switch(sequence) - 1)
             drafted = drafter.propose(turn.text.ids, most) if most > 0 else []
             del drafted[self._costs.worth(drafter.chances, rows, len(drafted)) :]
             if drafted and self._sequences.reserve(sequence, 1 + len(drafted)):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dllama.checks import is_number
 from dllama.converter.families.config import Config, flag, number, size
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.spec import ModelSpec, RopeScaling, RopeType
@@ -17,7 +18,14 @@ COMMON = ("factor", "partial_rotary_factor", "rope_theta", "rope_type", "type")
 ORIGINAL = "original_max_position_embeddings"
 LLAMA3 = ("low_freq_factor", "high_freq_factor", ORIGINAL)
 YARN = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", ORIGINAL)
-KEYS = {"default": (), "linear": (), "llama3": LLAMA3, "yarn": (*YARN, "truncate")}
+LONGROPE = ("attention_factor", "long_factor", "short_factor", ORIGINAL)
+KEYS = {
+    "default": (),
+    "linear": (),
+    "llama3": LLAMA3,
+    "yarn": (*YARN, "truncate"),
+    "longrope": LONGROPE,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,32 @@ class Yarn:
         return tuple(scaled)
 
 
-Scaling = RopeScaling | Yarn
+@dataclass(frozen=True)
+class LongRope:
+    """LongRoPE (Ding et al. 2024): a divisor for each pair, others for texts beyond a length.
+
+    Args:
+        original: most tokens of a short text.
+        short, long: divisors of the frequencies.
+        attention: factor of what is rotated.
+    """
+
+    original: int
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    attention: float
+
+    def frequencies(self, theta: float, size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The frequencies of the pairs of `size` numbers in short and in long texts."""
+        plain = [math.pow(theta, -2.0 * pair / size) for pair in range(size // 2)]
+        short, long = (
+            tuple(one / divisor for one, divisor in zip(plain, divisors, strict=True))
+            for divisors in (self.short, self.long)
+        )
+        return short, long
+
+
+Scaling = RopeScaling | Yarn | LongRope
 
 
 def read_rope(
@@ -104,11 +137,16 @@ def read_rope(
     fields: dict[str, Any] = {"rope_theta": theta}
     if isinstance(scaling, RopeScaling):
         fields |= {"rope_type": RopeType.LLAMA31, "rope_scaling": scaling}
+    elif isinstance(scaling, Yarn):
+        fields["rope_frequencies"] = scaling.frequencies(theta, rotated)
+        fields["rope_factor"] = scaling.attention
     elif scaling:
-        fields |= {
-            "rope_frequencies": scaling.frequencies(theta, rotated),
-            "rope_factor": scaling.attention,
-        }
+        for name, divisors in (("short_factor", scaling.short), ("long_factor", scaling.long)):
+            if len(divisors) != rotated // 2:
+                raise FormatError(path, name, f"{len(divisors)} numbers", f"{rotated // 2}")
+        short, long = scaling.frequencies(theta, rotated)
+        fields |= {"rope_frequencies": short, "rope_factor": scaling.attention}
+        fields |= {"rope_long_frequencies": long, "rope_switch": scaling.original}
     return fields | ({"rope_dim": rotated} if rotated < head_dim else {})
 
 
@@ -124,6 +162,8 @@ def _shown(scaling: Scaling | None) -> str:
         return "no scaling"
     if isinstance(scaling, Yarn):
         return f"yarn, factor {scaling.factor:g}, original context {scaling.original}"
+    if isinstance(scaling, LongRope):
+        return f"longrope, original context {scaling.original}"
     if scaling == linear(scaling.factor):
         return f"linear, factor {scaling.factor:g}"
     return f"llama3, factor {scaling.factor:g}, original context {scaling.original_seq_len}"
@@ -198,7 +238,9 @@ def _scaling(rope: dict[str, Any], name: str, config: Config, path: object) -> S
     if kind == "linear":
         _check_original(config, path)
         return linear(number(rope, "factor", path))
-    return _llama3(rope, config, path) if kind == "llama3" else _yarn(rope, config, path)
+    if kind == "llama3":
+        return _llama3(rope, config, path)
+    return (_yarn if kind == "yarn" else _longrope)(rope, config, path)
 
 
 def linear(factor: float) -> RopeScaling:
@@ -235,6 +277,32 @@ def _yarn(rope: dict[str, Any], config: Config, path: object) -> Yarn:
         truncate=flag(rope, "truncate", path, True),
         attention=number(rope, "attention_factor", path, attention),
     )
+
+
+def _longrope(rope: dict[str, Any], config: Config, path: object) -> LongRope:
+    """Return LongRoPE's scaling, with the default factor of transformers' modeling_rope_utils.py.
+
+    What counts is how much longer the context is than the original one, not the key factor.
+    """
+    original = _original(rope, config, path)
+    longer = size(config, "max_position_embeddings", path) / original
+    attention = (
+        math.sqrt(1 + math.log(longer) / math.log(original)) if longer > 1 < original else 1.0
+    )
+    return LongRope(
+        original=original,
+        short=_divisors(rope, "short_factor", path),
+        long=_divisors(rope, "long_factor", path),
+        attention=number(rope, "attention_factor", path, attention),
+    )
+
+
+def _divisors(rope: dict[str, Any], name: str, path: object) -> tuple[float, ...]:
+    """Return a list of positive numbers."""
+    values = rope.get(name)
+    if not isinstance(values, list) or not all(is_number(one, 0, above=True) for one in values):
+        raise FormatError(path, name, repr(values)[:80], "a list of positive numbers")
+    return tuple(map(float, values))
 
 
 def _magnitude(factor: float, mscale: float) -> float:

@@ -37,7 +37,7 @@ class Executor:
     def run(
         self,
         ids: NDArray[np.int32],
-        spans: Sequence[tuple[int, int, Sequence[Sequence[int]]]],
+        spans: Sequence[tuple[int, int, Sequence[Sequence[int]], bool]],
         wanted: Sequence[int],
         copies: Sequence[tuple[int, int, int]] = (),
         encoding: int = 0,

@@ -6,7 +6,7 @@ matrix as one stream, and then takes items that other threads have not begun. A 
 items are done (team.h). The result does not depend on which thread computes an item.
 """
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 import numpy as np
 
@@ -62,7 +62,7 @@ cdef class Executor:
     cdef Run run_
     cdef Team team
     cdef Memory stages, scratch
-    cdef Memory positions, row_blocks, wanted, spans, tables
+    cdef Memory positions, lengthened, row_blocks, wanted, spans, tables
     cdef Bindings bindings
     cdef list ops                   # keeps alive what the stages point to
     cdef list stage_tasks           # the task of each stage
@@ -130,6 +130,7 @@ cdef class Executor:
         cdef Run *run = &self.run_
         self.scratch = Memory(self.threads * run.scratch_width * sizeof(float))
         self.positions = Memory(self.max_rows * sizeof(int32_t))
+        self.lengthened = Memory(self.max_rows)
         self.row_blocks = Memory(len(self.caches) * self.max_rows * sizeof(int32_t))
         self.wanted = Memory(self.max_logits * sizeof(int32_t))
         self.spans = Memory(self.sequences * sizeof(dl_span))
@@ -138,6 +139,7 @@ cdef class Executor:
         run.scratch = self.scratch.floats()
         run.shared.threads, run.shared.floats = self.threads, dl_floats_of(dl_isa())
         run.shared.batch.positions = <int32_t *> self.positions.data
+        run.shared.batch.lengthened = <uint8_t *> self.lengthened.data
         run.shared.batch.blocks = <int32_t *> self.row_blocks.data
         run.shared.batch.wanted = <int32_t *> self.wanted.data
         run.shared.batch.spans = <dl_span *> self.spans.data
@@ -148,9 +150,10 @@ cdef class Executor:
 
         Args:
             ids: int32 (T,), the token id of each row; only the root looks them up.
-            spans: (number of rows, position of the first row, KV blocks) for each sequence, in the
-                order of the rows. KV blocks are, for each cache, those that the rows see, in the
-                order of their positions; more of the sequence may follow.
+            spans: (number of rows, position of the first row, KV blocks, whether RoPE takes the
+                frequencies for long texts) for each sequence, in the order of the rows. KV blocks
+                are, for each cache, those that the rows see, in the order of their positions; more
+                of the sequence may follow.
             wanted: rows whose logits are wanted, ascending.
             copies: (cache, source, target) of KV blocks to copy first.
             encoding: how a broadcast sends rows, the same on all nodes.
@@ -194,16 +197,18 @@ cdef class Executor:
         cdef dl_span *span = <dl_span *> self.spans.data
         cdef int32_t *table = <int32_t *> self.tables.data
         cdef int32_t *positions = <int32_t *> self.positions.data
+        cdef uint8_t *lengthened = <uint8_t *> self.lengthened.data
         cdef int64_t first = 0, partials = 0, count, position, t
+        cdef bint is_long
         if not 1 <= len(spans) <= self.sequences:
             raise ValueError(f"{len(spans)} sequences, expected 1 to {self.sequences}")
-        for count, position, blocks in spans:
+        for count, position, blocks, is_long in spans:
             if count < 1 or first + count > T or not 0 <= position <= self.max_positions - count:
                 raise ValueError(f"{count} rows at position {position} do not fit")
             if len(blocks) != len(self.caches):
                 raise ValueError(f"KV blocks of {len(blocks)} caches, expected {len(self.caches)}")
             for t in range(count):
-                positions[first + t] = <int32_t> (position + t)
+                positions[first + t], lengthened[first + t] = <int32_t> (position + t), is_long
             for t in range(len(self.caches)):
                 self._set_blocks(t, table + t * self.table_size, first, count, position, blocks[t])
             span.first, span.count, span.position, span.blocks = first, count, position, table
@@ -270,8 +275,8 @@ cdef class Executor:
 
     def memory(self):
         """Bytes reserved for the KV cache and for all buffers: {"kv_cache": n, "buffers": n}."""
-        own = (self.stages, self.team, self.scratch, self.positions, self.row_blocks, self.wanted,
-               self.spans, self.tables)
+        own = (self.stages, self.team, self.scratch, self.positions, self.lengthened,
+               self.row_blocks, self.wanted, self.spans, self.tables)
         others = self.bindings.nbytes + sum(memory.nbytes for memory in own)
         others += self.communicator.nbytes if self.communicator is not None else 0
         return {"kv_cache": sum(cache.nbytes for cache in self.caches), "buffers": others}

@@ -15,6 +15,7 @@ from dllama.runtime.batch import Batch, Span
 # int32 follow.
 HEAD = struct.Struct("<IIIIBBB")
 NUMBER = 4  # bytes
+SPAN = 3  # numbers of a span before those of its KV caches
 MAX_ENCODING = 2
 
 
@@ -35,14 +36,15 @@ class Run:
     def pack(self) -> bytes:
         """Return the content of the message.
 
-        The numbers after HEAD are (rows, position, how many KV blocks in each cache) of each span,
+        The numbers after HEAD are (rows, position, lengthened, how many KV blocks in each cache) of
+        each span,
         the blocks of all spans, cache by cache, the wanted rows, and (cache, source, target) of
         each copy.
         """
         batch = self.batch
         numbers: list[int] = []
         for span in batch.spans:
-            numbers += (span.rows, span.position, *map(len, span.blocks))
+            numbers += (span.rows, span.position, span.lengthened, *map(len, span.blocks))
         lists = [blocks for span in batch.spans for blocks in span.blocks]
         numbers += [block for blocks in lists for block in blocks]
         numbers += batch.wanted
@@ -65,7 +67,7 @@ class Run:
                 f"{peer}: RUN of {len(content)} bytes, expected {HEAD.size} or more"
             )
         spans, blocks, wanted, copies, caches, encoding, want = HEAD.unpack_from(content)
-        width = 2 + caches
+        width = SPAN + caches
         count = width * spans + blocks + wanted + 3 * copies
         if len(content) != HEAD.size + NUMBER * count:
             raise ProtocolError(
@@ -74,7 +76,7 @@ class Run:
         numbers = list(struct.unpack_from(f"<{count}i", content, HEAD.size))
         shapes = [numbers[width * at : width * (at + 1)] for at in range(spans)]
         rest = numbers[width * spans :]
-        used = [held for shape in shapes for held in shape[2:]]
+        used = [held for shape in shapes for held in shape[SPAN:]]
         if any(held < 0 for held in used) or sum(used) != blocks:
             raise ProtocolError(f"{peer}: RUN with {blocks} KV blocks of spans {shapes}")
         if encoding > MAX_ENCODING or want > max(Want) or (want != Want.NOTHING and not wanted):
@@ -83,10 +85,10 @@ class Run:
             )
         found: list[Span] = []
         at = 0
-        for rows, position, *counts in shapes:
+        for rows, position, lengthened, *counts in shapes:
             ends = [at + sum(counts[: cache + 1]) for cache in range(caches)]
             held = [rest[end - count : end] for end, count in zip(ends, counts, strict=True)]
-            found.append(Span(rows, position, held))
+            found.append(Span(rows, position, held, bool(lengthened)))
             at += sum(counts)
         last = rest[at + wanted :]
         triples = list(zip(last[::3], last[1::3], last[2::3], strict=True))
@@ -102,4 +104,4 @@ def most_bytes(config: RunConfig, caches: int) -> int:
         caches: how many KV caches a node has.
     """
     blocks = -(-config.seq_len // block_positions(config.seq_len))
-    return HEAD.size + NUMBER * (config.parallel * (2 + caches * (4 + blocks)) + config.logits)
+    return HEAD.size + NUMBER * (config.parallel * (SPAN + caches * (4 + blocks)) + config.logits)

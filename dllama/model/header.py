@@ -9,9 +9,12 @@ from typing import Any
 from dllama.errors import FormatError, UnsupportedError
 from dllama.git_lfs import refuse_pointer
 from dllama.model.header_keys import (
+    DOUBLES,
     ENUMS,
     FACTORS,
     FLAGS,
+    LAYERS,
+    NUMBERS,
     RANGES,
     REPEATED,
     REQUIRED,
@@ -66,12 +69,9 @@ def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
         if key in values:
             raise FormatError(path, f"header key {key.name}", "given twice", "once")
         values[key] = _checked(key, value, path)
-    spec = replace(
-        _spec(values, path),
-        no_rope=tuple(repeated[Key.NO_ROPE]),
-        windowed=tuple(repeated[Key.WINDOWED]),
-        rope_frequencies=_doubles(repeated[Key.ROPE_FREQUENCIES], Key.ROPE_FREQUENCIES, path),
-    )
+    lists: dict[str, Any] = {field: tuple(repeated[key]) for key, field in LAYERS.items()}
+    lists |= {field: _doubles(repeated[key], key, path) for key, field in DOUBLES.items()}
+    spec = replace(_spec(values, path), **lists)
     spec = _with_runs(spec, repeated[Key.TENSOR_TYPES], path)
     check_spec(spec, path)
     return spec, size
@@ -140,23 +140,22 @@ def _spec(values: dict[Key, int], path: object) -> ModelSpec:
         rope_theta=_real(values, Key.ROPE_THETA, Key.ROPE_THETA_F32, 10000.0, path),
         rope_type=rope_type,
         rope_scaling=_rope_scaling(values, path) if rope_type is RopeType.LLAMA31 else None,
-        window=values.get(Key.WINDOW, 0),
         n_experts=values.get(Key.N_EXPERTS, 0),
         n_active_experts=values.get(Key.N_ACTIVE_EXPERTS, 0),
         moe_hidden_dim=values.get(Key.MOE_HIDDEN_DIM, 0),
-        rope_dim=values.get(Key.ROPE_DIM, 0),
         qk_norm=QKNorm(values.get(Key.QK_NORM, usual_qk_norm(arch))),
         **_of_our_keys(values, path),
     )
 
 
 def _of_our_keys(values: dict[Key, int], path: object) -> dict[str, Any]:
-    """The flags and factors that are not the defaults of a ModelSpec, by field."""
+    """The flags, factors and numbers that are not the defaults of a ModelSpec, by field."""
     flags = {name: not DEFAULTS[name] for key, name in FLAGS.items() if values.get(key)}
     factors = {
         name: _float_bits(values[key], key, path) for key, name in FACTORS.items() if key in values
     }
-    return flags | factors
+    numbers = {field: values[key] for key, field in NUMBERS.items() if key in values}
+    return flags | factors | numbers
 
 
 def _with_runs(spec: ModelSpec, values: list[int], path: object) -> ModelSpec:
@@ -243,8 +242,12 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     if spec.rope_dim % 2 or not 0 <= spec.rope_dim <= spec.head_dim:
         raise FormatError(path, "rope_dim", spec.rope_dim, f"even, at most {spec.head_dim}")
     pairs = (spec.rope_dim or spec.head_dim) // 2
-    if len(spec.rope_frequencies) not in (0, pairs):
-        raise FormatError(path, "rope_frequencies", len(spec.rope_frequencies), f"{pairs} or none")
+    for field in DOUBLES.values():
+        if len(getattr(spec, field)) not in (0, pairs):
+            raise FormatError(path, field, len(getattr(spec, field)), f"{pairs} or none")
+    if bool(spec.rope_switch) != bool(spec.rope_long_frequencies):
+        expected = "a number of tokens" if spec.rope_long_frequencies else "frequencies behind it"
+        raise FormatError(path, "rope_switch", spec.rope_switch, expected)
     least = min(1, spec.n_experts)
     if not least <= spec.n_active_experts <= spec.n_experts:
         expected = f"{least} to {spec.n_experts}"
@@ -306,16 +309,15 @@ def _ours(spec: ModelSpec) -> list[tuple[Key, int]]:
         for key, field in FACTORS.items()
         if getattr(spec, field) != DEFAULTS[field]
     ]
-    if spec.rope_dim:
-        pairs.append((Key.ROPE_DIM, spec.rope_dim))
+    pairs += [(key, number) for key, field in NUMBERS.items() if (number := getattr(spec, field))]
     if spec.qk_norm is not usual_qk_norm(spec.arch):
         pairs.append((Key.QK_NORM, spec.qk_norm))
-    if spec.window:
-        pairs.append((Key.WINDOW, spec.window))
-    pairs += [(Key.NO_ROPE, layer) for layer in spec.no_rope]
-    pairs += [(Key.WINDOWED, layer) for layer in spec.windowed]
-    words = struct.pack(f"<{len(spec.rope_frequencies)}d", *spec.rope_frequencies)
-    return pairs + [(Key.ROPE_FREQUENCIES, word) for (word,) in struct.iter_unpack("<i", words)]
+    pairs += [(key, layer) for key, field in LAYERS.items() for layer in getattr(spec, field)]
+    for key, field in DOUBLES.items():
+        numbers = getattr(spec, field)
+        halves = struct.unpack(f"<{2 * len(numbers)}i", struct.pack(f"<{len(numbers)}d", *numbers))
+        pairs += [(key, half) for half in halves]
+    return pairs
 
 
 def _scaling(scaling: RopeScaling) -> list[tuple[Key, int]]:

@@ -63,10 +63,12 @@ class Key(IntEnum):
     FFN_BIAS = 1024
     NO_PRE_NORMS = 1025
     QK_NORM = 1026
+    ROPE_SWITCH = 1027
+    ROPE_LONG_FREQUENCIES = 1028
 
 
 # Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
-# default; a factor is a float32.
+# default; a factor is a float32; a number is an integer.
 FLAGS = {
     Key.QKV_BIAS: "qkv_bias",
     Key.O_BIAS: "o_bias",
@@ -85,8 +87,18 @@ FACTORS = {
     Key.LOGITS_SCALE: "logits_scale",
     Key.LOGITS_CAP: "logits_cap",
 }
-# Keys that stand in a header several times, a value each.
-REPEATED = (Key.TENSOR_TYPES, Key.NO_ROPE, Key.WINDOWED, Key.ROPE_FREQUENCIES)
+NUMBERS = {
+    Key.WINDOW: "window",
+    Key.ROPE_DIM: "rope_dim",
+    Key.ROPE_SWITCH: "rope_switch",
+}
+# These stand in a header several times: for each layer, or for each half of each float64.
+LAYERS = {Key.NO_ROPE: "no_rope", Key.WINDOWED: "windowed"}
+DOUBLES = {
+    Key.ROPE_FREQUENCIES: "rope_frequencies",
+    Key.ROPE_LONG_FREQUENCIES: "rope_long_frequencies",
+}
+REPEATED = (Key.TENSOR_TYPES, *LAYERS, *DOUBLES)
 
 # Least and greatest value of each key that is a plain number.
 RANGES = {
@@ -109,6 +121,7 @@ RANGES = {
     Key.NORM_EPSILON: (5, 6),
     Key.MOE_HIDDEN_DIM: (0, 1 << 24),
     Key.WINDOW: (1, (1 << 31) - 1),
+    Key.ROPE_SWITCH: (1, (1 << 31) - 1),
     Key.ROPE_DIM: (2, 512),
     **dict.fromkeys(FLAGS, (0, 1)),
 }

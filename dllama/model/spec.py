@@ -71,11 +71,14 @@ class Rope:
             are the last ones, are not rotated.
         halves: pair i of n is (i, i + n); otherwise it is (2i, 2i + 1).
         factor: of what is rotated.
+        long_frequencies: those of texts that are longer than ModelSpec.rope_switch; empty for the
+            same.
     """
 
     frequencies: tuple[float, ...]
     halves: bool
     factor: float
+    long_frequencies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ class ModelSpec:
         rope_frequencies: of each pair, in radians per position; empty for
             theta^(-2i / rope_dim), scaled.
         rope_factor: factor of the numbers that RoPE rotates.
+        rope_switch: a text with more tokens has other frequencies, at all positions; 0 if none has.
+        rope_long_frequencies: these frequencies.
         no_rope: layers whose queries and keys are not rotated, ascending.
         window: how many positions a token of a windowed layer sees, its own included; 0 if no layer
             has a window.
@@ -206,6 +211,8 @@ class ModelSpec:
     rope_dim: int = 0
     rope_frequencies: tuple[float, ...] = ()
     rope_factor: float = 1.0
+    rope_switch: int = 0
+    rope_long_frequencies: tuple[float, ...] = ()
     no_rope: tuple[int, ...] = ()
     window: int = 0
     windowed: tuple[int, ...] = ()
@@ -289,7 +296,7 @@ class ModelSpec:
         halves = self.rope_type is RopeType.FALCON
         if windowed and self.window_rope_theta:
             return Rope(self._plain_frequencies(self.window_rope_theta), halves, 1.0)
-        return Rope(self.frequencies, halves, self.rope_factor)
+        return Rope(self.frequencies, halves, self.rope_factor, self.rope_long_frequencies)
 
     @property
     def frequencies(self) -> tuple[float, ...]:

@@ -14,11 +14,13 @@ class Span(NamedTuple):
         rows: how many.
         position: of the first row.
         blocks: for each KV cache, the blocks that these rows see, their own included, by position.
+        lengthened: whether RoPE takes the frequencies for long texts.
     """
 
     rows: int
     position: int
     blocks: Sequence[Sequence[int]]
+    lengthened: bool = False
 
 
 @dataclass(frozen=True)

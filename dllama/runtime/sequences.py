@@ -5,8 +5,8 @@ The root decides for all nodes which blocks a sequence has. Each node's executor
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence as Ids
-from typing import NamedTuple
 
 from dllama.checks import integer
 from dllama.errors import ConfigError, ContextError
@@ -16,67 +16,7 @@ from dllama.runtime.batch import Batch, Span
 from dllama.runtime.block_pool import BlockPool, pools
 from dllama.runtime.held_blocks import HeldBlocks
 from dllama.runtime.prefix import common_prefix
-
-# Ids at the end of a prompt, where templates begin an answer. They may change in the next turn.
-SEAM = 4
-
-
-class Sequence:
-    """A text as a model keeps it.
-
-    Args:
-        held: its KV blocks in each cache.
-
-    Attributes:
-        tokens: ids that are evaluated: their keys and values are kept.
-        pending: ids that follow, from a prompt or generated, and are not evaluated yet.
-        ahead: how many ids after the tokens have keys and values already. These are drafted ids
-            that turned out right and will be tokens when they are asked for.
-        held: its KV blocks in each cache.
-        given: how many ids there are up to the last one of a prompt.
-        busy: whether a text is being generated in it, so that nobody else may change it.
-    """
-
-    def __init__(self, held: Ids[HeldBlocks]) -> None:
-        self.tokens: list[int] = []
-        self.pending: list[int] = []
-        self.ahead = 0
-        self.held = held
-        self.given = 0
-        self.busy = False
-
-    @property
-    def position(self) -> int:
-        """How many tokens are evaluated."""
-        return len(self.tokens)
-
-    def resumable(self, position: int) -> int:
-        """Return after how many of its first tokens it can go on, at most `position`.
-
-        The window of each cache must still be there.
-        """
-        while (found := min(held.resumable(position) for held in self.held)) < position:
-            position = found
-        return position
-
-    def returns_to(self, cache: int, place: int) -> bool:
-        """Return whether the next turn may need a block: that of the window before an answer."""
-        end, pool = min(self.given, self.position), self.held[cache].pool
-        return pool.first(max(0, end - SEAM)) <= place < pool.blocks(end)
-
-
-class Part(NamedTuple):
-    """Rows of one sequence in a pass.
-
-    Args:
-        sequence: the sequence; there is room for the rows (Sequences.reserve).
-        ids: of the rows, which follow its tokens.
-        wanted: rows whose logits are wanted.
-    """
-
-    sequence: Sequence
-    ids: Ids[int]
-    wanted: range
+from dllama.runtime.sequence import SEAM, Part, Sequence
 
 
 class Sequences:
@@ -91,22 +31,27 @@ class Sequences:
         vocab_size: ids are below.
         seq_len: most positions of a sequence.
         pools: the KV blocks of each cache.
+        switch: RoPE has other frequencies in texts of more tokens; 0 if it has not. A text that
+            becomes so long is evaluated again.
 
     Attributes:
         current: the sequence that LLM works on.
     """
 
-    def __init__(self, vocab_size: int, seq_len: int, pools: Ids[BlockPool]) -> None:
+    def __init__(
+        self, vocab_size: int, seq_len: int, pools: Ids[BlockPool], switch: int = 0
+    ) -> None:
         self.vocab_size = vocab_size
         self._seq_len = seq_len
         self._pools = pools
+        self._switch = switch or sys.maxsize
         self.current = self._empty()
         self._by_use = [self.current]  # last used, last
 
     @classmethod
     def of(cls, spec: ModelSpec, config: RunConfig) -> Sequences:
         """Return the sequences of a model, none of them known yet."""
-        return cls(spec.vocab_size, config.seq_len, pools(spec, config))
+        return cls(spec.vocab_size, config.seq_len, pools(spec, config), spec.rope_switch)
 
     def _empty(self) -> Sequence:
         return Sequence([HeldBlocks(pool) for pool in self._pools])
@@ -153,7 +98,7 @@ class Sequences:
             ids: at least one; they fit.
             keep: a sequence that stays as it is.
         """
-        kept, best = self._longest(ids[:-1])
+        kept, best = self._longest(ids)
         given = min(best.given, best.position)
         if best.busy or best is keep or kept < max(1, given - SEAM, (given + 1) // 2):
             best = self._fork(best, kept)
@@ -165,14 +110,19 @@ class Sequences:
 
     def known(self, ids: list[int]) -> int:
         """Return how many ids at the beginning a sequence would keep that is opened now."""
-        return self._longest(ids[:-1])[0]
+        return self._longest(ids)[0]
 
     def _longest(self, ids: list[int]) -> tuple[int, Sequence]:
-        """Return the longest prefix that can go on, and whose it is; rather one not busy."""
+        """Return the longest prefix that can go on, and whose it is; rather one not busy.
+
+        At least the last id is left out.
+        """
+        before, lengthened = ids[:-1], len(ids) > self._switch
         shared = [
-            (one.resumable(common_prefix(one.tokens, ids)), not one.busy, one)
+            (one.resumable(common_prefix(one.tokens, before)), not one.busy, one)
             for one in self._by_use
-        ]
+            if one.lengthened == lengthened or not one.tokens
+        ] or [(0, True, self._empty())]
         kept, _, best = max(shared, key=lambda entry: entry[:2])
         return kept, best
 
@@ -180,7 +130,27 @@ class Sequences:
         """Return a new sequence of the first tokens of source, in the same blocks."""
         made = Sequence([held.fork(kept) for held in source.held])
         made.tokens = source.tokens[:kept]
+        made.lengthened = source.lengthened
         return made
+
+    def suit(self, sequence: Sequence, more: int = 0) -> None:
+        """Choose the frequencies of RoPE for all ids of a sequence.
+
+        If they are others than before, all its tokens are pending again.
+
+        Args:
+            sequence: any.
+            more: how many ids will follow.
+        """
+        length = sequence.position + len(sequence.pending) + more
+        if sequence.lengthened != (length > self._switch):
+            self.give_way(sequence)
+            sequence.lengthened = not sequence.lengthened
+
+    def before_switch(self, sequence: Sequence) -> int:
+        """Return how many more positions a sequence may have with its frequencies."""
+        end = self._seq_len if sequence.lengthened else min(self._switch, self._seq_len)
+        return end - sequence.position
 
     def _use(self, sequence: Sequence) -> None:
         """Note that a sequence is used now, and drop those that hold nothing."""
@@ -308,7 +278,7 @@ class Sequences:
         first = 0
         for sequence, ids, rows in parts:
             blocks = tuple(held.seen(sequence.position, len(ids)) for held in sequence.held)
-            spans.append(Span(len(ids), sequence.position, blocks))
+            spans.append(Span(len(ids), sequence.position, blocks, sequence.lengthened))
             wanted += [first + row for row in rows]
             first += len(ids)
         copies = [
@@ -338,9 +308,10 @@ class Sequences:
         sequence.ahead = ahead
         self._use(sequence)
 
-    def extend(self, sequence: Sequence, ids: Ids[int]) -> None:
-        """Append ids of a prompt, which are pending then."""
+    def extend(self, sequence: Sequence, ids: Ids[int], more: int = 0) -> None:
+        """Append ids of a prompt, which are pending then; `more` of them will follow."""
         sequence.pending += ids
+        self.suit(sequence, more)
         sequence.given = sequence.position + len(sequence.pending)
 
     def append(self, sequence: Sequence, token: int) -> None:
@@ -350,6 +321,7 @@ class Sequences:
             sequence.pending = []
             sequence.ahead -= 1
         sequence.pending.append(token)
+        self.suit(sequence)
 
     def check(self, tokens: Ids[int]) -> list[int]:
         """Return tokens as integers; ConfigError for one out of range."""

@@ -24,7 +24,7 @@ MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe", "gemma2", "gemma3", "grok",
+    "exaone4", "granitemoe", "gemma2", "gemma3", "phi3", "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
 DROPPED = object()
@@ -33,8 +33,8 @@ DROPPED = object()
 SILENT = {
     "attention_dropout", "bos_token_id", "dtype", "eos_token_id", "initializer_range",
     "max_position_embeddings",  # only how many tokens the model takes
-    "output_router_logits", "pad_token_id", "pretraining_tp", "router_aux_loss_coef",
-    "router_jitter_noise", "transformers_version", "use_cache",
+    "embd_pdrop", "output_router_logits", "pad_token_id", "pretraining_tp", "resid_pdrop",
+    "router_aux_loss_coef", "router_jitter_noise", "transformers_version", "use_cache",
 }  # fmt: skip
 THETA = {"mixtral": 1e6, "smollm3": 2e6}
 # These count only if use_sliding_window and sliding_window are both set.
@@ -45,6 +45,7 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "exaone4": {"sliding_window_pattern"},  # layer_types says it
              "gemma3": {"attn_logit_softcapping", "sliding_window_pattern",
                         "_sliding_window_pattern"},
+             "phi3": {"original_max_position_embeddings"},  # which it has twice
              # Pairs are counted in whole numbers.
              "llama-yarn": {"beta_fast", "original_max_position_embeddings"}}  # fmt: skip
 # Values that transformers takes for a field that is absent or null, and xAI's code for Grok.
@@ -72,6 +73,7 @@ DEFAULTS_OF = {
         "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
         "use_bidirectional_attention": False,
     },
+    "phi3": {"rms_norm_eps": 1e-5},
     "glm4": {
         "partial_rotary_factor": 0.5,
         "rope_parameters": {

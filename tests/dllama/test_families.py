@@ -26,10 +26,11 @@ from dllama.model.weight_types import WeightType
 from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.footprint import footprint
 
+# Logits of phi3 depend on how long the text is (test_lengthened_texts.py).
 MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe", "gemma2", "gemma3",
+    "exaone4", "granitemoe", "gemma2", "gemma3", "phi3",
 )  # fmt: skip
 MIXTURES = ("qwen3-moe", "mixtral", "granitemoe", "grok")
 NEAR_TIE = 1e-3
@@ -107,7 +108,7 @@ def test_logits_equal_the_oracle_on_the_same_weights(folder_of, name, weights):
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [*((name, "q40") for name in (*MODELS, "grok")), ("qwen3-moe", "f32")],
+    [*((name, "q40") for name in (*MODELS, "grok") if name != "phi3"), ("qwen3-moe", "f32")],
 )
 def test_same_bits_for_any_threads_batches_and_nodes(folder_of, name, weights):
     folder = folder_of(name, weights)

@@ -20,6 +20,7 @@ typedef struct {
     int64_t rows;               /* T */
     const int32_t *ids;         /* [T] token id of a row */
     const int32_t *positions;   /* [T] position of a row in its sequence */
+    const uint8_t *lengthened;  /* [T] whether RoPE takes the frequencies for long texts */
     const int32_t *blocks;      /* [caches][most rows] KV block of the key and value of a row */
     int64_t n_wanted;
     const int32_t *wanted;      /* [n_wanted] rows whose logits are wanted, ascending */

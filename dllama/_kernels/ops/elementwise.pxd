@@ -1,6 +1,6 @@
 # Row-wise float kernels, and the encoding of rows that a matmul reads.
 
-from libc.stdint cimport int8_t, int32_t, int64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 
 from dllama._kernels.memory cimport Memory
 
@@ -34,6 +34,7 @@ cdef extern from "ops/batch.h" nogil:
         int64_t rows
         const int32_t *ids
         const int32_t *positions
+        const uint8_t *lengthened
         const int32_t *blocks
         int64_t n_wanted
         const int32_t *wanted

@@ -115,6 +115,7 @@ cdef struct Rope:
     int64_t ld
     Heads heads
     const float *turns              # [positions][pairs][2], or NULL: nothing is rotated
+    const float *long_turns         # the same for long texts
     int64_t pairs
     bint halves
     const float *q_norm             # [size] or, with squares, [count][size]; or NULL
@@ -140,10 +141,12 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     cdef int64_t kv_head = i % r.heads.kv_count, t = i // r.heads.kv_count, size = r.kv.size, h
     cdef int64_t position = run.batch.positions[t]
     cdef KVGroup g = kv_group(&r.heads, kv_head)
-    cdef const float *turns = NULL if r.turns == NULL else r.turns + position * 2 * r.pairs
+    cdef const float *turns = r.long_turns if run.batch.lengthened[t] else r.turns
     cdef float *q = r.qkv + t * r.ld
     cdef float *k = q + (r.heads.count + kv_head) * size
     cdef float q_factor = 0, k_factor = 0
+    if turns != NULL:
+        turns += position * 2 * r.pairs
     if r.squares != NULL:
         q_factor = _width_factor(r, t, 0, r.q_heads)
         k_factor = _width_factor(r, t, r.q_heads, r.kv_heads)
@@ -204,20 +207,20 @@ cdef class RopeOp(Op):
 
     cdef Rope op
     cdef KVCache cache
-    cdef RopeCache turns
+    cdef RopeCache turns, long_turns
     cdef float[::1] constant, factor
 
     def __init__(self, Bindings b, task):
         cdef Rope *r = &self.op
         rope = task.heads.rope
         self.cache = b.caches[task.heads.cache]
-        size, positions, threads = self.cache.view.size, b.max_positions, b.threads
-        radians, r.turns, r.halves = np.zeros(0), NULL, False
+        size, positions = self.cache.view.size, b.max_positions
+        radians, r.turns, r.long_turns, r.halves = np.zeros(0), NULL, NULL, False
         if rope is not None:
-            self.turns = b.shared(("rope", rope), lambda: RopeCache(
-                rope.frequencies, positions, rope.factor, threads))
+            self.turns = _cache(b, rope.frequencies, positions, rope.factor)
+            self.long_turns = _cache(b, rope.long_frequencies or rope.frequencies, positions, rope.factor)
             radians, r.turns, r.halves = self.turns.radians, self.turns.at(0), rope.halves
-            r.pairs = self.turns.pairs
+            r.pairs, r.long_turns = self.turns.pairs, self.long_turns.at(0)
         r.qkv, r.ld = b.floats(task.src), b.rows(task.src).k
         r.heads = heads_of(task.heads)
         r.kv, r.layer = &self.cache.view, task.heads.cache_layer
@@ -237,6 +240,13 @@ cdef class RopeOp(Op):
                 1.0 if rope is None else rope.factor)
             r.constant, r.factor = &self.constant[0], &self.factor[0]
         self.stage(rope_items, rope_item, r)
+
+
+cdef RopeCache _cache(Bindings b, frequencies, int64_t positions, double factor):
+    """The cache of some frequencies, which tasks share."""
+    threads = b.threads
+    return b.shared(("rope", frequencies, factor),
+                    lambda: RopeCache(frequencies, positions, factor, threads))
 
 
 def _of_biases(biases, radians, halves, rope_factor):

@@ -21,6 +21,8 @@ SCALED = {"rope_theta": 5e5, "rope_type": RopeType.LLAMA31,
 PLAIN = {"rope_theta": 10000.0}
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 NEW = {"rope_type": "default", "rope_theta": 5e5}
+LONGROPE = {"type": "longrope", "short_factor": 4 * [1.0], "long_factor": [1, 2, 4, 8],
+            "original_max_position_embeddings": 16}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,15 @@ def test_the_original_context_of_yarn_is_the_context_by_default():
     config = {"rope_scaling": given, "max_position_embeddings": 64}
     expected = read_rope({"rope_scaling": YARN}, "config.json", 64)
     assert read_rope(config, "config.json", 64) == expected
+
+
+def test_longrope_has_frequencies_for_short_and_for_long_texts():
+    found = read_rope({"rope_scaling": LONGROPE, "max_position_embeddings": 64}, "config.json", 8)
+    plain = rope_frequencies(8, 10000.0)
+    np.testing.assert_allclose(found["rope_frequencies"], plain)
+    np.testing.assert_allclose(found["rope_long_frequencies"], plain / [1, 2, 4, 8])
+    assert found["rope_switch"] == 16
+    assert found["rope_factor"] == pytest.approx(np.sqrt(1 + np.log(4) / np.log(16)))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +168,12 @@ def test_a_default_of_the_family():
         ({"rope_scaling": {"factor": 8.0}}, UnsupportedError, "factor 8.0 has no rope_type"),
         ({"rope_scaling": {"type": "linear", "factor": 1, "attention_factor": 0.5}},
          UnsupportedError, "attention_factor 0.5 is not supported for the rope type 'linear'"),
-        ({"rope_scaling": {"type": "longrope", "factor": 1}}, UnsupportedError, "'longrope'"),
+        ({"rope_scaling": LONGROPE, "max_position_embeddings": 64}, FormatError,
+         "short_factor is 4 numbers, expected 32"),
+        ({"rope_scaling": {**LONGROPE, "long_factor": [1, 2, 0, 4]},
+          "max_position_embeddings": 64}, FormatError,
+         r"long_factor is \[1, 2, 0, 4\], expected a list of positive numbers"),
+        ({"rope_scaling": {**LONGROPE, "beta_fast": 3}}, UnsupportedError, "beta_fast"),
         ({"rope_scaling": {**LLAMA3, "attention_factor": 1.3}}, UnsupportedError,
          "attention_factor 1.3 is not supported"),
         ({"rope_parameters": {**NEW, "mrope_section": [2, 1, 1]}}, UnsupportedError,

@@ -138,7 +138,7 @@ def test_an_interrupted_prompt_is_finished_later(llm, rng):
     assert len(list(llm.generate(ids, 3, ignore_eos=True))) == 3
 
 
-@pytest.mark.parametrize("where", ["run", "shards"])
+@pytest.mark.parametrize("where", ["run", "rows"])
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_an_exception_of_a_signal_handler(converted, monkeypatch, nodes, where):
     """One node goes on as if nothing had been. Several do not: a worker's message may be unread."""

@@ -14,7 +14,8 @@ from dllama.runtime.batch import Span
 from dllama.runtime.block_pool import BlockPool
 from dllama.runtime.footprint import footprint
 from dllama.runtime.prefix import common_prefix
-from dllama.runtime.sequences import Part, Sequences
+from dllama.runtime.sequence import Part
+from dllama.runtime.sequences import Sequences
 
 MODEL = "llama-gqa"
 

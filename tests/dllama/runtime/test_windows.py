@@ -17,7 +17,8 @@ from dllama.run_config import RunConfig
 from dllama.runtime.block_pool import BlockPool
 from dllama.runtime.footprint import footprint
 from dllama.runtime.held_blocks import GONE
-from dllama.runtime.sequences import Part, Sequences
+from dllama.runtime.sequence import Part
+from dllama.runtime.sequences import Sequences
 
 BLOCK, ROWS, LENGTH = 16, 8, 4000
 

@@ -104,6 +104,8 @@ def _rotate(spec, x, halves, windowed):
     else:
         plain = ops.rope_frequencies(size, spec.rope_theta, spec.rope_scaling)
         frequencies = spec.rope_frequencies or plain
+        if 0 < spec.rope_switch < len(x):
+            frequencies = spec.rope_long_frequencies
     turned = ops.rope(x[..., :size], np.arange(len(x)), frequencies, halves=halves)
     x[..., :size] = factor * turned
 

@@ -1,0 +1,71 @@
+"""A sequence: the ids whose keys and values a model keeps, and the KV blocks that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Ids
+from typing import NamedTuple
+
+from dllama.runtime.held_blocks import HeldBlocks
+
+# Ids at the end of a prompt, where templates begin an answer. They may change in the next turn.
+SEAM = 4
+
+
+class Sequence:
+    """A text as a model keeps it.
+
+    Args:
+        held: its KV blocks in each cache.
+
+    Attributes:
+        tokens: ids that are evaluated: their keys and values are kept.
+        pending: ids that follow, from a prompt or generated, and are not evaluated yet.
+        ahead: how many ids after the tokens have keys and values already. These are drafted ids
+            that turned out right and will be tokens when they are asked for.
+        held: its KV blocks in each cache.
+        given: how many ids there are up to the last one of a prompt.
+        busy: whether a text is being generated in it, so that nobody else may change it.
+        lengthened: whether RoPE takes the frequencies for long texts.
+    """
+
+    def __init__(self, held: Ids[HeldBlocks]) -> None:
+        self.tokens: list[int] = []
+        self.pending: list[int] = []
+        self.ahead = 0
+        self.held = held
+        self.given = 0
+        self.busy = False
+        self.lengthened = False
+
+    @property
+    def position(self) -> int:
+        """How many tokens are evaluated."""
+        return len(self.tokens)
+
+    def resumable(self, position: int) -> int:
+        """Return after how many of its first tokens it can go on, at most `position`.
+
+        The window of each cache must still be there.
+        """
+        while (found := min(held.resumable(position) for held in self.held)) < position:
+            position = found
+        return position
+
+    def returns_to(self, cache: int, place: int) -> bool:
+        """Return whether the next turn may need a block: that of the window before an answer."""
+        end, pool = min(self.given, self.position), self.held[cache].pool
+        return pool.first(max(0, end - SEAM)) <= place < pool.blocks(end)
+
+
+class Part(NamedTuple):
+    """Rows of one sequence in a pass.
+
+    Args:
+        sequence: the sequence; there is room for the rows (Sequences.reserve).
+        ids: of the rows, which follow its tokens.
+        wanted: rows whose logits are wanted.
+    """
+
+    sequence: Sequence
+    ids: Ids[int]
+    wanted: range
