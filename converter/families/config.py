@@ -134,6 +134,20 @@ def experts(config: Config, path: object) -> tuple[int, int]:
     return count, taken
 
 
+def dense_layers(config: Config, layers: int, path: object) -> tuple[int, ...]:
+    """The layers without experts: mlp_only_layers, and all but those of every so many.
+
+    Args:
+        config: the config.
+        layers: how many the model has.
+        path: its file, for messages.
+    """
+    only, step = config.get("mlp_only_layers") or [], size(config, "decoder_sparse_step", path, 1)
+    if not isinstance(only, list) or not all(is_integer(layer, 0, layers - 1) for layer in only):
+        raise FormatError(path, "mlp_only_layers", repr(only), f"a list of layers below {layers}")
+    return tuple(layer for layer in range(layers) if layer in only or (layer + 1) % step)
+
+
 def refuse_set(config: Config, fields: tuple[str, ...], path: object) -> None:
     """UnsupportedError if one of the fields is true."""
     for field in fields:

@@ -29,13 +29,12 @@ KEYS = (
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
     count, taken = fields.experts(config, path)
-    fields.refuse_set(config, ("mlp_only_layers",), path)
-    if fields.size(config, "decoder_sparse_step", path, 1) != 1:
-        raise UnsupportedError(f"{path}: decoder_sparse_step is not 1: some layers are dense")
     if not fields.flag(config, "use_qk_norm", path, True):
         raise UnsupportedError(f"{path}: use_qk_norm false is not supported")
+    spec = qwen3.read_config(config, weights, path, layered=False)
     return replace(
-        qwen3.read_config(config, weights, path, layered=False),
+        spec,
+        dense=fields.dense_layers(config, spec.n_layers, path),
         arch=Arch.QWEN3_MOE,
         n_experts=count,
         n_active_experts=taken,
@@ -46,7 +45,9 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
 
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file."""
-    return with_experts(qwen3.sources(spec), lambda at: _expert_sources(at, spec.n_experts))
+    return with_experts(
+        qwen3.sources(spec), lambda at: _expert_sources(at, spec.n_experts), spec.dense
+    )
 
 
 def _expert_sources(at: str, count: int) -> Iterator[Source]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from dllama.model.spec import ModelSpec, RopeType
@@ -111,17 +111,23 @@ def _rows(spec: ModelSpec, names: Mapping[str, str], name: str) -> tuple[int, in
 
 
 def with_experts(
-    dense: Iterable[Source], layer_experts: Callable[[str], Iterator[Source]]
+    dense: Iterable[Source],
+    layer_experts: Callable[[str], Iterator[Source]],
+    without: Collection[int] = (),
 ) -> Iterator[Source]:
     """The sources of a dense model, with experts instead of feed-forward networks.
 
     Args:
         dense: sources of the dense model.
         layer_experts: from the prefix of a layer in the model file to its router and experts.
+        without: layers that stay as they are.
     """
+    kept = {f"layers.{layer}" for layer in without}
     for source in dense:
         at, _, name = source.name.rpartition(".")
-        if name == "gate":
+        if at in kept:
+            yield source
+        elif name == "gate":
             yield from layer_experts(f"{at}.")
         elif name not in ("down", "up"):
             yield source

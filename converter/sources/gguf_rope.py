@@ -110,8 +110,8 @@ def _longrope(config: Config, given: Given, factors: Factors) -> dict[str, Any]:
         raise FormatError(given.path, SHORT, "missing", f"a tensor beside {LONG}")
     return {
         "rope_type": "longrope",
-        "long_factor": factors[LONG].tolist(),
-        "short_factor": factors[SHORT].tolist(),
+        "long_factor": [float(str(one)) for one in factors[LONG]],  # as Given.get
+        "short_factor": [float(str(one)) for one in factors[SHORT]],
         "original_max_position_embeddings": _original(config, given),
         "attention_factor": _number(given, MORE, 1.0),
     }

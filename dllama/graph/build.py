@@ -145,32 +145,33 @@ def _heads(b: GraphBuilder) -> Heads:
 
 def _feed_forward(b: GraphBuilder) -> None:
     """x += feed-forward network of the norm of x."""
-    spec, shard, at, biases = b.spec, b.shard, b.at, b.features.biases
+    spec, at, biases = b.spec, b.at, b.features.biases
+    network = b.shard.networks[b.features.width]
     bias = at + "down_bias" if biases else ""
-    if not shard.hidden:
-        _add_to_x(b, None, shard.down_sum, "ffn", bias)
+    if not network.hidden:
+        _add_to_x(b, None, network.down_sum, "ffn", bias)
         return
-    matrices = gated(spec, shard, at, [at], apart=biases)
-    down = whole(spec, at + "down", range(spec.dim), shard.hidden)
-    hidden = b.input("hidden", len(shard.hidden), down.weight_type)
+    matrices = gated(spec, network.hidden, at, [at], apart=biases)
+    down = whole(spec, at + "down", range(spec.dim), network.hidden)
+    hidden = b.input("hidden", len(network.hidden), down.weight_type)
     norm = at + "ffn_norm" if b.features.norms_before else ""
     b.norm_for("normed", norm, [matrix.weight_type for matrix in matrices])
     sources = [b.input("normed", spec.dim, matrix.weight_type) for matrix in matrices]
     if len(matrices) == 1:
         b.multiply("matmul", sources[0], hidden, matrices[0], then=_activation(spec))
     else:
-        width = gated_width(shard)
+        width = gated_width(network.hidden)
         both = b.buffer("gate_up", 2 * width)
         for src, matrix, column in zip(sources, matrices, (0, width), strict=True):
             name = matrix.name + "_bias"
-            added = b.vector(name, (name, shard.hidden), least=width) if biases else ""
+            added = b.vector(name, (name, network.hidden), least=width) if biases else ""
             b.multiply("matmul", src, both, matrix, column=column, bias=added)
         b.task("activate", both, hidden, then=_activation(spec))
 
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("matmul", hidden, dst, down, then=then, sums=sums)
 
-    _add_to_x(b, project, shard.down_sum, "ffn", bias)
+    _add_to_x(b, project, network.down_sum, "ffn", bias)
 
 
 def _experts(b: GraphBuilder) -> None:
@@ -179,9 +180,9 @@ def _experts(b: GraphBuilder) -> None:
     Rows are sorted by expert, so that a pass reads the weights of each chosen expert once and
     those of the others never. Every node has the router and makes the same choice.
     """
-    spec, shard, at = b.spec, b.shard, b.at
-    if not shard.hidden:
-        _add_to_x(b, None, shard.down_sum, "ffn")
+    spec, at, network = b.spec, b.at, b.shard.networks[b.features.width]
+    if not network.hidden:
+        _add_to_x(b, None, network.down_sum, "ffn", parts="experts")
         return
     taken = spec.n_active_experts
     routed = b.buffer("routed", spec.dim)
@@ -199,25 +200,26 @@ def _experts(b: GraphBuilder) -> None:
     b.task("route", scores, routes)
 
     prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
-    matrices = gated(spec, shard, at + "experts_", prefixes)
-    down = down_of_experts(spec, shard, at + "experts_down", prefixes)
+    matrices = gated(spec, network.hidden, at + "experts_", prefixes)
+    down = down_of_experts(spec, network.hidden, at + "experts_down", prefixes)
     sources = [b.input("dispatched", spec.dim, one.weight_type, taken) for one in matrices]
     for src in sorted(set(sources)):
         b.task("dispatch", routed, src, routes=routes)
-    hidden = b.input("expert_hidden", len(shard.hidden), down.weight_type, taken)
+    hidden = b.input("expert_hidden", len(network.hidden), down.weight_type, taken)
     act = _activation(spec)
     if len(matrices) == 1:
         b.multiply("experts_gated", sources[0], hidden, matrices[0], then=act, routes=routes)
     else:
-        both = b.buffer("expert_gate_up", 2 * gated_width(shard), rows=taken)
-        for src, matrix, column in zip(sources, matrices, (0, gated_width(shard)), strict=True):
+        width = gated_width(network.hidden)
+        both = b.buffer("expert_gate_up", 2 * width, rows=taken)
+        for src, matrix, column in zip(sources, matrices, (0, width), strict=True):
             b.multiply("experts_gated", src, both, matrix, column=column, routes=routes)
         b.task("experts_activate", both, hidden, then=act, routes=routes)
 
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("experts_sum", hidden, dst, down, then=then, sums=sums, routes=routes)
 
-    _add_to_x(b, project, shard.down_sum, "ffn")
+    _add_to_x(b, project, network.down_sum, "ffn", parts="experts")
 
 
 def _activation(spec: ModelSpec) -> Then:
@@ -225,7 +227,12 @@ def _activation(spec: ModelSpec) -> Then:
 
 
 def _add_to_x(
-    b: GraphBuilder, product: Product | None, sums: Summation, block: str, bias: str = ""
+    b: GraphBuilder,
+    product: Product | None,
+    sums: Summation,
+    block: str,
+    bias: str = "",
+    parts: str = "",
 ) -> None:
     """x += the sum of a product over all nodes, or its norm if the layer has norms after blocks.
 
@@ -235,13 +242,14 @@ def _add_to_x(
         sums: the order in which the node sums its columns, and all nodes their sums.
         block: attention or ffn.
         bias: a vector that is added to the sum.
+        parts: what the products are of, if not the block; a name for their buffer.
     """
     spec, shard = b.spec, b.shard
     alone, normed = shard.world_size == 1, b.features.norms_after
     dst = "x"
     if not alone or normed:
         rows = max(1, len(sums.adds[shard.rank]))
-        dst = b.buffer(f"{block}_out", spec.dim, rows=rows)
+        dst = b.buffer(f"{parts or block}_out", spec.dim, rows=rows)
     if product:
         product(dst, Then.ADD if dst == "x" else Then.STORE, sums.segments)
     if not alone:

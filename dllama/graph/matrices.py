@@ -46,13 +46,13 @@ def _head_rows(spec: ModelSpec, shard: Shard, letter: str) -> range:
     return range(heads.start * spec.head_dim, heads.stop * spec.head_dim)
 
 
-def gated_width(shard: Shard) -> int:
+def gated_width(hidden: range) -> int:
     """Rows of gate (and of up) of one expert in the matrices of a node, rounded up to blocks."""
-    return GATED_ROWS * -(-len(shard.hidden) // GATED_ROWS)
+    return GATED_ROWS * -(-len(hidden) // GATED_ROWS)
 
 
 def gated(
-    spec: ModelSpec, shard: Shard, name: str, prefixes: Sequence[str], apart: bool = False
+    spec: ModelSpec, hidden: range, name: str, prefixes: Sequence[str], apart: bool = False
 ) -> list[Matrix]:
     """Gate and up of a feed-forward network, or of all experts.
 
@@ -61,25 +61,25 @@ def gated(
 
     Args:
         spec: the model.
-        shard: what the node holds of it.
+        hidden: the units that the node holds.
         name: name of the matrix, to which `gate_up`, `gate` or `up` is appended.
         prefixes: prefixes of tensor names, one for each expert.
         apart: whether they are two matrices anyway.
     """
-    width = gated_width(shard)
+    width = gated_width(hidden)
     same = spec.type_of(prefixes[0] + "gate") is spec.type_of(prefixes[0] + "up")
     if same and not apart:
         places = {"gate": 0, "up": GATED_ROWS}
-        return [_stacked(spec, shard, name + "gate_up", prefixes, places, 2 * width, GATED_ROWS)]
+        return [_stacked(spec, hidden, name + "gate_up", prefixes, places, 2 * width, GATED_ROWS)]
     return [
-        _stacked(spec, shard, name + tensor, prefixes, {tensor: 0}, width)
+        _stacked(spec, hidden, name + tensor, prefixes, {tensor: 0}, width)
         for tensor in ("gate", "up")
     ]
 
 
 def _stacked(
     spec: ModelSpec,
-    shard: Shard,
+    hidden: range,
     name: str,
     prefixes: Sequence[str],
     places: dict[str, int],
@@ -90,7 +90,7 @@ def _stacked(
 
     Args:
         spec: the model.
-        shard: what the node holds of it.
+        hidden: the units that the node holds.
         name: name of the matrix.
         prefixes: prefixes of tensor names.
         places: by the last word of a tensor's name, its first row within the rows of a prefix.
@@ -98,9 +98,7 @@ def _stacked(
         block: if not 0, two tensors alternate in blocks of this many rows.
     """
     slices = [
-        TensorSlice(
-            prefix + tensor, shard.hidden, range(spec.dim), index * rows + at, block, 2 * block
-        )
+        TensorSlice(prefix + tensor, hidden, range(spec.dim), index * rows + at, block, 2 * block)
         for index, prefix in enumerate(prefixes)
         for tensor, at in places.items()
     ]
@@ -108,12 +106,12 @@ def _stacked(
     return Matrix(name, len(prefixes) * rows, spec.dim, tuple(slices), kind)
 
 
-def down_of_experts(spec: ModelSpec, shard: Shard, name: str, prefixes: Sequence[str]) -> Matrix:
+def down_of_experts(spec: ModelSpec, hidden: range, name: str, prefixes: Sequence[str]) -> Matrix:
     """The down projections of all experts, stacked, each padded to whole panels."""
     rows = PANEL * -(-spec.dim // PANEL)
     slices = [
-        TensorSlice(prefix + "down", range(spec.dim), shard.hidden, index * rows)
+        TensorSlice(prefix + "down", range(spec.dim), hidden, index * rows)
         for index, prefix in enumerate(prefixes)
     ]
     kind = spec.type_of(slices[0].tensor)
-    return Matrix(name, len(prefixes) * rows, len(shard.hidden), tuple(slices), kind)
+    return Matrix(name, len(prefixes) * rows, len(hidden), tuple(slices), kind)

@@ -7,7 +7,7 @@ in contiguous ranges. Ranks count from 0, the root; `world_size` is the number o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dllama.errors import ConfigError
@@ -21,6 +21,19 @@ BLOCK = 32
 
 
 @dataclass(frozen=True)
+class Network:
+    """What one node holds of feed-forward networks of some width, or of every expert.
+
+    Args:
+        hidden: its units; may be empty.
+        down_sum: how columns of the down projection are summed.
+    """
+
+    hidden: range
+    down_sum: Summation
+
+
+@dataclass(frozen=True)
 class Shard:
     """What one node holds of a model.
 
@@ -29,22 +42,30 @@ class Shard:
         world_size: number of nodes.
         heads: query heads.
         kv_heads: KV heads that these read; other nodes may hold them too.
-        hidden: units of the feed-forward network, or of every expert; may be empty.
         vocab: rows of the output matrix.
         heads_of: query heads and KV heads of every rank.
         output_sum: how columns of the output projection are summed.
-        down_sum: how columns of the down projection are summed.
+        networks: by width, that of most layers first.
     """
 
     rank: int
     world_size: int
     heads: range
     kv_heads: range
-    hidden: range
     vocab: range
     heads_of: tuple[tuple[range, range], ...]
     output_sum: Summation
-    down_sum: Summation
+    networks: Mapping[int, Network]
+
+    @property
+    def hidden(self) -> range:
+        """Units of the feed-forward network of most layers, or of every expert."""
+        return next(iter(self.networks.values())).hidden
+
+    @property
+    def sums(self) -> tuple[Summation, ...]:
+        """How columns are summed, in all blocks that there are."""
+        return (self.output_sum, *(network.down_sum for network in self.networks.values()))
 
     def held_heads(self, n_heads: int) -> tuple[tuple[range, range], ...]:
         """The columns of every rank in rows of all query heads, then all KV heads."""
@@ -75,20 +96,19 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
             f"the model has {spec.n_heads} query heads and {spec.vocab_size} tokens"
         )
     heads = deal(spec.n_heads, shares, 1)
-    blocks = deal(-(-spec.ffn_dim // BLOCK), shares)
+    networks = {width: networks_of(width, shares, exact) for width in spec.widths}
     vocab = deal(spec.vocab_size, shares, 1)
     heads_of = tuple((one, kv_heads_of(spec, one)) for one in heads)
-    output, down = output_sums(spec, heads, exact), down_sums(spec, blocks, exact)
+    output = output_sums(spec, heads, exact)
     return [
         Shard(
             rank,
             world_size,
             *heads_of[rank],
-            hidden_of(spec, blocks[rank]),
             vocab[rank],
             heads_of,
             output[rank],
-            down[rank],
+            {width: nodes[rank] for width, nodes in networks.items()},
         )
         for rank in range(world_size)
     ]
@@ -100,9 +120,18 @@ def kv_heads_of(spec: ModelSpec, heads: range) -> range:
     return range(heads.start // group, (heads.stop - 1) // group + 1)
 
 
-def hidden_of(spec: ModelSpec, blocks: range) -> range:
+def networks_of(width: int, shares: Sequence[float], exact: bool) -> list[Network]:
+    """What each node holds of networks of a width, in a dense layer or in an expert."""
+    count = -(-width // BLOCK)
+    blocks = deal(count, shares)
+    tree = sum_tree.tree_of(count)
+    sums = sum_tree.summations(blocks, tree, lambda some: len(hidden_of(width, some)), exact)
+    return [Network(hidden_of(width, one), down) for one, down in zip(blocks, sums, strict=True)]
+
+
+def hidden_of(width: int, blocks: range) -> range:
     """The hidden units of some blocks. The last block of the network may be shorter."""
-    return range(min(spec.ffn_dim, BLOCK * blocks.start), min(spec.ffn_dim, BLOCK * blocks.stop))
+    return range(min(width, BLOCK * blocks.start), min(width, BLOCK * blocks.stop))
 
 
 def columns_of(spec: ModelSpec, heads: range) -> range:
@@ -122,9 +151,3 @@ def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Su
     unit = spec.o_block
     tree = sum_tree.tree_of(spec.n_heads, 1, lambda head: head * spec.head_dim % unit == 0)
     return sum_tree.summations(heads, tree, lambda some: len(columns_of(spec, some)), exact)
-
-
-def down_sums(spec: ModelSpec, blocks: Sequence[range], exact: bool) -> list[Summation]:
-    """How each node sums the columns of its hidden units, in a dense layer or in an expert."""
-    tree = sum_tree.tree_of(-(-spec.ffn_dim // BLOCK))
-    return sum_tree.summations(blocks, tree, lambda some: len(hidden_of(spec, some)), exact)

@@ -231,7 +231,8 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
     if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
         raise FormatError(path, "head_dim", spec.head_dim, "even, 2 to 512")
-    for field, layers in (("no_rope", spec.no_rope), ("windowed", spec.windowed)):
+    for field in LAYERS.values():
+        layers = getattr(spec, field)
         if list(layers) != sorted(set(layers) & set(range(spec.n_layers))):
             raise FormatError(path, field, list(layers), f"ascending layers of {spec.n_layers}")
     if bool(spec.window) != bool(spec.windowed):
@@ -255,14 +256,16 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     if spec.n_layers * spec.n_experts > MOST_EXPERTS:
         found = f"{spec.n_experts} in each of {spec.n_layers} layers"
         raise FormatError(path, "n_experts", found, f"at most {MOST_EXPERTS} together")
-    hidden = "moe_hidden_dim" if spec.ffn_dim != spec.hidden_dim else "hidden_dim"
-    fields = {"o": "heads * head_dim", "down": hidden}
+    if spec.dense and not spec.n_experts:
+        raise FormatError(path, "dense", list(spec.dense), "none in a model without experts")
     for tensor in typed(spec):
         kind = spec.type_of(tensor)
         width = width_of(spec, tensor)
         if width % kind.block_size:
+            hidden = "hidden_dim" if width == spec.hidden_dim else "moe_hidden_dim"
+            sizes = {"o": "heads * head_dim", "down": hidden}
             expected = f"a multiple of {kind.block_size} for {kind.name.lower()} weights"
-            raise FormatError(path, fields.get(tensor.rpartition(".")[2], "dim"), width, expected)
+            raise FormatError(path, sizes.get(tensor.rpartition(".")[2], "dim"), width, expected)
 
 
 def write_header(spec: ModelSpec, path: object = "model") -> bytes:

@@ -65,6 +65,7 @@ class Key(IntEnum):
     QK_NORM = 1026
     ROPE_SWITCH = 1027
     ROPE_LONG_FREQUENCIES = 1028
+    DENSE = 1040
 
 
 # Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
@@ -93,7 +94,7 @@ NUMBERS = {
     Key.ROPE_SWITCH: "rope_switch",
 }
 # These stand in a header several times: for each layer, or for each half of each float64.
-LAYERS = {Key.NO_ROPE: "no_rope", Key.WINDOWED: "windowed"}
+LAYERS = {Key.NO_ROPE: "no_rope", Key.WINDOWED: "windowed", Key.DENSE: "dense"}
 DOUBLES = {
     Key.ROPE_FREQUENCIES: "rope_frequencies",
     Key.ROPE_LONG_FREQUENCIES: "rope_long_frequencies",

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import product
 
 from dllama.model.weight_types import WeightType
 
@@ -111,6 +112,7 @@ class Layer:
     Args:
         attention: how it attends.
         experts: whether the second block is a mixture of experts.
+        width: units of the feed-forward network, or of each expert.
         biases: whether the matrices of a feed-forward network have biases.
         norms_before: whether the input of each block is normalised.
         norms_after: whether the output of each block is normalised before it is added to the
@@ -119,6 +121,7 @@ class Layer:
 
     attention: Attention
     experts: bool
+    width: int
     biases: bool
     norms_before: bool
     norms_after: bool
@@ -170,6 +173,7 @@ class ModelSpec:
         window_rope_theta: rope_theta of windowed layers, whose frequencies are not scaled then; 0
             if they rotate as the others do.
         n_experts: experts of a layer; 0 for a dense model.
+        dense: layers without experts in a model with experts, ascending.
         n_active_experts: experts that a token takes.
         moe_hidden_dim: width of one expert; 0 stands for hidden_dim.
         qkv_bias: whether q, k and v have biases.
@@ -218,6 +222,7 @@ class ModelSpec:
     windowed: tuple[int, ...] = ()
     window_rope_theta: float = 0.0
     n_experts: int = 0
+    dense: tuple[int, ...] = ()
     n_active_experts: int = 0
     moe_hidden_dim: int = 0
     qkv_bias: bool = False
@@ -267,20 +272,27 @@ class ModelSpec:
         """Width of the feed-forward network, or of one expert."""
         return (self.n_experts and self.moe_hidden_dim) or self.hidden_dim
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """All widths of feed-forward networks and experts, that of most layers first."""
+        both = (self.ffn_dim, self.hidden_dim) if self.dense else (self.ffn_dim,)
+        return tuple(dict.fromkeys(both))
+
     def layer(self, index: int) -> Layer:
         """The blocks of a layer."""
-        return self._layers[index in self.windowed, index not in self.no_rope]
+        experts = self.n_experts > 0 and index not in self.dense
+        return self._layers[index in self.windowed, index not in self.no_rope, experts]
 
     @cached_property
-    def _layers(self) -> dict[tuple[bool, bool], Layer]:
-        """The blocks of layers, by whether they have a window and whether they have RoPE."""
+    def _layers(self) -> dict[tuple[bool, bool, bool], Layer]:
+        """The blocks of layers, by whether they have a window, RoPE and experts."""
+        either = (False, True)
         return {
-            (windowed, rotated): self._layer_of(windowed, rotated)
-            for windowed in (False, True)
-            for rotated in (False, True)
+            (windowed, rotated, experts): self._layer_of(windowed, rotated, experts)
+            for windowed, rotated, experts in product(either, either, either)
         }
 
-    def _layer_of(self, windowed: bool, rotated: bool) -> Layer:
+    def _layer_of(self, windowed: bool, rotated: bool, experts: bool) -> Layer:
         attention = Attention(
             rope=self._rope(windowed) if rotated else None,
             window=self.window if windowed else 0,
@@ -290,7 +302,14 @@ class ModelSpec:
             biases=self.qkv_bias,
             o_bias=self.o_bias,
         )
-        return Layer(attention, self.n_experts > 0, self.ffn_bias, self.pre_norms, self.post_norms)
+        return Layer(
+            attention,
+            experts,
+            self.ffn_dim if experts else self.hidden_dim,
+            self.ffn_bias,
+            self.pre_norms,
+            self.post_norms,
+        )
 
     def _rope(self, windowed: bool) -> Rope:
         halves = self.rope_type is RopeType.FALCON

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from dllama.model.spec import ModelSpec, QKNorm
+from dllama.model.spec import Layer, ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
 
 
@@ -45,11 +45,11 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield at + "v_bias", (spec.kv_dim,)
         if features.attention.o_bias:
             yield at + "o_bias", (spec.dim,)
-        yield from _feed_forward(spec, at, features.experts)
+        yield from _feed_forward(spec, at, features)
         if features.biases:
-            yield at + "gate_bias", (spec.ffn_dim,)
+            yield at + "gate_bias", (features.width,)
             yield at + "down_bias", (spec.dim,)
-            yield at + "up_bias", (spec.ffn_dim,)
+            yield at + "up_bias", (features.width,)
         if features.attention.norm is not QKNorm.NONE:
             heads = features.attention.norm is QKNorm.HEAD
             yield at + "q_norm", (spec.head_dim if heads else spec.q_dim,)
@@ -65,34 +65,38 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "output", (spec.vocab_size, spec.dim)
 
 
-def _feed_forward(spec: ModelSpec, at: str, experts: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _feed_forward(
+    spec: ModelSpec, at: str, features: Layer
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
     prefixes = [at]
-    if experts:
+    if features.experts:
         yield at + "router", (spec.n_experts, spec.dim)
         prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
     for prefix in prefixes:
-        yield prefix + "gate", (spec.ffn_dim, spec.dim)
-        yield prefix + "down", (spec.dim, spec.ffn_dim)
-        yield prefix + "up", (spec.ffn_dim, spec.dim)
+        yield prefix + "gate", (features.width, spec.dim)
+        yield prefix + "down", (spec.dim, features.width)
+        yield prefix + "up", (features.width, spec.dim)
 
 
 def typed(spec: ModelSpec) -> list[str]:
     """Names that ModelSpec.tensor_types uses: every matrix, but the experts of a layer as one."""
     names = ["embedding"]
     for layer in range(spec.n_layers):
-        at = f"layers.{layer}."
+        at, experts = f"layers.{layer}.", spec.layer(layer).experts
         names += [at + name for name in ("q", "k", "v", "o")]
-        if spec.n_experts:
+        if experts:
             names.append(at + "router")
-        within = at + "experts." if spec.n_experts else at
+        within = at + "experts." if experts else at
         names += [within + name for name in ("gate", "down", "up")]
     return names if spec.tied else [*names, "output"]
 
 
 def width_of(spec: ModelSpec, name: str) -> int:
     """Columns of the matrix that `typed` calls by this name."""
-    return {"o": spec.q_dim, "down": spec.ffn_dim}.get(name.rpartition(".")[2], spec.dim)
+    if name.endswith(".down"):
+        return spec.layer(int(name.split(".")[1])).width
+    return spec.q_dim if name.endswith(".o") else spec.dim
 
 
 def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:

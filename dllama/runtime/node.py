@@ -55,11 +55,11 @@ def communicator_of(
             that the root has gone.
     """
     shard = graph.shard
-    both = zip(shard.output_sum.adds, shard.down_sum.adds, strict=True)
+    blocks = zip(*(one.adds for one in shard.sums), strict=True)
     return Communicator(
         links,
         rank,
-        sums=[max(map(len, adds)) for adds in both],
+        sums=[max(map(len, adds)) for adds in blocks],
         dim=graph.spec.dim,
         max_rows=config.batch,
         wire=int(NUMBERS[config.buffer]),

@@ -24,7 +24,7 @@ MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe", "gemma2", "gemma3", "phi3", "grok",
+    "exaone4", "granitemoe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3", "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
 DROPPED = object()
@@ -42,6 +42,8 @@ WINDOW = {"max_window_layers", "sliding_window", "use_sliding_window"}
 SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermediate_size"},
              "smollm3": WINDOW | {"no_rope_layer_interval"},
              "qwen2-window": {"max_window_layers"},
+             # Three of four layers are dense anyway.
+             "qwen3-moe-mix": WINDOW | {"decoder_sparse_step"},
              "exaone4": {"sliding_window_pattern"},  # layer_types says it
              "gemma3": {"attn_logit_softcapping", "sliding_window_pattern",
                         "_sliding_window_pattern"},
@@ -62,6 +64,7 @@ DEFAULTS_OF = {
                 "residual_multiplier": 1.0},
     "smollm3": {"layer_types": ["full_attention"] * 3},
     "qwen2-window": {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
+    "qwen3-moe-mix": {"norm_topk_prob": False},
     "exaone4": {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "rms_norm_eps": 1e-5,

@@ -30,9 +30,9 @@ from dllama.runtime.footprint import footprint
 MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe", "gemma2", "gemma3", "phi3",
+    "exaone4", "granitemoe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3",
 )  # fmt: skip
-MIXTURES = ("qwen3-moe", "mixtral", "granitemoe", "grok")
+MIXTURES = ("qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "grok")
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))
 
@@ -139,11 +139,12 @@ def test_more_nodes_than_kv_heads(standing, folder_of, name, nodes):
 
 
 def random_model(path):
-    """A model with all features of Grok, and enough heads and hidden units for 8 nodes."""
+    """A model with all features of Grok and others, enough heads and units for 8 nodes."""
     spec = ModelSpec(
-        arch=Arch.LLAMA, dim=72, hidden_dim=512, n_layers=2, n_heads=8, n_kv_heads=4, head_dim=32,
+        arch=Arch.LLAMA, dim=72, hidden_dim=512, n_layers=3, n_heads=8, n_kv_heads=4, head_dim=32,
         vocab_size=96, seq_len=128, weight_type=WeightType.F32, hidden_act=HiddenAct.GELU,
-        n_experts=5, n_active_experts=3, topk_normalised=False, qkv_bias=True, post_norms=True,
+        n_experts=5, n_active_experts=3, moe_hidden_dim=384, dense=(2,), topk_normalised=False,
+        qkv_bias=True, post_norms=True,
         embedding_scale=7.5, attention_scale=0.25, attention_cap=4.0, logits_scale=0.5,
         no_rope=(1,), window=11, windowed=(0,), window_rope_theta=500.0, logits_cap=2.5,
     )  # fmt: skip
@@ -240,7 +241,7 @@ def test_two_transfers_a_layer(folder_of, name):
         config = RunConfig.of(file.spec, 4)
         graph = dllama.runtime.node.graph_of(file.spec, config, 1)
     sums = [task.layer for task in graph.tasks if task.op == "all_reduce"]
-    assert sums == [0, 0, 1, 1]
+    assert sums == [layer for layer in range(file.spec.n_layers) for _ in range(2)]
     assert sum(task.op == "broadcast" for task in graph.tasks) == 1
 
 
@@ -306,8 +307,9 @@ def test_both_layouts_of_grok_give_the_same_file(tmp_path):
         ("mixtral", {"num_local_experts": None}, FormatError, "num_local_experts is None"),
         ("mixtral", {"num_local_experts": 3}, UnsupportedError, "6 tensors are not used"),
         ("mixtral", {"num_local_experts": 5}, FormatError, r"experts\.4\.w1\.weight is missing"),
-        ("qwen3-moe", {"mlp_only_layers": [0]}, UnsupportedError, "mlp_only_layers"),
-        ("qwen3-moe", {"decoder_sparse_step": 2}, UnsupportedError, "decoder_sparse_step"),
+        ("qwen3-moe", {"mlp_only_layers": [2]}, FormatError, "mlp_only_layers"),
+        ("qwen3-moe", {"mlp_only_layers": 1}, FormatError, "mlp_only_layers"),
+        ("qwen3-moe", {"decoder_sparse_step": 0}, FormatError, "decoder_sparse_step"),
         ("qwen3-moe", {"norm_topk_prob": 1}, FormatError, "norm_topk_prob is 1"),
         ("qwen3-moe", {"moe_intermediate_size": None}, FormatError, "moe_intermediate_size"),
         ("qwen3-moe", {"moe_intermediate_size": 48}, FormatError, "moe_hidden_dim is 48"),

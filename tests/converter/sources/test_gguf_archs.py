@@ -20,7 +20,7 @@ Type = gguf.GGMLQuantizationType
 # Fixtures of which a GGUF file can say all.
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "llama-linear", "llama-bias", "llama-yarn",
-    "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe", "granite",
+    "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3",
     "olmo2", "glm4", "exaone4", "granitemoe",
 )  # fmt: skip
 # Those whose scale of scores no key can say: the writer puts it into a matrix or a norm.

@@ -41,6 +41,7 @@ FEATURES = {
     "windows": {"window": 8, "windowed": (1,)},
     "experts": MIXTURE,
     "experts of other types": {**MIXTURE, "tensor_types": (("layers.0.experts.up", F32),)},
+    "layers without experts": {**MIXTURE, "dense": (1,)},
     "norms after blocks": {**MIXTURE, "post_norms": True},
 }
 

@@ -147,8 +147,17 @@ def test_experts_sum_as_a_feed_forward_network_does():
     dense = spec_of(hidden_dim=1024)
     mixture = spec_of(n_experts=4, n_active_experts=2, moe_hidden_dim=1024)
     for nodes in range(1, 9):
-        sums = [[shard.down_sum for shard in split(spec, [1] * nodes)] for spec in (dense, mixture)]
+        sums = [[shard.sums for shard in split(spec, [1] * nodes)] for spec in (dense, mixture)]
         assert sums[0] == sums[1]
+
+
+def test_layers_without_experts_have_units_of_their_own():
+    spec = spec_of(hidden_dim=256, n_experts=4, n_active_experts=2, moe_hidden_dim=96, dense=(0,))
+    shards = split(spec, (2, 1, 1))
+    units = [[shard.networks[width].hidden for shard in shards] for width in (96, 256)]
+    assert units[0] == [range(64), range(64, 64), range(64, 96)]
+    assert units[1] == [range(128), range(128, 192), range(192, 256)]
+    assert [shard.hidden for shard in shards] == units[0]
 
 
 def test_columns_are_whole_blocks():

@@ -124,6 +124,7 @@ def test_the_original_converters_file_is_read(fixtures):
         {"qkv_bias": True},
         {"tied": True},
         {"no_rope": (0, 1)},
+        {"n_experts": 4, "n_active_experts": 2, "moe_hidden_dim": 64, "dense": (1,)},
         {"logits_cap": 1.5},
         {"window": 1, "windowed": (1,)},
         {"window": 4096, "windowed": (0, 1), "window_rope_theta": 10000.5},
@@ -239,6 +240,8 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.WINDOW, 4, "window"),
         (Key.WINDOWED, 1, "window"),
         (Key.WINDOWED, SPEC.n_layers, "windowed"),
+        (Key.DENSE, SPEC.n_layers, "dense"),
+        (Key.DENSE, 0, "dense"),
         (Key.WINDOW_ROPE_THETA, 0x3F800000, "window_rope_theta"),
     ],
 )

@@ -44,12 +44,12 @@ def forward(
         halves = spec.rope_type is RopeType.FALCON
     noise = _noise(jitter)
     x = dense(tensors["embedding"])[list(tokens)].astype(np.float64) * spec.embedding_scale
-    block = _experts if spec.n_experts else _feed_forward
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
         turns = None if layer in spec.no_rope else halves
         y = noise(_attention_block(weights, spec, x, turns, kv_type, noise, layer in spec.windowed))
         x = x + residual * _post_normed(weights, "attention_post_norm", spec, y)
+        block = _experts if "router" in weights else _feed_forward
         y = noise(block(weights, spec, x, noise))
         x = x + residual * _post_normed(weights, "ffn_post_norm", spec, y)
     x = noise(ops.rms_norm(x, dense(tensors["final_norm"]), spec.norm_epsilon))
