@@ -30,13 +30,21 @@ class KVLayers(NamedTuple):
         whole = -(-seq_len // size)
         return min(whole, -(-(self.window + rows) // size) + 1) if self.window else whole
 
-    def blocks(self, seq_len: int, rows: int, contexts: int) -> int:
-        """Return how many KV blocks there are for so many sequences of full length.
+    def blocks(self, seq_len: int, rows: int, contexts: int, parallel: int) -> int:
+        """Return how many KV blocks there are.
 
-        Layers with a window have those of one sequence more, for places that texts return to.
+        That is for `contexts` sequences of full length. Layers with a window need no more than the
+        windows of `contexts` sequences, or of those in a pass if these are more, and of another
+        one, for places that texts return to.
+
+        Args:
+            seq_len: most positions of a sequence.
+            rows: most rows of a pass.
+            contexts: sequences of full length.
+            parallel: most sequences in a pass.
         """
-        size = block_positions(seq_len)
-        return min(contexts * -(-seq_len // size), (contexts + 1) * self.most(seq_len, rows))
+        windows = (max(contexts, parallel) + 1) * self.most(seq_len, rows)
+        return min(contexts * -(-seq_len // block_positions(seq_len)), windows)
 
 
 def kv_layers(spec: ModelSpec) -> tuple[KVLayers, ...]:

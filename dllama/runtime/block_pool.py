@@ -77,7 +77,7 @@ def pools(spec: ModelSpec, config: RunConfig) -> list[BlockPool]:
     length, rows = config.seq_len, config.batch
     return [
         BlockPool(
-            kept.blocks(length, rows, config.contexts),
+            kept.blocks(length, rows, config.contexts, config.parallel),
             block_positions(length),
             kept.most(length, rows),
             kept.window,

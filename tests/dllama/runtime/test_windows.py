@@ -76,13 +76,21 @@ def test_layers_of_the_same_window_share_a_cache(model):
 
 
 @pytest.mark.parametrize(
-    ("window", "rows", "contexts", "expected"),
-    [(512, 256, 1, 8), (512, 256, 3, 16), (500, 1, 1, 6), (40000, 256, 2, 256), (1, 1, 1, 4)],
+    ("window", "rows", "contexts", "parallel", "expected"),
+    [
+        (512, 256, 1, 1, 8),
+        (512, 256, 3, 1, 16),
+        (512, 256, 1, 8, 36),
+        (512, 256, 1, 64, 128),
+        (500, 1, 1, 1, 6),
+        (40000, 256, 2, 1, 256),
+        (1, 1, 1, 1, 4),
+    ],
 )
-def test_how_many_blocks_there_are(window, rows, contexts, expected):
+def test_how_many_blocks_there_are(window, rows, contexts, parallel, expected):
     """Those of the window and of the rows of a pass, for one sequence more; at most all."""
-    assert KVLayers(window, (0,)).blocks(32768, rows, contexts) == expected
-    assert KVLayers(0, (0,)).blocks(32768, rows, contexts) == 128 * contexts
+    assert KVLayers(window, (0,)).blocks(32768, rows, contexts, parallel) == expected
+    assert KVLayers(0, (0,)).blocks(32768, rows, contexts, parallel) == 128 * contexts
 
 
 def test_a_long_text_takes_the_memory_of_its_window():
