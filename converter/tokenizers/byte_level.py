@@ -81,6 +81,7 @@ STYLES = {
         nfc=True,
     ),
     "gpt-2": Style(),
+    "exaone4": Style(),
     "smollm": _DIGITS,
     "refact": _DIGITS,
     "starcoder": _DIGITS,

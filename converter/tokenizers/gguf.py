@@ -44,7 +44,8 @@ HARMLESS = frozenset({
 ADDING = ("add_eos_token", "add_sep_token")
 # Tokens that end a text or a turn. Files often name only one of several.
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>",
-        "<｜end▁of▁sentence｜>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end|>")  # fmt: skip
+        "<｜end▁of▁sentence｜>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end|>",
+        "[|endofturn|]")  # fmt: skip
 # Tokens that end a text only if there is no other one: <|end|> ends a turn in Phi, and a message,
 # of which an answer may have several, where there is a <|return|>.
 UNLESS = {"<|end|>": "<|return|>"}

@@ -160,6 +160,7 @@ STYLE_CASES = {
     "llama-bpe": THREES, "smaug-bpe": THREES, "dbrx": THREES, "chatglm-bpe": THREES, "glm4": THREES,
     "deepseek-v3": THREES, "qwen2": ONES, "qwen35": ONES, "tekken": ONES,
     "gpt-2": ["It", "'s", " 1234", " x", ".", "\n", "\n", "Ab"],
+    "exaone4": ["It", "'s", " 1234", " x", ".", "\n", "\n", "Ab"],
     "smollm": DIGITS, "refact": DIGITS, "starcoder": DIGITS,
     "deepseek-llm": APART, "deepseek-coder": APART,
     "gpt-4o": ["It's", " ", "123", "4", " x", ".\n\n", "Ab"],
