@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dllama.converter.sources.gguf_config import (
 from dllama.converter.sources.gguf_header import MAGIC, SWAPPED
 from dllama.converter.sources.gguf_parts import open_parts
 from dllama.converter.sources.gguf_types import Mapped, check_places, open_tensor
+from dllama.converter.sources.stored import DTYPES, MappedTensor
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.gguf import read_tokenizer
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
@@ -108,13 +110,31 @@ class GgufFile:
             theirs = hugging_face_name(name, self._arch)
             if theirs is None:
                 raise UnsupportedError(f"{tensor.path}: the tensor {name} is not supported")
-            if ("{}" in theirs) != (len(tensor.shape) == 3):
+            if "{}" in theirs:
+                for expert, one in enumerate(self._experts_of(name, tensor)):
+                    yield theirs.format(expert), one
+            elif len(tensor.shape) > 2:
                 raise FormatError(tensor.path, f"shape of {name}", tensor.shape, "a matrix")
-            if "{}" not in theirs:
+            else:
                 yield theirs, tensor
-                continue
-            if tensor.shape[0] != self._experts:
-                expected = f"{self._experts} experts"
-                raise FormatError(tensor.path, f"shape of {name}", tensor.shape, expected)
-            for expert in range(tensor.shape[0]):
-                yield theirs.format(expert), tensor.part(expert, tensor.shape[0])
+
+    def _experts_of(self, name: str, tensor: Mapped) -> Iterator[Mapped]:
+        """Yield the matrix, or the bias, of every expert in a tensor of all of them."""
+        what, axes = ("a bias", 2) if name.endswith(".bias") else ("a matrix", 3)
+        if len(tensor.shape) != axes:
+            expected = f"{what} of each expert"
+            raise FormatError(tensor.path, f"shape of {name}", tensor.shape, expected)
+        count = tensor.shape[0]
+        if count != self._experts:
+            expected = f"{self._experts} experts"
+            raise FormatError(tensor.path, f"shape of {name}", tensor.shape, expected)
+        for expert in range(count):
+            part = tensor.part(expert, count)
+            yield part if axes == 3 else _vector(part)
+
+
+def _vector(row: Mapped) -> MappedTensor:
+    """A matrix of one row as a vector; FormatError if its type is none of floats."""
+    if not isinstance(row, MappedTensor) or row.dtype not in DTYPES:
+        raise FormatError(row.path, f"type of {row.name}", row.lossy or row.dtype, "floats")
+    return replace(row, shape=row.shape[1:])

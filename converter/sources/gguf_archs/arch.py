@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dllama.converter.sources.gguf_header import typed
+from dllama.errors import UnsupportedError
 
 Config = dict[str, Any]
 
@@ -73,6 +74,15 @@ def _short(value: Any) -> Any:
 def nothing(config: Config, given: Given) -> Config:
     """No fields."""
     return {}
+
+
+def as_wide(config: Config, given: Given) -> Config:
+    """Experts are as wide as a feed-forward network would be; UnsupportedError if not."""
+    width, whole = config.pop("moe_intermediate_size", None), config["intermediate_size"]
+    if width not in (None, whole):
+        key, other = given.key("expert_feed_forward_length"), given.key("feed_forward_length")
+        raise UnsupportedError(f"{given.path}: {key} {width} differs from {other} {whole}")
+    return {"num_local_experts": config["num_experts"]}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dllama.converter.sources.gguf_archs.arch import EXPERTS, QKV, TENSORS, Arch, Config, Given
-from dllama.errors import UnsupportedError
+from dllama.converter.sources.gguf_archs.arch import EXPERTS, QKV, TENSORS, Arch, as_wide
 
 LLAMA = Arch(
     name="llama",
@@ -16,17 +15,6 @@ LLAMA = Arch(
     paired=True,
     factors=("rope_freqs.weight",),
 )
-
-
-def _finish(config: Config, given: Given) -> Config:
-    """Experts are as wide as the feed-forward network would be."""
-    width = config.pop("moe_intermediate_size", config["intermediate_size"])
-    if width != config["intermediate_size"]:
-        raise UnsupportedError(
-            f"{given.path}: llama.expert_feed_forward_length {width} differs from "
-            f"feed_forward_length {config['intermediate_size']}"
-        )
-    return {"num_local_experts": config["num_experts"]}
 
 
 MIXTRAL = replace(
@@ -43,7 +31,7 @@ MIXTRAL = replace(
     biases=(),
     present={},
     experts=True,
-    finish=_finish,
+    finish=as_wide,
 )
 
 ARCHS = (LLAMA, MIXTRAL)
