@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from dllama.converter.sources.gguf_archs.arch import Given
 from dllama.converter.sources.gguf_config import (
+    PREDICTORS,
     find_arch,
     hugging_face_name,
+    is_beyond,
     read_config,
     usual_names,
     vocabulary,
@@ -73,6 +75,9 @@ class GgufFile:
         factors = {name: self._factors(stored.pop(name)) for name in arch.factors if name in stored}
         self.config = read_config(arch, given, factors)
         self.config["vocab_size"] = vocabulary(given, self._embedding_rows(stored))
+        if given.get(PREDICTORS):
+            layers = self.config["num_hidden_layers"]
+            stored = {name: one for name, one in stored.items() if not is_beyond(name, layers)}
         self.paired = arch.paired
         self._experts = given.get("expert_count", 0)
         self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))

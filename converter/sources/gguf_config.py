@@ -24,7 +24,9 @@ HEAD_SIZES = ("attention.key_length", "attention.value_length")
 ROTATED = "rope.dimension_count"
 SCALE = "attention.scale"
 PATTERN = "attention.sliding_window_pattern"
+PREDICTORS = "nextn_predict_layers"
 COMPARED = (*HEAD_SIZES, ROTATED, SCALE, PATTERN)
+BLOCK = re.compile(r"blk\.(\d+)\.")
 TENSOR = re.compile(r"(?:blk\.(\d+)\.)?(\w+?)(?:\.(\d+))?\.(weight|bias)")
 
 
@@ -47,7 +49,8 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
         UnsupportedError, FormatError: a config.json cannot represent the metadata.
     """
     fields = {**COMMON, **arch.keys}
-    check_keys(given, (*fields, *COMPARED, *keys_of(given)), arch.neutral)
+    predictors = (PREDICTORS,) if arch.predictors else ()
+    check_keys(given, (*fields, *COMPARED, *predictors, *keys_of(given)), arch.neutral)
     config: Config = {
         "rope_theta": THETA,
         **arch.constants,
@@ -55,6 +58,7 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
         "model_type": arch.model_type,
         "tie_word_embeddings": "output.weight" not in given.tensors,
     }
+    config["num_hidden_layers"] -= _predictors(arch, config, given)
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     config["rope_scaling"] = read_scaling(arch, config, given, factors)
     config |= {name: _is_present(part, given) for name, part in arch.present.items()}
@@ -66,6 +70,22 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
     if SCALE not in arch.keys:
         _check_scale(config, given)
     return config
+
+
+def _predictors(arch: Arch, config: Config, given: Given) -> int:
+    """How many of the blocks predict further tokens; FormatError if the key is broken."""
+    count = given.get(PREDICTORS, 0) if arch.predictors else 0
+    blocks = config["num_hidden_layers"]
+    if not is_integer(count, 0, blocks - 1):
+        expected = f"an integer from 0 to {blocks - 1}"
+        raise FormatError(given.path, given.key(PREDICTORS), shown(count), expected)
+    return int(count)
+
+
+def is_beyond(name: str, layers: int) -> bool:
+    """Whether a tensor belongs to a block after the last layer."""
+    match = BLOCK.match(name)
+    return match is not None and int(match[1]) >= layers
 
 
 def _fields(fields: dict[str, Field], given: Given) -> Iterator[tuple[str, Any]]:

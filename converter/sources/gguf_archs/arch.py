@@ -105,6 +105,8 @@ class Arch:
         scaling: fields of rope_scaling that no key says, if there is scaling.
         pattern: of that many layers in a row the last has no sliding window, if no key says
             which have none; 0: all have it, and no key may say otherwise.
+        predictors: whether the last blocks may be layers that predict further tokens, which are
+            left out.
         factors: tensors with factors of the RoPE frequencies.
         neutral: values with which a key changes nothing, where gguf_keys.py says otherwise.
         finish: more fields of config.json, from those that the keys gave.
@@ -122,6 +124,7 @@ class Arch:
     partial: bool = False
     scaling: Mapping[str, Any] = field(default_factory=dict)
     pattern: int = 0
+    predictors: bool = False
     factors: Collection[str] = ()
     neutral: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     finish: Callable[[Config, Given], Config] = nothing

@@ -17,6 +17,7 @@ GLM4 = Arch(
     present={"attention_bias": "attn_q.bias"},
     paired=True,
     partial=True,
+    predictors=True,
 )
 
 ARCHS = (GLM4,)

@@ -8,7 +8,7 @@ import pytest
 import dllama
 from dllama.converter import convert
 from dllama.converter.gguf_model import GgufModel
-from dllama.errors import FormatError
+from dllama.errors import FormatError, UnsupportedError
 from dllama.model.file import ModelFile
 from dllama.model.header import read_header, write_header
 
@@ -146,3 +146,28 @@ def test_which_layers_have_a_window(path, rng, pattern, full):
         ggufmodel.write(path, "exaone4", tensors, metadata)
         with pytest.raises(FormatError, match=r"pattern is .*, expected an integer, or 5 times"):
             GgufModel(path)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(path, fixtures):
+    """They are the last blocks. With broken counts the file is refused."""
+    ggufmodel.write_folder(path, fixtures / "glm4", "F32")
+    tensors, metadata = ggufmodel.read(path)
+    with GgufModel(path) as model:
+        expected = model.spec, [*model.tensors]
+    layers = metadata["glm4.block_count"]
+    more = {name.replace("blk.0.", f"blk.{layers}."): stored for name, stored in tensors.items()
+            if name.startswith("blk.0.")}  # fmt: skip
+    more[f"blk.{layers}.nextn.eh_proj.weight"] = tensors["blk.0.attn_q.weight"]
+    metadata |= {"glm4.block_count": layers + 1, "glm4.nextn_predict_layers": 1}
+    ggufmodel.write(path, "glm4", tensors | more, metadata)
+    with GgufModel(path) as model:
+        assert (model.spec, [*model.tensors]) == expected
+    for count in (layers + 1, "x", 1.5):
+        metadata["glm4.nextn_predict_layers"] = count
+        ggufmodel.write(path, "glm4", tensors | more, metadata)
+        with pytest.raises(FormatError, match=r"nextn_predict_layers is .*, expected an integer"):
+            GgufModel(path)
+    metadata["glm4.nextn_predict_layers"] = 0
+    ggufmodel.write(path, "glm4", tensors | more, metadata)
+    with pytest.raises(UnsupportedError, match=rf"blk\.{layers}\.nextn\.eh_proj\.weight is not"):
+        GgufModel(path)
