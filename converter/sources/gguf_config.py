@@ -10,7 +10,15 @@ from typing import Any
 
 from dllama.checks import expected_text, is_flag, is_integer, is_number, shown
 from dllama.converter.sources import gguf_archs
-from dllama.converter.sources.gguf_archs.arch import COMMON, WHOLE, Arch, Config, Field, Given
+from dllama.converter.sources.gguf_archs.arch import (
+    COMMON,
+    WHOLE,
+    WINDOW,
+    Arch,
+    Config,
+    Field,
+    Given,
+)
 from dllama.converter.sources.gguf_header import typed
 from dllama.converter.sources.gguf_keys import check_keys
 from dllama.converter.sources.gguf_rope import Factors, keys_of, read_scaling
@@ -24,6 +32,7 @@ HEAD_SIZES = ("attention.key_length", "attention.value_length")
 ROTATED = "rope.dimension_count"
 SCALE = "attention.scale"
 PATTERN = "attention.sliding_window_pattern"
+FULL = "full_attention"  # in layer_types
 PREDICTORS = "nextn_predict_layers"
 COMPARED = (*HEAD_SIZES, ROTATED, SCALE, PATTERN)
 BLOCK = re.compile(r"blk\.(\d+)\.")
@@ -48,7 +57,7 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
     Raises:
         UnsupportedError, FormatError: a config.json cannot represent the metadata.
     """
-    fields = {**COMMON, **arch.keys}
+    fields = {**COMMON, **(WINDOW if arch.windows else {}), **arch.keys}
     predictors = (PREDICTORS,) if arch.predictors else ()
     check_keys(given, (*fields, *COMPARED, *predictors, *keys_of(given)), arch.neutral)
     config: Config = {
@@ -219,7 +228,7 @@ def _window(arch: Arch, config: Config, given: Given) -> Config:
     """
     window = config.pop("sliding_window", 0)
     if not window:
-        return {}
+        return {"layer_types": [FULL] * config["num_hidden_layers"]} if arch.pattern else {}
     fields = {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 0}
     pattern = given.get(PATTERN)
     if arch.pattern:
@@ -241,4 +250,4 @@ def _layer_types(arch: Arch, config: Config, given: Given) -> list[str]:
     else:
         expected = f"an integer, or {layers} times true or false"
         raise FormatError(given.path, given.key(PATTERN), shown(pattern), expected)
-    return ["sliding_attention" if flag else "full_attention" for flag in windowed]
+    return ["sliding_attention" if flag else FULL for flag in windowed]

@@ -59,6 +59,7 @@ NEUTRAL: Neutral = {
     "expert_weights_norm": (True, 1),
     "expert_gating_func": ONE,  # 1 is softmax
     "attention.causal": (True, 1),
+    "attention.sliding_window": (0, False, NO_ID),
     "attention.max_alibi_bias": OFF,
     "attention.clamp_kqv": OFF,
     "attention.output_scale": ONE,

@@ -103,6 +103,7 @@ class Arch:
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
         partial: whether RoPE may rotate only a part of each head.
         scaling: fields of rope_scaling that no key says, if there is scaling.
+        windows: whether layers may have a sliding window.
         pattern: of that many layers in a row the last has no sliding window, if no key says
             which have none; 0: all have it, and no key may say otherwise.
         predictors: whether the last blocks may be layers that predict further tokens, which are
@@ -123,6 +124,7 @@ class Arch:
     paired: bool = False
     partial: bool = False
     scaling: Mapping[str, Any] = field(default_factory=dict)
+    windows: bool = False
     pattern: int = 0
     predictors: bool = False
     factors: Collection[str] = ()
@@ -140,8 +142,8 @@ COMMON = {
     "attention.key_length": Field("head_dim"),
     "attention.layer_norm_rms_epsilon": Field("rms_norm_eps", 0, whole=False, required=True),
     "rope.freq_base": Field("rope_theta", 0, whole=False),
-    "attention.sliding_window": Field("sliding_window", 0, none=True),
 }
+WINDOW = {"attention.sliding_window": Field("sliding_window", 0, none=True)}
 EXPERTS = {
     "expert_count": Field("num_experts", required=True),
     "expert_used_count": Field("num_experts_per_tok", required=True),

@@ -12,6 +12,7 @@ EXAONE4 = Arch(
         "post_attention_norm": "post_attention_layernorm",
         "post_ffw_norm": "post_feedforward_layernorm",
     },
+    windows=True,
     pattern=4,
     factors=("rope_freqs.weight",),
 )

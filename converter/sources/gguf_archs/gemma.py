@@ -30,6 +30,7 @@ GEMMA2 = Arch(
     },
     tensors=TENSORS | NAMES,
     constants={"sliding_window": 4096},
+    windows=True,
     pattern=2,
     finish=_scale,
 )
@@ -37,10 +38,11 @@ GEMMA3 = Arch(
     name="gemma3",
     model_type="gemma3_text",
     keys={
-        CAP: Field(CAP, 0, whole=False),
+        CAP: Field(CAP, 0, whole=False, none=True),
         "rope.freq_base_swa": Field("rope_local_base_freq", 0, whole=False),
     },
     tensors=TENSORS | NAMES,
+    windows=True,
     pattern=6,
     finish=_scale,
 )

@@ -13,6 +13,7 @@ LLAMA = Arch(
     biases=(*QKV, "attn_output", "ffn_gate", "ffn_down", "ffn_up"),
     present={"attention_bias": "attn_output.bias", "mlp_bias": "ffn_up.bias"},
     paired=True,
+    windows=True,
     factors=("rope_freqs.weight",),
 )
 

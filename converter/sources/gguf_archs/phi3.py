@@ -9,6 +9,7 @@ PHI3 = Arch(
     model_type="phi3",
     tensors=TENSORS | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     partial=True,
+    windows=True,
     factors=("rope_factors_long.weight", "rope_factors_short.weight"),
 )
 

@@ -9,6 +9,7 @@ QWEN2 = Arch(
     model_type="qwen2",
     tensors=TENSORS,
     biases=QKV,
+    windows=True,
 )
 
 ARCHS = (QWEN2,)

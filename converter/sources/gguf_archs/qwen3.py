@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dllama.converter.sources.gguf_archs.arch import EXPERTS, TENSORS, Arch, Config, Given
 
-QWEN3 = Arch(name="qwen3", model_type="qwen3", tensors=TENSORS)
+QWEN3 = Arch(name="qwen3", model_type="qwen3", tensors=TENSORS, windows=True)
 
 
 def _finish(config: Config, given: Given) -> Config:
@@ -20,6 +20,7 @@ QWEN3_MOE = Arch(
     tensors=TENSORS,
     constants={"norm_topk_prob": True},
     experts=True,
+    windows=True,
     finish=_finish,
 )
 

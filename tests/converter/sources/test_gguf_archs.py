@@ -171,3 +171,31 @@ def test_layers_that_predict_further_tokens_are_left_out(path, fixtures):
     ggufmodel.write(path, "glm4", tensors | more, metadata)
     with pytest.raises(UnsupportedError, match=rf"blk\.{layers}\.nextn\.eh_proj\.weight is not"):
         GgufModel(path)
+
+
+def test_gemma_without_a_window(path, fixtures):
+    """Without the key, or with 0, all layers are full and have the RoPE of such layers."""
+    ggufmodel.write_folder(path, fixtures / "gemma3", "F32")
+    tensors, metadata = ggufmodel.read(path)
+    key = "gemma3.attention.sliding_window"
+    del metadata["gemma3.attention.sliding_window_pattern"]
+    for value in (None, 0):
+        given = {name: one for name, one in {**metadata, key: value}.items() if one is not None}
+        ggufmodel.write(path, "gemma3", tensors, given)
+        with GgufModel(path) as model:
+            assert (model.spec.window, model.spec.windowed) == (0, ())
+            assert model.spec.window_rope_theta == 0
+    ggufmodel.write(path, "gemma3", tensors, {**metadata, "gemma3.final_logit_softcapping": 0.0})
+    with GgufModel(path) as model:
+        assert model.spec.windowed == (0, 1, 2, 3)  # every sixth is full
+        assert model.spec.logits_cap == 0
+
+
+@pytest.mark.parametrize("name", ["granite", "granitemoe", "olmo2", "glm4"])
+def test_windows_of_architectures_without_them_are_refused(path, fixtures, name):
+    ggufmodel.write_folder(path, fixtures / name, "F32")
+    tensors, metadata = ggufmodel.read(path)
+    metadata[f"{name}.attention.sliding_window"] = 24
+    ggufmodel.write(path, name, tensors, metadata)
+    with pytest.raises(UnsupportedError, match=rf"{name}\.attention\.sliding_window 24 is not"):
+        GgufModel(path)
