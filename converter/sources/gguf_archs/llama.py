@@ -1,4 +1,8 @@
-"""llama: Llama, Mistral, and all that is built like them; with experts, Mixtral."""
+"""llama: Llama, Mistral, and all that is built like them; with experts, Mixtral.
+
+mistral3 is the same for Mistral Small 3.1 and 3.2. Ministral 3 has attention.temperature_scale, too,
+which is refused.
+"""
 
 from __future__ import annotations
 
@@ -35,4 +39,6 @@ MIXTRAL = replace(
     finish=as_wide,
 )
 
-ARCHS = (LLAMA, MIXTRAL)
+MISTRAL3 = replace(LLAMA, name="mistral3", model_type="mistral")
+
+ARCHS = (LLAMA, MIXTRAL, MISTRAL3)

@@ -199,3 +199,18 @@ def test_windows_of_architectures_without_them_are_refused(path, fixtures, name)
     ggufmodel.write(path, name, tensors, metadata)
     with pytest.raises(UnsupportedError, match=rf"{name}\.attention\.sliding_window 24 is not"):
         GgufModel(path)
+
+
+def test_mistral3_is_llama_under_another_name(path, fixtures):
+    ggufmodel.write_folder(path, fixtures / "mistral", "F32")
+    tensors, metadata = ggufmodel.read(path)
+    renamed = {key.replace("llama.", "mistral3.", 1): one for key, one in metadata.items()}
+    with GgufModel(path) as model:
+        expected = model.spec
+    ggufmodel.write(path, "mistral3", tensors, renamed)
+    with GgufModel(path) as model:
+        assert model.spec == expected
+    renamed["mistral3.attention.temperature_scale"] = 0.1
+    ggufmodel.write(path, "mistral3", tensors, renamed)
+    with pytest.raises(UnsupportedError, match="temperature_scale 0.1 is not supported"):
+        GgufModel(path)
