@@ -1,7 +1,7 @@
 """llama: Llama, Mistral, and all that is built like them; with experts, Mixtral.
 
-mistral3 is the same for Mistral Small 3.1 and 3.2. Ministral 3 has attention.temperature_scale, too,
-which is refused.
+mistral3 is the same for Mistral Small 3.1 and 3.2. Ministral 3 has attention.temperature_scale
+too, which is refused.
 """
 
 from __future__ import annotations
