@@ -93,8 +93,9 @@ class GgufFile:
         layers = min(self.config["num_hidden_layers"], len(self.tensors) + 1)
         for name in usual_names(self._arch, layers):
             theirs = hugging_face_name(name, self._arch)
-            if theirs is not None and theirs not in self.tensors:
-                yield theirs, FormatError(self.path, name, "missing", "a tensor of this name")
+            one = theirs and theirs.format(0)  # the first expert is asked for before others
+            if one and one not in self.tensors:
+                yield one, FormatError(self.path, name, "missing", "a tensor of this name")
 
     def _factors(self, tensor: Mapped) -> NDArray[np.float32]:
         """Return the factors (head_size/2,) of RoPE frequencies."""

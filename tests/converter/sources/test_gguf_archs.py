@@ -214,3 +214,30 @@ def test_mistral3_is_llama_under_another_name(path, fixtures):
     ggufmodel.write(path, "mistral3", tensors, renamed)
     with pytest.raises(UnsupportedError, match=r"temperature_scale 0\.5 is not supported"):
         GgufModel(path)
+
+
+@pytest.mark.parametrize("name", ["granitemoe", "phi3", "olmo2", "glm4", "exaone4", "gemma3"])
+def test_every_tensor_counts(path, fixtures, name):
+    """Without any of them the file is refused, and other numbers give other logits."""
+
+    def logits():
+        with dllama.LLM(path, threads=1) as llm:
+            short = llm.eval(range(3, 13)).tobytes()
+            llm.reset()
+            return short, llm.eval(range(3, 43)).tobytes()
+
+    ggufmodel.write_folder(path, fixtures / name, "F32")
+    tensors, metadata = ggufmodel.read(path)
+    arch = next(iter(metadata)).partition(".")[0]
+    plain = logits()
+    for one, (array, kind) in tensors.items():
+        others = {other: stored for other, stored in tensors.items() if other != one}
+        ggufmodel.write(path, arch, others, metadata)
+        if one == "output.weight":
+            assert logits() != plain  # the output matrix is the embedding then
+        else:
+            with pytest.raises((FormatError, UnsupportedError)) as caught:
+                GgufModel(path)
+            assert f"{one} is missing" in str(caught.value) or one.startswith("rope")
+        ggufmodel.write(path, arch, {**others, one: (array * np.float32(1.5), kind)}, metadata)
+        assert logits() != plain, one
