@@ -39,8 +39,9 @@ from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
 from dllama.model.file import ModelWriter, tensor_table
 from dllama.model.header import check_spec, read_header, write_header
-from dllama.model.spec import ModelSpec
+from dllama.model.spec import ModelSpec, typed_name
 from dllama.model.stored_model import decode
+from dllama.model.tensors import with_types
 from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
 
@@ -87,7 +88,8 @@ def convert(
         source: a checkpoint; checkpoint.py lists the formats.
         output: a new or empty folder, or a model folder.
         weights: type of the matrices; `mixed` chooses one for each. Default: mixed; those of a GGUF
-            file, and of a folder with quantised integers, keep their own types.
+            file, and of a folder with quantised integers, keep their own types. So do those that
+            are stored as MXFP4; the others beside them become q80.
         output_weights: type of the output matrix, and of the embedding if that is tied to it.
             Default: that of the other matrices; in a GGUF file its own.
         importance: how much rounding errors in each column count, by the names of tensors in
@@ -117,6 +119,8 @@ def convert(
     names = tensor_table(spec, 0)
     tensors = [(source, stored) for source, stored in tensors if source.name in names]
     spec = with_recipe(spec, wanted) if wanted else with_own_types(spec, _kept(tensors))
+    if wanted and not weights:
+        spec = with_types(spec, _blocks(tensors))
     if output_weights:
         spec = with_output(spec, WeightType[output_weights.upper()])
     check_spec(spec, checkpoint.config_path)
@@ -178,6 +182,15 @@ def _kept(tensors: list[tuple[Source, Stored]]) -> Iterator[tuple[str, Stored, W
                 f"files do not have; --weights says to what all tensors are converted"
             )
         yield source.name, stored, kind
+
+
+def _blocks(tensors: list[tuple[Source, Stored]]) -> dict[str, WeightType]:
+    """The types of matrices that are stored in blocks, and of the embedding beside them."""
+    own = {typed_name(source.name): own_type(stored) for source, stored in tensors}
+    found = {name: kind for name, kind in own.items() if kind and kind.block_size > 1}
+    if found and (embedding := own["embedding"]):
+        found["embedding"] = embedding
+    return found
 
 
 def _requantised(

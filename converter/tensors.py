@@ -12,6 +12,7 @@ import numpy as np
 from dllama.converter.families.source import Place, Source
 from dllama.converter.sources.checkpoint import Checkpoint
 from dllama.converter.sources.stored import BLOCKS, DTYPES, Added, Stored
+from dllama.converter.sources.views import View
 from dllama.errors import FormatError, UnsupportedError
 
 # Tensors that follow from the config, or that no forward pass reads.
@@ -38,6 +39,8 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
         if checkpoint.paired:
             source = replace(source, paired_heads=0)
         stored = stored.part(place.index, place.count, place.span)
+        if place.layout != "rows" or place.step > 1:
+            stored = View(stored, place.layout, place.first, place.step)
         if source.plus and not checkpoint.added:
             stored = Added(stored, source.plus)
         found.append((source, stored))
@@ -95,7 +98,7 @@ def _place(checkpoint: Checkpoint, source: Source) -> Place:
 
     An output matrix of its own comes first, whatever the config says.
     """
-    places = [Place(source.tensor, *source.rows), *source.others]
+    places = [source.place or Place(source.tensor), *source.others]
     if source.tied_to and checkpoint.config.get("tie_word_embeddings") is not False:
         places.insert(1, Place(source.tied_to))
     for place in places:

@@ -20,6 +20,7 @@ from dllama.converter.families import (
     gemma2,
     gemma3,
     glm4,
+    gpt_oss,
     granite,
     granite_moe,
     grok,
@@ -37,7 +38,7 @@ from dllama.errors import FormatError, UnsupportedError
 
 ALL: tuple[ModuleType, ...] = (
     llama, qwen2, qwen3, qwen3_moe, mixtral, granite, granite_moe, smollm3, phi3, olmo2, glm4,
-    exaone4, gemma2, gemma3, grok,
+    exaone4, gemma2, gemma3, gpt_oss, grok,
 )  # fmt: skip
 
 

@@ -46,10 +46,10 @@ def _expert_sources(at: str, count: int) -> Iterator[Source]:
     yield Source(f"{at}router", f"{moe}.router.layer.weight")
     for expert in range(count):
         rows = {
-            "gate": (inner, (2 * expert, 2 * count, 1)),
-            "down": (outer, (expert, count, 1)),
-            "up": (inner, (2 * expert + 1, 2 * count, 1)),
+            "gate": Place(inner, 2 * expert, 2 * count),
+            "down": Place(outer, expert, count),
+            "up": Place(inner, 2 * expert + 1, 2 * count),
         }
-        for name, (tensor, place) in rows.items():
+        for name, place in rows.items():
             apart = Place(f"{moe}.experts.{expert}.{name}_proj.weight")
-            yield Source(f"{at}experts.{expert}.{name}", tensor, place, others=(apart,))
+            yield Source(f"{at}experts.{expert}.{name}", place.tensor, place, others=(apart,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from dllama.converter.sources.views import Layout
 from dllama.model.spec import ModelSpec, RopeType
 from dllama.model.tensors import tensors
 
@@ -15,6 +16,7 @@ NAMES = {
     "k": "self_attn.k_proj",
     "v": "self_attn.v_proj",
     "o": "self_attn.o_proj",
+    "sinks": "self_attn.sinks",
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
@@ -34,12 +36,18 @@ class Place:
         index: the first slice.
         count: slices that the tensor is cut into. All axes but the last count as rows.
         span: how many slices.
+        layout: what of the slice it is: rows, columns that become rows, or a vector, which is the
+            numbers of the only row.
+        first, step: which of its rows, columns or numbers: the first, and from one to the next.
     """
 
     tensor: str
     index: int = 0
     count: int = 1
     span: int = 1
+    layout: Layout = "rows"
+    first: int = 0
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Source:
     Args:
         name: its name in the model file.
         tensor: its name in the Hugging Face folder.
-        rows: (index, count, span) of its rows there, as in Place.
+        place: where it is there, if it is only a part of a tensor.
         tied_to: the tensor to use instead if `tensor` is absent and the embeddings are tied.
         paired_heads: if not 0, the number of heads in the rows. In each, pairs (i, i + S/2) are
             moved to (2i, 2i + 1).
@@ -59,7 +67,7 @@ class Source:
 
     name: str
     tensor: str
-    rows: tuple[int, int, int] = (0, 1, 1)
+    place: Place | None = None
     tied_to: str = ""
     paired_heads: int = 0
     plus: float = 0.0
@@ -80,7 +88,8 @@ def dense_sources(
             rows of one tensor, in the order of NAMES.
         adjacent: whether pairs are adjacent there already.
     """
-    dense = [*tensors(replace(spec, n_experts=0))]
+    biases = spec.ffn_bias and not spec.n_experts
+    dense = [*tensors(replace(spec, n_experts=0, ffn_bias=biases))]
     there = {tensor.name.rpartition(".")[2] for tensor in dense}
     theirs = {ours: name for ours, name in {**NAMES, **(names or {})}.items() if ours in there}
     paired = {"q": spec.n_heads, "k": spec.n_kv_heads}
@@ -91,10 +100,11 @@ def dense_sources(
         at, _, name = tensor.name.rpartition(".")
         if at:
             name, bias, _ = name.partition("_bias")
-            where = f"model.{at}.{theirs[name]}.{'bias' if bias else 'weight'}"
-            yield Source(
-                tensor.name, where, _rows(spec, theirs, name), paired_heads=paired.get(name, 0)
-            )
+            where = f"model.{at}.{theirs[name]}"
+            if name != "sinks":
+                where += ".bias" if bias else ".weight"
+            place = Place(where, *_rows(spec, theirs, name))
+            yield Source(tensor.name, where, place, paired_heads=paired.get(name, 0))
     yield Source("final_norm", "model.norm.weight")
     yield Source("output", "lm_head.weight", tied_to=EMBEDDING)
 

@@ -26,6 +26,7 @@ ELEMENTS: dict[str, np.dtype[Any]] = {
     **DTYPES,
     "F8_E4M3": np.dtype(np.uint8),
     "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
     "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
 }

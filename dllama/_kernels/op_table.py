@@ -7,6 +7,7 @@ from dllama._kernels.ops.attention import AttentionOp
 from dllama._kernels.ops.experts import (
     DispatchOp,
     ExpertsActivateOp,
+    ExpertsAddOp,
     ExpertsGatedOp,
     ExpertsSumOp,
     RouteOp,
@@ -44,6 +45,7 @@ OPS: dict[str, type] = {
     "experts_gated": ExpertsGatedOp,
     "experts_activate": ExpertsActivateOp,
     "experts_sum": ExpertsSumOp,
+    "experts_add": ExpertsAddOp,
     "broadcast": BroadcastOp,
     "all_reduce": AllReduceOp,
 }

@@ -19,6 +19,7 @@ class Then(IntEnum):
     ADD = 1  # added to dst, for example the residual stream
     GATED = 2  # SwiGLU, for matrices of alternating blocks of 32 rows of gate and 32 of up
     GATED_GELU = 3  # the same with the tanh approximation of GELU
+    GATED_CLAMPED = 4  # gpt-oss's, only from separate gate and up; Task.scale is the limit
 
 
 class Storage(IntEnum):

@@ -22,6 +22,11 @@ from dllama.model.spec import Arch, HiddenAct, ModelSpec, QKNorm
 # Adds the task of a matrix product. Arguments: the buffer of the result, what happens to the
 # result, and the order in which columns are summed.
 Product = Callable[[str, Then, tuple[Segment, ...]], None]
+ACTIVATIONS = {
+    HiddenAct.SILU: Then.GATED,
+    HiddenAct.GELU: Then.GATED_GELU,
+    HiddenAct.CLAMPED: Then.GATED_CLAMPED,
+}
 
 
 def check_supported(spec: ModelSpec, path: object = "model") -> None:
@@ -31,8 +36,8 @@ def check_supported(spec: ModelSpec, path: object = "model") -> None:
     if arch is (Arch.QWEN3 if mixture else Arch.QWEN3_MOE):
         what = f"{arch.name.lower()} with {spec.n_experts} experts"
         raise UnsupportedError(f"{path}: architecture {what} is not supported")
-    if mixture and spec.ffn_bias:
-        raise UnsupportedError(f"{path}: experts with biases are not supported")
+    if mixture and not spec.pre_norms:
+        raise UnsupportedError(f"{path}: experts without a norm before them are not supported")
 
 
 def build(spec: ModelSpec, shard: Shard) -> Graph:
@@ -81,7 +86,8 @@ def _attention(b: GraphBuilder) -> None:
         constant = b.vector(at + "k_bias", (at + "k_bias", rows))
     b.task("rope", qkv, qkv, heads=heads, epsilon=spec.norm_epsilon, bias=constant, **norms)
     columns = columns_of(spec, shard.heads)
-    b.task("attention", qkv, b.buffer("mixed", len(columns)), heads=heads)
+    sinks = b.vector(at + "sinks", (at + "sinks", shard.heads)) if kind.sinks else ""
+    b.task("attention", qkv, b.buffer("mixed", len(columns)), weight=sinks, heads=heads)
     o = whole(spec, at + "o", range(spec.dim), columns)
     if o.weight_type.quantised:
         b.encode("mixed", len(columns))
@@ -90,8 +96,8 @@ def _attention(b: GraphBuilder) -> None:
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("matmul", mixed, dst, o, then=then, sums=sums)
 
-    bias = at + "o_bias" if kind.o_bias else ""
-    _add_to_x(b, project, shard.output_sum, "attention", bias)
+    add = _bias(b, at + "o_bias") if kind.o_bias else None
+    _add_to_x(b, project, shard.output_sum, "attention", add)
 
 
 def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, str]:
@@ -147,11 +153,11 @@ def _feed_forward(b: GraphBuilder) -> None:
     """x += feed-forward network of the norm of x."""
     spec, at, biases = b.spec, b.at, b.features.biases
     network = b.shard.networks[b.features.width]
-    bias = at + "down_bias" if biases else ""
+    bias = _bias(b, at + "down_bias") if biases else None
     if not network.hidden:
         _add_to_x(b, None, network.down_sum, "ffn", bias)
         return
-    matrices = gated(spec, network.hidden, at, [at], apart=biases)
+    matrices = gated(spec, network.hidden, at, [at], apart=biases or _apart(spec))
     down = whole(spec, at + "down", range(spec.dim), network.hidden)
     hidden = b.input("hidden", len(network.hidden), down.weight_type)
     norm = at + "ffn_norm" if b.features.norms_before else ""
@@ -166,7 +172,7 @@ def _feed_forward(b: GraphBuilder) -> None:
             name = matrix.name + "_bias"
             added = b.vector(name, (name, network.hidden), least=width) if biases else ""
             b.multiply("matmul", src, both, matrix, column=column, bias=added)
-        b.task("activate", both, hidden, then=_activation(spec))
+        b.task("activate", both, hidden, then=_activation(spec), scale=spec.act_limit)
 
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("matmul", hidden, dst, down, then=then, sums=sums)
@@ -180,11 +186,11 @@ def _experts(b: GraphBuilder) -> None:
     Rows are sorted by expert, so that a pass reads the weights of each chosen expert once and
     those of the others never. Every node has the router and makes the same choice.
     """
-    spec, at, network = b.spec, b.at, b.shard.networks[b.features.width]
-    if not network.hidden:
+    spec, at, biases = b.spec, b.at, b.features.biases
+    network, taken = b.shard.networks[b.features.width], spec.n_active_experts
+    if not network.hidden and not biases:
         _add_to_x(b, None, network.down_sum, "ffn", parts="experts")
         return
-    taken = spec.n_active_experts
     routed = b.buffer("routed", spec.dim)
     b.norm("x", routed, at + "ffn_norm")
     router = whole(spec, at + "router", range(spec.n_experts), range(spec.dim))
@@ -194,13 +200,26 @@ def _experts(b: GraphBuilder) -> None:
         b.buffer("scores", spec.n_experts),
         b.input("routed", spec.dim, router.weight_type),
     )
-    b.multiply("matmul", src, scores, router)
+    name = at + "router_bias"
+    added = b.vector(name, (name, range(spec.n_experts))) if biases else ""
+    b.multiply("matmul", src, scores, router, bias=added)
     routing = Routing(spec.n_experts, taken, spec.topk_normalised)
     routes = b.buffer("routes", taken, Storage.ROUTES, routing=routing)
     b.task("route", scores, routes)
 
     prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
-    matrices = gated(spec, network.hidden, at + "experts_", prefixes)
+
+    def add(dst: str) -> None:
+        pieces = ((prefix + "down_bias", range(spec.dim)) for prefix in prefixes)
+        weight = b.vector(at + "experts_down_bias", *pieces)
+        b.task("experts_add", dst, dst, weight=weight, routes=routes)
+
+    after = add if biases else None
+    if not network.hidden:
+        _add_to_x(b, None, network.down_sum, "ffn", after, parts="experts")
+        return
+    apart = biases or _apart(spec)
+    matrices = gated(spec, network.hidden, at + "experts_", prefixes, apart=apart)
     down = down_of_experts(spec, network.hidden, at + "experts_down", prefixes)
     sources = [b.input("dispatched", spec.dim, one.weight_type, taken) for one in matrices]
     for src in sorted(set(sources)):
@@ -213,17 +232,37 @@ def _experts(b: GraphBuilder) -> None:
         width = gated_width(network.hidden)
         both = b.buffer("expert_gate_up", 2 * width, rows=taken)
         for src, matrix, column in zip(sources, matrices, (0, width), strict=True):
-            b.multiply("experts_gated", src, both, matrix, column=column, routes=routes)
-        b.task("experts_activate", both, hidden, then=act, routes=routes)
+            bias = ""
+            if biases:
+                name = matrix.name.removeprefix(at + "experts_") + "_bias"
+                pieces = ((prefix + name, network.hidden) for prefix in prefixes)
+                size = width * spec.n_experts
+                bias = b.vector(matrix.name + "_bias", *pieces, least=size, stride=width)
+            b.multiply("experts_gated", src, both, matrix, column=column, bias=bias, routes=routes)
+        b.task("experts_activate", both, hidden, then=act, routes=routes, scale=spec.act_limit)
 
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("experts_sum", hidden, dst, down, then=then, sums=sums, routes=routes)
 
-    _add_to_x(b, project, network.down_sum, "ffn", parts="experts")
+    _add_to_x(b, project, network.down_sum, "ffn", after, parts="experts")
 
 
 def _activation(spec: ModelSpec) -> Then:
-    return Then.GATED_GELU if spec.hidden_act is HiddenAct.GELU else Then.GATED
+    return ACTIVATIONS[spec.hidden_act]
+
+
+def _apart(spec: ModelSpec) -> bool:
+    """Whether the activation does not follow the product of gate and up at once."""
+    return spec.hidden_act is HiddenAct.CLAMPED
+
+
+def _bias(b: GraphBuilder, name: str) -> Callable[[str], None]:
+    """A function that adds the task that adds a vector to a buffer."""
+
+    def add(dst: str) -> None:
+        b.task("add", dst, dst, weight=b.vector(name, (name, range(b.spec.dim))))
+
+    return add
 
 
 def _add_to_x(
@@ -231,7 +270,7 @@ def _add_to_x(
     product: Product | None,
     sums: Summation,
     block: str,
-    bias: str = "",
+    add: Callable[[str], None] | None = None,
     parts: str = "",
 ) -> None:
     """x += the sum of a product over all nodes, or its norm if the layer has norms after blocks.
@@ -241,7 +280,7 @@ def _add_to_x(
         product: adds the task of the product; None if the node has no columns.
         sums: the order in which the node sums its columns, and all nodes their sums.
         block: attention or ffn.
-        bias: a vector that is added to the sum.
+        add: adds the task that adds biases to the sum.
         parts: what the products are of, if not the block; a name for their buffer.
     """
     spec, shard = b.spec, b.shard
@@ -258,8 +297,8 @@ def _add_to_x(
         begins = b.layer == 0 and block == "attention"
         b.transfer("all_reduce", dst, total, then=then, adds=sums.adds, begins=begins)
         dst = total
-    if bias:
-        b.task("add", dst, dst, weight=b.vector(bias, (bias, range(spec.dim))))
+    if add:
+        add(dst)
     if normed:
         b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)
 

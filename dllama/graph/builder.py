@@ -101,19 +101,20 @@ class GraphBuilder:
             return self.buffer(f"{name}_q80", width, Storage.Q80, rows=rows)
         return self.buffer(name, width, rows=rows)
 
-    def vector(self, name: str, *pieces: tuple[str, range], least: int = 0) -> str:
+    def vector(self, name: str, *pieces: tuple[str, range], least: int = 0, stride: int = 0) -> str:
         """Declare a vector and return its name.
 
         Args:
             name: of the vector.
             *pieces: tensors, and which of their numbers follow one another in the vector.
             least: length to which zeros fill it up.
+            stride: numbers from one piece to the next, if more than those of a piece.
         """
         slices: list[TensorSlice] = []
         at = 0
         for tensor, numbers in pieces:
             slices.append(TensorSlice(tensor, range(1), numbers, at))
-            at += len(numbers)
+            at += stride or len(numbers)
         self._vectors[name] = Vector(name, tuple(slices), least)
         return name
 

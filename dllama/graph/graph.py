@@ -171,7 +171,7 @@ class Vector:
     @property
     def size(self) -> int:
         """Length of the vector."""
-        return max(self.least, sum(len(piece.cols) for piece in self.slices))
+        return max([self.least, *(piece.at + len(piece.cols) for piece in self.slices)])
 
     @property
     def weight_type(self) -> WeightType:

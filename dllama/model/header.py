@@ -246,6 +246,8 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     for field in DOUBLES.values():
         if len(getattr(spec, field)) not in (0, pairs):
             raise FormatError(path, field, len(getattr(spec, field)), f"{pairs} or none")
+    if (spec.hidden_act is HiddenAct.CLAMPED) != (spec.act_limit > 0):
+        raise FormatError(path, "act_limit", spec.act_limit, "a limit of a clamped activation")
     if bool(spec.rope_switch) != bool(spec.rope_long_frequencies):
         expected = "a number of tokens" if spec.rope_long_frequencies else "frequencies behind it"
         raise FormatError(path, "rope_switch", spec.rope_switch, expected)

@@ -65,6 +65,8 @@ class Key(IntEnum):
     QK_NORM = 1026
     ROPE_SWITCH = 1027
     ROPE_LONG_FREQUENCIES = 1028
+    SINKS = 1029
+    ACT_LIMIT = 1030
     DENSE = 1040
 
 
@@ -74,6 +76,7 @@ FLAGS = {
     Key.QKV_BIAS: "qkv_bias",
     Key.O_BIAS: "o_bias",
     Key.FFN_BIAS: "ffn_bias",
+    Key.SINKS: "sinks",
     Key.ROUTER_UNSCALED: "topk_normalised",
     Key.NO_PRE_NORMS: "pre_norms",
     Key.POST_NORMS: "post_norms",
@@ -82,6 +85,7 @@ FLAGS = {
 FACTORS = {
     Key.WINDOW_ROPE_THETA: "window_rope_theta",
     Key.ROPE_FACTOR: "rope_factor",
+    Key.ACT_LIMIT: "act_limit",
     Key.EMBEDDING_SCALE: "embedding_scale",
     Key.ATTENTION_SCALE: "attention_scale",
     Key.ATTENTION_CAP: "attention_cap",

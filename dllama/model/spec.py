@@ -25,6 +25,7 @@ class HiddenAct(IntEnum):
 
     GELU = 0
     SILU = 1
+    CLAMPED = 2  # gpt-oss's SwiGLU, with an offset and ModelSpec.act_limit
 
 
 class RopeType(IntEnum):
@@ -94,6 +95,7 @@ class Attention:
         norm: what is normalised of q and k.
         biases: whether q, k and v have biases.
         o_bias: whether the output projection has a bias.
+        sinks: whether each head has a score for no position at all.
     """
 
     rope: Rope | None
@@ -103,6 +105,7 @@ class Attention:
     norm: QKNorm
     biases: bool
     o_bias: bool
+    sinks: bool
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Layer:
         attention: how it attends.
         experts: whether the second block is a mixture of experts.
         width: units of the feed-forward network, or of each expert.
-        biases: whether the matrices of a feed-forward network have biases.
+        biases: whether the matrices of the feed-forward network have biases, or those of the
+            experts and the router.
         norms_before: whether the input of each block is normalised.
         norms_after: whether the output of each block is normalised before it is added to the
             residual stream.
@@ -156,6 +160,7 @@ class ModelSpec:
         weight_type: how matrices are stored, except routers and an embedding of its own, which are
             float32.
         hidden_act: activation of the feed-forward network.
+        act_limit: limit of HiddenAct.CLAMPED.
         norm_epsilon: epsilon of RMSNorm.
         rope_theta: base of the RoPE frequencies.
         rope_type: which pairs RoPE rotates, and whether frequencies are scaled.
@@ -178,7 +183,9 @@ class ModelSpec:
         moe_hidden_dim: width of one expert; 0 stands for hidden_dim.
         qkv_bias: whether q, k and v have biases.
         o_bias: whether the output projection of attention has a bias.
-        ffn_bias: whether the matrices of the feed-forward network have biases.
+        ffn_bias: whether the matrices of the feed-forward network have biases, or those of the
+            experts and the router.
+        sinks: whether each query head has a score for no position at all (Xiao et al. 2023).
         qk_norm: what is normalised of q and k.
         topk_normalised: whether the weights of a token's experts are scaled to add up to 1;
             otherwise they are the probabilities of the router.
@@ -208,6 +215,7 @@ class ModelSpec:
     seq_len: int
     weight_type: WeightType
     hidden_act: HiddenAct = HiddenAct.SILU
+    act_limit: float = 0.0
     norm_epsilon: float = 1e-5
     rope_theta: float = 10000.0
     rope_type: RopeType = RopeType.LLAMA
@@ -228,6 +236,7 @@ class ModelSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     ffn_bias: bool = False
+    sinks: bool = False
     qk_norm: QKNorm = QKNorm.NONE
     topk_normalised: bool = True
     pre_norms: bool = True
@@ -301,6 +310,7 @@ class ModelSpec:
             norm=self.qk_norm,
             biases=self.qkv_bias,
             o_bias=self.o_bias,
+            sinks=self.sinks,
         )
         return Layer(
             attention,

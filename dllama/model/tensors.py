@@ -45,11 +45,9 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield at + "v_bias", (spec.kv_dim,)
         if features.attention.o_bias:
             yield at + "o_bias", (spec.dim,)
+        if features.attention.sinks:
+            yield at + "sinks", (spec.n_heads,)
         yield from _feed_forward(spec, at, features)
-        if features.biases:
-            yield at + "gate_bias", (features.width,)
-            yield at + "down_bias", (spec.dim,)
-            yield at + "up_bias", (features.width,)
         if features.attention.norm is not QKNorm.NONE:
             heads = features.attention.norm is QKNorm.HEAD
             yield at + "q_norm", (spec.head_dim if heads else spec.q_dim,)
@@ -65,18 +63,22 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "output", (spec.vocab_size, spec.dim)
 
 
-def _feed_forward(
-    spec: ModelSpec, at: str, features: Layer
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
     prefixes = [at]
-    if features.experts:
+    if layer.experts:
         yield at + "router", (spec.n_experts, spec.dim)
+        if layer.biases:
+            yield at + "router_bias", (spec.n_experts,)
         prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
     for prefix in prefixes:
-        yield prefix + "gate", (features.width, spec.dim)
-        yield prefix + "down", (spec.dim, features.width)
-        yield prefix + "up", (features.width, spec.dim)
+        yield prefix + "gate", (layer.width, spec.dim)
+        yield prefix + "down", (spec.dim, layer.width)
+        yield prefix + "up", (layer.width, spec.dim)
+        if layer.biases:
+            yield prefix + "gate_bias", (layer.width,)
+            yield prefix + "down_bias", (spec.dim,)
+            yield prefix + "up_bias", (layer.width,)
 
 
 def typed(spec: ModelSpec) -> list[str]:

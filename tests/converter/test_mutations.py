@@ -24,7 +24,7 @@ MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3", "grok",
+    "exaone4", "granitemoe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3", "gpt-oss", "grok",
 )  # fmt: skip
 IDS = range(3, 90)  # so many that every expert is used
 DROPPED = object()
@@ -36,7 +36,7 @@ SILENT = {
     "embd_pdrop", "output_router_logits", "pad_token_id", "pretraining_tp", "resid_pdrop",
     "router_aux_loss_coef", "router_jitter_noise", "transformers_version", "use_cache",
 }  # fmt: skip
-THETA = {"mixtral": 1e6, "smollm3": 2e6}
+THETA = {"gpt-oss": 150000.0, "mixtral": 1e6, "smollm3": 2e6}
 # These count only if use_sliding_window and sliding_window are both set.
 WINDOW = {"max_window_layers", "sliding_window", "use_sliding_window"}
 SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermediate_size"},
@@ -48,6 +48,7 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "gemma3": {"attn_logit_softcapping", "sliding_window_pattern",
                         "_sliding_window_pattern"},
              "phi3": {"original_max_position_embeddings"},  # which it has twice
+             "gpt-oss": {"beta_fast"},  # no pair turns so often in 32 positions
              # Pairs are counted in whole numbers.
              "llama-yarn": {"beta_fast", "original_max_position_embeddings"}}  # fmt: skip
 # Values that transformers takes for a field that is absent or null, and xAI's code for Grok.
@@ -77,6 +78,10 @@ DEFAULTS_OF = {
         "use_bidirectional_attention": False,
     },
     "phi3": {"rms_norm_eps": 1e-5},
+    "gpt-oss": {
+        "attention_bias": True, "beta_fast": 32.0, "beta_slow": 1.0, "rms_norm_eps": 1e-5,
+        "layer_types": ["sliding_attention", "full_attention"], "swiglu_alpha": 1.702,
+    },
     "glm4": {
         "partial_rotary_factor": 0.5,
         "rope_parameters": {

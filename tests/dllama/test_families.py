@@ -30,9 +30,10 @@ from dllama.runtime.footprint import footprint
 MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3",
+    "exaone4", "granitemoe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3", "gpt-oss",
+    "gpt-oss-mxfp4",
 )  # fmt: skip
-MIXTURES = ("qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "grok")
+MIXTURES = ("gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "grok")
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from dllama.converter.sources.quantised import awq, compressed_tensors, fp8, gptq
+from dllama.converter.sources.quantised import awq, compressed_tensors, fp8, gptq, mxfp4
 from dllama.converter.sources.quantised.scheme import Scheme
 from dllama.converter.sources.quantised.settings import Settings, shortened
 from dllama.errors import UnsupportedError
@@ -18,11 +18,13 @@ READ = ("quantization_config", "compression_config")
 KEYS = frozenset({*READ, "quantization"})
 # Files that say the same: AutoGPTQ's, AutoAWQ's, and ModelOpt's.
 FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-METHODS = {method.METHOD: method for method in (gptq, awq, compressed_tensors, fp8)}
+METHODS = {method.METHOD: method for method in (gptq, awq, compressed_tensors, fp8, mxfp4)}
 TENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def read_scheme(config: dict[str, Any], files: Collection[str], path: object) -> Scheme | None:
+def read_scheme(
+    config: dict[str, Any], files: Collection[str], path: object
+) -> Scheme | mxfp4.Mxfp4 | None:
     """Return how the weights are quantised; None if they are not.
 
     Args:
@@ -51,7 +53,7 @@ def read_scheme(config: dict[str, Any], files: Collection[str], path: object) ->
     return scheme
 
 
-def _scheme(values: Any, key: str, path: object) -> Scheme:
+def _scheme(values: Any, key: str, path: object) -> Scheme | mxfp4.Mxfp4:
     """Read one of the fields."""
     name = values.get("quant_method") if isinstance(values, dict) else None
     if key not in READ or name not in [*METHODS]:
@@ -59,5 +61,7 @@ def _scheme(values: Any, key: str, path: object) -> Scheme:
         known = ", ".join(METHODS)
         raise UnsupportedError(f"{path}: {key} {shown} is not supported, only {known}")
     others = {field: value for field, value in values.items() if field != "quant_method"}
-    scheme: Scheme = METHODS[name].read_scheme(Settings(others, f"{key} {name!r}", path))
+    scheme: Scheme | mxfp4.Mxfp4 = METHODS[name].read_scheme(
+        Settings(others, f"{key} {name!r}", path)
+    )
     return scheme

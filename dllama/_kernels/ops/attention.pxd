@@ -37,6 +37,7 @@ cdef struct Attention:
     int64_t layer
     float scale                     # factor of q k^T
     float cap                       # soft cap of the scores; 0: no cap
+    const char *sinks               # [count] partials of the sinks of heads; NULL: none
     int64_t window                  # positions that a row sees, its own included; 0: all before
     int64_t table                   # where the blocks of this cache begin in those of a span
     const float *q                  # [T][q_ld], the heads of a row side by side

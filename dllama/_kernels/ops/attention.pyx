@@ -193,7 +193,16 @@ cdef void _attend_rows(const Attention *a, const dl_span *span, int64_t kv_head,
                 memcpy(&total[r], &partial[r], a.partial_bytes)
             begun[r] = begun[r] or job.limit[r] > 0
     for r in range(n):
-        a.floats.finish(&total[r], <int> a.kv.size, _out(a, span, g, row + r))
+        _finish(a, span, g, row + r, &total[r])
+
+
+cdef inline void _finish(const Attention *a, const dl_span *span, const KVGroup *g, int64_t row,
+                         dl_partial *total) noexcept nogil:
+    """Write the result of a query row. A sink is one more score, of a value of zeros."""
+    cdef int64_t head = g.first + row % g.count
+    if a.sinks != NULL:
+        a.floats.merge(total, <dl_partial *> (a.sinks + head * a.partial_bytes), <int> a.kv.padded)
+    a.floats.finish(total, <int> a.kv.size, _out(a, span, g, row))
 
 
 cdef inline float *_out(const Attention *a, const dl_span *span, const KVGroup *g,
@@ -246,7 +255,7 @@ cdef void merge(const Attention *a, const dl_batch *batch, int64_t i) noexcept n
     cdef dl_partial *total = _partial(a, span, kv_head, row, first)
     for block in range(first + 1, _blocks(a.kv, span.position + t + 1)):
         a.floats.merge(total, _partial(a, span, kv_head, row, block), <int> a.kv.padded)
-    a.floats.finish(total, <int> a.kv.size, _out(a, span, &g, row))
+    _finish(a, span, &g, row, total)
 
 
 cdef int64_t attend_items(const Pass *run, const void *op) noexcept nogil:
@@ -268,11 +277,14 @@ cdef int merge_item(const Pass *run, const void *op, int64_t i, float *scratch) 
 
 
 cdef class AttentionOp(Op):
-    """dst = attention of the queries in src to the keys and values in the cache."""
+    """dst = attention of the queries in src to the keys and values in the cache.
+
+    The weight, if there is one, has the sinks of the heads.
+    """
 
     cdef Attention op
     cdef KVCache cache
-    cdef Memory partials
+    cdef Memory partials, sinks
 
     def __init__(self, Bindings b, task):
         cdef Attention *a = &self.op
@@ -286,8 +298,22 @@ cdef class AttentionOp(Op):
         size = partials_size(a)
         self.partials = b.shared(("partials", size), lambda: Memory(size))
         a.partials = self.partials.data
+        if task.weight:
+            self.sinks = _sinks(b.vector(task.weight, a.heads.count), a)
+            a.sinks = self.sinks.data
         self.stage(attend_items, attend_item, a)
         self.stage(merge_items, merge_item, a)
+
+
+cdef Memory _sinks(const float *sinks, const Attention *a):
+    """Partials of sinks: the maximum is the sink, the sum of exponentials 1, all values 0."""
+    cdef Memory memory = Memory(a.heads.count * a.partial_bytes)
+    cdef dl_partial *partial
+    cdef int64_t h
+    for h in range(a.heads.count):
+        partial = <dl_partial *> (memory.data + h * a.partial_bytes)
+        partial.m, partial.l = sinks[h], 1
+    return memory
 
 
 cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_rows,
@@ -304,7 +330,7 @@ cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
               int64_t position=0, int kind=dl_type_f32, int threads=1, float scale=0, float cap=0,
-              int64_t window=0):
+              int64_t window=0, const float[::1] sinks=None):
     """Causal attention: softmax(q k^T / sqrt(S)) v.
 
     Args:
@@ -317,6 +343,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
         scale: if not 0, used instead of 1 / sqrt(S).
         cap: if not 0, a score s becomes cap * tanh(s / cap).
         window: if not 0, how many positions a row sees, its own included.
+        sinks: a score of each head for no position at all, float32 (H,); None for none.
 
     Returns:
         float32 (T, H, S).
@@ -347,6 +374,12 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     a.q, a.q_ld, a.out, a.out_ld = &q[0, 0, 0], H * S, &y[0, 0, 0], H * S
     cdef Memory partials = Memory(partials_size(&a))
     a.partials = partials.data
+    cdef Memory sink_partials = None
+    if sinks is not None:
+        if sinks.shape[0] != H:
+            raise ValueError(f"{sinks.shape[0]} sinks, expected {H}")
+        sink_partials = _sinks(&sinks[0], &a)
+        a.sinks = sink_partials.data
     for i in prange(P * K, nogil=True, num_threads=threads):
         kv_put(a.kv, a.floats, blocks[i // K // a.kv.positions], 0, i % K, i // K, &k[i // K, i % K, 0],
                &v[i // K, i % K, 0])

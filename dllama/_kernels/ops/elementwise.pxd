@@ -11,6 +11,8 @@ cdef extern from "simd/elementwise.h" nogil:
         void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y) noexcept nogil
         void (*swiglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
         void (*geglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
+        void (*swiglu_clamped)(const float *gate, const float *up, int64_t n, float limit,
+                               float *h) noexcept nogil
         void (*softcap)(const float *x, int64_t n, float cap, float *y) noexcept nogil
         void (*quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s,
                              int32_t *h) noexcept nogil
@@ -64,3 +66,23 @@ cdef void put_blocks(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t
 # Put a whole row of rows.k floats into row t, of T rows.
 cdef void put_row(const dl_floats *f, const dl_rows *rows, int64_t T, int64_t t,
                   const float *x) noexcept nogil
+
+# The activation of a feed-forward network; `then` is one of those in dllama._kernels.tasks.Then.
+cdef enum:
+    GATED = 2
+    GATED_GELU = 3
+    GATED_CLAMPED = 4
+
+cdef struct Activation:
+    int then
+    float limit                     # GATED_CLAMPED
+
+# h[n] = the activation of gate[n] and up[n].
+cdef inline void activate(const dl_floats *f, const Activation *a, const float *gate, const float *up,
+                          int64_t n, float *h) noexcept nogil:
+    if a.then == GATED_CLAMPED:
+        f.swiglu_clamped(gate, up, n, a.limit, h)
+    elif a.then == GATED_GELU:
+        f.geglu(gate, up, n, h)
+    else:
+        f.swiglu(gate, up, n, h)

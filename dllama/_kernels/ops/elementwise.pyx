@@ -94,15 +94,25 @@ def rmsnorm(const float[:, ::1] x, const float[::1] weight, float epsilon, int t
 
 def swiglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
     """SwiGLU: gate * sigmoid(gate) * up, all float32 (T, D) (Shazeer 2020)."""
-    return _gated(gate, up, threads, False)
+    return _gated(gate, up, threads, GATED)
 
 
 def geglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):
     """GEGLU: gelu(gate) * up with the tanh approximation, all float32 (T, D) (Shazeer 2020)."""
-    return _gated(gate, up, threads, True)
+    return _gated(gate, up, threads, GATED_GELU)
 
 
-cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, bint gelu):
+def swiglu_clamped(const float[:, ::1] gate, const float[:, ::1] up, float limit, int threads=1):
+    """(u + 1) * g * sigmoid(1.702 g), all float32 (T, D) (OpenAI 2025, gpt-oss model card).
+
+    g = min(gate, limit), and u is up, clamped to -limit and limit.
+    """
+    return _gated(gate, up, threads, GATED_CLAMPED, limit)
+
+
+cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, int then, float limit=0):
+    cdef Activation a
+    a.then, a.limit = then, limit
     cdef int64_t t, T = gate.shape[0], D = gate.shape[1]
     cdef const dl_floats *f = dl_floats_of(dl_isa())
     _same("rows of up", up.shape[0], T)
@@ -111,7 +121,7 @@ cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, bint 
     cdef float[:, ::1] h = out
     if D:
         for t in prange(T, nogil=True, num_threads=threads):
-            (f.geglu if gelu else f.swiglu)(&gate[t, 0], &up[t, 0], D, &h[t, 0])
+            activate(f, &a, &gate[t, 0], &up[t, 0], D, &h[t, 0])
     return out
 
 

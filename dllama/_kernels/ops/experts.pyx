@@ -6,15 +6,13 @@ T: rows of the batch. N: entries, one for each row and each expert that it takes
 from libc.stdint cimport int64_t
 
 from dllama._kernels.op cimport Bindings, Op, Pass, one_item
-from dllama._kernels.ops.elementwise cimport dl_rows
+from dllama._kernels.ops.elementwise cimport Activation, dl_rows
 from dllama._kernels.ops.matmul cimport GATED, Order
 from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.ops.moe cimport (
-    Experts, Routes, Routing, activate_item, dispatch_item, gated_item, gated_items, gated_job,
+    Experts, Routes, Routing, activate_item, add_biases, dispatch_item, gated_item, gated_items, gated_job,
     route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,
 )
-
-from dllama._kernels.tasks import Then
 
 
 cdef struct ExpertsTask:
@@ -23,7 +21,9 @@ cdef struct ExpertsTask:
     int64_t width
     const dl_rows *rows             # dispatch: [N][width]; activate: [N][hidden]
     Experts experts                 # gated and sum
-    bint gelu                       # activate
+    Activation act                  # activate
+    const float *bias               # add: [experts][width]
+    float *dst                      # add: [T][width]
 
 
 cdef int64_t route_items(const Pass *run, const void *op) noexcept nogil:
@@ -122,22 +122,24 @@ cdef class ExpertsGatedOp(ExpertsOp):
         x.dst, x.job.ld = b.floats(task.dst) + <int64_t> task.column, b.rows(task.dst).k
         if task.column + x.job.rows > x.job.ld:
             raise ValueError(f"{task.dst} has {x.job.ld} columns, {task.weight} {x.job.rows} rows")
+        x.job.bias = b.vector(task.bias, self.matrix.rows)
         return 0
 
 
 cdef int activate_entry(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     cdef const ExpertsTask *task = <const ExpertsTask *> op
-    activate_item(task.routing, run.floats, task.src, task.width, task.gelu, task.rows, i, scratch)
+    activate_item(task.routing, run.floats, task.src, task.width, &task.act, task.rows, i, scratch)
     return 0
 
 
 cdef class ExpertsActivateOp(ExpertsOp):
-    """dst = SwiGLU (GATED_GELU: GEGLU) of src, whose columns are gate, then up."""
+    """dst = the activation of src, whose columns are gate, then up."""
 
     def __init__(self, Bindings b, task):
         self.follow(b, task.routes)
         self.read(b, task)
-        self.op.gelu, self.scratch = task.then == Then.GATED_GELU, self.op.rows.k + 32
+        self.op.act.then, self.op.act.limit = task.then, task.scale
+        self.scratch = self.op.rows.k + 32
         if self.op.width < 2 * self.op.rows.k:
             raise ValueError(f"{task.src} has {self.op.width} columns, {task.dst} {self.op.rows.k}")
         self.stage(dispatch_items, activate_entry, &self.op)
@@ -170,3 +172,19 @@ cdef class ExpertsSumOp(ExpertsOp):
         x.dst_stride = b.max_rows * x.dim
         self.scratch = sum_scratch(x, b.max_rows)
         self.stage(experts_sum_items, experts_sum_item, &self.op)
+
+
+cdef int add_entry_biases(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const ExpertsTask *task = <const ExpertsTask *> op
+    add_biases(task.routing, task.bias, task.width, t, task.dst + t * task.width)
+    return 0
+
+
+cdef class ExpertsAddOp(ExpertsOp):
+    """dst += for each row, the weighted sum of its experts' biases."""
+
+    def __init__(self, Bindings b, task):
+        self.follow(b, task.routes)
+        self.op.dst, self.op.width = b.floats(task.dst), b.rows(task.dst).k
+        self.op.bias = b.vector(task.weight, self.op.routing.experts * self.op.width)
+        self.stage(route_items, add_entry_biases, &self.op)

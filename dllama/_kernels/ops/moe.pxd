@@ -5,7 +5,7 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from dllama._kernels.ops.elementwise cimport dl_floats, dl_rows
+from dllama._kernels.ops.elementwise cimport Activation, dl_floats, dl_rows
 from dllama._kernels.ops.matmul cimport Matmul, Order, dl_segment
 from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.memory cimport Memory
@@ -41,7 +41,12 @@ cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, 
 # Put the activation of entry i, of src[N][width], into row i of dst as a matmul reads it. The
 # columns of src are gate, then up. scratch: [hidden units].
 cdef void activate_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,
-                        bint gelu, const dl_rows *dst, int64_t i, float *scratch) noexcept nogil
+                        const Activation *act, const dl_rows *dst, int64_t i,
+                        float *scratch) noexcept nogil
+
+# dst[width] += the sum over the experts of row t of their weight times their row of bias[E][width].
+cdef void add_biases(const Routing *r, const float *bias, int64_t width, int64_t t,
+                     float *dst) noexcept nogil
 
 
 # A matmul of all entries with the matrices of their experts, which follow one another in memory.

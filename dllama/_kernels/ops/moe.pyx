@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memmove, memset
 
 import numpy as np
 
-from dllama._kernels.ops.elementwise cimport dl_floats_of, dl_isa, put_row
+from dllama._kernels.ops.elementwise cimport Activation, activate, dl_floats_of, dl_isa, put_row
 from dllama._kernels.ops.matmul cimport (
     ADD, GATED, Order, dl_tile, matmul_item, matmul_items, matmul_job, point, sum_in_order,
     tile_rows,
@@ -138,12 +138,25 @@ cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, 
 
 
 cdef void activate_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,
-                        bint gelu, const dl_rows *dst, int64_t i, float *scratch) noexcept nogil:
+                        const Activation *act, const dl_rows *dst, int64_t i,
+                        float *scratch) noexcept nogil:
     cdef int64_t expert = r.owners[i], first = r.first[expert]
     cdef const float *gate = src + i * width
     cdef dl_rows rows = _from_row(dst, first)
-    (f.geglu if gelu else f.swiglu)(gate, gate + width // 2, dst.k, scratch)
+    activate(f, act, gate, gate + width // 2, dst.k, scratch)
     put_row(f, &rows, r.first[expert + 1] - first, i - first, scratch)
+
+
+cdef void add_biases(const Routing *r, const float *bias, int64_t width, int64_t t,
+                     float *dst) noexcept nogil:
+    cdef int64_t s, j
+    cdef float weight
+    cdef const float *row
+    for s in range(r.taken):
+        weight = r.weights[t * r.taken + s]
+        row = bias + r.chosen[t * r.taken + s] * width
+        for j in range(width):
+            dst[j] += weight * row[j]
 
 
 cdef Experts gated_job(Routes routes, PackedMatrix matrix, const dl_rows *src,
@@ -177,6 +190,8 @@ cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
     cdef dl_rows hidden
     cdef Matmul m = x.job
     m.w += expert * x.expert_bytes
+    if m.bias != NULL:
+        m.bias += expert * m.rows
     m.src = &src
     if m.then >= GATED:
         hidden = _from_row(x.hidden, first)

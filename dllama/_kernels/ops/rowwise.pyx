@@ -6,7 +6,9 @@ T: rows of the task. D: columns of a row.
 from libc.stdint cimport int64_t, uint8_t
 
 from dllama._kernels.op cimport Bindings, Op, Pass, row_of, rows_of
-from dllama._kernels.ops.elementwise cimport dl_isa, dl_rows, put_blocks, put_row
+from dllama._kernels.ops.elementwise cimport (
+    Activation, activate, dl_isa, dl_rows, put_blocks, put_row,
+)
 from dllama._kernels.weight_types cimport dl_quants, dl_quants_of
 
 from dllama._kernels.tasks import Then
@@ -29,7 +31,7 @@ cdef struct RowOp:
     const dl_quants *codec
     float epsilon                   # norm
     float scale                     # scale: the factor; softcap: the cap
-    bint gelu                       # activate
+    Activation act                  # activate
 
 
 cdef int64_t row_items(const Pass *run, const void *op) noexcept nogil:
@@ -118,19 +120,20 @@ cdef int activate_item(const Pass *run, const void *op, int64_t t, float *scratc
     cdef const RowOp *r = <const RowOp *> op
     cdef int64_t D = r.dst.k
     cdef const float *gate = r.src + t * r.width
-    (run.floats.geglu if r.gelu else run.floats.swiglu)(gate, gate + r.width // 2, D, scratch)
+    activate(run.floats, &r.act, gate, gate + r.width // 2, D, scratch)
     put_row(run.floats, r.dst, run.batch.rows, t, scratch)
     return 0
 
 
 cdef class ActivateOp(Op):
-    """dst = SwiGLU (GATED_GELU: GEGLU) of src, whose columns are gate, then up."""
+    """dst = the activation of src, whose columns are gate, then up."""
 
     cdef RowOp op
 
     def __init__(self, Bindings b, task):
         self.op.src, self.op.dst = b.floats(task.src), b.rows(task.dst)
-        self.op.width, self.op.gelu = b.rows(task.src).k, task.then == Then.GATED_GELU
+        self.op.width = b.rows(task.src).k
+        self.op.act.then, self.op.act.limit = task.then, task.scale
         if self.op.width < 2 * self.op.dst.k:
             raise ValueError(f"{task.src} has {self.op.width} columns, {task.dst} {self.op.dst.k}")
         self.scratch = self.op.dst.k + 32

@@ -13,14 +13,15 @@ typedef struct {
     void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y);
     void (*swiglu)(const float *gate, const float *up, int64_t n, float *h);
     void (*geglu)(const float *gate, const float *up, int64_t n, float *h);
+    void (*swiglu_clamped)(const float *gate, const float *up, int64_t n, float limit, float *h);
     void (*softcap)(const float *x, int64_t n, float cap, float *y);
     void (*quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s, int32_t *h);
     void (*exp_row)(const float *x, int64_t n, float *y);
 } dl_floats;
 
 #define DL_FLOATS(isa, vec) \
-    {dl_rmsnorm_##vec, dl_swiglu_##vec, dl_geglu_##vec, dl_softcap_##vec, dl_quantise_row_##vec, \
-     dl_exp_row_##vec},
+    {dl_rmsnorm_##vec, dl_swiglu_##vec, dl_geglu_##vec, dl_swiglu_clamped_##vec, dl_softcap_##vec, \
+     dl_quantise_row_##vec, dl_exp_row_##vec},
 
 /* isa must be available on this machine. */
 static inline const dl_floats *dl_floats_of(int isa)

@@ -79,6 +79,19 @@ static void DL_FN(dl_geglu)(const float *gate, const float *up, int64_t n, float
     }
 }
 
+/* h[n] = (u + 1) * g * sigmoid(1.702 g), where g = min(gate, limit) and u is up, clamped to -limit
+ * and limit  (OpenAI 2025, gpt-oss model card, section 2.3) */
+static void DL_FN(dl_swiglu_clamped)(const float *gate, const float *up, int64_t n, float limit, float *h)
+{
+    VT one = V(set1)(1.0f), a = V(set1)(-1.702f), top = V(set1)(limit), bottom = V(set1)(-limit);
+    for (int64_t i = 0; i < n; i += 16) {
+        VT g = V(min)(DL_FN(dl_load_n)(gate + i, n - i), top);
+        VT u = V(max)(V(min)(DL_FN(dl_load_n)(up + i, n - i), top), bottom);
+        VT s = V(div)(g, V(add)(one, DL_FN(dl_exp)(V(mul)(g, a))));
+        DL_FN(dl_store_n)(h + i, V(mul)(V(add)(u, one), s), n - i);
+    }
+}
+
 /* y[n] = cap * tanh(x / cap), with tanh(u) = 1 - 2 / (e^(2 u) + 1) */
 static void DL_FN(dl_softcap)(const float *x, int64_t n, float cap, float *y)
 {

@@ -42,6 +42,8 @@ FEATURES = {
     "experts": MIXTURE,
     "experts of other types": {**MIXTURE, "tensor_types": (("layers.0.experts.up", F32),)},
     "layers without experts": {**MIXTURE, "dense": (1,)},
+    "experts with biases": {**MIXTURE, "ffn_bias": True, "sinks": True},
+    "a clamped activation": {"hidden_act": HiddenAct.CLAMPED, "act_limit": 7.0},
     "norms after blocks": {**MIXTURE, "post_norms": True},
 }
 
@@ -99,20 +101,23 @@ def test_a_layer_is_a_composition():
 
 
 def test_the_activation_is_that_of_the_model():
-    for act in HiddenAct:
+    for act in (HiddenAct.SILU, HiddenAct.GELU):
         spec = ModelSpec(**(PLAIN | {"hidden_act": act}))
         tasks = build(spec, split(spec, [1])[0]).tasks
         assert [task.then.name for task in tasks if task.weight.endswith("gate_up")] == 2 * [
             "GATED_GELU" if act is HiddenAct.GELU else "GATED"
         ]
+    (graph,) = graphs("a clamped activation", 1)
+    acts = [(one.then.name, one.scale) for one in graph.tasks if one.op == "activate"]
+    assert acts == 2 * [("GATED_CLAMPED", 7.0)]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"arch": Arch.QWEN3, **MIXTURE}, "m: architecture qwen3 with 4 experts is not"),
+        ({"pre_norms": False, **MIXTURE}, "experts without a norm before them"),
         ({"arch": Arch.QWEN3_MOE}, "architecture qwen3_moe with 0 experts is not"),
-        ({"ffn_bias": True, **MIXTURE}, "experts with biases are not supported"),
     ],
 )
 def test_combinations_that_no_family_has_are_refused(changes, message):

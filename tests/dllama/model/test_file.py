@@ -142,6 +142,7 @@ def test_the_original_converters_file_is_read(fixtures):
         {"arch": Arch.QWEN3, "rope_type": RopeType.FALCON, "qk_norm": QKNorm.HEAD},
         {"qk_norm": QKNorm.WIDTH, "pre_norms": False, "o_bias": True, "ffn_bias": True},
         {"rope_dim": 4, "rope_frequencies": (1 / 3, 0.0), "rope_factor": 1.25},
+        {"hidden_act": HiddenAct.CLAMPED, "act_limit": 7.0, "sinks": True},
         {"rope_dim": 2, "rope_switch": 16, "rope_long_frequencies": (1e-9,)},
         {
             "arch": Arch.QWEN3_MOE,
@@ -233,6 +234,9 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.ROPE_DIM, 3, "rope_dim"),
         (Key.ROPE_DIM, SPEC.head_dim + 2, "rope_dim"),
         (Key.ROPE_FACTOR, 0, "rope_factor"),
+        (Key.SINKS, 2, "sinks"),
+        (Key.HIDDEN_ACT, 2, "act_limit"),
+        (Key.ACT_LIMIT, 0x3F800000, "act_limit"),
         (Key.ROPE_SWITCH, 5, "rope_switch"),
         (Key.ROPE_FREQUENCIES, 1, "rope_frequencies"),
         (Key.NO_ROPE, SPEC.n_layers, "no_rope"),

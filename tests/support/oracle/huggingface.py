@@ -68,14 +68,18 @@ def _read_layer(stored: dict[str, Any], layer: int, tensors: dict[str, Any]) -> 
         tensors[f"layers.{layer}.{expert}{ours[short]}{suffix}"] = tensor
 
 
-def read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    """All tensors of a .safetensors file as float32 (F32, F16, BF16 and U8 stored)."""
+def read_safetensors(path: Path, kinds: tuple[str, ...] = ()) -> dict[str, NDArray[np.float32]]:
+    """All tensors of a .safetensors file, or those of some types, as float32."""
     data = path.read_bytes()
     header_size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + header_size])
     header.pop("__metadata__", None)
     body = data[8 + header_size :]
-    return {name: _tensor(body, entry) for name, entry in header.items()}
+    return {
+        name: _tensor(body, entry)
+        for name, entry in header.items()
+        if not kinds or entry["dtype"] in kinds
+    }
 
 
 def _tensor(body: bytes, entry: dict[str, Any]) -> NDArray[np.float32]:

@@ -90,7 +90,8 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
         _rotate(spec, k, halves, windowed)
     scale, cap = spec.attention_scale or None, spec.attention_cap
     stored, window = KV_TYPES[kv_type], spec.window if windowed else 0
-    mixed = ops.attention(q, stored(k), stored(v), scale=scale, cap=cap, window=window)
+    mixed = ops.attention(q, stored(k), stored(v), scale=scale, cap=cap, window=window,
+                          sinks=weights.get("sinks"))  # fmt: skip
     return ops.matmul(noise(mixed.reshape(len(mixed), -1)), weights["o"]) + weights.get(
         "o_bias", 0.0
     )
@@ -119,7 +120,8 @@ def _feed_forward(weights, spec, x, noise):
 def _experts(weights, spec, x, noise):
     """A mixture of experts on x (T, dim), token by token, before the residual sum: (T, dim)."""
     h = noise(ops.rms_norm(x, weights["ffn_norm"], spec.norm_epsilon))
-    probabilities = ops.softmax(ops.matmul(h, weights["router"]))
+    scores = ops.matmul(h, weights["router"]) + weights.get("router_bias", 0.0)
+    probabilities = ops.softmax(scores)
     out = np.zeros_like(h)
     for t in range(len(h)):
         best = np.argsort(-probabilities[t], kind="stable")[: spec.n_active_experts]
@@ -136,8 +138,11 @@ def _gated(weights, prefix, spec, h, noise):
         ops.matmul(h, weights[prefix + name]) + weights.get(f"{prefix}{name}_bias", 0.0)
         for name in ("gate", "up")
     )
-    activate = ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu
-    down = ops.matmul(noise(activate(gate) * up), weights[prefix + "down"])
+    if spec.hidden_act is HiddenAct.CLAMPED:
+        hidden = ops.swiglu_clamped(gate, up, spec.act_limit)
+    else:
+        hidden = (ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu)(gate) * up
+    down = ops.matmul(noise(hidden), weights[prefix + "down"])
     return down + weights.get(prefix + "down_bias", 0.0)
 
 

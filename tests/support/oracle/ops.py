@@ -91,13 +91,14 @@ def attention(
     scale: float | None = None,
     cap: float = 0.0,
     window: int = 0,
+    sinks: ArrayLike | None = None,
 ) -> Array:
     """Causal grouped-query attention: q (T, H, S) over k, v (start + T, K, S), gives (T, H, S).
 
     Query t stands at position start + t and sees positions 0 to start + t;
     query head h reads KV head h / (H / K). scale: None for 1 / sqrt(S). cap: if not 0,
     cap * tanh(score / cap) takes the place of a score. window: if not 0, a query sees only so many
-    positions, the last one its own.
+    positions, the last one its own. sinks: (H,), one more score of each head, of a value of zeros.
     """
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     tokens, heads, size = q.shape
@@ -110,7 +111,10 @@ def attention(
             keys, values = k[seen, head // group], v[seen, head // group]
             scores = keys @ q[t, head] * (1 / math.sqrt(size) if scale is None else scale)
             scores = softcap(scores, cap) if cap else scores
-            out[t, head] = softmax(scores) @ values
+            if sinks is None:
+                out[t, head] = softmax(scores) @ values
+            else:
+                out[t, head] = softmax([*scores, sinks[head]])[:-1] @ values
     return out
 
 
@@ -139,3 +143,10 @@ def geglu(gate: ArrayLike, up: ArrayLike) -> Array:
 def swiglu(gate: ArrayLike, up: ArrayLike) -> Array:
     """silu(gate) * up (Shazeer 2020)."""
     return silu(gate) * np.asarray(up, np.float64)
+
+
+def swiglu_clamped(gate: ArrayLike, up: ArrayLike, limit: float) -> Array:
+    """gpt-oss's activation: (u + 1) * g * sigmoid(1.702 g) of clamped g and u."""
+    g = np.minimum(np.asarray(gate, np.float64), limit)
+    u = np.clip(np.asarray(up, np.float64), -limit, limit)
+    return (u + 1) * g / (1 + np.exp(np.clip(-1.702 * g, -700, 700)))

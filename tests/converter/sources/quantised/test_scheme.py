@@ -102,7 +102,7 @@ def test_takes_what_published_configs_contain(name):
     [
         ("quantization_config", {"quant_method": "hqq", "bits": 4}, "'hqq'"),
         ("quantization_config", {"quant_method": "bitsandbytes"}, "'bitsandbytes'"),
-        ("quantization_config", {"quant_method": "mxfp4"}, "'mxfp4'"),
+        ("quantization_config", {"quant_method": "quark"}, "'quark'"),
         ("quantization_config", {"quant_method": ["gptq"]}, r"\['gptq'\]"),
         ("quantization_config", {"quant_method": "bitnet", "quantization_mode": "online"},
          "'bitnet'"),

@@ -175,6 +175,8 @@ static void check_floats(void)
         same(got, expected, bytes, "swiglu", n, 0);
         f->geglu(x, w, n, got), base->geglu(x, w, n, expected);
         same(got, expected, bytes, "geglu", n, 0);
+        f->swiglu_clamped(x, w, n, 2.5f, got), base->swiglu_clamped(x, w, n, 2.5f, expected);
+        same(got, expected, bytes, "swiglu_clamped", n, 0);
         normals(x, n, 60.0f);
         x[0] = -INFINITY;
         f->softcap(x, n, 0.5f, got), base->softcap(x, n, 0.5f, expected);

@@ -122,6 +122,25 @@ def test_soft_cap_and_another_scale(rng, shape):
     assert np.isfinite(far).all()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_sinks(rng, shape, kind):
+    """They take a part of the weight, and the rows of a batch do not matter."""
+    tokens, heads, position = shape[0], shape[1], shape[-1]
+    q, k, v = inputs(rng, *shape)
+    sinks = (3 * rng.standard_normal(heads)).astype(np.float32)
+    stored = KV_TYPES[kind]
+    for window in (0, 290):
+        options = {"window": window, "sinks": sinks}
+        expected = ops.attention(q, stored(k), stored(v), position, **options)
+        whole = attention(q, k, v, position, kind, threads=2, **options)
+        np.testing.assert_allclose(whole, expected, atol=ERRORS[kind])
+        last = attention(q[-1:].copy(), k, v, position + tokens - 1, kind, **options)
+        np.testing.assert_array_equal(last, whole[-1:])
+    with pytest.raises(ValueError, match="1 sinks, expected"):
+        attention(q, k, v, position, kind, sinks=np.zeros(1, np.float32)) if heads > 1 else None
+
+
 def test_large_scores_do_not_overflow(rng):
     q, k, v = inputs(rng, 2, 2, 1, 16, 30)
     expected = ops.attention(100 * q, 100 * k, v, 30)

@@ -41,6 +41,15 @@ def test_geglu(rng, width):
     np.testing.assert_allclose(result, ops.geglu(gate, up), rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_swiglu_clamped(rng, width):
+    gate = (4 * rng.standard_normal((4, width))).astype(np.float32)
+    up = (4 * rng.standard_normal((4, width))).astype(np.float32)
+    result = elementwise.swiglu_clamped(gate, up, 2.5, threads=3)
+    expected = ops.swiglu_clamped(gate, up, 2.5)
+    np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-6)
+
+
 def test_geglu_of_large_gates():
     gate = np.array([[-1e4, -200, 200, 1e4]], np.float32)
     result = elementwise.geglu(gate, np.ones_like(gate))
