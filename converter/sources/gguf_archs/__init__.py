@@ -15,6 +15,7 @@ from dllama.converter.sources.gguf_archs import (
     exaone4,
     gemma,
     glm4,
+    gpt_oss,
     granite,
     llama,
     olmo2,
@@ -26,7 +27,7 @@ from dllama.converter.sources.gguf_archs import (
 from dllama.converter.sources.gguf_archs.arch import Arch
 from dllama.errors import UnsupportedError
 
-MODULES = (llama, qwen2, qwen3, granite, smollm3, phi3, olmo2, glm4, exaone4, gemma)
+MODULES = (llama, qwen2, qwen3, granite, smollm3, phi3, olmo2, glm4, exaone4, gemma, gpt_oss)
 ALL: tuple[Arch, ...] = tuple(arch for module in MODULES for arch in module.ARCHS)
 
 

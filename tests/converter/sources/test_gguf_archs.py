@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -216,7 +219,9 @@ def test_mistral3_is_llama_under_another_name(path, fixtures):
         GgufModel(path)
 
 
-@pytest.mark.parametrize("name", ["granitemoe", "phi3", "olmo2", "glm4", "exaone4", "gemma3"])
+@pytest.mark.parametrize(
+    "name", ["granitemoe", "phi3", "olmo2", "glm4", "exaone4", "gemma3", "gpt-oss"]
+)
 def test_every_tensor_counts(path, fixtures, name):
     """Without any of them the file is refused, and other numbers give other logits."""
 
@@ -241,3 +246,28 @@ def test_every_tensor_counts(path, fixtures, name):
             assert f"{one} is missing" in str(caught.value) or one.startswith("rope")
         ggufmodel.write(path, arch, {**others, one: (array * np.float32(1.5), kind)}, metadata)
         assert logits() != plain, one
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "gpt-oss-mxfp4"])
+def test_gpt_oss(path, tmp_path, fixtures, standing, name):
+    """Its clamp of SwiGLU stands in no key: it is always 7."""
+    source = shutil.copytree(fixtures / name, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "swiglu_limit": 7.0}))
+    stored = ggufmodel.write_folder(path, source, "F32")
+    for here, out in ((source, "expected"), (path, "found")):
+        convert(here, tmp_path / out, "f32", progress=False)
+    expected = (tmp_path / "expected" / "model.m").read_bytes()
+    assert (tmp_path / "found" / "model.m").read_bytes() == expected
+    options = {"threads": 1, "buffer": "f32", "kv_cache": "f32"}
+    tokens = np.load(source / "reference.npz")["tokens"].ravel()
+    with dllama.LLM(path, **options) as llm, dllama.LLM(tmp_path / "found", **options) as plain:
+        logits, right = llm.eval(tokens), plain.eval(tokens)
+    quantised = "mxfp4" in name  # activations are rounded to 8 bits there
+    assert np.abs(logits - right).max() <= (0.1 if quantised else 1e-6) * right.std()
+    with dllama.LLM(path, workers=standing(1), **options) as llm:
+        np.testing.assert_array_equal(llm.eval(tokens), logits)
+    with GgufModel(path) as model:
+        raw = model.raw("layers.0.experts.1.gate")
+    if quantised:
+        assert raw.tobytes() == stored["blk.0.ffn_gate_exps.weight"][1].tobytes()

@@ -286,6 +286,7 @@ def answer(path):
         "olmo2",
         "glm4",
         "exaone4",
+        "gpt-oss",
         "gemma2",
         "gemma3",
     ],
