@@ -26,6 +26,7 @@ SWAPPED = (MAGIC[::-1], *(MAGIC + version.to_bytes(4, "big") for version in VERS
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 STRING, ARRAY = 8, 9
+LENGTH = struct.Struct("<Q")
 SCALARS = {
     number: np.dtype(code)
     for number, code in {
@@ -146,7 +147,7 @@ class _Reader:
             raise self._error(f"type of {key}", kind, "0 to 12")
         inner = self._number("<I")
         if inner == STRING:
-            return [self._text() for _ in range(self._count(8))]
+            return self._texts(self._count(8))
         if inner not in SCALARS:
             raise UnsupportedError(f"{self._path}: {key} is an array of type {inner}")
         return self._array(SCALARS[inner], self._count(SCALARS[inner].itemsize))
@@ -169,6 +170,24 @@ class _Reader:
             raise self._error(
                 f"string at {self._at}", f"not UTF-8 ({error.reason})", "UTF-8"
             ) from error
+
+    def _texts(self, count: int) -> list[str]:
+        """Read strings; those of a vocabulary are so many that calls for each would be slow."""
+        data, at, texts = self._data, self._at, []
+        try:
+            for _ in range(count):
+                (size,) = LENGTH.unpack_from(data, at)
+                text = data[at + 8 : at + 8 + size]
+                if len(text) < size:
+                    break
+                texts.append(text.decode())
+                at += 8 + size
+        except (struct.error, UnicodeDecodeError, OverflowError):
+            pass
+        if len(texts) < count:  # read them again, for the error
+            return [self._text() for _ in range(count)]
+        self._at = at
+        return texts
 
     def _count(self, least: int) -> int:
         """Read a count of things that take at least `least` bytes each; FormatError if they do not

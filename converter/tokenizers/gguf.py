@@ -107,8 +107,8 @@ class _Reader:
         if PieceType.UNKNOWN not in types and unknown is not None:
             types[unknown] = PieceType.UNKNOWN  # files may call it a control token
         pieces = [
-            Piece(_spelled(text, kind), float(score), kind)
-            for text, score, kind in zip(self._tokens, scores, types, strict=True)
+            Piece(_spelled(text) if kind is PieceType.USER_DEFINED else text, score, kind)
+            for text, score, kind in zip(self._tokens, scores.tolist(), types, strict=True)
         ]
         charsmap = self._metadata.get(KEY + "precompiled_charsmap")
         bos_id = self._id("bos_token_id", 1)
@@ -155,11 +155,13 @@ class _Reader:
     def _types(self) -> list[PieceType]:
         """Return the type of each token; padding of the vocabulary counts as control tokens."""
         numbers = self._numbers("token_type", PieceType.NORMAL)
+        kinds = {int(kind): kind for kind in PieceType}
+        kinds[PieceType.UNUSED] = PieceType.CONTROL
         try:
-            types = [PieceType(int(number)) for number in numbers]
-        except ValueError as error:
-            raise self._error("token_type", f"broken ({error})", "1 to 6") from error
-        return [PieceType.CONTROL if kind is PieceType.UNUSED else kind for kind in types]
+            return [kinds[number] for number in numbers.tolist()]
+        except KeyError as error:
+            found = f"broken ({error.args[0]} is no type)"
+            raise self._error("token_type", found, "1 to 6") from error
 
     def _eos_ids(self, default: int | None) -> tuple[int, ...]:
         """Return the ids that end a text: those in the metadata, and tokens with a known name."""
@@ -211,6 +213,6 @@ class _Reader:
         return FormatError(self._path, KEY + key, found, expected)
 
 
-def _spelled(text: str, kind: PieceType) -> str:
-    """A piece as SentencePiece spells it: llama.cpp's converter writes spaces in some."""
-    return text.replace(" ", SPACE) if kind is PieceType.USER_DEFINED else text
+def _spelled(text: str) -> str:
+    """A piece as SentencePiece spells it: llama.cpp's converter writes spaces."""
+    return text.replace(" ", SPACE)

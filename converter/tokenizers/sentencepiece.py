@@ -21,6 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import (
     AddedToken,
@@ -55,8 +56,9 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
+    """A token."""
+
     text: str
     score: float
     type: PieceType
@@ -277,8 +279,7 @@ def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
     found: list[tuple[float, str, str]] = []
     for text, score in scores.items():
         for cut in range(len(text) - 1, 0, -1):
-            left, right = text[:cut], text[cut:]
-            if left in scores and right in scores:
+            if (left := text[:cut]) in scores and (right := text[cut:]) in scores:
                 found.append((-score, left, right))
     found.sort(key=lambda merge: merge[0])
     return [(left, right) for _, left, right in found]
