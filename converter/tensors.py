@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -9,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from dllama.checks import is_integer
 from dllama.converter.families.source import Place, Source
 from dllama.converter.sources.checkpoint import Checkpoint
 from dllama.converter.sources.stored import BLOCKS, DTYPES, Added, Stored
 from dllama.converter.sources.views import View
 from dllama.errors import FormatError, UnsupportedError
+
+log = logging.getLogger("dllama.convert")
 
 # Tensors that follow from the config, or that no forward pass reads.
 HARMLESS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)")
@@ -44,9 +48,27 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
         if source.plus and not checkpoint.added:
             stored = Added(stored, source.plus)
         found.append((source, stored))
+    ahead = _layers_ahead(checkpoint)
+    if ahead:
+        log.warning(
+            "%s: layers that predict further tokens are left out (num_nextn_predict_layers)",
+            checkpoint.path,
+        )
+    used |= ahead
     unused = [stored.name for name, stored in checkpoint.tensors.items() if name not in used]
     refuse_unused(dict.fromkeys(unused), (), checkpoint.path)
     return found
+
+
+def _layers_ahead(checkpoint: Checkpoint) -> set[str]:
+    """The names of tensors of layers behind the last, as far as the config says they are there."""
+    config = checkpoint.config
+    more = config.get("num_nextn_predict_layers")
+    if not is_integer(more, 1) or not is_integer(config.get("num_hidden_layers"), 1):
+        return set()
+    first = config["num_hidden_layers"]
+    layers = {f"model.layers.{layer}" for layer in range(first, first + more)}
+    return {name for name in checkpoint.tensors if ".".join(name.split(".")[:3]) in layers}
 
 
 def refuse_unused(names: Iterable[str], used: Collection[str], path: object) -> None:

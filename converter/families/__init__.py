@@ -20,6 +20,7 @@ from dllama.converter.families import (
     gemma2,
     gemma3,
     glm4,
+    glm4_moe,
     gpt_oss,
     granite,
     granite_moe,
@@ -29,6 +30,7 @@ from dllama.converter.families import (
     olmo2,
     phi3,
     qwen2,
+    qwen2_moe,
     qwen3,
     qwen3_moe,
     smollm3,
@@ -37,8 +39,8 @@ from dllama.converter.families.config import Config
 from dllama.errors import FormatError, UnsupportedError
 
 ALL: tuple[ModuleType, ...] = (
-    llama, qwen2, qwen3, qwen3_moe, mixtral, granite, granite_moe, smollm3, phi3, olmo2, glm4,
-    exaone4, gemma2, gemma3, gpt_oss, grok,
+    llama, qwen2, qwen2_moe, qwen3, qwen3_moe, mixtral, granite, granite_moe, smollm3, phi3, olmo2,
+    glm4, glm4_moe, exaone4, gemma2, gemma3, gpt_oss, grok,
 )  # fmt: skip
 
 

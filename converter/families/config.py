@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dllama.checks import is_flag, is_integer, is_number
@@ -121,12 +121,22 @@ def layer_types(config: Config, path: object) -> list[str] | None:
     return kinds
 
 
-def experts(config: Config, path: object) -> tuple[int, int]:
-    """Experts of a layer, and experts that a token takes."""
-    new, old = config.get("num_experts"), config.get("num_local_experts")
-    if new is not None and old is not None and new != old:
-        raise FormatError(path, "num_local_experts", repr(old), f"{new!r} as in num_experts")
-    field = "num_experts" if new is not None else "num_local_experts"
+def experts(
+    config: Config, path: object, names: Sequence[str] = ("num_experts", "num_local_experts")
+) -> tuple[int, int]:
+    """Experts of a layer, and experts that a token takes.
+
+    Args:
+        config: the config.
+        path: its file, for messages.
+        names: what the number of experts may be called.
+    """
+    given = [name for name in names if config.get(name) is not None]
+    for other in given[1:]:
+        if config[other] != config[given[0]]:
+            expected = f"{config[given[0]]!r} as in {given[0]}"
+            raise FormatError(path, other, repr(config[other]), expected)
+    field = given[0] if given else names[-1]
     count = size(config, field, path)
     taken = size(config, "num_experts_per_tok", path)
     if taken > count:

@@ -102,8 +102,7 @@ cdef class Executor:
     def _buffer(self, buffer):
         rows = (self.max_logits if buffer.wanted else self.max_rows) * buffer.rows
         if buffer.storage == Storage.ROUTES:
-            routing = buffer.routing
-            return Routes(rows, routing.experts, routing.taken, routing.normalised)
+            return Routes(rows, **vars(buffer.routing))
         return Rows(rows, buffer.width, buffer.storage == Storage.Q80)
 
     cdef int _bind(self, tasks) except -1:

@@ -22,6 +22,7 @@ from dllama._kernels.ops.rowwise import (
     EncodeOp,
     NormOp,
     ScaleOp,
+    SigmoidOp,
     SoftcapOp,
 )
 from dllama._kernels.ops.squares import SquaresOp
@@ -37,6 +38,7 @@ OPS: dict[str, type] = {
     "encode": EncodeOp,
     "activate": ActivateOp,
     "scale": ScaleOp,
+    "sigmoid": SigmoidOp,
     "add": AddOp,
     "softcap": SoftcapOp,
     "squares": SquaresOp,

@@ -126,10 +126,14 @@ class GraphBuilder:
         """Add a task whose time is reported as transfer."""
         self.task(op, src, dst, kind=Kind.TRANSFER, **fields)
 
+    def matrix(self, matrix: Matrix) -> str:
+        """Declare a matrix and return its name."""
+        self._matrices[matrix.name] = matrix
+        return matrix.name
+
     def multiply(self, op: str, src: str, dst: str, matrix: Matrix, **fields: Any) -> None:
         """Add a task that multiplies the rows of the buffer src by a matrix."""
-        self._matrices[matrix.name] = matrix
-        self.task(op, src, dst, weight=matrix.name, **fields)
+        self.task(op, src, dst, weight=self.matrix(matrix), **fields)
 
     def norm(self, src: str, dst: str, tensor: str, **fields: Any) -> None:
         """Add an RMSNorm of rows of the residual stream's width; tensor: its weights."""

@@ -22,11 +22,21 @@ class Routing:
         experts: experts of the layer.
         taken: experts that a row takes.
         normalised: whether the weights of a row's experts are scaled to add up to 1.
+        sigmoid: whether weights are the sigmoid of each score, not the softmax over all.
+        groups: experts are in so many groups of equal size.
+        groups_taken: a row takes experts of so many groups, those with the best scores.
+        group_best: the score of a group is the sum of those of so many of its best, 1 or 2.
+        scale: factor of all weights.
     """
 
     experts: int
     taken: int
     normalised: bool
+    sigmoid: bool = False
+    groups: int = 1
+    groups_taken: int = 1
+    group_best: int = 1
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -180,6 +190,23 @@ class Vector:
 
 
 @dataclass(frozen=True)
+class SharedExpert:
+    """The down projection of an expert that all rows take.
+
+    Args:
+        src: the buffer with its hidden units.
+        weight: the matrix.
+        factors: the buffer with a factor for each row; empty for 1.
+        sums: as in Task. The additions are those of the other experts' columns.
+    """
+
+    src: str
+    weight: str
+    factors: str
+    sums: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
 class Task:
     """One operation on rows of its buffers.
 
@@ -187,7 +214,8 @@ class Task:
         op: its name in dllama._kernels.op_table.
         src: the buffer that it reads.
         dst: the buffer that it writes.
-        weight: a matrix, the vector of a norm, or what is added.
+        weight: a matrix, the vector of a norm, or what is added; route: to the scores, for the
+            choice.
         layer: the layer that it belongs to, and whose keys and values it uses.
         then: what happens to the result.
         tail: whether it works only on the rows whose logits are wanted.
@@ -203,6 +231,8 @@ class Task:
         scale: factor, for scale.
         cap: for softcap.
         routes: the buffer that holds the experts of each row.
+        shared: for experts_sum: what is added to the product with the experts. That is missing if
+            src and weight are empty.
         squares: the buffer with the sums of the squares of each head, for a norm over all heads.
         held: by rank, two ranges of columns that a gather takes from each node.
     """
@@ -225,6 +255,7 @@ class Task:
     scale: float = 1.0
     cap: float = 0.0
     routes: str = ""
+    shared: SharedExpert | None = None
     squares: str = ""
     held: tuple[tuple[range, range], ...] = ()
 

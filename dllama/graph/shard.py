@@ -45,7 +45,7 @@ class Shard:
         vocab: rows of the output matrix.
         heads_of: query heads and KV heads of every rank.
         output_sum: how columns of the output projection are summed.
-        networks: by width, that of most layers first.
+        networks: by Layer.widths, the networks of these widths; first those of layers with experts.
     """
 
     rank: int
@@ -55,17 +55,17 @@ class Shard:
     vocab: range
     heads_of: tuple[tuple[range, range], ...]
     output_sum: Summation
-    networks: Mapping[int, Network]
+    networks: Mapping[tuple[int, ...], tuple[Network, ...]]
 
     @property
     def hidden(self) -> range:
         """Units of the feed-forward network of most layers, or of every expert."""
-        return next(iter(self.networks.values())).hidden
+        return next(iter(self.networks.values()))[0].hidden
 
     @property
     def sums(self) -> tuple[Summation, ...]:
         """How columns are summed, in all blocks that there are."""
-        return (self.output_sum, *(network.down_sum for network in self.networks.values()))
+        return (self.output_sum, *(some[0].down_sum for some in self.networks.values()))
 
     def held_heads(self, n_heads: int) -> tuple[tuple[range, range], ...]:
         """The columns of every rank in rows of all query heads, then all KV heads."""
@@ -96,7 +96,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
             f"the model has {spec.n_heads} query heads and {spec.vocab_size} tokens"
         )
     heads = deal(spec.n_heads, shares, 1)
-    networks = {width: networks_of(width, shares, exact) for width in spec.widths}
+    networks = {widths: networks_of(widths, shares, exact) for widths in spec.widths}
     vocab = deal(spec.vocab_size, shares, 1)
     heads_of = tuple((one, kv_heads_of(spec, one)) for one in heads)
     output = output_sums(spec, heads, exact)
@@ -108,7 +108,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
             vocab[rank],
             heads_of,
             output[rank],
-            {width: nodes[rank] for width, nodes in networks.items()},
+            {widths: nodes[rank] for widths, nodes in networks.items()},
         )
         for rank in range(world_size)
     ]
@@ -120,18 +120,29 @@ def kv_heads_of(spec: ModelSpec, heads: range) -> range:
     return range(heads.start // group, (heads.stop - 1) // group + 1)
 
 
-def networks_of(width: int, shares: Sequence[float], exact: bool) -> list[Network]:
-    """What each node holds of networks of a width, in a dense layer or in an expert."""
-    count = -(-width // BLOCK)
-    blocks = deal(count, shares)
-    tree = sum_tree.tree_of(count)
-    sums = sum_tree.summations(blocks, tree, lambda some: len(hidden_of(width, some)), exact)
-    return [Network(hidden_of(width, one), down) for one, down in zip(blocks, sums, strict=True)]
+def networks_of(
+    widths: Sequence[int], shares: Sequence[float], exact: bool
+) -> list[tuple[Network, ...]]:
+    """What each node holds of networks of some widths, whose results are added to each other.
 
+    They are a feed-forward network alone, or every expert, and a shared one. Their columns are cut
+    at the same parts, so that the sums of the same segments can be added.
+    """
+    counts = [-(-width // BLOCK) for width in widths]
+    tree, nodes, borders = sum_tree.tree_of_all(counts, shares)
 
-def hidden_of(width: int, blocks: range) -> range:
-    """The hidden units of some blocks. The last block of the network may be shorter."""
-    return range(min(width, BLOCK * blocks.start), min(width, BLOCK * blocks.stop))
+    def hidden_of(network: int, units: range) -> range:
+        """The hidden units; the last block of a network may be shorter."""
+        ends = (BLOCK * borders[unit][network] for unit in (units.start, units.stop))
+        return range(*(min(widths[network], end) for end in ends))
+
+    def of(network: int) -> list[Network]:
+        sums = sum_tree.summations(nodes, tree, lambda some: len(hidden_of(network, some)), exact)
+        return [
+            Network(hidden_of(network, held), one) for held, one in zip(nodes, sums, strict=True)
+        ]
+
+    return list(zip(*map(of, range(len(widths))), strict=True))
 
 
 def columns_of(spec: ModelSpec, heads: range) -> range:

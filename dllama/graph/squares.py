@@ -25,12 +25,20 @@ def with_squares(graph: Graph) -> tuple[Graph, dict[str, tuple[str, ...]]]:
     tasks: list[Task] = []
     names: dict[str, tuple[str, ...]] = {}
     for task in graph.tasks:
-        if task.weight in matrices:
-            vector = f"{task.weight}.squares"
-            names[vector] = tuple(dict.fromkeys(_tensors(matrices[task.weight])))
-            tasks.append(Task("squares", task.src, task.src, vector, task.layer, tail=task.tail))
+        for src, weight in _products(task):
+            if weight in matrices:
+                vector = f"{weight}.squares"
+                names[vector] = tuple(dict.fromkeys(_tensors(matrices[weight])))
+                tasks.append(Task("squares", src, src, vector, task.layer, tail=task.tail))
         tasks.append(task)
     return replace(graph, tasks=tuple(tasks)), names
+
+
+def _products(task: Task) -> Iterator[tuple[str, str]]:
+    """The buffers that a task multiplies, each with the name of what it multiplies them by."""
+    yield task.src, task.weight
+    if task.shared:
+        yield task.shared.src, task.shared.weight
 
 
 def _tensors(matrix: Matrix) -> Iterator[str]:

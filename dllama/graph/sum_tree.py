@@ -82,6 +82,37 @@ def tree_of(
     return _cut(range(count), levels)
 
 
+def tree_of_all(
+    counts: Sequence[int], shares: Sequence[float]
+) -> tuple[Tree, list[range], list[tuple[int, ...]]]:
+    """The tree over several matrices whose products are added to each other segment by segment.
+
+    All are cut at the same parts of their columns, as far as units allow. So a segment may be empty
+    in some of them, though not in all.
+
+    Args:
+        counts: units of each matrix.
+        shares: of each node.
+
+    Returns:
+        The tree, the units of the tree that each node holds, and the borders of these units: units
+        of each matrix before them.
+    """
+    splits = [_borders(counts, [1] * nodes) for nodes in EVEN_SPLITS]
+    held = _borders(counts, shares)
+    borders = sorted({border for split in (*splits, held) for border in split})
+    place = {border: index for index, border in enumerate(borders)}
+    levels = [sorted({place[border] for border in split}) for split in splits]
+    nodes = [range(place[start], place[stop]) for start, stop in pairwise(held)]
+    return _cut(range(len(borders) - 1), levels), nodes, borders
+
+
+def _borders(counts: Sequence[int], shares: Sequence[float]) -> list[tuple[int, ...]]:
+    """The borders of the units that nodes hold of each matrix."""
+    dealt = [[0, *(one.stop for one in deal(count, shares))] for count in counts]
+    return list(zip(*dealt, strict=True))
+
+
 def _cut(units: range, levels: list[list[int]]) -> Tree:
     """Cut units at the borders of the first level, each piece at those of the next, and so on."""
     if not levels:

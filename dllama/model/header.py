@@ -38,6 +38,10 @@ MAX_HEADER = 8 + 8 * (256 + 8 * 4096)  # room for a type of every tensor in 4096
 # Experts of all layers together. A reader prepares a few tensors and tasks for each of them, so
 # a hostile header must not be able to ask for more.
 MOST_EXPERTS = 1 << 16
+# Fields of a ModelSpec that say nothing of a model without experts.
+OF_EXPERTS = (
+    "shared_hidden_dim", "router_sigmoid", "router_correction", "expert_groups", "expert_scale",
+)  # fmt: skip
 DEFAULTS = {field.name: field.default for field in fields(ModelSpec)}
 
 
@@ -251,6 +255,27 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     if bool(spec.rope_switch) != bool(spec.rope_long_frequencies):
         expected = "a number of tokens" if spec.rope_long_frequencies else "frequencies behind it"
         raise FormatError(path, "rope_switch", spec.rope_switch, expected)
+    _check_experts(spec, path)
+    for tensor in typed(spec):
+        kind = spec.type_of(tensor)
+        width = width_of(spec, tensor)
+        if width % kind.block_size:
+            expected = f"a multiple of {kind.block_size} for {kind.name.lower()} weights"
+            raise FormatError(path, _width_field(spec, tensor), width, expected)
+
+
+def _width_field(spec: ModelSpec, tensor: str) -> str:
+    """What the width of a tensor that `typed` calls by this name is called."""
+    at, _, last = tensor.rpartition(".")
+    if last != "down":
+        return "heads * head_dim" if last == "o" else "dim"
+    if at.endswith(".shared"):
+        return "shared_hidden_dim"
+    return "moe_hidden_dim" if spec.moe_hidden_dim and at.endswith(".experts") else "hidden_dim"
+
+
+def _check_experts(spec: ModelSpec, path: object) -> None:
+    """FormatError if the numbers of a mixture of experts contradict each other."""
     least = min(1, spec.n_experts)
     if not least <= spec.n_active_experts <= spec.n_experts:
         expected = f"{least} to {spec.n_experts}"
@@ -260,14 +285,35 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "n_experts", found, f"at most {MOST_EXPERTS} together")
     if spec.dense and not spec.n_experts:
         raise FormatError(path, "dense", list(spec.dense), "none in a model without experts")
-    for tensor in typed(spec):
-        kind = spec.type_of(tensor)
-        width = width_of(spec, tensor)
-        if width % kind.block_size:
-            hidden = "hidden_dim" if width == spec.hidden_dim else "moe_hidden_dim"
-            sizes = {"o": "heads * head_dim", "down": hidden}
-            expected = f"a multiple of {kind.block_size} for {kind.name.lower()} weights"
-            raise FormatError(path, sizes.get(tensor.rpartition(".")[2], "dim"), width, expected)
+    for field in OF_EXPERTS:
+        value = getattr(spec, field)
+        if value != DEFAULTS[field] and not spec.n_experts:
+            raise FormatError(path, field, value, f"{DEFAULTS[field]} in a model without experts")
+    if spec.shared_gate and not spec.shared_hidden_dim:
+        raise FormatError(path, "shared_gate", "set", "a width of the shared expert")
+    if spec.router_correction and not spec.router_sigmoid:
+        raise FormatError(path, "router_correction", "set", "sigmoids of the scores")
+    _check_groups(spec, path)
+
+
+def _check_groups(spec: ModelSpec, path: object) -> None:
+    """FormatError if a token cannot take experts of some groups."""
+    groups, taken, best = (
+        spec.expert_groups,
+        spec.expert_groups_taken,
+        spec.expert_group_best,
+    )
+    if not groups:
+        if taken or best:
+            raise FormatError(path, "expert_groups", 0, "groups, if some of them are taken")
+        return
+    if spec.n_experts % groups:
+        raise FormatError(path, "expert_groups", groups, f"a divisor of {spec.n_experts} experts")
+    if not 1 <= taken <= groups or spec.n_experts // groups * taken < spec.n_active_experts:
+        expected = f"up to {groups}, with at least {spec.n_active_experts} experts"
+        raise FormatError(path, "expert_groups_taken", taken, expected)
+    if not best:
+        raise FormatError(path, "expert_group_best", best, "1 or 2")
 
 
 def write_header(spec: ModelSpec, path: object = "model") -> bytes:

@@ -68,6 +68,14 @@ class Key(IntEnum):
     SINKS = 1029
     ACT_LIMIT = 1030
     DENSE = 1040
+    SHARED_HIDDEN_DIM = 1041
+    SHARED_GATE = 1042
+    ROUTER_SIGMOID = 1043
+    ROUTER_CORRECTION = 1044
+    EXPERT_GROUPS = 1045
+    EXPERT_GROUPS_TAKEN = 1046
+    EXPERT_GROUP_BEST = 1047
+    EXPERT_SCALE = 1048
 
 
 # Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
@@ -78,6 +86,9 @@ FLAGS = {
     Key.FFN_BIAS: "ffn_bias",
     Key.SINKS: "sinks",
     Key.ROUTER_UNSCALED: "topk_normalised",
+    Key.ROUTER_SIGMOID: "router_sigmoid",
+    Key.ROUTER_CORRECTION: "router_correction",
+    Key.SHARED_GATE: "shared_gate",
     Key.NO_PRE_NORMS: "pre_norms",
     Key.POST_NORMS: "post_norms",
     Key.TIED: "tied",
@@ -91,11 +102,16 @@ FACTORS = {
     Key.ATTENTION_CAP: "attention_cap",
     Key.LOGITS_SCALE: "logits_scale",
     Key.LOGITS_CAP: "logits_cap",
+    Key.EXPERT_SCALE: "expert_scale",
 }
 NUMBERS = {
     Key.WINDOW: "window",
     Key.ROPE_DIM: "rope_dim",
     Key.ROPE_SWITCH: "rope_switch",
+    Key.SHARED_HIDDEN_DIM: "shared_hidden_dim",
+    Key.EXPERT_GROUPS: "expert_groups",
+    Key.EXPERT_GROUPS_TAKEN: "expert_groups_taken",
+    Key.EXPERT_GROUP_BEST: "expert_group_best",
 }
 # These stand in a header several times: for each layer, or for each half of each float64.
 LAYERS = {Key.NO_ROPE: "no_rope", Key.WINDOWED: "windowed", Key.DENSE: "dense"}
@@ -125,6 +141,10 @@ RANGES = {
     Key.HEAD_DIM: (2, 512),
     Key.NORM_EPSILON: (5, 6),
     Key.MOE_HIDDEN_DIM: (0, 1 << 24),
+    Key.SHARED_HIDDEN_DIM: (1, 1 << 24),
+    Key.EXPERT_GROUPS: (1, 4096),
+    Key.EXPERT_GROUPS_TAKEN: (1, 4096),
+    Key.EXPERT_GROUP_BEST: (1, 2),
     Key.WINDOW: (1, (1 << 31) - 1),
     Key.ROPE_SWITCH: (1, (1 << 31) - 1),
     Key.ROPE_DIM: (2, 512),

@@ -116,6 +116,7 @@ class Layer:
         attention: how it attends.
         experts: whether the second block is a mixture of experts.
         width: units of the feed-forward network, or of each expert.
+        shared: units of the shared expert; 0 if there is none.
         biases: whether the matrices of the feed-forward network have biases, or those of the
             experts and the router.
         norms_before: whether the input of each block is normalised.
@@ -126,9 +127,15 @@ class Layer:
     attention: Attention
     experts: bool
     width: int
+    shared: int
     biases: bool
     norms_before: bool
     norms_after: bool
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of networks whose results are added to each other."""
+        return (self.width, self.shared) if self.shared else (self.width,)
 
 
 def usual_qk_norm(arch: Arch) -> QKNorm:
@@ -181,6 +188,9 @@ class ModelSpec:
         dense: layers without experts in a model with experts, ascending.
         n_active_experts: experts that a token takes.
         moe_hidden_dim: width of one expert; 0 stands for hidden_dim.
+        shared_hidden_dim: width of the expert that all tokens take, besides their own; 0 if there
+            is none.
+        shared_gate: whether its result is multiplied by the sigmoid of a product with its input.
         qkv_bias: whether q, k and v have biases.
         o_bias: whether the output projection of attention has a bias.
         ffn_bias: whether the matrices of the feed-forward network have biases, or those of the
@@ -189,6 +199,14 @@ class ModelSpec:
         qk_norm: what is normalised of q and k.
         topk_normalised: whether the weights of a token's experts are scaled to add up to 1;
             otherwise they are the probabilities of the router.
+        router_sigmoid: whether the router's probabilities are the sigmoid of each score, not the
+            softmax over all.
+        router_correction: whether numbers are added to them for the choice of experts.
+        expert_groups: if not 0, experts are in so many groups of equal size, and a token takes
+            those of some groups only.
+        expert_groups_taken: how many groups that is.
+        expert_group_best: the score of a group is the sum of those of so many of its best experts.
+        expert_scale: factor of the weights of a token's experts.
         pre_norms: whether the inputs of attention and of the feed-forward network or experts are
             normalised.
         post_norms: whether their outputs are normalised before they are added to the residual
@@ -233,12 +251,20 @@ class ModelSpec:
     dense: tuple[int, ...] = ()
     n_active_experts: int = 0
     moe_hidden_dim: int = 0
+    shared_hidden_dim: int = 0
+    shared_gate: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
     ffn_bias: bool = False
     sinks: bool = False
     qk_norm: QKNorm = QKNorm.NONE
     topk_normalised: bool = True
+    router_sigmoid: bool = False
+    router_correction: bool = False
+    expert_groups: int = 0
+    expert_groups_taken: int = 0
+    expert_group_best: int = 0
+    expert_scale: float = 1.0
     pre_norms: bool = True
     post_norms: bool = False
     embedding_scale: float = 1.0
@@ -254,7 +280,8 @@ class ModelSpec:
         name = typed_name(tensor)
         if self.tied and name == "output":
             name = "embedding"
-        floats = (name == "embedding" and not self.tied) or name.endswith(".router")
+        routers = (".router", ".shared_gate")
+        floats = (name == "embedding" and not self.tied) or name.endswith(routers)
         return self._types.get(name, WeightType.F32 if floats else self.weight_type)
 
     @cached_property
@@ -281,11 +308,11 @@ class ModelSpec:
         """Width of the feed-forward network, or of one expert."""
         return (self.n_experts and self.moe_hidden_dim) or self.hidden_dim
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """All widths of feed-forward networks and experts, that of most layers first."""
-        both = (self.ffn_dim, self.hidden_dim) if self.dense else (self.ffn_dim,)
-        return tuple(dict.fromkeys(both))
+    @cached_property
+    def widths(self) -> tuple[tuple[int, ...], ...]:
+        """All Layer.widths that there are. Those of layers with experts come first."""
+        layers = sorted(map(self.layer, range(self.n_layers)), key=lambda one: not one.experts)
+        return tuple(dict.fromkeys(layer.widths for layer in layers))
 
     def layer(self, index: int) -> Layer:
         """The blocks of a layer."""
@@ -316,6 +343,7 @@ class ModelSpec:
             attention,
             experts,
             self.ffn_dim if experts else self.hidden_dim,
+            self.shared_hidden_dim if experts else 0,
             self.ffn_bias,
             self.pre_norms,
             self.post_norms,

@@ -65,37 +65,53 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
-    prefixes = [at]
+    networks = {at: layer.width}
     if layer.experts:
         yield at + "router", (spec.n_experts, spec.dim)
         if layer.biases:
             yield at + "router_bias", (spec.n_experts,)
-        prefixes = [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
-    for prefix in prefixes:
-        yield prefix + "gate", (layer.width, spec.dim)
-        yield prefix + "down", (spec.dim, layer.width)
-        yield prefix + "up", (layer.width, spec.dim)
+        if spec.router_correction:
+            yield at + "router_correction", (spec.n_experts,)
+        networks = dict.fromkeys(expert_prefixes(spec, at), layer.width)
+    if layer.shared:
+        networks[at + "shared."] = layer.shared
+        if spec.shared_gate:
+            yield at + "shared_gate", (1, spec.dim)
+    for prefix, width in networks.items():
+        yield prefix + "gate", (width, spec.dim)
+        yield prefix + "down", (spec.dim, width)
+        yield prefix + "up", (width, spec.dim)
         if layer.biases:
-            yield prefix + "gate_bias", (layer.width,)
+            yield prefix + "gate_bias", (width,)
             yield prefix + "down_bias", (spec.dim,)
-            yield prefix + "up_bias", (layer.width,)
+            yield prefix + "up_bias", (width,)
+
+
+def expert_prefixes(spec: ModelSpec, at: str) -> list[str]:
+    """Prefixes of the tensors of each expert of the layer with this prefix."""
+    return [f"{at}experts.{expert}." for expert in range(spec.n_experts)]
 
 
 def typed(spec: ModelSpec) -> list[str]:
     """Names that ModelSpec.tensor_types uses: every matrix, but the experts of a layer as one."""
     names = ["embedding"]
     for layer in range(spec.n_layers):
-        at, experts = f"layers.{layer}.", spec.layer(layer).experts
+        at, features, within = f"layers.{layer}.", spec.layer(layer), [""]
         names += [at + name for name in ("q", "k", "v", "o")]
-        if experts:
+        if features.experts:
             names.append(at + "router")
-        within = at + "experts." if experts else at
-        names += [within + name for name in ("gate", "down", "up")]
+            within = ["experts."]
+        if features.shared:
+            names += [at + "shared_gate"] if spec.shared_gate else []
+            within.append("shared.")
+        names += [at + one + name for one in within for name in ("gate", "down", "up")]
     return names if spec.tied else [*names, "output"]
 
 
 def width_of(spec: ModelSpec, name: str) -> int:
     """Columns of the matrix that `typed` calls by this name."""
+    if name.endswith(".shared.down"):
+        return spec.shared_hidden_dim
     if name.endswith(".down"):
         return spec.layer(int(name.split(".")[1])).width
     return spec.q_dim if name.endswith(".o") else spec.dim

@@ -21,7 +21,7 @@ from dllama.model.spec import typed_name
 from dllama.model.tensors import typed
 from dllama.perplexity import divergences
 
-MODELS = ("llama-gqa", "llama31-tied", "qwen2", "qwen3", "mixtral", "qwen3-moe")
+MODELS = ("llama-gqa", "llama31-tied", "qwen2", "qwen3", "mixtral", "qwen3-moe", "qwen2_moe")
 
 
 class Letters:

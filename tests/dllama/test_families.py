@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,10 +31,13 @@ from dllama.runtime.footprint import footprint
 MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
-    "exaone4", "granitemoe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3", "gpt-oss",
-    "gpt-oss-mxfp4",
+    "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3",
+    "gpt-oss", "gpt-oss-mxfp4",
 )  # fmt: skip
-MIXTURES = ("gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "grok")
+MIXTURES = (
+    "gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "qwen2_moe", "glm4_moe",
+    "grok",
+)  # fmt: skip
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))
 
@@ -139,7 +143,17 @@ def test_more_nodes_than_kv_heads(standing, folder_of, name, nodes):
         assert [footprint(file, config, threads=1, rank=r) for r in range(nodes)] == memory
 
 
-def random_model(path):
+# An expert that all tokens share, with fewer units than the others, and with more.
+ROUTER = {"n_experts": 6, "router_sigmoid": True, "router_correction": True, "expert_groups": 3,
+          "expert_groups_taken": 2, "expert_group_best": 2, "expert_scale": 2.5}  # fmt: skip
+SHARED = {
+    "none": {},
+    "few": {**ROUTER, "shared_hidden_dim": 160},
+    "many": {"moe_hidden_dim": 64, "shared_hidden_dim": 416, "shared_gate": True},
+}
+
+
+def random_model(path, **changes):
     """A model with all features of Grok and others, enough heads and units for 8 nodes."""
     spec = ModelSpec(
         arch=Arch.LLAMA, dim=72, hidden_dim=512, n_layers=3, n_heads=8, n_kv_heads=4, head_dim=32,
@@ -149,6 +163,7 @@ def random_model(path):
         embedding_scale=7.5, attention_scale=0.25, attention_cap=4.0, logits_scale=0.5,
         no_rope=(1,), window=11, windowed=(0,), window_rope_theta=500.0, logits_cap=2.5,
     )  # fmt: skip
+    spec = replace(spec, **changes)
     rng = np.random.default_rng(5)
     with ModelWriter(path, spec) as writer:
         for info in writer.tensors.values():
@@ -159,11 +174,15 @@ def random_model(path):
         writer.commit()
 
 
-def test_same_bits_on_one_to_eight_nodes(standing, tmp_path):
+@pytest.mark.parametrize("shared", SHARED)
+def test_same_bits_on_one_to_eight_nodes(standing, tmp_path, shared):
     """dim is not a multiple of the rows of an item."""
-    random_model(tmp_path / "model.m")
+    random_model(tmp_path / "model.m", **SHARED[shared])
     with dllama.LLM(tmp_path, threads=1) as llm:
         expected = llm.eval(TOKENS)
+    with dllama.LLM(tmp_path, threads=3, batch_size=29) as llm:
+        logits = [llm.eval(ids) for ids in np.split(np.array(TOKENS), [1, 2, 9, 60])]
+    np.testing.assert_array_equal(np.concatenate(logits), expected)
     spec, tensors = read_model(tmp_path / "model.m")
     reference = oracle.forward(tensors, spec, TOKENS)
     assert np.abs(expected - reference).max() < 1e-4 * reference.std()

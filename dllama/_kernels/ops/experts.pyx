@@ -5,13 +5,16 @@ T: rows of the batch. N: entries, one for each row and each expert that it takes
 
 from libc.stdint cimport int64_t
 
+import numpy as np
+
 from dllama._kernels.op cimport Bindings, Op, Pass, one_item
 from dllama._kernels.ops.elementwise cimport Activation, dl_rows
 from dllama._kernels.ops.matmul cimport GATED, Order
 from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.ops.moe cimport (
-    Experts, Routes, Routing, activate_item, add_biases, dispatch_item, gated_item, gated_items, gated_job,
-    route_item, sort_item, sum_item, sum_items, sum_job, sum_scratch,
+    Experts, ExpertsSum, Routes, Routing, activate_item, add_biases, dispatch_item, gated_item,
+    gated_items, gated_job, route_item, sort_item, sum_experts, sum_item, sum_items, sum_scratch,
+    sum_shared,
 )
 
 
@@ -20,7 +23,9 @@ cdef struct ExpertsTask:
     const float *src                # route and dispatch: [T][width]; activate: [N][width]
     int64_t width
     const dl_rows *rows             # dispatch: [N][width]; activate: [N][hidden]
-    Experts experts                 # gated and sum
+    const float *correction         # route: [experts], or NULL
+    Experts experts                 # gated
+    ExpertsSum sum                  # sum
     Activation act                  # activate
     const float *bias               # add: [experts][width]
     float *dst                      # add: [T][width]
@@ -32,7 +37,7 @@ cdef int64_t route_items(const Pass *run, const void *op) noexcept nogil:
 
 cdef int route_row(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
     cdef const ExpertsTask *task = <const ExpertsTask *> op
-    route_item(task.routing, run.floats, task.src + t * task.width, t, scratch)
+    route_item(task.routing, run.floats, task.src + t * task.width, task.correction, t, scratch)
     return 0
 
 
@@ -61,12 +66,16 @@ cdef class ExpertsOp(Op):
 
 
 cdef class RouteOp(ExpertsOp):
-    """dst = the experts of each row and their weights, from the router's scores in src."""
+    """dst = the experts of each row and their weights, from the router's scores in src.
+
+    The weight of the task is added for the choice.
+    """
 
     def __init__(self, Bindings b, task):
         self.follow(b, task.dst)
         self.op.src, self.op.width = b.floats(task.src), self.op.routing.experts
-        self.scratch = self.op.width
+        self.op.correction = b.vector(task.weight, self.op.width)
+        self.scratch = 3 * self.op.width
         self.stage(route_items, route_row, &self.op)
         self.stage(one_item, sort_entries, &self.op)
 
@@ -146,33 +155,64 @@ cdef class ExpertsActivateOp(ExpertsOp):
 
 
 cdef int64_t experts_sum_items(const Pass *run, const void *op) noexcept nogil:
-    return sum_items(&(<const ExpertsTask *> op).experts)
+    return sum_items(&(<const ExpertsTask *> op).sum)
 
 
 cdef int experts_sum_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
-    sum_item(&(<const ExpertsTask *> op).experts, run.batch.rows, i, scratch)
+    sum_item(&(<const ExpertsTask *> op).sum, run.batch.rows, i, scratch)
     return 0
 
 
 cdef class ExpertsSumOp(ExpertsOp):
-    """dst = for each row of the batch, the weighted sum of down times src over its entries."""
+    """dst = for each row of the batch, the weighted sum of down times src over its entries.
 
-    cdef PackedMatrix matrix
-    cdef Order order, leaves
+    To that the product with the shared expert is added. A task has both, or either.
+    """
+
+    cdef PackedMatrix matrix, shared_matrix
+    cdef object factors
+    cdef list orders
 
     def __init__(self, Bindings b, task):
-        cdef Experts *x = &self.op.experts
-        self.follow(b, task.routes)
-        self.matrix = b.matrices[task.weight]
-        self.order = Order([(one.columns, one.adds) for one in task.sums])
-        self.leaves = Order([(one.columns, 0) for one in task.sums])
-        x[0] = sum_job(self.routes, self.matrix, b.rows(task.src), self.order, self.leaves,
-                       task.then, b.threads)
-        x.dst, x.dim = b.floats(task.dst), b.rows(task.dst).k
+        cdef ExpertsSum *x = &self.op.sum
+        self.orders = []
+        if task.weight:
+            self.follow(b, task.routes)
+            self.matrix = b.matrices[task.weight]
+            sum_experts(x, self.routes, self.matrix, b.rows(task.src), self._order(task.sums),
+                        self._leaves(task.sums), b.threads)
+        if task.shared is not None:
+            self._share(b, task.shared)
+        x.then, x.dst, x.dim = task.then, b.floats(task.dst), b.rows(task.dst).k
         x.dst_stride = b.max_rows * x.dim
         self.scratch = sum_scratch(x, b.max_rows)
         self.stage(experts_sum_items, experts_sum_item, &self.op)
 
+    cdef int _share(self, Bindings b, shared) except -1:
+        """Add the shared expert, times the factors of a buffer or 1."""
+        cdef float[::1] ones
+        cdef const float *factors
+        if shared.factors:
+            factors = b.floats(shared.factors)
+        else:
+            ones = self.factors = np.ones(b.max_rows, np.float32)
+            factors = &ones[0]
+        self.shared_matrix = b.matrices[shared.weight]
+        sum_shared(&self.op.sum, self.shared_matrix, b.rows(shared.src), factors,
+                   self._order(shared.sums), self._leaves(shared.sums), b.threads)
+        return 0
+
+    cdef Order _order(self, sums):
+        """The order of a sum. It lives as long as the op."""
+        return self._kept(Order([(one.columns, one.adds) for one in sums]))
+
+    cdef Order _leaves(self, sums):
+        """The segments of a sum without additions."""
+        return self._kept(Order([(one.columns, 0) for one in sums]))
+
+    cdef Order _kept(self, Order order):
+        self.orders.append(order)
+        return order
 
 cdef int add_entry_biases(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
     cdef const ExpertsTask *task = <const ExpertsTask *> op

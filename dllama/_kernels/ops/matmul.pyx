@@ -26,7 +26,7 @@ cdef class Order:
         segments: (columns, adds) of each segment.
 
     Raises:
-        ValueError: a segment is empty or adds more sums than there are, or too many sums wait.
+        ValueError: a segment has less than no columns or adds more sums than there are, or too many sums wait.
     """
 
     def __cinit__(self, segments):
@@ -36,7 +36,7 @@ cdef class Order:
         self.memory = Memory(max(1, len(segments)) * sizeof(dl_segment))
         segment = <dl_segment *> self.memory.data
         for columns, adds in segments:
-            if columns < 1 or not 0 <= adds <= len(left):
+            if columns < 0 or not 0 <= adds <= len(left):
                 raise ValueError(f"a segment of {columns} columns adds {adds} of {len(left)} sums")
             segment[self.count].columns, segment[self.count].adds = <int32_t> columns, <int16_t> adds
             segment[self.count].ends = 0

@@ -1,24 +1,31 @@
 """Mixtures of experts (Shazeer et al. 2017; Fedus et al. 2022; Jiang et al. 2024, Mixtral).
 
-A router scores E experts for each row. The row takes the `taken` best, weighted by the softmax of
-the scores. Entries, one for each row and each expert that it takes, are sorted by expert: a pass
+A router scores E experts for each row. The row takes the `taken` best, weighted by the softmax or
+the sigmoid of the scores. They may be chosen among those of a few groups, and a correction may be
+added for the choice (DeepSeek-AI 2024, DeepSeek-V2 and V3). Entries, one for each row and each expert that it takes, are sorted by expert: a pass
 reads the weights of each chosen expert once, and those of the others never.
 
 The result of a row is a sum over the columns of the down projection and over the row's experts.
-Within each segment of the columns, experts are added in ascending order, each times its weight.
-Then the segments are added, as in the tree of dllama.graph.sum_tree. So the result has the same bits
+Within each segment of the columns, experts are added in ascending order, each times its weight,
+and last an expert that all rows share. Then the segments are added, as in the tree of dllama.graph.sum_tree. So the result has the same bits
 for any number of nodes that hold whole segments.
 """
 
+from libc.math cimport INFINITY
 from libc.string cimport memcpy, memmove, memset
 
 import numpy as np
 
 from dllama._kernels.ops.elementwise cimport Activation, activate, dl_floats_of, dl_isa, put_row
 from dllama._kernels.ops.matmul cimport (
-    ADD, GATED, Order, dl_tile, matmul_item, matmul_items, matmul_job, point, sum_in_order,
-    tile_rows,
+    ADD, GATED, STORE, Matmul, Order, dl_tile, matmul_item, matmul_items, matmul_job, point,
+    sum_in_order, tile_rows,
 )
+
+# Marks an expert or a group that cannot be chosen.
+cdef float LEFT = -INFINITY
+# Added to the sum of sigmoids that these are divided by, so that it is not 0.
+cdef float SMALLEST = 1e-20
 
 
 cdef class Routes:
@@ -29,15 +36,26 @@ cdef class Routes:
         experts: experts of the layer.
         taken: experts that a row takes, 1 to `experts`; ValueError otherwise.
         normalised: whether the weights of a row's experts are scaled to add up to 1.
+        sigmoid: whether weights are the sigmoid of each score, not the softmax over all.
+        groups: experts are in so many groups of equal size; ValueError if they cannot be.
+        groups_taken: only the experts of so many groups are taken, 1 to `groups`.
+        group_best: the score of a group is the sum of those of so many of its best, 1 or 2.
+        scale: factor of all weights.
     """
 
-    def __cinit__(self, int64_t rows, int64_t experts, int64_t taken, bint normalised):
+    def __cinit__(self, int64_t rows, int64_t experts, int64_t taken, bint normalised,
+                  bint sigmoid=False, int64_t groups=1, int64_t groups_taken=1,
+                  int64_t group_best=1, float scale=1):
         cdef int64_t N = rows * taken
         cdef Routing *r = &self.view
-        if not 1 <= taken <= experts:
+        if not 1 <= groups_taken <= groups or experts % groups:
+            raise ValueError(f"{experts} experts cannot be in {groups} groups, {groups_taken} taken")
+        if not 1 <= taken <= experts // groups * groups_taken:
             raise ValueError(f"a row cannot take {taken} of {experts} experts")
         self.memory = Memory(8 * (2 * experts + 2) + 4 * (5 * N + experts))
         r.experts, r.taken, r.normalised = experts, taken, normalised
+        r.sigmoid, r.scale = sigmoid, scale
+        r.groups, r.groups_taken, r.group_best = groups, groups_taken, group_best
         r.first = <int64_t *> self.memory.data
         r.cursor = r.first + experts + 1
         r.hits = r.cursor + experts
@@ -54,23 +72,71 @@ cdef class Routes:
         return self.memory.nbytes
 
 
-cdef void route_item(const Routing *r, const dl_floats *f, const float *scores, int64_t t,
-                     float *scratch) noexcept nogil:
+cdef void route_item(const Routing *r, const dl_floats *f, const float *scores,
+                     const float *correction, int64_t t, float *scratch) noexcept nogil:
     """Choose the experts of row t from scores[E]; the first of a tie wins."""
     cdef int32_t *chosen = r.chosen + t * r.taken
     cdef float *weights = r.weights + t * r.taken
-    cdef float sum = _softmax(f, scores, r.experts, scratch)
+    cdef float *choice = scratch + r.experts
+    cdef float sum
     cdef int64_t s
+    if r.sigmoid:
+        sum = _sigmoid(f, scores, r.experts, scratch)
+    else:
+        sum = _softmax(f, scores, r.experts, scratch)
+    memcpy(choice, scratch, r.experts * sizeof(float))
+    if correction != NULL:
+        for s in range(r.experts):
+            choice[s] += correction[s]
+    if r.groups_taken < r.groups:
+        _leave_groups(r, choice, choice + r.experts)
     for s in range(r.taken):
-        chosen[s] = _largest(scratch, r.experts)
+        chosen[s] = _largest(choice, r.experts)
         weights[s] = scratch[chosen[s]]
-        scratch[chosen[s]] = -1
+        choice[chosen[s]] = LEFT
     if r.normalised:
-        sum = 0
+        sum = SMALLEST if r.sigmoid else 0
         for s in range(r.taken):
             sum += weights[s]
     for s in range(r.taken):
-        weights[s] /= sum
+        weights[s] = weights[s] / sum * r.scale
+
+
+cdef inline float _sigmoid(const dl_floats *f, const float *scores, int64_t n,
+                           float *out) noexcept nogil:
+    """out[n] = sigmoid(score). Returns 1, what these are divided by."""
+    cdef int64_t e
+    for e in range(n):
+        out[e] = -scores[e]
+    f.exp_row(out, n, out)
+    for e in range(n):
+        out[e] = 1 / (1 + out[e])
+    return 1
+
+
+cdef inline void _leave_groups(const Routing *r, float *choice, float *best) noexcept nogil:
+    """Mark the experts of all but the best groups. best[groups] is scratch."""
+    cdef int64_t size = r.experts // r.groups, g, e
+    for g in range(r.groups):
+        best[g] = _group_score(choice + g * size, size, r.group_best)
+    for g in range(r.groups_taken):
+        best[_largest(best, r.groups)] = LEFT
+    for g in range(r.groups):
+        if best[g] != LEFT:
+            for e in range(g * size, (g + 1) * size):
+                choice[e] = LEFT
+
+
+cdef inline float _group_score(const float *choice, int64_t size, int64_t best) noexcept nogil:
+    """The largest of choice[size], or the sum of the two largest."""
+    cdef float first = choice[0], second = LEFT
+    cdef int64_t e
+    for e in range(1, size):
+        if choice[e] > first:
+            first, second = choice[e], first
+        elif choice[e] > second:
+            second = choice[e]
+    return first + second if best > 1 and size > 1 else first
 
 
 cdef inline float _softmax(const dl_floats *f, const float *scores, int64_t n,
@@ -89,10 +155,10 @@ cdef inline float _softmax(const dl_floats *f, const float *scores, int64_t n,
 
 
 cdef inline int32_t _largest(const float *p, int64_t n) noexcept nogil:
-    """Index of the largest number that is not marked as taken (-1). With NaN, any such index."""
+    """Index of the largest number that is not marked (LEFT). With NaN, any such index."""
     cdef int64_t e, best = -1
     for e in range(n):
-        if p[e] != -1 and (best < 0 or p[e] > p[best]):
+        if p[e] != LEFT and (best < 0 or p[e] > p[best]):
             best = e
     return <int32_t> best
 
@@ -201,67 +267,100 @@ cdef void gated_item(const Experts *x, int64_t i) noexcept nogil:
     matmul_item(&m, x.routing.first[expert + 1] - first, i % pieces)
 
 
-cdef Experts sum_job(Routes routes, PackedMatrix matrix, const dl_rows *src, Order order,
-                     Order leaves, int then, int threads):
-    """Down projections of all experts."""
-    cdef Experts x = _job(routes, matrix, src, then, threads)
-    sum_in_order(&x.job, order)
+cdef int sum_experts(ExpertsSum *x, Routes routes, PackedMatrix matrix, const dl_rows *src,
+                     Order order, Order leaves, int threads) except -1:
+    x.experts = _job(routes, matrix, src, STORE, threads)
     x.leaves = leaves.segments()
-    return x
+    return _in_order(x, &x.experts.job, order)
 
 
-cdef int64_t sum_items(const Experts *x) noexcept nogil:
+cdef int sum_shared(ExpertsSum *x, PackedMatrix matrix, const dl_rows *src, const float *factors,
+                    Order order, Order leaves, int threads) except -1:
+    x.shared = matmul_job(matrix, src, STORE, threads)
+    x.factors, x.shared_leaves = factors, leaves.segments()
+    return _in_order(x, &x.shared, order)
+
+
+cdef int _in_order(ExpertsSum *x, Matmul *job, Order order) except -1:
+    sum_in_order(job, order)
+    x.order, x.segments = order.segments(), order.count
+    return 0
+
+
+cdef int64_t sum_items(const ExpertsSum *x) noexcept nogil:
     return (x.dim + 15) // 16
 
 
-cdef int64_t sum_scratch(const Experts *x, int64_t T):
-    return T * x.job.segments * 16
+cdef int64_t sum_scratch(const ExpertsSum *x, int64_t T):
+    return T * x.segments * 16
 
 
-cdef void sum_item(const Experts *x, int64_t T, int64_t i, float *scratch) noexcept nogil:
+cdef void sum_item(const ExpertsSum *x, int64_t T, int64_t i, float *scratch) noexcept nogil:
     """Columns 16 i to 16 i + 15 of the result, for all rows and all their experts."""
-    cdef int64_t h, t, width = x.job.segments * 16
+    cdef int64_t h, t, width = x.segments * 16
     memset(scratch, 0, T * width * sizeof(float))
-    for h in range(x.routing.hits[0]):
-        _add_expert(x, x.routing.hit[h], i, scratch)
+    if x.experts.job.w != NULL:
+        for h in range(x.experts.routing.hits[0]):
+            _add_expert(x, x.experts.routing.hit[h], i, scratch)
+    if x.shared.w != NULL:
+        _add_shared(x, T, i, scratch)
     for t in range(T):
         _put_sums(x, t, i, scratch + t * width)
 
 
-cdef inline void _add_expert(const Experts *x, int64_t expert, int64_t panel,
+cdef inline void _add_expert(const ExpertsSum *x, int64_t expert, int64_t panel,
                              float *sums) noexcept nogil:
     """sums[T][segments][16] += weighted products of one panel of one expert."""
-    cdef const Routing *r = x.routing
+    cdef const Routing *r = x.experts.routing
     cdef int64_t first = r.first[expert], count = r.first[expert + 1] - first, t = 0, n, at
-    cdef dl_rows src = _from_row(x.src, first)
-    cdef Matmul m = x.job
+    cdef dl_rows src = _from_row(x.experts.src, first)
+    cdef Matmul m = x.experts.job
     cdef dl_tile tile
     m.src = &src
-    tile.w = m.w + expert * x.expert_bytes + panel * m.stride
-    tile.order, tile.segments, tile.out_stride = x.leaves, m.segments, 16
+    tile.w = m.w + expert * x.experts.expert_bytes + panel * m.stride
+    tile.order, tile.segments, tile.out_stride = x.leaves, x.segments, 16
     while t < count:
         n = tile_rows(&m, count - t)
         point(&m, &tile, t, n)
         tile.factors = r.factors + first + t
         for at in range(n):
-            tile.out[at] = sums + r.rows[first + t + at] * m.segments * 16
+            tile.out[at] = sums + r.rows[first + t + at] * x.segments * 16
         m.tiles.run(&tile, <int> n)
         t += n
 
 
-cdef inline void _put_sums(const Experts *x, int64_t t, int64_t panel, float *sums) noexcept nogil:
+cdef inline void _add_shared(const ExpertsSum *x, int64_t T, int64_t panel,
+                             float *sums) noexcept nogil:
+    """sums[T][segments][16] += products of one panel of the shared expert times its factors."""
+    cdef const Matmul *m = &x.shared
+    cdef int64_t t = 0, n, at
+    cdef dl_tile tile
+    tile.w = m.w + panel * m.stride
+    tile.order, tile.segments, tile.out_stride = x.shared_leaves, x.segments, 16
+    while t < T:
+        n = tile_rows(m, T - t)
+        point(m, &tile, t, n)
+        tile.factors = x.factors + t
+        for at in range(n):
+            tile.out[at] = sums + (t + at) * x.segments * 16
+        m.tiles.run(&tile, <int> n)
+        t += n
+
+
+cdef inline void _put_sums(const ExpertsSum *x, int64_t t, int64_t panel,
+                           float *sums) noexcept nogil:
     """Add up sums[segments][16] as the tree says; store or add the sums that remain."""
     cdef float *top = sums
     cdef float *dst = x.dst + t * x.dim + panel * 16
     cdef int64_t s, adds, valid = min(16, x.dim - panel * 16)
-    for s in range(x.job.segments):
+    for s in range(x.segments):
         memmove(top, sums + s * 16, 16 * sizeof(float))
-        for adds in range(x.job.order[s].adds):
+        for adds in range(x.order[s].adds):
             _add(top - 16, top, 16)
             top -= 16
         top += 16
     for s in range((top - sums) // 16):
-        if x.job.then == ADD:
+        if x.then == ADD:
             _add(dst, sums + s * 16, valid)
         else:
             memcpy(dst, sums + s * 16, valid * sizeof(float))
@@ -274,23 +373,28 @@ cdef inline void _add(float *y, const float *x, int64_t n) noexcept nogil:
         y[j] += x[j]
 
 
-def route(const float[:, ::1] scores, int64_t taken, bint normalised=True):
+def route(const float[:, ::1] scores, int64_t taken, bint normalised=True, correction=None,
+          **options):
     """Choose the best experts of each row.
 
     Args:
         scores: float32 (T, E).
         taken: experts that a row takes, 1 to E; ValueError otherwise.
-        normalised: whether weights are the softmax over the chosen experts only, not over all.
+        normalised: whether the weights of a row add up to 1 (softmax: over the chosen experts only,
+            not over all).
+        correction: float32 (E,), added to softmax or sigmoid for the choice only.
+        **options: the other arguments of Routes.
 
     Returns:
         The experts, int32 (T, taken), best first, and their weights, float32 (T, taken).
     """
     cdef int64_t T = scores.shape[0], E = scores.shape[1], t
-    cdef Routes routes = Routes(T, E, taken, normalised)
+    cdef Routes routes = Routes(T, E, taken, normalised, **options)
     cdef const dl_floats *f = dl_floats_of(dl_isa())
-    cdef float[::1] scratch = np.empty(E, np.float32)
+    cdef float[::1] scratch = np.empty(3 * E, np.float32)
+    cdef const float[::1] added = np.zeros(E, np.float32) if correction is None else correction
     for t in range(T):
-        route_item(&routes.view, f, &scores[t, 0], t, &scratch[0])
+        route_item(&routes.view, f, &scores[t, 0], &added[0], t, &scratch[0])
     if T == 0:
         return np.empty((0, taken), np.int32), np.empty((0, taken), np.float32)
     chosen = np.array(<int32_t[:T, :taken]> routes.view.chosen)

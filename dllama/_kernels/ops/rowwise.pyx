@@ -1,4 +1,4 @@
-"""Ops on a row at a time: embedding lookup, norm, encoding, activation, scaling, biases, caps.
+"""Ops on a row at a time: embedding lookup, norm, encoding, activation, scaling, sigmoid, biases, caps.
 
 T: rows of the task. D: columns of a row.
 """
@@ -23,7 +23,7 @@ cdef struct RowOp:
     int64_t width                   # D
     const float *src                # [rows of the batch][D]
     const dl_rows *dst              # [T][D], as a matmul reads them
-    float *sum                      # norm with ADD, add: [T][D], added to; embed, scale, softcap: written
+    float *sum                      # norm with ADD, add: [T][D], added to; embed, scale, sigmoid, softcap: written
     const float *weight             # norm, add: [D]
     const uint8_t *stored           # embed: [vocab][stored_bytes], D numbers each
     int64_t stored_bytes
@@ -178,6 +178,30 @@ cdef class ScaleOp(Op):
         self.op.src, self.op.sum = b.floats(task.src), b.floats(task.dst)
         self.op.width = b.rows(task.src).k
         self.stage(row_items, scale_item, &self.op)
+
+
+cdef int sigmoid_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
+    cdef const RowOp *r = <const RowOp *> op
+    cdef float *y = r.sum + t * r.width
+    cdef int64_t j
+    for j in range(r.width):
+        y[j] = -r.src[t * r.width + j]
+    run.floats.exp_row(y, r.width, y)
+    for j in range(r.width):
+        y[j] = 1 / (1 + y[j])
+    return 0
+
+
+cdef class SigmoidOp(Op):
+    """dst = sigmoid(src)."""
+
+    cdef RowOp op
+
+    def __init__(self, Bindings b, task):
+        self.op.tail = task.tail
+        self.op.src, self.op.sum = b.floats(task.src), b.floats(task.dst)
+        self.op.width = b.rows(task.src).k
+        self.stage(row_items, sigmoid_item, &self.op)
 
 
 cdef int add_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:

@@ -14,7 +14,7 @@ from dllama.model.weight_types import WeightType
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "mistral", "mixtral", "qwen2", "qwen3",
-    "qwen3-moe",
+    "qwen3-moe", "glm4_moe",
 )  # fmt: skip
 # What published configs have beside the fields that describe the model.
 BESIDE = {

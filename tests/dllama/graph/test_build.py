@@ -41,6 +41,13 @@ FEATURES = {
     "windows": {"window": 8, "windowed": (1,)},
     "experts": MIXTURE,
     "experts of other types": {**MIXTURE, "tensor_types": (("layers.0.experts.up", F32),)},
+    "a shared expert": {**MIXTURE, "shared_hidden_dim": 96, "shared_gate": True},
+    "a shared expert of other types": {
+        **MIXTURE,
+        "shared_hidden_dim": 288,
+        "tensor_types": (("layers.0.shared.up", F32), ("layers.0.shared.down", F16)),
+    },
+    "sigmoids of scores": {**MIXTURE, "router_sigmoid": True, "router_correction": True},
     "layers without experts": {**MIXTURE, "dense": (1,)},
     "experts with biases": {**MIXTURE, "ffn_bias": True, "sinks": True},
     "a clamped activation": {"hidden_act": HiddenAct.CLAMPED, "act_limit": 7.0},
@@ -57,12 +64,16 @@ def graphs(name, nodes):
 @pytest.mark.parametrize("nodes", [1, 3, 8])
 def test_tasks_use_all_weights_and_buffers(name, nodes):
     for graph in graphs(name, nodes):
+        shared = [task.shared for task in graph.tasks if task.shared]
         used = {name for task in graph.tasks for name in (task.weight, task.bias) if name}
+        used |= {one.weight for one in shared}
         held = [one.name for one in (*graph.matrices, *graph.vectors)]
         assert len(held) == len(set(held))
         assert set(held) == used
         places = ("src", "dst", "routes", "squares")
-        named = {getattr(task, place) for task in graph.tasks for place in places} - {""}
+        named = {getattr(task, place) for task in graph.tasks for place in places}
+        named |= {name for one in shared for name in (one.src, one.factors)}
+        named -= {""}
         assert {buffer.name for buffer in graph.buffers} == named
 
 
@@ -73,8 +84,9 @@ def test_sums_cover_all_columns(name, nodes):
     for graph in graphs(name, nodes):
         matrices = {matrix.name: matrix for matrix in graph.matrices}
         for task in graph.tasks:
-            if task.sums:
-                assert sum(one.columns for one in task.sums) == matrices[task.weight].cols
+            for one in (task, task.shared):
+                if one and one.weight and one.sums:
+                    assert sum(part.columns for part in one.sums) == matrices[one.weight].cols
 
 
 def ops(name, nodes=1):

@@ -152,9 +152,10 @@ def test_experts_sum_as_a_feed_forward_network_does():
 
 
 def test_layers_without_experts_have_units_of_their_own():
-    spec = spec_of(hidden_dim=256, n_experts=4, n_active_experts=2, moe_hidden_dim=96, dense=(0,))
+    experts = {"n_experts": 4, "n_active_experts": 2, "moe_hidden_dim": 96}
+    spec = spec_of(hidden_dim=256, n_layers=2, dense=(0,), **experts)
     shards = split(spec, (2, 1, 1))
-    units = [[shard.networks[width].hidden for shard in shards] for width in (96, 256)]
+    units = [[shard.networks[width,][0].hidden for shard in shards] for width in (96, 256)]
     assert units[0] == [range(64), range(64, 64), range(64, 96)]
     assert units[1] == [range(128), range(128, 192), range(192, 256)]
     assert [shard.hidden for shard in shards] == units[0]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dllama.graph.ranges import deal
-from dllama.graph.sum_tree import balanced, summations, tree_of
+from dllama.graph.sum_tree import balanced, summations, tree_of, tree_of_all
 
 
 def taken(sums, split):
@@ -86,6 +86,41 @@ def test_shares_that_are_borders_of_even_splits():
         assert taken(summations(split, tree_of(240), len, exact=True), split) == nested(
             tree_of(240)
         )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 200), min_size=1, max_size=2),
+    nodes=st.integers(1, 8),
+    uneven=st.booleans(),
+)
+def test_matrices_that_are_added_segment_by_segment(counts, nodes, uneven):
+    """All have the same additions, and on any nodes the segments of one node."""
+    shares = [1] * nodes if not uneven else [*range(1, nodes + 1)]
+    tree, held, borders = tree_of_all(counts, shares)
+    assert [border[-1] for border in (borders[0], borders[-1])] == [0, counts[-1]]
+    all_adds = set()
+    for matrix, count in enumerate(counts):
+        own = [range(*(borders[at][matrix] for at in (one.start, one.stop))) for one in held]
+        assert own == deal(count, shares)
+
+        def width(some, matrix=matrix):
+            return borders[some.stop][matrix] - borders[some.start][matrix]
+
+        sums = summations(held, tree, width, exact=True)
+        assert [sum(one.columns for one in node.segments) for node in sums] == [*map(len, own)]
+        all_adds.add((sums[0].adds, *(tuple(s.adds for s in node.segments) for node in sums)))
+        if not uneven:
+            alone = summations([range(len(borders) - 1)], tree, width, exact=True)[0]
+            segments = [one.columns for node in sums for one in node.segments]
+            assert segments == [one.columns for one in alone.segments]
+    assert len(all_adds) == 1
+    if len(counts) == 1:
+        widths = [borders[leaf.units.stop][0] - borders[leaf.units.start][0] for leaf in tree]
+        plain = tree_of(counts[0])
+        assert [(len(leaf.units), leaf.adds) for leaf in plain] == [
+            (width, leaf.adds) for width, leaf in zip(widths, tree, strict=True)
+        ]
 
 
 def test_borders_elsewhere_leave_every_node_one_sum():

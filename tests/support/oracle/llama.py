@@ -121,12 +121,23 @@ def _experts(weights, spec, x, noise):
     """A mixture of experts on x (T, dim), token by token, before the residual sum: (T, dim)."""
     h = noise(ops.rms_norm(x, weights["ffn_norm"], spec.norm_epsilon))
     scores = ops.matmul(h, weights["router"]) + weights.get("router_bias", 0.0)
-    probabilities = ops.softmax(scores)
     out = np.zeros_like(h)
+    if spec.shared_hidden_dim:
+        out += _gated(weights, "shared.", spec, h, noise)
+    if spec.shared_gate:
+        out *= ops.sigmoid(ops.matmul(h, weights["shared_gate"]))
     for t in range(len(h)):
-        best = np.argsort(-probabilities[t], kind="stable")[: spec.n_active_experts]
-        share = probabilities[t][best]
-        share = share / share.sum() if spec.topk_normalised else share
+        best, share = ops.route(
+            scores[t],
+            spec.n_active_experts,
+            normalised=spec.topk_normalised,
+            sigmoids=spec.router_sigmoid,
+            correction=weights.get("router_correction", 0.0),
+            groups=spec.expert_groups or 1,
+            groups_taken=spec.expert_groups_taken or 1,
+            group_best=spec.expert_group_best or 1,
+            scale=spec.expert_scale,
+        )
         for expert, factor in zip(best, share, strict=True):
             out[t] += factor * _gated(weights, f"experts.{expert}.", spec, h[t : t + 1], noise)[0]
     return out

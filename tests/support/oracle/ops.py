@@ -123,6 +123,43 @@ def softcap(x: ArrayLike, cap: float) -> Array:
     return cap * np.tanh(np.asarray(x, np.float64) / cap)
 
 
+def sigmoid(x: ArrayLike) -> Array:
+    """1 / (1 + exp(-x))."""
+    return 1 / (1 + np.exp(-np.clip(np.asarray(x, np.float64), -700, 700)))
+
+
+def route(
+    scores: ArrayLike,
+    taken: int,
+    *,
+    normalised: bool,
+    sigmoids: bool = False,
+    correction: ArrayLike = 0.0,
+    groups: int = 1,
+    groups_taken: int = 1,
+    group_best: int = 1,
+    scale: float = 1.0,
+) -> tuple[Array, Array]:
+    """The experts that a token takes, best first, and their weights, by its scores (experts,).
+
+    Args:
+        normalised: weights are divided by their sum.
+        sigmoids: of each score, in place of the softmax.
+        correction: added for the choice only.
+        groups, groups_taken, group_best: a group counts as the sum of its best few.
+        scale: factor of the weights.
+    """
+    scores = np.asarray(scores, np.float64)
+    probabilities = sigmoid(scores) if sigmoids else softmax(scores)
+    choice = (probabilities + correction).reshape(groups, -1)
+    group_scores = np.sort(choice, axis=1)[:, -group_best:].sum(axis=1)
+    left = np.argsort(-group_scores, kind="stable")[groups_taken:]
+    choice[left] = -np.inf
+    best = np.argsort(-choice.ravel(), kind="stable")[:taken]
+    weights = probabilities[best]
+    return best, scale * (weights / weights.sum() if normalised else weights)
+
+
 def silu(x: ArrayLike) -> Array:
     """x * sigmoid(x)."""
     x = np.asarray(x, np.float64)

@@ -98,6 +98,15 @@ def test_segments_add_as_a_tree(rng, weight_type, tokens):
     np.testing.assert_array_equal(matmul(matrix, x, order), sums)
 
 
+def test_segments_without_columns_add_nothing(rng):
+    """They stand for columns that another matrix has."""
+    matrix = PackedMatrix(16, 64, F32)
+    matrix.fill(0, rng.standard_normal((16, 64)).astype(np.float32).view(np.uint8))
+    x = rng.standard_normal((3, 64)).astype(np.float32)
+    order = [(0, 0), (32, 1), (0, 0), (32, 1), (0, 2)]
+    np.testing.assert_array_equal(matmul(matrix, x, order), matmul(matrix, x, [(32, 0), (32, 1)]))
+
+
 def test_fill_places_blocks_of_rows(rng):
     weight = rng.standard_normal((8, 4)).astype(np.float32)
     matrix = PackedMatrix(16, 4, F32)
