@@ -121,6 +121,8 @@ class GgufFile:
                     yield theirs.format(expert), one
             elif len(tensor.shape) > 2:
                 raise FormatError(tensor.path, f"shape of {name}", tensor.shape, "a matrix")
+            elif name.endswith(tuple(self._arch.rows)) and len(tensor.shape) == 1:
+                yield theirs, _reshaped(tensor, (1, *tensor.shape))
             else:
                 yield theirs, tensor
 
@@ -136,11 +138,12 @@ class GgufFile:
             raise FormatError(tensor.path, f"shape of {name}", tensor.shape, expected)
         for expert in range(count):
             part = tensor.part(expert, count)
-            yield part if axes == 3 else _vector(part)
+            yield part if axes == 3 else _reshaped(part, part.shape[1:])
 
 
-def _vector(row: Mapped) -> MappedTensor:
-    """A matrix of one row as a vector; FormatError if its type is none of floats."""
-    if not isinstance(row, MappedTensor) or row.dtype not in DTYPES:
-        raise FormatError(row.path, f"type of {row.name}", row.lossy or row.dtype, "floats")
-    return replace(row, shape=row.shape[1:])
+def _reshaped(tensor: Mapped, shape: tuple[int, ...]) -> MappedTensor:
+    """The numbers of a tensor in another shape; FormatError if its type is none of floats."""
+    if not isinstance(tensor, MappedTensor) or tensor.dtype not in DTYPES:
+        found = tensor.lossy or tensor.dtype
+        raise FormatError(tensor.path, f"type of {tensor.name}", found, "floats")
+    return replace(tensor, shape=shape)

@@ -103,18 +103,23 @@ def _fields(fields: dict[str, Field], given: Given) -> Iterator[tuple[str, Any]]
         value = _scalar(given, name)
         if value is None and not field.required:
             continue
-        good = (
-            is_integer(value, field.least)
-            if field.whole
-            else is_number(value, field.least, above=not field.none)
-        )
-        if not good:
+        if not _is_good(value, field):
             noun = "an integer" if field.whole else "a number"
-            expected = expected_text(noun, field.least, math.inf, not (field.whole or field.none))
+            above = not (field.whole or field.none)
+            expected = expected_text(noun, field.least, math.inf, above)
+            expected = "true or false" if field.flag else expected
             found = "missing" if value is None else shown(value)
             raise FormatError(given.path, given.key(name), found, expected)
         if value or not field.none:
             yield field.name, value
+
+
+def _is_good(value: object, field: Field) -> bool:
+    if field.flag:
+        return is_flag(value)
+    if field.whole:
+        return is_integer(value, field.least)
+    return is_number(value, field.least, above=not field.none)
 
 
 def _scalar(given: Given, name: str) -> Any:

@@ -24,6 +24,7 @@ class Field(NamedTuple):
         whole: whether it is an integer.
         required: whether every file has the key.
         none: whether 0 stands for none, so that the field is left out.
+        flag: whether it is true or false.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Field(NamedTuple):
     whole: bool = True
     required: bool = False
     none: bool = False
+    flag: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Arch:
         tensors: GGUF's names of tensors as Hugging Face's, without `blk.N.` and
             `model.layers.N.`. A name without .weight and .bias stands for both. {} in
             Hugging Face's name is the number of an expert, which GGUF stacks in one tensor.
+        rows: tensors that are matrices of one row, which files may store as vectors.
         biases: tensors that may have a .bias.
         present: fields of config.json that are true if there is a tensor in any layer.
         constants: fields of config.json that no key says.
@@ -117,6 +120,7 @@ class Arch:
     model_type: str
     keys: Mapping[str, Field] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
+    rows: Collection[str] = ()
     biases: Collection[str] = ()
     present: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)

@@ -25,6 +25,7 @@ MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "llama-linear", "llama-bias", "llama-yarn",
     "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3",
     "olmo2", "glm4", "exaone4", "granitemoe",
+    "qwen2_moe", "glm4_moe",
 )  # fmt: skip
 # Those whose scale of scores no key can say: the writer puts it into a matrix or a norm.
 SCALED = ("gemma2", "gemma3")
@@ -220,7 +221,18 @@ def test_mistral3_is_llama_under_another_name(path, fixtures):
 
 
 @pytest.mark.parametrize(
-    "name", ["granitemoe", "phi3", "olmo2", "glm4", "exaone4", "gemma3", "gpt-oss"]
+    "name",
+    [
+        "granitemoe",
+        "phi3",
+        "olmo2",
+        "glm4",
+        "exaone4",
+        "gemma3",
+        "gpt-oss",
+        "qwen2_moe",
+        "glm4_moe",
+    ],
 )
 def test_every_tensor_counts(path, fixtures, name):
     """Without any of them the file is refused, and other numbers give other logits."""
