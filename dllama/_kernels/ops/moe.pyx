@@ -1,14 +1,14 @@
 """Mixtures of experts (Shazeer et al. 2017; Fedus et al. 2022; Jiang et al. 2024, Mixtral).
 
 A router scores E experts for each row. The row takes the `taken` best, weighted by the softmax or
-the sigmoid of the scores. They may be chosen among those of a few groups, and a correction may be
-added for the choice (DeepSeek-AI 2024, DeepSeek-V2 and V3). Entries, one for each row and each expert that it takes, are sorted by expert: a pass
-reads the weights of each chosen expert once, and those of the others never.
+the sigmoid of the scores. They may be those of the best groups, chosen with a correction
+(DeepSeek-AI 2024, DeepSeek-V2 and V3). Entries, one for each row and each expert that it takes, are
+sorted by expert: a pass reads the weights of each chosen expert once, of the others never.
 
 The result of a row is a sum over the columns of the down projection and over the row's experts.
 Within each segment of the columns, experts are added in ascending order, each times its weight,
-and last an expert that all rows share. Then the segments are added, as in the tree of dllama.graph.sum_tree. So the result has the same bits
-for any number of nodes that hold whole segments.
+last one that all rows share. Then the segments are added, as in dllama.graph.sum_tree. So it has
+the same bits for any number of nodes that hold whole segments.
 """
 
 from libc.math cimport INFINITY
@@ -22,10 +22,8 @@ from dllama._kernels.ops.matmul cimport (
     sum_in_order, tile_rows,
 )
 
-# Marks an expert or a group that cannot be chosen.
-cdef float LEFT = -INFINITY
-# Added to the sum of sigmoids that these are divided by, so that it is not 0.
-cdef float SMALLEST = 1e-20
+cdef float LEFT = -INFINITY  # marks an expert or a group that cannot be chosen
+cdef float SMALLEST = 1e-20  # keeps the sum of sigmoids that these are divided by above 0
 
 
 cdef class Routes:
