@@ -16,7 +16,7 @@ from dllama._kernels import cpu
 from dllama.checks import is_flag
 from dllama.cli.parser import add_command, add_options
 from dllama.cluster.layout import node_count, thread_count
-from dllama.graph.shard import split
+from dllama.graph.shard import Shard, split
 from dllama.model.stored_model import StoredModel
 from dllama.model.tensors import Tensor
 from dllama.model.weight_types import WeightType
@@ -162,8 +162,18 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
         if nodes > 1:
             yield "  query heads", _range(shard.heads)
             yield "  KV heads", _range(shard.kv_heads)
-            yield "  hidden units", _range(shard.hidden)
+            yield from _hidden_units(shard)
             yield "  vocabulary", _range(shard.vocab)
+
+
+def _hidden_units(shard: Shard) -> Iterator[tuple[str, str]]:
+    """Rows about the hidden units of a node: of experts, and of what there is beside them."""
+    (_, *shared), *others = shard.networks.values()
+    yield "  hidden units", _range(shard.hidden)
+    for network in shared:
+        yield "  of shared expert", _range(network.hidden)
+    for network, *_ in others:
+        yield "  without experts", _range(network.hidden)
 
 
 def _positions(file: StoredModel, config: RunConfig) -> str:

@@ -72,6 +72,12 @@ def test_of_a_mixture_of_experts(info, converted):
     assert rows["hidden units"] == "32 to 63"
 
 
+def test_of_a_shared_expert_and_layers_without_experts(info, converted):
+    rows = info(str(converted("glm4_moe", "f32")), "--nodes", "2")
+    names = ("hidden units", "of shared expert", "without experts")
+    assert [rows[name] for name in names] == ["0 to 31", "0 to 31", "64 to 95"]
+
+
 def test_of_a_model_without_a_tokenizer(info, converted):
     rows = info(str(converted("llama31-tied", "f32") / "model.m"))
     assert rows["tokenizer"] == "none"
