@@ -243,5 +243,7 @@ DIALECTS = sorted(path.parent.name for path in FIXTURES.glob("*/config.v4.json")
 def test_the_config_of_older_versions_says_the_same(name):
     """transformers 4 has rope_theta outside of rope_parameters, and no layer_types."""
     both = [json.loads((FIXTURES / name / f"config{old}.json").read_text()) for old in ("", ".v4")]
+    for config in both:
+        config.pop("quantization_config", None)  # it needs the files beside it
     assert both[0] != both[1]
     assert spec_of(both[0]) == spec_of(both[1])
