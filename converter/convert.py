@@ -38,7 +38,8 @@ from dllama.converter.tensors import find_tensors, is_tied, tie_warnings
 from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
 from dllama.model.file import ModelWriter, tensor_table
-from dllama.model.header import check_spec, read_header, write_header
+from dllama.model.header import read_header, write_header
+from dllama.model.header_checks import check_spec
 from dllama.model.spec import ModelSpec, typed_name
 from dllama.model.stored_model import decode
 from dllama.model.tensors import with_types

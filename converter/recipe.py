@@ -37,8 +37,9 @@ INTERCHANGE = ("f32", "q40")
 FLOAT_EMBEDDING = ("f32", "f16", "q40", "q80")
 
 # The mixed recipe, by the last word of a tensor's name. Errors of v and down change a model most:
-# v has few rows, and what down reads has a few large numbers (docs/accuracy.md).
-BY_NAME = {"v": Q6K, "down": Q5K}
+# v has few rows, and what down reads has a few large numbers (docs/accuracy.md). kv_a
+# makes keys and values of all heads.
+BY_NAME = {"v": Q6K, "v_b": Q6K, "kv_a": Q6K, "down": Q5K}
 COMMON = Q4K
 # In the last layer, where nothing evens errors out.
 IN_LAST = {Q4K: Q5K, Q5K: Q6K, Q6K: Q6K}

@@ -152,12 +152,13 @@ def context_count(
         count: int = options.CONTEXTS.argument(contexts)
         return count
     kind = NUMBERS[kv_type]
-    head = kind.nbytes(-(-spec.head_dim // kind.block_size) * kind.block_size)
+    block = kind.block_size
+    head = sum(kind.nbytes(-(-size // block) * block) for size in spec.kept_dims)
     kept = [(len(one.layers), one.most(seq_len, batch)) for one in kv_layers(spec)]
     positions = sum(layers * min(seq_len, most * block_positions(seq_len)) for layers, most in kept)
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
-    return max(1, min(parallel, room // (2 * spec.n_kv_heads * head * positions)))
+    return max(1, min(parallel, room // (spec.n_kv_heads * head * positions)))
 
 
 def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:

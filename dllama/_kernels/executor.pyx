@@ -84,7 +84,7 @@ cdef class Executor:
         size = block_positions(max_positions)
         self.table_size = (max_positions + size - 1) // size
         self.caches = tuple(
-            KVCache(shape.layers, shape.heads, shape.size, size, blocks, kv_type)
+            KVCache(shape.layers, shape.heads, shape.size, shape.values, size, blocks, kv_type)
             for shape, blocks in zip(graph.caches, kv_blocks, strict=True)
         )
         self.windows = [shape.window for shape in graph.caches]

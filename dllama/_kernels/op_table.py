@@ -13,6 +13,7 @@ from dllama._kernels.ops.experts import (
     RouteOp,
 )
 from dllama._kernels.ops.head_squares import HeadSquaresOp
+from dllama._kernels.ops.latent import HeadsMatmulOp, LatentOp
 from dllama._kernels.ops.matmul import MatmulOp
 from dllama._kernels.ops.rope import RopeOp
 from dllama._kernels.ops.rowwise import (
@@ -34,6 +35,8 @@ OPS: dict[str, type] = {
     "head_squares": HeadSquaresOp,
     "gather": GatherOp,
     "rope": RopeOp,
+    "latent": LatentOp,
+    "heads_matmul": HeadsMatmulOp,
     "attention": AttentionOp,
     "encode": EncodeOp,
     "activate": ActivateOp,

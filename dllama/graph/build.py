@@ -15,6 +15,7 @@ from dllama._kernels.tasks import Storage, Then
 from dllama.errors import UnsupportedError
 from dllama.graph.builder import GraphBuilder
 from dllama.graph.graph import Graph, Heads, Routing, SharedExpert
+from dllama.graph.latents import mix_latents
 from dllama.graph.matrices import down_of_experts, gated, gated_width, projections, whole
 from dllama.graph.shard import Shard, columns_of
 from dllama.graph.sum_tree import Segment, Summation
@@ -74,7 +75,25 @@ def _embedding(b: GraphBuilder) -> None:
 def _attention(b: GraphBuilder) -> None:
     """x += attention of the norm of x."""
     spec, shard, at = b.spec, b.shard, b.at
-    kind, heads, matrices = b.features.attention, _heads(b), [*projections(spec, shard, at)]
+    kind, heads, columns = b.features.attention, _heads(b), columns_of(spec, shard.heads)
+    mix = mix_latents if spec.kv_latent_dim else _mix
+    mix(b, heads, b.buffer("mixed", len(columns)))
+    o = whole(spec, at + "o", range(spec.dim), columns)
+    if o.weight_type.quantised:
+        b.encode("mixed", len(columns))
+    mixed = b.input("mixed", len(columns), o.weight_type)
+
+    def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
+        b.multiply("matmul", mixed, dst, o, then=then, sums=sums)
+
+    add = _bias(b, at + "o_bias") if kind.o_bias else None
+    _add_to_x(b, project, shard.output_sum, "attention", add)
+
+
+def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
+    """dst = the values of each head, mixed by attention to the norm of x."""
+    spec, shard, at, kind = b.spec, b.shard, b.at, b.features.attention
+    matrices = [*projections(spec, shard, at)]
     norm = at + "attention_norm" if b.features.norms_before else ""
     b.norm_for("normed", norm, [matrix.weight_type for matrix, _ in matrices])
     qkv = b.buffer("qkv", (heads.count + 2 * heads.kv_count) * heads.size)
@@ -89,19 +108,8 @@ def _attention(b: GraphBuilder) -> None:
         rows = _numbers(shard.kv_heads, heads.size)
         constant = b.vector(at + "k_bias", (at + "k_bias", rows))
     b.task("rope", qkv, qkv, heads=heads, epsilon=spec.norm_epsilon, bias=constant, **norms)
-    columns = columns_of(spec, shard.heads)
     sinks = b.vector(at + "sinks", (at + "sinks", shard.heads)) if kind.sinks else ""
-    b.task("attention", qkv, b.buffer("mixed", len(columns)), weight=sinks, heads=heads)
-    o = whole(spec, at + "o", range(spec.dim), columns)
-    if o.weight_type.quantised:
-        b.encode("mixed", len(columns))
-    mixed = b.input("mixed", len(columns), o.weight_type)
-
-    def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
-        b.multiply("matmul", mixed, dst, o, then=then, sums=sums)
-
-    add = _bias(b, at + "o_bias") if kind.o_bias else None
-    _add_to_x(b, project, shard.output_sum, "attention", add)
+    b.task("attention", qkv, dst, weight=sinks, heads=heads)
 
 
 def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, str]:
@@ -142,8 +150,8 @@ def _heads(b: GraphBuilder) -> Heads:
         all=spec.n_heads,
         group=group,
         skipped=shard.heads.start % group,
-        size=spec.head_dim,
-        offset=shard.heads.start * spec.head_dim - columns_of(spec, shard.heads).start,
+        size=spec.kept_dims[0],
+        offset=shard.heads.start * spec.o_head - columns_of(spec, shard.heads).start,
         scale=kind.scale,
         cap=kind.cap,
         rope=kind.rope,

@@ -67,8 +67,8 @@ class GraphBuilder:
 
     def _cache_shape(self, kept: KVLayers) -> KVShape:
         """The shape of the KV cache of some layers."""
-        heads, size = len(self.shard.kv_heads), self.spec.head_dim
-        return KVShape(len(kept.layers), heads, size, kept.window)
+        heads = len(self.shard.kv_heads)
+        return KVShape(len(kept.layers), heads, *self.spec.kept_dims, kept.window)
 
     def buffer(
         self,

@@ -72,7 +72,7 @@ class Heads:
         all: query heads of all nodes.
         group: query heads that read one KV head, over all nodes.
         skipped: query heads of the first KV group that lower ranks hold.
-        size: elements of a head.
+        size: elements of a head, as the KV cache has them.
         offset: column of the task's dst where the first head begins.
         scale: factor of q k^T.
         cap: if not 0, a score s becomes cap * tanh(s / cap).
@@ -106,13 +106,15 @@ class KVShape:
     Args:
         layers: how many layers it keeps keys and values of.
         heads: KV heads of each layer.
-        size: elements of a head.
+        size: elements of a key.
+        values: elements of a value.
         window: of these layers; 0 if they have none.
     """
 
     layers: int
     heads: int
     size: int
+    values: int
     window: int
 
 
@@ -207,6 +209,23 @@ class SharedExpert:
 
 
 @dataclass(frozen=True)
+class HeadParts:
+    """Where each head's numbers are, for a product of each head with a matrix of its own.
+
+    Args:
+        heads: of the node.
+        rows: of the matrix of a head.
+        src_stride: columns of the task's src from the numbers of a head to those of the next.
+        dst_stride: the same in dst.
+    """
+
+    heads: int
+    rows: int
+    src_stride: int
+    dst_stride: int
+
+
+@dataclass(frozen=True)
 class Task:
     """One operation on rows of its buffers.
 
@@ -224,9 +243,11 @@ class Task:
         sums: the order in which a matmul adds columns; by default from left to right. Each sum
             that remains becomes rows of dst.
         column: column of dst where a matmul's product begins.
+        parts: for heads_matmul.
         adds: by rank, the order in which an all-reduce adds the sums of all nodes.
         begins: whether an all-reduce is the first of the pass: no earlier one has rounded.
-        heads: the heads, for rope and attention.
+        heads: the heads, for rope, latent and attention.
+        latents: for latent: the buffer with what keys and values are made of.
         epsilon: epsilon of a norm.
         scale: factor, for scale.
         cap: for softcap.
@@ -248,9 +269,11 @@ class Task:
     bias: str = ""
     sums: tuple[Segment, ...] = ()
     column: int = 0
+    parts: HeadParts | None = None
     adds: tuple[tuple[int, ...], ...] = ()
     begins: bool = False
     heads: Heads | None = None
+    latents: str = ""
     epsilon: float = 0.0
     scale: float = 1.0
     cap: float = 0.0

@@ -40,6 +40,15 @@ def projections(spec: ModelSpec, shard: Shard, at: str) -> Iterator[tuple[Matrix
         before += rows
 
 
+def of_heads(spec: ModelSpec, name: str, heads: range, rows: int, cols: int) -> Matrix:
+    """The matrices of some heads, each of `rows` rows of the tensor, padded to whole panels."""
+    padded = PANEL * -(-rows // PANEL)
+    block = rows if padded != rows else 0
+    held = range(heads.start * rows, heads.stop * rows)
+    piece = TensorSlice(name, held, range(cols), 0, block, padded)
+    return Matrix(name, len(heads) * padded, cols, (piece,), spec.type_of(name))
+
+
 def _head_rows(spec: ModelSpec, shard: Shard, letter: str) -> range:
     """The rows of q, k or v that a node holds."""
     heads = shard.heads if letter == "q" else shard.kv_heads

@@ -148,17 +148,17 @@ def networks_of(
 def columns_of(spec: ModelSpec, heads: range) -> range:
     """The columns of the output projection for some heads, extended to whole blocks.
 
-    If the size of a head is not a multiple of spec.o_block, the range includes columns of
+    If the size of a head's values is not a multiple of spec.o_block, the range includes columns of
     neighbouring heads. The node's input is zero there.
     """
     unit = spec.o_block
-    begin = heads.start * spec.head_dim // unit * unit
-    end = -(-heads.stop * spec.head_dim // unit) * unit
+    begin = heads.start * spec.o_head // unit * unit
+    end = -(-heads.stop * spec.o_head // unit) * unit
     return range(begin, end)
 
 
 def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Summation]:
     """How each node sums the columns of its heads. Cuts are between heads that share no block."""
     unit = spec.o_block
-    tree = sum_tree.tree_of(spec.n_heads, 1, lambda head: head * spec.head_dim % unit == 0)
+    tree = sum_tree.tree_of(spec.n_heads, 1, lambda head: head * spec.o_head % unit == 0)
     return sum_tree.summations(heads, tree, lambda some: len(columns_of(spec, some)), exact)

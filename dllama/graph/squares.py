@@ -17,7 +17,7 @@ def with_squares(graph: Graph) -> tuple[Graph, dict[str, tuple[str, ...]]]:
 
     Returns:
         The graph with these tasks. They add to vectors that the caller gives to the executor,
-        float32 (columns,), beside those of the weights.
+        float32 (columns,), beside those of the weights. Matrices of single heads have none.
 
         The names of the tensors, as ModelSpec.tensor_types has them, that each vector is for.
     """
@@ -26,7 +26,7 @@ def with_squares(graph: Graph) -> tuple[Graph, dict[str, tuple[str, ...]]]:
     names: dict[str, tuple[str, ...]] = {}
     for task in graph.tasks:
         for src, weight in _products(task):
-            if weight in matrices:
+            if weight in matrices and task.parts is None:
                 vector = f"{weight}.squares"
                 names[vector] = tuple(dict.fromkeys(_tensors(matrices[weight])))
                 tasks.append(Task("squares", src, src, vector, task.layer, tail=task.tail))

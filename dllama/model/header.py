@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from dllama.errors import FormatError, UnsupportedError
 from dllama.git_lfs import refuse_pointer
+from dllama.model.header_checks import DEFAULTS, check_spec
 from dllama.model.header_keys import (
     DOUBLES,
     ENUMS,
@@ -29,20 +30,12 @@ from dllama.model.spec import (
     RopeType,
     usual_qk_norm,
 )
-from dllama.model.tensors import type_runs, typed, width_of, with_types
+from dllama.model.tensors import type_runs, typed, with_types
 from dllama.model.weight_types import WeightType
 
 MAGIC = 0x0A00ABCD
 OLD_MAGICS = (0xABCD00, 0xABCD01)
 MAX_HEADER = 8 + 8 * (256 + 8 * 4096)  # room for a type of every tensor in 4096 layers
-# Experts of all layers together. A reader prepares a few tensors and tasks for each of them, so
-# a hostile header must not be able to ask for more.
-MOST_EXPERTS = 1 << 16
-# Fields of a ModelSpec that say nothing of a model without experts.
-OF_EXPERTS = (
-    "shared_hidden_dim", "router_sigmoid", "router_correction", "expert_groups", "expert_scale",
-)  # fmt: skip
-DEFAULTS = {field.name: field.default for field in fields(ModelSpec)}
 
 
 def read_header(data: bytes, path: object) -> tuple[ModelSpec, int]:
@@ -225,95 +218,6 @@ def _doubles(words: list[int], key: Key, path: object) -> tuple[float, ...]:
         if not 0.0 <= number < float("inf"):
             raise FormatError(path, key.name.lower(), number, "a number of at least 0")
     return numbers
-
-
-def check_spec(spec: ModelSpec, path: object) -> None:
-    """FormatError if the sizes contradict each other."""
-    if spec.n_layers > RANGES[Key.N_LAYERS][1]:
-        raise FormatError(path, "n_layers", spec.n_layers, f"at most {RANGES[Key.N_LAYERS][1]}")
-    if spec.n_heads % spec.n_kv_heads:
-        raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
-    if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
-        raise FormatError(path, "head_dim", spec.head_dim, "even, 2 to 512")
-    for field in LAYERS.values():
-        layers = getattr(spec, field)
-        if list(layers) != sorted(set(layers) & set(range(spec.n_layers))):
-            raise FormatError(path, field, list(layers), f"ascending layers of {spec.n_layers}")
-    if bool(spec.window) != bool(spec.windowed):
-        expected = "a number for layers with a window" if spec.windowed else "layers that have it"
-        raise FormatError(path, "window", spec.window, expected)
-    if spec.window_rope_theta and not spec.windowed:
-        raise FormatError(path, "window_rope_theta", spec.window_rope_theta, "layers that have it")
-    if spec.rope_dim % 2 or not 0 <= spec.rope_dim <= spec.head_dim:
-        raise FormatError(path, "rope_dim", spec.rope_dim, f"even, at most {spec.head_dim}")
-    pairs = (spec.rope_dim or spec.head_dim) // 2
-    for field in DOUBLES.values():
-        if len(getattr(spec, field)) not in (0, pairs):
-            raise FormatError(path, field, len(getattr(spec, field)), f"{pairs} or none")
-    if (spec.hidden_act is HiddenAct.CLAMPED) != (spec.act_limit > 0):
-        raise FormatError(path, "act_limit", spec.act_limit, "a limit of a clamped activation")
-    if bool(spec.rope_switch) != bool(spec.rope_long_frequencies):
-        expected = "a number of tokens" if spec.rope_long_frequencies else "frequencies behind it"
-        raise FormatError(path, "rope_switch", spec.rope_switch, expected)
-    _check_experts(spec, path)
-    for tensor in typed(spec):
-        kind = spec.type_of(tensor)
-        width = width_of(spec, tensor)
-        if width % kind.block_size:
-            expected = f"a multiple of {kind.block_size} for {kind.name.lower()} weights"
-            raise FormatError(path, _width_field(spec, tensor), width, expected)
-
-
-def _width_field(spec: ModelSpec, tensor: str) -> str:
-    """What the width of a tensor that `typed` calls by this name is called."""
-    at, _, last = tensor.rpartition(".")
-    if last != "down":
-        return "heads * head_dim" if last == "o" else "dim"
-    if at.endswith(".shared"):
-        return "shared_hidden_dim"
-    return "moe_hidden_dim" if spec.moe_hidden_dim and at.endswith(".experts") else "hidden_dim"
-
-
-def _check_experts(spec: ModelSpec, path: object) -> None:
-    """FormatError if the numbers of a mixture of experts contradict each other."""
-    least = min(1, spec.n_experts)
-    if not least <= spec.n_active_experts <= spec.n_experts:
-        expected = f"{least} to {spec.n_experts}"
-        raise FormatError(path, "n_active_experts", spec.n_active_experts, expected)
-    if spec.n_layers * spec.n_experts > MOST_EXPERTS:
-        found = f"{spec.n_experts} in each of {spec.n_layers} layers"
-        raise FormatError(path, "n_experts", found, f"at most {MOST_EXPERTS} together")
-    if spec.dense and not spec.n_experts:
-        raise FormatError(path, "dense", list(spec.dense), "none in a model without experts")
-    for field in OF_EXPERTS:
-        value = getattr(spec, field)
-        if value != DEFAULTS[field] and not spec.n_experts:
-            raise FormatError(path, field, value, f"{DEFAULTS[field]} in a model without experts")
-    if spec.shared_gate and not spec.shared_hidden_dim:
-        raise FormatError(path, "shared_gate", "set", "a width of the shared expert")
-    if spec.router_correction and not spec.router_sigmoid:
-        raise FormatError(path, "router_correction", "set", "sigmoids of the scores")
-    _check_groups(spec, path)
-
-
-def _check_groups(spec: ModelSpec, path: object) -> None:
-    """FormatError if a token cannot take experts of some groups."""
-    groups, taken, best = (
-        spec.expert_groups,
-        spec.expert_groups_taken,
-        spec.expert_group_best,
-    )
-    if not groups:
-        if taken or best:
-            raise FormatError(path, "expert_groups", 0, "groups, if some of them are taken")
-        return
-    if spec.n_experts % groups:
-        raise FormatError(path, "expert_groups", groups, f"a divisor of {spec.n_experts} experts")
-    if not 1 <= taken <= groups or spec.n_experts // groups * taken < spec.n_active_experts:
-        expected = f"up to {groups}, with at least {spec.n_active_experts} experts"
-        raise FormatError(path, "expert_groups_taken", taken, expected)
-    if not best:
-        raise FormatError(path, "expert_group_best", best, "1 or 2")
 
 
 def write_header(spec: ModelSpec, path: object = "model") -> bytes:

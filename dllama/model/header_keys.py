@@ -76,6 +76,9 @@ class Key(IntEnum):
     EXPERT_GROUPS_TAKEN = 1046
     EXPERT_GROUP_BEST = 1047
     EXPERT_SCALE = 1048
+    KV_LATENT_DIM = 1060
+    Q_LATENT_DIM = 1061
+    VALUE_DIM = 1062
 
 
 # Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
@@ -112,6 +115,9 @@ NUMBERS = {
     Key.EXPERT_GROUPS: "expert_groups",
     Key.EXPERT_GROUPS_TAKEN: "expert_groups_taken",
     Key.EXPERT_GROUP_BEST: "expert_group_best",
+    Key.KV_LATENT_DIM: "kv_latent_dim",
+    Key.Q_LATENT_DIM: "q_latent_dim",
+    Key.VALUE_DIM: "value_dim",
 }
 # These stand in a header several times: for each layer, or for each half of each float64.
 LAYERS = {Key.NO_ROPE: "no_rope", Key.WINDOWED: "windowed", Key.DENSE: "dense"}
@@ -121,6 +127,8 @@ DOUBLES = {
 }
 REPEATED = (Key.TENSOR_TYPES, *LAYERS, *DOUBLES)
 
+# Most elements of a key or value in the KV cache (DL_HEAD_MAX in _kernels/simd/attention.h).
+KEPT_MOST = 576
 # Least and greatest value of each key that is a plain number.
 RANGES = {
     Key.VERSION: (0, 0),
@@ -148,6 +156,9 @@ RANGES = {
     Key.WINDOW: (1, (1 << 31) - 1),
     Key.ROPE_SWITCH: (1, (1 << 31) - 1),
     Key.ROPE_DIM: (2, 512),
+    Key.KV_LATENT_DIM: (1, KEPT_MOST),
+    Key.Q_LATENT_DIM: (1, 1 << 20),
+    Key.VALUE_DIM: (1, 512),
     **dict.fromkeys(FLAGS, (0, 1)),
 }
 ENUMS: dict[Key, type[IntEnum]] = {

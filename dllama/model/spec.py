@@ -161,7 +161,7 @@ class ModelSpec:
         n_layers: layers.
         n_heads: query heads.
         n_kv_heads: KV heads.
-        head_dim: elements of a head.
+        head_dim: elements of a head; with latents, of queries only.
         vocab_size: tokens of the vocabulary.
         seq_len: most positions of a sequence.
         weight_type: how matrices are stored, except routers and an embedding of its own, which are
@@ -176,7 +176,7 @@ class ModelSpec:
         rope_frequencies: of each pair, in radians per position; empty for
             theta^(-2i / rope_dim), scaled.
         rope_factor: factor of the numbers that RoPE rotates.
-        rope_switch: a text with more tokens has other frequencies, at all positions; 0 if none has.
+        rope_switch: texts of more tokens have other frequencies at all positions; 0 if none have.
         rope_long_frequencies: these frequencies.
         no_rope: layers whose queries and keys are not rotated, ascending.
         window: how many positions a token of a windowed layer sees, its own included; 0 if no layer
@@ -216,6 +216,11 @@ class ModelSpec:
         attention_cap: if not 0, a score s becomes cap * tanh(s / cap).
         logits_scale: factor of the logits.
         logits_cap: if not 0, a logit l becomes cap * tanh(l / cap).
+        kv_latent_dim: numbers of the latent that keys and values of all heads are made of
+            (dllama.graph.latents); 0: they are projections of the input. With latents, n_kv_heads
+            is 1, and the last rope_dim numbers of a query are rotated.
+        q_latent_dim: numbers of the latent of queries; 0: they are projections of the input.
+        value_dim: elements of a head of values; 0 stands for head_dim.
         tied: whether the output matrix is the embedding, which the file then stores once.
         tensor_types: (name, type) of the matrices whose type is another one, in the order of the
             file (dllama.model.tensors.with_types). The experts of a layer share the names
@@ -272,6 +277,9 @@ class ModelSpec:
     attention_cap: float = 0.0
     logits_scale: float = 1.0
     logits_cap: float = 0.0
+    kv_latent_dim: int = 0
+    q_latent_dim: int = 0
+    value_dim: int = 0
     tied: bool = False
     tensor_types: tuple[tuple[str, WeightType], ...] = ()
 
@@ -297,6 +305,28 @@ class ModelSpec:
     def q_dim(self) -> int:
         """Width of all query heads together."""
         return self.n_heads * self.head_dim
+
+    @property
+    def o_head(self) -> int:
+        """Elements of a head that the output projection reads."""
+        return self.value_dim or self.head_dim
+
+    @property
+    def o_dim(self) -> int:
+        """Width of what the output projection reads."""
+        return self.n_heads * self.o_head
+
+    @property
+    def kept_dims(self) -> tuple[int, int]:
+        """Elements of a key and of a value in the KV cache."""
+        if self.kv_latent_dim:
+            return self.kv_latent_dim + self.rope_dim, self.kv_latent_dim
+        return self.head_dim, self.head_dim
+
+    @property
+    def plain_dim(self) -> int:
+        """Elements of a query that RoPE does not rotate, with latents."""
+        return self.head_dim - self.rope_dim
 
     @property
     def kv_dim(self) -> int:

@@ -35,10 +35,8 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embedding", (spec.vocab_size, spec.dim)
     for layer in range(spec.n_layers):
         at, features = f"layers.{layer}.", spec.layer(layer)
-        yield at + "q", (spec.q_dim, spec.dim)
-        yield at + "k", (spec.kv_dim, spec.dim)
-        yield at + "v", (spec.kv_dim, spec.dim)
-        yield at + "o", (spec.dim, spec.q_dim)
+        yield from _projections(spec, at)
+        yield at + "o", (spec.dim, spec.o_dim)
         if features.attention.biases:
             yield at + "q_bias", (spec.q_dim,)
             yield at + "k_bias", (spec.kv_dim,)
@@ -52,6 +50,10 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
             heads = features.attention.norm is QKNorm.HEAD
             yield at + "q_norm", (spec.head_dim if heads else spec.q_dim,)
             yield at + "k_norm", (spec.head_dim if heads else spec.kv_dim,)
+        if spec.q_latent_dim:
+            yield at + "q_a_norm", (spec.q_latent_dim,)
+        if spec.kv_latent_dim:
+            yield at + "kv_a_norm", (spec.kv_latent_dim,)
         if features.norms_before:
             yield at + "attention_norm", (spec.dim,)
             yield at + "ffn_norm", (spec.dim,)
@@ -61,6 +63,24 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "final_norm", (spec.dim,)
     if not spec.tied:
         yield "output", (spec.vocab_size, spec.dim)
+
+
+def _projections(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The matrices that make queries, keys and values, or those that make latents and are applied
+    to latents."""
+    latent = spec.kv_latent_dim
+    if spec.q_latent_dim:
+        yield at + "q_a", (spec.q_latent_dim, spec.dim)
+        yield at + "q_b", (spec.q_dim, spec.q_latent_dim)
+    else:
+        yield at + "q", (spec.q_dim, spec.dim)
+    if latent:
+        yield at + "kv_a", (latent + spec.rope_dim, spec.dim)
+        yield at + "k_b", (spec.n_heads * latent, spec.plain_dim)
+        yield at + "v_b", (spec.o_dim, latent)
+    else:
+        yield at + "k", (spec.kv_dim, spec.dim)
+        yield at + "v", (spec.kv_dim, spec.dim)
 
 
 def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -97,7 +117,8 @@ def typed(spec: ModelSpec) -> list[str]:
     names = ["embedding"]
     for layer in range(spec.n_layers):
         at, features, within = f"layers.{layer}.", spec.layer(layer), [""]
-        names += [at + name for name in ("q", "k", "v", "o")]
+        names += [name for name, _ in _projections(spec, at)]
+        names.append(at + "o")
         if features.experts:
             names.append(at + "router")
             within = ["experts."]
@@ -114,7 +135,13 @@ def width_of(spec: ModelSpec, name: str) -> int:
         return spec.shared_hidden_dim
     if name.endswith(".down"):
         return spec.layer(int(name.split(".")[1])).width
-    return spec.q_dim if name.endswith(".o") else spec.dim
+    widths = {
+        "o": spec.o_dim,
+        "q_b": spec.q_latent_dim,
+        "k_b": spec.plain_dim,
+        "v_b": spec.kv_latent_dim,
+    }
+    return widths.get(name.rpartition(".")[2], spec.dim)
 
 
 def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:

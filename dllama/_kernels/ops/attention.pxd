@@ -47,7 +47,7 @@ cdef struct Attention:
     int64_t partial_rows            # rows that partials has room for
     int64_t blocks                  # most blocks that the rows of a span with partials see
     char *partials                  # [kv_count][partial_rows * group][blocks] of partial_bytes
-    int64_t partial_bytes           # a dl_partial cut after the elements of a head
+    int64_t partial_bytes           # a dl_partial cut after the elements of a value
 
 # Bytes of partials.
 cdef int64_t partials_size(const Attention *a) noexcept nogil

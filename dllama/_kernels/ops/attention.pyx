@@ -1,6 +1,6 @@
 """Causal grouped-query attention over a KV cache of float32, float16 or Q80.
 
-T: rows of the batch, H: query heads, K: KV heads, S: elements of a head. group = H / K query heads
+T: rows of the batch, H: query heads, K: KV heads, S: elements of a key, V: of a value. group = H / K query heads
 read one KV head. A row at position p sees positions 0 to p of its sequence, or, with a window W,
 the last W of them. Blocks before all windows are not read. Scores and sums are
 float32. The cache is read block by block, and partials are merged in the order of positions
@@ -75,17 +75,17 @@ cdef inline bint _split(const dl_span *span) noexcept nogil:
     return span.partials >= 0
 
 
-cdef inline int64_t _item_rows(const Attention *a) noexcept nogil:
-    """Rows of the batch in an item of a long span."""
-    return max(1, ITEM_ROWS // a.heads.group)
+cdef inline int64_t _item_rows(const Attention *a, int64_t heads) noexcept nogil:
+    """Query rows in an item of a long span, of which a row of the batch has `heads` for a KV head."""
+    return max(1, ITEM_ROWS // a.heads.group) * heads if a.heads.group <= ITEM_ROWS else ITEM_ROWS
 
 
 cdef inline int64_t _units(const Attention *a, const dl_span *span) noexcept nogil:
     """Items of a span for each KV head."""
-    cdef int64_t rows = _item_rows(a)
+    cdef int64_t heads = min(a.heads.group, a.heads.count), rows = _item_rows(a, heads)
     if _split(span):
         return _blocks(a.kv, span.position + span.count) - _first_block(a, span.position)
-    return (span.count + rows - 1) // rows
+    return (span.count * heads + rows - 1) // rows
 
 
 cdef int64_t attend_count(const Attention *a, const dl_batch *batch) noexcept nogil:
@@ -109,7 +109,7 @@ cdef void _attend_item(const Attention *a, const dl_span *span, int64_t kv_head,
                        int64_t units) noexcept nogil:
     """One block for all rows of a short span, or all blocks for some rows of a long one."""
     cdef KVGroup g = kv_group(&a.heads, kv_head)
-    cdef int64_t rows = _item_rows(a) * g.count, row = 0, end = span.count * g.count
+    cdef int64_t rows = _item_rows(a, g.count), row = 0, end = span.count * g.count
     if _split(span):
         unit += _first_block(a, span.position)
     else:
@@ -143,7 +143,8 @@ cdef inline void _attend_to(const Attention *a, dl_attend *job, const dl_span *s
     cdef int64_t first = _first_block(a, span.position + row // g.count)
     if not _limits(a, job, span, g, block, row, n):
         return
-    job.size, job.padded, job.cap = <int> a.kv.size, <int> a.kv.padded, a.cap
+    job.size, job.padded, job.values = <int> a.kv.size, <int> a.kv.padded, <int> a.kv.value_padded
+    job.cap = a.cap
     job.k = kv_keys(a.kv, table[block], a.layer, kv_head)
     job.v = kv_values(a.kv, table[block], a.layer, kv_head)
     if block + 1 < blocks:
@@ -188,7 +189,7 @@ cdef void _attend_rows(const Attention *a, const dl_span *span, int64_t kv_head,
         _attend_to(a, &job, span, kv_head, g, block, blocks, row, n)
         for r in range(n):
             if begun[r] and job.limit[r]:
-                a.floats.merge(&total[r], &partial[r], <int> a.kv.padded)
+                a.floats.merge(&total[r], &partial[r], <int> a.kv.value_padded)
             elif block > first and job.limit[r]:
                 memcpy(&total[r], &partial[r], a.partial_bytes)
             begun[r] = begun[r] or job.limit[r] > 0
@@ -201,14 +202,15 @@ cdef inline void _finish(const Attention *a, const dl_span *span, const KVGroup 
     """Write the result of a query row. A sink is one more score, of a value of zeros."""
     cdef int64_t head = g.first + row % g.count
     if a.sinks != NULL:
-        a.floats.merge(total, <dl_partial *> (a.sinks + head * a.partial_bytes), <int> a.kv.padded)
-    a.floats.finish(total, <int> a.kv.size, _out(a, span, g, row))
+        a.floats.merge(total, <dl_partial *> (a.sinks + head * a.partial_bytes),
+                       <int> a.kv.value_padded)
+    a.floats.finish(total, <int> a.kv.value_size, _out(a, span, g, row))
 
 
 cdef inline float *_out(const Attention *a, const dl_span *span, const KVGroup *g,
                         int64_t row) noexcept nogil:
     """Where the result of a query row goes."""
-    return a.out + (span.first + row // g.count) * a.out_ld + (g.first + row % g.count) * a.kv.size
+    return a.out + (span.first + row // g.count) * a.out_ld + (g.first + row % g.count) * a.kv.value_size
 
 
 cdef void _attend_block(const Attention *a, const dl_span *span, int64_t kv_head, const KVGroup *g,
@@ -254,7 +256,7 @@ cdef void merge(const Attention *a, const dl_batch *batch, int64_t i) noexcept n
     cdef int64_t first = _first_block(a, span.position + t)
     cdef dl_partial *total = _partial(a, span, kv_head, row, first)
     for block in range(first + 1, _blocks(a.kv, span.position + t + 1)):
-        a.floats.merge(total, _partial(a, span, kv_head, row, block), <int> a.kv.padded)
+        a.floats.merge(total, _partial(a, span, kv_head, row, block), <int> a.kv.value_padded)
     _finish(a, span, &g, row, total)
 
 
@@ -324,7 +326,7 @@ cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_
     a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
     a.window, a.partial_rows = window, partial_rows
     a.blocks = _most_blocks(&a, max_positions)
-    a.partial_bytes = (2 + cache.view.padded) * sizeof(float)
+    a.partial_bytes = (2 + cache.view.value_padded) * sizeof(float)
     return a
 
 
@@ -336,7 +338,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     Args:
         q: float32 (T, H, S); row t is at position `position` + t.
         k: float32 (P, K, S) with P = position + T.
-        v: float32 (P, K, S).
+        v: float32 (P, K, V).
         position: position of the first row.
         kind: how keys and values are stored, a WeightType: F32, F16 or Q80.
         threads: how many threads compute.
@@ -346,20 +348,20 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
         sinks: a score of each head for no position at all, float32 (H,); None for none.
 
     Returns:
-        float32 (T, H, S).
+        float32 (T, H, V).
 
     Raises:
         ValueError: the shapes do not fit together.
     """
-    cdef int64_t T = q.shape[0], H = q.shape[1], S = q.shape[2], P = k.shape[0], K = k.shape[1], i
-    if P != position + T or v.shape[0] != P or k.shape[2] != S or v.shape[2] != S \
+    cdef int64_t T = q.shape[0], H = q.shape[1], S = q.shape[2], V = v.shape[2], P = k.shape[0], K = k.shape[1], i
+    if P != position + T or v.shape[0] != P or k.shape[2] != S \
             or v.shape[1] != K or K == 0 or H % K:
         raise ValueError("shapes of q, k and v do not fit")
-    out = np.empty((T, H, S), np.float32)
+    out = np.empty((T, H, V), np.float32)
     if T == 0:
         return out
     cdef int64_t size = block_positions(P)
-    cdef KVCache cache = KVCache(1, K, S, size, (P + size - 1) // size, kind)
+    cdef KVCache cache = KVCache(1, K, S, V, size, (P + size - 1) // size, kind)
     cdef int32_t[::1] blocks = np.arange(cache.blocks, dtype=np.int32)
     cdef float[:, :, ::1] y = out
     cdef dl_span span
@@ -371,7 +373,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     batch.rows, batch.n_spans, batch.spans = T, 1, &span
     a.heads.count, a.heads.kv_count, a.heads.group = H, K, H // K
     a.scale, a.cap = scale or <float> (1.0 / sqrt(<double> S)), cap
-    a.q, a.q_ld, a.out, a.out_ld = &q[0, 0, 0], H * S, &y[0, 0, 0], H * S
+    a.q, a.q_ld, a.out, a.out_ld = &q[0, 0, 0], H * S, &y[0, 0, 0], H * V
     cdef Memory partials = Memory(partials_size(&a))
     a.partials = partials.data
     cdef Memory sink_partials = None

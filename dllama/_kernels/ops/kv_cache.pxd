@@ -24,6 +24,7 @@ cdef extern from "simd/attention.h" nogil:
         const float *q
         int size
         int padded
+        int values
         int begin
         int count
         int *first
@@ -36,18 +37,20 @@ cdef extern from "simd/attention.h" nogil:
         void (*merge)(dl_partial *into, const dl_partial *partial, int n) noexcept nogil
         void (*finish)(const dl_partial *partial, int n, float *out) noexcept nogil
         void (*to_half)(const float *x, int n, uint16_t *dst) noexcept nogil
-        void (*put_q80)(const float *key, const float *value, int size, int at, void *k, void *v) noexcept nogil
+        void (*put_q80)(const float *x, int size, int at, int is_value, void *panels) noexcept nogil
     const dl_attention *dl_attention_of(int isa)
     int64_t dl_kv_bytes(int type, int64_t positions, int64_t elements)
 
 
-# Blocks [block][layer][kv_head] of keys [positions / 16][size][16], then values [positions][padded];
+# Blocks [block][layer][kv_head] of keys [positions / 16][size][16], then values
+# [positions][value_padded];
 # in Q80 of the panels of both (simd/attention.h).
 cdef struct KVBlocks:
     char *data
     int64_t positions               # positions of a block: DL_KV_BLOCK, or a smaller multiple of 16
     int64_t layers, kv_heads
-    int64_t size, padded            # elements of a head; the same rounded up to 16
+    int64_t size, padded            # elements of a key; the same rounded up to 16
+    int64_t value_size, value_padded  # those of a value
     int64_t head_bytes, keys_bytes  # keys and values of one head in a block; the keys alone
     int type                        # dl_type_f32, dl_type_f16 or dl_type_q80
 
@@ -59,7 +62,7 @@ cdef inline char *kv_values(const KVBlocks *kv, int64_t block, int64_t layer,
                             int64_t kv_head) noexcept nogil:
     return kv_keys(kv, block, layer, kv_head) + kv.keys_bytes
 
-# Store key[size] and value[size] of a position of the sequence.
+# Store key[size] and value[value_size] of a position of the sequence.
 cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64_t layer,
                  int64_t kv_head, int64_t position, const float *key,
                  const float *value) noexcept nogil

@@ -15,28 +15,31 @@ cdef class KVCache:
     Args:
         layers: layers of the model.
         kv_heads: KV heads of this node.
-        head_dim: elements of a head, 1 to 512.
+        key_dim: elements of a key, 1 to 576.
+        value_dim: elements of a value, 1 to 576.
         positions: positions of a block, from block_positions.
         blocks: number of blocks.
         kind: type of the numbers, a WeightType: F32, F16 or Q80.
 
     Raises:
-        ValueError: head_dim, positions, blocks or kind are out of range.
+        ValueError: key_dim, value_dim, positions, blocks or kind are out of range.
     """
 
-    def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t positions,
-                  int64_t blocks, int kind):
+    def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t key_dim, int64_t value_dim,
+                  int64_t positions, int64_t blocks, int kind):
         cdef KVBlocks *kv = &self.view
-        if not 1 <= head_dim <= DL_HEAD_MAX:
-            raise ValueError(f"head_dim is {head_dim}, expected 1 to {DL_HEAD_MAX}")
+        for name, size in (("key_dim", key_dim), ("value_dim", value_dim)):
+            if not 1 <= size <= DL_HEAD_MAX:
+                raise ValueError(f"{name} is {size}, expected 1 to {DL_HEAD_MAX}")
         if not 16 <= positions <= DL_KV_BLOCK or positions % 16 or blocks < 1:
             raise ValueError(f"a KV cache cannot have {blocks} blocks of {positions} positions")
         if kind not in (dl_type_f32, dl_type_f16, dl_type_q80):
             raise ValueError(f"a KV cache cannot have type {kind}")
         kv.positions, kv.layers, kv.kv_heads, kv.type = positions, layers, kv_heads, kind
-        kv.size, kv.padded = head_dim, (head_dim + 15) // 16 * 16
+        kv.size, kv.padded = key_dim, (key_dim + 15) // 16 * 16
+        kv.value_size, kv.value_padded = value_dim, (value_dim + 15) // 16 * 16
         kv.keys_bytes = dl_kv_bytes(kind, positions, kv.padded if kind == dl_type_q80 else kv.size)
-        kv.head_bytes = kv.keys_bytes + dl_kv_bytes(kind, positions, kv.padded)
+        kv.head_bytes = kv.keys_bytes + dl_kv_bytes(kind, positions, kv.value_padded)
         self.blocks = blocks
         self.memory = Memory(blocks * layers * kv_heads * kv.head_bytes)
         kv.data = self.memory.data
@@ -69,12 +72,13 @@ cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64
     cdef float row[DL_HEAD_MAX]
     cdef uint16_t halves[DL_HEAD_MAX]
     if kv.type == dl_type_q80:
-        f.put_q80(key, value, <int> size, <int> at, keys, values)
+        f.put_q80(key, <int> size, <int> at, False, keys)
+        f.put_q80(value, <int> kv.value_size, <int> at, True, values)
         return
     if kv.type == dl_type_f32:
         for d in range(size):
             (<float *> keys)[i + 16 * d] = key[d]
-        memcpy(values + at * kv.padded * 4, value, size * 4)
+        memcpy(values + at * kv.value_padded * 4, value, kv.value_size * 4)
         return
     memcpy(row, key, size * sizeof(float))
     for d in range(size, kv.padded):
@@ -82,5 +86,7 @@ cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64
     f.to_half(row, <int> kv.padded, halves)
     for d in range(size):
         (<uint16_t *> keys)[i + 16 * d] = halves[d]
-    memcpy(row, value, size * sizeof(float))
-    f.to_half(row, <int> kv.padded, <uint16_t *> values + at * kv.padded)
+    memcpy(row, value, kv.value_size * sizeof(float))
+    for d in range(kv.value_size, kv.value_padded):
+        row[d] = 0
+    f.to_half(row, <int> kv.value_padded, <uint16_t *> values + at * kv.value_padded)

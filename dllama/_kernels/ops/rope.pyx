@@ -217,8 +217,9 @@ cdef class RopeOp(Op):
         size, positions = self.cache.view.size, b.max_positions
         radians, r.turns, r.long_turns, r.halves = np.zeros(0), NULL, NULL, False
         if rope is not None:
-            self.turns = _cache(b, rope.frequencies, positions, rope.factor)
-            self.long_turns = _cache(b, rope.long_frequencies or rope.frequencies, positions, rope.factor)
+            self.turns = rope_cache(b, rope.frequencies, positions, rope.factor)
+            self.long_turns = rope_cache(b, rope.long_frequencies or rope.frequencies, positions,
+                                         rope.factor)
             radians, r.turns, r.halves = self.turns.radians, self.turns.at(0), rope.halves
             r.pairs, r.long_turns = self.turns.pairs, self.long_turns.at(0)
         r.qkv, r.ld = b.floats(task.src), b.rows(task.src).k
@@ -242,8 +243,7 @@ cdef class RopeOp(Op):
         self.stage(rope_items, rope_item, r)
 
 
-cdef RopeCache _cache(Bindings b, frequencies, int64_t positions, double factor):
-    """The cache of some frequencies, which tasks share."""
+cdef RopeCache rope_cache(Bindings b, frequencies, int64_t positions, double factor):
     threads = b.threads
     return b.shared(("rope", frequencies, factor),
                     lambda: RopeCache(frequencies, positions, factor, threads))

@@ -8,7 +8,7 @@
     DL_INLINE void DL_FN(dl_scores_##suffix)(const dl_attend *a, const int n)                \
     {                                                                                        \
         const ctype *k = (const ctype *)a->k + a->begin * a->size;                           \
-        const char *values = (const char *)((const ctype *)a->v + a->begin * a->padded);     \
+        const char *values = (const char *)((const ctype *)a->v + a->begin * a->values);     \
         for (int p = a->begin; p < a->count; p += 16) {                                      \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
@@ -28,11 +28,11 @@
     DL_INLINE void DL_FN(dl_mix_##suffix)(const dl_attend *a, const int n)                   \
     {                                                                                        \
         const char *next = (const char *)a->next + DL_AHEAD * n;                             \
-        for (int d = 0; d < a->padded; d += 16) {                                            \
-            const ctype *v = (const ctype *)a->v + a->begin * a->padded + d;                 \
+        for (int d = 0; d < a->values; d += 16) {                                            \
+            const ctype *v = (const ctype *)a->v + a->begin * a->values + d;                 \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
-            for (int p = a->begin; p < a->count; p++, v += a->padded, next += 16 * sizeof(ctype)) { \
+            for (int p = a->begin; p < a->count; p++, v += a->values, next += 16 * sizeof(ctype)) { \
                 __builtin_prefetch(next);                                                    \
                 VT values = V(load)(v);                                                      \
                 DL_UNROLL for (int r = 0; r < n; r++)                                                  \

@@ -24,8 +24,8 @@ DL_INLINE void DL_FN(dl_scores_q80)(const dl_attend *a, const int n)
 {
     int16_t q[DL_ATTEND_ROWS][DL_HEAD_MAX];
     float scale[DL_ATTEND_ROWS];
-    int64_t hidden = a->begin / 16 * dl_kv_panel(a->padded);
-    const char *panel = (const char *)a->k + hidden, *values = (const char *)a->v + hidden;
+    const char *panel = (const char *)a->k + a->begin / 16 * dl_kv_panel(a->padded);
+    const char *values = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->values);
     for (int r = 0; r < n; r++) {
         float x[DL_HEAD_MAX + 16];
         for (int d = a->padded - 16; d < a->padded; d++) x[d] = 0.0f;
@@ -60,8 +60,8 @@ DL_INLINE float DL_FN(dl_weigh_q80)(const dl_attend *a, const float *weights, in
 {
     float x[DL_KV_BLOCK];
     VT zero = V(set1)(0.0f);
-    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->padded);
-    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->padded)) {
+    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->values);
+    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->values)) {
         VT weight = V(load)(weights + p), scale = V(load_half)((const uint16_t *)panel + 16 * b);
         V(store)(x + p, V(where_gt)(weight, zero, V(mul)(weight, scale)));
     }
@@ -72,14 +72,14 @@ DL_INLINE float DL_FN(dl_weigh_q80)(const dl_attend *a, const float *weights, in
 DL_INLINE const char *DL_FN(dl_mix16_q80)(const dl_attend *a, const int n, int d,
                                        int16_t w[][DL_KV_BLOCK], const float *scale, const char *next)
 {
-    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->padded)
-        + dl_kv_scales(a->padded) + 2 * d;
+    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->values)
+        + dl_kv_scales(a->values) + 2 * d;
     VSUMS sums[DL_ATTEND_ROWS];
     DL_UNROLL for (int r = 0; r < n; r++) sums[r] = V(zero_sums)();
-    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->padded))
+    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->values))
         _Pragma("GCC unroll 2") for (int i = 0; i < 16; i += 2, next += 32) {
             __builtin_prefetch(next);
-            VPAIRS values = V(load_pairs)((const int8_t *)panel + i * a->padded);
+            VPAIRS values = V(load_pairs)((const int8_t *)panel + i * a->values);
             DL_UNROLL for (int r = 0; r < n; r++) sums[r] = V(dot)(sums[r], values, w[r] + p + i);
         }
     DL_UNROLL for (int r = 0; r < n; r++)
@@ -93,10 +93,10 @@ DL_INLINE void DL_FN(dl_mix_q80)(const dl_attend *a, const int n)
     int16_t w[DL_ATTEND_ROWS][DL_KV_BLOCK];
     float scale[DL_ATTEND_ROWS];
     const char *next = (const char *)a->next + DL_AHEAD * n;
-    for (int b = 0; b * 32 < a->padded; b++) {
+    for (int b = 0; b * 32 < a->values; b++) {
         for (int r = 0; r < n; r++)
             scale[r] = DL_FN(dl_weigh_q80)(a, a->scores + r * DL_KV_BLOCK, b, w[r]);
-        for (int d = b * 32; d < a->padded && d < b * 32 + 32; d += 16)
+        for (int d = b * 32; d < a->values && d < b * 32 + 32; d += 16)
             next = DL_FN(dl_mix16_q80)(a, n, d, w, scale, next);
     }
 }
@@ -118,10 +118,10 @@ DL_INLINE void DL_FN(dl_put_head_q80)(const float *x, int size, int at, char *pa
     }
 }
 
-/* Puts key[size] and value[size] into position `at` of the panels of a block. */
-static void DL_FN(dl_put_q80)(const float *key, const float *value, int size, int at, void *k, void *v)
+/* Puts a key or a value x[size] into position `at` of the panels of a block. */
+static void DL_FN(dl_put_q80)(const float *x, int size, int at, int is_value, void *panels)
 {
     int padded = (size + 15) / 16 * 16;
-    DL_FN(dl_put_head_q80)(key, size, at, k, at % 16 * 2, 32, 1);
-    DL_FN(dl_put_head_q80)(value, size, at, v, at % 16 / 2 * 2 * padded + at % 2, 4, 2);
+    if (is_value) DL_FN(dl_put_head_q80)(x, size, at, panels, at % 16 / 2 * 2 * padded + at % 2, 4, 2);
+    else DL_FN(dl_put_head_q80)(x, size, at, panels, at % 16 * 2, 32, 1);
 }

@@ -5,13 +5,15 @@
  * in the order of positions. So the result has the same bits for any batch, number of threads and
  * instruction set.
  *
- * size: elements of a head. padded: size rounded up to 16. blocks: padded / 32 rounded up.
+ * size: elements of a key. padded: size rounded up to 16. values: elements of a value, rounded up to 16.
+ * A panel of keys has padded elements of a position, one of values has `values`; blocks: these / 32
+ * rounded up.
  *
  * Keys and values of float32 and float16 are numbers, keys in an order in which a vector has one
  * element of 16 positions. Those of Q80 are panels of 16 positions, each a scale for every block of
  * 32 elements and int8 in pairs:
  *   keys    float16 [blocks][16 positions], int8 [padded / 2][16 positions][2 elements]
- *   values  float16 [blocks][16 positions], int8 [16 / 2][padded][2 positions]
+ *   values  float16 [blocks][16 positions], int8 [16 / 2][values][2 positions]
  */
 #ifndef DL_ATTENTION_H
 #define DL_ATTENTION_H
@@ -19,7 +21,7 @@
 #include "elementwise.h"
 #include "types.h"
 
-enum { DL_KV_BLOCK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 512 };
+enum { DL_KV_BLOCK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 576 };
 
 /* Bytes of `next` that are prefetched while the scores of a row become exponentials. */
 enum { DL_AHEAD = 64 * (DL_KV_BLOCK / 16) };
@@ -42,10 +44,10 @@ typedef struct {
 
 typedef struct {
     const void *k;          /* [count / 16 rounded up][size][16], or Q80 panels */
-    const void *v;          /* [count][padded], or Q80 panels */
+    const void *v;          /* [count][values], or Q80 panels */
     const void *next;       /* what the thread reads after this block; may be any address */
     const float *q;         /* [rows][size], scaled */
-    int size, padded;
+    int size, padded, values;
     int begin, count;       /* rows see positions of this block from begin, a multiple of 16, to count */
     int first[DL_ATTEND_ROWS]; /* row r sees the positions from first, at least begin, */
     int limit[DL_ATTEND_ROWS]; /* up to limit, at most count; 0: it sees none */
@@ -62,7 +64,7 @@ typedef struct {
     void (*merge)(dl_partial *into, const dl_partial *partial, int n);
     void (*finish)(const dl_partial *partial, int n, float *out);
     void (*to_half)(const float *x, int n, uint16_t *dst);
-    void (*put_q80)(const float *key, const float *value, int size, int at, void *k, void *v);
+    void (*put_q80)(const float *x, int size, int at, int is_value, void *panels);
 } dl_attention;
 
 #define DL_ATTENTION(isa, vec) \

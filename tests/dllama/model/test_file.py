@@ -154,6 +154,7 @@ def test_the_original_converters_file_is_read(fixtures):
         {"qk_norm": QKNorm.WIDTH, "pre_norms": False, "o_bias": True, "ffn_bias": True},
         {"rope_dim": 4, "rope_frequencies": (1 / 3, 0.0), "rope_factor": 1.25},
         {"hidden_act": HiddenAct.CLAMPED, "act_limit": 7.0, "sinks": True},
+        {"n_kv_heads": 1, "head_dim": 48, "rope_dim": 16, "kv_latent_dim": 32, "value_dim": 24},
         {"rope_dim": 2, "rope_switch": 16, "rope_long_frequencies": (1e-9,)},
         {
             "arch": Arch.QWEN3_MOE,

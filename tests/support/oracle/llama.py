@@ -77,6 +77,8 @@ def _qk_normed(weights, name, spec, x):
 def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     """Attention over x (T, dim), before the residual sum: (T, dim). halves None: no RoPE."""
     h = noise(_normed(weights, "attention_norm", spec, x))
+    if spec.kv_latent_dim:
+        return _latent_attention(weights, spec, h, halves, kv_type, noise, windowed)
     q, k, v = (
         (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
             len(x), -1, spec.head_dim
@@ -95,6 +97,31 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     return ops.matmul(noise(mixed.reshape(len(mixed), -1)), weights["o"]) + weights.get(
         "o_bias", 0.0
     )
+
+
+def _latent_attention(weights, spec, h, halves, kv_type, noise, windowed):
+    """Multi-head latent attention to h (T, dim), absorbed: (T, dim)."""
+    latent, rotated, heads = spec.kv_latent_dim, spec.rope_dim, spec.n_heads
+    if spec.q_latent_dim:
+        h_q = noise(ops.rms_norm(ops.matmul(h, weights["q_a"]), weights["q_a_norm"], 1e-6))
+        q = ops.matmul(h_q, weights["q_b"])
+    else:
+        q = ops.matmul(h, weights["q"])
+    q = q.reshape(len(h), heads, spec.head_dim)
+    kv = ops.matmul(h, weights["kv_a"])[:, None, :]
+    shared = np.ascontiguousarray(kv[..., latent:])
+    last = np.ascontiguousarray(q[..., -rotated:])
+    _rotate(spec, last, halves, windowed)
+    _rotate(spec, shared, halves, windowed)
+    normed = ops.rms_norm(kv[..., :latent], weights["kv_a_norm"], 1e-6)
+    kept = KV_TYPES[kv_type](np.concatenate([normed, shared], axis=-1)).astype(np.float64)
+    queries = ops.heads_matmul(q[..., :-rotated], weights["k_b"])
+    mixed = ops.attention(
+        np.concatenate([queries, last], axis=-1), kept, kept[..., :latent],
+        scale=spec.attention_scale or spec.head_dim**-0.5, window=spec.window if windowed else 0,
+    )  # fmt: skip
+    values = ops.heads_matmul(mixed, weights["v_b"])
+    return ops.matmul(noise(values.reshape(len(values), -1)), weights["o"])
 
 
 def _rotate(spec, x, halves, windowed):

@@ -35,6 +35,16 @@ def matmul(x: ArrayLike, weight: Weight) -> Array:
     return numbers @ dense(weight).astype(np.float64).T
 
 
+def heads_matmul(x: ArrayLike, weight: Weight) -> Array:
+    """Each head of x (T, H, D) times its own rows of weight (H * R, D), as matmul: (T, H, R)."""
+    numbers = np.asarray(x, np.float64)
+    if isinstance(weight, Blocks | Decoded):
+        rows = quantise_q80(np.asarray(x).reshape(-1, numbers.shape[-1]))
+        numbers = rows.dequantise().astype(np.float64).reshape(numbers.shape)
+    matrices = dense(weight).astype(np.float64).reshape(numbers.shape[1], -1, numbers.shape[2])
+    return np.einsum("thd,hrd->thr", numbers, matrices)
+
+
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Array:
     """Radians per position of each of the head_dim/2 pairs: theta^(-2i/head_dim), scaled."""
     frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
@@ -93,7 +103,8 @@ def attention(
     window: int = 0,
     sinks: ArrayLike | None = None,
 ) -> Array:
-    """Causal grouped-query attention: q (T, H, S) over k, v (start + T, K, S), gives (T, H, S).
+    """Causal grouped-query attention: q (T, H, S) over k (start + T, K, S) and
+    v (start + T, K, V), gives (T, H, V).
 
     Query t stands at position start + t and sees positions 0 to start + t;
     query head h reads KV head h / (H / K). scale: None for 1 / sqrt(S). cap: if not 0,
@@ -103,7 +114,7 @@ def attention(
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     tokens, heads, size = q.shape
     group = heads // k.shape[1]
-    out = np.empty_like(q)
+    out = np.empty((tokens, heads, v.shape[2]))
     for t in range(tokens):
         end = start + t + 1
         seen = slice(max(0, end - window) if window else 0, end)

@@ -198,35 +198,36 @@ static void check_floats(void)
 /* The keys and values of a block as `type` stores them. */
 typedef struct { uint8_t k[4 * DL_KV_BLOCK * DL_HEAD_MAX], v[4 * DL_KV_BLOCK * DL_HEAD_MAX]; } kv_block;
 
-/* Fills all positions of a block; x[DL_KV_BLOCK * padded]. Those beyond `count` are stale. */
-static void fill_block(const dl_attention *f, int type, int size, int count, const float *x, kv_block *block)
+/* Fills keys or values of a block; x[DL_KV_BLOCK * padded]. Positions beyond `count` are stale. */
+static void fill_block(const dl_attention *f, int type, int size, int count, const float *x, int is_value, uint8_t *block)
 {
     int padded = (size + 15) / 16 * 16, n = DL_KV_BLOCK * padded;
-    if (type == dl_type_f32) memcpy(block->k, x, (size_t)n * 4), memcpy(block->v, x, (size_t)n * 4);
-    if (type == dl_type_f16) f->to_half(x, n, (uint16_t *)block->k), f->to_half(x, n, (uint16_t *)block->v);
+    if (type == dl_type_f32) memcpy(block, x, (size_t)n * 4);
+    if (type == dl_type_f16) f->to_half(x, n, (uint16_t *)block);
     if (type != dl_type_q80) return;
     for (int at = 0; at < DL_KV_BLOCK; at++) {
         float head[DL_HEAD_MAX];
         for (int d = 0; d < size; d++) head[d] = x[at * padded + d] * (at % 37 == 5 ? 0.0f : at % 37 == 9 ? 1e-6f : 1.0f);
         if (at >= count) head[0] = INFINITY;
-        f->put_q80(head, head, size, at, block->k, block->v);
+        f->put_q80(head, size, at, is_value, block);
     }
 }
 
-static void check_attend(int type, int size, int n, int begin, int count)
+static void check_attend(int type, int size, int value_size, int n, int begin, int count)
 {
     static float x[DL_KV_BLOCK * DL_HEAD_MAX], q[4 * DL_HEAD_MAX], scores[DL_ATTEND_ROWS * DL_KV_BLOCK];
     static kv_block blocks[2];
     static dl_partial partials[2][DL_ATTEND_ROWS];
     float out[2][DL_HEAD_MAX] = {{0}};
-    int padded = (size + 15) / 16 * 16;
+    int padded = (size + 15) / 16 * 16, values = (value_size + 15) / 16 * 16;
     const dl_attention *f[2] = {dl_attention_of(isa), dl_attention_of(0)};
     normals(x, DL_KV_BLOCK * padded, 1.0f), normals(q, 4 * size, 1.0f);
     memset(blocks, 0, sizeof blocks);
     for (int i = 0; i < 2; i++) {
-        fill_block(f[i], type, size, count, x, &blocks[i]);
+        fill_block(f[i], type, size, count, x, 0, blocks[i].k);
+        fill_block(f[i], type, value_size, count, x, 1, blocks[i].v);
         dl_attend job = {
-            .k = blocks[i].k, .v = blocks[i].v, .q = q, .size = size, .padded = padded,
+            .k = blocks[i].k, .v = blocks[i].v, .q = q, .size = size, .padded = padded, .values = values,
             .begin = begin / 16 * 16, .count = count, .cap = n == 3 ? 5.0f : 0.0f, .scores = scores,
             .partial = partials[i],
         };
@@ -235,28 +236,29 @@ static void check_attend(int type, int size, int n, int begin, int count)
             job.first[r] = r != 1 && begin ? begin + r : 0;
         }
         f[i]->attend[type](&job, n);
-        f[i]->merge(&partials[i][0], &partials[i][n - 1], padded);
-        f[i]->finish(&partials[i][0], size, out[i]);
+        f[i]->merge(&partials[i][0], &partials[i][n - 1], values);
+        f[i]->finish(&partials[i][0], value_size, out[i]);
     }
     same(&blocks[0], &blocks[1], sizeof blocks[0], "stored keys and values of type and size", type, size);
     for (int r = 0; r < n; r++)
-        same(&partials[0][r], &partials[1][r], (size_t)(2 + padded) * 4, "attention of size and rows", size, n);
+        same(&partials[0][r], &partials[1][r], (size_t)(2 + values) * 4, "attention of size and rows", size, n);
     same(out[0], out[1], sizeof out[0], "finished attention", size, n);
-    for (int d = 0; d < size; d++)
+    for (int d = 0; d < value_size; d++)
         if (!isfinite(out[0][d])) printf("attention of type %d is not finite\n", type), exit(1);
 }
 
 static void check_attention(void)
 {
-    const int types[] = {dl_type_f32, dl_type_f16, dl_type_q80}, sizes[] = {1, 12, 64, 80};
+    const int types[] = {dl_type_f32, dl_type_f16, dl_type_q80}, sizes[] = {1, 12, 64, 80, 80, DL_HEAD_MAX};
+    const int value_sizes[] = {1, 12, 64, 80, 41, 512};
     for (int t = 0; t < 3; t++)
-        for (int z = 0; z < 4; z++)
+        for (int z = 0; z < 6; z++)
             for (int n = 1; n <= DL_ATTEND_ROWS; n++) {
-                check_attend(types[t], sizes[z], n, 0, 5);
-                check_attend(types[t], sizes[z], n, 0, 77);
-                check_attend(types[t], sizes[z], n, 0, DL_KV_BLOCK);
-                check_attend(types[t], sizes[z], n, 23, 77);
-                check_attend(types[t], sizes[z], n, 200, DL_KV_BLOCK);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 0, 5);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 0, 77);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 0, DL_KV_BLOCK);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 23, 77);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 200, DL_KV_BLOCK);
             }
 }
 

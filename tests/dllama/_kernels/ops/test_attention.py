@@ -54,6 +54,23 @@ def test_same_bits_for_any_batch(rng, shape, kind):
         np.testing.assert_array_equal(whole[t : t + 1], one)
 
 
+@pytest.mark.parametrize(
+    ("heads", "size", "values"), [(5, 80, 41), (40, 48, 32), (128, 576, 512), (3, 32, 64)]
+)
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_values_of_another_size_and_many_heads(rng, heads, size, values, kind):
+    """For rows and heads of several items, and for rows whose blocks are items."""
+    stored = KV_TYPES[kind]
+    for tokens, position in ((9, 20), (1, 20), (2, 300)):
+        q, k, _ = inputs(rng, tokens, heads, 1, size, position)
+        v = rng.standard_normal((len(k), 1, values)).astype(np.float32)
+        expected = ops.attention(q, stored(k), stored(v), position)
+        result = attention(q, k, v, position, kind, threads=2)
+        np.testing.assert_allclose(result, expected, atol=2 * ERRORS[kind])
+        one = attention(q[:1].copy(), k[: position + 1], v[: position + 1], position, kind)
+        np.testing.assert_array_equal(result[:1], one)
+
+
 # Smaller and larger than a block of 256 positions, and than the text.
 @pytest.mark.parametrize("window", [1, 5, 16, 100, 255, 256, 257, 600, 2000])
 @pytest.mark.parametrize("shape", SHAPES)
