@@ -14,7 +14,7 @@ from dllama.checks import is_integer
 from dllama.converter.families.source import Place, Source
 from dllama.converter.sources.checkpoint import Checkpoint
 from dllama.converter.sources.stored import BLOCKS, DTYPES, Added, Stored
-from dllama.converter.sources.views import View
+from dllama.converter.sources.views import OfHeads, View
 from dllama.errors import FormatError, UnsupportedError
 
 log = logging.getLogger("dllama.convert")
@@ -45,6 +45,8 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
         stored = stored.part(place.index, place.count, place.span)
         if place.layout != "rows" or place.step > 1:
             stored = View(stored, place.layout, place.first, place.step)
+        if place.heads:
+            stored = OfHeads(stored, place.heads)
         if source.plus and not checkpoint.added:
             stored = Added(stored, source.plus)
         found.append((source, stored))

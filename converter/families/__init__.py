@@ -16,6 +16,8 @@ from __future__ import annotations
 from types import ModuleType
 
 from dllama.converter.families import (
+    deepseek_v2,
+    deepseek_v3,
     exaone4,
     gemma2,
     gemma3,
@@ -40,7 +42,7 @@ from dllama.errors import FormatError, UnsupportedError
 
 ALL: tuple[ModuleType, ...] = (
     llama, qwen2, qwen2_moe, qwen3, qwen3_moe, mixtral, granite, granite_moe, smollm3, phi3, olmo2,
-    glm4, glm4_moe, exaone4, gemma2, gemma3, gpt_oss, grok,
+    glm4, glm4_moe, deepseek_v2, deepseek_v3, exaone4, gemma2, gemma3, gpt_oss, grok,
 )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ HARMLESS = frozenset({
     "dropout", "embd_pdrop", "embedding_dropout", "gradient_checkpointing", "hidden_dropout",
     "hidden_dropout_prob", "initializer_range", "neftune_noise_alpha", "output_router_logits",
     "resid_pdrop", "residual_dropout", "router_aux_loss_coef", "router_jitter_noise",
+    "aux_loss_alpha", "ep_size", "seq_aux",
     # How the same numbers are computed.
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
     "_flash_attn_2_enabled", "attn_implementation", "cache_implementation",

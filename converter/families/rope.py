@@ -150,6 +150,16 @@ def read_rope(
     return fields | ({"rope_dim": rotated} if rotated < head_dim else {})
 
 
+def score_factor(config: Config, path: object) -> float:
+    """What DeepSeek's models multiply scores by: if YaRN has mscale_all_dim, not 1."""
+    for name in OBJECTS:
+        rope = _object(config, name, path)
+        if rope and _kind(rope, name, path) == "yarn" and rope.get("mscale_all_dim"):
+            factor, mscale = (number(rope, key, path) for key in ("factor", "mscale_all_dim"))
+            return _magnitude(factor, mscale) ** 2
+    return 1.0
+
+
 def unpaired(spec: ModelSpec) -> ModelSpec:
     """The spec for models whose pairs are (i, i + n) of 2 n numbers, in rows as they are."""
     frequencies = spec.frequencies if spec.rope_scaling else spec.rope_frequencies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from dllama.converter.sources.views import Layout
+from dllama.converter.sources.views import HeadRows, Layout
 from dllama.model.spec import ModelSpec, RopeType
 from dllama.model.tensors import tensors
 
@@ -39,6 +39,7 @@ class Place:
         layout: what of the slice it is: rows, columns that become rows, or a vector, which is the
             numbers of the only row.
         first, step: which of its rows, columns or numbers: the first, and from one to the next.
+        heads: which rows of each head it is; None for all of them.
     """
 
     tensor: str
@@ -48,6 +49,7 @@ class Place:
     layout: Layout = "rows"
     first: int = 0
     step: int = 1
+    heads: HeadRows | None = None
 
 
 @dataclass(frozen=True)

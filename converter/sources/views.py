@@ -10,10 +10,29 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.converter.sources.stored import Stored
+from dllama.converter.sources.stored import BLOCKS, Stored
 from dllama.errors import FormatError
+from dllama.model.stored_model import decode
 
 Layout = Literal["rows", "columns", "vector"]
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Some rows of each head of a matrix.
+
+    Args:
+        heads: of the matrix.
+        size: rows of a head.
+        first, count: which of them.
+        turned: whether they become columns: the matrix of each head is transposed.
+    """
+
+    heads: int
+    size: int
+    first: int
+    count: int
+    turned: bool
 
 
 @dataclass(frozen=True)
@@ -84,3 +103,58 @@ class View:
     def release(self) -> None:
         """Release the memory of the matrix's pages."""
         self.whole.release()
+
+
+class OfHeads:
+    """The matrix that some rows of each head are, one head below another; attributes as in Stored.
+
+    Columns of quantised blocks are decoded, since they are rows here.
+
+    Args:
+        whole: the matrix.
+        part_of: which rows.
+
+    Raises:
+        FormatError: the matrix has other rows than the heads.
+    """
+
+    def __init__(self, whole: Stored, part_of: HeadRows) -> None:
+        rows = part_of.heads * part_of.size
+        if len(whole.shape) != 2 or whole.shape[0] != rows:
+            expected = f"a matrix of {rows} rows, {part_of.size} of each head"
+            raise FormatError(whole.path, f"shape of {whole.name}", whole.shape, expected)
+        self._whole, self._part = whole, part_of
+        self.path, self.name, columns = whole.path, whole.name, whole.shape[1]
+        decoded = part_of.turned and whole.dtype in BLOCKS
+        self.dtype, self.lossy = "F32" if decoded else whole.dtype, whole.lossy
+        high, wide = (columns, part_of.count) if part_of.turned else (part_of.count, columns)
+        self._high, self.shape = high, (part_of.heads * high, wide)
+        self.nbytes = whole.nbytes * part_of.count // part_of.size
+
+    def part(self, index: int, count: int, span: int = 1) -> OfHeads:
+        """Return the tensor itself: it is a part already."""
+        if count != 1:
+            raise FormatError(
+                self.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
+            )
+        return self
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        """Return rows first to first + count."""
+        begin, end = first // self._high, -(-(first + count) // self._high)
+        heads = np.concatenate([self._head(head) for head in range(begin, end)])
+        return heads[first - begin * self._high :][:count]
+
+    def _head(self, head: int) -> NDArray[Any]:
+        """The rows of one head."""
+        part, whole = self._part, self._whole
+        rows = whole.rows(head * part.size + part.first, part.count)
+        if not part.turned:
+            return rows
+        if whole.dtype in BLOCKS:
+            rows = decode(rows, BLOCKS[whole.dtype], (part.count, whole.shape[1]))
+        return np.ascontiguousarray(rows.T)
+
+    def release(self) -> None:
+        """Release the memory of the matrix's pages."""
+        self._whole.release()

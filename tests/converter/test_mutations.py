@@ -25,7 +25,7 @@ MODELS = (
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3",
-    "phi3", "gpt-oss", "grok",
+    "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "grok",
 )  # fmt: skip
 # So many that every expert is used.
 IDS = range(3, 90)
@@ -42,9 +42,13 @@ SILENT = {
 THETA = {"gpt-oss": 150000.0, "mixtral": 1e6, "smollm3": 2e6}
 # These count only if use_sliding_window and sliding_window are both set.
 WINDOW = {"max_window_layers", "sliding_window", "use_sliding_window"}
+# Pairs are counted in whole numbers.
+YARN = {"beta_fast", "beta_slow", "original_max_position_embeddings"}
 SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermediate_size"},
              "qwen2_moe": WINDOW | {"intermediate_size"},  # all layers have experts
              "glm4_moe": {"num_nextn_predict_layers"},
+             "deepseek_v2": YARN,
+             "deepseek_v3": YARN | {"num_nextn_predict_layers"},
              "smollm3": WINDOW | {"no_rope_layer_interval"},
              "qwen2-window": {"max_window_layers"},
              # Three of four layers are dense anyway.
@@ -72,6 +76,13 @@ DEFAULTS_OF = {
     "glm4_moe": {
         "first_k_dense_replace": 1, "n_shared_experts": 1, "norm_topk_prob": True,
         "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5,
+    },
+    "deepseek_v2": {
+        "head_dim": 16, "norm_topk_prob": False, "num_key_value_heads": 4, "qk_head_dim": 48,
+    },
+    "deepseek_v3": {
+        "head_dim": 16, "n_shared_experts": 1, "norm_topk_prob": True, "num_key_value_heads": 4,
+        "qk_head_dim": 48, "rope_interleave": True, "routed_scaling_factor": 2.5,
     },
     "smollm3": {"layer_types": ["full_attention"] * 3},
     "qwen2-window": {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
@@ -128,9 +139,11 @@ def model(request, fixtures, tmp_path_factory):
         source = grok.write_folder(place / "source", grok.tensors())
     else:
         source = shutil.copytree(fixtures / request.param, place / "source")
-    if request.param == "glm4_moe":  # without the layer that is left out, with a warning
+    if request.param in ("glm4_moe", "deepseek_v3"):
         tensors = load_file(source / "model.safetensors")
-        del tensors["model.layers.2.eh_proj.weight"]
+        del tensors["model.layers.2.eh_proj.weight"]  # it is left out, with a warning
+        if request.param == "deepseek_v3":  # so that every expert is used
+            tensors["model.layers.1.mlp.gate.e_score_correction_bias"] *= 0.1
         save_file(tensors, source / "model.safetensors")
     return Model(request.param, source, place / "out")
 

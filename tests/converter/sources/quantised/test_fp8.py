@@ -65,11 +65,18 @@ def write(fixtures, tmp_path):
 
 
 def check_floats(folders, tmp_path):
-    """The same bytes as from decoded floats, in the types of floats."""
+    """The same bytes as from decoded floats, in the types of floats, and the right logits."""
+    check_bytes(folders, tmp_path)
     quantised, decoded = folders
+    convert(quantised, tmp_path / "f32", "f32", progress=False)
+    check_logits(tmp_path / "f32", decoded, 1e-5)
+
+
+def check_bytes(folders, tmp_path):
+    """The same bytes as from decoded floats, in the types of floats."""
     for weights in (None, "f32", "q80"):
         ours, right = (convert(f, tmp_path / f"{f.name}-out", weights, progress=False)
-                       for f in (quantised, decoded))  # fmt: skip
+                       for f in folders)  # fmt: skip
         assert len(ours.warnings) == len(right.warnings) == 1
         with (
             ModelFile.open(ours.output / "model.m") as left,
@@ -78,8 +85,6 @@ def check_floats(folders, tmp_path):
             assert left.spec == other.spec
             for name in other.tensors:
                 np.testing.assert_array_equal(left.raw(name), other.raw(name), err_msg=name)
-    convert(quantised, tmp_path / "f32", "f32", progress=False)
-    check_logits(tmp_path / "f32", decoded, 1e-5)
 
 
 def test_the_values_of_the_bytes():
@@ -170,3 +175,7 @@ def test_refuses_broken_modules_by_name(write, tmp_path, change, message):
     edit(folder, change)
     with pytest.raises(FormatError, match=message):
         convert(folder, tmp_path / "out", progress=False)
+
+
+def test_matrices_of_heads(write, tmp_path):
+    check_bytes(write(BLOCKS, (32, 48), fixture="deepseek_v3"), tmp_path)
