@@ -91,13 +91,20 @@ def _check_code(config: Config, path: object) -> None:
 
 
 def latent_sources(spec: ModelSpec) -> Iterator[Source]:
-    """Where each tensor of the model without experts comes from, in the order of the file."""
+    """Where each tensor of the model without experts comes from, in the order of the file.
+
+    GGUF files have the matrices of keys and of values apart, as model files do.
+    """
     size = spec.plain_dim + spec.value_dim
     parts = {
         "k_b": HeadRows(spec.n_heads, size, 0, spec.plain_dim, turned=True),
         "v_b": HeadRows(spec.n_heads, size, spec.plain_dim, spec.value_dim, turned=False),
     }
     for source in dense_sources(spec, NAMES, adjacent=True):
-        part = parts.get(source.name.rpartition(".")[2])
-        place = Place(source.tensor, heads=part) if part else source.place
-        yield replace(source, place=place)
+        name = source.name.rpartition(".")[2]
+        if name in parts:
+            apart = Place(source.tensor.replace("kv_b_proj", f"{name}_proj"))
+            place = Place(source.tensor, heads=parts[name])
+            yield replace(source, place=place, others=(apart,))
+        else:
+            yield source

@@ -9,7 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from dllama.converter import convert
 from dllama.converter.convert import read_spec
@@ -155,3 +155,19 @@ def test_shapes_that_do_not_fit(fixtures, tmp_path, changes, message):
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(DllamaError, match=message):
         convert(source, tmp_path / "out", progress=False)
+
+
+def test_matrices_that_are_apart_already(fixtures, tmp_path):
+    """As in GGUF files: those of keys are transposed for each head."""
+    expected = convert(fixtures / "deepseek_v3", tmp_path / "a", progress=False).output
+    source = shutil.copytree(fixtures / "deepseek_v3", tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    for layer in range(2):
+        at = f"model.layers.{layer}.self_attn"
+        heads = tensors.pop(f"{at}.kv_b_proj.weight").reshape(4, 64, 32)
+        keys = heads[:, :32].transpose(0, 2, 1).reshape(-1, 32)
+        tensors[f"{at}.k_b_proj.weight"] = np.ascontiguousarray(keys)
+        tensors[f"{at}.v_b_proj.weight"] = np.ascontiguousarray(heads[:, 32:]).reshape(-1, 32)
+    save_file(tensors, source / "model.safetensors")
+    found = convert(source, tmp_path / "b", progress=False).output
+    assert (found / "model.m").read_bytes() == (expected / "model.m").read_bytes()
