@@ -119,6 +119,8 @@ class GgufFile:
             if "{}" in theirs:
                 for expert, one in enumerate(self._experts_of(name, tensor)):
                     yield theirs.format(expert), one
+            elif name.endswith(tuple(self._arch.stacked)) and len(tensor.shape) == 3:
+                yield theirs, tensor.flat()
             elif len(tensor.shape) > 2:
                 raise FormatError(tensor.path, f"shape of {name}", tensor.shape, "a matrix")
             elif name.endswith(tuple(self._arch.rows)) and len(tensor.shape) == 1:

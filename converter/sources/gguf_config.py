@@ -75,7 +75,8 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
     config |= arch.finish(config, given)
     _check_biases(arch, given)
     config |= _partial(arch, config, given)
-    _check_heads(arch, config, given)
+    if not arch.latents:
+        _check_heads(arch, config, given)
     if SCALE not in arch.keys:
         _check_scale(config, given)
     return config

@@ -108,6 +108,10 @@ class ForeignTensor:
         part_shape(self, count)
         return self if count == 1 else replace(self, index=index, count=count, span=span)
 
+    def flat(self) -> ForeignTensor:
+        """Return a tensor of several axes as a matrix, whose columns are the last axis."""
+        return replace(self, whole_shape=(math.prod(self.whole_shape[:-1]), self.whole_shape[-1]))
+
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count as float32 (count, columns)."""
         decoder, size = self._decoder, self.nbytes // self.shape[0]

@@ -151,6 +151,10 @@ class MappedTensor:
             else flat.reshape(count, *self.shape[1:])
         )
 
+    def flat(self) -> MappedTensor:
+        """Return a tensor of several axes as a matrix, whose columns are the last axis."""
+        return replace(self, shape=(math.prod(self.shape[:-1]), self.shape[-1]))
+
     def array(self) -> NDArray[Any]:
         """Return all numbers of a type in ELEMENTS, in the tensor's shape, as a view of the file.
 

@@ -12,6 +12,7 @@ src/models/.
 from __future__ import annotations
 
 from dllama.converter.sources.gguf_archs import (
+    deepseek,
     exaone4,
     gemma,
     glm4,
@@ -27,7 +28,20 @@ from dllama.converter.sources.gguf_archs import (
 from dllama.converter.sources.gguf_archs.arch import Arch
 from dllama.errors import UnsupportedError
 
-MODULES = (llama, qwen2, qwen3, granite, smollm3, phi3, olmo2, glm4, exaone4, gemma, gpt_oss)
+MODULES = (
+    llama,
+    qwen2,
+    qwen3,
+    granite,
+    smollm3,
+    phi3,
+    olmo2,
+    glm4,
+    exaone4,
+    gemma,
+    gpt_oss,
+    deepseek,
+)
 ALL: tuple[Arch, ...] = tuple(arch for module in MODULES for arch in module.ARCHS)
 
 

@@ -99,11 +99,13 @@ class Arch:
             `model.layers.N.`. A name without .weight and .bias stands for both. {} in
             Hugging Face's name is the number of an expert, which GGUF stacks in one tensor.
         rows: tensors that are matrices of one row, which files may store as vectors.
+        stacked: matrices of all heads, which files have as one tensor with three axes.
         biases: tensors that may have a .bias.
         present: fields of config.json that are true if there is a tensor in any layer.
         constants: fields of config.json that no key says.
         experts: whether the feed-forward network is a mixture of experts.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
+        latents: whether keys and values are latents; then `finish` checks the sizes of heads.
         partial: whether RoPE may rotate only a part of each head.
         scaling: fields of rope_scaling that no key says, if there is scaling.
         windows: whether layers may have a sliding window.
@@ -121,11 +123,13 @@ class Arch:
     keys: Mapping[str, Field] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
     rows: Collection[str] = ()
+    stacked: Collection[str] = ()
     biases: Collection[str] = ()
     present: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     experts: bool = False
     paired: bool = False
+    latents: bool = False
     partial: bool = False
     scaling: Mapping[str, Any] = field(default_factory=dict)
     windows: bool = False

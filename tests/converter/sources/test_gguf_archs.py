@@ -283,3 +283,35 @@ def test_gpt_oss(path, tmp_path, fixtures, standing, name):
         raw = model.raw("layers.0.experts.1.gate")
     if quantised:
         assert raw.tobytes() == stored["blk.0.ffn_gate_exps.weight"][1].tobytes()
+
+
+@pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3"])
+def test_deepseek(path, tmp_path, fixtures, standing, name):
+    """Of YaRN's two scales a file says one, which stands for both."""
+    source = shutil.copytree(fixtures / name, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    rope = config["rope_parameters"]
+    rope["mscale"] = rope["mscale_all_dim"]
+    (source / "config.json").write_text(json.dumps(config))
+    ggufmodel.write_folder(path, source, "F32")
+    for here, out in ((source, "expected"), (path, "found")):
+        convert(here, tmp_path / out, "f32", progress=False)
+    expected = (tmp_path / "expected" / "model.m").read_bytes()
+    assert (tmp_path / "found" / "model.m").read_bytes() == expected
+    options = {"threads": 1, "buffer": "f32"}
+    tokens = np.load(source / "reference.npz")["tokens"].ravel()
+    with dllama.LLM(path, **options) as llm, dllama.LLM(tmp_path / "found", **options) as plain:
+        logits = llm.eval(tokens)
+        np.testing.assert_array_equal(logits, plain.eval(tokens))
+    with dllama.LLM(path, workers=standing(1), **options) as llm:
+        np.testing.assert_array_equal(llm.eval(tokens), logits)
+    tensors, metadata = ggufmodel.read(path)
+    for key, value in {"key_length": 40, "value_length": 16, "head_count_kv": 4}.items():
+        given = {**metadata, f"deepseek2.attention.{key}": value}
+        ggufmodel.write(path, "deepseek2", tensors, given)
+        with pytest.raises(UnsupportedError, match=rf"attention\.{key} is {value}, only"):
+            GgufModel(path)
+    metadata["deepseek2.attention.key_length_mla"] = 16
+    ggufmodel.write(path, "deepseek2", tensors, metadata)
+    with pytest.raises(FormatError, match="key_length_mla is 16, expected more than 16"):
+        GgufModel(path)
