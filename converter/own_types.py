@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from dllama.converter.sources.stored import Stored
 from dllama.errors import UnsupportedError
-from dllama.model.spec import ModelSpec, typed_name
+from dllama.model.spec import FLOATS, ModelSpec, typed_name
 from dllama.model.tensors import typed, with_types
 from dllama.model.weight_types import WeightType
 
@@ -43,7 +43,7 @@ def with_own_types(spec: ModelSpec, tensors: Iterable[tuple[str, Stored, WeightT
                 f"{stored.path}: {stored.name} is {kind.name}, other experts of the layer are "
                 f"{types[name].name}"
             )
-        if name.startswith("layers.") and not name.endswith(".router"):
+        if name.startswith("layers.") and not name.endswith(FLOATS):
             counts[kind] += math.prod(stored.shape)
     commonest = max(counts, key=counts.__getitem__)
     return with_types(replace(spec, weight_type=commonest, tensor_types=()), types)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.model.spec import ModelSpec, typed_name
+from dllama.model.spec import FLOATS, ModelSpec, typed_name
 from dllama.model.tensors import typed, width_of, with_types
 from dllama.model.weight_types import WeightType
 
@@ -68,7 +68,7 @@ def with_recipe(spec: ModelSpec, weights: str) -> ModelSpec:
     spec = replace(spec, weight_type=fitting(common, spec.dim), tensor_types=())
     types: dict[str, WeightType] = {}
     for name in typed(spec):
-        if name.endswith(".router") or (name == "embedding" and _float_embedding(spec, weights)):
+        if name.endswith(FLOATS) or (name == "embedding" and _float_embedding(spec, weights)):
             continue
         kind = _mixed(spec, name) if weights == MIXED else common
         types[name] = fitting(kind, width_of(spec, name))

@@ -21,6 +21,9 @@ log = logging.getLogger("dllama.convert")
 
 # Tensors that follow from the config, or that no forward pass reads.
 HARMLESS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)")
+# Beginning of the names of tensors that predict further tokens, in models of Qwen.
+AHEAD = "mtp."
+NEXT = "num_nextn_predict_layers"
 SHOWN = 3  # names in a message
 ROWS = 256  # that are compared at a time
 
@@ -53,8 +56,9 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
     ahead = _layers_ahead(checkpoint)
     if ahead:
         log.warning(
-            "%s: layers that predict further tokens are left out (num_nextn_predict_layers)",
+            "%s: layers that predict further tokens are left out (%s)",
             checkpoint.path,
+            AHEAD if any(name.startswith(AHEAD) for name in ahead) else NEXT,
         )
     used |= ahead
     unused = [stored.name for name, stored in checkpoint.tensors.items() if name not in used]
@@ -63,11 +67,14 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
 
 
 def _layers_ahead(checkpoint: Checkpoint) -> set[str]:
-    """The names of tensors of layers behind the last, as far as the config says they are there."""
+    """The names of tensors of layers behind the last, as far as the config says they are there.
+
+    Those of Qwen have names of their own.
+    """
     config = checkpoint.config
-    more = config.get("num_nextn_predict_layers")
+    more = config.get(NEXT)
     if not is_integer(more, 1) or not is_integer(config.get("num_hidden_layers"), 1):
-        return set()
+        return {name for name in checkpoint.tensors if name.startswith(AHEAD)}
     first = config["num_hidden_layers"]
     layers = {f"model.layers.{layer}" for layer in range(first, first + more)}
     return {name for name in checkpoint.tensors if ".".join(name.split(".")[:3]) in layers}

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from dllama.drafts import Costs, Drafter, NgramDrafter, Rate
 from dllama.errors import ConfigError
+from dllama.model.spec import ModelSpec
 from dllama.sampling.sampler import Sampler
 from dllama.text.tokenizer import Tokenizer
 
@@ -83,6 +84,20 @@ class ModelDrafts(Drafts):
 
 # By the words that the option takes; anything else is the path of a small model.
 DRAFTS: dict[str, type[Drafts]] = {"none": Drafts, "ngram": NgramDrafts}
+
+
+def drafts_of(draft: str | Path, spec: ModelSpec, model: Path, costs: Costs) -> Drafts | None:
+    """Return what proposes tokens of a model; None if it is a small model.
+
+    Raises:
+        ConfigError: the model cannot take tokens back.
+    """
+    if draft != "none" and spec.linear:
+        raise ConfigError(
+            f"draft is {draft}, but {model} has linear attention, whose states cannot be taken "
+            "back when a token turns out wrong: only none is possible"
+        )
+    return DRAFTS[str(draft)](costs) if draft in DRAFTS else None
 
 
 def check_same_tokens(

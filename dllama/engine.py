@@ -14,7 +14,7 @@ from dllama import options
 from dllama._kernels import cpu
 from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
-from dllama.draft_model import DRAFTS, Drafts, ModelDrafts, check_same_tokens
+from dllama.draft_model import Drafts, ModelDrafts, check_same_tokens, drafts_of
 from dllama.drafts import Costs
 from dllama.generation import Generation, TextMaker, TextOptions
 from dllama.model_path import model_name, open_model, tokenizer_of
@@ -366,8 +366,8 @@ class LLM:
 
     def _open_drafts(self, draft: str | Path, costs: Costs) -> Drafts:
         """Return what proposes tokens; a small model is opened on this machine alone."""
-        if draft in DRAFTS:
-            return DRAFTS[str(draft)](costs)
+        if drafts := drafts_of(draft, self.spec, self.model_path, costs):
+            return drafts
         small = LLM(draft, threads=self.threads, contexts=self.parallel)
         try:
             check_same_tokens(self.model_path, self.tokenizer, small.model_path, small.tokenizer)

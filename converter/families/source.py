@@ -36,8 +36,8 @@ class Place:
         index: the first slice.
         count: slices that the tensor is cut into. All axes but the last count as rows.
         span: how many slices.
-        layout: what of the slice it is: rows, columns that become rows, or a vector, which is the
-            numbers of the only row.
+        layout: what of the slice it is: rows, columns that become rows, a vector, which is the
+            numbers of the only row, or flat, a vector of all its numbers.
         first, step: which of its rows, columns or numbers: the first, and from one to the next.
         heads: which rows of each head it is; None for all of them.
     """

@@ -34,6 +34,7 @@ class Whole(NamedTuple):
 # By model_type.
 MODELS = {
     "gemma3": Whole("gemma3_text", ("Gemma3ForConditionalGeneration",)),
+    "qwen3_5": Whole("qwen3_5_text", ("Qwen3_5ForConditionalGeneration",)),
     "mistral3": Whole("mistral", ("Mistral3ForConditionalGeneration",)),
 }
 # Fields of the whole config that say nothing about text.
@@ -43,7 +44,8 @@ OTHERS = frozenset({
     # Tokens that stand for images, and how images become such tokens.
     "boi_token_index", "eoi_token_index", "image_token_id", "image_token_index",
     "mm_tokens_per_image", "multimodal_projector_bias", "projector_hidden_act",
-    "spatial_merge_size", "vision_feature_layer",
+    "spatial_merge_size", "video_token_id", "vision_end_token_id", "vision_feature_layer",
+    "vision_start_token_id",
 })  # fmt: skip
 # Fields of the whole config that also count for text.
 SHARED = ("quantization_config", "tie_word_embeddings")
@@ -54,7 +56,7 @@ TEXT = {
     "model.language_model.": "model.",
     "lm_head.": "lm_head.",
 }
-PART = re.compile(r"(?:model\.)?(vision_tower|multi_modal_projector)\.")
+PART = re.compile(r"(?:model\.)?(vision_tower|multi_modal_projector|visual)\.")
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:

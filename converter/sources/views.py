@@ -14,7 +14,7 @@ from dllama.converter.sources.stored import BLOCKS, Stored
 from dllama.errors import FormatError
 from dllama.model.stored_model import decode
 
-Layout = Literal["rows", "columns", "vector"]
+Layout = Literal["rows", "columns", "vector", "flat"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class View:
 
     Attributes:
         whole: the matrix.
-        layout: rows; columns, which become rows; or vector: the matrix is one row, whose numbers
-            are those of a vector.
+        layout: rows; columns, which become rows; vector: the matrix is one row, whose numbers
+            are those of a vector; or flat: a vector of all numbers of a tensor.
         first: the first of them.
         step: from one to the next.
     """
@@ -75,9 +75,14 @@ class View:
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows first."""
+        if self.layout == "flat":  # rows, 1, columns; else it fits nothing
+            fits = len(self.whole.shape) <= 3
+            return (math.prod(self.whole.shape),) if fits else self.whole.shape
         *_, rows, columns = self.whole.shape
-        count = len(range(self.first, rows if self.layout == "rows" else columns, self.step))
-        return {"rows": (count, columns), "columns": (count, rows), "vector": (count,)}[self.layout]
+        if self.layout == "rows":
+            return len(range(self.first, rows, self.step)), columns
+        count = len(range(self.first, columns, self.step))
+        return (count, rows) if self.layout == "columns" else (count,)
 
     @property
     def nbytes(self) -> int:
@@ -94,6 +99,10 @@ class View:
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count."""
+        if self.layout == "flat":
+            rows = self.whole.rows(0, self.whole.shape[0])
+            flat: NDArray[Any] = rows.reshape(-1)[first : first + count]
+            return flat
         begin, length = self.first + first * self.step, (count - 1) * self.step + 1
         if self.layout == "rows":
             return self.whole.rows(begin, length)[:: self.step]

@@ -15,11 +15,12 @@ from dllama._kernels.memory cimport Memory
 from dllama._kernels.op cimport MAX_STAGES, Bindings, Op, Pass, Stage
 from dllama._kernels.ops.attention cimport PARTIAL_ROWS, splits
 from dllama._kernels.ops.elementwise cimport Rows, dl_floats_of, dl_isa, dl_span
-from dllama._kernels.ops.kv_cache cimport KVCache
+from dllama._kernels.ops.kv_cache cimport Cache, KVCache
 from dllama._kernels.ops.moe cimport Routes
 from dllama._kernels.team cimport Team, start
 
 from dllama._kernels.op_table import OPS
+from dllama._kernels.ops.delta import StateCache
 from dllama._kernels.ops.kv_cache import block_positions
 from dllama._kernels.tasks import Kind, Storage
 
@@ -66,7 +67,7 @@ cdef class Executor:
     cdef Bindings bindings
     cdef list ops                   # keeps alive what the stages point to
     cdef list stage_tasks           # the task of each stage
-    cdef tuple caches               # KVCache of each graph.KVShape
+    cdef tuple caches               # KVCache or StateCache of each shape in graph.caches
     cdef list windows               # of the caches; 0: no window
     cdef Communicator communicator
     cdef float *logits              # [max_logits][local_vocab]
@@ -84,7 +85,7 @@ cdef class Executor:
         size = block_positions(max_positions)
         self.table_size = (max_positions + size - 1) // size
         self.caches = tuple(
-            KVCache(shape.layers, shape.heads, shape.size, shape.values, size, blocks, kv_type)
+            self._cache(shape, size, blocks, kv_type)
             for shape, blocks in zip(graph.caches, kv_blocks, strict=True)
         )
         self.windows = [shape.window for shape in graph.caches]
@@ -98,6 +99,12 @@ cdef class Executor:
         self._bind(graph.tasks)
         self._allocate()
         self.team = start(threads, self.run_.n_stages, _count, _item, &self.run_)
+
+    def _cache(self, shape, int64_t positions, int64_t blocks, int kv_type):
+        if shape.delta is not None:
+            return StateCache(shape.layers, shape.delta, positions, blocks)
+        return KVCache(shape.layers, shape.heads, shape.size, shape.values, positions, blocks,
+                       kv_type)
 
     def _buffer(self, buffer):
         rows = (self.max_logits if buffer.wanted else self.max_rows) * buffer.rows
@@ -179,7 +186,7 @@ cdef class Executor:
             if not (0 <= source < blocks and 0 <= target < blocks):
                 raise ValueError(f"cannot copy KV block {source} to {target}: there are {blocks}")
         for cache, source, target in copies:
-            (<KVCache> self.caches[cache]).copy(source, target)
+            (<Cache> self.caches[cache]).copy(source, target)
         run.shared.batch.rows, run.shared.batch.ids = T, &ids[0]
         run.shared.encoding = encoding
         self.began = dl_now()
@@ -230,7 +237,7 @@ cdef class Executor:
         cdef int64_t size = block_positions(self.max_positions), window = self.windows[cache], n, t
         cdef int64_t begin = max(0, position + 1 - window) // size if window else 0
         cdef int64_t end = (position + count + size - 1) // size
-        cdef int64_t there = (<KVCache> self.caches[cache]).blocks
+        cdef int64_t there = (<Cache> self.caches[cache]).blocks
         if not end - begin <= len(ids) <= self.table_size - begin:
             raise ValueError(f"{len(ids)} KV blocks for {count} rows at position {position}, "
                              f"expected {end - begin} to {self.table_size - begin}")

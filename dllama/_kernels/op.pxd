@@ -50,7 +50,7 @@ cdef class Bindings:
     cdef readonly dict matrices     # PackedMatrix by name
     cdef readonly dict vectors      # float32 arrays by name
     cdef readonly object embedding  # StoredRows (vocab, dim), or None
-    cdef readonly tuple caches      # KVCache of each kind of layer
+    cdef readonly tuple caches      # KVCache or StateCache of each kind of layer
     cdef readonly object communicator
     cdef readonly int threads
     cdef readonly int64_t max_rows, max_positions

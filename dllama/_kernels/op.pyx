@@ -34,7 +34,7 @@ cdef class Bindings:
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
         embedding: StoredRows (vocab, dim); None if no task looks up rows.
-        caches: the KVCache of each graph.KVShape.
+        caches: the KVCache or StateCache of each graph.CacheShape.
         communicator: links to the other nodes; None on one node.
         threads: how many threads run items.
         max_rows: most rows of a batch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dllama._kernels.comm.ops import AllReduceOp, BroadcastOp, GatherOp
 from dllama._kernels.ops.attention import AttentionOp
+from dllama._kernels.ops.delta import DeltaOp, GateOp
 from dllama._kernels.ops.experts import (
     DispatchOp,
     ExpertsActivateOp,
@@ -38,6 +39,8 @@ OPS: dict[str, type] = {
     "latent": LatentOp,
     "heads_matmul": HeadsMatmulOp,
     "attention": AttentionOp,
+    "gate": GateOp,
+    "delta": DeltaOp,
     "encode": EncodeOp,
     "activate": ActivateOp,
     "scale": ScaleOp,

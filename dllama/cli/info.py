@@ -152,7 +152,7 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
         kv_cache=args.kv_cache,
     )
     threads = thread_count(args.threads, nodes)
-    cache = f"{_positions(file, config)} in {config.kv_cache}"
+    cache = _positions(file, config)
     for shard in split(file.spec, config.shares, config.exact):
         memory = footprint(file, config, threads=threads, rank=shard.rank)
         yield f"memory of node {shard.rank}", size(sum(memory.values()))
@@ -162,6 +162,8 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
         if nodes > 1:
             yield "  query heads", _range(shard.heads)
             yield "  KV heads", _range(shard.kv_heads)
+            if shard.linear:
+                yield "  value heads", _range(shard.linear.heads)
             yield from _hidden_units(shard)
             yield "  vocabulary", _range(shard.vocab)
 
@@ -177,13 +179,15 @@ def _hidden_units(shard: Shard) -> Iterator[tuple[str, str]]:
 
 
 def _positions(file: StoredModel, config: RunConfig) -> str:
-    """For how many positions there are keys and values, in words."""
+    """For how many positions there are keys and values, and how many states, in words."""
     times = f"{config.contexts} x " if config.contexts > 1 else ""
     words = [f"{times}{config.seq_len} positions"]
-    for pool in pools(file.spec, config):
-        if pool.window:
+    kept = pools(file.spec, config)
+    for pool in kept:
+        if pool.window and not pool.states:
             words.append(f"{pool.begin(pool.count)} of layers with a window")
-    return ", ".join(words)
+    states = [f", {pool.count} states of linear attention in f32" for pool in kept if pool.states]
+    return ", ".join(words) + f" in {config.kv_cache}" + "".join(states)
 
 
 def _range(part: range) -> str:

@@ -16,15 +16,21 @@ from dllama.errors import UnsupportedError
 from dllama.graph.builder import GraphBuilder
 from dllama.graph.graph import Graph, Heads, Routing, SharedExpert
 from dllama.graph.latents import mix_latents
-from dllama.graph.matrices import down_of_experts, gated, gated_width, projections, whole
+from dllama.graph.linear_attention import linear_attention
+from dllama.graph.matrices import (
+    down_of_experts,
+    gated,
+    gated_width,
+    numbers_of,
+    projections,
+    whole,
+)
+from dllama.graph.residual import add_to_x
 from dllama.graph.shard import Shard, columns_of
-from dllama.graph.sum_tree import Segment, Summation
+from dllama.graph.sum_tree import Segment
 from dllama.model.spec import Arch, HiddenAct, ModelSpec, QKNorm
 from dllama.model.tensors import expert_prefixes
 
-# Adds the task of a matrix product. Arguments: the buffer of the result, what happens to the
-# result, and the order in which columns are summed.
-Product = Callable[[str, Then, tuple[Segment, ...]], None]
 ACTIVATIONS = {
     HiddenAct.SILU: Then.GATED,
     HiddenAct.GELU: Then.GATED_GELU,
@@ -51,7 +57,10 @@ def build(spec: ModelSpec, shard: Shard) -> Graph:
     _embedding(b)
     for layer in range(spec.n_layers):
         b.layer = layer
-        _attention(b)
+        if b.features.linear:
+            linear_attention(b)
+        else:
+            _attention(b)
         if b.features.experts:
             _experts(b)
         else:
@@ -87,7 +96,7 @@ def _attention(b: GraphBuilder) -> None:
         b.multiply("matmul", mixed, dst, o, then=then, sums=sums)
 
     add = _bias(b, at + "o_bias") if kind.o_bias else None
-    _add_to_x(b, project, shard.output_sum, "attention", add)
+    add_to_x(b, project, shard.output_sum, "attention", add)
 
 
 def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
@@ -96,7 +105,8 @@ def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
     matrices = [*projections(spec, shard, at)]
     norm = at + "attention_norm" if b.features.norms_before else ""
     b.norm_for("normed", norm, [matrix.weight_type for matrix, _ in matrices])
-    qkv = b.buffer("qkv", (heads.count + 2 * heads.kv_count) * heads.size)
+    gate = (heads.count + 2 * heads.kv_count) * heads.size
+    qkv = b.buffer("qkv", gate + kind.gate * heads.count * heads.size)
     for matrix, column in matrices:
         biases = ((piece.tensor + "_bias", piece.rows) for piece in matrix.slices)
         bias = b.vector(matrix.name + "_bias", *biases) if kind.biases else ""
@@ -105,11 +115,13 @@ def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
     norms = _head_norms(b, qkv, heads)
     constant = ""
     if kind.biases and not kind.cap and not norms:  # else scores would change
-        rows = _numbers(shard.kv_heads, heads.size)
+        rows = numbers_of(shard.kv_heads, heads.size)
         constant = b.vector(at + "k_bias", (at + "k_bias", rows))
     b.task("rope", qkv, qkv, heads=heads, epsilon=spec.norm_epsilon, bias=constant, **norms)
     sinks = b.vector(at + "sinks", (at + "sinks", shard.heads)) if kind.sinks else ""
     b.task("attention", qkv, dst, weight=sinks, heads=heads)
+    if kind.gate:
+        b.task("gate", qkv, dst, heads=heads, column=gate)
 
 
 def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, str]:
@@ -128,13 +140,8 @@ def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, str]:
     if shard.world_size > 1:
         b.transfer("gather", squares, squares, held=shard.held_heads(spec.n_heads))
     parts = zip(names, (shard.heads, shard.kv_heads), strict=True)
-    weights = ((at + name, _numbers(held, heads.size)) for name, held in parts)
+    weights = ((at + name, numbers_of(held, heads.size)) for name, held in parts)
     return {"weight": b.vector(at + "qk_norm", *weights), "squares": squares}
-
-
-def _numbers(heads: range, size: int) -> range:
-    """The numbers of some heads in a row of all heads."""
-    return range(heads.start * size, heads.stop * size)
 
 
 def _heads(b: GraphBuilder) -> Heads:
@@ -167,7 +174,7 @@ def _feed_forward(b: GraphBuilder) -> None:
     (network,) = b.shard.networks[b.features.widths]
     bias = _bias(b, at + "down_bias") if biases else None
     if not network.hidden:
-        _add_to_x(b, None, network.down_sum, "ffn", bias)
+        add_to_x(b, None, network.down_sum, "ffn", bias)
         return
     norm = at + "ffn_norm" if b.features.norms_before else ""
     b.norm_for("normed", norm, [spec.type_of(at + name) for name in ("gate", "up")])
@@ -178,7 +185,7 @@ def _feed_forward(b: GraphBuilder) -> None:
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("matmul", hidden, dst, down, then=then, sums=sums)
 
-    _add_to_x(b, project, network.down_sum, "ffn", bias)
+    add_to_x(b, project, network.down_sum, "ffn", bias)
 
 
 def _hidden_units(
@@ -224,7 +231,7 @@ def _experts(b: GraphBuilder) -> None:
     shared = others[0] if others else range(0)
     sums = networks[0].down_sum
     if not (experts or shared or biases):
-        _add_to_x(b, None, sums, "ffn", parts="experts")
+        add_to_x(b, None, sums, "ffn", parts="experts")
         return
     b.norm("x", b.buffer("routed", b.spec.dim), at + "ffn_norm")
     readers = ["router"] if experts or biases else []
@@ -247,7 +254,7 @@ def _experts(b: GraphBuilder) -> None:
         b.task("experts_add", dst, dst, weight=weight, routes=routes)
 
     product = project if experts or shared else None
-    _add_to_x(b, product, sums, "ffn", add if biases else None, parts="experts")
+    add_to_x(b, product, sums, "ffn", add if biases else None, parts="experts")
 
 
 def _taken_experts(b: GraphBuilder, held: range, routes: str) -> tuple[str, str]:
@@ -335,44 +342,6 @@ def _bias(b: GraphBuilder, name: str) -> Callable[[str], None]:
         b.task("add", dst, dst, weight=b.vector(name, (name, range(b.spec.dim))))
 
     return add
-
-
-def _add_to_x(
-    b: GraphBuilder,
-    product: Product | None,
-    sums: Summation,
-    block: str,
-    add: Callable[[str], None] | None = None,
-    parts: str = "",
-) -> None:
-    """x += the sum of a product over all nodes, or its norm if the layer has norms after blocks.
-
-    Args:
-        b: the graph.
-        product: adds the task of the product; None if the node has no columns.
-        sums: the order in which the node sums its columns, and all nodes their sums.
-        block: attention or ffn.
-        add: adds the task that adds biases to the sum.
-        parts: what the products are of, if not the block; a name for their buffer.
-    """
-    spec, shard = b.spec, b.shard
-    alone, normed = shard.world_size == 1, b.features.norms_after
-    dst = "x"
-    if not alone or normed:
-        rows = max(1, len(sums.adds[shard.rank]))
-        dst = b.buffer(f"{parts or block}_out", spec.dim, rows=rows)
-    if product:
-        product(dst, Then.ADD if dst == "x" else Then.STORE, sums.segments)
-    if not alone:
-        total = b.buffer("branch", spec.dim) if normed else "x"
-        then = Then.STORE if normed else Then.ADD
-        begins = b.layer == 0 and block == "attention"
-        b.transfer("all_reduce", dst, total, then=then, adds=sums.adds, begins=begins)
-        dst = total
-    if add:
-        add(dst)
-    if normed:
-        b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)
 
 
 def _logits(b: GraphBuilder) -> None:

@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama._kernels.tasks import Kind, Storage
-from dllama.graph.graph import Buffer, Graph, KVShape, Matrix, Routing, Task, TensorSlice, Vector
+from dllama.graph.graph import (
+    Buffer,
+    CacheShape,
+    Delta,
+    Graph,
+    Matrix,
+    Routing,
+    Task,
+    TensorSlice,
+    Vector,
+)
 from dllama.graph.kv_layers import KVLayers, kv_layers
-from dllama.graph.shard import Shard
-from dllama.model.spec import Layer, ModelSpec
+from dllama.graph.shard import Shard, whole_blocks
+from dllama.model.layer import Layer
+from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
 
@@ -49,7 +60,7 @@ class GraphBuilder:
 
     @property
     def cache(self) -> tuple[int, int]:
-        """The KV cache of the layer, and which layer of that cache it is."""
+        """The cache of the layer, and which layer of that cache it is."""
         return self._caches[self.layer]
 
     def graph(self) -> Graph:
@@ -65,10 +76,32 @@ class GraphBuilder:
             self.spec.vocab_size,
         )
 
-    def _cache_shape(self, kept: KVLayers) -> KVShape:
-        """The shape of the KV cache of some layers."""
-        heads = len(self.shard.kv_heads)
-        return KVShape(len(kept.layers), heads, *self.spec.kept_dims, kept.window)
+    def _cache_shape(self, kept: KVLayers) -> CacheShape:
+        """The shape of the cache of some layers."""
+        count = len(kept.layers)
+        if kept.states:
+            return CacheShape(count, kept.window, delta=self.delta(kept.layers[0]))
+        return CacheShape(count, kept.window, len(self.shard.kv_heads), *self.spec.kept_dims)
+
+    def delta(self, layer: int) -> Delta:
+        """The heads of linear attention of the node in a layer."""
+        sizes, held = self.spec.linear_sizes, self.shard.linear
+        assert held is not None
+        group = sizes.value_heads // sizes.key_heads
+        columns = whole_blocks(held.heads, sizes.value_dim, self.spec.linear_block)
+        cache, cache_layer = self._caches[layer]
+        return Delta(
+            count=len(held.heads),
+            keys=len(held.key_heads),
+            group=group,
+            skipped=held.heads.start % group,
+            key_dim=sizes.key_dim,
+            value_dim=sizes.value_dim,
+            taps=sizes.taps,
+            offset=held.heads.start * sizes.value_dim - columns.start,
+            cache=cache,
+            cache_layer=cache_layer,
+        )
 
     def buffer(
         self,

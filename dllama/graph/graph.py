@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from dllama._kernels.tasks import Kind, Storage, Then
 from dllama.graph.shard import Shard
 from dllama.graph.sum_tree import Segment
-from dllama.model.spec import ModelSpec, Rope
+from dllama.model.layer import Rope
+from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
 
@@ -100,22 +101,58 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class KVShape:
-    """Shape of a KV cache of one node.
+class Delta:
+    """The heads of linear attention of one node, a gated delta network.
 
     Args:
-        layers: how many layers it keeps keys and values of.
+        count: value heads of this node.
+        keys: key heads that these read.
+        group: value heads that read one key head, over all nodes.
+        skipped: value heads of the first key head that lower ranks hold.
+        key_dim: numbers of a query or a key of a head.
+        value_dim: numbers of a value of a head.
+        taps: positions that the convolution sees, its own included.
+        offset: column of the task's dst where the first head begins.
+        cache: the cache with the states of the layer, an index of Graph.caches.
+        cache_layer: which layer of that cache it is.
+    """
+
+    count: int
+    keys: int
+    group: int
+    skipped: int
+    key_dim: int
+    value_dim: int
+    taps: int
+    offset: int
+    cache: int
+    cache_layer: int
+
+    @property
+    def channels(self) -> int:
+        """Columns that the convolution reads: queries, keys and values."""
+        return 2 * self.keys * self.key_dim + self.count * self.value_dim
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """Shape of a cache of one node, of keys and values or of states.
+
+    Args:
+        layers: how many layers it is for.
+        window: of these layers; 0 if they have none.
         heads: KV heads of each layer.
         size: elements of a key.
         values: elements of a value.
-        window: of these layers; 0 if they have none.
+        delta: linear attention of one of these layers; None if it is a KV cache.
     """
 
     layers: int
-    heads: int
-    size: int
-    values: int
     window: int
+    heads: int = 0
+    size: int = 0
+    values: int = 0
+    delta: Delta | None = None
 
 
 @dataclass(frozen=True)
@@ -242,12 +279,13 @@ class Task:
         bias: a vector that a matmul adds to its product; for rope: that of the keys.
         sums: the order in which a matmul adds columns; by default from left to right. Each sum
             that remains becomes rows of dst.
-        column: column of dst where a matmul's product begins.
+        column: column of dst where a matmul's product begins, or of src where a gate begins.
         parts: for heads_matmul.
         adds: by rank, the order in which an all-reduce adds the sums of all nodes.
         begins: whether an all-reduce is the first of the pass: no earlier one has rounded.
-        heads: the heads, for rope, latent and attention.
+        heads: the heads, for rope, latent, attention and gate.
         latents: for latent: the buffer with what keys and values are made of.
+        delta: the heads, for delta.
         epsilon: epsilon of a norm.
         scale: factor, for scale.
         cap: for softcap.
@@ -274,6 +312,7 @@ class Task:
     begins: bool = False
     heads: Heads | None = None
     latents: str = ""
+    delta: Delta | None = None
     epsilon: float = 0.0
     scale: float = 1.0
     cap: float = 0.0
@@ -294,7 +333,7 @@ class Graph:
         matrices: matrices of weights.
         vectors: norms and biases.
         tasks: operations, in the order in which they run.
-        caches: the KV caches.
+        caches: the caches of keys and values, and of states.
         vocab_size: token ids are less than this.
     """
 
@@ -304,5 +343,5 @@ class Graph:
     matrices: tuple[Matrix, ...]
     vectors: tuple[Vector, ...]
     tasks: tuple[Task, ...]
-    caches: tuple[KVShape, ...]
+    caches: tuple[CacheShape, ...]
     vocab_size: int

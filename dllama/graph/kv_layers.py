@@ -1,4 +1,4 @@
-"""Which layers share a KV cache, and how many KV blocks it has."""
+"""Which layers share a cache of keys and values or of states, and how many blocks it has."""
 
 from __future__ import annotations
 
@@ -7,17 +7,29 @@ from typing import NamedTuple
 from dllama._kernels.ops.kv_cache import block_positions
 from dllama.model.spec import ModelSpec
 
+# Linear attention goes on from the block of the last position.
+STATE_WINDOW = 2
+
 
 class KVLayers(NamedTuple):
-    """Layers that share a KV cache, since they need keys and values of the same positions.
+    """Layers that share a cache, since they need the blocks of the same positions.
 
     Args:
         window: of these layers; 0 if they have none.
         layers: their numbers, ascending.
+        states: whether they have linear attention. A block then has the state after the last
+            evaluated one of its positions.
     """
 
     window: int
     layers: tuple[int, ...]
+    states: bool = False
+
+    def state_bytes(self, spec: ModelSpec) -> int:
+        """Return the bytes of a block with states; 0 for keys and values."""
+        sizes = spec.linear_sizes
+        numbers = sizes.key_dim * sizes.values + (sizes.taps - 1) * sizes.channels
+        return 4 * len(self.layers) * numbers if self.states else 0
 
     def most(self, seq_len: int, rows: int) -> int:
         """Return the most KV blocks that a sequence needs at once.
@@ -28,6 +40,8 @@ class KVLayers(NamedTuple):
         """
         size = block_positions(seq_len)
         whole = -(-seq_len // size)
+        if self.states:  # those before the first row and after each block of the others
+            return min(whole, -(-rows // size) + 1)
         return min(whole, -(-(self.window + rows) // size) + 1) if self.window else whole
 
     def blocks(self, seq_len: int, rows: int, contexts: int, parallel: int) -> int:
@@ -48,8 +62,13 @@ class KVLayers(NamedTuple):
 
 
 def kv_layers(spec: ModelSpec) -> tuple[KVLayers, ...]:
-    """The layers of each KV cache, those without a window first."""
-    found: dict[int, list[int]] = {}
+    """The layers of each cache: those without a window, with one, and with linear attention."""
+    found: dict[tuple[bool, int], list[int]] = {}
     for layer in range(spec.n_layers):
-        found.setdefault(spec.layer(layer).attention.window, []).append(layer)
-    return tuple(KVLayers(window, tuple(layers)) for window, layers in sorted(found.items()))
+        kind = spec.layer(layer)
+        key = (True, STATE_WINDOW) if kind.linear else (False, kind.attention.window)
+        found.setdefault(key, []).append(layer)
+    return tuple(
+        KVLayers(window, tuple(layers), states)
+        for (states, window), layers in sorted(found.items())
+    )

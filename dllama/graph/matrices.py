@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from dllama.graph.graph import Matrix, TensorSlice
-from dllama.graph.shard import Shard
+from dllama.graph.shard import LinearHeads, Shard
 from dllama.model.spec import ModelSpec
 
 # Blocks of this many rows of gate and of up alternate in a fused matrix.
@@ -22,21 +22,45 @@ def whole(spec: ModelSpec, name: str, rows: range, cols: range) -> Matrix:
 
 
 def projections(spec: ModelSpec, shard: Shard, at: str) -> Iterator[tuple[Matrix, int]]:
-    """The node's rows of q, k and v, stacked. Neighbours of the same type share a matrix.
+    """The node's rows of q, k and v, and of the gate if there is one, stacked.
+
+    Yields:
+        A matrix, and the number of rows in the matrices before it.
+    """
+    queries, keys = (numbers_of(some, spec.head_dim) for some in (shard.heads, shard.kv_heads))
+    held = {"q": queries, "k": keys, "v": keys}
+    return stacked(spec, at, held | ({"q_gate": queries} if spec.attention_gate else {}))
+
+
+def linear_projections(spec: ModelSpec, held: LinearHeads, at: str) -> Iterator[tuple[Matrix, int]]:
+    """The node's rows of all projections of linear attention, as `projections`."""
+    sizes = spec.linear_sizes
+    keys = numbers_of(held.key_heads, sizes.key_dim)
+    values = numbers_of(held.heads, sizes.value_dim)
+    wide = {"linear_q": keys, "linear_k": keys, "linear_v": values, "linear_z": values}
+    return stacked(spec, at, {**wide, "beta": held.heads, "decay": held.heads})
+
+
+def stacked(spec: ModelSpec, at: str, held: Mapping[str, range]) -> Iterator[tuple[Matrix, int]]:
+    """Rows of several tensors, stacked. Neighbours of the same type share a matrix.
+
+    Args:
+        spec: the model.
+        at: prefix of the tensors.
+        held: the rows of each tensor.
 
     Yields:
         A matrix, and the number of rows in the matrices before it.
     """
     before = 0
-    for kind, run in groupby("qkv", lambda letter: spec.type_of(at + letter)):
-        letters = "".join(run)
+    for kind, run in groupby(held, lambda name: spec.type_of(at + name)):
+        names = [*run]
         slices: list[TensorSlice] = []
         rows = 0
-        for letter in letters:
-            held = _head_rows(spec, shard, letter)
-            slices.append(TensorSlice(at + letter, held, range(spec.dim), rows))
-            rows += len(held)
-        yield Matrix(at + letters, rows, spec.dim, tuple(slices), kind), before
+        for name in names:
+            slices.append(TensorSlice(at + name, held[name], range(spec.dim), rows))
+            rows += len(held[name])
+        yield Matrix(at + "".join(names), rows, spec.dim, tuple(slices), kind), before
         before += rows
 
 
@@ -49,10 +73,9 @@ def of_heads(spec: ModelSpec, name: str, heads: range, rows: int, cols: int) -> 
     return Matrix(name, len(heads) * padded, cols, (piece,), spec.type_of(name))
 
 
-def _head_rows(spec: ModelSpec, shard: Shard, letter: str) -> range:
-    """The rows of q, k or v that a node holds."""
-    heads = shard.heads if letter == "q" else shard.kv_heads
-    return range(heads.start * spec.head_dim, heads.stop * spec.head_dim)
+def numbers_of(heads: range, size: int) -> range:
+    """The numbers of some heads in a row of all heads."""
+    return range(heads.start * size, heads.stop * size)
 
 
 def gated_width(hidden: range) -> int:
@@ -79,14 +102,16 @@ def gated(
     same = spec.type_of(prefixes[0] + "gate") is spec.type_of(prefixes[0] + "up")
     if same and not apart:
         places = {"gate": 0, "up": GATED_ROWS}
-        return [_stacked(spec, hidden, name + "gate_up", prefixes, places, 2 * width, GATED_ROWS)]
+        return [
+            _alternating(spec, hidden, name + "gate_up", prefixes, places, 2 * width, GATED_ROWS)
+        ]
     return [
-        _stacked(spec, hidden, name + tensor, prefixes, {tensor: 0}, width)
+        _alternating(spec, hidden, name + tensor, prefixes, {tensor: 0}, width)
         for tensor in ("gate", "up")
     ]
 
 
-def _stacked(
+def _alternating(
     spec: ModelSpec,
     hidden: range,
     name: str,

@@ -34,6 +34,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class LinearHeads:
+    """What one node holds of linear attention.
+
+    Args:
+        heads: value heads; may be empty.
+        key_heads: key heads that these read; other nodes may hold them too.
+        output_sum: how columns of the output projection are summed.
+    """
+
+    heads: range
+    key_heads: range
+    output_sum: Summation
+
+
+@dataclass(frozen=True)
 class Shard:
     """What one node holds of a model.
 
@@ -46,6 +61,7 @@ class Shard:
         heads_of: query heads and KV heads of every rank.
         output_sum: how columns of the output projection are summed.
         networks: by Layer.widths, the networks of these widths; first those of layers with experts.
+        linear: what it holds of linear attention; None if the model has none.
     """
 
     rank: int
@@ -56,6 +72,7 @@ class Shard:
     heads_of: tuple[tuple[range, range], ...]
     output_sum: Summation
     networks: Mapping[tuple[int, ...], tuple[Network, ...]]
+    linear: LinearHeads | None = None
 
     @property
     def hidden(self) -> range:
@@ -65,7 +82,9 @@ class Shard:
     @property
     def sums(self) -> tuple[Summation, ...]:
         """How columns are summed, in all blocks that there are."""
-        return (self.output_sum, *(some[0].down_sum for some in self.networks.values()))
+        linear = (self.linear.output_sum,) if self.linear else ()
+        networks = (some[0].down_sum for some in self.networks.values())
+        return (self.output_sum, *linear, *networks)
 
     def held_heads(self, n_heads: int) -> tuple[tuple[range, range], ...]:
         """The columns of every rank in rows of all query heads, then all KV heads."""
@@ -100,6 +119,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     vocab = deal(spec.vocab_size, shares, 1)
     heads_of = tuple((one, kv_heads_of(spec, one)) for one in heads)
     output = output_sums(spec, heads, exact)
+    linear = linear_heads_of(spec, shares, exact) if spec.linear else [None] * world_size
     return [
         Shard(
             rank,
@@ -109,6 +129,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
             heads_of,
             output[rank],
             {widths: nodes[rank] for widths, nodes in networks.items()},
+            linear[rank],
         )
         for rank in range(world_size)
     ]
@@ -118,6 +139,22 @@ def kv_heads_of(spec: ModelSpec, heads: range) -> range:
     """The KV heads that a range of query heads reads; the range is not empty."""
     group = spec.n_heads // spec.n_kv_heads
     return range(heads.start // group, (heads.stop - 1) // group + 1)
+
+
+def linear_heads_of(
+    spec: ModelSpec, shares: Sequence[float], exact: bool
+) -> list[LinearHeads | None]:
+    """What each node holds of linear attention: value heads, and the key heads that they read."""
+    sizes, unit = spec.linear_sizes, spec.linear_block
+    group = sizes.value_heads // sizes.key_heads
+    heads = deal(sizes.value_heads, shares)
+    size = sizes.value_dim
+    tree = sum_tree.tree_of(sizes.value_heads, 0, lambda head: head * size % unit == 0)
+    sums = sum_tree.summations(heads, tree, lambda some: len(whole_blocks(some, size, unit)), exact)
+    return [
+        LinearHeads(one, range(one.start // group, -(-one.stop // group)) if one else one, output)
+        for one, output in zip(heads, sums, strict=True)
+    ]
 
 
 def networks_of(
@@ -151,10 +188,12 @@ def columns_of(spec: ModelSpec, heads: range) -> range:
     If the size of a head's values is not a multiple of spec.o_block, the range includes columns of
     neighbouring heads. The node's input is zero there.
     """
-    unit = spec.o_block
-    begin = heads.start * spec.o_head // unit * unit
-    end = -(-heads.stop * spec.o_head // unit) * unit
-    return range(begin, end)
+    return whole_blocks(heads, spec.o_head, spec.o_block)
+
+
+def whole_blocks(heads: range, size: int, unit: int) -> range:
+    """The numbers of some heads of a size, extended to multiples of a unit."""
+    return range(heads.start * size // unit * unit, -(-heads.stop * size // unit) * unit)
 
 
 def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Summation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from dllama.errors import FormatError
-from dllama.model.header_keys import DOUBLES, KEPT_MOST, LAYERS, RANGES, Key
+from dllama.model.header_keys import DOUBLES, KEPT_MOST, LAYERS, NUMBERS, RANGES, Key
 from dllama.model.spec import HiddenAct, ModelSpec
 from dllama.model.tensors import typed, width_of
 
@@ -17,10 +17,11 @@ OF_EXPERTS = (
     "shared_hidden_dim", "router_sigmoid", "router_correction", "expert_groups", "expert_scale",
 )  # fmt: skip
 # Fields that the columns of some matrices depend on.
-LATENT_WIDTHS = {
+OTHER_WIDTHS = {
     "q_b": "q_latent_dim",
     "k_b": "head_dim - rope_dim",
     "v_b": "kv_latent_dim",
+    "linear_o": "linear values",
 }
 DEFAULTS = {field.name: field.default for field in fields(ModelSpec)}
 
@@ -54,6 +55,7 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         expected = "a number of tokens" if spec.rope_long_frequencies else "frequencies behind it"
         raise FormatError(path, "rope_switch", spec.rope_switch, expected)
     _check_latents(spec, path)
+    _check_linear(spec, path)
     _check_experts(spec, path)
     for tensor in typed(spec):
         kind = spec.type_of(tensor)
@@ -67,7 +69,7 @@ def _width_field(spec: ModelSpec, tensor: str) -> str:
     """What the width of a tensor that `typed` calls by this name is called."""
     at, _, last = tensor.rpartition(".")
     if last != "down":
-        return {"o": "heads * head_dim", **LATENT_WIDTHS}.get(last, "dim")
+        return {"o": "heads * head_dim", **OTHER_WIDTHS}.get(last, "dim")
     if at.endswith(".shared"):
         return "shared_hidden_dim"
     return "moe_hidden_dim" if spec.moe_hidden_dim and at.endswith(".experts") else "hidden_dim"
@@ -131,7 +133,20 @@ def _check_latents(spec: ModelSpec, path: object) -> None:
         found, most = f"{spec.kv_latent_dim} and {spec.rope_dim}", f"at most {KEPT_MOST} together"
         raise FormatError(path, "kv_latent_dim and rope_dim", found, most)
     wrong = {"qkv_bias": spec.qkv_bias, "sinks": spec.sinks, "no_rope": spec.no_rope,
-             "qk_norm": spec.qk_norm}  # fmt: skip
+             "qk_norm": spec.qk_norm, "attention_gate": spec.attention_gate,
+             "linear": spec.linear}  # fmt: skip
     for field, value in wrong.items():
         if value:
             raise FormatError(path, field, value, "none in a model with kv_latent_dim")
+
+
+def _check_linear(spec: ModelSpec, path: object) -> None:
+    """FormatError if the sizes of linear attention contradict each other."""
+    for key, field in NUMBERS.items():
+        if field.startswith("linear_") and bool(getattr(spec, field)) != bool(spec.linear):
+            least, most = RANGES[key]
+            expected = f"{least} to {most}" if spec.linear else "none without such layers"
+            raise FormatError(path, field, getattr(spec, field), expected)
+    if spec.linear and spec.linear_value_heads % spec.linear_key_heads:
+        found, expected = spec.linear_value_heads, f"a multiple of {spec.linear_key_heads}"
+        raise FormatError(path, "linear_value_heads", found, expected)

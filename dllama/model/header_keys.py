@@ -79,6 +79,13 @@ class Key(IntEnum):
     KV_LATENT_DIM = 1060
     Q_LATENT_DIM = 1061
     VALUE_DIM = 1062
+    LINEAR = 1080
+    LINEAR_KEY_HEADS = 1081
+    LINEAR_VALUE_HEADS = 1082
+    LINEAR_KEY_DIM = 1083
+    LINEAR_VALUE_DIM = 1084
+    LINEAR_TAPS = 1085
+    ATTENTION_GATE = 1086
 
 
 # Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
@@ -88,6 +95,7 @@ FLAGS = {
     Key.O_BIAS: "o_bias",
     Key.FFN_BIAS: "ffn_bias",
     Key.SINKS: "sinks",
+    Key.ATTENTION_GATE: "attention_gate",
     Key.ROUTER_UNSCALED: "topk_normalised",
     Key.ROUTER_SIGMOID: "router_sigmoid",
     Key.ROUTER_CORRECTION: "router_correction",
@@ -118,9 +126,19 @@ NUMBERS = {
     Key.KV_LATENT_DIM: "kv_latent_dim",
     Key.Q_LATENT_DIM: "q_latent_dim",
     Key.VALUE_DIM: "value_dim",
+    Key.LINEAR_KEY_HEADS: "linear_key_heads",
+    Key.LINEAR_VALUE_HEADS: "linear_value_heads",
+    Key.LINEAR_KEY_DIM: "linear_key_dim",
+    Key.LINEAR_VALUE_DIM: "linear_value_dim",
+    Key.LINEAR_TAPS: "linear_taps",
 }
 # These stand in a header several times: for each layer, or for each half of each float64.
-LAYERS = {Key.NO_ROPE: "no_rope", Key.WINDOWED: "windowed", Key.DENSE: "dense"}
+LAYERS = {
+    Key.NO_ROPE: "no_rope",
+    Key.WINDOWED: "windowed",
+    Key.DENSE: "dense",
+    Key.LINEAR: "linear",
+}
 DOUBLES = {
     Key.ROPE_FREQUENCIES: "rope_frequencies",
     Key.ROPE_LONG_FREQUENCIES: "rope_long_frequencies",
@@ -159,6 +177,11 @@ RANGES = {
     Key.KV_LATENT_DIM: (1, KEPT_MOST),
     Key.Q_LATENT_DIM: (1, 1 << 20),
     Key.VALUE_DIM: (1, 512),
+    Key.LINEAR_KEY_HEADS: (1, 1 << 14),
+    Key.LINEAR_VALUE_HEADS: (1, 1 << 14),
+    Key.LINEAR_KEY_DIM: (1, 512),
+    Key.LINEAR_VALUE_DIM: (1, 512),
+    Key.LINEAR_TAPS: (1, 16),
     **dict.fromkeys(FLAGS, (0, 1)),
 }
 ENUMS: dict[Key, type[IntEnum]] = {

@@ -9,6 +9,7 @@ from enum import IntEnum
 from functools import cached_property
 from itertools import product
 
+from dllama.model.layer import Attention, Layer, Linear, Rope
 from dllama.model.weight_types import WeightType
 
 
@@ -64,78 +65,8 @@ class RopeScaling:
         return (1.0 - blend) * frequency / self.factor + blend * frequency
 
 
-@dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding of a layer.
-
-    Args:
-        frequencies: of each pair, in radians per position. Numbers of a head without a pair, which
-            are the last ones, are not rotated.
-        halves: pair i of n is (i, i + n); otherwise it is (2i, 2i + 1).
-        factor: of what is rotated.
-        long_frequencies: those of texts that are longer than ModelSpec.rope_switch; empty for the
-            same.
-    """
-
-    frequencies: tuple[float, ...]
-    halves: bool
-    factor: float
-    long_frequencies: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Attention:
-    """How a layer attends.
-
-    Args:
-        rope: how queries and keys are rotated; None if they are not.
-        window: how many positions a token sees, its own included; 0 for all up to its own.
-        scale: factor of q k^T.
-        cap: if not 0, a score s becomes cap * tanh(s / cap).
-        norm: what is normalised of q and k.
-        biases: whether q, k and v have biases.
-        o_bias: whether the output projection has a bias.
-        sinks: whether each head has a score for no position at all.
-    """
-
-    rope: Rope | None
-    window: int
-    scale: float
-    cap: float
-    norm: QKNorm
-    biases: bool
-    o_bias: bool
-    sinks: bool
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The blocks of a layer: attention, then a feed-forward network or experts.
-
-    Args:
-        attention: how it attends.
-        experts: whether the second block is a mixture of experts.
-        width: units of the feed-forward network, or of each expert.
-        shared: units of the shared expert; 0 if there is none.
-        biases: whether the matrices of the feed-forward network have biases, or those of the
-            experts and the router.
-        norms_before: whether the input of each block is normalised.
-        norms_after: whether the output of each block is normalised before it is added to the
-            residual stream.
-    """
-
-    attention: Attention
-    experts: bool
-    width: int
-    shared: int
-    biases: bool
-    norms_before: bool
-    norms_after: bool
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths of networks whose results are added to each other."""
-        return (self.width, self.shared) if self.shared else (self.width,)
+# Ends of the names of matrices that are float32: small ones, on which much depends.
+FLOATS = (".router", ".shared_gate", ".beta", ".decay")
 
 
 def usual_qk_norm(arch: Arch) -> QKNorm:
@@ -196,6 +127,14 @@ class ModelSpec:
         ffn_bias: whether the matrices of the feed-forward network have biases, or those of the
             experts and the router.
         sinks: whether each query head has a score for no position at all (Xiao et al. 2023).
+        attention_gate: whether the result of attention is multiplied by the sigmoid of a
+            projection as wide as q (Qiu et al. 2025).
+        linear: layers with linear attention, ascending.
+        linear_key_heads: of these layers: heads of queries and keys.
+        linear_value_heads: heads of values.
+        linear_key_dim: numbers of a query or a key of a head.
+        linear_value_dim: numbers of a value of a head.
+        linear_taps: positions that the convolution before them sees.
         qk_norm: what is normalised of q and k.
         topk_normalised: whether the weights of a token's experts are scaled to add up to 1;
             otherwise they are the probabilities of the router.
@@ -262,6 +201,13 @@ class ModelSpec:
     o_bias: bool = False
     ffn_bias: bool = False
     sinks: bool = False
+    attention_gate: bool = False
+    linear: tuple[int, ...] = ()
+    linear_key_heads: int = 0
+    linear_value_heads: int = 0
+    linear_key_dim: int = 0
+    linear_value_dim: int = 0
+    linear_taps: int = 0
     qk_norm: QKNorm = QKNorm.NONE
     topk_normalised: bool = True
     router_sigmoid: bool = False
@@ -288,14 +234,20 @@ class ModelSpec:
         name = typed_name(tensor)
         if self.tied and name == "output":
             name = "embedding"
-        routers = (".router", ".shared_gate")
-        floats = (name == "embedding" and not self.tied) or name.endswith(routers)
+        floats = (name == "embedding" and not self.tied) or name.endswith(FLOATS)
         return self._types.get(name, WeightType.F32 if floats else self.weight_type)
 
     @cached_property
     def o_block(self) -> int:
         """Largest unit of any layer's o: all layers are cut at multiples of it."""
-        return max(self.type_of(f"layers.{layer}.o").unit for layer in range(self.n_layers))
+        layers = [layer for layer in range(self.n_layers) if layer not in self.linear]
+        return max((self.type_of(f"layers.{layer}.o").unit for layer in layers), default=1)
+
+    @cached_property
+    def linear_block(self) -> int:
+        """The same for the output projections of linear attention."""
+        units = (self.type_of(f"layers.{layer}.linear_o").unit for layer in self.linear)
+        return max(units, default=1)
 
     @cached_property
     def _types(self) -> dict[str, WeightType]:
@@ -347,18 +299,26 @@ class ModelSpec:
     def layer(self, index: int) -> Layer:
         """The blocks of a layer."""
         experts = self.n_experts > 0 and index not in self.dense
-        return self._layers[index in self.windowed, index not in self.no_rope, experts]
+        windowed, rotated = index in self.windowed, index not in self.no_rope
+        return self._layers[windowed, rotated, experts, index in self.linear]
 
     @cached_property
-    def _layers(self) -> dict[tuple[bool, bool, bool], Layer]:
-        """The blocks of layers, by whether they have a window, RoPE and experts."""
-        either = (False, True)
-        return {
-            (windowed, rotated, experts): self._layer_of(windowed, rotated, experts)
-            for windowed, rotated, experts in product(either, either, either)
-        }
+    def _layers(self) -> dict[tuple[bool, ...], Layer]:
+        """The blocks of layers: whether they have a window, RoPE, experts, linear attention."""
+        return {kind: self._layer_of(*kind) for kind in product((False, True), repeat=4)}
 
-    def _layer_of(self, windowed: bool, rotated: bool, experts: bool) -> Layer:
+    @property
+    def linear_sizes(self) -> Linear:
+        """The sizes of linear attention."""
+        return Linear(
+            self.linear_key_heads,
+            self.linear_value_heads,
+            self.linear_key_dim,
+            self.linear_value_dim,
+            self.linear_taps,
+        )
+
+    def _layer_of(self, windowed: bool, rotated: bool, experts: bool, linear: bool) -> Layer:
         attention = Attention(
             rope=self._rope(windowed) if rotated else None,
             window=self.window if windowed else 0,
@@ -368,9 +328,11 @@ class ModelSpec:
             biases=self.qkv_bias,
             o_bias=self.o_bias,
             sinks=self.sinks,
+            gate=self.attention_gate,
         )
         return Layer(
             attention,
+            self.linear_sizes if linear else None,
             experts,
             self.ffn_dim if experts else self.hidden_dim,
             self.shared_hidden_dim if experts else 0,

@@ -7,8 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from dllama.model.spec import Layer, ModelSpec, QKNorm
+from dllama.model.layer import Layer
+from dllama.model.spec import ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
+
+# Matrices of linear attention.
+LINEAR = ["linear_q", "linear_k", "linear_v", "linear_z", "beta", "decay", "linear_o"]
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,9 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embedding", (spec.vocab_size, spec.dim)
     for layer in range(spec.n_layers):
         at, features = f"layers.{layer}.", spec.layer(layer)
-        yield from _projections(spec, at)
-        yield at + "o", (spec.dim, spec.o_dim)
-        if features.attention.biases:
-            yield at + "q_bias", (spec.q_dim,)
-            yield at + "k_bias", (spec.kv_dim,)
-            yield at + "v_bias", (spec.kv_dim,)
-        if features.attention.o_bias:
-            yield at + "o_bias", (spec.dim,)
-        if features.attention.sinks:
-            yield at + "sinks", (spec.n_heads,)
+        yield from _linear(spec, at) if features.linear else _attention(spec, at, features)
         yield from _feed_forward(spec, at, features)
-        if features.attention.norm is not QKNorm.NONE:
+        if features.attention.norm is not QKNorm.NONE and not features.linear:
             heads = features.attention.norm is QKNorm.HEAD
             yield at + "q_norm", (spec.head_dim if heads else spec.q_dim,)
             yield at + "k_norm", (spec.head_dim if heads else spec.kv_dim,)
@@ -81,6 +76,40 @@ def _projections(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...
     else:
         yield at + "k", (spec.kv_dim, spec.dim)
         yield at + "v", (spec.kv_dim, spec.dim)
+    if spec.attention_gate:
+        yield at + "q_gate", (spec.q_dim, spec.dim)
+
+
+def _attention(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of attention, without norms of heads."""
+    yield from _projections(spec, at)
+    yield at + "o", (spec.dim, spec.o_dim)
+    if layer.attention.biases:
+        yield at + "q_bias", (spec.q_dim,)
+        yield at + "k_bias", (spec.kv_dim,)
+        yield at + "v_bias", (spec.kv_dim,)
+        if layer.attention.gate:
+            yield at + "q_gate_bias", (spec.q_dim,)
+    if layer.attention.o_bias:
+        yield at + "o_bias", (spec.dim,)
+    if layer.attention.sinks:
+        yield at + "sinks", (spec.n_heads,)
+
+
+def _linear(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of linear attention."""
+    linear = spec.linear_sizes
+    yield at + "linear_q", (linear.keys, spec.dim)
+    yield at + "linear_k", (linear.keys, spec.dim)
+    yield at + "linear_v", (linear.values, spec.dim)
+    yield at + "linear_z", (linear.values, spec.dim)
+    yield at + "beta", (linear.value_heads, spec.dim)
+    yield at + "decay", (linear.value_heads, spec.dim)
+    yield at + "linear_o", (spec.dim, linear.values)
+    yield at + "conv", (linear.channels * linear.taps,)
+    yield at + "a_log", (linear.value_heads,)
+    yield at + "dt_bias", (linear.value_heads,)
+    yield at + "linear_norm", (linear.value_dim,)
 
 
 def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -117,8 +146,10 @@ def typed(spec: ModelSpec) -> list[str]:
     names = ["embedding"]
     for layer in range(spec.n_layers):
         at, features, within = f"layers.{layer}.", spec.layer(layer), [""]
-        names += [name for name, _ in _projections(spec, at)]
-        names.append(at + "o")
+        if features.linear:
+            names += [at + name for name in LINEAR]
+        else:
+            names += [*(name for name, _ in _projections(spec, at)), at + "o"]
         if features.experts:
             names.append(at + "router")
             within = ["experts."]
@@ -137,6 +168,7 @@ def width_of(spec: ModelSpec, name: str) -> int:
         return spec.layer(int(name.split(".")[1])).width
     widths = {
         "o": spec.o_dim,
+        "linear_o": spec.linear_sizes.values,
         "q_b": spec.q_latent_dim,
         "k_b": spec.plain_dim,
         "v_b": spec.kv_latent_dim,

@@ -18,11 +18,15 @@ class BlockPool:
         positions: of a block.
         most: most blocks that a sequence needs at once.
         window: how many positions a row sees, its own included; 0 for all up to its own.
+        states: whether a block has the state after its last evaluated position.
     """
 
-    def __init__(self, count: int, positions: int, most: int, window: int = 0) -> None:
+    def __init__(
+        self, count: int, positions: int, most: int, window: int = 0, states: bool = False
+    ) -> None:
         self.count = count
         self.window = window
+        self.states = states
         self._positions = positions
         self._most = most
         self._free = list(range(count - 1, -1, -1))
@@ -81,6 +85,7 @@ def pools(spec: ModelSpec, config: RunConfig) -> list[BlockPool]:
             block_positions(length),
             kept.most(length, rows),
             kept.window,
+            kept.states,
         )
         for kept in kv_layers(spec)
     ]

@@ -1,4 +1,4 @@
-"""The KV blocks that a sequence has in a cache."""
+"""The blocks that a sequence has in a cache."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ class HeldBlocks:
         self.numbers: list[int] = []
         self.copied: tuple[int, int] | None = None
 
-    def resumable(self, position: int) -> int:
-        """Return the last place, up to a position, whose window is still there."""
+    def resumable(self, position: int, end: int) -> int:
+        """Return the last place where the sequence can go on.
+
+        Args:
+            position: the last place that is wanted.
+            end: where the sequence is.
+        """
         while position:
             seen = range(self.pool.first(position), self.pool.blocks(position))
             gone = next((place for place in seen if self.numbers[place] == GONE), None)
@@ -59,7 +64,7 @@ class HeldBlocks:
 
     def fork(self, kept: int) -> HeldBlocks:
         """Return the same blocks of the first positions for another sequence."""
-        made = HeldBlocks(self.pool)
+        made = type(self)(self.pool)
         made.numbers = self.numbers[: self.pool.blocks(kept)]
         if self.copied and self.copied[1] in made.numbers:  # not copied yet
             made.numbers[made.numbers.index(self.copied[1])] = self.copied[0]
@@ -85,6 +90,10 @@ class HeldBlocks:
         end = self.pool.blocks(position + rows) if rows else len(self.numbers)
         return tuple(self.numbers[self.pool.first(position) : end])
 
+    def returned(self, position: int) -> int:
+        """Return the place of the first block that the sequence needs to go on at a position."""
+        return self.pool.first(position)
+
     def behind(self, position: int) -> list[int]:
         """Return the places of blocks that are before the window of a row."""
         places = range(min(self.pool.first(position), len(self.numbers)))
@@ -94,3 +103,27 @@ class HeldBlocks:
         """Give a block back that is before the window."""
         self.pool.release([self.numbers[place]])
         self.numbers[place] = GONE
+
+
+class HeldStates(HeldBlocks):
+    """Blocks with states, each that after the last evaluated one of the block's positions.
+
+    So a sequence can go on only where it is, or behind a whole block that is still there.
+    """
+
+    def resumable(self, position: int, end: int) -> int:
+        """Return the last place where the sequence can go on; as in HeldBlocks."""
+        if position == end:
+            return position
+        places = range(self.pool.blocks(position + 1) - 1, 0, -1)
+        whole = (place for place in places if self.numbers[place - 1] != GONE)
+        return self.pool.begin(next(whole, 0))
+
+    def returned(self, position: int) -> int:
+        """Return the place of the first block that the sequence needs to go on at a position."""
+        return max(0, self.pool.blocks(position + 1) - 2)
+
+
+def held_of(pool: BlockPool) -> HeldBlocks:
+    """Return what a new sequence has in a cache."""
+    return HeldStates(pool) if pool.states else HeldBlocks(pool)

@@ -45,16 +45,17 @@ class Sequence:
     def resumable(self, position: int) -> int:
         """Return after how many of its first tokens it can go on, at most `position`.
 
-        The window of each cache must still be there.
+        What it needs of each cache must still be there.
         """
-        while (found := min(held.resumable(position) for held in self.held)) < position:
+        end = self.position
+        while (found := min(held.resumable(position, end) for held in self.held)) < position:
             position = found
         return position
 
     def returns_to(self, cache: int, place: int) -> bool:
         """Return whether the next turn may need a block: that of the window before an answer."""
-        end, pool = min(self.given, self.position), self.held[cache].pool
-        return pool.first(max(0, end - SEAM)) <= place < pool.blocks(end)
+        end, held = min(self.given, self.position), self.held[cache]
+        return held.returned(max(0, end - SEAM)) <= place < held.pool.blocks(end)
 
 
 class Part(NamedTuple):

@@ -14,7 +14,7 @@ from dllama.model.spec import ModelSpec
 from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
 from dllama.runtime.block_pool import BlockPool, pools
-from dllama.runtime.held_blocks import HeldBlocks
+from dllama.runtime.held_blocks import held_of
 from dllama.runtime.prefix import common_prefix
 from dllama.runtime.sequence import SEAM, Part, Sequence
 
@@ -54,7 +54,7 @@ class Sequences:
         return cls(spec.vocab_size, config.seq_len, pools(spec, config), spec.rope_switch)
 
     def _empty(self) -> Sequence:
-        return Sequence([HeldBlocks(pool) for pool in self._pools])
+        return Sequence([held_of(pool) for pool in self._pools])
 
     def continue_from(self, tokens: Ids[int]) -> int:
         """Make these ids the current sequence, with as few of them pending as possible.

@@ -25,7 +25,7 @@ MODELS = (
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3",
-    "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "grok",
+    "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5", "grok",
 )  # fmt: skip
 # So many that every expert is used.
 IDS = range(3, 90)
@@ -56,6 +56,7 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "exaone4": {"sliding_window_pattern"},  # layer_types says it
              "gemma3": {"attn_logit_softcapping", "sliding_window_pattern",
                         "_sliding_window_pattern"},
+             "qwen3_5": {"mrope_interleaved", "mrope_section"},  # which say nothing about text
              "phi3": {"original_max_position_embeddings"},  # which it has twice
              "gpt-oss": {"beta_fast"},  # no pair turns so often in 32 positions
              # Pairs are counted in whole numbers.
@@ -99,6 +100,7 @@ DEFAULTS_OF = {
         "use_bidirectional_attention": False,
     },
     "phi3": {"rms_norm_eps": 1e-5},
+    "qwen3_5": {"linear_conv_kernel_dim": 4, "partial_rotary_factor": 0.25},
     "gpt-oss": {
         "attention_bias": True, "beta_fast": 32.0, "beta_slow": 1.0, "rms_norm_eps": 1e-5,
         "layer_types": ["sliding_attention", "full_attention"], "swiglu_alpha": 1.702,
@@ -139,9 +141,11 @@ def model(request, fixtures, tmp_path_factory):
         source = grok.write_folder(place / "source", grok.tensors())
     else:
         source = shutil.copytree(fixtures / request.param, place / "source")
-    if request.param in ("glm4_moe", "deepseek_v3"):
+    ahead = {"glm4_moe": "model.layers.2.eh_proj.weight", "qwen3_5": "mtp.fc.weight"}
+    ahead["deepseek_v3"] = ahead["glm4_moe"]
+    if request.param in ahead:
         tensors = load_file(source / "model.safetensors")
-        del tensors["model.layers.2.eh_proj.weight"]  # it is left out, with a warning
+        del tensors[ahead[request.param]]  # it is left out, with a warning
         if request.param == "deepseek_v3":  # so that every expert is used
             tensors["model.layers.1.mlp.gate.e_score_correction_bias"] *= 0.1
         save_file(tensors, source / "model.safetensors")

@@ -32,7 +32,7 @@ MODELS = (
     "qwen2", "qwen3", "qwen3-moe", "mixtral", "granite", "llama-linear", "smollm3",
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3",
-    "gpt-oss", "gpt-oss-mxfp4", "deepseek_v2", "deepseek_v3",
+    "gpt-oss", "gpt-oss-mxfp4", "deepseek_v2", "deepseek_v3", "qwen3_5",
 )  # fmt: skip
 MIXTURES = (
     "gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "qwen2_moe", "glm4_moe",
@@ -150,6 +150,15 @@ SHARED = {
     "none": {},
     "few": {**ROUTER, "shared_hidden_dim": 160},
     "many": {"moe_hidden_dim": 64, "shared_hidden_dim": 416, "shared_gate": True},
+    "linear": {
+        "attention_gate": True,
+        "linear": (1,),
+        "linear_key_heads": 3,
+        "linear_taps": 3,
+        "linear_value_heads": 6,
+        "linear_key_dim": 24,
+        "linear_value_dim": 40,
+    },
 }
 
 

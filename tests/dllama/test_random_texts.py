@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from stateful import write_stateful
 from windowed import shorten_blocks, write_windowed
 
 import dllama
@@ -83,11 +84,13 @@ class Player:
             assert [users[block] for block in range(pool.count)] == pool._users
 
 
-@pytest.fixture(scope="module", params=["demo", "windows", "one window"])
+@pytest.fixture(scope="module", params=["demo", "windows", "one window", "states"])
 def model(request, tmp_path_factory):
-    """A model without windows, with windows in some layers, and in all."""
+    """A model without windows, with windows in some layers, in all, and with linear attention."""
     if request.param == "demo":
         return None
+    if request.param == "states":
+        return write_stateful(tmp_path_factory.mktemp("stateful") / "model.m")
     layers = (0, 1, 3) if request.param == "windows" else range(6)
     return write_windowed(tmp_path_factory.mktemp("windowed") / "model.m", layers=layers)
 
@@ -106,6 +109,8 @@ def test_texts_have_the_tokens_that_they_have_alone(seed, model, monkeypatch):
         "max_seq_len": choose.choice([64, 300]), "batch_size": choose.choice([4, 16, 256]),
         "draft": choose.choice(["none", "ngram"]),
     }  # fmt: skip
+    if model and "stateful" in str(model):
+        options["draft"] = "none"
     with (
         dllama.LLM(model, threads=1, **options) as llm,
         dllama.LLM(model, threads=1, max_seq_len=options["max_seq_len"]) as alone,

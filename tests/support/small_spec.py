@@ -17,3 +17,8 @@ SPEC = ModelSpec(
     seq_len=128,
     weight_type=WeightType.Q40,
 )
+# Linear attention in one of its layers.
+LINEAR = {
+    "linear": (1,), "linear_key_heads": 2, "linear_value_heads": 4, "linear_key_dim": 8,
+    "linear_value_dim": 16, "linear_taps": 4,
+}  # fmt: skip

@@ -68,8 +68,14 @@ cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64
                  const float *value) noexcept nogil
 
 
-cdef class KVCache:
-    cdef KVBlocks view
+# What sequences keep of some layers, in blocks of the same size.
+cdef class Cache:
     cdef Memory memory
     cdef readonly int64_t blocks
+    cdef int64_t block_bytes
+    # Copy block `source` to block `target`.
     cdef int copy(self, int64_t source, int64_t target) except -1
+
+
+cdef class KVCache(Cache):
+    cdef KVBlocks view

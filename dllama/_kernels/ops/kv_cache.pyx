@@ -9,7 +9,21 @@ costs nothing.
 from libc.string cimport memcpy
 
 
-cdef class KVCache:
+cdef class Cache:
+    """Blocks that the root gives to sequences."""
+
+    @property
+    def nbytes(self):
+        """Bytes reserved. The system provides pages when they are first used."""
+        return self.memory.nbytes
+
+    cdef int copy(self, int64_t source, int64_t target) except -1:
+        cdef char *data = self.memory.data
+        memcpy(data + target * self.block_bytes, data + source * self.block_bytes, self.block_bytes)
+        return 0
+
+
+cdef class KVCache(Cache):
     """Memory for keys and values.
 
     Args:
@@ -40,20 +54,9 @@ cdef class KVCache:
         kv.value_size, kv.value_padded = value_dim, (value_dim + 15) // 16 * 16
         kv.keys_bytes = dl_kv_bytes(kind, positions, kv.padded if kind == dl_type_q80 else kv.size)
         kv.head_bytes = kv.keys_bytes + dl_kv_bytes(kind, positions, kv.value_padded)
-        self.blocks = blocks
-        self.memory = Memory(blocks * layers * kv_heads * kv.head_bytes)
+        self.blocks, self.block_bytes = blocks, layers * kv_heads * kv.head_bytes
+        self.memory = Memory(blocks * self.block_bytes)
         kv.data = self.memory.data
-
-    @property
-    def nbytes(self):
-        """Bytes reserved. The system provides pages when they are first used."""
-        return self.memory.nbytes
-
-    cdef int copy(self, int64_t source, int64_t target) except -1:
-        """Copy block `source` to block `target`."""
-        cdef int64_t size = self.view.layers * self.view.kv_heads * self.view.head_bytes
-        memcpy(self.memory.data + target * size, self.memory.data + source * size, size)
-        return 0
 
 
 def block_positions(int64_t max_positions):

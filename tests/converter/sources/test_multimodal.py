@@ -62,8 +62,9 @@ def test_the_text_part_is_the_model(wrap, tmp_path, converted, caplog, style):
     assert message in caplog.text
 
 
-def test_gemma_gives_the_logits_of_transformers(tmp_path, fixtures):
-    source = fixtures / "gemma3-vl"
+@pytest.mark.parametrize("name", ["gemma3-vl", "qwen3_5-vl"])
+def test_the_text_part_gives_the_logits_of_transformers(tmp_path, fixtures, name):
+    source = fixtures / name
     convert(source, tmp_path / "out", "f32", progress=False)
     stored = np.load(source / "reference.npz")
     with dllama.LLM(tmp_path / "out", threads=1) as llm:

@@ -78,6 +78,14 @@ def test_of_a_shared_expert_and_layers_without_experts(info, converted):
     assert [rows[name] for name in names] == ["0 to 31", "0 to 31", "64 to 95"]
 
 
+def test_of_linear_attention(info, converted):
+    """Texts have fewer positions than two blocks, so one state is enough."""
+    model = str(converted("qwen3_5", "f32"))
+    rows = info(model, "--nodes", "3", "--kv-cache", "f16")
+    assert rows["value heads"] == "3 to 3"
+    assert rows["KV cache"].endswith("256 positions in f16, 1 states of linear attention in f32")
+
+
 def test_of_a_model_without_a_tokenizer(info, converted):
     rows = info(str(converted("llama31-tied", "f32") / "model.m"))
     assert rows["tokenizer"] == "none"

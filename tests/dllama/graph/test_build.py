@@ -52,6 +52,15 @@ FEATURES = {
     "experts with biases": {**MIXTURE, "ffn_bias": True, "sinks": True},
     "a clamped activation": {"hidden_act": HiddenAct.CLAMPED, "act_limit": 7.0},
     "norms after blocks": {**MIXTURE, "post_norms": True},
+    "linear attention": {
+        "attention_gate": True,
+        "linear": (0,),
+        "linear_key_heads": 2,
+        "linear_value_heads": 6,
+        "linear_key_dim": 8,
+        "linear_value_dim": 16,
+        "linear_taps": 4,
+    },
 }
 
 

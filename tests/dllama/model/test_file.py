@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_spec import SPEC
+from small_spec import LINEAR, SPEC
 
 from dllama.errors import FormatError, ModelError, OutputError, UnsupportedError
 from dllama.model.file import ModelFile, ModelWriter, encode, tensor_table
@@ -136,6 +136,7 @@ def test_the_original_converters_file_is_read(fixtures):
             "expert_group_best": 2,
             "expert_scale": 2.5,
         },
+        {"attention_gate": True, **LINEAR},
         {"logits_cap": 1.5},
         {"window": 1, "windowed": (1,)},
         {"window": 4096, "windowed": (0, 1), "window_rope_theta": 10000.5},
@@ -265,6 +266,12 @@ def test_tensors_lie_in_the_order_of_the_format():
         (Key.EXPERT_GROUPS_TAKEN, 1, "expert_groups"),
         (Key.EXPERT_GROUP_BEST, 3, "expert_group_best"),
         (Key.EXPERT_SCALE, 0, "expert_scale"),
+        (Key.LINEAR, SPEC.n_layers, "linear"),
+        (Key.LINEAR, 0, "linear_key_heads"),
+        (Key.LINEAR_KEY_HEADS, 2, "linear_key_heads"),
+        (Key.LINEAR_VALUE_HEADS, 0, "linear_value_heads"),
+        (Key.LINEAR_TAPS, 17, "linear_taps"),
+        (Key.ATTENTION_GATE, 2, "attention_gate"),
         (Key.DENSE, SPEC.n_layers, "dense"),
         (Key.DENSE, 0, "dense"),
         (Key.WINDOW_ROPE_THETA, 0x3F800000, "window_rope_theta"),

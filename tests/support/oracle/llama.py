@@ -9,7 +9,7 @@ import numpy as np
 from dllama.model.spec import HiddenAct, ModelSpec, QKNorm, RopeType
 from dllama.model.weight_types import WeightType
 
-from . import ops
+from . import delta, ops
 from .quants import Weight, dense, through_q80
 
 Tensors = Mapping[str, Weight]
@@ -79,6 +79,9 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     h = noise(_normed(weights, "attention_norm", spec, x))
     if spec.kv_latent_dim:
         return _latent_attention(weights, spec, h, halves, kv_type, noise, windowed)
+    if "linear_q" in weights:
+        mixed = delta.attention(weights, spec.linear_sizes, h, spec.norm_epsilon)
+        return ops.matmul(noise(mixed), weights["linear_o"])
     q, k, v = (
         (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
             len(x), -1, spec.head_dim
@@ -94,9 +97,11 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     stored, window = KV_TYPES[kv_type], spec.window if windowed else 0
     mixed = ops.attention(q, stored(k), stored(v), scale=scale, cap=cap, window=window,
                           sinks=weights.get("sinks"))  # fmt: skip
-    return ops.matmul(noise(mixed.reshape(len(mixed), -1)), weights["o"]) + weights.get(
-        "o_bias", 0.0
-    )
+    mixed = mixed.reshape(len(mixed), -1)
+    if "q_gate" in weights:
+        gate = ops.matmul(h, weights["q_gate"]) + weights.get("q_gate_bias", 0.0)
+        mixed = mixed / (1 + np.exp(-gate))
+    return ops.matmul(noise(mixed), weights["o"]) + weights.get("o_bias", 0.0)
 
 
 def _latent_attention(weights, spec, h, halves, kv_type, noise, windowed):

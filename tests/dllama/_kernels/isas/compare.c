@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include "simd/attention.h"
 #include "simd/cpu.h"
+#include "simd/delta.h"
 #include "simd/elementwise.h"
 #include "simd/matmul.h"
 #include "simd/quants.h"
@@ -347,6 +348,25 @@ static void check_sampling(void)
     }
 }
 
+static void check_deltas(void)
+{
+    const dl_deltas *f[2] = {dl_deltas_of(isa), dl_deltas_of(0)};
+    static float x[4][128], w[4][128], start[64 * 48], states[2][64 * 48], y[2][128];
+    const float *rows[4] = {x[0], x[1], x[2], x[3]};
+    for (int n = 1; n <= 128; n += 9) {
+        normals(x[0], 4 * 128, 2.0f), normals(w[0], 4 * 128, 1.0f), normals(start, 64 * 48, 1.0f);
+        memcpy(states[0], start, sizeof start), memcpy(states[1], start, sizeof start);
+        for (int i = 0; i < 2; i++) f[i]->conv(rows, w[0], 128, 4, n, y[i]);
+        same(y[0], y[1], (size_t)n * 4, "conv", n, 4);
+        for (int i = 0; i < 2; i++) f[i]->gate(x[0], x[1], n, y[i]);
+        same(y[0], y[1], (size_t)n * 4, "gate", n, 0);
+        int K = n % 64 + 1;
+        for (int i = 0; i < 2; i++) f[i]->delta(states[i], x[0], x[1], x[2], K, 48, 0.9f, 0.3f, y[i]);
+        same(y[0], y[1], 48 * 4, "delta", K, 48);
+        same(states[0], states[1], sizeof start, "state", K, 48);
+    }
+}
+
 int main(int argc, char **argv)
 {
     int all = argc > 1 && strcmp(argv[1], "all") == 0;
@@ -358,6 +378,7 @@ int main(int argc, char **argv)
         check_quants();
         check_search();
         check_sampling();
+        check_deltas();
         printf("%s\n", dl_isa_names[isa]);
     }
     return 0;

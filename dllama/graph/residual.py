@@ -1,0 +1,51 @@
+"""Adds what a block computes to the residual stream x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dllama._kernels.tasks import Then
+from dllama.graph.builder import GraphBuilder
+from dllama.graph.sum_tree import Segment, Summation
+
+# Adds the task of a matrix product. Arguments: the buffer of the result, what happens to the
+# result, and the order in which columns are summed.
+Product = Callable[[str, Then, tuple[Segment, ...]], None]
+
+
+def add_to_x(
+    b: GraphBuilder,
+    product: Product | None,
+    sums: Summation,
+    block: str,
+    add: Callable[[str], None] | None = None,
+    parts: str = "",
+) -> None:
+    """x += the sum of a product over all nodes, or its norm if the layer has norms after blocks.
+
+    Args:
+        b: the graph.
+        product: adds the task of the product; None if the node has no columns.
+        sums: the order in which the node sums its columns, and all nodes their sums.
+        block: attention or ffn.
+        add: adds the task that adds biases to the sum.
+        parts: what the products are of, if not the block; a name for their buffer.
+    """
+    spec, shard = b.spec, b.shard
+    alone, normed = shard.world_size == 1, b.features.norms_after
+    dst = "x"
+    if not alone or normed:
+        rows = max(1, len(sums.adds[shard.rank]))
+        dst = b.buffer(f"{parts or block}_out", spec.dim, rows=rows)
+    if product:
+        product(dst, Then.ADD if dst == "x" else Then.STORE, sums.segments)
+    if not alone:
+        total = b.buffer("branch", spec.dim) if normed else "x"
+        then = Then.STORE if normed else Then.ADD
+        begins = b.layer == 0 and block == "attention"
+        b.transfer("all_reduce", dst, total, then=then, adds=sums.adds, begins=begins)
+        dst = total
+    if add:
+        add(dst)
+    if normed:
+        b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)

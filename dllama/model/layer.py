@@ -1,0 +1,121 @@
+"""What the layers of a model are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dllama.model.spec import QKNorm
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding of a layer.
+
+    Args:
+        frequencies: of each pair, in radians per position. Numbers of a head without a pair, which
+            are the last ones, are not rotated.
+        halves: pair i of n is (i, i + n); otherwise it is (2i, 2i + 1).
+        factor: of what is rotated.
+        long_frequencies: those of texts that are longer than ModelSpec.rope_switch; empty for the
+            same.
+    """
+
+    frequencies: tuple[float, ...]
+    halves: bool
+    factor: float
+    long_frequencies: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How a layer attends.
+
+    Args:
+        rope: how queries and keys are rotated; None if they are not.
+        window: how many positions a token sees, its own included; 0 for all up to its own.
+        scale: factor of q k^T.
+        cap: if not 0, a score s becomes cap * tanh(s / cap).
+        norm: what is normalised of q and k.
+        biases: whether q, k and v have biases.
+        o_bias: whether the output projection has a bias.
+        sinks: whether each head has a score for no position at all.
+        gate: whether each number of the result is multiplied by the sigmoid of another projection.
+    """
+
+    rope: Rope | None
+    window: int
+    scale: float
+    cap: float
+    norm: QKNorm
+    biases: bool
+    o_bias: bool
+    sinks: bool
+    gate: bool
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Sizes of linear attention, a gated delta network (Yang et al. 2024).
+
+    Args:
+        key_heads: heads of queries and of keys.
+        value_heads: heads of values, a multiple of key_heads. Each has a state.
+        key_dim: numbers of a query or a key of a head.
+        value_dim: numbers of a value of a head.
+        taps: positions that the convolution sees, its own included.
+    """
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+
+    @property
+    def keys(self) -> int:
+        """Width of all keys together."""
+        return self.key_heads * self.key_dim
+
+    @property
+    def values(self) -> int:
+        """Width of all values together."""
+        return self.value_heads * self.value_dim
+
+    @property
+    def channels(self) -> int:
+        """Width of what the convolution reads: queries, keys and values."""
+        return 2 * self.keys + self.values
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The blocks of a layer: attention, then a feed-forward network or experts.
+
+    Args:
+        attention: how it attends.
+        linear: its linear attention, in place of attention; None if it has none.
+        experts: whether the second block is a mixture of experts.
+        width: units of the feed-forward network, or of each expert.
+        shared: units of the shared expert; 0 if there is none.
+        biases: whether the matrices of the feed-forward network have biases, or those of the
+            experts and the router.
+        norms_before: whether the input of each block is normalised.
+        norms_after: whether the output of each block is normalised before it is added to the
+            residual stream.
+    """
+
+    attention: Attention
+    linear: Linear | None
+    experts: bool
+    width: int
+    shared: int
+    biases: bool
+    norms_before: bool
+    norms_after: bool
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of networks whose results are added to each other."""
+        return (self.width, self.shared) if self.shared else (self.width,)
