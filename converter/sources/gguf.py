@@ -22,7 +22,7 @@ from dllama.converter.sources.gguf_config import (
 from dllama.converter.sources.gguf_header import MAGIC, SWAPPED
 from dllama.converter.sources.gguf_parts import open_parts
 from dllama.converter.sources.gguf_types import Mapped, check_places, open_tensor
-from dllama.converter.sources.stored import DTYPES, MappedTensor
+from dllama.converter.sources.stored import DTYPES, MappedTensor, Stored
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.gguf import read_tokenizer
 from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
@@ -80,7 +80,7 @@ class GgufFile:
             stored = {name: one for name, one in stored.items() if not is_beyond(name, layers)}
         self.paired = arch.paired
         self._experts = given.get("expert_count", 0)
-        self.tensors: Mapping[str, Mapped] = dict(self._renamed(stored))
+        self.tensors: Mapping[str, Stored] = dict(self._renamed(stored))
         self.absent = dict(self._absent())
 
     def tokenizer(self) -> SourceTokenizer:
@@ -110,7 +110,7 @@ class GgufFile:
             raise FormatError(self.path, EMBEDDING, "missing", "the embedding")
         return stored[EMBEDDING].shape[0]
 
-    def _renamed(self, stored: Mapping[str, Mapped]) -> Iterator[tuple[str, Mapped]]:
+    def _renamed(self, stored: Mapping[str, Mapped]) -> Iterator[tuple[str, Stored]]:
         """Yield the tensors with Hugging Face's names; stacked experts become one tensor each."""
         for name, tensor in stored.items():
             theirs = hugging_face_name(name, self._arch)
@@ -126,7 +126,8 @@ class GgufFile:
             elif name.endswith(tuple(self._arch.rows)) and len(tensor.shape) == 1:
                 yield theirs, _reshaped(tensor, (1, *tensor.shape))
             else:
-                yield theirs, tensor
+                change = self._arch.change
+                yield theirs, change(name, tensor, self.config) if change else tensor
 
     def _experts_of(self, name: str, tensor: Mapped) -> Iterator[Mapped]:
         """Yield the matrix, or the bias, of every expert in a tensor of all of them."""

@@ -59,7 +59,7 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
     """
     fields = {**COMMON, **(WINDOW if arch.windows else {}), **arch.keys}
     predictors = (PREDICTORS,) if arch.predictors else ()
-    check_keys(given, (*fields, *COMPARED, *predictors, *keys_of(given)), arch.neutral)
+    check_keys(given, (*fields, *COMPARED, *arch.read, *predictors, *keys_of(given)), arch.neutral)
     config: Config = {
         "rope_theta": THETA,
         **arch.constants,
@@ -152,6 +152,9 @@ def hugging_face_name(name: str, arch: Arch) -> str | None:
 
     For a tensor that holds all experts, the name has {} in place of the expert's number.
     """
+    block = BLOCK.match(name)
+    if block and (exact := arch.tensors.get(f"{name[block.end() :]}.")):
+        return f"model.layers.{block[1]}.{exact}"
     match = TENSOR.fullmatch(name)
     if match is None:
         return None
@@ -170,7 +173,7 @@ def hugging_face_name(name: str, arch: Arch) -> str | None:
 def usual_names(arch: Arch, layers: int) -> Iterator[str]:
     """Yield GGUF's names of all tensors that a file may have, but for an output of its own."""
     for stem in arch.tensors:
-        names = [stem] if "." in stem else [f"{stem}.weight", f"{stem}.bias"]
+        names = [stem.removesuffix(".")] if "." in stem else [f"{stem}.weight", f"{stem}.bias"]
         if stem in WHOLE:
             yield from (name for name in names if stem != "output")
         else:

@@ -23,6 +23,7 @@ from dllama.converter.sources.gguf_archs import (
     phi3,
     qwen2,
     qwen3,
+    qwen35,
     smollm3,
 )
 from dllama.converter.sources.gguf_archs.arch import Arch
@@ -41,6 +42,7 @@ MODULES = (
     gemma,
     gpt_oss,
     deepseek,
+    qwen35,
 )
 ALL: tuple[Arch, ...] = tuple(arch for module in MODULES for arch in module.ARCHS)
 

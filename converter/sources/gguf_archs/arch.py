@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dllama.converter.sources.gguf_header import typed
+from dllama.converter.sources.stored import Stored
 from dllama.errors import UnsupportedError
 
 Config = dict[str, Any]
@@ -96,12 +97,14 @@ class Arch:
         model_type: of config.json.
         keys: keys of the metadata beside COMMON that are fields of config.json.
         tensors: GGUF's names of tensors as Hugging Face's, without `blk.N.` and
-            `model.layers.N.`. A name without .weight and .bias stands for both. {} in
+            `model.layers.N.`. A name without .weight and .bias stands for both, and one that ends
+            in a dot for a tensor without such an ending. {} in
             Hugging Face's name is the number of an expert, which GGUF stacks in one tensor.
         rows: tensors that are matrices of one row, which files may store as vectors.
         stacked: matrices of all heads, which files have as one tensor with three axes.
         biases: tensors that may have a .bias.
         present: fields of config.json that are true if there is a tensor in any layer.
+        read: other keys that `finish` reads, or that change nothing.
         constants: fields of config.json that no key says.
         experts: whether the feed-forward network is a mixture of experts.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
@@ -114,6 +117,7 @@ class Arch:
         predictors: whether the last blocks may be layers that predict further tokens, which are
             left out.
         factors: tensors with factors of the RoPE frequencies.
+        change: what becomes of a tensor, by its name in the file.
         neutral: values with which a key changes nothing, where gguf_keys.py says otherwise.
         finish: more fields of config.json, from those that the keys gave.
     """
@@ -126,6 +130,7 @@ class Arch:
     stacked: Collection[str] = ()
     biases: Collection[str] = ()
     present: Mapping[str, str] = field(default_factory=dict)
+    read: Collection[str] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     experts: bool = False
     paired: bool = False
@@ -136,6 +141,7 @@ class Arch:
     pattern: int = 0
     predictors: bool = False
     factors: Collection[str] = ()
+    change: Callable[[str, Stored, Config], Stored] | None = None
     neutral: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     finish: Callable[[Config, Given], Config] = nothing
 

@@ -1,0 +1,105 @@
+"""qwen35: Qwen3.5, whose value heads stand in the order in which key heads alternate."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dllama.checks import is_flag, is_integer, shown
+from dllama.converter.sources.gguf_archs.arch import TENSORS, Arch, Config, Field, Given
+from dllama.converter.sources.gguf_heads import (
+    Function,
+    Rows,
+    columns_of_heads,
+    of_heads,
+    untiled,
+)
+from dllama.converter.sources.stored import Stored
+from dllama.errors import FormatError
+
+RECURRENT, INTERVAL = "attention.recurrent_layers", "full_attention_interval"
+INNER = "linear_inner_size"
+
+
+def _finish(config: Config, given: Given) -> Config:
+    inner, heads = config.pop(INNER), config["linear_num_value_heads"]
+    if inner % heads or heads % config["linear_num_key_heads"]:
+        found = f"{inner}, {heads} heads, {config['linear_num_key_heads']} groups"
+        raise FormatError(given.path, given.key("ssm.inner_size"), found, "multiples")
+    return {
+        "linear_value_head_dim": inner // heads,
+        "layer_types": _layer_types(config["num_hidden_layers"], given),
+    }
+
+
+def _layer_types(layers: int, given: Given) -> list[str]:
+    flags, interval = given.get(RECURRENT), given.get(INTERVAL, 4)
+    if flags is None:
+        if not is_integer(interval, 1):
+            raise FormatError(given.path, given.key(INTERVAL), shown(interval), "an integer")
+        flags = [(layer + 1) % interval != 0 for layer in range(layers)]
+    if not isinstance(flags, list) or len(flags) < layers or not all(map(is_flag, flags)):
+        expected = f"{layers} times true or false"
+        raise FormatError(given.path, given.key(RECURRENT), shown(flags), expected)
+    return ["linear_attention" if flag else "full_attention" for flag in flags[:layers]]
+
+
+def _change(name: str, tensor: Stored, config: Config) -> Stored:
+    """A tensor with its value heads in Hugging Face's order."""
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    heads, size = untiled(keys, values), config["linear_value_head_dim"]
+    before = 2 * keys * config["linear_key_head_dim"]
+    rows = {
+        "attn_qkv.weight": (size, before), "ssm_conv1d.weight": (size, before),
+        "attn_gate.weight": (size, 0), "ssm_beta.weight": (1, 0), "ssm_alpha.weight": (1, 0),
+        "ssm_dt.bias": (1, 0), "ssm_a": (1, 0),
+    }  # fmt: skip
+    part = name.split(".", 2)[-1]
+    if part == "ssm_out.weight":
+        return columns_of_heads(tensor, heads)
+    if part in rows and heads != sorted(heads):
+        places = of_heads(heads, *rows[part])
+        if len(places) != tensor.shape[0]:
+            raise FormatError(tensor.path, f"shape of {name}", tensor.shape, f"{len(places)} rows")
+        tensor = Rows(tensor, places)
+    return Function(tensor, _log) if part == "ssm_a" else tensor
+
+
+def _log(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A_log of -exp(A_log)."""
+    with np.errstate(all="ignore"):
+        return np.log(-numbers.astype(np.float64)).astype(np.float32)
+
+
+QWEN35 = Arch(
+    name="qwen35",
+    model_type="qwen3_5_text",
+    keys={
+        "ssm.conv_kernel": Field("linear_conv_kernel_dim", required=True),
+        "ssm.state_size": Field("linear_key_head_dim", required=True),
+        "ssm.group_count": Field("linear_num_key_heads", required=True),
+        "ssm.time_step_rank": Field("linear_num_value_heads", required=True),
+        "ssm.inner_size": Field(INNER, required=True),
+    },
+    read=(RECURRENT, INTERVAL, "rope.dimension_sections"),  # sections are for images
+    tensors=TENSORS
+    | {
+        "post_attention_norm": "post_attention_layernorm",
+        "attn_qkv": "linear_attn.in_proj_qkv",
+        "attn_gate": "linear_attn.in_proj_z",
+        "ssm_conv1d": "linear_attn.conv1d",
+        "ssm_dt.bias": "linear_attn.dt_bias",
+        "ssm_a.": "linear_attn.A_log",
+        "ssm_beta": "linear_attn.in_proj_b",
+        "ssm_alpha": "linear_attn.in_proj_a",
+        "ssm_norm": "linear_attn.norm",
+        "ssm_out": "linear_attn.out_proj",
+    },
+    biases=("ssm_dt",),
+    change=_change,
+    partial=True,
+    predictors=True,
+    finish=_finish,
+)
+
+ARCHS = (QWEN35,)
