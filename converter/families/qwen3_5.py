@@ -104,7 +104,7 @@ def _linear(config: Config, path: object) -> tuple[int, ...]:
 
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file."""
-    for tensor in tensors(replace(spec, tied=False)):
+    for tensor in tensors(replace(spec, tied=False, n_experts=0)):
         at, _, name = tensor.name.rpartition(".")
         plus = 1.0 if name.endswith("norm") and name != "linear_norm" else 0.0
         if at:

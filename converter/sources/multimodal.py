@@ -35,6 +35,7 @@ class Whole(NamedTuple):
 MODELS = {
     "gemma3": Whole("gemma3_text", ("Gemma3ForConditionalGeneration",)),
     "qwen3_5": Whole("qwen3_5_text", ("Qwen3_5ForConditionalGeneration",)),
+    "qwen3_5_moe": Whole("qwen3_5_moe_text", ("Qwen3_5MoeForConditionalGeneration",)),
     "mistral3": Whole("mistral", ("Mistral3ForConditionalGeneration",)),
 }
 # Fields of the whole config that say nothing about text.

@@ -25,7 +25,8 @@ MODELS = (
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3",
-    "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5", "grok",
+    "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
+    "grok",
 )  # fmt: skip
 # So many that every expert is used.
 IDS = range(3, 90)
@@ -56,7 +57,9 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "exaone4": {"sliding_window_pattern"},  # layer_types says it
              "gemma3": {"attn_logit_softcapping", "sliding_window_pattern",
                         "_sliding_window_pattern"},
-             "qwen3_5": {"mrope_interleaved", "mrope_section"},  # which say nothing about text
+             # What says nothing about text, and the width of networks that are not there.
+             "qwen3_5": {"mrope_interleaved", "mrope_section"},
+             "qwen3_5_moe": {"mrope_interleaved", "mrope_section", "intermediate_size"},
              "phi3": {"original_max_position_embeddings"},  # which it has twice
              "gpt-oss": {"beta_fast"},  # no pair turns so often in 32 positions
              # Pairs are counted in whole numbers.
@@ -101,6 +104,9 @@ DEFAULTS_OF = {
     },
     "phi3": {"rms_norm_eps": 1e-5},
     "qwen3_5": {"linear_conv_kernel_dim": 4, "partial_rotary_factor": 0.25},
+    "qwen3_5_moe": {
+        "linear_conv_kernel_dim": 4, "num_key_value_heads": 2, "partial_rotary_factor": 0.25,
+    },
     "gpt-oss": {
         "attention_bias": True, "beta_fast": 32.0, "beta_slow": 1.0, "rms_norm_eps": 1e-5,
         "layer_types": ["sliding_attention", "full_attention"], "swiglu_alpha": 1.702,
@@ -142,7 +148,7 @@ def model(request, fixtures, tmp_path_factory):
     else:
         source = shutil.copytree(fixtures / request.param, place / "source")
     ahead = {"glm4_moe": "model.layers.2.eh_proj.weight", "qwen3_5": "mtp.fc.weight"}
-    ahead["deepseek_v3"] = ahead["glm4_moe"]
+    ahead |= {"deepseek_v3": ahead["glm4_moe"], "qwen3_5_moe": ahead["qwen3_5"]}
     if request.param in ahead:
         tensors = load_file(source / "model.safetensors")
         del tensors[ahead[request.param]]  # it is left out, with a warning

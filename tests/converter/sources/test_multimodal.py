@@ -62,7 +62,7 @@ def test_the_text_part_is_the_model(wrap, tmp_path, converted, caplog, style):
     assert message in caplog.text
 
 
-@pytest.mark.parametrize("name", ["gemma3-vl", "qwen3_5-vl"])
+@pytest.mark.parametrize("name", ["gemma3-vl", "qwen3_5-vl", "qwen3_5_moe-vl"])
 def test_the_text_part_gives_the_logits_of_transformers(tmp_path, fixtures, name):
     source = fixtures / name
     convert(source, tmp_path / "out", "f32", progress=False)
