@@ -36,7 +36,7 @@ MODELS = (
 )  # fmt: skip
 MIXTURES = (
     "gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "qwen2_moe", "glm4_moe",
-    "deepseek_v2", "deepseek_v3", "grok",
+    "deepseek_v2", "deepseek_v3", "qwen3_5_moe", "grok",
 )  # fmt: skip
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))
