@@ -24,7 +24,7 @@ install: $(BIN)/python
 	$(BIN)/pip install ".[test,dev]"
 
 test:
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 build: $(BIN)/python
 	$(BIN)/pip install --quiet "cython>=3.1" "numpy>=2" "setuptools>=77.0.3"

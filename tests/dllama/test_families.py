@@ -115,14 +115,14 @@ def test_logits_equal_the_oracle_on_the_same_weights(folder_of, name, weights):
     ("name", "weights"),
     [*((name, "q40") for name in (*MODELS, "grok") if name != "phi3"), ("qwen3-moe", "f32")],
 )
-def test_same_bits_for_any_threads_batches_and_nodes(folder_of, name, weights):
+def test_same_bits_for_any_threads_batches_and_nodes(standing, folder_of, name, weights):
     folder = folder_of(name, weights)
     with dllama.LLM(folder, threads=1) as llm:
         expected = llm.eval(TOKENS)
     with dllama.LLM(folder, threads=3, batch_size=29) as llm:
         logits = [llm.eval(ids) for ids in np.split(np.array(TOKENS), [1, 2, 9, 60])]
     np.testing.assert_array_equal(np.concatenate(logits), expected)
-    with dllama.LLM(folder, nodes=2, threads=1, buffer="f32") as llm:
+    with dllama.LLM(folder, workers=standing(1), threads=1, buffer="f32") as llm:
         np.testing.assert_array_equal(llm.eval(TOKENS), expected)
 
 

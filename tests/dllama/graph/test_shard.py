@@ -56,7 +56,7 @@ def run_config_of(shares) -> RunConfig:
     return RunConfig(tuple(shares), seq_len=16, kv_cache="f32", batch=4, logits=4, buffer="f32")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data(), spec=specs())
 def test_every_weight_is_held_once(data, spec):
     """The biases of keys once more, for the KV cache."""
