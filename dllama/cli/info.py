@@ -61,6 +61,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+# Fields of a header that are shown even if they have their usual value.
+ALWAYS = ("hidden_act", "norm_epsilon", "rope_theta", "rope_type", "tied")
+# Numbers of a list that are shown.
+MOST_SHOWN = 12
+
+
 def _print(rows: Iterable[tuple[str, str]]) -> None:
     """Print names and values in two columns."""
     table = list(rows)
@@ -88,9 +94,10 @@ def _header(file: StoredModel) -> Rows:
     yield "size", size(sum(path.stat().st_size for path in file.files))
     yield "weights", _weights(file)
     for field in fields(file.spec):
-        if field.name == "tensor_types":  # the table of tensors says them
-            continue
-        yield field.name, _word(getattr(file.spec, field.name))
+        value = getattr(file.spec, field.name)
+        usual = field.name not in ALWAYS and value == field.default
+        if not usual and field.name != "tensor_types":  # the table of tensors says these
+            yield field.name, _word(value)
     yield "tokenizer", _tokenizer(file)
 
 
@@ -100,6 +107,9 @@ def _word(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, IntEnum):
         return value.name.lower()
+    if isinstance(value, tuple):
+        more = f", ... ({len(value)})" if len(value) > MOST_SHOWN else ""
+        return ", ".join(f"{one:g}" for one in value[:MOST_SHOWN]) + more
     if is_dataclass(value):
         return ", ".join(f"{field.name} {getattr(value, field.name)}" for field in fields(value))
     return "none" if value is None else str(value)
