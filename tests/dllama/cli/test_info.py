@@ -61,16 +61,16 @@ def test_of_files_by_other_names(info, tmp_path):
     assert info(str(tmp_path / "another.m"))["tokenizer"] == "none"
 
 
-def test_of_a_mixture_of_experts(info, converted):
-    rows = info(str(converted("qwen3-moe", "q40")), "--nodes", "2")
-    assert (rows["n_experts"], rows["n_active_experts"], rows["qk_norm"]) == ("8", "2", "head")
-    assert not {"no_rope", "window", "post_norms", "attention_cap"} & rows.keys()
-
-
 def test_lists_are_cut(info, converted):
     rows = info(str(converted("llama-yarn", "f32")), "--nodes", "1")
     assert rows["rope_frequencies"].startswith("1, ")
     assert rows["rope_frequencies"].endswith(", ... (16)")
+
+
+def test_of_a_mixture_of_experts(info, converted):
+    rows = info(str(converted("qwen3-moe", "q40")), "--nodes", "2")
+    assert (rows["n_experts"], rows["n_active_experts"], rows["qk_norm"]) == ("8", "2", "head")
+    assert not {"no_rope", "window", "post_norms", "attention_cap"} & rows.keys()
     assert rows["layers.*.experts.*.gate"].split() == ["q40", "64", "x", "128", "16", "0.07", "MB"]
     assert rows["hidden units"] == "32 to 63"
 
