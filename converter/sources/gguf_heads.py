@@ -8,54 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.converter.sources.stored import BLOCKS, DTYPES, Stored, floats, part_shape
+from dllama.converter.sources.stored import BLOCKS, DTYPES, Derived, Stored, floats, part_shape
 from dllama.errors import UnsupportedError
 
 
 @dataclass(frozen=True)
-class _Changed:
-    """A tensor that another one is made of; attributes as in Stored."""
-
-    stored: Stored
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.stored.path
-
-    @property
-    def name(self) -> str:
-        """Its name there."""
-        return self.stored.name
-
-    @property
-    def dtype(self) -> str:
-        """As in Stored."""
-        return self.stored.dtype
-
-    @property
-    def lossy(self) -> str:
-        """As in Stored."""
-        return self.stored.lossy
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return self.stored.nbytes
-
-    def release(self) -> None:
-        """Release the memory of the tensor's pages."""
-        self.stored.release()
-
-
-@dataclass(frozen=True)
-class Rows(_Changed):
+class Rows(Derived):
     """Rows of a tensor, or numbers of a vector, in another order.
 
     Attributes:
@@ -82,7 +45,7 @@ class Rows(_Changed):
 
 
 @dataclass(frozen=True)
-class Columns(_Changed):
+class Columns(Derived):
     """A matrix with runs of columns in another order.
 
     Attributes:
@@ -108,7 +71,7 @@ class Columns(_Changed):
 
 
 @dataclass(frozen=True)
-class Function(_Changed):
+class Function(Derived):
     """A function of the numbers of a vector of floats."""
 
     function: Callable[[NDArray[np.float32]], NDArray[np.float32]]

@@ -170,13 +170,10 @@ class MappedTensor:
 
 
 @dataclass(frozen=True)
-class Added:
-    """A tensor of floats, with a number added to each of its own; attributes as in Stored."""
+class Derived:
+    """A tensor that another one is made of; attributes as in Stored."""
 
     stored: Stored
-    number: float
-    dtype: str = "F32"
-    lossy: str = ""
 
     @property
     def path(self) -> Path:
@@ -189,14 +186,45 @@ class Added:
         return self.stored.name
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first."""
-        return self.stored.shape
+    def dtype(self) -> str:
+        """As in Stored."""
+        return self.stored.dtype
+
+    @property
+    def lossy(self) -> str:
+        """As in Stored."""
+        return self.stored.lossy
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
         return self.stored.nbytes
+
+    def release(self) -> None:
+        """Release the memory of the tensor's pages."""
+        self.stored.release()
+
+
+@dataclass(frozen=True)
+class Added(Derived):
+    """A tensor of floats, with a number added to each of its own."""
+
+    number: float
+
+    @property
+    def dtype(self) -> str:
+        """Of the sums."""
+        return "F32"
+
+    @property
+    def lossy(self) -> str:
+        """Always ""."""
+        return ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return self.stored.shape
 
     def part(self, index: int, count: int, span: int = 1) -> Added:
         """Return some of `count` equal runs of rows."""
@@ -205,10 +233,6 @@ class Added:
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
         """Return rows first to first + count."""
         return floats(self.stored.rows(first, count), self.stored.dtype) + np.float32(self.number)
-
-    def release(self) -> None:
-        """Release the memory of the tensor's pages."""
-        self.stored.release()
 
 
 def floats(rows: NDArray[Any], dtype: str) -> NDArray[np.float32]:

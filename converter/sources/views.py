@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.converter.sources.stored import BLOCKS, Stored
+from dllama.converter.sources.stored import BLOCKS, Derived, Stored
 from dllama.errors import FormatError
 from dllama.model.stored_model import decode
 
@@ -36,49 +35,28 @@ class HeadRows:
 
 
 @dataclass(frozen=True)
-class View:
+class View(Derived):
     """Every `step`th row, column or number of a matrix.
 
     Attributes:
-        whole: the matrix.
+        stored: the matrix.
         layout: rows; columns, which become rows; vector: the matrix is one row, whose numbers
             are those of a vector; or flat: a vector of all numbers of a tensor.
         first: the first of them.
         step: from one to the next.
     """
 
-    whole: Stored
     layout: Layout
     first: int
     step: int
 
     @property
-    def path(self) -> Path:
-        """The file."""
-        return self.whole.path
-
-    @property
-    def name(self) -> str:
-        """The name of the matrix."""
-        return self.whole.name
-
-    @property
-    def dtype(self) -> str:
-        """As in Stored."""
-        return self.whole.dtype
-
-    @property
-    def lossy(self) -> str:
-        """As in Stored."""
-        return self.whole.lossy
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Rows first."""
         if self.layout == "flat":  # rows, 1, columns; else it fits nothing
-            fits = len(self.whole.shape) <= 3
-            return (math.prod(self.whole.shape),) if fits else self.whole.shape
-        *_, rows, columns = self.whole.shape
+            fits = len(self.stored.shape) <= 3
+            return (math.prod(self.stored.shape),) if fits else self.stored.shape
+        *_, rows, columns = self.stored.shape
         if self.layout == "rows":
             return len(range(self.first, rows, self.step)), columns
         count = len(range(self.first, columns, self.step))
@@ -87,7 +65,7 @@ class View:
     @property
     def nbytes(self) -> int:
         """Its part of the bytes of the matrix."""
-        return self.whole.nbytes * math.prod(self.shape) // math.prod(self.whole.shape)
+        return self.stored.nbytes * math.prod(self.shape) // math.prod(self.stored.shape)
 
     def part(self, index: int, count: int, span: int = 1) -> View:
         """Return the tensor itself: it is a part already."""
@@ -100,18 +78,14 @@ class View:
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count."""
         if self.layout == "flat":
-            rows = self.whole.rows(0, self.whole.shape[0])
+            rows = self.stored.rows(0, self.stored.shape[0])
             flat: NDArray[Any] = rows.reshape(-1)[first : first + count]
             return flat
         begin, length = self.first + first * self.step, (count - 1) * self.step + 1
         if self.layout == "rows":
-            return self.whole.rows(begin, length)[:: self.step]
-        numbers = self.whole.rows(0, self.whole.shape[0])[:, begin : begin + length : self.step]
+            return self.stored.rows(begin, length)[:: self.step]
+        numbers = self.stored.rows(0, self.stored.shape[0])[:, begin : begin + length : self.step]
         return numbers[0] if self.layout == "vector" else np.ascontiguousarray(numbers.T)
-
-    def release(self) -> None:
-        """Release the memory of the matrix's pages."""
-        self.whole.release()
 
 
 class OfHeads:
