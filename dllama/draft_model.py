@@ -20,6 +20,10 @@ MEMORY = 0.9  # how much older times count for
 class SmallModel(Protocol):
     """What an LLM is for the texts of a larger one."""
 
+    model_path: Path
+    spec: ModelSpec
+    tokenizer: Tokenizer | None
+
     @property
     def seq_len(self) -> int:
         """Most positions of a text."""
@@ -114,6 +118,27 @@ def check_same_tokens(
         tokenizer.spell(token) != other.spell(token) for token in range(count)
     ):
         raise ConfigError(f"draft is {small}, whose tokens are not those of {model}")
+
+
+def model_drafts(
+    small: SmallModel, model: Path, tokenizer: Tokenizer | None, costs: Costs
+) -> ModelDrafts:
+    """Return what lets a small model propose tokens of a model.
+
+    Args:
+        small: the small model, which is closed after an error.
+        model, tokenizer: of the model.
+        costs: of its passes.
+
+    Raises:
+        ConfigError: they have other tokens.
+    """
+    try:
+        check_same_tokens(model, tokenizer, small.model_path, small.tokenizer)
+    except BaseException:
+        small.close()
+        raise
+    return ModelDrafts(small, small.spec.vocab_size, costs)
 
 
 class ModelDrafter:

@@ -14,7 +14,7 @@ from dllama import options
 from dllama._kernels import cpu
 from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
-from dllama.draft_model import Drafts, ModelDrafts, check_same_tokens, drafts_of
+from dllama.draft_model import Drafts, drafts_of, model_drafts
 from dllama.drafts import Costs
 from dllama.generation import Generation, TextMaker, TextOptions
 from dllama.model_path import model_name, open_model, tokenizer_of
@@ -22,6 +22,7 @@ from dllama.model_runner import ModelRunner
 from dllama.options.option import documented
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
+from dllama.sampling.grammar import Grammar
 from dllama.sampling.sampler import Sampler
 from dllama.scheduler import Scheduler
 from dllama.text.stream import TextStream, Token
@@ -259,6 +260,10 @@ class LLM:
         stop_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
+        schema: dict[str, Any] | str | None = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | Grammar | None = None,
     ) -> Iterator[Token]:
         """Extend the current sequence by a prompt, then yield tokens as they are generated.
 
@@ -277,6 +282,11 @@ class LLM:
             stop_ids: ids with which it ends, as with an end-of-sequence id.
             ignore_eos: do not end with an end-of-sequence id.
             logprobs: give tokens their log-probability, and this many alternatives; None: neither.
+            schema: a JSON schema, as a dict or JSON; the text is JSON that fits it.
+            regex: all of the text matches it.
+            choice: the text is one of these.
+            grammar: of the text, in the notation of Lark or llama.cpp (GBNF). Only one of schema,
+                regex, choice and grammar can be given (extra `grammar`).
 
         Yields:
             Tokens; the last one says why the text ends, unless it was interrupted in the prompt.
@@ -287,17 +297,11 @@ class LLM:
             TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
         settings = TextOptions(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            stop_ids=stop_ids,
-            ignore_eos=ignore_eos,
-            logprobs=logprobs,
-        )
+            temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_ids=stop_ids,
+            ignore_eos=ignore_eos, logprobs=logprobs, schema=schema, regex=regex, choice=choice,
+            grammar=grammar,
+        )  # fmt: skip
         current = self._sequences.current
         known = current.tokens + current.pending
         new = self._texts.ids(prompt, known)
@@ -369,12 +373,7 @@ class LLM:
         if drafts := drafts_of(draft, self.spec, self.model_path, costs):
             return drafts
         small = LLM(draft, threads=self.threads, contexts=self.parallel)
-        try:
-            check_same_tokens(self.model_path, self.tokenizer, small.model_path, small.tokenizer)
-        except BaseException:
-            small.close()
-            raise
-        return ModelDrafts(small, small.spec.vocab_size, costs)
+        return model_drafts(small, self.model_path, self.tokenizer, costs)
 
     def draft(self, ids: Sequence[int], count: int, sampler: Sampler, first: int) -> list[int]:
         """Return what this model draws after the ids of another model's text.

@@ -14,6 +14,7 @@ from dllama.drafts import Drafter
 from dllama.errors import ConfigError, DllamaError
 from dllama.runtime.sequence import Sequence
 from dllama.runtime.sequences import Sequences
+from dllama.sampling.grammar import Constraint, Grammar, Grammars, GrammarText, Mask
 from dllama.sampling.sampler import Sampler, SamplerConfig
 from dllama.text.stream import End, TextStream, Token, stop_strings
 from dllama.text.tokenizer import Tokenizer
@@ -28,7 +29,12 @@ class TextOptions(SamplerConfig):
         stop_ids: ids with which it ends.
         ignore_eos: whether it goes on after an end-of-sequence id.
         logprobs: how many alternatives tokens come with; None for no log-probabilities.
+        schema: a JSON schema that the text is to fit, as a dict or as JSON.
+        regex: a regular expression that it is to match.
+        choice: texts of which it is to be one.
+        grammar: a grammar that it is to follow, as text or compiled (Grammars.compile).
         stops: the strings of `stop`.
+        form: the one of schema, regex, choice and grammar that is given, or None.
 
     Raises:
         ConfigError: a value is out of range.
@@ -38,12 +44,22 @@ class TextOptions(SamplerConfig):
     stop_ids: Ids[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    schema: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: Ids[str] | None = None
+    grammar: str | Grammar | None = None
     stops: tuple[str, ...] = field(init=False)
+    form: GrammarText | Grammar | None = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         options.LOGPROBS.argument(self.logprobs)
         object.__setattr__(self, "stops", stop_strings(self.stop))
+        form = GrammarText.of(
+            schema=self.schema, regex=self.regex, choice=self.choice, grammar=self.grammar
+        )
+        compiled = isinstance(self.grammar, Grammar)
+        object.__setattr__(self, "form", self.grammar if compiled else form)
 
 
 class Generation:
@@ -58,6 +74,7 @@ class Generation:
         ends: ids that end the text.
         logprobs: how many alternatives tokens come with; None for no log-probabilities.
         drafter: proposes tokens; None for no drafts.
+        constraint: says which tokens may come; None for all.
         first: how many tokens were drawn before, so that random numbers go on after theirs.
 
     Attributes:
@@ -82,6 +99,7 @@ class Generation:
         ends: Ids[int],
         logprobs: int | None = None,
         drafter: Drafter | None = None,
+        constraint: Constraint | None = None,
         first: int = 0,
     ) -> None:
         self.ids = ids
@@ -93,6 +111,7 @@ class Generation:
         self.sampler = sampler
         self.logprobs = logprobs
         self.drafter = drafter
+        self.constraint = constraint
         self.first = first
         self.drafted = self.accepted = 0
         self._sequences = sequences
@@ -103,13 +122,14 @@ class Generation:
         self._cancelled = False
         self._interrupted = False
         self._stopped = False
+        self._complete = False
         self._error: DllamaError | None = None
 
     @property
     def over(self) -> bool:
         """Whether nothing more is drawn. There may be tokens to take."""
-        ended = self.end is not None or self._cancelled or self._error is not None or self._stopped
-        return ended or self.left == 0
+        ended = self.end is not None or self._cancelled or self._error is not None
+        return ended or self._stopped or self._complete or self.left == 0
 
     @property
     def done(self) -> bool:
@@ -157,6 +177,26 @@ class Generation:
         self.sequence = sequence
         self.cached = sequence.position
 
+    def masks(self, drafted: Ids[int]) -> list[Mask]:
+        """Return what may come next, and after each of some ids; [] without a constraint.
+
+        Args:
+            drafted: ids that all fit (Constraint.fitting).
+
+        Raises:
+            ModelError: the constraint cannot go on.
+        """
+        return self.constraint.masks(drafted) if self.constraint else []
+
+    def constrain(self, ids: Ids[int]) -> None:
+        """Take in ids that a pass has drawn, before `drew`; ModelError as for `masks`."""
+        if self.constraint is None:
+            return
+        for token in ids:
+            if token not in self.ends:
+                self.constraint.advance(token)
+                self._complete = self.constraint.complete
+
     def drew(self, tokens: Ids[Token], drafted: int) -> None:
         """Add what a pass has drawn, if anything.
 
@@ -192,6 +232,7 @@ class Generation:
         reasons = (
             (End.EOS, token.id in self.ends),
             (End.STOP, self._stream.stopped),
+            (End.COMPLETE, self._complete and not self._drawn),
             (End.LENGTH, self.count == self._limit),
             (End.INTERRUPT, self._interrupted),
         )
@@ -215,6 +256,7 @@ class TextMaker:
     def __init__(
         self, sequences: Sequences, tokenizer: Tokenizer | None, model: Path, drafts: Drafts
     ) -> None:
+        self._grammars = Grammars(tokenizer, model)
         self._sequences = sequences
         self._tokenizer = tokenizer
         self._model = model
@@ -261,6 +303,7 @@ class TextMaker:
             raise ConfigError(f"stop is {options.stop!r}, but {self._model} has no tokenizer")
         limit = self._sequences.limit(evaluated, len(ids) - evaluated, max_tokens)
         eos = () if options.ignore_eos or self._tokenizer is None else self._tokenizer.eos_ids
+        ends = (*eos, *self._sequences.check(options.stop_ids))
         sampler = Sampler(options)
         return Generation(
             self._sequences,
@@ -268,7 +311,15 @@ class TextMaker:
             limit,
             sampler,
             TextStream(self._tokenizer, options.stops),
-            (*eos, *self._sequences.check(options.stop_ids)),
+            ends,
             options.logprobs,
             self._drafts.drafter(sampler, len(ids)),
+            self._constraint(options, ends),
         )
+
+    def _constraint(self, options: TextOptions, ends: Ids[int]) -> Constraint | None:
+        """Return the constraint of a new text; ConfigError if its grammar cannot be used."""
+        made = options.form
+        if isinstance(made, GrammarText):
+            made = self._grammars.compile(made)
+        return made.constraint(ends) if made else None

@@ -267,6 +267,8 @@ class Scheduler:
             most = min(self._draft_tokens, turn.text.left - 1, room)
             most = min(most, self._sequences.before_switch(sequence) - 1)
             drafted = drafter.propose(turn.text.ids, most) if most > 0 else []
+            if turn.text.constraint:
+                del drafted[turn.text.constraint.fitting(drafted) :]
             del drafted[self._costs.worth(drafter.chances, rows, len(drafted)) :]
             if drafted and self._sequences.reserve(sequence, 1 + len(drafted)):
                 turn.drafted = drafted
@@ -295,7 +297,12 @@ def _draw(turn: Turn, rows: Ids[Row]) -> Asking[None]:
     text = turn.text
     number = text.first + len(text.ids) - text.prompt
     try:
-        ids = yield from text.sampler.sample(rows, text.ids, number, turn.drafted, text.ends)
+        masks = text.masks(turn.drafted) if rows else []
+        drafted = turn.drafted[: len(masks) - 1] if masks else turn.drafted
+        ids = yield from text.sampler.sample(
+            rows[: len(drafted) + 1], text.ids, number, drafted, text.ends, masks
+        )
+        text.constrain(ids)
     except ModelError as error:
         turn.error = error
         return

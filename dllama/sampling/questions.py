@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -22,6 +23,7 @@ from dllama.sampling.shard import Cut, Draw, Likelihood, Masses, Shard, Top, Win
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 MAX_NUMBER = 1 << 31  # of ids, counts and tokens drawn
 MOST_IDS = 1 << 16  # of a Penalise
+MOST_MASK = 1 << 19  # bytes of an Allow
 MOST_BEST = 1 << 14  # tokens of a Best
 WORDS = 200  # bytes of JSON at most without the numbers, of a question and its reply
 NUMBER = 26  # bytes of JSON at most of a number and the signs around it
@@ -102,6 +104,50 @@ class Penalise(Question[Top]):
 
     def size(self) -> int:
         return WORDS + NUMBER * 3 + 4 * -(-4 * len(self.ids) // 3)
+
+
+@dataclass(frozen=True)
+class Allow(Question[Top]):
+    """Makes all other tokens impossible in all later questions but Score; the reply is the new top.
+
+    In the top of a shard with a logit that is not usable, the logit is NaN.
+
+    Args:
+        mask: uint8 (n,), at most MOST_MASK, of the whole vocabulary: bit i % 8 of byte i // 8 is
+            token i.
+    """
+
+    mask: NDArray[np.uint8]
+    name = "allow"
+
+    def answer(self, shard: Shard) -> Top:
+        shard.allow(self.mask)
+        return shard.marked_top()
+
+    def as_json(self) -> Json:
+        packed = zlib.compress(self.mask.tobytes(), 1)  # with few tokens or nearly all, it is short
+        return {"mask": base64.b64encode(packed).decode()}
+
+    @classmethod
+    def from_json(cls, content: Json) -> Allow:
+        packed, reader = base64.b64decode(content["mask"], validate=True), zlib.decompressobj()
+        try:
+            raw = reader.decompress(packed, MOST_MASK)
+        except zlib.error as error:
+            raise ValueError(f"mask: {error}") from error
+        if not reader.eof or reader.unused_data:
+            raise ValueError(f"mask of {len(packed)} bytes")
+        return cls(np.frombuffer(raw, np.uint8))
+
+    def reply_as_json(self, reply: Top) -> Json:
+        return {"logit": reply[0], "token": reply[1]}
+
+    def read_reply(self, content: Json, ids: range) -> Top:
+        return float(content["logit"]), read_token(content["token"], ids)
+
+    def size(self) -> int:
+        most = len(self.mask) + len(self.mask) // 1000 + 16  # bytes that zlib makes of it
+        return WORDS + NUMBER * 2 + 4 * -(-most // 3)
 
 
 @dataclass(frozen=True)
@@ -277,7 +323,7 @@ class Score(Question[Likelihood]):
 
 
 KINDS: dict[str, type[Question[Any]]] = {
-    kind.name: kind for kind in (Penalise, Best, Weigh, Race, WeighBefore, Score)
+    kind.name: kind for kind in (Penalise, Allow, Best, Weigh, Race, WeighBefore, Score)
 }
 
 

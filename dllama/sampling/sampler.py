@@ -1,9 +1,9 @@
 """Sampling: from logits to the next token id.
 
-Filters and their order are those of Hugging Face's transformers: repetition penalty, temperature,
-top-k, top-p, min-p. Among equal tokens, the lower id comes first. Of the tokens that remain, the
-one with the largest logit / temperature + Gumbel number is drawn. The Gumbel number is a function
-of the seed, the number of the draw and the token id.
+A grammar leaves only some tokens at first. Filters and their order are those of Hugging Face's
+transformers: repetition penalty, temperature, top-k, top-p, min-p. Among equal tokens, the lower id
+comes first. Of the tokens that remain, the one with the largest logit / temperature + Gumbel number
+is drawn. The Gumbel number is a function of the seed, the number of the draw and the token id.
 
 The vocabulary may be sharded over nodes. `choose` asks all shards the same few questions, whose
 replies are small, and finds the same token for every number of nodes. The rows of a pass ask
@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from dllama import options
 from dllama._kernels.ops import sampling
 from dllama.errors import ModelError
+from dllama.sampling.grammar import Mask
 from dllama.sampling.lockstep import Asking, Row, together
 from dllama.sampling.questions import (
     LEAST_TEMPERATURE,
     MOST_BEST,
     MOST_IDS,
     MOST_TEMPERATURE,
+    Allow,
     Best,
     Penalise,
     Race,
@@ -82,6 +84,7 @@ class Sampler:
         number: int,
         drafted: Sequence[int] = (),
         ends: Sequence[int] = (),
+        masks: Sequence[Mask] = (),
     ) -> Asking[list[int]]:
         """Draw tokens from consecutive rows, until one is not what was drafted or ends the text.
 
@@ -93,6 +96,7 @@ class Sampler:
             number: how many tokens of the text were drawn before.
             drafted: an id less than there are rows.
             ends: ids that end the text.
+            masks: for each row, the tokens that it may give; none for all.
 
         Raises:
             ModelError: a logit that counts is NaN or infinite, or all are -inf.
@@ -103,7 +107,10 @@ class Sampler:
 
         penalised = self._config.repetition_penalty != 1.0
         known = np.unique(np.asarray(history, np.int64)) if penalised else None
-        draws = [self._draw(row, known, drafted[:at], number + at) for at, row in enumerate(rows)]
+        draws = [
+            self._draw(row, known, drafted[:at], number + at, masks[at] if masks else None)
+            for at, row in enumerate(rows)
+        ]
         tokens: list[int] = []
         for found in (yield from together(draws, last)):
             if isinstance(found, ModelError):
@@ -117,6 +124,7 @@ class Sampler:
         known: NDArray[np.int64] | None,
         drafted: Sequence[int],
         number: int,
+        mask: Mask | None,
     ) -> Asking[int | ModelError]:
         """Draw a token.
 
@@ -125,11 +133,14 @@ class Sampler:
             known: ids that are less likely, ascending; None for no penalty.
             drafted: more such ids.
             number: how many tokens were drawn before.
+            mask: the tokens that are possible; None for all.
         """
         try:
-            if known is None:
+            if mask is not None:
+                tops = yield from row.ask(Allow(mask))
+            elif known is None:
                 tops = row.tops()
-            else:
+            if known is not None:
                 ids = np.union1d(known, np.asarray(drafted, np.int64)) if drafted else known
                 tops = yield from _penalise(row, ids, self._config.repetition_penalty)
             return (yield from choose(row, tops, self._config, self._seed, number))

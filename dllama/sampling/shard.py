@@ -68,7 +68,7 @@ class Winners(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """What a shard knows about probabilities, before any penalty.
+    """What a shard knows about probabilities, before any penalty or mask.
 
     Attributes:
         largest: its largest logit.
@@ -94,7 +94,7 @@ class Shard:
     def __init__(self, logits: NDArray[np.float32], offset: int = 0) -> None:
         self._logits = logits
         self._offset = offset
-        self._unpenalised = logits
+        self._original = logits
 
     def penalise(self, ids: NDArray[np.int64], penalty: float) -> None:
         """Make tokens less likely (penalty > 1) for all later calls but `likelihood`.
@@ -105,6 +105,20 @@ class Shard:
         """
         at = ids - self._offset
         self._logits = penalised(self._logits, at[(at >= 0) & (at < len(self._logits))], penalty)
+
+    def allow(self, mask: NDArray[np.uint8]) -> None:
+        """Make tokens impossible for all later calls but `likelihood`.
+
+        Args:
+            mask: uint8 (m,), of the whole vocabulary: bit i % 8 of byte i // 8 says whether token i
+                is possible. Those that it does not have are not.
+        """
+        first, size = self._offset // 8, len(self._logits)
+        last = -(-(self._offset + size) // 8)
+        bits = np.unpackbits(mask[first:last], bitorder="little")[self._offset - 8 * first :][:size]
+        allowed = np.zeros(size, bool)
+        allowed[: len(bits)] = bits
+        self._logits = np.where(allowed, self._logits, np.float32(-np.inf))
 
     def top(self) -> Top:
         """Return the largest logit and its id; ValueError if a logit is NaN or +infinity."""
@@ -144,7 +158,7 @@ class Shard:
 
     def likelihood(self, token: int, count: int) -> Likelihood:
         """Return what gives the log probability of a token and of the best `count`."""
-        logits, index = self._unpenalised, token - self._offset
+        logits, index = self._original, token - self._offset
         largest, _ = sampling.top(logits)
         usable = largest > -math.inf
         total = float(np.exp(logits - np.float64(largest)).sum()) if usable else 0.0

@@ -256,7 +256,7 @@ class Dispatcher:
         if work.text.cut and self._stopping():
             last = self._unavailable()
         else:
-            ended = work.text.end in (End.EOS, End.STOP)
+            ended = work.text.end in (End.EOS, End.STOP, End.COMPLETE)
             reason = "cancelled" if work.text.cut else "stop" if ended else "length"
             last = Done(reason, work.text.cached, work.text.count)
         self._end(work, last)

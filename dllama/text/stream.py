@@ -15,6 +15,7 @@ class End(Enum):
 
     EOS = "eos"  # the model generated an end-of-text token
     STOP = "stop"  # a stop string came next
+    COMPLETE = "complete"  # its grammar allows nothing more
     LENGTH = "length"  # max_tokens were generated, or the context is full
     INTERRUPT = "interrupt"
 

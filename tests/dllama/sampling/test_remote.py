@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from dllama.sampling.questions import (
     MAX_NUMBER,
     MOST_BEST,
     MOST_IDS,
+    MOST_MASK,
+    Allow,
     Best,
     Penalise,
     Race,
@@ -113,6 +116,7 @@ IDS = np.full(1000, MAX_NUMBER - 1)
 LONGEST = [
     (Penalise(np.arange(MOST_IDS), TINY), (TINY, MAX_NUMBER)),
     (Penalise(np.arange(2), TINY), (TINY, MAX_NUMBER)),
+    (Allow(np.frombuffer(np.random.default_rng(1).bytes(MOST_MASK), np.uint8)), (TINY, MAX_NUMBER)),
     (Best(MAX_NUMBER - 1, 1000), (IDS, np.full(1000, LONG, np.float32))),
     (Weigh(DRAW), Masses(-(1 << 22), [1 << 64] * OCTAVES)),
     (Race(DRAW, CUT), Winners((TINY, MAX_NUMBER), (TINY, MAX_NUMBER, TINY))),
@@ -131,6 +135,7 @@ def test_no_question_and_reply_are_longer_than_they_say(question, answer):
 
 RIGHT = {
     "penalise": (Penalise(np.arange(2), 1.5), {"logit": 0.5, "token": 3}),
+    "allow": (Allow(np.array([7], np.uint8)), {"logit": 0.5, "token": 3}),
     "best": (Best(0, 2), {"ids": [4, 3], "logits": [1.0, 0.5]}),
     "weigh": (Weigh(Draw(1.0, 1, 0)), {"octave": 3, "sums": [7] * OCTAVES}),
     "race": (Race(Draw(1.0, 1, 0), Cut()), {"inside": [0.5, 4], "edge": [0.2, 3, 0.5]}),
@@ -145,6 +150,8 @@ WRONG_REPLIES = [
     ("penalise", {"token": 2}),
     ("penalise", {"token": 6}),
     ("penalise", {"token": 3.0}),
+    ("allow", {"logit": None}),
+    ("allow", {"token": 6}),
     ("best", {"ids": [4]}),
     ("best", {"ids": [4, 2]}),
     ("best", {"ids": [4, True]}),
@@ -233,8 +240,13 @@ def ids_of(*ids: int) -> str:
     return base64.b64encode(np.array(ids, "<i4").tobytes()).decode()
 
 
+def mask_of(*parts: bytes) -> str:
+    return base64.b64encode(b"".join(parts)).decode()
+
+
 GOOD = {
     "penalise": {"ids": ids_of(1, 2), "penalty": 1.5},
+    "allow": {"mask": mask_of(zlib.compress(b"\x06"))},
     "best": {"first": 0, "count": 2},
     "weigh": {"draw": [0.8, 3, 0]},
     "race": {"draw": [0.8, 3, 0], "cut": [-2000, -1e30, -1, -1e30]},
@@ -249,6 +261,9 @@ WRONG_QUESTIONS = [
     *[("penalise", {"ids": ids}) for ids in
       (None, "x", "A", "AAA=", "\xff", [1], ids_of(-1), ids_of(2, 1), ids_of(1, 1))],
     *[("penalise", {"penalty": value}) for value in (None, "x", 0, -1, math.nan, math.inf)],
+    *[("allow", {"mask": mask}) for mask in
+      (None, 5, "x", "", "AA==", mask_of(b"\x06"), mask_of(zlib.compress(b"\x06")[:-1]),
+       mask_of(zlib.compress(b"\x06"), b"\x00"), mask_of(zlib.compress(bytes(MOST_MASK + 1))))],
     *[("best", {"first": first}) for first in (-1, 1 << 31, None, "x")],
     *[("best", {"count": count}) for count in (0, -1, MOST_BEST + 1, None, math.nan)],
     *[(name, {"draw": draw}) for name in ("weigh", "race", "weigh_before") for draw in DRAWS],

@@ -1,0 +1,183 @@
+"""Texts with a grammar: the same ones on any nodes, in any batch and with any drafts."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+import dllama
+from dllama.errors import ConfigError, ModelError
+from dllama.model_path import DEMO
+from dllama.text.stream import End
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 16},
+        "lines": {"type": "array", "items": {"type": "integer", "maximum": 99}, "maxItems": 2},
+    },
+    "required": ["name", "lines"],
+    "additionalProperties": False,
+}
+FORMS = (
+    {"schema": SCHEMA},
+    {"regex": "[A-Z]{2,8}:\n([a-z]{2,9} ){3}"},
+    {"choice": ["MACBETH speaks", "MACBETH", "BANQUO"]},
+    {"grammar": 'start: (NAME ":" / ay/+ "\\n"){2}\nNAME: /[A-Z]{3,8}/'},
+)
+SETTINGS = (
+    {"temperature": 0.0},
+    {"temperature": 0.9, "seed": 3, "repetition_penalty": 1.1},
+    {"temperature": 0.6, "top_k": 9, "seed": 5, "logprobs": 2},
+)
+PROMPTS = ["MACBETH:\n", "KING", "Enter BANQUO.\n\nBANQUO:\nAy"]
+
+
+def text_of(tokens) -> str:
+    return "".join(token.text for token in tokens)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[int, dict[str, list[dllama.Token]]]:
+    """The tokens of each form after each prompt, on one node and without drafts."""
+    with dllama.LLM(threads=1, buffer="f32") as llm:
+        return {at: texts(llm, form, SETTINGS[at % 3]) for at, form in enumerate(FORMS)}
+
+
+def texts(llm, form, settings) -> dict[str, list[dllama.Token]]:
+    found = {}
+    for prompt in PROMPTS:
+        llm.reset()
+        found[prompt] = list(llm.generate(prompt, 60, **form, **settings))
+    return found
+
+
+def test_texts_have_the_form(alone):
+    for at in range(len(FORMS)):
+        for tokens in alone[at].values():
+            text, end = text_of(tokens), tokens[-1].end
+            assert end in (End.COMPLETE, End.EOS, End.LENGTH)
+            assert (end is End.LENGTH) == (len(tokens) == 60)
+            if end is End.LENGTH:
+                continue
+            if at == 0:
+                assert list(json.loads(text)) == ["name", "lines"]
+            if at == 1:
+                assert re.fullmatch(FORMS[1]["regex"], text)
+            if at == 2:
+                assert text in FORMS[2]["choice"]
+            if at == 3:
+                assert re.fullmatch(r"([A-Z]{3,8}:( ay)+\n){2}", text)
+    ends = {tokens[-1].end for form in alone.values() for tokens in form.values()}
+    assert End.COMPLETE in ends
+    assert all(tokens[-1].end is not End.LENGTH for tokens in alone[2].values())
+
+
+@pytest.mark.parametrize("options", [
+    {"nodes": 2}, {"nodes": 3}, {"draft": "ngram"}, {"draft": str(DEMO), "nodes": 2},
+], ids=str)  # fmt: skip
+def test_nodes_batches_and_drafts_give_the_same_texts(options, alone, monkeypatch):
+    monkeypatch.setattr("dllama.drafts.Costs.worth", lambda self, chances, rows, most, s=0.0: most)
+    with dllama.LLM(threads=1, buffer="f32", parallel=3, draft_tokens=4, **options) as llm:
+        accepted = 0
+        for at, form in enumerate(FORMS):
+            settings = SETTINGS[at % 3]
+            assert texts(llm, form, settings) == alone[at]
+            llm.reset()
+            found = {prompt: [] for prompt in PROMPTS}
+            for number, token in llm.generate_many(PROMPTS, 60, **form, **settings):
+                found[PROMPTS[number]].append(token)
+            assert found == alone[at]
+            accepted += llm.stats.summary()["accepted"]
+        assert bool(accepted) == ("draft" in options)
+
+
+def test_texts_with_and_without_a_grammar_share_passes(alone):
+    with dllama.LLM(threads=1, buffer="f32", parallel=8) as llm:
+        free = list(llm.generate("KING", 20, seed=1))
+        llm.reset()
+        submitted = [llm.submit("KING", 20, seed=1)]
+        submitted += [
+            llm.submit("KING", 60, **form, **SETTINGS[at % 3]) for at, form in enumerate(FORMS)
+        ]
+        taken = [[] for _ in submitted]
+        while not all(text.done for text in submitted):
+            llm.step()
+            for text, tokens in zip(submitted, taken, strict=True):
+                while (token := text.take()) is not None:
+                    tokens.append(token)
+        assert taken == [free, *(alone[at]["KING"] for at in range(len(FORMS)))]
+
+
+def test_ends():
+    digits = {"regex": "[0-9]{30}", "temperature": 0.0}
+    with dllama.LLM(threads=1) as llm:
+        cut = list(llm.generate("MACBETH:\n", 5, **digits))
+        assert [len(cut), cut[-1].end] == [5, End.LENGTH]
+        llm.reset()
+        tokens = list(llm.generate("MACBETH:\n", 40, **digits))
+        text = text_of(tokens)
+        assert [len(text), tokens[-1].end] == [30, End.COMPLETE]
+        llm.reset()
+        stopped = list(llm.generate("MACBETH:\n", 40, stop=text[10:12], **digits))
+        assert [text_of(stopped), stopped[-1].end] == [text[: text.index(text[10:12])], End.STOP]
+        llm.reset()
+        exact = list(llm.generate("MACBETH:\n", len(tokens), **digits))
+        assert exact == tokens
+        llm.reset()
+        (one,) = llm.generate("MACBETH:\n", 1, regex="[0-9]")
+        assert one.end is End.COMPLETE
+
+
+def test_an_end_of_sequence_id_ends_where_the_form_is_open():
+    with dllama.LLM(threads=1) as llm:
+        (eos,) = llm.tokenizer.eos_ids
+        open_form = {"choice": ["MACBETH", "MACBETH speaks"], "temperature": 0.0}
+        tokens = list(llm.generate("BANQUO and ", 40, **open_form))
+        assert tokens[-1].end in (End.EOS, End.COMPLETE)
+        llm.reset()
+        longest = list(llm.generate("BANQUO and ", 40, ignore_eos=True, **open_form))
+        assert text_of(longest) == "MACBETH speaks"
+        assert longest[-1].end is End.COMPLETE
+        assert eos not in [token.id for token in longest]
+
+
+def test_a_text_goes_on_from_what_is_kept():
+    with dllama.LLM(threads=1) as llm:
+        ids = llm.tokenizer.prompt_ids("MACBETH:\nTo-morrow", True)
+        first = list(llm.generate(ids, 30, seed=2, schema=SCHEMA))
+        assert llm.continue_from(ids) == len(ids) - 1
+        assert list(llm.generate([], 30, seed=2, schema=SCHEMA)) == first
+        after = list(llm.generate("\n", 10, seed=2, regex="[a-z]{3}"))
+        assert re.fullmatch("[a-z]{3}", text_of(after))
+
+
+def test_what_is_wrong_is_said_at_once():
+    with dllama.LLM(threads=1) as llm:
+        for arguments, message in [
+            ({"schema": {"type": "obj"}}, "schema: Invalid type: obj"),
+            ({"regex": "a", "choice": ["a"]}, "regex and choice: only one of them"),
+            ({"grammar": "start: foo"}, "grammar: "),
+        ]:
+            for begin in (llm.generate, llm.submit):
+                with pytest.raises(ConfigError, match=message):
+                    begin("KING", 5, **arguments)
+        assert len(list(llm.generate("KING", 5, ignore_eos=True))) == 5
+
+
+def test_a_grammar_that_fails_on_the_way_ends_only_its_text(monkeypatch):
+    with dllama.LLM(threads=1, parallel=2) as llm:
+        bad, good = llm.submit("KING", 9, regex="[a-z ]+"), llm.submit("KING", 9, ignore_eos=True)
+        llm.step()
+        assert [bad.count, good.count] == [0, 0]
+        assert None not in (bad.take(), good.take())
+        monkeypatch.setattr(type(bad.constraint), "_failure", lambda self: "too complex")
+        bad.constraint.advance(bad.ids[-1])
+        while not good.done:
+            llm.step()
+            good.take()
+        with pytest.raises(ModelError, match=r"^regex cannot go on: too complex$"):
+            bad.take()
+        assert good.count == 9
