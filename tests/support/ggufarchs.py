@@ -197,6 +197,11 @@ def qwen35_keys(config: Config) -> Config:
     }
 
 
+def qwen35_moe_keys(config: Config) -> Config:
+    """Qwen3.5 with experts."""
+    return {**qwen35_keys(config), **moe_keys(config)}
+
+
 def qwen35_tensors(tensors: Tensors, config: Config) -> Tensors:
     """Value heads one of each key head after another, norms with their 1, -exp(A_log)."""
     keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
@@ -251,6 +256,7 @@ WRITERS = {
     "exaone4": Writer(A.EXAONE4, exaone4_keys),
     "granitemoe": Writer(A.GRANITE_MOE, granite_keys, granite_moe_tensors),
     "qwen3_5_text": Writer(A.QWEN35, qwen35_keys, qwen35_tensors),
+    "qwen3_5_moe_text": Writer(A.QWEN35MOE, qwen35_moe_keys, qwen35_tensors),
     "glm4": Writer(A.GLM4, glm4_keys),
     "gpt_oss": Writer(A.GPT_OSS, gpt_oss_keys, gpt_oss_tensors),
     "glm4_moe": Writer(A.GLM4_MOE, glm4_moe_keys),

@@ -1,12 +1,24 @@
-"""qwen35: Qwen3.5, whose value heads stand in the order in which key heads alternate."""
+"""qwen35 and qwen35moe: Qwen3.5, whose value heads stand in the order in which key heads alternate.
+
+Scores of experts are a softmax, and the weights of a token's experts add up to 1. No key says so.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama.checks import is_flag, is_integer, shown
-from dllama.converter.sources.gguf_archs.arch import TENSORS, Arch, Config, Field, Given
+from dllama.converter.sources.gguf_archs.arch import (
+    TENSORS,
+    Arch,
+    Config,
+    Field,
+    Given,
+)
+from dllama.converter.sources.gguf_archs.qwen2 import MIXTURE, ROWS, SHARED, widths
 from dllama.converter.sources.gguf_heads import (
     Function,
     Rows,
@@ -21,7 +33,8 @@ RECURRENT, INTERVAL = "attention.recurrent_layers", "full_attention_interval"
 INNER = "linear_inner_size"
 
 
-def _finish(config: Config, given: Given) -> Config:
+def finish(config: Config, given: Given) -> Config:
+    """The sizes of value heads, and which layers have linear attention."""
     inner, heads = config.pop(INNER), config["linear_num_value_heads"]
     if inner % heads or heads % config["linear_num_key_heads"]:
         found = f"{inner}, {heads} heads, {config['linear_num_key_heads']} groups"
@@ -71,35 +84,47 @@ def _log(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.log(-numbers.astype(np.float64)).astype(np.float32)
 
 
+SIZES = {
+    "ssm.conv_kernel": Field("linear_conv_kernel_dim", required=True),
+    "ssm.state_size": Field("linear_key_head_dim", required=True),
+    "ssm.group_count": Field("linear_num_key_heads", required=True),
+    "ssm.time_step_rank": Field("linear_num_value_heads", required=True),
+    "ssm.inner_size": Field(INNER, required=True),
+}
+NAMES = TENSORS | {
+    "post_attention_norm": "post_attention_layernorm",
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_dt.bias": "linear_attn.dt_bias",
+    "ssm_a.": "linear_attn.A_log",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+}
+BETA_DECAY = {"ssm_beta": "linear_attn.in_proj_b", "ssm_alpha": "linear_attn.in_proj_a"}
+# A model whose layers all have experts has no width of a feed-forward network.
+WIDTH = {"feed_forward_length": Field("intermediate_size")}
 QWEN35 = Arch(
     name="qwen35",
     model_type="qwen3_5_text",
-    keys={
-        "ssm.conv_kernel": Field("linear_conv_kernel_dim", required=True),
-        "ssm.state_size": Field("linear_key_head_dim", required=True),
-        "ssm.group_count": Field("linear_num_key_heads", required=True),
-        "ssm.time_step_rank": Field("linear_num_value_heads", required=True),
-        "ssm.inner_size": Field(INNER, required=True),
-    },
+    keys=SIZES,
     read=(RECURRENT, INTERVAL, "rope.dimension_sections"),  # sections are for images
-    tensors=TENSORS
-    | {
-        "post_attention_norm": "post_attention_layernorm",
-        "attn_qkv": "linear_attn.in_proj_qkv",
-        "attn_gate": "linear_attn.in_proj_z",
-        "ssm_conv1d": "linear_attn.conv1d",
-        "ssm_dt.bias": "linear_attn.dt_bias",
-        "ssm_a.": "linear_attn.A_log",
-        "ssm_beta": "linear_attn.in_proj_b",
-        "ssm_alpha": "linear_attn.in_proj_a",
-        "ssm_norm": "linear_attn.norm",
-        "ssm_out": "linear_attn.out_proj",
-    },
+    tensors=NAMES | BETA_DECAY,
     biases=("ssm_dt",),
     change=_change,
     partial=True,
     predictors=True,
-    finish=_finish,
+    finish=finish,
+)
+QWEN35_MOE = replace(
+    QWEN35,
+    name="qwen35moe",
+    model_type="qwen3_5_moe_text",
+    keys=SIZES | MIXTURE | WIDTH,
+    tensors=QWEN35.tensors | SHARED,
+    rows=ROWS,
+    experts=True,
+    finish=lambda config, given: finish(config, given) | widths(config, given),
 )
 
-ARCHS = (QWEN35,)
+ARCHS = (QWEN35, QWEN35_MOE)

@@ -29,9 +29,9 @@ MODELS = (
 )  # fmt: skip
 # Those with numbers that a file says otherwise: the writer puts Gemma's scale of scores into a
 # matrix or a norm, and the decays of Qwen3.5 are powers.
-SCALED = ("gemma2", "gemma3", "qwen3_5")
+SCALED = ("gemma2", "gemma3", "qwen3_5", "qwen3_5_moe")
 # Those whose states carry the rounding of activations on.
-RECURRENT = ("qwen3_5",)
+RECURRENT = ("qwen3_5", "qwen3_5_moe")
 # Those whose longest row is no multiple of 32.
 ODD = ("llama-mha-odd",)
 
@@ -236,6 +236,7 @@ def test_mistral3_is_llama_under_another_name(path, fixtures):
         "gpt-oss",
         "qwen2_moe",
         "glm4_moe",
+        "qwen3_5_moe",
     ],
 )
 def test_every_tensor_counts(path, fixtures, name):
@@ -319,23 +320,3 @@ def test_deepseek(path, tmp_path, fixtures, standing, name):
     ggufmodel.write(path, "deepseek2", tensors, metadata)
     with pytest.raises(FormatError, match="key_length_mla is 16, expected more than 16"):
         GgufModel(path)
-
-
-def test_heads_of_qwen35(path, fixtures):
-    """Blocks of a type may not span value heads, which stand in another order."""
-    ggufmodel.write_folder(path, fixtures / "qwen3_5", "F32")
-    tensors, metadata = ggufmodel.read(path)
-    name = "blk.0.ssm_out.weight"
-    wide = np.zeros((64, 2, 144), np.uint8).reshape(64, -1)  # 512 columns of 4 heads
-    changed = {name: (wide, Type.Q4_K), **{k: v for k, v in tensors.items() if k != name}}
-    ggufmodel.write(path, "qwen35", changed, {**metadata, "qwen35.ssm.inner_size": 512})
-    with pytest.raises(UnsupportedError, match=f"{name} is Q4K, whose blocks span heads of 128"):
-        GgufModel(path)
-    for key, value, message in (
-        ("attention.recurrent_layers", [True], "3 times true or false"),
-        ("ssm.inner_size", 66, "multiples"),
-        ("ssm.time_step_rank", 3, "multiples"),
-    ):
-        ggufmodel.write(path, "qwen35", tensors, {**metadata, f"qwen35.{key}": value})
-        with pytest.raises(FormatError, match=message):
-            GgufModel(path)
