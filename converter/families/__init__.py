@@ -37,15 +37,16 @@ from dllama.converter.families import (
     qwen3_5,
     qwen3_5_moe,
     qwen3_moe,
+    qwen3_next,
     smollm3,
 )
 from dllama.converter.families.config import Config
 from dllama.errors import FormatError, UnsupportedError
 
 ALL: tuple[ModuleType, ...] = (
-    llama, qwen2, qwen2_moe, qwen3, qwen3_moe, qwen3_5, qwen3_5_moe, mixtral, granite, granite_moe,
-    smollm3, phi3, olmo2, glm4, glm4_moe, deepseek_v2, deepseek_v3, exaone4, gemma2, gemma3,
-    gpt_oss, grok,
+    llama, qwen2, qwen2_moe, qwen3, qwen3_moe, qwen3_5, qwen3_5_moe, qwen3_next, mixtral, granite,
+    granite_moe, smollm3, phi3, olmo2, glm4, glm4_moe, deepseek_v2, deepseek_v3, exaone4, gemma2,
+    gemma3, gpt_oss, grok,
 )  # fmt: skip
 
 

@@ -59,4 +59,5 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
     return with_experts(
         qwen3_5.sources(spec),
         lambda at: mlp_sources(at, spec.n_experts, "shared_expert", "shared_expert_gate"),
+        spec.dense,
     )

@@ -171,8 +171,10 @@ def hugging_face_name(name: str, arch: Arch) -> str | None:
 
 
 def usual_names(arch: Arch, layers: int) -> Iterator[str]:
-    """Yield GGUF's names of all tensors that a file may have, but for an output of its own."""
+    """Yield GGUF's names of all tensors that a new file may have, but for an output of its own."""
     for stem in arch.tensors:
+        if stem in arch.older:
+            continue
         names = [stem.removesuffix(".")] if "." in stem else [f"{stem}.weight", f"{stem}.bias"]
         if stem in WHOLE:
             yield from (name for name in names if stem != "output")

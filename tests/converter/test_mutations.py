@@ -26,7 +26,7 @@ MODELS = (
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3",
     "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
-    "grok",
+    "qwen3_next", "grok",
 )  # fmt: skip
 # So many that every expert is used.
 IDS = range(3, 90)
@@ -60,6 +60,7 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              # What says nothing about text, and the width of networks that are not there.
              "qwen3_5": {"mrope_interleaved", "mrope_section"},
              "qwen3_5_moe": {"mrope_interleaved", "mrope_section", "intermediate_size"},
+             "qwen3_next": {"intermediate_size"},  # all layers have experts
              "phi3": {"original_max_position_embeddings"},  # which it has twice
              "gpt-oss": {"beta_fast"},  # no pair turns so often in 32 positions
              # Pairs are counted in whole numbers.
@@ -106,6 +107,10 @@ DEFAULTS_OF = {
     "qwen3_5": {"linear_conv_kernel_dim": 4, "partial_rotary_factor": 0.25},
     "qwen3_5_moe": {
         "linear_conv_kernel_dim": 4, "num_key_value_heads": 2, "partial_rotary_factor": 0.25,
+    },
+    "qwen3_next": {
+        "linear_conv_kernel_dim": 4, "norm_topk_prob": True, "num_key_value_heads": 2,
+        "partial_rotary_factor": 0.25,
     },
     "gpt-oss": {
         "attention_bias": True, "beta_fast": 32.0, "beta_slow": 1.0, "rms_norm_eps": 1e-5,

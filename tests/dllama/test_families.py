@@ -33,10 +33,11 @@ MODELS = (
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3",
     "gpt-oss", "gpt-oss-mxfp4", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
+    "qwen3_next",
 )  # fmt: skip
 MIXTURES = (
     "gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "qwen2_moe", "glm4_moe",
-    "deepseek_v2", "deepseek_v3", "qwen3_5_moe", "grok",
+    "deepseek_v2", "deepseek_v3", "qwen3_5_moe", "qwen3_next", "grok",
 )  # fmt: skip
 NEAR_TIE = 1e-3
 TOKENS = list(range(3, 90))

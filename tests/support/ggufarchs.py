@@ -12,6 +12,13 @@ from typing import Any
 import gguf
 import numpy as np
 from ggufbase import Config, Tensors, Writer, base, full_rope, head_dim, rotated
+from ggufdelta import (
+    qwen3_next_keys,
+    qwen3_next_tensors,
+    qwen35_keys,
+    qwen35_moe_keys,
+    qwen35_tensors,
+)
 from ggufmixtures import (
     deepseek_keys,
     deepseek_tensors,
@@ -180,58 +187,6 @@ def granite_moe_tensors(tensors: Tensors, config: Config) -> Tensors:
     return found
 
 
-def qwen35_keys(config: Config) -> Config:
-    """Qwen3.5: sizes of gated delta networks."""
-    values = config["linear_num_value_heads"]
-    return {
-        **base(config),
-        "ssm.conv_kernel": config["linear_conv_kernel_dim"],
-        "ssm.state_size": config["linear_key_head_dim"],
-        "ssm.group_count": config["linear_num_key_heads"],
-        "ssm.time_step_rank": values,
-        "ssm.inner_size": config["linear_value_head_dim"] * values,
-        "attention.recurrent_layers": [kind[0] == "l" for kind in config["layer_types"]],
-        "full_attention_interval": config.get("full_attention_interval", 4),
-        "rope.dimension_count": rotated(config),
-        "rope.dimension_sections": [*full_rope(config)["mrope_section"], 0],
-    }
-
-
-def qwen35_moe_keys(config: Config) -> Config:
-    """Qwen3.5 with experts."""
-    return {**qwen35_keys(config), **moe_keys(config)}
-
-
-def qwen35_tensors(tensors: Tensors, config: Config) -> Tensors:
-    """Value heads one of each key head after another, norms with their 1, -exp(A_log)."""
-    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
-    before, size = 2 * keys * config["linear_key_head_dim"], config["linear_value_head_dim"]
-
-    def tiled(rows: NDArray[Any], of: int) -> NDArray[Any]:
-        grouped = rows.reshape(keys, values // keys, of, *rows.shape[1:])
-        return grouped.swapaxes(0, 1).reshape(rows.shape)
-
-    found: Tensors = {}
-    for name, tensor in tensors.items():
-        part = name.rpartition("linear_attn.")[2].removesuffix(".weight")
-        if name.startswith("mtp."):
-            continue
-        if part in ("in_proj_qkv", "conv1d"):
-            rows = tensor.reshape(len(tensor), -1)
-            found[name] = np.concatenate([rows[:before], tiled(rows[before:], size)])
-        elif part in ("in_proj_a", "in_proj_b", "A_log", "dt_bias"):
-            rows = tiled(tensor, 1)
-            new = name.replace(".dt_bias", ".dt_proj.bias")
-            found[new] = -np.exp(rows) if part == "A_log" else rows
-        elif part == "in_proj_z":
-            found[name] = tiled(tensor, size)
-        elif part == "out_proj":
-            found[name] = tiled(tensor.T, size).T.copy()
-        else:
-            found[name] = tensor + (name.endswith("norm.weight") and part != "norm")
-    return found
-
-
 def glm4_keys(config: Config) -> Config:
     """GLM-4: RoPE rotates a part of a head."""
     return {**base(config), "rope.dimension_count": rotated(config)}
@@ -257,6 +212,7 @@ WRITERS = {
     "granitemoe": Writer(A.GRANITE_MOE, granite_keys, granite_moe_tensors),
     "qwen3_5_text": Writer(A.QWEN35, qwen35_keys, qwen35_tensors),
     "qwen3_5_moe_text": Writer(A.QWEN35MOE, qwen35_moe_keys, qwen35_tensors),
+    "qwen3_next": Writer(A.QWEN3NEXT, qwen3_next_keys, qwen3_next_tensors),
     "glm4": Writer(A.GLM4, glm4_keys),
     "gpt_oss": Writer(A.GPT_OSS, gpt_oss_keys, gpt_oss_tensors),
     "glm4_moe": Writer(A.GLM4_MOE, glm4_moe_keys),

@@ -100,6 +100,7 @@ class Arch:
             `model.layers.N.`. A name without .weight and .bias stands for both, and one that ends
             in a dot for a tensor without such an ending. {} in
             Hugging Face's name is the number of an expert, which GGUF stacks in one tensor.
+        older: names of tensors that only older files have, in place of others.
         rows: tensors that are matrices of one row, which files may store as vectors.
         stacked: matrices of all heads, which files have as one tensor with three axes.
         biases: tensors that may have a .bias.
@@ -126,6 +127,7 @@ class Arch:
     model_type: str
     keys: Mapping[str, Field] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
+    older: Collection[str] = ()
     rows: Collection[str] = ()
     stacked: Collection[str] = ()
     biases: Collection[str] = ()

@@ -1,6 +1,7 @@
-"""qwen35 and qwen35moe: Qwen3.5, whose value heads stand in the order in which key heads alternate.
+"""qwen35, qwen35moe and qwen3next: gated delta networks.
 
-Scores of experts are a softmax, and the weights of a token's experts add up to 1. No key says so.
+Value heads of Qwen3.5 stand in the order in which key heads alternate. The scores of experts are a
+softmax, and the weights of a token's experts add up to 1; no key says so.
 """
 
 from __future__ import annotations
@@ -75,7 +76,12 @@ def _change(name: str, tensor: Stored, config: Config) -> Stored:
         if len(places) != tensor.shape[0]:
             raise FormatError(tensor.path, f"shape of {name}", tensor.shape, f"{len(places)} rows")
         tensor = Rows(tensor, places)
-    return Function(tensor, _log) if part == "ssm_a" else tensor
+    return _a_log(name, tensor, config)
+
+
+def _a_log(name: str, tensor: Stored, config: Config) -> Stored:
+    """A tensor, with A_log as Hugging Face has it."""
+    return Function(tensor, _log) if name.endswith(".ssm_a") else tensor
 
 
 def _log(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -121,10 +127,22 @@ QWEN35_MOE = replace(
     name="qwen35moe",
     model_type="qwen3_5_moe_text",
     keys=SIZES | MIXTURE | WIDTH,
-    tensors=QWEN35.tensors | SHARED,
+    tensors=NAMES | BETA_DECAY | SHARED,
     rows=ROWS,
     experts=True,
     finish=lambda config, given: finish(config, given) | widths(config, given),
 )
+# Value heads stand in Hugging Face's order here. Older files have in_proj_qkvz as it is (ssm_in).
+QWEN3_NEXT = replace(
+    QWEN35_MOE,
+    name="qwen3next",
+    model_type="qwen3_next",
+    read=(RECURRENT, INTERVAL),
+    tensors=NAMES
+    | SHARED
+    | {"ssm_in": "linear_attn.in_proj_qkvz", "ssm_ba": "linear_attn.in_proj_ba"},
+    older=("ssm_in",),
+    change=_a_log,
+)
 
-ARCHS = (QWEN35, QWEN35_MOE)
+ARCHS = (QWEN35, QWEN35_MOE, QWEN3_NEXT)

@@ -29,9 +29,9 @@ MODELS = (
 )  # fmt: skip
 # Those with numbers that a file says otherwise: the writer puts Gemma's scale of scores into a
 # matrix or a norm, and the decays of Qwen3.5 are powers.
-SCALED = ("gemma2", "gemma3", "qwen3_5", "qwen3_5_moe")
+SCALED = ("gemma2", "gemma3", "qwen3_5", "qwen3_5_moe", "qwen3_next")
 # Those whose states carry the rounding of activations on.
-RECURRENT = ("qwen3_5", "qwen3_5_moe")
+RECURRENT = ("qwen3_5", "qwen3_5_moe", "qwen3_next")
 # Those whose longest row is no multiple of 32.
 ODD = ("llama-mha-odd",)
 
@@ -237,6 +237,7 @@ def test_mistral3_is_llama_under_another_name(path, fixtures):
         "qwen2_moe",
         "glm4_moe",
         "qwen3_5_moe",
+        "qwen3_next",
     ],
 )
 def test_every_tensor_counts(path, fixtures, name):

@@ -1,10 +1,12 @@
-"""qwen35, qwen35moe: heads in another order, and widths of experts."""
+"""qwen35, qwen35moe, qwen3next: order of heads, and widths of experts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from oracle.huggingface import read_safetensors
 
+import dllama
 from dllama.converter.gguf_model import GgufModel
 from dllama.errors import FormatError, UnsupportedError
 
@@ -59,4 +61,25 @@ def test_widths_of_experts(path, fixtures):
         assert (model.spec.moe_hidden_dim, model.spec.shared_hidden_dim) == (32, 32)
     ggufmodel.write(path, "qwen35moe", tensors, plain)
     with pytest.raises(FormatError, match=r"qwen35moe\.feed_forward_length is missing, expected"):
+        GgufModel(path)
+
+
+def test_older_files_of_qwen3_next(path, tmp_path, fixtures):
+    """q, k, v and z are one matrix, as in the folder."""
+    source = read_safetensors(fixtures / "qwen3_next" / "model.safetensors")
+    ggufmodel.write_folder(path, fixtures / "qwen3_next", "F32")
+    with dllama.LLM(path, threads=1) as llm:
+        expected = llm.eval(range(3, 40))
+    tensors, metadata = ggufmodel.read(path)
+    for layer in (0, 2):
+        for part in ("attn_qkv", "attn_gate"):
+            del tensors[f"blk.{layer}.{part}.weight"]
+        fused = source[f"model.layers.{layer}.linear_attn.in_proj_qkvz.weight"]
+        tensors[f"blk.{layer}.ssm_in.weight"] = (fused, Type.F32)
+    ggufmodel.write(path, "qwen3next", tensors, metadata)
+    with dllama.LLM(path, threads=1) as llm:
+        np.testing.assert_array_equal(llm.eval(range(3, 40)), expected)
+    tensors["blk.2.ssm_in.weight"] = (fused[1:], Type.F32)
+    ggufmodel.write(path, "qwen3next", tensors, metadata)
+    with pytest.raises(FormatError, match=r"shape of blk\.2\.ssm_in\.weight .* 192 of each head"):
         GgufModel(path)
