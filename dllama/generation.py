@@ -34,7 +34,7 @@ class TextOptions(SamplerConfig):
         choice: texts of which it is to be one.
         grammar: a grammar that it is to follow, as text or compiled (Grammars.compile).
         stops: the strings of `stop`.
-        form: the one of schema, regex, choice and grammar that is given, or None.
+        source: the one of schema, regex, choice and grammar that is given, or None.
 
     Raises:
         ConfigError: a value is out of range.
@@ -49,17 +49,17 @@ class TextOptions(SamplerConfig):
     choice: Ids[str] | None = None
     grammar: str | Grammar | None = None
     stops: tuple[str, ...] = field(init=False)
-    form: GrammarText | Grammar | None = field(init=False)
+    source: GrammarText | Grammar | None = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         options.LOGPROBS.argument(self.logprobs)
         object.__setattr__(self, "stops", stop_strings(self.stop))
-        form = GrammarText.of(
+        source = GrammarText.of(
             schema=self.schema, regex=self.regex, choice=self.choice, grammar=self.grammar
         )
         compiled = isinstance(self.grammar, Grammar)
-        object.__setattr__(self, "form", self.grammar if compiled else form)
+        object.__setattr__(self, "source", self.grammar if compiled else source)
 
 
 class Generation:
@@ -319,7 +319,7 @@ class TextMaker:
 
     def _constraint(self, options: TextOptions, ends: Ids[int]) -> Constraint | None:
         """Return the constraint of a new text; ConfigError if its grammar cannot be used."""
-        made = options.form
+        made = options.source
         if isinstance(made, GrammarText):
             made = self._grammars.compile(made)
         return made.constraint(ends) if made else None

@@ -15,6 +15,7 @@ from dllama.options import (
     CONTEXTS,
     DRAFT_OPTIONS,
     FILE_OPTIONS,
+    GRAMMAR_OPTIONS,
     MODEL_OPTIONS,
     PARALLEL,
     SAMPLING_OPTIONS,
@@ -25,7 +26,11 @@ from dllama.text.template_variables import parse_variables
 
 # Options that exclude each other: if the command line gives one, the file's are ignored.
 OneOf = Sequence[Sequence[str]]
-ONE_OF: OneOf = (("prompt", "prompt_file"), ("nodes", "workers"))
+ONE_OF: OneOf = (
+    ("prompt", "prompt_file"),
+    ("nodes", "workers"),
+    tuple(option.name for option in GRAMMAR_OPTIONS),
+)
 LLM_ARGUMENTS = tuple(
     option.name for option in (*MODEL_OPTIONS, *CLUSTER_OPTIONS, *DRAFT_OPTIONS, PARALLEL, CONTEXTS)
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from dllama import LLM
 from dllama.cli.files import check_output, write_json
+from dllama.cli.grammar import compiled, grammar_text
 from dllama.cli.options import open_model, sampling, settings
 from dllama.cli.parser import add_command, add_options
 from dllama.cli.prompt import prompt_ids, prompt_text, written_ids
@@ -20,6 +21,7 @@ from dllama.options import (
     DEFAULT_STEPS,
     DEMO_PROMPT,
     DRAFT_OPTIONS,
+    GRAMMAR_OPTIONS,
     MODEL_OPTIONS,
     PROMPT,
     REPORT_OPTIONS,
@@ -28,6 +30,7 @@ from dllama.options import (
     TRACE,
 )
 from dllama.runtime.trace import chrome_trace
+from dllama.sampling.grammar import Grammar
 from dllama.text.stream import Token
 
 log = logging.getLogger("dllama.cli")
@@ -37,6 +40,7 @@ dllama run
 dllama run "ROMEO:"
 dllama run -m llama "Once upon a time" --steps 64
 dllama run -m llama --prompt-file letter.txt --temperature 0 --json costs.json
+dllama run -m llama "A character of a play, as JSON:" --json-schema character.json
 dllama run --nodes 4
 dllama run -m llama --workers 10.0.0.2:9999 10.0.0.3:9999 --transport nonblocking"""
 
@@ -48,6 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     groups = {
         "text": TEXT_OPTIONS,
+        "grammar, one of these (needs pip install 'dllama[grammar]')": GRAMMAR_OPTIONS,
         "sampling (defaults: generation_config.json of the model folder, or as given here)":
             SAMPLING_OPTIONS,
         "model": MODEL_OPTIONS,
@@ -66,10 +71,12 @@ def run(args: argparse.Namespace) -> int:
         log.warning("%s is taken as the text; -m %s would name a model", text, text)
     check_output(values.get("json"))
     check_output(values.get("trace"))
+    source = grammar_text(values)
     with open_model(values) as llm:
         prompt = text if llm.tokenizer else written_ids(text)
         tokens: list[Token] = []
-        generated = _generate(llm, prompt, values)
+        grammar = compiled(llm, source)
+        generated = _generate(llm, prompt, grammar, values)
         try:
             _print_text(llm, text, generated, tokens, values)
         finally:
@@ -97,13 +104,16 @@ def _is_path(text: str) -> bool:
         return False
 
 
-def _generate(llm: LLM, prompt: str | list[int], values: dict[str, Any]) -> Iterator[Token]:
+def _generate(
+    llm: LLM, prompt: str | list[int], grammar: Grammar | None, values: dict[str, Any]
+) -> Iterator[Token]:
     """Start a text."""
     return llm.generate(
         prompt,
         values.get("steps", _default_steps(llm, prompt)),
         stop=values.get("stop", ()),
         ignore_eos=values.get("ignore_eos", False),
+        grammar=grammar,
         **sampling(llm, values),
     )
 

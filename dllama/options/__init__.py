@@ -152,6 +152,20 @@ LOGPROBS = Option(
     least=0, most=1000,
 )  # fmt: skip
 
+# What the text has to fit.
+JSON_SCHEMA = Option(
+    "json_schema", str, "a file with a JSON schema; the text is JSON that fits it", metavar="FILE"
+)
+REGEX = Option("regex", str, "the text matches this regular expression", metavar="REGEX")
+CHOICE = Option(
+    "choice", str, "the text is TEXT, or one of several if given several times", metavar="TEXT",
+    many=True,
+)  # fmt: skip
+GRAMMAR = Option(
+    "grammar", str, "a file with a grammar that the text follows, in the notation of Lark or "
+    "llama.cpp (GBNF)", metavar="FILE",
+)  # fmt: skip
+
 # A conversation.
 SYSTEM = Option(
     "system", str, "instructions for the model, before the first message", metavar="TEXT"
@@ -222,6 +236,7 @@ CLUSTER_OPTIONS = (
 DRAFT_OPTIONS = (DRAFT, DRAFT_TOKENS)
 SAMPLING_OPTIONS = (TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION_PENALTY, SEED)
 TEXT_OPTIONS = (PROMPT, PROMPT_FILE, STEPS, STOP, IGNORE_EOS)
+GRAMMAR_OPTIONS = (JSON_SCHEMA, REGEX, CHOICE, GRAMMAR)
 CHAT_OPTIONS = (
     SYSTEM,
     TEMPLATE,
@@ -242,9 +257,9 @@ LLM_OPTIONS = (
 )  # fmt: skip
 # A YAML file may hold the options of any command; each command takes its own.
 FILE_OPTIONS = (
-    *TEXT_OPTIONS, SYSTEM, TEMPLATE, TEMPLATE_KWARGS, *SAMPLING_OPTIONS, *MODEL_OPTIONS,
-    *CLUSTER_OPTIONS, *DRAFT_OPTIONS, *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE, WINDOW, AGAINST,
-    *WORK_OPTIONS,
+    *TEXT_OPTIONS, *GRAMMAR_OPTIONS, SYSTEM, TEMPLATE, TEMPLATE_KWARGS, *SAMPLING_OPTIONS,
+    *MODEL_OPTIONS, *CLUSTER_OPTIONS, *DRAFT_OPTIONS, *SERVER_OPTIONS, *REPORT_OPTIONS, TRACE,
+    WINDOW, AGAINST, *WORK_OPTIONS,
 )  # fmt: skip
 
 # `dllama bench`: what is compared, and other defaults than those of a run.

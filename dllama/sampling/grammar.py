@@ -1,4 +1,4 @@
-"""Grammars: which tokens may come next, so that a text has a form that was asked for.
+"""Grammars: which tokens may come next, so that a text fits what was asked for.
 
 The package llguidance keeps the state of a text and says which tokens go on. It knows tokens by
 their bytes. It is imported when the first grammar is compiled, so nothing else needs it.
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama.errors import ConfigError, ModelError
+from dllama.sampling.json_schema import closed
 from dllama.text.tokenizer import Tokenizer
 
 # Between the values of JSON: nothing, a space, or a line break and an indentation. Any number of
@@ -211,7 +212,8 @@ def _refuse_empty(grammar: Grammar, name: str) -> None:
 
 def _schema(library: Any, text: GrammarText) -> str:
     options: dict[str, Any] = {"whitespace_pattern": WHITESPACE, "lenient": text.lenient}
-    value = text.value if isinstance(text.value, str) else json.dumps(text.value)
+    schema = json.loads(text.value) if isinstance(text.value, str) else text.value
+    value = json.dumps(closed(schema))
     return str(library.LLMatcher.grammar_from_json_schema(value, defaults=options))
 
 

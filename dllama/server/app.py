@@ -94,16 +94,16 @@ class Api:
         ids = await run_in_threadpool(self._served.chat_ids, parsed.messages, parsed.variables)
         stops = self._served.chat_stops
         options = replace(parsed.options, stop=parsed.options.stop + stops.texts)
-        return self._respond(request, ids, options, ChatFormat, stops.ids)
+        return await self._respond(request, ids, options, ChatFormat, stops.ids)
 
     async def complete(self, request: Request) -> JobResponse:
         """Continue a prompt."""
         parsed = parse_completion(await read_json(request))
         self._check_model(parsed.options.model)
         ids = await run_in_threadpool(self._served.prompt_ids, parsed.prompt)
-        return self._respond(request, ids, parsed.options, CompletionFormat)
+        return await self._respond(request, ids, parsed.options, CompletionFormat)
 
-    def _respond(
+    async def _respond(
         self,
         request: Request,
         ids: list[int],
@@ -112,6 +112,7 @@ class Api:
         stop_ids: Sequence[int] = (),
     ) -> JobResponse:
         """Queue a job and return the response, which is sent while the job runs."""
+        grammar = await run_in_threadpool(self._served.grammar, options.grammar)
         delivery = Delivery()
         job = Job(
             prompt=ids,
@@ -124,6 +125,7 @@ class Api:
                 "stop_ids": () if options.ignore_eos else stop_ids,
                 "ignore_eos": options.ignore_eos,
                 "logprobs": options.top,
+                "grammar": grammar,
             },
             client=request.client.host if request.client else "",
         )

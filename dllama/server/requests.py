@@ -1,7 +1,7 @@
 """Request bodies in OpenAI's format, checked and converted for the rest of the server.
 
-The fields top_k, min_p, repetition_penalty and ignore_eos are extensions with the names of
-`LLM.generate`; chat_template_kwargs is one of vLLM.
+The fields top_k, min_p, repetition_penalty, ignore_eos, regex, choice and grammar are extensions
+with the names of `LLM.generate`; chat_template_kwargs is one of vLLM.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any
 
 from dllama.errors import ConfigError
 from dllama.options import MAX_SEED, MAX_TOP_K
+from dllama.sampling.grammar import GrammarText
 from dllama.sampling.sampler import SamplerConfig
 from dllama.server.fields import Fields, required, wrong
+from dllama.server.grammar_fields import take_grammar
 from dllama.server.problems import ApiError, shown
 from dllama.text.template_variables import checked_variables
 
@@ -41,6 +43,7 @@ class Options:
         stream: whether to stream the response.
         include_usage: whether a stream ends with the usage.
         top: number of alternatives to list for every token; None for no log probabilities.
+        grammar: what the text is to fit; None for any text.
     """
 
     model: str | None
@@ -51,6 +54,7 @@ class Options:
     stream: bool
     include_usage: bool
     top: int | None
+    grammar: GrammarText | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,6 @@ def parse_chat(body: object) -> ChatRequest:
     top = fields.integer("top_logprobs", 0, MAX_TOP)
     if top is not None and not wants:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
-    fields.only("response_format", [{"type": "text"}])
     fields.only("modalities", [["text"]])
     for name in ("tools", "functions"):
         fields.only(name, [[]])
@@ -138,6 +141,7 @@ def _options(fields: Fields, max_tokens: int | None, top: int | None) -> Options
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
         top=top,
+        grammar=take_grammar(fields),
     )
     fields.ignore(IGNORED)
     fields.end()

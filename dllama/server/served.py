@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from dllama import LLM
 from dllama.errors import ConfigError, TemplateError
+from dllama.sampling.grammar import Grammar, Grammars, GrammarText
 from dllama.server.problems import ApiError
 from dllama.text.template import ChatTemplate
 from dllama.text.tokenizer import Tokenizer
@@ -33,6 +34,7 @@ class Served:
         tokenizer: None if the model has none.
         template: a TemplateError if there is no usable template.
         defaults: arguments of LLM.generate.
+        grammars: compiles what requests ask for.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Served:
     tokenizer: Tokenizer | None
     template: ChatTemplate | TemplateError
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    grammars: Grammars = field(default_factory=lambda: Grammars(None, Path("the model")))
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Served:
             tokenizer=llm.tokenizer,
             template=_template(llm, template, variables),
             defaults=defaults,
+            grammars=Grammars(llm.tokenizer, llm.model_path),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -105,6 +109,14 @@ class Served:
             return self._checked(self._ids(prompt) if isinstance(prompt, str) else prompt)
         except ConfigError as error:
             raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
+
+    def grammar(self, text: GrammarText | None) -> Grammar | None:
+        """Compile what a request asks for; ApiError 400."""
+        try:
+            return text and self.grammars.compile(text)
+        except ConfigError as error:
+            assert text
+            raise ApiError(400, str(error), param=text.name, code="invalid_value") from None
 
     def limit(self, prompt: int, max_tokens: int | None) -> int:
         """Return how many tokens to generate after a prompt: as requested, or as many as fit.

@@ -21,7 +21,7 @@ SCHEMA = {
     "required": ["name", "lines"],
     "additionalProperties": False,
 }
-FORMS = (
+GRAMMARS = (
     {"schema": SCHEMA},
     {"regex": "[A-Z]{2,8}:\n([a-z]{2,9} ){3}"},
     {"choice": ["MACBETH speaks", "MACBETH", "BANQUO"]},
@@ -41,21 +41,21 @@ def text_of(tokens) -> str:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[int, dict[str, list[dllama.Token]]]:
-    """The tokens of each form after each prompt, on one node and without drafts."""
+    """The tokens with each grammar after each prompt, on one node and without drafts."""
     with dllama.LLM(threads=1, buffer="f32") as llm:
-        return {at: texts(llm, form, SETTINGS[at % 3]) for at, form in enumerate(FORMS)}
+        return {at: texts(llm, grammar, SETTINGS[at % 3]) for at, grammar in enumerate(GRAMMARS)}
 
 
-def texts(llm, form, settings) -> dict[str, list[dllama.Token]]:
+def texts(llm, grammar, settings) -> dict[str, list[dllama.Token]]:
     found = {}
     for prompt in PROMPTS:
         llm.reset()
-        found[prompt] = list(llm.generate(prompt, 60, **form, **settings))
+        found[prompt] = list(llm.generate(prompt, 60, **grammar, **settings))
     return found
 
 
-def test_texts_have_the_form(alone):
-    for at in range(len(FORMS)):
+def test_texts_fit(alone):
+    for at in range(len(GRAMMARS)):
         for tokens in alone[at].values():
             text, end = text_of(tokens), tokens[-1].end
             assert end in (End.COMPLETE, End.EOS, End.LENGTH)
@@ -65,12 +65,12 @@ def test_texts_have_the_form(alone):
             if at == 0:
                 assert list(json.loads(text)) == ["name", "lines"]
             if at == 1:
-                assert re.fullmatch(FORMS[1]["regex"], text)
+                assert re.fullmatch(GRAMMARS[1]["regex"], text)
             if at == 2:
-                assert text in FORMS[2]["choice"]
+                assert text in GRAMMARS[2]["choice"]
             if at == 3:
                 assert re.fullmatch(r"([A-Z]{3,8}:( ay)+\n){2}", text)
-    ends = {tokens[-1].end for form in alone.values() for tokens in form.values()}
+    ends = {tokens[-1].end for one in alone.values() for tokens in one.values()}
     assert End.COMPLETE in ends
     assert all(tokens[-1].end is not End.LENGTH for tokens in alone[2].values())
 
@@ -82,12 +82,12 @@ def test_nodes_batches_and_drafts_give_the_same_texts(options, alone, monkeypatc
     monkeypatch.setattr("dllama.drafts.Costs.worth", lambda self, chances, rows, most, s=0.0: most)
     with dllama.LLM(threads=1, buffer="f32", parallel=3, draft_tokens=4, **options) as llm:
         accepted = 0
-        for at, form in enumerate(FORMS):
+        for at, grammar in enumerate(GRAMMARS):
             settings = SETTINGS[at % 3]
-            assert texts(llm, form, settings) == alone[at]
+            assert texts(llm, grammar, settings) == alone[at]
             llm.reset()
             found = {prompt: [] for prompt in PROMPTS}
-            for number, token in llm.generate_many(PROMPTS, 60, **form, **settings):
+            for number, token in llm.generate_many(PROMPTS, 60, **grammar, **settings):
                 found[PROMPTS[number]].append(token)
             assert found == alone[at]
             accepted += llm.stats.summary()["accepted"]
@@ -100,7 +100,8 @@ def test_texts_with_and_without_a_grammar_share_passes(alone):
         llm.reset()
         submitted = [llm.submit("KING", 20, seed=1)]
         submitted += [
-            llm.submit("KING", 60, **form, **SETTINGS[at % 3]) for at, form in enumerate(FORMS)
+            llm.submit("KING", 60, **grammar, **SETTINGS[at % 3])
+            for at, grammar in enumerate(GRAMMARS)
         ]
         taken = [[] for _ in submitted]
         while not all(text.done for text in submitted):
@@ -108,7 +109,7 @@ def test_texts_with_and_without_a_grammar_share_passes(alone):
             for text, tokens in zip(submitted, taken, strict=True):
                 while (token := text.take()) is not None:
                     tokens.append(token)
-        assert taken == [free, *(alone[at]["KING"] for at in range(len(FORMS)))]
+        assert taken == [free, *(alone[at]["KING"] for at in range(len(GRAMMARS)))]
 
 
 def test_ends():
@@ -131,14 +132,14 @@ def test_ends():
         assert one.end is End.COMPLETE
 
 
-def test_an_end_of_sequence_id_ends_where_the_form_is_open():
+def test_an_end_of_sequence_id_ends_where_a_text_may_go_on():
     with dllama.LLM(threads=1) as llm:
         (eos,) = llm.tokenizer.eos_ids
-        open_form = {"choice": ["MACBETH", "MACBETH speaks"], "temperature": 0.0}
-        tokens = list(llm.generate("BANQUO and ", 40, **open_form))
+        longer = {"choice": ["MACBETH", "MACBETH speaks"], "temperature": 0.0}
+        tokens = list(llm.generate("BANQUO and ", 40, **longer))
         assert tokens[-1].end in (End.EOS, End.COMPLETE)
         llm.reset()
-        longest = list(llm.generate("BANQUO and ", 40, ignore_eos=True, **open_form))
+        longest = list(llm.generate("BANQUO and ", 40, ignore_eos=True, **longer))
         assert text_of(longest) == "MACBETH speaks"
         assert longest[-1].end is End.COMPLETE
         assert eos not in [token.id for token in longest]

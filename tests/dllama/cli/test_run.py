@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -182,3 +183,36 @@ def test_an_interrupted_text_is_kept(run, greedy, monkeypatch):
     assert status == 130
     assert out == "MACBETH:\n" + "".join(token.text for token in greedy[:3]) + "\n"
     assert "Traceback" not in err
+
+
+def test_the_text_fits_what_is_asked_for(run, tmp_path):
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.gbnf"
+    fields = {"name": {"enum": ["A", "B"]}}
+    asked = {"type": "object", "properties": fields, "required": ["name"]}
+    schema.write_text(json.dumps(asked))
+    grammar.write_text('root ::= "Exit" [a-z]* "."')
+    quiet = ["--quiet", "--steps", "60"]
+    _, out, _ = run(*quiet, "--json-schema", str(schema))
+    assert json.loads(out) in ({"name": "A"}, {"name": "B"})
+    assert run(*quiet, "--choice", "Exeunt", "--choice", "Exit")[1] in ("Exeunt\n", "Exit\n")
+    assert re.fullmatch(r"[A-Z]{3,5}:\n", run(*quiet, "--regex", "[A-Z]{3,5}:")[1])
+    assert re.fullmatch(r"Exit[a-z]*\.\n", run(*quiet, "--grammar", str(grammar))[1])
+    config = tmp_path / "config.yaml"
+    config.write_text(f"grammar: {grammar}\nquiet: true\n")
+    assert run("--config", str(config))[1].startswith("Exit")
+    assert run("--config", str(config), "--choice", "Exeunt")[1] == "Exeunt\n"
+
+
+def test_what_cannot_be_fitted_names_option_and_file(run, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "x"}')
+    missing = tmp_path / "none"
+    for words, status, message in [
+        (["--json-schema", str(schema)], 2, f"--json-schema {schema}: Invalid type: x"),
+        (["--grammar", str(missing)], 1, f"--grammar {missing}: No such file or directory"),
+        (["--regex", "("], 2, "--regex: unclosed group"),
+        (["--regex", "a", "--choice", "b"], 2, "--regex and --choice: only one of them can be"),
+    ]:
+        found, out, err = run(*words)
+        assert (found, out) == (status, "")
+        assert err.splitlines()[-1].startswith(f"dllama: error: {message}")

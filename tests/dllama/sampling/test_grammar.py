@@ -29,7 +29,6 @@ PERSON = {
         "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
     },
     "required": ["name", "age", "kind", "tags"],
-    "additionalProperties": False,
 }
 
 
@@ -179,10 +178,11 @@ def test_where_a_text_may_end_all_ends_are_allowed():
 
 WRONG = [
     ("schema", {"type": "obj"}, "schema: Invalid type: obj"),
-    ("schema", "{", "schema: EOF while parsing an object at line 1 column 1"),
+    ("schema", "{", "schema: Expecting property name enclosed in double quotes"),
     ("schema", {"not": {}}, 'schema: Unimplemented keys: ["not"]'),
     ("schema", {"type": "string", "pattern": "(?=a)b"}, "schema: look-around, including look-"),
     ("schema", False, "schema: "),
+    ("schema", "[" * 100_000, "schema: "),
     ("schema", {"$ref": "#/nowhere"}, "schema: Pointer '/nowhere' does not exist"),
     ("regex", "[", "regex: unclosed character class"),
     ("regex", "(" * 5000, "regex: "),

@@ -100,7 +100,6 @@ def test_prompts(prompt):
         ),
         ({"n": True}, "n", "n is True"),
         ({"tools": [{"type": "function"}]}, "tools", "does not support"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "does not support"),
         ({"frequency_penalty": 1}, "frequency_penalty", "use repetition_penalty"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "does not support"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs to be true"),

@@ -1,0 +1,56 @@
+"""JSON schemas, before they become grammars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Keywords whose values are schemas: one, a list, or a mapping of names to schemas.
+ONE = ("items", "additionalProperties")
+SEVERAL = ("anyOf", "oneOf", "prefixItems")
+NAMED = ("properties", "patternProperties", "$defs", "definitions")
+# An object that names its properties is open to others if it has one of these.
+OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema whose objects have only the properties that it names.
+
+    All that fits it fits the original, which says nothing about other properties. A model that may
+    add some often does so without end. Schemas that combine objects (allOf, or properties beside a
+    $ref) stay as they are.
+    """
+    return schema if _combines(schema) else _closed(schema)
+
+
+def _parts(schema: dict[str, Any]) -> list[Any]:
+    """Return the schemas in a schema."""
+    parts = [schema[key] for key in ONE if key in schema]
+    parts += [one for key in SEVERAL if isinstance(schema.get(key), list) for one in schema[key]]
+    maps = [schema[key] for key in NAMED if isinstance(schema.get(key), dict)]
+    return [*parts, *(one for named in maps for one in named.values())]
+
+
+def _combines(schema: Any) -> bool:
+    """Whether an object in a schema has to fit several schemas at once."""
+    if not isinstance(schema, dict):
+        return False
+    both = "properties" in schema and any(key in schema for key in ("$ref", "anyOf", "oneOf"))
+    return both or "allOf" in schema or any(map(_combines, _parts(schema)))
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    made = dict(schema)
+    for key in ONE:
+        if key in made:
+            made[key] = _closed(made[key])
+    for key in SEVERAL:
+        if isinstance(made.get(key), list):
+            made[key] = [_closed(one) for one in made[key]]
+    for key in NAMED:
+        if isinstance(made.get(key), dict):
+            made[key] = {name: _closed(one) for name, one in made[key].items()}
+    if "properties" in made and not any(key in made for key in OPEN):
+        made["additionalProperties"] = False
+    return made
