@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from dllama.checks import is_integer
 from dllama.converter.families.source import Place, Source
 from dllama.converter.sources.checkpoint import Checkpoint
 from dllama.converter.sources.stored import BLOCKS, DTYPES, Added, Stored
-from dllama.converter.sources.views import OfHeads, View
+from dllama.converter.sources.views import Joined, OfHeads, View
 from dllama.errors import FormatError, UnsupportedError
 
 log = logging.getLogger("dllama.convert")
@@ -38,11 +38,13 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
     found, used = [], set()
     for source in sources:
         place = _place(checkpoint, source)
-        used.add(place.tensor)
-        stored: Stored = checkpoint.tensors[place.tensor]
-        if stored.dtype not in DTYPES and stored.dtype not in BLOCKS:
-            what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
-            raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
+        used.update(place.names)
+        parts = [checkpoint.tensors[name] for name in place.names]
+        for stored in parts:
+            if stored.dtype not in DTYPES and stored.dtype not in BLOCKS:
+                what, known = f"{stored.name} is {stored.dtype}", ", ".join(DTYPES)
+                raise UnsupportedError(f"{stored.path}: {what}, supported are {known}")
+        stored = Joined(parts) if place.joined else parts[0]
         if checkpoint.paired:
             source = replace(source, paired_heads=0)
         stored = stored.part(place.index, place.count, place.span)
@@ -97,11 +99,13 @@ def refuse_unused(names: Iterable[str], used: Collection[str], path: object) -> 
 
 def all_places(sources: Iterable[Source]) -> set[str]:
     """Return the names of all tensors that a model may use."""
-    return {
-        name
-        for source in sources
-        for name in (source.tensor, source.tied_to, *(place.tensor for place in source.others))
-    }
+    return {name for source in sources for name in (source.tensor, source.tied_to, *_names(source))}
+
+
+def _names(source: Source) -> Iterator[str]:
+    """The names of all tensors in the places of a source."""
+    places = [source.place, *source.others]
+    yield from (name for place in places if place for name in place.names)
 
 
 def is_tied(tensors: Iterable[tuple[Source, Stored]]) -> bool:
@@ -133,10 +137,13 @@ def _place(checkpoint: Checkpoint, source: Source) -> Place:
     if source.tied_to and checkpoint.config.get("tie_word_embeddings") is not False:
         places.insert(1, Place(source.tied_to))
     for place in places:
-        if place.tensor in checkpoint.tensors:
+        missing = [name for name in place.names if name not in checkpoint.tensors]
+        if not missing:
             return place
-        if place.tensor in checkpoint.absent:
-            raise checkpoint.absent[place.tensor]
+        if missing[0] in checkpoint.absent:
+            raise checkpoint.absent[missing[0]]
+        if missing != place.names:
+            raise FormatError(checkpoint.path, missing[0], "missing", f"a part of {source.name}")
     raise FormatError(checkpoint.path, source.tensor, "missing", f"the tensor of {source.name}")
 
 

@@ -39,6 +39,8 @@ from dllama.converter.families import (
     qwen3_moe,
     qwen3_next,
     smollm3,
+    stablelm,
+    starcoder2,
 )
 from dllama.converter.families.config import Config
 from dllama.errors import FormatError, UnsupportedError
@@ -46,7 +48,7 @@ from dllama.errors import FormatError, UnsupportedError
 ALL: tuple[ModuleType, ...] = (
     llama, qwen2, qwen2_moe, qwen3, qwen3_moe, qwen3_5, qwen3_5_moe, qwen3_next, mixtral, granite,
     granite_moe, smollm3, phi3, olmo2, glm4, glm4_moe, deepseek_v2, deepseek_v3, exaone4, gemma2,
-    gemma3, gpt_oss, grok,
+    gemma3, gpt_oss, starcoder2, stablelm, grok,
 )  # fmt: skip
 
 

@@ -40,6 +40,8 @@ class Place:
             numbers of the only row, or flat, a vector of all its numbers.
         first, step: which of its rows, columns or numbers: the first, and from one to the next.
         heads: which rows of each head it is; None for all of them.
+        joined: if not 0, it is so many vectors one after another. The name has {} for the number
+            of each.
     """
 
     tensor: str
@@ -50,6 +52,12 @@ class Place:
     first: int = 0
     step: int = 1
     heads: HeadRows | None = None
+    joined: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors that it is made of."""
+        return [self.tensor.format(n) for n in range(self.joined)] if self.joined else [self.tensor]
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,8 @@ def dense_sources(
             place = Place(where, *_rows(spec, theirs, name))
             yield Source(tensor.name, where, place, paired_heads=paired.get(name, 0))
     yield Source("final_norm", "model.norm.weight")
+    if spec.layer_norms:
+        yield Source("final_norm_bias", "model.norm.bias")
     yield Source("output", "lm_head.weight", tied_to=EMBEDDING)
 
 

@@ -1,8 +1,9 @@
-"""Parts of stored tensors that are not runs of rows."""
+"""Parts of stored tensors that are not runs of rows, and tensors of several stored ones."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +87,47 @@ class View(Derived):
             return self.stored.rows(begin, length)[:: self.step]
         numbers = self.stored.rows(0, self.stored.shape[0])[:, begin : begin + length : self.step]
         return numbers[0] if self.layout == "vector" else np.ascontiguousarray(numbers.T)
+
+
+class Joined:
+    """Several vectors, one after another; attributes as in Stored.
+
+    Args:
+        parts: the vectors, of the same type and length.
+
+    Raises:
+        FormatError: they are not.
+    """
+
+    lossy = ""
+
+    def __init__(self, parts: Sequence[Stored]) -> None:
+        self._parts, first = parts, parts[0]
+        for part in parts:
+            if len(part.shape) != 1 or (part.shape, part.dtype) != (first.shape, first.dtype):
+                found, expected = f"{part.dtype} {part.shape}", f"a vector, as {first.name}"
+                raise FormatError(part.path, f"shape of {part.name}", found, expected)
+        self.path, self.name, self.dtype = first.path, first.name, first.dtype
+        self.shape = (sum(part.shape[0] for part in parts),)
+        self.nbytes = sum(part.nbytes for part in parts)
+
+    def part(self, index: int, count: int, span: int = 1) -> Joined:
+        """Return the tensor itself."""
+        if count != 1:
+            raise FormatError(
+                self.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
+            )
+        return self
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        """Return numbers first to first + count."""
+        whole = np.concatenate([part.rows(0, part.shape[0]) for part in self._parts])
+        return whole[first : first + count]
+
+    def release(self) -> None:
+        """Release the memory of the pages of all parts."""
+        for part in self._parts:
+            part.release()
 
 
 class OfHeads:

@@ -20,6 +20,8 @@ class Then(IntEnum):
     GATED = 2  # SwiGLU, for matrices of alternating blocks of 32 rows of gate and 32 of up
     GATED_GELU = 3  # the same with the tanh approximation of GELU
     GATED_CLAMPED = 4  # gpt-oss's, only from separate gate and up; Task.scale is the limit
+    SILU = 5  # without a gate, only by the op activate
+    GELU = 6  # the same with the tanh approximation of GELU
 
 
 class Storage(IntEnum):

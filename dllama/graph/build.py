@@ -8,6 +8,8 @@ a feature is in one place. x is the residual stream.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dllama._kernels.tasks import Then
 from dllama.errors import UnsupportedError
 from dllama.graph.builder import GraphBuilder
@@ -15,7 +17,7 @@ from dllama.graph.graph import Graph, Heads
 from dllama.graph.latents import mix_latents
 from dllama.graph.linear_attention import linear_attention
 from dllama.graph.matrices import numbers_of, projections, whole
-from dllama.graph.networks import experts, feed_forward
+from dllama.graph.networks import experts, feed_forward, types_of_units
 from dllama.graph.residual import add_bias, add_to_x
 from dllama.graph.shard import Shard, columns_of
 from dllama.graph.sum_tree import Segment
@@ -33,6 +35,12 @@ def check_supported(spec: ModelSpec, path: object = "model") -> None:
         raise UnsupportedError(f"{path}: a shared expert with biases is not supported")
     if mixture and not spec.pre_norms:
         raise UnsupportedError(f"{path}: experts without a norm before them are not supported")
+    if mixture and not spec.ffn_gated:
+        raise UnsupportedError(f"{path}: experts without gates are not supported")
+    beside = {"experts": mixture, "latents": spec.kv_latent_dim, "linear attention": spec.linear}
+    for what, there in beside.items():
+        if spec.parallel_residual and there:
+            raise UnsupportedError(f"{path}: parallel_residual with {what} is not supported")
 
 
 def build(spec: ModelSpec, shard: Shard) -> Graph:
@@ -88,7 +96,10 @@ def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
     spec, shard, at, kind = b.spec, b.shard, b.at, b.features.attention
     matrices = [*projections(spec, shard, at)]
     norm = at + "attention_norm" if b.features.norms_before else ""
-    b.norm_for("normed", norm, [matrix.weight_type for matrix, _ in matrices])
+    kinds = [matrix.weight_type for matrix, _ in matrices]
+    if b.features.parallel:
+        kinds += types_of_units(b)
+    b.norm_for("normed", norm, kinds)
     gate = (heads.count + 2 * heads.kv_count) * heads.size
     qkv = b.buffer("qkv", gate + kind.gate * heads.count * heads.size)
     for matrix, column in matrices:
@@ -108,7 +119,7 @@ def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
         b.task("gate", qkv, dst, heads=heads, column=gate)
 
 
-def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, str]:
+def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, Any]:
     """The norms of q and k, as fields of the rope task that applies them.
 
     A norm over all heads needs the squares of those of other nodes, too.
@@ -117,15 +128,20 @@ def _head_norms(b: GraphBuilder, qkv: str, heads: Heads) -> dict[str, str]:
     names = ("q_norm", "k_norm")
     if kind.norm is QKNorm.NONE:
         return {}
+    centred = b.features.layer_norms
     if kind.norm is QKNorm.HEAD:
-        return {"weight": b.vector(at + "qk_norm", *((at + n, range(heads.size)) for n in names))}
+        weight = b.vector(at + "qk_norm", *((at + n, range(heads.size)) for n in names))
+        return {"weight": weight, "centred": centred}
+    parts = zip(names, (shard.heads, shard.kv_heads), strict=True)
+    weights = ((at + name, numbers_of(held, heads.size)) for name, held in parts)
+    weight = b.vector(at + "qk_norm", *weights)
+    if kind.norm is QKNorm.APART:
+        return {"weight": weight, "centred": centred, "apart": True}
     squares = b.buffer("head_squares", spec.n_heads + spec.n_kv_heads)
     b.task("head_squares", qkv, squares, heads=heads)
     if shard.world_size > 1:
         b.transfer("gather", squares, squares, held=shard.held_heads(spec.n_heads))
-    parts = zip(names, (shard.heads, shard.kv_heads), strict=True)
-    weights = ((at + name, numbers_of(held, heads.size)) for name, held in parts)
-    return {"weight": b.vector(at + "qk_norm", *weights), "squares": squares}
+    return {"weight": weight, "squares": squares}
 
 
 def _heads(b: GraphBuilder) -> Heads:

@@ -169,14 +169,21 @@ class GraphBuilder:
         self.task(op, src, dst, weight=self.matrix(matrix), **fields)
 
     def norm(self, src: str, dst: str, tensor: str, **fields: Any) -> None:
-        """Add an RMSNorm of rows of the residual stream's width; tensor: its weights."""
-        weight = self.vector(tensor, (tensor, range(self.spec.dim)))
-        self.task("norm", src, dst, weight=weight, epsilon=self.spec.norm_epsilon, **fields)
+        """Add a norm of rows of the residual stream's width; tensor: its weights."""
+        names, bias, centred = [tensor], "", self.spec.layer_norms
+        if centred:
+            names.append(bias := tensor + "_bias")
+        for name in names:
+            self.vector(name, (name, range(self.spec.dim)))
+        epsilon = self.spec.norm_epsilon
+        self.task(
+            "norm", src, dst, weight=tensor, bias=bias, centred=centred, epsilon=epsilon, **fields
+        )
 
     def norm_for(
         self, name: str, tensor: str, kinds: Sequence[WeightType], tail: bool = False
     ) -> None:
-        """Add an RMSNorm of x into every buffer that matrices of these types read.
+        """Add a norm of x into every buffer that matrices of these types read.
 
         Args:
             name: as in `input`.

@@ -276,7 +276,7 @@ class Task:
         then: what happens to the result.
         tail: whether it works only on the rows whose logits are wanted.
         kind: what its time is reported as.
-        bias: a vector that a matmul adds to its product; for rope: that of the keys.
+        bias: a vector that a matmul or a norm adds to its result; for rope: that of the keys.
         sums: the order in which a matmul adds columns; by default from left to right. Each sum
             that remains becomes rows of dst.
         column: column of dst where a matmul's product begins, or of src where a gate begins.
@@ -287,6 +287,8 @@ class Task:
         latents: for latent: the buffer with what keys and values are made of.
         delta: the heads, for delta.
         epsilon: epsilon of a norm.
+        centred: whether a norm is LayerNorm, not RMSNorm.
+        apart: for rope: whether each head has weights of its own for its norm.
         scale: factor, for scale.
         cap: for softcap.
         routes: the buffer that holds the experts of each row.
@@ -314,6 +316,8 @@ class Task:
     latents: str = ""
     delta: Delta | None = None
     epsilon: float = 0.0
+    centred: bool = False
+    apart: bool = False
     scale: float = 1.0
     cap: float = 0.0
     routes: str = ""

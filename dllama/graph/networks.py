@@ -12,12 +12,14 @@ from dllama.graph.residual import add_bias, add_to_x
 from dllama.graph.sum_tree import Segment
 from dllama.model.spec import HiddenAct, ModelSpec
 from dllama.model.tensors import expert_prefixes
+from dllama.model.weight_types import WeightType
 
 ACTIVATIONS = {
     HiddenAct.SILU: Then.GATED,
     HiddenAct.GELU: Then.GATED_GELU,
     HiddenAct.CLAMPED: Then.GATED_CLAMPED,
 }
+UNGATED = {HiddenAct.SILU: Then.SILU, HiddenAct.GELU: Then.GELU}
 
 
 def feed_forward(b: GraphBuilder) -> None:
@@ -28,8 +30,9 @@ def feed_forward(b: GraphBuilder) -> None:
     if not network.hidden:
         add_to_x(b, None, network.down_sum, "ffn", bias)
         return
-    norm = at + "ffn_norm" if b.features.norms_before else ""
-    b.norm_for("normed", norm, [spec.type_of(at + name) for name in ("gate", "up")])
+    if not b.features.parallel:  # else attention has normalised x
+        norm = at + "ffn_norm" if b.features.norms_before else ""
+        b.norm_for("normed", norm, types_of_units(b))
     down = whole(spec, at + "down", range(spec.dim), network.hidden)
     hidden = b.input("hidden", len(network.hidden), down.weight_type)
     _hidden_units(b, network.hidden, "normed", hidden, biases=biases)
@@ -40,10 +43,16 @@ def feed_forward(b: GraphBuilder) -> None:
     add_to_x(b, project, network.down_sum, "ffn", bias)
 
 
+def types_of_units(b: GraphBuilder) -> list[WeightType]:
+    """Types of the matrices that read the input of the layer's feed-forward network."""
+    names = ("gate", "up") if b.features.gated else ("up",)
+    return [b.spec.type_of(b.at + name) for name in names]
+
+
 def _hidden_units(
     b: GraphBuilder, held: range, src: str, dst: str, part: str = "", biases: bool = False
 ) -> None:
-    """dst = the activation of gate and up of a feed-forward network times src.
+    """dst = the activation of gate and up, or of up alone, of a feed-forward network times src.
 
     Args:
         b: the graph.
@@ -53,6 +62,9 @@ def _hidden_units(
         part: the network, if it is not that of a layer without experts: a prefix of names.
         biases: whether gate and up have biases.
     """
+    if not b.features.gated:
+        _ungated_units(b, held, src, dst, biases)
+        return
     prefix = b.at + part.replace("_", ".")
     apart = biases or _apart(b.spec)
     matrices = gated(b.spec, held, b.at + part, [prefix], apart=apart)
@@ -67,6 +79,16 @@ def _hidden_units(
         bias = b.vector(name, (name, held), least=width) if biases else ""
         b.multiply("matmul", one, both, matrix, column=column, bias=bias)
     b.task("activate", both, dst, then=activation_of(b.spec), scale=b.spec.act_limit)
+
+
+def _ungated_units(b: GraphBuilder, held: range, src: str, dst: str, biases: bool) -> None:
+    """dst = the activation of up times src; the arguments are those of _hidden_units."""
+    name = b.at + "up"
+    up = whole(b.spec, name, held, range(b.spec.dim))
+    bias = b.vector(name + "_bias", (name + "_bias", held)) if biases else ""
+    products = b.buffer("up", len(held))
+    b.multiply("matmul", b.input(src, b.spec.dim, up.weight_type), products, up, bias=bias)
+    b.task("activate", products, dst, then=UNGATED[b.spec.hidden_act])
 
 
 def experts(b: GraphBuilder) -> None:

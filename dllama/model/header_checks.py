@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from dllama.errors import FormatError
 from dllama.model.header_keys import DOUBLES, KEPT_MOST, LAYERS, NUMBERS, RANGES, Key
-from dllama.model.spec import HiddenAct, ModelSpec
+from dllama.model.spec import HiddenAct, ModelSpec, QKNorm
 from dllama.model.tensors import typed, width_of
 
 # Experts of all layers together. A reader prepares a few tensors and tasks for each of them, so
@@ -51,6 +51,7 @@ def check_spec(spec: ModelSpec, path: object) -> None:
             raise FormatError(path, field, len(getattr(spec, field)), f"{pairs} or none")
     if (spec.hidden_act is HiddenAct.CLAMPED) != (spec.act_limit > 0):
         raise FormatError(path, "act_limit", spec.act_limit, "a limit of a clamped activation")
+    _check_blocks(spec, path)
     if bool(spec.rope_switch) != bool(spec.rope_long_frequencies):
         expected = "a number of tokens" if spec.rope_long_frequencies else "frequencies behind it"
         raise FormatError(path, "rope_switch", spec.rope_switch, expected)
@@ -63,6 +64,16 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         if width % kind.block_size:
             expected = f"a multiple of {kind.block_size} for {kind.name.lower()} weights"
             raise FormatError(path, _width_field(spec, tensor), width, expected)
+
+
+def _check_blocks(spec: ModelSpec, path: object) -> None:
+    """FormatError if norms, gates and the order of blocks contradict each other."""
+    if not spec.ffn_gated and spec.hidden_act is HiddenAct.CLAMPED:
+        raise FormatError(path, "hidden_act", "clamped", "another without a gate")
+    if spec.parallel_residual and not spec.pre_norms:
+        raise FormatError(path, "parallel_residual", "set", "norms before blocks")
+    if spec.layer_norms and spec.qk_norm is QKNorm.WIDTH:
+        raise FormatError(path, "qk_norm", "over all heads", "norms of single heads, as LayerNorm")
 
 
 def _width_field(spec: ModelSpec, tensor: str) -> str:

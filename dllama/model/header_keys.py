@@ -86,6 +86,9 @@ class Key(IntEnum):
     LINEAR_VALUE_DIM = 1084
     LINEAR_TAPS = 1085
     ATTENTION_GATE = 1086
+    LAYER_NORMS = 1090
+    NO_FFN_GATE = 1091
+    PARALLEL_RESIDUAL = 1092
 
 
 # Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
@@ -94,6 +97,7 @@ FLAGS = {
     Key.QKV_BIAS: "qkv_bias",
     Key.O_BIAS: "o_bias",
     Key.FFN_BIAS: "ffn_bias",
+    Key.NO_FFN_GATE: "ffn_gated",
     Key.SINKS: "sinks",
     Key.ATTENTION_GATE: "attention_gate",
     Key.ROUTER_UNSCALED: "topk_normalised",
@@ -102,6 +106,8 @@ FLAGS = {
     Key.SHARED_GATE: "shared_gate",
     Key.NO_PRE_NORMS: "pre_norms",
     Key.POST_NORMS: "post_norms",
+    Key.LAYER_NORMS: "layer_norms",
+    Key.PARALLEL_RESIDUAL: "parallel_residual",
     Key.TIED: "tied",
 }
 FACTORS = {

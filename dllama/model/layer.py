@@ -101,9 +101,12 @@ class Layer:
         shared: units of the shared expert; 0 if there is none.
         biases: whether the matrices of the feed-forward network have biases, or those of the
             experts and the router.
+        gated: whether the feed-forward network has a gate.
         norms_before: whether the input of each block is normalised.
         norms_after: whether the output of each block is normalised before it is added to the
             residual stream.
+        layer_norms: whether norms are LayerNorm, not RMSNorm.
+        parallel: whether both blocks read the same norm of the residual stream.
     """
 
     attention: Attention
@@ -112,8 +115,11 @@ class Layer:
     width: int
     shared: int
     biases: bool
+    gated: bool
     norms_before: bool
     norms_after: bool
+    layer_norms: bool
+    parallel: bool
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -43,6 +43,7 @@ class QKNorm(IntEnum):
     NONE = 0
     HEAD = 1  # each head, with the same weights for all
     WIDTH = 2  # all heads together
+    APART = 3  # each head, with weights of its own
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class ModelSpec:
             float32.
         hidden_act: activation of the feed-forward network.
         act_limit: limit of HiddenAct.CLAMPED.
-        norm_epsilon: epsilon of RMSNorm.
+        norm_epsilon: epsilon of norms.
+        layer_norms: whether norms are LayerNorm (Ba et al. 2016), not RMSNorm. Those of the
+            residual stream have biases.
         rope_theta: base of the RoPE frequencies.
         rope_type: which pairs RoPE rotates, and whether frequencies are scaled.
         rope_scaling: how frequencies are scaled, for RopeType.LLAMA31.
@@ -126,6 +129,8 @@ class ModelSpec:
         o_bias: whether the output projection of attention has a bias.
         ffn_bias: whether the matrices of the feed-forward network have biases, or those of the
             experts and the router.
+        ffn_gated: whether the feed-forward network has a gate; otherwise the activation is that of
+            up.
         sinks: whether each query head has a score for no position at all (Xiao et al. 2023).
         attention_gate: whether the result of attention is multiplied by the sigmoid of a
             projection as wide as q (Qiu et al. 2025).
@@ -150,6 +155,8 @@ class ModelSpec:
             normalised.
         post_norms: whether their outputs are normalised before they are added to the residual
             stream.
+        parallel_residual: whether the feed-forward network reads the same norm as attention, before
+            its output is added (Wang and Komatsuzaki 2021, GPT-J).
         embedding_scale: factor of the embedding.
         attention_scale: factor of q k^T; 0 stands for 1 / sqrt(head_dim).
         attention_cap: if not 0, a score s becomes cap * tanh(s / cap).
@@ -179,6 +186,7 @@ class ModelSpec:
     hidden_act: HiddenAct = HiddenAct.SILU
     act_limit: float = 0.0
     norm_epsilon: float = 1e-5
+    layer_norms: bool = False
     rope_theta: float = 10000.0
     rope_type: RopeType = RopeType.LLAMA
     rope_scaling: RopeScaling | None = None
@@ -200,6 +208,7 @@ class ModelSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     ffn_bias: bool = False
+    ffn_gated: bool = True
     sinks: bool = False
     attention_gate: bool = False
     linear: tuple[int, ...] = ()
@@ -218,6 +227,7 @@ class ModelSpec:
     expert_scale: float = 1.0
     pre_norms: bool = True
     post_norms: bool = False
+    parallel_residual: bool = False
     embedding_scale: float = 1.0
     attention_scale: float = 0.0
     attention_cap: float = 0.0
@@ -337,8 +347,11 @@ class ModelSpec:
             self.ffn_dim if experts else self.hidden_dim,
             self.shared_hidden_dim if experts else 0,
             self.ffn_bias,
+            self.ffn_gated,
             self.pre_norms,
             self.post_norms,
+            self.layer_norms,
+            self.parallel_residual,
         )
 
     def _rope(self, windowed: bool) -> Rope:

@@ -42,22 +42,33 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from _linear(spec, at) if features.linear else _attention(spec, at, features)
         yield from _feed_forward(spec, at, features)
         if features.attention.norm is not QKNorm.NONE and not features.linear:
-            heads = features.attention.norm is QKNorm.HEAD
-            yield at + "q_norm", (spec.head_dim if heads else spec.q_dim,)
-            yield at + "k_norm", (spec.head_dim if heads else spec.kv_dim,)
+            shared = features.attention.norm is QKNorm.HEAD
+            yield at + "q_norm", (spec.head_dim if shared else spec.q_dim,)
+            yield at + "k_norm", (spec.head_dim if shared else spec.kv_dim,)
         if spec.q_latent_dim:
             yield at + "q_a_norm", (spec.q_latent_dim,)
         if spec.kv_latent_dim:
             yield at + "kv_a_norm", (spec.kv_latent_dim,)
-        if features.norms_before:
-            yield at + "attention_norm", (spec.dim,)
-            yield at + "ffn_norm", (spec.dim,)
-        if features.norms_after:
-            yield at + "attention_post_norm", (spec.dim,)
-            yield at + "ffn_post_norm", (spec.dim,)
-    yield "final_norm", (spec.dim,)
+        for norm in _block_norms(features):
+            yield from _norm(spec, at + norm)
+    yield from _norm(spec, "final_norm")
     if not spec.tied:
         yield "output", (spec.vocab_size, spec.dim)
+
+
+def _block_norms(layer: Layer) -> Iterator[str]:
+    """The norms before and after the blocks of a layer."""
+    if layer.norms_before:
+        yield from ("attention_norm",) if layer.parallel else ("attention_norm", "ffn_norm")
+    if layer.norms_after:
+        yield from ("attention_post_norm", "ffn_post_norm")
+
+
+def _norm(spec: ModelSpec, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of a norm of the residual stream's width."""
+    yield name, (spec.dim,)
+    if spec.layer_norms:
+        yield name + "_bias", (spec.dim,)
 
 
 def _projections(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -127,13 +138,14 @@ def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str,
         if spec.shared_gate:
             yield at + "shared_gate", (1, spec.dim)
     for prefix, width in networks.items():
-        yield prefix + "gate", (width, spec.dim)
-        yield prefix + "down", (spec.dim, width)
-        yield prefix + "up", (width, spec.dim)
+        shapes = {"gate": (width, spec.dim), "down": (spec.dim, width), "up": (width, spec.dim)}
+        if not layer.gated:
+            del shapes["gate"]
+        for name, shape in shapes.items():
+            yield prefix + name, shape
         if layer.biases:
-            yield prefix + "gate_bias", (width,)
-            yield prefix + "down_bias", (spec.dim,)
-            yield prefix + "up_bias", (width,)
+            for name, (rows, _) in shapes.items():
+                yield f"{prefix}{name}_bias", (rows,)
 
 
 def expert_prefixes(spec: ModelSpec, at: str) -> list[str]:
@@ -156,7 +168,8 @@ def typed(spec: ModelSpec) -> list[str]:
         if features.shared:
             names += [at + "shared_gate"] if spec.shared_gate else []
             within.append("shared.")
-        names += [at + one + name for one in within for name in ("gate", "down", "up")]
+        networks = ("gate", "down", "up") if features.gated else ("down", "up")
+        names += [at + one + name for one in within for name in networks]
     return names if spec.tied else [*names, "output"]
 
 

@@ -26,7 +26,7 @@ MODELS = (
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3",
     "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
-    "qwen3_next", "grok",
+    "qwen3_next", "starcoder2", "stablelm", "grok",
 )  # fmt: skip
 # So many that every expert is used.
 IDS = range(3, 90)
@@ -39,6 +39,7 @@ SILENT = {
     "max_position_embeddings",  # only how many tokens the model takes
     "embd_pdrop", "output_router_logits", "pad_token_id", "pretraining_tp", "resid_pdrop",
     "router_aux_loss_coef", "router_jitter_noise", "transformers_version", "use_cache",
+    "embedding_dropout", "hidden_dropout", "residual_dropout",
 }  # fmt: skip
 THETA = {"gpt-oss": 150000.0, "mixtral": 1e6, "smollm3": 2e6}
 # These count only if use_sliding_window and sliding_window are both set.
@@ -62,6 +63,7 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "qwen3_5_moe": {"mrope_interleaved", "mrope_section", "intermediate_size"},
              "qwen3_next": {"intermediate_size"},  # all layers have experts
              "phi3": {"original_max_position_embeddings"},  # which it has twice
+             "starcoder2": {"rms_norm_eps"}, "stablelm": {"rms_norm_eps"},  # another field has it
              "gpt-oss": {"beta_fast"},  # no pair turns so often in 32 positions
              # Pairs are counted in whole numbers.
              "llama-yarn": {"beta_fast", "original_max_position_embeddings"}}  # fmt: skip
@@ -104,6 +106,13 @@ DEFAULTS_OF = {
         "use_bidirectional_attention": False,
     },
     "phi3": {"rms_norm_eps": 1e-5},
+    "starcoder2": {
+        "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5, "num_key_value_heads": 2,
+        "use_bias": True,
+    },
+    "stablelm": {
+        "layer_norm_eps": 1e-5, "qk_layernorm": False, "use_parallel_residual": False,
+    },
     "qwen3_5": {"linear_conv_kernel_dim": 4, "partial_rotary_factor": 0.25},
     "qwen3_5_moe": {
         "linear_conv_kernel_dim": 4, "num_key_value_heads": 2, "partial_rotary_factor": 0.25,

@@ -22,7 +22,7 @@ from dllama.converter import convert
 from dllama.converter.families import mixtral
 from dllama.errors import DllamaError, FormatError, UnsupportedError
 from dllama.model.file import ModelFile, ModelWriter
-from dllama.model.spec import Arch, HiddenAct, ModelSpec
+from dllama.model.spec import Arch, HiddenAct, ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
 from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.footprint import footprint
@@ -33,7 +33,7 @@ MODELS = (
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3",
     "gpt-oss", "gpt-oss-mxfp4", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
-    "qwen3_next",
+    "qwen3_next", "starcoder2", "stablelm",
 )  # fmt: skip
 MIXTURES = (
     "gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "qwen2_moe", "glm4_moe",
@@ -151,6 +151,11 @@ SHARED = {
     "none": {},
     "few": {**ROUTER, "shared_hidden_dim": 160},
     "many": {"moe_hidden_dim": 64, "shared_hidden_dim": 416, "shared_gate": True},
+    "parallel": {
+        "n_experts": 0, "n_active_experts": 0, "moe_hidden_dim": 0, "dense": (), "o_bias": True,
+        "ffn_bias": True, "ffn_gated": False, "layer_norms": True, "parallel_residual": True,
+        "qk_norm": QKNorm.APART, "rope_dim": 8,
+    },
     "linear": {
         "attention_gate": True,
         "linear": (1,),
@@ -160,7 +165,7 @@ SHARED = {
         "linear_key_dim": 24,
         "linear_value_dim": 40,
     },
-}
+}  # fmt: skip
 
 
 def random_model(path, **changes):

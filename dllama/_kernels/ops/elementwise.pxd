@@ -9,6 +9,10 @@ cdef extern from "simd/elementwise.h" nogil:
     # Each works on one row of n elements; n need not be a multiple of 16.
     ctypedef struct dl_floats:
         void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y) noexcept nogil
+        void (*layernorm)(const float *x, const float *weight, const float *bias, float epsilon, int64_t n,
+                          float *y) noexcept nogil  # bias may be NULL
+        void (*silu)(const float *x, int64_t n, float *h) noexcept nogil
+        void (*gelu)(const float *x, int64_t n, float *h) noexcept nogil
         void (*swiglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
         void (*geglu)(const float *gate, const float *up, int64_t n, float *h) noexcept nogil
         void (*swiglu_clamped)(const float *gate, const float *up, int64_t n, float limit,
@@ -72,17 +76,23 @@ cdef enum:
     GATED = 2
     GATED_GELU = 3
     GATED_CLAMPED = 4
+    SILU = 5
+    GELU = 6
 
 cdef struct Activation:
     int then
     float limit                     # GATED_CLAMPED
 
-# h[n] = the activation of gate[n] and up[n].
+# h[n] = the activation of gate[n] and up[n]; SILU and GELU read only gate.
 cdef inline void activate(const dl_floats *f, const Activation *a, const float *gate, const float *up,
                           int64_t n, float *h) noexcept nogil:
     if a.then == GATED_CLAMPED:
         f.swiglu_clamped(gate, up, n, a.limit, h)
     elif a.then == GATED_GELU:
         f.geglu(gate, up, n, h)
+    elif a.then == SILU:
+        f.silu(gate, n, h)
+    elif a.then == GELU:
+        f.gelu(gate, n, h)
     else:
         f.swiglu(gate, up, n, h)

@@ -1,4 +1,4 @@
-"""Row-wise float kernels: RMSNorm, SwiGLU, GEGLU, exp, and the rows that a matmul reads.
+"""Row-wise float kernels: RMSNorm, LayerNorm, activations, exp, and the rows that a matmul reads.
 
 T: rows, D or K: columns of a row. All results have the same bits on every instruction set and for
 any number of threads.
@@ -90,6 +90,48 @@ def rmsnorm(const float[:, ::1] x, const float[::1] weight, float epsilon, int t
         for t in prange(T, nogil=True, num_threads=threads):
             f.rmsnorm(&x[t, 0], &weight[0], epsilon, D, &y[t, 0])
     return out
+
+
+def layernorm(const float[:, ::1] x, const float[::1] weight, const float[::1] bias, float epsilon,
+              int threads=1):
+    """LayerNorm: (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias (Ba et al. 2016, equation 4).
+
+    Args:
+        x: float32 (T, D).
+        weight: float32 (D,).
+        bias: float32 (D,), or None.
+        epsilon: added to the variance.
+        threads: how many threads compute.
+
+    Returns:
+        float32 (T, D).
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    cdef int64_t t, T = x.shape[0], D = x.shape[1]
+    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const float *shift = NULL
+    _same("weight", weight.shape[0], D)
+    if bias is not None:
+        _same("bias", bias.shape[0], D)
+    out = np.empty((T, D), np.float32)
+    cdef float[:, ::1] y = out
+    if D:
+        shift = NULL if bias is None else &bias[0]
+        for t in prange(T, nogil=True, num_threads=threads):
+            f.layernorm(&x[t, 0], &weight[0], shift, epsilon, D, &y[t, 0])
+    return out
+
+
+def silu(const float[:, ::1] x, int threads=1):
+    """x * sigmoid(x) for float32 (T, D) (Hendrycks and Gimpel 2016)."""
+    return _gated(x, x, threads, SILU)
+
+
+def gelu(const float[:, ::1] x, int threads=1):
+    """GELU with the tanh approximation for float32 (T, D) (Hendrycks and Gimpel 2016)."""
+    return _gated(x, x, threads, GELU)
 
 
 def swiglu(const float[:, ::1] gate, const float[:, ::1] up, int threads=1):

@@ -118,8 +118,10 @@ cdef struct Rope:
     const float *long_turns         # the same for long texts
     int64_t pairs
     bint halves
-    const float *q_norm             # [size] or, with squares, [count][size]; or NULL
+    const float *q_norm             # [size] or, with squares or apart, [count][size]; or NULL
     const float *k_norm             # [size], or [kv_count][size]
+    int64_t apart                   # numbers from the weights of a head to those of the next, or 0
+    bint centred                    # LayerNorm of each head, else RMSNorm
     float epsilon
     const float *squares            # [T][q_heads + kv_heads] of all nodes, or NULL
     int64_t q_heads, kv_heads
@@ -154,7 +156,7 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
         if r.squares != NULL:
             _weigh(q + h * size, r.q_norm + h * size, q_factor, size)
         elif r.q_norm != NULL:
-            run.floats.rmsnorm(q + h * size, r.q_norm, r.epsilon, size, q + h * size)
+            _norm(run, r, q + h * size, r.q_norm + h * r.apart)
         if turns != NULL:
             rope_head(q + h * size, turns, r.pairs, r.halves)
         if r.factor != NULL:
@@ -162,7 +164,7 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     if r.squares != NULL:
         _weigh(k, r.k_norm + kv_head * size, k_factor, size)
     elif r.k_norm != NULL:
-        run.floats.rmsnorm(k, r.k_norm, r.epsilon, size, k)
+        _norm(run, r, k, r.k_norm + kv_head * r.apart)
     if turns != NULL:
         rope_head(k, turns, r.pairs, r.halves)
     if r.constant != NULL:
@@ -171,6 +173,14 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     kv_put(r.kv, r.floats, run.batch.blocks[r.blocks + t], r.layer, kv_head, position, k,
            k + r.heads.kv_count * size)
     return 0
+
+
+cdef inline void _norm(const Pass *run, const Rope *r, float *x, const float *weight) noexcept nogil:
+    """The norm of a head, in place."""
+    if r.centred:
+        run.floats.layernorm(x, weight, NULL, r.epsilon, r.kv.size, x)
+    else:
+        run.floats.rmsnorm(x, weight, r.epsilon, r.kv.size, x)
 
 
 cdef inline float _width_factor(const Rope *r, int64_t t, int64_t first, int64_t heads) noexcept nogil:
@@ -227,9 +237,12 @@ cdef class RopeOp(Op):
         r.kv, r.layer = &self.cache.view, task.heads.cache_layer
         r.blocks = <int64_t> task.heads.cache * b.max_rows
         r.floats, r.epsilon = dl_attention_of(dl_isa()), task.epsilon
+        r.centred = task.centred
         if task.squares:
             r.squares, r.q_heads = b.floats(task.squares), task.heads.all
             r.kv_heads = b.rows(task.squares).k - r.q_heads
+        if task.squares or task.apart:
+            r.apart = size
             r.q_norm = b.vector(task.weight, (r.heads.count + r.heads.kv_count) * size)
             r.k_norm = r.q_norm + <int64_t> (r.heads.count * size)
         elif task.weight:

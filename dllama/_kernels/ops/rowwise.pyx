@@ -25,6 +25,8 @@ cdef struct RowOp:
     const dl_rows *dst              # [T][D], as a matmul reads them
     float *sum                      # norm with ADD, add: [T][D], added to; embed, scale, sigmoid, softcap: written
     const float *weight             # norm, add: [D]
+    const float *bias               # norm: [D], or NULL
+    bint centred                    # norm: LayerNorm, else RMSNorm
     const uint8_t *stored           # embed: [vocab][stored_bytes], D numbers each
     int64_t stored_bytes
     int stored_type
@@ -63,10 +65,18 @@ cdef inline void _put_cut(const Pass *run, const RowOp *r, int64_t i, const floa
     put_blocks(run.floats, r.dst, T, i // cuts, first, end - first, x + 32 * first)
 
 
+cdef inline void _norm(const Pass *run, const RowOp *r, int64_t t, float *y) noexcept nogil:
+    """y[D] = the norm of row t."""
+    if r.centred:
+        run.floats.layernorm(_row(run, r, t), r.weight, r.bias, r.epsilon, r.width, y)
+    else:
+        run.floats.rmsnorm(_row(run, r, t), r.weight, r.epsilon, r.width, y)
+
+
 cdef int norm_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
     cdef const RowOp *r = <const RowOp *> op
     cdef int64_t T = rows_of(run, r.tail)
-    run.floats.rmsnorm(_row(run, r, i // _cuts(run, r, T)), r.weight, r.epsilon, r.width, scratch)
+    _norm(run, r, i // _cuts(run, r, T), scratch)
     _put_cut(run, r, i, scratch)
     return 0
 
@@ -74,14 +84,14 @@ cdef int norm_item(const Pass *run, const void *op, int64_t i, float *scratch) n
 cdef int norm_add_item(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
     cdef const RowOp *r = <const RowOp *> op
     cdef int64_t j
-    run.floats.rmsnorm(_row(run, r, t), r.weight, r.epsilon, r.width, scratch)
+    _norm(run, r, t, scratch)
     for j in range(r.width):
         r.sum[t * r.width + j] += scratch[j]
     return 0
 
 
 cdef class NormOp(Op):
-    """dst = RMSNorm of src; Then.ADD: dst += it."""
+    """dst = RMSNorm of src, or LayerNorm if task.centred; Then.ADD: dst += it."""
 
     cdef RowOp op
 
@@ -89,6 +99,7 @@ cdef class NormOp(Op):
         self.op.tail, self.op.src = task.tail, b.floats(task.src)
         self.op.width, self.op.epsilon = b.rows(task.src).k, task.epsilon
         self.op.weight = b.vector(task.weight, self.op.width)
+        self.op.centred, self.op.bias = task.centred, b.vector(task.bias, self.op.width)
         self.scratch = self.op.width + 16
         if task.then == Then.ADD:
             self.op.sum = b.floats(task.dst)
@@ -126,7 +137,7 @@ cdef int activate_item(const Pass *run, const void *op, int64_t t, float *scratc
 
 
 cdef class ActivateOp(Op):
-    """dst = the activation of src, whose columns are gate, then up."""
+    """dst = the activation of src, whose columns are gate, then up; Then.SILU, GELU: one of both."""
 
     cdef RowOp op
 
@@ -134,7 +145,7 @@ cdef class ActivateOp(Op):
         self.op.src, self.op.dst = b.floats(task.src), b.rows(task.dst)
         self.op.width = b.rows(task.src).k
         self.op.act.then, self.op.act.limit = task.then, task.scale
-        if self.op.width < 2 * self.op.dst.k:
+        if self.op.width < self.op.dst.k * (1 if task.then in (Then.SILU, Then.GELU) else 2):
             raise ValueError(f"{task.src} has {self.op.width} columns, {task.dst} {self.op.dst.k}")
         self.scratch = self.op.dst.k + 32
         self.stage(row_items, activate_item, &self.op)

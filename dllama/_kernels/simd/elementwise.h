@@ -11,6 +11,9 @@
 
 typedef struct {
     void (*rmsnorm)(const float *x, const float *weight, float epsilon, int64_t n, float *y);
+    void (*layernorm)(const float *x, const float *weight, const float *bias, float epsilon, int64_t n, float *y);
+    void (*silu)(const float *x, int64_t n, float *h);
+    void (*gelu)(const float *x, int64_t n, float *h);
     void (*swiglu)(const float *gate, const float *up, int64_t n, float *h);
     void (*geglu)(const float *gate, const float *up, int64_t n, float *h);
     void (*swiglu_clamped)(const float *gate, const float *up, int64_t n, float limit, float *h);
@@ -20,8 +23,8 @@ typedef struct {
 } dl_floats;
 
 #define DL_FLOATS(isa, vec) \
-    {dl_rmsnorm_##vec, dl_swiglu_##vec, dl_geglu_##vec, dl_swiglu_clamped_##vec, dl_softcap_##vec, \
-     dl_quantise_row_##vec, dl_exp_row_##vec},
+    {dl_rmsnorm_##vec, dl_layernorm_##vec, dl_silu_##vec, dl_gelu_##vec, dl_swiglu_##vec, dl_geglu_##vec, \
+     dl_swiglu_clamped_##vec, dl_softcap_##vec, dl_quantise_row_##vec, dl_exp_row_##vec},
 
 /* isa must be available on this machine. */
 static inline const dl_floats *dl_floats_of(int isa)

@@ -54,27 +54,80 @@ static void DL_FN(dl_rmsnorm)(const float *x, const float *weight, float epsilon
     }
 }
 
-/* h[n] = gate * sigmoid(gate) * up  (Shazeer 2020, SwiGLU) */
+/* As dl_load_n, padded with `fill`. */
+DL_INLINE VT DL_FN(dl_load_or)(const float *p, int64_t n, float fill)
+{
+    float padded[16];
+    if (n >= 16) return V(load)(p);
+    V(store)(padded, V(set1)(fill));
+    memcpy(padded, p, (size_t)n * sizeof(float));
+    return V(load)(padded);
+}
+
+/* y[n] = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias; bias may be NULL  (Ba et al. 2016, eq. 4) */
+static void DL_FN(dl_layernorm)(const float *x, const float *weight, const float *bias, float epsilon, int64_t n,
+                                float *y)
+{
+    VT sum = V(set1)(0.0f), squares = V(set1)(0.0f);
+    for (int64_t i = 0; i < n; i += 16) sum = V(add)(sum, DL_FN(dl_load_n)(x + i, n - i));
+    float centre = V(hsum)(sum) / (float)n;
+    VT mean = V(set1)(centre);
+    for (int64_t i = 0; i < n; i += 16) {
+        VT v = V(sub)(DL_FN(dl_load_or)(x + i, n - i, centre), mean);
+        squares = V(fma)(v, v, squares);
+    }
+    VT scale = V(set1)(1.0f / sqrtf(V(hsum)(squares) / (float)n + epsilon));
+    for (int64_t i = 0; i < n; i += 16) {
+        VT v = V(mul)(V(sub)(DL_FN(dl_load_n)(x + i, n - i), mean), scale);
+        VT shift = bias ? DL_FN(dl_load_n)(bias + i, n - i) : V(set1)(0.0f);
+        DL_FN(dl_store_n)(y + i, V(fma)(v, DL_FN(dl_load_n)(weight + i, n - i), shift), n - i);
+    }
+}
+
+/* x * sigmoid(x) */
+DL_INLINE VT DL_FN(dl_silu_of)(VT x)
+{
+    VT e = DL_FN(dl_exp)(V(sub)(V(set1)(0.0f), x));
+    return V(div)(x, V(add)(V(set1)(1.0f), e));
+}
+
+/* x * (1 + tanh(u)) / 2 = x * sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+ * (Hendrycks and Gimpel 2016) */
+DL_INLINE VT DL_FN(dl_gelu_of)(VT x)
+{
+    VT a = V(set1)(-1.5957691216f), b = V(set1)(-1.5957691216f * 0.044715f);
+    VT e = DL_FN(dl_exp)(V(mul)(x, V(fma)(V(mul)(x, x), b, a)));
+    return V(div)(x, V(add)(V(set1)(1.0f), e));
+}
+
+/* h[n] = silu(x) */
+static void DL_FN(dl_silu)(const float *x, int64_t n, float *h)
+{
+    for (int64_t i = 0; i < n; i += 16)
+        DL_FN(dl_store_n)(h + i, DL_FN(dl_silu_of)(DL_FN(dl_load_n)(x + i, n - i)), n - i);
+}
+
+/* h[n] = gelu(x), the tanh approximation */
+static void DL_FN(dl_gelu)(const float *x, int64_t n, float *h)
+{
+    for (int64_t i = 0; i < n; i += 16)
+        DL_FN(dl_store_n)(h + i, DL_FN(dl_gelu_of)(DL_FN(dl_load_n)(x + i, n - i)), n - i);
+}
+
+/* h[n] = silu(gate) * up  (Shazeer 2020, SwiGLU) */
 static void DL_FN(dl_swiglu)(const float *gate, const float *up, int64_t n, float *h)
 {
-    VT one = V(set1)(1.0f), zero = V(set1)(0.0f);
     for (int64_t i = 0; i < n; i += 16) {
-        VT g = DL_FN(dl_load_n)(gate + i, n - i);
-        VT e = DL_FN(dl_exp)(V(sub)(zero, g));
-        VT s = V(div)(g, V(add)(one, e));
+        VT s = DL_FN(dl_silu_of)(DL_FN(dl_load_n)(gate + i, n - i));
         DL_FN(dl_store_n)(h + i, V(mul)(s, DL_FN(dl_load_n)(up + i, n - i)), n - i);
     }
 }
 
-/* h[n] = gelu(gate) * up, where gelu(g) = g * (1 + tanh(u)) / 2 = g * sigmoid(2 u),
- * u = sqrt(2 / pi) (g + 0.044715 g^3)  (Hendrycks and Gimpel 2016; Shazeer 2020, GEGLU) */
+/* h[n] = gelu(gate) * up  (Shazeer 2020, GEGLU) */
 static void DL_FN(dl_geglu)(const float *gate, const float *up, int64_t n, float *h)
 {
-    VT one = V(set1)(1.0f), a = V(set1)(-1.5957691216f), b = V(set1)(-1.5957691216f * 0.044715f);
     for (int64_t i = 0; i < n; i += 16) {
-        VT g = DL_FN(dl_load_n)(gate + i, n - i);
-        VT e = DL_FN(dl_exp)(V(mul)(g, V(fma)(V(mul)(g, g), b, a)));
-        VT s = V(div)(g, V(add)(one, e));
+        VT s = DL_FN(dl_gelu_of)(DL_FN(dl_load_n)(gate + i, n - i));
         DL_FN(dl_store_n)(h + i, V(mul)(s, DL_FN(dl_load_n)(up + i, n - i)), n - i);
     }
 }

@@ -29,6 +29,11 @@ FEATURES = {
     "heads of half a block": {"head_dim": 16},
     "head norms": {"qk_norm": QKNorm.HEAD},
     "norms over all heads": {"qk_norm": QKNorm.WIDTH},
+    "norms apart": {"qk_norm": QKNorm.APART},
+    "LayerNorm": {"layer_norms": True, "qk_norm": QKNorm.HEAD, "post_norms": True},
+    "no gates": {"ffn_gated": False, "hidden_dim": 160},
+    "no gates, with biases": {"ffn_gated": False, "ffn_bias": True},
+    "a parallel residual": {"parallel_residual": True, "tensor_types": TYPES},
     "biases": {"qkv_bias": True},
     "biases everywhere": {"qkv_bias": True, "o_bias": True, "ffn_bias": True},
     "a part of each head": {"rope_dim": 16},
@@ -118,6 +123,10 @@ def test_a_layer_is_a_composition():
     assert ops("norms after blocks only") == after
     biased = [*attention, "add", "norm", "matmul", "matmul", "activate", "matmul", "add"]
     assert ops("biases everywhere") == biased
+    unbiased = [*attention, "norm", "matmul", "activate", "matmul"]
+    assert ops("no gates") == unbiased
+    parallel = ["norm", "encode", "matmul", "matmul", "matmul", "rope", "attention", "encode"]
+    assert ops("a parallel residual") == [*parallel, "matmul", "matmul", "matmul"]
     assert ops("norms after blocks") == [*attention, "norm", *experts, "norm"]
 
 
@@ -128,6 +137,11 @@ def test_the_activation_is_that_of_the_model():
         assert [task.then.name for task in tasks if task.weight.endswith("gate_up")] == 2 * [
             "GATED_GELU" if act is HiddenAct.GELU else "GATED"
         ]
+        changes = {"hidden_act": act, "ffn_gated": False}
+        spec = ModelSpec(**(PLAIN | changes))
+        tasks = build(spec, split(spec, [1])[0]).tasks
+        acts = [task.then.name for task in tasks if task.op == "activate"]
+        assert acts == 2 * [act.name]
     (graph,) = graphs("a clamped activation", 1)
     acts = [(one.then.name, one.scale) for one in graph.tasks if one.op == "activate"]
     assert acts == 2 * [("GATED_CLAMPED", 7.0)]
@@ -138,6 +152,12 @@ def test_the_activation_is_that_of_the_model():
     [
         ({"arch": Arch.QWEN3, **MIXTURE}, "m: architecture qwen3 with 4 experts is not"),
         ({"pre_norms": False, **MIXTURE}, "experts without a norm before them"),
+        ({"ffn_gated": False, **MIXTURE}, "experts without gates are not"),
+        ({"parallel_residual": True, **MIXTURE}, "parallel_residual with experts is not"),
+        (
+            {"parallel_residual": True, **FEATURES["linear attention"]},
+            "parallel_residual with linear attention is not",
+        ),
         ({"arch": Arch.QWEN3_MOE}, "architecture qwen3_moe with 0 experts is not"),
     ],
 )

@@ -48,29 +48,39 @@ def forward(
         weights = _layer(tensors, layer)
         turns = None if layer in spec.no_rope else halves
         y = noise(_attention_block(weights, spec, x, turns, kv_type, noise, layer in spec.windowed))
-        x = x + residual * _post_normed(weights, "attention_post_norm", spec, y)
+        before, x = x, x + residual * _post_normed(weights, "attention_post_norm", spec, y)
         block = _experts if "router" in weights else _feed_forward
-        y = noise(block(weights, spec, x, noise))
+        y = noise(block(weights, spec, before if spec.parallel_residual else x, noise))
         x = x + residual * _post_normed(weights, "ffn_post_norm", spec, y)
-    x = noise(ops.rms_norm(x, dense(tensors["final_norm"]), spec.norm_epsilon))
+    x = noise(_norm(tensors, "final_norm", spec, x))
     logits = ops.matmul(x, tensors["output"]) * spec.logits_scale
     return ops.softcap(logits, spec.logits_cap) if spec.logits_cap else logits
 
 
 def _post_normed(weights, name, spec, y):
     """y, or its norm in models that also normalise after a block."""
-    return ops.rms_norm(y, weights[name], spec.norm_epsilon) if spec.post_norms else y
+    return _norm(weights, name, spec, y) if spec.post_norms else y
 
 
 def _normed(weights, name, spec, x):
     """The norm of x, or x in models without norms before blocks."""
-    return ops.rms_norm(x, weights[name], spec.norm_epsilon) if spec.pre_norms else x
+    return _norm(weights, name, spec, x) if spec.pre_norms else x
+
+
+def _norm(weights, name, spec, x):
+    """LayerNorm of x, or RMSNorm."""
+    if spec.layer_norms:
+        bias = weights.get(f"{name}_bias", 0.0)
+        return ops.layer_norm(x, dense(weights[name]), bias, spec.norm_epsilon)
+    return ops.rms_norm(x, dense(weights[name]), spec.norm_epsilon)
 
 
 def _qk_normed(weights, name, spec, x):
     """The norm of heads (T, heads, size), one by one or all together."""
     if spec.qk_norm is QKNorm.HEAD:
-        return ops.rms_norm(x, weights[name], spec.norm_epsilon)
+        return _norm(weights, name, spec, x)
+    if spec.qk_norm is QKNorm.APART:
+        return _norm({name: weights[name].reshape(x.shape[1:])}, name, spec, x)
     return ops.rms_norm(x.reshape(len(x), -1), weights[name], spec.norm_epsilon).reshape(x.shape)
 
 
@@ -145,13 +155,14 @@ def _rotate(spec, x, halves, windowed):
 
 def _feed_forward(weights, spec, x, noise):
     """The feed-forward network on x (T, dim), before the residual sum: (T, dim)."""
-    h = noise(_normed(weights, "ffn_norm", spec, x))
+    norm = "attention_norm" if spec.parallel_residual else "ffn_norm"
+    h = noise(_normed(weights, norm, spec, x))
     return _gated(weights, "", spec, h, noise)
 
 
 def _experts(weights, spec, x, noise):
     """A mixture of experts on x (T, dim), token by token, before the residual sum: (T, dim)."""
-    h = noise(ops.rms_norm(x, weights["ffn_norm"], spec.norm_epsilon))
+    h = noise(_norm(weights, "ffn_norm", spec, x))
     scores = ops.matmul(h, weights["router"]) + weights.get("router_bias", 0.0)
     out = np.zeros_like(h)
     if spec.shared_hidden_dim:
@@ -176,7 +187,12 @@ def _experts(weights, spec, x, noise):
 
 
 def _gated(weights, prefix, spec, h, noise):
-    """down(activation(gate(h)) * up(h)) of the network, or of one expert."""
+    """down(activation(gate(h)) * up(h)) of the network, or of one expert; down(activation(up(h)))
+    in models without gates."""
+    if not spec.ffn_gated:
+        up = ops.matmul(h, weights[prefix + "up"]) + weights.get(prefix + "up_bias", 0.0)
+        hidden = (ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu)(up)
+        return _down(weights, prefix, noise(hidden))
     gate, up = (
         ops.matmul(h, weights[prefix + name]) + weights.get(f"{prefix}{name}_bias", 0.0)
         for name in ("gate", "up")
@@ -185,7 +201,12 @@ def _gated(weights, prefix, spec, h, noise):
         hidden = ops.swiglu_clamped(gate, up, spec.act_limit)
     else:
         hidden = (ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu)(gate) * up
-    down = ops.matmul(noise(hidden), weights[prefix + "down"])
+    return _down(weights, prefix, noise(hidden))
+
+
+def _down(weights, prefix, hidden):
+    """The down projection of hidden units (T, units)."""
+    down = ops.matmul(hidden, weights[prefix + "down"])
     return down + weights.get(prefix + "down_bias", 0.0)
 
 

@@ -24,6 +24,13 @@ def rms_norm(x: ArrayLike, weight: ArrayLike, epsilon: float) -> Array:
     return x / np.sqrt(mean + epsilon) * np.asarray(weight, np.float64)
 
 
+def layer_norm(x: ArrayLike, weight: ArrayLike, bias: ArrayLike, epsilon: float) -> Array:
+    """(x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias, last axis (Ba et al. 2016)."""
+    x = np.asarray(x, np.float64)
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    return rms_norm(centred, weight, epsilon) + np.asarray(bias, np.float64)
+
+
 def matmul(x: ArrayLike, weight: Weight) -> Array:
     """x (T, D) times weight (R, D) transposed: (T, R).
 

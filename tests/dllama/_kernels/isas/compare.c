@@ -172,6 +172,14 @@ static void check_floats(void)
         normals(x, n, 3.0f), normals(w, n, 1.0f);
         f->rmsnorm(x, w, 1e-5f, n, got), base->rmsnorm(x, w, 1e-5f, n, expected);
         same(got, expected, bytes, "rmsnorm", n, 0);
+        f->layernorm(x, w, x, 1e-5f, n, got), base->layernorm(x, w, x, 1e-5f, n, expected);
+        same(got, expected, bytes, "layernorm", n, 0);
+        f->layernorm(x, w, NULL, 1e-5f, n, got), base->layernorm(x, w, NULL, 1e-5f, n, expected);
+        same(got, expected, bytes, "layernorm without bias", n, 0);
+        f->silu(x, n, got), base->silu(x, n, expected);
+        same(got, expected, bytes, "silu", n, 0);
+        f->gelu(x, n, got), base->gelu(x, n, expected);
+        same(got, expected, bytes, "gelu", n, 0);
         f->swiglu(x, w, n, got), base->swiglu(x, w, n, expected);
         same(got, expected, bytes, "swiglu", n, 0);
         f->geglu(x, w, n, got), base->geglu(x, w, n, expected);

@@ -20,6 +20,32 @@ def test_rmsnorm(rng, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("biased", [True, False])
+def test_layernorm(rng, width, biased):
+    x = (5 + rng.standard_normal((5, width))).astype(np.float32)
+    weight = rng.standard_normal(width).astype(np.float32)
+    bias = rng.standard_normal(width).astype(np.float32) if biased else None
+    result = elementwise.layernorm(x, weight, bias, 1e-5, threads=2)
+    expected = ops.layer_norm(x, weight, bias if biased else 0, 1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layernorm_of_a_constant_is_its_bias():
+    x, weight = np.full((1, 20), 3e4, np.float32), np.ones(20, np.float32)
+    bias = np.arange(20, dtype=np.float32)
+    np.testing.assert_allclose(elementwise.layernorm(x, weight, bias, 1e-5), bias[None], atol=1e-2)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["silu", "gelu"])
+def test_activations(rng, width, name):
+    x = (4 * rng.standard_normal((4, width))).astype(np.float32)
+    x[:, 0] = [-1e4, -200, 200, 1e4]
+    result = getattr(elementwise, name)(x, threads=3)
+    np.testing.assert_allclose(result, getattr(ops, name)(x), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_swiglu(rng, width):
     gate = (20 * rng.standard_normal((4, width))).astype(np.float32)
     up = rng.standard_normal((4, width)).astype(np.float32)
@@ -90,6 +116,9 @@ def test_refuses_widths_that_differ():
     x = np.zeros((2, 8), np.float32)
     with pytest.raises(ValueError, match="expected 8"):
         elementwise.rmsnorm(x, np.zeros(7, np.float32), 1e-5)
+    for sizes in ((7, 8), (8, 7)):
+        with pytest.raises(ValueError, match="7, expected 8"):
+            elementwise.layernorm(x, *(np.zeros(size, np.float32) for size in sizes), 1e-5)
     with pytest.raises(ValueError, match="expected 8"):
         elementwise.swiglu(x, x[:, :7].copy())
     with pytest.raises(ValueError, match="multiple of 32"):
