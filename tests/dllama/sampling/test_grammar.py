@@ -216,6 +216,16 @@ def test_a_lenient_schema_leaves_out_what_a_grammar_cannot_say(rng):
     assert len(json.loads(random_text(grammar.constraint([EOS]), rng))) <= 2
 
 
+def test_grammars_may_name_special_tokens():
+    made = constraint("grammar", "start: <|start_header_id|> /ab/ <|end_header_id|>")
+    spelt = b""
+    while not made.complete:
+        token = max(ids_of(made.mask))
+        made.advance(token)
+        spelt += SPELT[token]
+    assert spelt == b"<|start_header_id|>ab<|end_header_id|>"
+
+
 def test_only_one_can_be_given():
     assert GrammarText.of(schema=None, regex=None) is None
     assert GrammarText.of(schema=None, regex="a") == GrammarText("regex", "a", "regex")
