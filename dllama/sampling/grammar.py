@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,8 +97,8 @@ class Constraint:
 
     def fitting(self, ids: Sequence[int]) -> int:
         """Return how many of these ids, from the first on, may come next and are no ends."""
-        end = next((at for at, token in enumerate(ids) if token in self._ends), len(ids))
-        return int(self._matcher.validate_tokens(list(ids[:end])))
+        known = takewhile(lambda one: one < self._vocab_size and one not in self._ends, ids)
+        return int(self._matcher.validate_tokens(list(known)))
 
     def masks(self, ids: Sequence[int]) -> list[Mask]:
         """Return the mask now and after each of these ids, up to where nothing can follow.

@@ -137,6 +137,10 @@ class Sampler:
         """
         try:
             if mask is not None:
+                if known is None and is_greedy(self._config):
+                    best = _best_allowed(row, mask)
+                    if best is not None:
+                        return best
                 tops = yield from row.ask(Allow(mask))
             elif known is None:
                 tops = row.tops()
@@ -146,6 +150,23 @@ class Sampler:
             return (yield from choose(row, tops, self._config, self._seed, number))
         except ValueError as error:
             return ModelError(f"the model's logits are not usable: {error}")
+
+
+def is_greedy(config: SamplerConfig) -> bool:
+    """Whether the best token is drawn, whatever the seed."""
+    return config.temperature < LEAST_TEMPERATURE or config.top_k == 1
+
+
+def _best_allowed(row: Row, mask: Mask) -> int | None:
+    """Return the best token if a mask has it, so that no node need know the mask; else None."""
+    try:
+        tops = row.tops()
+    except ValueError:  # the logit may be one that does not count
+        return None
+    best, token = min(tops, key=lambda top: (-top[0], top[1]))
+    usable = all(-math.inf <= logit < math.inf for logit, _ in tops) and best > -math.inf
+    allowed = token // 8 < len(mask) and mask[token // 8] >> token % 8 & 1
+    return token if usable and allowed else None
 
 
 def _penalise(row: Row, ids: NDArray[np.int64], penalty: float) -> Asking[list[Top]]:
@@ -177,7 +198,7 @@ def choose(
     best, token = min(tops, key=lambda top: (-top[0], top[1]))
     if best == -math.inf:
         raise ValueError("all logits are -inf")
-    if config.temperature < LEAST_TEMPERATURE or config.top_k == 1:
+    if is_greedy(config):
         return token
     draw = Draw(min(config.temperature, MOST_TEMPERATURE), seed, number)
     least = best + draw.temperature * math.log(config.min_p) if config.min_p else -math.inf

@@ -165,6 +165,18 @@ def test_drafts_are_masked_as_if_they_were_taken(kind, value, rng):
     assert taken
 
 
+@pytest.mark.parametrize("wrong", [EOS, 2048, 2049, 1 << 31])
+def test_ids_that_are_no_tokens_of_a_text_do_not_fit(wrong):
+    letter = TOKENIZER.encode("a", add_bos=False)[-1]
+    made = constraint("regex", "[a-z]+")
+    made.advance(letter)
+    before = made.mask.copy()
+    assert made.fitting([letter, wrong, letter]) == 1
+    assert len(made.masks([letter])) == 2
+    made.advance(letter)
+    assert (made.mask == before).all()
+
+
 def test_where_a_text_may_end_all_ends_are_allowed():
     made = constraint("regex", "[0-9]+", ends=(EOS, 5, 9999))
     assert EOS not in ids_of(made.mask)

@@ -85,3 +85,33 @@ def test_rows_of_a_draft_have_masks_of_their_own(rng):
         nodes = Nodes(logits, cuts)
         sample = Sampler(CONFIGS[1]).sample(nodes.rows, [], 0, [9, 8, 5], masks=each)
         assert nodes.drive(sample) == [9, 8, 7]
+
+
+def test_a_greedy_token_that_is_allowed_takes_no_message(rng):
+    logits = rng.standard_normal((8, SIZE)).astype(np.float32)
+    best = logits.argmax(axis=1)
+    for allowed, messages in ((True, 0), (False, 1)):
+        bits = np.ones((8, SIZE), bool)
+        bits[np.arange(8), best] = allowed
+        nodes = Nodes(logits, (50, 101))
+        asked = [
+            Sampler(CONFIGS[0]).sample([row], [], 0, masks=[packed(mask)])
+            for row, mask in zip(nodes.rows, bits, strict=True)
+        ]
+        found = nodes.drive(together(asked))
+        assert found == [[token] for token in np.where(bits, logits, -np.inf).argmax(axis=1)]
+        assert len(nodes.messages) == messages
+
+
+@pytest.mark.parametrize("cuts", [(), (50,)])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [3, 60])
+def test_a_logit_that_is_not_usable_counts_if_it_is_allowed(cuts, wrong, at):
+    logits = np.zeros((1, SIZE), np.float32)
+    logits[0, [at, 7]] = wrong, 1
+    mask = np.arange(SIZE) != at
+    nodes = Nodes(logits, cuts)
+    assert nodes.drive(Sampler(CONFIGS[0]).sample(nodes.rows, [], 0, masks=[packed(mask)])) == [7]
+    nodes = Nodes(logits, cuts)
+    with pytest.raises(ModelError, match="not usable"):
+        nodes.drive(Sampler(CONFIGS[0]).sample(nodes.rows, [], 0, masks=[packed(mask | True)]))
