@@ -192,6 +192,35 @@ def glm4_keys(config: Config) -> Config:
     return {**base(config), "rope.dimension_count": rotated(config)}
 
 
+def starcoder2_keys(config: Config) -> Config:
+    """StarCoder2: the sliding window is not written."""
+    return {**base(config), "attention.layer_norm_epsilon": config["norm_epsilon"]}
+
+
+def stablelm_keys(config: Config) -> Config:
+    """StableLM: nothing about RoPE but how many numbers it rotates."""
+    keys = {key: value for key, value in base(config).items() if not key.startswith("rope")}
+    return {
+        **keys,
+        "attention.layer_norm_epsilon": config["layer_norm_eps"],
+        "use_parallel_residual": config["use_parallel_residual"],
+        "rope.dimension_count": rotated(config),
+    }
+
+
+def stablelm_tensors(tensors: Tensors, config: Config) -> Tensors:
+    """The norms of all heads as one tensor."""
+    found: Tensors = {}
+    heads: dict[str, dict[int, NDArray[Any]]] = {}
+    for name, tensor in tensors.items():
+        stem, _, rest = name.partition(".norms.")
+        if rest:
+            heads.setdefault(f"{stem}.weight", {})[int(rest.partition(".")[0])] = tensor
+        else:
+            found[name] = tensor
+    return found | {name: np.stack([one[n] for n in sorted(one)]) for name, one in heads.items()}
+
+
 A = gguf.MODEL_ARCH
 LLAMA = Writer(A.LLAMA, llama_keys, llama_tensors)
 WRITERS = {
@@ -214,6 +243,8 @@ WRITERS = {
     "qwen3_5_moe_text": Writer(A.QWEN35MOE, qwen35_moe_keys, qwen35_tensors),
     "qwen3_next": Writer(A.QWEN3NEXT, qwen3_next_keys, qwen3_next_tensors),
     "glm4": Writer(A.GLM4, glm4_keys),
+    "starcoder2": Writer(A.STARCODER2, starcoder2_keys),
+    "stablelm": Writer(A.STABLELM, stablelm_keys, stablelm_tensors),
     "gpt_oss": Writer(A.GPT_OSS, gpt_oss_keys, gpt_oss_tensors),
     "glm4_moe": Writer(A.GLM4_MOE, glm4_moe_keys),
     "deepseek_v2": Writer(A.DEEPSEEK2, deepseek_keys, deepseek_tensors),

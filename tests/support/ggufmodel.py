@@ -46,11 +46,11 @@ def keys(arch: str, **changes: Any) -> dict[str, Any]:
 
 
 def encode(name: str, tensor: NDArray[Any], kind: str) -> tuple[NDArray[Any], Type]:
-    """Return the bytes of a tensor and their type; vectors, biases and routers stay float32."""
+    """Return the bytes of a tensor and their type; vectors, norms and routers stay float32."""
     if tensor.dtype == np.uint8:
         return tensor, Type.MXFP4
     part = name.removesuffix(".weight").rpartition(".")[2]
-    if tensor.ndim == 1 or not name.endswith(".weight") or part in FLOATS:
+    if tensor.ndim == 1 or not name.endswith(".weight") or part in FLOATS or part.endswith("norm"):
         return tensor.astype(np.float32), Type.F32
     return gguf.quantize(tensor.astype(np.float32), Type[kind]), Type[kind]
 

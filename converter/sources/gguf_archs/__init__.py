@@ -18,6 +18,7 @@ from dllama.converter.sources.gguf_archs import (
     glm4,
     gpt_oss,
     granite,
+    layernorms,
     llama,
     olmo2,
     phi3,
@@ -43,6 +44,7 @@ MODULES = (
     gpt_oss,
     deepseek,
     qwen35,
+    layernorms,
 )
 ALL: tuple[Arch, ...] = tuple(arch for module in MODULES for arch in module.ARCHS)
 

@@ -25,7 +25,7 @@ MODELS = (
     "llama-gqa", "llama-mha-odd", "llama31-tied", "llama-linear", "llama-bias", "llama-yarn",
     "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3",
     "olmo2", "glm4", "exaone4", "granitemoe",
-    "qwen2_moe", "glm4_moe",
+    "qwen2_moe", "glm4_moe", "stablelm",
 )  # fmt: skip
 # Those with numbers that a file says otherwise: the writer puts Gemma's scale of scores into a
 # matrix or a norm, and the decays of Qwen3.5 are powers.
@@ -238,6 +238,8 @@ def test_mistral3_is_llama_under_another_name(path, fixtures):
         "glm4_moe",
         "qwen3_5_moe",
         "qwen3_next",
+        "starcoder2",
+        "stablelm",
     ],
 )
 def test_every_tensor_counts(path, fixtures, name):
