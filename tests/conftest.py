@@ -7,6 +7,10 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Before OpenMP is loaded. Several processes test at once, so a thread that waits for another had
+# better leave it the CPU.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 from chat_model import make

@@ -19,13 +19,13 @@ from dllama.converter.sources.gguf_config import (
     usual_names,
     vocabulary,
 )
-from dllama.converter.sources.gguf_header import MAGIC, SWAPPED
 from dllama.converter.sources.gguf_parts import open_parts
 from dllama.converter.sources.gguf_types import Mapped, check_places, open_tensor
 from dllama.converter.sources.stored import DTYPES, MappedTensor, Stored
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.gguf import read_tokenizer
-from dllama.errors import DllamaError, FormatError, ModelError, UnsupportedError
+from dllama.errors import DllamaError, FormatError, UnsupportedError
+from dllama.model.formats import is_gguf
 
 EMBEDDING = "token_embd.weight"
 # Tensors that older converters wrote and nothing needs.
@@ -43,17 +43,7 @@ class GgufFile:
     files: Collection[str] = ()
     weights = None
     added = True
-
-    @staticmethod
-    def recognises(path: Path) -> bool:
-        """Whether the path is a GGUF file."""
-        if not path.is_file():
-            return False
-        try:
-            with path.open("rb") as file:
-                return file.read(8).startswith((MAGIC, *SWAPPED))
-        except OSError as error:
-            raise ModelError(f"{path}: cannot read: {error.strerror}") from error
+    recognises = staticmethod(is_gguf)
 
     def __init__(self, path: Path) -> None:
         parts = open_parts(path)

@@ -17,12 +17,12 @@ import numpy as np
 
 from dllama.converter.sources.stored import MappedFile
 from dllama.errors import FormatError, UnsupportedError
+from dllama.model.formats import GGUF_MAGIC
 
 Value = TypeVar("Value")
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-SWAPPED = (MAGIC[::-1], *(MAGIC + version.to_bytes(4, "big") for version in VERSIONS))
+SWAPPED = (GGUF_MAGIC[::-1], *(GGUF_MAGIC + version.to_bytes(4, "big") for version in VERSIONS))
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 STRING, ARRAY = 8, 9
@@ -99,8 +99,8 @@ class _Reader:
             raise UnsupportedError(
                 f"{self._path}: is a big-endian GGUF file, only little-endian ones can be read"
             )
-        if self._take(4) != MAGIC:
-            raise self._error("magic", bytes(self._data[:4]), MAGIC)
+        if self._take(4) != GGUF_MAGIC:
+            raise self._error("magic", bytes(self._data[:4]), GGUF_MAGIC)
         version = self._number("<I")
         if version not in VERSIONS:
             raise UnsupportedError(f"{self._path}: GGUF version {version} is not supported")

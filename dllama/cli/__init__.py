@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -16,11 +17,10 @@ from collections.abc import Sequence
 
 from dllama import __version__
 from dllama._kernels import cpu
-from dllama.cli import bench, chat, convert, info, perplexity, pull, run, serve, worker
 from dllama.cli.parser import Parser, UsageError
 from dllama.errors import ConfigError, DllamaError
 
-COMMANDS = (run, chat, serve, worker, convert, pull, bench, perplexity, info)
+COMMANDS = ("run", "chat", "serve", "worker", "convert", "pull", "bench", "perplexity", "info")
 DESCRIPTION = "Run Llama-family language models on several ordinary CPU machines at once."
 EPILOG = """\
 examples:
@@ -39,14 +39,14 @@ exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line with all subcommands."""
+def parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the command line with some subcommands, whose modules it imports."""
     top = Parser(prog="dllama", description=DESCRIPTION, epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"dllama {__version__}")
     top.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    for command in commands:
+        importlib.import_module(f"dllama.cli.{command}").add_parser(subparsers)
     return top
 
 
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = parser().parse_args(words)
+        command = next((word for word in words if not word.startswith("-")), None)
+        args = parser([command] if command in COMMANDS else COMMANDS).parse_args(words)
         cpu.isa()  # a wrong DLLAMA_ISA is an error of every command
         status: int = args.run(args)
         sys.stdout.flush()

@@ -16,7 +16,7 @@ from dllama.cli import main
 from dllama.model_path import DEMO
 
 SHORT = ["--steps", "1", "--quiet"]
-COMMANDS = {command.__name__.rpartition(".")[2] for command in cli.COMMANDS}
+COMMANDS = set(cli.COMMANDS)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from dllama.cli import main
 from dllama.errors import ConfigError
 from dllama.model_path import DEMO
 
-COMMANDS = [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
 GREEDY = ["--temperature", "0", "--threads", "1", "--steps", "4", "--quiet"]
 
 
@@ -84,7 +83,7 @@ def test_mistakes(words, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_a_wrong_option_shows_the_usage_of_its_command(command, capsys):
     required = {"convert": ["x", "--output", "y"], "pull": ["x"], "perplexity": ["x"]}
     assert main([command, *required.get(command, []), "--bogus", "1"]) == 2
