@@ -16,10 +16,10 @@ import numpy as np
 
 from dllama._kernels.memory cimport Memory
 from dllama._kernels.op cimport Bindings, Op, Pass
-from dllama._kernels.ops.elementwise cimport dl_isa, dl_span
+from dllama._kernels.ops.elementwise cimport dl_span
 from dllama._kernels.ops.kv_cache cimport (
-    DL_ATTEND_ROWS, DL_HEAD_MAX, DL_KV_BLOCK, KVBlocks, KVCache, dl_attend, dl_attention_of, dl_type_f32,
-    kv_keys, kv_put, kv_values,
+    DL_ATTEND_ROWS, DL_HEAD_MAX, DL_KV_BLOCK, KVBlocks, KVCache, attention_kernels, dl_attend,
+    dl_type_f32, kv_keys, kv_put, kv_values,
 )
 
 from dllama._kernels.ops.kv_cache import block_positions
@@ -323,7 +323,7 @@ cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_
     """An Attention to a cache; what it reads and writes is not set yet."""
     cdef Attention a
     memset(&a, 0, sizeof(a))
-    a.floats, a.kv = dl_attention_of(dl_isa()), &cache.view
+    a.floats, a.kv = attention_kernels(), &cache.view
     a.window, a.partial_rows = window, partial_rows
     a.blocks = _most_blocks(&a, max_positions)
     a.partial_bytes = (2 + cache.view.value_padded) * sizeof(float)

@@ -38,7 +38,6 @@ cdef extern from "simd/attention.h" nogil:
         void (*finish)(const dl_partial *partial, int n, float *out) noexcept nogil
         void (*to_half)(const float *x, int n, uint16_t *dst) noexcept nogil
         void (*put_q80)(const float *x, int size, int at, int is_value, void *panels) noexcept nogil
-    const dl_attention *dl_attention_of(int isa)
     int64_t dl_kv_bytes(int type, int64_t positions, int64_t elements)
 
 
@@ -61,6 +60,9 @@ cdef inline char *kv_keys(const KVBlocks *kv, int64_t block, int64_t layer,
 cdef inline char *kv_values(const KVBlocks *kv, int64_t block, int64_t layer,
                             int64_t kv_head) noexcept nogil:
     return kv_keys(kv, block, layer, kv_head) + kv.keys_bytes
+
+# The kernels of the instruction set in use.
+cdef const dl_attention *attention_kernels() noexcept nogil
 
 # Store key[size] and value[value_size] of a position of the sequence.
 cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64_t layer,

@@ -8,6 +8,12 @@ costs nothing.
 
 from libc.string cimport memcpy
 
+from dllama._kernels.ops.elementwise cimport dl_isa
+
+
+cdef extern from "simd/attend.h" nogil:
+    const dl_attention *dl_attention_of(int isa)
+
 
 cdef class Cache:
     """Blocks that the root gives to sequences."""
@@ -62,6 +68,10 @@ cdef class KVCache(Cache):
 def block_positions(int64_t max_positions):
     """Positions of a block if sequences have up to max_positions."""
     return min(DL_KV_BLOCK, (max_positions + 15) // 16 * 16)
+
+
+cdef const dl_attention *attention_kernels() noexcept nogil:
+    return dl_attention_of(dl_isa())
 
 
 cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64_t layer,

@@ -11,9 +11,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from dllama._kernels.op cimport Bindings, Op, Pass
-from dllama._kernels.ops.elementwise cimport Rows, dl_isa, dl_rows, put_row
+from dllama._kernels.ops.elementwise cimport Rows, dl_rows, put_row
 from dllama._kernels.ops.kv_cache cimport (
-    KVBlocks, KVCache, dl_attention, dl_attention_of, kv_put,
+    KVBlocks, KVCache, attention_kernels, dl_attention, kv_put,
 )
 from dllama._kernels.ops.matmul cimport STORE, Matmul, matmul_item, matmul_items, matmul_job
 from dllama._kernels.ops.rope cimport RopeCache, rope_cache, rope_head
@@ -81,7 +81,7 @@ cdef class LatentOp(Op):
         self.cache = b.caches[task.heads.cache]
         r.cache, r.layer = &self.cache.view, task.heads.cache_layer
         r.blocks = <int64_t> task.heads.cache * b.max_rows
-        r.floats, r.epsilon, r.heads = dl_attention_of(dl_isa()), task.epsilon, task.heads.count
+        r.floats, r.epsilon, r.heads = attention_kernels(), task.epsilon, task.heads.count
         r.rotated = r.cache.size - r.cache.value_size
         self.turns = rope_cache(b, rope.frequencies, b.max_positions, rope.factor)
         self.long_turns = rope_cache(b, rope.long_frequencies or rope.frequencies, b.max_positions,

@@ -11,9 +11,8 @@ import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.attention cimport Heads, KVGroup, heads_of, kv_group
-from dllama._kernels.ops.elementwise cimport dl_isa
 from dllama._kernels.ops.kv_cache cimport (
-    KVBlocks, KVCache, dl_attention, dl_attention_of, dl_type_q80, kv_put,
+    KVBlocks, KVCache, attention_kernels, dl_attention, dl_type_q80, kv_put,
 )
 
 # Pairs that turn by less than this, in radians per position, hardly turn within a context.
@@ -236,7 +235,7 @@ cdef class RopeOp(Op):
         r.heads = heads_of(task.heads)
         r.kv, r.layer = &self.cache.view, task.heads.cache_layer
         r.blocks = <int64_t> task.heads.cache * b.max_rows
-        r.floats, r.epsilon = dl_attention_of(dl_isa()), task.epsilon
+        r.floats, r.epsilon = attention_kernels(), task.epsilon
         r.centred = task.centred
         if task.squares:
             r.squares, r.q_heads = b.floats(task.squares), task.heads.all

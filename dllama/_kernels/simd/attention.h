@@ -18,7 +18,8 @@
 #ifndef DL_ATTENTION_H
 #define DL_ATTENTION_H
 
-#include "elementwise.h"
+#include <stdint.h>
+
 #include "types.h"
 
 enum { DL_KV_BLOCK = 256, DL_ATTEND_ROWS = 4, DL_HEAD_MAX = 576 };
@@ -56,9 +57,6 @@ typedef struct {
     dl_partial *partial;    /* [rows], the result; a row with limit 0 gets m = -infinity */
 } dl_attend;
 
-#define DL_BODY "attend.inc.h"
-#include "each_vec.h"
-
 typedef struct {
     void (*attend[dl_type_q80 + 1])(const dl_attend *a, int n); /* by type of the cache: f32, f16 or q80 */
     void (*merge)(dl_partial *into, const dl_partial *partial, int n);
@@ -66,17 +64,5 @@ typedef struct {
     void (*to_half)(const float *x, int n, uint16_t *dst);
     void (*put_q80)(const float *x, int size, int at, int is_value, void *panels);
 } dl_attention;
-
-#define DL_ATTENTION(isa, vec) \
-    {{[dl_type_f32] = dl_attend_f32_##vec, [dl_type_f16] = dl_attend_f16_##vec,                 \
-      [dl_type_q80] = dl_attend_q80_##vec},                                                     \
-     dl_attend_merge_##vec, dl_attend_finish_##vec, dl_to_half_##vec, dl_put_q80_##vec},
-
-/* isa must be available on this machine. */
-static inline const dl_attention *dl_attention_of(int isa)
-{
-    static const dl_attention table[DL_ISA_COUNT] = {DL_ISAS(DL_ATTENTION)};
-    return &table[isa];
-}
 
 #endif

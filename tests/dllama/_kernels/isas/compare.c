@@ -7,7 +7,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include "simd/attention.h"
+#include "simd/attend.h"
 #include "simd/cpu.h"
 #include "simd/delta.h"
 #include "simd/elementwise.h"
