@@ -188,29 +188,48 @@ class Generation:
         """
         return self.constraint.masks(drafted) if self.constraint else []
 
-    def constrain(self, ids: Ids[int]) -> None:
-        """Take in ids that a pass has drawn, before `drew`; ModelError as for `masks`."""
-        if self.constraint is None:
-            return
-        for token in ids:
-            if token not in self.ends:
-                self.constraint.advance(token)
-                self._complete = self.constraint.complete
+    def constrain(self, ids: Ids[int]) -> list[int]:
+        """Take in ids that a pass has drawn, before `drew`; ModelError as for `masks`.
 
-    def drew(self, tokens: Ids[Token], drafted: int) -> None:
-        """Add what a pass has drawn, if anything.
+        Returns:
+            What can only follow them, so that no pass is needed to draw it; nothing if tokens come
+            with log-probabilities.
+        """
+        if self.constraint is None or not ids:
+            return []
+        for token in ids:
+            self._advance(token)
+        certain: list[int] = []
+        room = 0 if self.logprobs is not None or ids[-1] in self.ends else self.left - len(ids)
+        while len(certain) < room and not self._complete:
+            only = self.constraint.certain
+            if only is None:
+                break
+            self._advance(only)
+            certain.append(only)
+        return certain
+
+    def _advance(self, token: int) -> None:
+        assert self.constraint
+        if token not in self.ends:
+            self.constraint.advance(token)
+            self._complete = self.constraint.complete
+
+    def drew(self, tokens: Ids[Token], drafted: int, accepted: int) -> None:
+        """Add what a pass has drawn, and what is certain to follow, if anything.
 
         Args:
-            tokens: all but the last were among the drafted ids.
+            tokens: the first of them were among the drafted ids.
             drafted: how many ids were drafted.
+            accepted: how many of these turned out right.
         """
         self.ids += [token.id for token in tokens]
         self._drawn.extend(tokens)
         self._stopped = self._interrupted and not tokens
         if self.drafter is not None and drafted:
             self.drafted += drafted
-            self.accepted += len(tokens) - 1
-            self.drafter.learn(drafted, len(tokens) - 1)
+            self.accepted += accepted
+            self.drafter.learn(drafted, accepted)
 
     def take(self) -> Token | None:
         """Return the next token with its text; None if a pass is needed first, or nothing follows.

@@ -45,6 +45,7 @@ class Turn:
         rows: how many pending ids are evaluated.
         drafted: ids that may follow all pending ones.
         drawn: tokens that were sampled.
+        certain: tokens that can only follow these.
         error: why none could be sampled.
     """
 
@@ -52,6 +53,7 @@ class Turn:
     rows: int
     drafted: list[int] = field(default_factory=list)
     drawn: list[Token] = field(default_factory=list)
+    certain: list[Token] = field(default_factory=list)
     error: ModelError | None = None
 
     @property
@@ -175,7 +177,7 @@ class Scheduler:
         for turn in turns:
             self._commit(turn)
         rows = sum(turn.rows for turn in turns)
-        drawn = sum(len(turn.drawn) for turn in turns)
+        drawn = sum(len(turn.drawn) + len(turn.certain) for turn in turns)
         drafted = sum(len(turn.drafted) for turn in turns)
         accepted = sum(turn.accepted for turn in turns)
         self._runner.finish(phase, rows if phase == PREFILL else drawn, drafted, accepted)
@@ -289,7 +291,7 @@ class Scheduler:
             text.fail(turn.error)
             return
         self._sequences.evaluated(sequence, turn.rows, turn.accepted)
-        text.drew(turn.drawn, len(turn.drafted))
+        text.drew(turn.drawn + turn.certain, len(turn.drafted), turn.accepted)
 
 
 def _draw(turn: Turn, rows: Ids[Row]) -> Asking[None]:
@@ -302,11 +304,12 @@ def _draw(turn: Turn, rows: Ids[Row]) -> Asking[None]:
         ids = yield from text.sampler.sample(
             rows[: len(drafted) + 1], text.ids, number, drafted, text.ends, masks
         )
-        text.constrain(ids)
+        certain = text.constrain(ids)
     except ModelError as error:
         turn.error = error
         return
     turn.drawn = [Token(token, "") for token in ids]
+    turn.certain = [Token(token, "") for token in certain]
     if text.logprobs is not None:
         asked = [log_probabilities(*one, text.logprobs) for one in zip(rows, ids, strict=False)]
         found = yield from together(asked)

@@ -95,6 +95,16 @@ class Constraint:
         self._matcher.consume_token(token)
         self._mask = None
 
+    @property
+    def certain(self) -> int | None:
+        """The only token that may come next, if there is only one and it is no end; else None."""
+        (found,) = np.nonzero(self.mask)
+        if len(found) != 1:
+            return None
+        bits = int(self.mask[found[0]])
+        token = 8 * int(found[0]) + bits.bit_length() - 1
+        return token if bits & (bits - 1) == 0 and token not in self._ends else None
+
     def fitting(self, ids: Sequence[int]) -> int:
         """Return how many of these ids, from the first on, may come next and are no ends."""
         known = takewhile(lambda one: one < self._vocab_size and one not in self._ends, ids)

@@ -182,3 +182,30 @@ def test_a_grammar_that_fails_on_the_way_ends_only_its_text(monkeypatch):
         with pytest.raises(ModelError, match=r"^regex cannot go on: too complex$"):
             bad.take()
         assert good.count == 9
+
+
+def test_tokens_that_can_only_follow_take_no_pass():
+    """But with log-probabilities each token has its own."""
+    names = {"type": "object", "properties": {"character": {"enum": ["a", "b"]}}}
+    asked = {"schema": {**names, "required": ["character"]}, "temperature": 0.0}
+    with dllama.LLM(threads=1) as llm:
+        tokens = list(llm.generate("KING", 60, **asked))
+        passes = len(llm.stats.steps)
+        assert len(tokens) > passes + 4
+        assert llm.stats.summary()["drafted"] == 0
+        llm.reset()
+        each = list(llm.generate("KING", 60, logprobs=0, **asked))
+        assert len(llm.stats.steps) == len(each)
+        assert [token.id for token in each] == [token.id for token in tokens]
+        for most in range(1, len(tokens)):
+            llm.reset()
+            cut = list(llm.generate("KING", most, **asked))
+            assert [token.id for token in cut] == [token.id for token in tokens[:most]]
+            assert cut[-1].end is End.LENGTH
+        llm.reset()
+        ids = llm.tokenizer.prompt_ids("KING", True) + [token.id for token in tokens]
+        list(llm.generate("KING", 60, **asked))
+        after = list(llm.generate([], 9, temperature=0.0))
+        llm.reset()
+        llm.continue_from(ids)
+        assert list(llm.generate([], 9, temperature=0.0)) == after

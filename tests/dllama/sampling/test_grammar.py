@@ -252,3 +252,19 @@ def test_what_grammars_need(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(ConfigError, match=r"^regex needs llguidance: pip install 'dllama\[gramm"):
         GRAMMARS.compile(text)
+
+
+def test_the_only_token_that_may_come_is_certain(rng):
+    seen = set()
+    for kind, value in [("schema", PERSON), ("choice", CHOICES), ("regex", "[a-c]x{3}[0-9]?y*")]:
+        made = constraint(kind, value)
+        while not made.complete:
+            ids = ids_of(made.mask)
+            certain = ids[0] if len(ids) == 1 and ids != [EOS] else None
+            assert made.certain == certain
+            seen.add(certain is None)
+            token = int(rng.choice(ids))
+            if token == EOS:
+                break
+            made.advance(token)
+    assert seen == {False, True}
