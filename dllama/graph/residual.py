@@ -40,6 +40,9 @@ def add_to_x(
         add: adds the task that adds biases to the sum.
         parts: what the products are of, if not the block; a name for their buffer.
     """
+    if b.shard.joins and b.features.parallel and not b.features.norms_after:
+        _add_both_to_x(b, product, sums, block, add)
+        return
     spec, shard = b.spec, b.shard
     alone, normed = shard.world_size == 1, b.features.norms_after
     dst = "x"
@@ -58,3 +61,26 @@ def add_to_x(
         add(dst)
     if normed:
         b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)
+
+
+def _add_both_to_x(
+    b: GraphBuilder,
+    product: Product | None,
+    sums: Summation,
+    block: str,
+    add: Callable[[str], None] | None,
+) -> None:
+    """The same for parallel blocks: each node adds its sums of both, so one all-reduce follows.
+
+    On one node the sum of the second block would be added to x, so the last bits differ from these.
+    The arguments are those of add_to_x.
+    """
+    first = block == "attention"
+    dst = b.buffer("blocks_out", b.spec.dim)
+    if product:
+        product(dst, Then.STORE if first else Then.ADD, sums.segments)
+    if not first:
+        adds = b.shard.output_sum.adds  # one sum of each node
+        b.transfer("all_reduce", dst, "x", then=Then.ADD, adds=adds, begins=b.layer == 0)
+    if add:
+        add("x")

@@ -62,6 +62,7 @@ class Shard:
         output_sum: how columns of the output projection are summed.
         networks: by Layer.widths, the networks of these widths; first those of layers with experts.
         linear: what it holds of linear attention; None if the model has none.
+        exact: whether nodes exchange float32, and add in the order of one node where possible.
     """
 
     rank: int
@@ -73,6 +74,7 @@ class Shard:
     output_sum: Summation
     networks: Mapping[tuple[int, ...], tuple[Network, ...]]
     linear: LinearHeads | None = None
+    exact: bool = True
 
     @property
     def hidden(self) -> range:
@@ -85,6 +87,11 @@ class Shard:
         linear = (self.linear.output_sum,) if self.linear else ()
         networks = (some[0].down_sum for some in self.networks.values())
         return (self.output_sum, *linear, *networks)
+
+    @property
+    def joins(self) -> bool:
+        """Whether sums of several blocks may be added before they are sent."""
+        return self.world_size > 1 and not self.exact
 
     def held_heads(self, n_heads: int) -> tuple[tuple[range, range], ...]:
         """The columns of every rank in rows of all query heads, then all KV heads."""
@@ -130,6 +137,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
             output[rank],
             {widths: nodes[rank] for widths, nodes in networks.items()},
             linear[rank],
+            exact,
         )
         for rank in range(world_size)
     ]

@@ -64,6 +64,19 @@ def test_stablelm_2_12b_with_other_weights(fixtures, tmp_path, standing, weights
     assert error.max() < most
 
 
+@pytest.mark.parametrize("nodes", [2, 4])
+def test_parallel_blocks_on_nodes_that_round(fixtures, tmp_path, standing, nodes):
+    """Nodes add their sums of both blocks before they send them. The last has no hidden units."""
+    source = layernorms.variant(
+        fixtures / "stablelm", tmp_path / "source", parallel=True, norms=False, bias=True
+    )
+    expected = layernorms.forward(source, TOKENS)
+    folder = convert(source, tmp_path / "out", "f32", progress=False).output
+    with dllama.LLM(folder, workers=standing(nodes - 1), threads=1, buffer="f16") as llm:
+        error = np.abs(llm.eval(TOKENS) - expected)
+    assert error.max() < 5e-3 * expected.std()
+
+
 def test_biases_of_starcoder2_may_be_missing(fixtures, tmp_path):
     source = shutil.copytree(fixtures / "starcoder2", tmp_path / "source")
     config = json.loads((source / "config.json").read_text())

@@ -127,6 +127,12 @@ def test_a_layer_is_a_composition():
     assert ops("no gates") == unbiased
     parallel = ["norm", "encode", "matmul", "matmul", "matmul", "rope", "attention", "encode"]
     assert ops("a parallel residual") == [*parallel, "matmul", "matmul", "matmul"]
+    spec = ModelSpec(**(PLAIN | FEATURES["a parallel residual"]))
+    for exact, count in ((True, 2), (False, 1)):  # transfers of a layer
+        tasks = build(spec, split(spec, [1, 1, 1], exact)[1]).tasks
+        sums = [task for task in tasks if task.op == "all_reduce"]
+        assert [task.layer for task in sums] == [0] * count + [1] * count
+        assert [task.begins for task in sums] == [True] + [False] * (2 * count - 1)
     assert ops("norms after blocks") == [*attention, "norm", *experts, "norm"]
 
 
