@@ -294,6 +294,7 @@ class LLM:
         Raises:
             ConfigError: an argument is wrong; the message names it.
             ContextError: prompt and max_tokens do not fit.
+            GrammarError: the grammar has become too complex to go on with.
             TransportError, ProtocolError: a worker failed; the model cannot go on.
         """
         settings = TextOptions(

@@ -6,7 +6,8 @@
     |-- UnsupportedError (ValueError)   valid input that dllama cannot run
     |-- TemplateError (ValueError)      a chat template is missing, broken, or refuses the messages
     |-- ModelError (RuntimeError)       a model cannot be loaded or evaluated
-    |   `-- ContextError                the tokens do not fit in the context
+    |   |-- ContextError                the tokens do not fit in the context
+    |   `-- GrammarError                a grammar has become too complex to go on with
     |-- TransportError (ConnectionError)  a link to another node failed
     |   `-- TransportTimeoutError (TimeoutError)  no byte moved in time
     |-- ProtocolError (ValueError)      another node broke the protocol
@@ -55,6 +56,10 @@ class ModelError(DllamaError, RuntimeError):
 
 class ContextError(ModelError):
     """The tokens do not fit in the context; nothing was evaluated."""
+
+
+class GrammarError(ModelError):
+    """A grammar has become too complex to go on with; the text ends."""
 
 
 class TransportError(DllamaError, ConnectionError):

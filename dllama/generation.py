@@ -184,12 +184,12 @@ class Generation:
             drafted: ids that all fit (Constraint.fitting).
 
         Raises:
-            ModelError: the constraint cannot go on.
+            GrammarError: the constraint cannot go on.
         """
         return self.constraint.masks(drafted) if self.constraint else []
 
     def constrain(self, ids: Ids[int]) -> list[int]:
-        """Take in ids that a pass has drawn, before `drew`; ModelError as for `masks`.
+        """Take in ids that a pass has drawn, before `drew`; GrammarError as for `masks`.
 
         Returns:
             What can only follow them, so that no pass is needed to draw it; nothing if tokens come

@@ -13,6 +13,7 @@ NAMES = {
     "ContextError",
     "DllamaError",
     "FormatError",
+    "GrammarError",
     "InputError",
     "ModelError",
     "OutputError",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.errors import ConfigError, ModelError
+from dllama.errors import ConfigError, GrammarError
 from dllama.sampling.json_schema import closed
 from dllama.text.tokenizer import Tokenizer
 
@@ -79,7 +79,7 @@ class Constraint:
         """The tokens that may come next, ends among them where the text may end.
 
         Raises:
-            ModelError: the grammar has become too complex to go on.
+            GrammarError: the grammar has become too complex to go on.
         """
         if self._mask is None:
             self._mask = self._computed()
@@ -87,7 +87,7 @@ class Constraint:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing can follow, not even an end; ModelError as for `mask`."""
+        """Whether nothing can follow, not even an end; GrammarError as for `mask`."""
         return not self.mask.any()
 
     def advance(self, token: int) -> None:
@@ -117,7 +117,7 @@ class Constraint:
             ids: all of them fit.
 
         Raises:
-            ModelError: as for `mask`.
+            GrammarError: as for `mask`.
         """
         found, at = [self.mask], 0
         while at < len(ids) and found[-1].any():
@@ -131,7 +131,7 @@ class Constraint:
         """Return the mask of the matcher's state."""
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8).copy()
         if failure := self._failure():
-            raise ModelError(f"{self._name} cannot go on: {failure}")
+            raise GrammarError(f"{self._name} cannot go on: {failure}")
         may_end = mask[self._vocab_size // 8] >> self._vocab_size % 8 & 1
         mask[self._vocab_size // 8 :] &= (1 << self._vocab_size % 8) - 1
         if not self._matcher.is_stopped():
@@ -215,7 +215,7 @@ def _refuse_empty(grammar: Grammar, name: str) -> None:
     """Raise ConfigError if a text cannot even begin."""
     try:
         empty = grammar.constraint(()).complete
-    except ModelError as error:
+    except GrammarError as error:
         raise ConfigError(str(error)) from None
     if empty:
         raise ConfigError(f"{name}: no text of the model's tokens fits")

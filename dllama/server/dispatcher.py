@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from dllama import LLM
-from dllama.errors import ContextError, DllamaError, ProtocolError
+from dllama.errors import ContextError, DllamaError, GrammarError, ProtocolError
 from dllama.options import QUEUE
 from dllama.server.jobs import Done, Job, State, Work
 from dllama.server.metrics import Metrics
@@ -315,6 +315,8 @@ class Dispatcher:
         """Turn an exception of a job into an error for its client."""
         if isinstance(error, ContextError):
             return ApiError(400, str(error), code="context_length_exceeded")
+        if isinstance(error, GrammarError):
+            return ApiError(400, str(error), code="grammar_too_complex")
         log.error("a request failed", exc_info=error)
         return ApiError(500, "the model failed on this request; see the server's log")
 

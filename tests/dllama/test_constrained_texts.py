@@ -8,7 +8,7 @@ import re
 import pytest
 
 import dllama
-from dllama.errors import ConfigError, ModelError
+from dllama.errors import ConfigError, GrammarError
 from dllama.model_path import DEMO
 from dllama.text.stream import End
 
@@ -179,7 +179,7 @@ def test_a_grammar_that_fails_on_the_way_ends_only_its_text(monkeypatch):
         while not good.done:
             llm.step()
             good.take()
-        with pytest.raises(ModelError, match=r"^regex cannot go on: too complex$"):
+        with pytest.raises(GrammarError, match=r"^regex cannot go on: too complex$"):
             bad.take()
         assert good.count == 9
 

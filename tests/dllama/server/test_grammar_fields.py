@@ -11,6 +11,7 @@ import pydantic
 import pytest
 from serving import http
 
+from dllama.errors import GrammarError
 from dllama.sampling.grammar import GrammarText
 from dllama.server.problems import ApiError
 from dllama.server.requests import parse_chat, parse_completion
@@ -149,3 +150,14 @@ def test_grammars_of_completions_are_those_of_the_engine(client, expected):
         assert answer.usage.completion_tokens == len(tokens)
         if "regex" in fields:
             assert re.fullmatch(fields["regex"], answer.choices[0].text)
+
+
+def test_a_grammar_that_becomes_too_complex_is_an_error_of_the_request(server, monkeypatch):
+    def constrain(self, ids):
+        raise GrammarError("regex cannot go on: too many states")
+
+    monkeypatch.setattr("dllama.generation.Generation.constrain", constrain)
+    status, _, body = http(f"{server.url}/v1/completions", {"prompt": "KING", "regex": "a+"})
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (400, "grammar_too_complex")
+    assert error["message"] == "regex cannot go on: too many states"
