@@ -115,7 +115,8 @@ def convert(
     family, spec = read_spec(
         checkpoint.config, WeightType.F32, checkpoint.config_path, checkpoint.files
     )
-    tensors = find_tensors(checkpoint, family.sources(spec))
+    sources = families.sources_of(family, spec, checkpoint.config, checkpoint.config_path)
+    tensors = find_tensors(checkpoint, sources)
     spec = replace(spec, tied=is_tied(tensors) and stored_once(wanted, output_weights))
     names = tensor_table(spec, 0)
     tensors = [(source, stored) for source, stored in tensors if source.name in names]

@@ -14,7 +14,7 @@ from dllama.checks import is_integer
 from dllama.converter.families.source import Place, Source
 from dllama.converter.sources.checkpoint import Checkpoint
 from dllama.converter.sources.stored import BLOCKS, DTYPES, Added, Stored
-from dllama.converter.sources.views import Joined, OfHeads, View
+from dllama.converter.sources.views import Joined, OfHeads, Scaled, View
 from dllama.errors import FormatError, UnsupportedError
 
 log = logging.getLogger("dllama.convert")
@@ -54,6 +54,8 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
             stored = OfHeads(stored, place.heads)
         if source.plus and not checkpoint.added:
             stored = Added(stored, source.plus)
+        if source.factor != 1.0 and not checkpoint.added:
+            stored = Scaled(stored, source.factor)
         found.append((source, stored))
     ahead = _layers_ahead(checkpoint)
     if ahead:

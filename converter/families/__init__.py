@@ -7,18 +7,23 @@ A family module has
   KEYS            the fields of config.json that it reads or refuses (keys.py has harmless ones)
   read_config     config.json -> ModelSpec
   sources         where the converter finds each tensor of the model file
+  factors         if it has some: config.json -> what tensors are multiplied by, by the last word of
+                  their names in the model file
 
 How a model runs only depends on its ModelSpec (dllama.graph.build).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 from dllama.converter.families import (
     deepseek_v2,
     deepseek_v3,
     exaone4,
+    falcon_h1,
     gemma2,
     gemma3,
     glm4,
@@ -43,13 +48,24 @@ from dllama.converter.families import (
     starcoder2,
 )
 from dllama.converter.families.config import Config
+from dllama.converter.families.source import Source
 from dllama.errors import FormatError, UnsupportedError
+from dllama.model.spec import ModelSpec
 
 ALL: tuple[ModuleType, ...] = (
     llama, qwen2, qwen2_moe, qwen3, qwen3_moe, qwen3_5, qwen3_5_moe, qwen3_next, mixtral, granite,
-    granite_moe, smollm3, phi3, olmo2, glm4, glm4_moe, deepseek_v2, deepseek_v3, exaone4, gemma2,
-    gemma3, gpt_oss, starcoder2, stablelm, grok,
+    granite_moe, smollm3, phi3, olmo2, glm4, glm4_moe, deepseek_v2, deepseek_v3, exaone4,
+    falcon_h1, gemma2, gemma3, gpt_oss, starcoder2, stablelm, grok,
 )  # fmt: skip
+
+
+def sources_of(
+    family: ModuleType, spec: ModelSpec, config: Config, path: object
+) -> Iterator[Source]:
+    """Where each tensor of a model is, and what it is multiplied by; FormatError names the field."""
+    factors = family.factors(config, path) if hasattr(family, "factors") else {}
+    for source in family.sources(spec):
+        yield replace(source, factor=factors.get(source.name.rpartition(".")[2], 1.0))
 
 
 def of_config(config: Config, path: object) -> ModuleType:

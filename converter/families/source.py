@@ -72,6 +72,7 @@ class Source:
         paired_heads: if not 0, the number of heads in the rows. In each, pairs (i, i + S/2) are
             moved to (2i, 2i + 1).
         plus: what to add to all of its numbers there.
+        factor: what to multiply all of its numbers there by.
         others: other places where it may be.
     """
 
@@ -81,6 +82,7 @@ class Source:
     tied_to: str = ""
     paired_heads: int = 0
     plus: float = 0.0
+    factor: float = 1.0
     others: tuple[Place, ...] = ()
 
 

@@ -22,7 +22,8 @@ class Checkpoint(Protocol):
         config_path: file to name in error messages about `config`.
         config: the contents of a config.json.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
-        added: whether the numbers of the tensors include what families add to them (Source.plus).
+        added: whether the numbers of the tensors include what families add to them (Source.plus)
+            or multiply them by (Source.factor).
         weights: type of the matrices if the user requests none; None: each keeps its own.
         tensors: by Hugging Face's names.
         absent: what to raise for a tensor that the checkpoint lists but does not have.

@@ -243,15 +243,18 @@ def floats(rows: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
 
 def part_shape(tensor: Stored, count: int, span: int = 1) -> tuple[int, ...]:
-    """Return the shape of `span` of `count` equal parts; FormatError if there are none."""
+    """Return the shape of `span` of `count` equal parts; FormatError if there are none.
+
+    Parts are rows, or numbers of a vector.
+    """
     if count == 1:
         return tensor.shape
-    rows = math.prod(tensor.shape[:-1])
-    if len(tensor.shape) < 2 or rows % count:
+    rows, columns = math.prod(tensor.shape[:-1] or tensor.shape), tensor.shape[1:][-1:]
+    if not tensor.shape or rows % count:
         raise FormatError(
             tensor.path, f"shape of {tensor.name}", tensor.shape, f"{count} equal parts"
         )
-    return rows // count * span, tensor.shape[-1]
+    return rows // count * span, *columns
 
 
 def row_bytes(dtype: str, shape: tuple[int, ...]) -> int:

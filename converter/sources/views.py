@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.converter.sources.stored import BLOCKS, Derived, Stored
+from dllama.converter.sources.stored import BLOCKS, Derived, Stored, floats
 from dllama.errors import FormatError
 from dllama.model.stored_model import decode
 
@@ -128,6 +128,41 @@ class Joined:
         """Release the memory of the pages of all parts."""
         for part in self._parts:
             part.release()
+
+
+@dataclass(frozen=True)
+class Scaled(Derived):
+    """A tensor times a number. Quantised blocks are decoded.
+
+    Attributes:
+        factor: the number.
+    """
+
+    factor: float
+
+    @property
+    def dtype(self) -> str:
+        """Of the products."""
+        return "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return self.stored.shape
+
+    def part(self, index: int, count: int, span: int = 1) -> Scaled:
+        """Return some of `count` equal runs of rows."""
+        return replace(self, stored=self.stored.part(index, count, span))
+
+    def rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Return rows first to first + count."""
+        rows, kind = self.stored.rows(first, count), self.stored.dtype
+        if kind in BLOCKS:
+            rows = decode(rows, BLOCKS[kind], (count, self.stored.shape[-1]))
+        else:
+            rows = floats(rows, kind)
+        product: NDArray[np.float32] = rows * np.float32(self.factor)
+        return product
 
 
 class OfHeads:

@@ -20,7 +20,7 @@ from dllama._kernels.ops.moe cimport Routes
 from dllama._kernels.team cimport Team, start
 
 from dllama._kernels.op_table import OPS
-from dllama._kernels.ops.delta import StateCache
+from dllama._kernels.ops.states import StateCache
 from dllama._kernels.ops.kv_cache import block_positions
 from dllama._kernels.tasks import Kind, Storage
 

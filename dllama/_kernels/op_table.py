@@ -27,7 +27,9 @@ from dllama._kernels.ops.rowwise import (
     SigmoidOp,
     SoftcapOp,
 )
+from dllama._kernels.ops.segments import PairSumOp
 from dllama._kernels.ops.squares import SquaresOp
+from dllama._kernels.ops.ssm import SsmNormOp, SsmOp
 
 OPS: dict[str, type] = {
     "embed": EmbedOp,
@@ -41,6 +43,9 @@ OPS: dict[str, type] = {
     "attention": AttentionOp,
     "gate": GateOp,
     "delta": DeltaOp,
+    "ssm": SsmOp,
+    "ssm_norm": SsmNormOp,
+    "pair_sum": PairSumOp,
     "encode": EncodeOp,
     "activate": ActivateOp,
     "scale": ScaleOp,

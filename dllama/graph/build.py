@@ -16,10 +16,11 @@ from dllama.graph.builder import GraphBuilder
 from dllama.graph.graph import Graph, Heads
 from dllama.graph.latents import mix_latents
 from dllama.graph.linear_attention import linear_attention
-from dllama.graph.matrices import numbers_of, projections, whole
+from dllama.graph.matrices import linear_projections, numbers_of, projections, whole
 from dllama.graph.networks import experts, feed_forward, types_of_units
 from dllama.graph.residual import add_bias, add_to_x
 from dllama.graph.shard import Shard, columns_of
+from dllama.graph.ssm import scanned
 from dllama.graph.sum_tree import Segment
 from dllama.model.spec import Arch, ModelSpec, QKNorm
 
@@ -49,10 +50,10 @@ def build(spec: ModelSpec, shard: Shard) -> Graph:
     _embedding(b)
     for layer in range(spec.n_layers):
         b.layer = layer
-        if b.features.linear:
-            linear_attention(b)
-        else:
+        if b.features.attends:
             _attention(b)
+        else:
+            linear_attention(b)
         if b.features.experts:
             experts(b)
         else:
@@ -74,7 +75,7 @@ def _embedding(b: GraphBuilder) -> None:
 
 
 def _attention(b: GraphBuilder) -> None:
-    """x += attention of the norm of x."""
+    """x += attention of the norm of x, and Mamba-2 of it if the layer has that beside attention."""
     spec, shard, at = b.spec, b.shard, b.at
     kind, heads, columns = b.features.attention, _heads(b), columns_of(spec, shard.heads)
     mix = mix_latents if spec.kv_latent_dim else _mix
@@ -83,12 +84,16 @@ def _attention(b: GraphBuilder) -> None:
     if o.weight_type.quantised:
         b.encode("mixed", len(columns))
     mixed = b.input("mixed", len(columns), o.weight_type)
+    linear = b.features.linear
+    second = scanned(b, shard.linear, linear) if shard.linear and linear else None
 
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
-        b.multiply("matmul", mixed, dst, o, then=then, sums=sums)
+        op = "pair_sum" if second else "matmul"
+        b.multiply(op, mixed, dst, o, then=then, sums=sums, second=second)
 
-    add = add_bias(b, at + "o_bias") if kind.o_bias else None
-    add_to_x(b, project, shard.output_sum, "attention", add)
+    biases = {"o_bias": kind.o_bias, "linear_o_bias": linear and linear.ssm and linear.ssm.o_bias}
+    names = [at + name for name, there in biases.items() if there]
+    add_to_x(b, project, shard.output_sum, "attention", add_bias(b, *names) if names else None)
 
 
 def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
@@ -96,7 +101,9 @@ def _mix(b: GraphBuilder, heads: Heads, dst: str) -> None:
     spec, shard, at, kind = b.spec, b.shard, b.at, b.features.attention
     matrices = [*projections(spec, shard, at)]
     norm = at + "attention_norm" if b.features.norms_before else ""
-    kinds = [matrix.weight_type for matrix, _ in matrices]
+    held = shard.linear if b.features.linear else None
+    beside = linear_projections(spec, held, at) if held and held.heads else ()
+    kinds = [matrix.weight_type for matrix, _ in (*matrices, *beside)]
     if b.features.parallel:
         kinds += types_of_units(b)
     b.norm_for("normed", norm, kinds)

@@ -39,7 +39,7 @@ class GraphBuilder:
         self.layer = 0
         self._kept = kv_layers(spec)
         self._caches = {
-            layer: (cache, place)
+            (kept.states, layer): (cache, place)
             for cache, kept in enumerate(self._kept)
             for place, layer in enumerate(kept.layers)
         }
@@ -60,8 +60,8 @@ class GraphBuilder:
 
     @property
     def cache(self) -> tuple[int, int]:
-        """The cache of the layer, and which layer of that cache it is."""
-        return self._caches[self.layer]
+        """The cache of the layer's keys and values, and which layer of that cache it is."""
+        return self._caches[False, self.layer]
 
     def graph(self) -> Graph:
         """The graph of everything added so far."""
@@ -89,7 +89,7 @@ class GraphBuilder:
         assert held is not None
         group = sizes.value_heads // sizes.key_heads
         columns = whole_blocks(held.heads, sizes.value_dim, self.spec.linear_block)
-        cache, cache_layer = self._caches[layer]
+        cache, cache_layer = self._caches[True, layer]
         return Delta(
             count=len(held.heads),
             keys=len(held.key_heads),

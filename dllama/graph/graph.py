@@ -102,7 +102,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Delta:
-    """The heads of linear attention of one node, a gated delta network.
+    """The heads of linear attention of one node, a gated delta network or Mamba-2.
 
     Args:
         count: value heads of this node.
@@ -132,6 +132,25 @@ class Delta:
     def channels(self) -> int:
         """Columns that the convolution reads: queries, keys and values."""
         return 2 * self.keys * self.key_dim + self.count * self.value_dim
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What Mamba-2 does with the heads of a Delta.
+
+    Args:
+        first: the first value head of the node.
+        norm_first: whether a norm comes before the multiplication by silu(z).
+        conv_bias: whether the convolution has a bias.
+        least_step: least time step.
+        most_step: greatest time step; 0 if there is no limit.
+    """
+
+    first: int
+    norm_first: bool
+    conv_bias: bool
+    least_step: float
+    most_step: float
 
 
 @dataclass(frozen=True)
@@ -246,6 +265,21 @@ class SharedExpert:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product that is added to that of a task.
+
+    Args:
+        src: the buffer that is multiplied.
+        weight: the matrix.
+        sums: as in Task. The additions are those of the task's own columns.
+    """
+
+    src: str
+    weight: str
+    sums: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
 class HeadParts:
     """Where each head's numbers are, for a product of each head with a matrix of its own.
 
@@ -285,7 +319,9 @@ class Task:
         begins: whether an all-reduce is the first of the pass: no earlier one has rounded.
         heads: the heads, for rope, latent, attention and gate.
         latents: for latent: the buffer with what keys and values are made of.
-        delta: the heads, for delta.
+        delta: the heads, for delta, ssm and ssm_norm.
+        ssm: for ssm and ssm_norm.
+        second: for pair_sum.
         epsilon: epsilon of a norm.
         centred: whether a norm is LayerNorm, not RMSNorm.
         apart: for rope: whether each head has weights of its own for its norm.
@@ -294,7 +330,7 @@ class Task:
         routes: the buffer that holds the experts of each row.
         shared: for experts_sum: what is added to the product with the experts. That is missing if
             src and weight are empty.
-        squares: the buffer with the sums of the squares of each head, for a norm over all heads.
+        squares: the buffer with the sums of the squares of each head, for a norm over several heads.
         held: by rank, two ranges of columns that a gather takes from each node.
     """
 
@@ -315,6 +351,8 @@ class Task:
     heads: Heads | None = None
     latents: str = ""
     delta: Delta | None = None
+    ssm: Scan | None = None
+    second: Product | None = None
     epsilon: float = 0.0
     centred: bool = False
     apart: bool = False

@@ -62,12 +62,17 @@ class KVLayers(NamedTuple):
 
 
 def kv_layers(spec: ModelSpec) -> tuple[KVLayers, ...]:
-    """The layers of each cache: those without a window, with one, and with linear attention."""
+    """The layers of each cache: those without a window, with one, and with linear attention.
+
+    A layer with linear attention beside attention has both.
+    """
     found: dict[tuple[bool, int], list[int]] = {}
     for layer in range(spec.n_layers):
         kind = spec.layer(layer)
-        key = (True, STATE_WINDOW) if kind.linear else (False, kind.attention.window)
-        found.setdefault(key, []).append(layer)
+        if kind.attends:
+            found.setdefault((False, kind.attention.window), []).append(layer)
+        if kind.linear:
+            found.setdefault((True, STATE_WINDOW), []).append(layer)
     return tuple(
         KVLayers(window, tuple(layers), states)
         for (states, window), layers in sorted(found.items())

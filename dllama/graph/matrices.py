@@ -37,6 +37,9 @@ def linear_projections(spec: ModelSpec, held: LinearHeads, at: str) -> Iterator[
     sizes = spec.linear_sizes
     keys = numbers_of(held.key_heads, sizes.key_dim)
     values = numbers_of(held.heads, sizes.value_dim)
+    if sizes.ssm:
+        read = {"linear_v": values, "linear_k": keys, "linear_q": keys}
+        return stacked(spec, at, {**read, "linear_z": values, "decay": held.heads})
     wide = {"linear_q": keys, "linear_k": keys, "linear_v": values, "linear_z": values}
     return stacked(spec, at, {**wide, "beta": held.heads, "decay": held.heads})
 

@@ -13,11 +13,12 @@ from dllama.graph.sum_tree import Segment, Summation
 Product = Callable[[str, Then, tuple[Segment, ...]], None]
 
 
-def add_bias(b: GraphBuilder, name: str) -> Callable[[str], None]:
-    """A function that adds the task that adds a vector to a buffer."""
+def add_bias(b: GraphBuilder, *names: str) -> Callable[[str], None]:
+    """A function that adds the tasks that add vectors to a buffer."""
 
     def add(dst: str) -> None:
-        b.task("add", dst, dst, weight=b.vector(name, (name, range(b.spec.dim))))
+        for name in names:
+            b.task("add", dst, dst, weight=b.vector(name, (name, range(b.spec.dim))))
 
     return add
 

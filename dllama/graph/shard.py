@@ -41,11 +41,13 @@ class LinearHeads:
         heads: value heads; may be empty.
         key_heads: key heads that these read; other nodes may hold them too.
         output_sum: how columns of the output projection are summed.
+        heads_of: value heads of every rank.
     """
 
     heads: range
     key_heads: range
     output_sum: Summation
+    heads_of: tuple[range, ...]
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,12 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     networks = {widths: networks_of(widths, shares, exact) for widths in spec.widths}
     vocab = deal(spec.vocab_size, shares, 1)
     heads_of = tuple((one, kv_heads_of(spec, one)) for one in heads)
-    output = output_sums(spec, heads, exact)
-    linear = linear_heads_of(spec, shares, exact) if spec.linear else [None] * world_size
+    output = [] if spec.ssm else output_sums(spec, heads, exact)
+    linear: Sequence[LinearHeads | None] = [None] * world_size
+    if spec.ssm:
+        output, linear = sums_beside(spec, shares, exact)
+    elif spec.linear:
+        linear = linear_heads_of(spec, shares, exact)
     return [
         Shard(
             rank,
@@ -149,20 +155,52 @@ def kv_heads_of(spec: ModelSpec, heads: range) -> range:
     return range(heads.start // group, (heads.stop - 1) // group + 1)
 
 
-def linear_heads_of(
-    spec: ModelSpec, shares: Sequence[float], exact: bool
-) -> list[LinearHeads | None]:
+def linear_heads_of(spec: ModelSpec, shares: Sequence[float], exact: bool) -> list[LinearHeads]:
     """What each node holds of linear attention: value heads, and the key heads that they read."""
     sizes, unit = spec.linear_sizes, spec.linear_block
-    group = sizes.value_heads // sizes.key_heads
     heads = deal(sizes.value_heads, shares)
     size = sizes.value_dim
     tree = sum_tree.tree_of(sizes.value_heads, 0, lambda head: head * size % unit == 0)
     sums = sum_tree.summations(heads, tree, lambda some: len(whole_blocks(some, size, unit)), exact)
-    return [
-        LinearHeads(one, range(one.start // group, -(-one.stop // group)) if one else one, output)
-        for one, output in zip(heads, sums, strict=True)
-    ]
+    return _linear_heads(spec, heads, sums)
+
+
+def _linear_heads(
+    spec: ModelSpec, heads: Sequence[range], sums: Sequence[Summation]
+) -> list[LinearHeads]:
+    group = spec.linear_value_heads // spec.linear_key_heads
+    keys = [range(one.start // group, -(-one.stop // group)) if one else one for one in heads]
+    return [LinearHeads(*held, tuple(heads)) for held in zip(heads, keys, sums, strict=True)]
+
+
+def sums_beside(
+    spec: ModelSpec, shares: Sequence[float], exact: bool
+) -> tuple[list[Summation], list[LinearHeads]]:
+    """How each node sums the columns of attention, and what it holds of Mamba-2 beside it.
+
+    Both are added segment by segment, so their columns are cut at the same parts.
+    """
+    counts = spec.n_heads, spec.linear_value_heads
+    sizes = (spec.o_head, spec.o_block), (spec.linear_value_dim, spec.linear_block)
+
+    def usable(border: tuple[int, ...]) -> bool:
+        both = zip(border, sizes, strict=True)
+        return all(heads * size % unit == 0 for heads, (size, unit) in both)
+
+    tree, nodes, borders = sum_tree.tree_of_all(counts, shares, 1, usable)
+
+    def heads_of(part: int, units: range) -> range:
+        return range(borders[units.start][part], borders[units.stop][part])
+
+    def sums_of(part: int) -> list[Summation]:
+        def width(units: range) -> int:
+            heads = heads_of(part, units)
+            return len(whole_blocks(heads, *sizes[part])) if heads else 0
+
+        return sum_tree.summations(nodes, tree, width, exact)
+
+    held = [heads_of(1, units) for units in nodes]
+    return sums_of(0), _linear_heads(spec, held, sums_of(1))
 
 
 def networks_of(

@@ -37,8 +37,9 @@ def with_squares(graph: Graph) -> tuple[Graph, dict[str, tuple[str, ...]]]:
 def _products(task: Task) -> Iterator[tuple[str, str]]:
     """The buffers that a task multiplies, each with the name of what it multiplies them by."""
     yield task.src, task.weight
-    if task.shared:
-        yield task.shared.src, task.shared.weight
+    for other in (task.shared, task.second):
+        if other:
+            yield other.src, other.weight
 
 
 def _tensors(matrix: Matrix) -> Iterator[str]:

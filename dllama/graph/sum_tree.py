@@ -83,7 +83,10 @@ def tree_of(
 
 
 def tree_of_all(
-    counts: Sequence[int], shares: Sequence[float]
+    counts: Sequence[int],
+    shares: Sequence[float],
+    least: int = 0,
+    usable: Callable[[tuple[int, ...]], bool] = lambda border: True,
 ) -> tuple[Tree, list[range], list[tuple[int, ...]]]:
     """The tree over several matrices whose products are added to each other segment by segment.
 
@@ -93,23 +96,30 @@ def tree_of_all(
     Args:
         counts: units of each matrix.
         shares: of each node.
+        least: fewest units of the first matrix that a node holds.
+        usable: whether a sum may be cut at a border: units of each matrix before it.
 
     Returns:
         The tree, the units of the tree that each node holds, and the borders of these units: units
         of each matrix before them.
     """
-    splits = [_borders(counts, [1] * nodes) for nodes in EVEN_SPLITS]
-    held = _borders(counts, shares)
+    even = [nodes for nodes in EVEN_SPLITS if nodes * least <= counts[0]]
+    splits = [_borders(counts, [1] * nodes, least) for nodes in even]
+    held = _borders(counts, shares, least)
     borders = sorted({border for split in (*splits, held) for border in split})
     place = {border: index for index, border in enumerate(borders)}
-    levels = [sorted({place[border] for border in split}) for split in splits]
+    levels = [sorted({place[cut] for cut in split if usable(cut)}) for split in splits]
     nodes = [range(place[start], place[stop]) for start, stop in pairwise(held)]
     return _cut(range(len(borders) - 1), levels), nodes, borders
 
 
-def _borders(counts: Sequence[int], shares: Sequence[float]) -> list[tuple[int, ...]]:
-    """The borders of the units that nodes hold of each matrix."""
-    dealt = [[0, *(one.stop for one in deal(count, shares))] for count in counts]
+def _borders(
+    counts: Sequence[int], shares: Sequence[float], least: int
+) -> list[tuple[int, ...]]:
+    """The borders of the units that nodes hold of each matrix, at least so many of the first."""
+    leasts = [least, *(0 for _ in counts[1:])]
+    held = [deal(count, shares, fewest) for count, fewest in zip(counts, leasts, strict=True)]
+    dealt = [[0, *(one.stop for one in some)] for some in held]
     return list(zip(*dealt, strict=True))
 
 

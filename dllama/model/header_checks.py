@@ -161,3 +161,14 @@ def _check_linear(spec: ModelSpec, path: object) -> None:
     if spec.linear and spec.linear_value_heads % spec.linear_key_heads:
         found, expected = spec.linear_value_heads, f"a multiple of {spec.linear_key_heads}"
         raise FormatError(path, "linear_value_heads", found, expected)
+    if spec.ssm and len(spec.linear) != spec.n_layers:
+        expected = f"all {spec.n_layers} layers in a model with ssm"
+        raise FormatError(path, "linear", list(spec.linear), expected)
+    for field, default in DEFAULTS.items():
+        if field.startswith("ssm_") and getattr(spec, field) != default and not spec.ssm:
+            raise FormatError(path, field, getattr(spec, field), f"{default} without ssm")
+    if spec.ssm_norm_first and not spec.ssm_norm:
+        raise FormatError(path, "ssm_norm_first", True, "a norm (ssm_norm)")
+    if 0 < spec.ssm_most_step < spec.ssm_least_step:
+        expected = f"at least ssm_least_step, {spec.ssm_least_step}"
+        raise FormatError(path, "ssm_most_step", spec.ssm_most_step, expected)

@@ -89,6 +89,14 @@ class Key(IntEnum):
     LAYER_NORMS = 1090
     NO_FFN_GATE = 1091
     PARALLEL_RESIDUAL = 1092
+    SSM = 1110
+    SSM_NORM = 1111
+    SSM_NORM_FIRST = 1112
+    SSM_CONV_BIAS = 1113
+    SSM_BIAS = 1114
+    SSM_O_BIAS = 1115
+    SSM_LEAST_STEP = 1116
+    SSM_MOST_STEP = 1117
 
 
 # Our keys for what is not the default of a field of ModelSpec. A flag is 1 if the field is not its
@@ -100,6 +108,12 @@ FLAGS = {
     Key.NO_FFN_GATE: "ffn_gated",
     Key.SINKS: "sinks",
     Key.ATTENTION_GATE: "attention_gate",
+    Key.SSM: "ssm",
+    Key.SSM_NORM: "ssm_norm",
+    Key.SSM_NORM_FIRST: "ssm_norm_first",
+    Key.SSM_CONV_BIAS: "ssm_conv_bias",
+    Key.SSM_BIAS: "ssm_bias",
+    Key.SSM_O_BIAS: "ssm_o_bias",
     Key.ROUTER_UNSCALED: "topk_normalised",
     Key.ROUTER_SIGMOID: "router_sigmoid",
     Key.ROUTER_CORRECTION: "router_correction",
@@ -120,6 +134,8 @@ FACTORS = {
     Key.LOGITS_SCALE: "logits_scale",
     Key.LOGITS_CAP: "logits_cap",
     Key.EXPERT_SCALE: "expert_scale",
+    Key.SSM_LEAST_STEP: "ssm_least_step",
+    Key.SSM_MOST_STEP: "ssm_most_step",
 }
 NUMBERS = {
     Key.WINDOW: "window",

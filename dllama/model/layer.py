@@ -56,8 +56,33 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Ssm:
+    """What a model's Mamba-2 has (Dao and Gu 2024).
+
+    Args:
+        norm: whether the result is normalised, over all value heads that share a key head.
+        norm_first: whether that is before it is multiplied by silu(z).
+        conv_bias: whether the convolution has a bias.
+        biases: whether the projections have biases.
+        o_bias: whether the output projection has one.
+        least_step: least time step.
+        most_step: greatest time step; 0 if there is no limit.
+    """
+
+    norm: bool
+    norm_first: bool
+    conv_bias: bool
+    biases: bool
+    o_bias: bool
+    least_step: float
+    most_step: float
+
+
+@dataclass(frozen=True)
 class Linear:
-    """Sizes of linear attention, a gated delta network (Yang et al. 2024).
+    """Linear attention: a gated delta network (Yang et al. 2024), or Mamba-2 beside attention.
+
+    The paper of Mamba-2 calls values x, keys B, queries C, and key heads groups.
 
     Args:
         key_heads: heads of queries and of keys.
@@ -65,6 +90,7 @@ class Linear:
         key_dim: numbers of a query or a key of a head.
         value_dim: numbers of a value of a head.
         taps: positions that the convolution sees, its own included.
+        ssm: what Mamba-2 has; None for a gated delta network.
     """
 
     key_heads: int
@@ -72,6 +98,7 @@ class Linear:
     key_dim: int
     value_dim: int
     taps: int
+    ssm: Ssm | None = None
 
     @property
     def keys(self) -> int:
@@ -95,7 +122,8 @@ class Layer:
 
     Args:
         attention: how it attends.
-        linear: its linear attention, in place of attention; None if it has none.
+        linear: its linear attention, in place of attention or, for Mamba-2, beside it; None if it
+            has none.
         experts: whether the second block is a mixture of experts.
         width: units of the feed-forward network, or of each expert.
         shared: units of the shared expert; 0 if there is none.
@@ -120,6 +148,11 @@ class Layer:
     norms_after: bool
     layer_norms: bool
     parallel: bool
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has attention."""
+        return self.linear is None or self.linear.ssm is not None
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from enum import IntEnum
 from functools import cached_property
 from itertools import product
 
-from dllama.model.layer import Attention, Layer, Linear, Rope
+from dllama.model.layer import Attention, Layer, Linear, Rope, Ssm
 from dllama.model.weight_types import WeightType
 
 
@@ -140,6 +140,8 @@ class ModelSpec:
         linear_key_dim: numbers of a query or a key of a head.
         linear_value_dim: numbers of a value of a head.
         linear_taps: positions that the convolution before them sees.
+        ssm: whether linear attention is Mamba-2 beside attention in all layers, not a gated delta
+            network in place of it. Its other fields are those of layer.Ssm.
         qk_norm: what is normalised of q and k.
         topk_normalised: whether the weights of a token's experts are scaled to add up to 1;
             otherwise they are the probabilities of the router.
@@ -217,6 +219,14 @@ class ModelSpec:
     linear_key_dim: int = 0
     linear_value_dim: int = 0
     linear_taps: int = 0
+    ssm: bool = False
+    ssm_norm: bool = False
+    ssm_norm_first: bool = False
+    ssm_conv_bias: bool = False
+    ssm_bias: bool = False
+    ssm_o_bias: bool = False
+    ssm_least_step: float = 0.0
+    ssm_most_step: float = 0.0
     qk_norm: QKNorm = QKNorm.NONE
     topk_normalised: bool = True
     router_sigmoid: bool = False
@@ -250,7 +260,7 @@ class ModelSpec:
     @cached_property
     def o_block(self) -> int:
         """Largest unit of any layer's o: all layers are cut at multiples of it."""
-        layers = [layer for layer in range(self.n_layers) if layer not in self.linear]
+        layers = [layer for layer in range(self.n_layers) if self.layer(layer).attends]
         return max((self.type_of(f"layers.{layer}.o").unit for layer in layers), default=1)
 
     @cached_property
@@ -326,6 +336,19 @@ class ModelSpec:
             self.linear_key_dim,
             self.linear_value_dim,
             self.linear_taps,
+            self._ssm if self.ssm else None,
+        )
+
+    @property
+    def _ssm(self) -> Ssm:
+        return Ssm(
+            self.ssm_norm,
+            self.ssm_norm_first,
+            self.ssm_conv_bias,
+            self.ssm_bias,
+            self.ssm_o_bias,
+            self.ssm_least_step,
+            self.ssm_most_step,
         )
 
     def _layer_of(self, windowed: bool, rotated: bool, experts: bool, linear: bool) -> Layer:

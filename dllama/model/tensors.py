@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from dllama.model.layer import Layer
+from dllama.model.layer import Layer, Linear
 from dllama.model.spec import ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
 
-# Matrices of linear attention.
-LINEAR = ["linear_q", "linear_k", "linear_v", "linear_z", "beta", "decay", "linear_o"]
+# Matrices of gated delta networks, and of Mamba-2.
+DELTA = ["linear_q", "linear_k", "linear_v", "linear_z", "beta", "decay", "linear_o"]
+SSM = [name for name in DELTA if name != "beta"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,12 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embedding", (spec.vocab_size, spec.dim)
     for layer in range(spec.n_layers):
         at, features = f"layers.{layer}.", spec.layer(layer)
-        yield from _linear(spec, at) if features.linear else _attention(spec, at, features)
+        if features.attends:
+            yield from _attention(spec, at, features)
+        if features.linear:
+            yield from _linear(features.linear, spec.dim, at)
         yield from _feed_forward(spec, at, features)
-        if features.attention.norm is not QKNorm.NONE and not features.linear:
+        if features.attention.norm is not QKNorm.NONE and features.attends:
             shared = features.attention.norm is QKNorm.HEAD
             yield at + "q_norm", (spec.head_dim if shared else spec.q_dim,)
             yield at + "k_norm", (spec.head_dim if shared else spec.kv_dim,)
@@ -107,20 +111,29 @@ def _attention(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tu
         yield at + "sinks", (spec.n_heads,)
 
 
-def _linear(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _linear(linear: Linear, dim: int, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of linear attention."""
-    linear = spec.linear_sizes
-    yield at + "linear_q", (linear.keys, spec.dim)
-    yield at + "linear_k", (linear.keys, spec.dim)
-    yield at + "linear_v", (linear.values, spec.dim)
-    yield at + "linear_z", (linear.values, spec.dim)
-    yield at + "beta", (linear.value_heads, spec.dim)
-    yield at + "decay", (linear.value_heads, spec.dim)
-    yield at + "linear_o", (spec.dim, linear.values)
+    ssm = linear.ssm
+    projections = {"linear_q": linear.keys, "linear_k": linear.keys, "linear_v": linear.values,
+                   "linear_z": linear.values, "beta": linear.value_heads,
+                   "decay": linear.value_heads}  # fmt: skip
+    for name, rows in projections.items():
+        if name != "beta" or not ssm:
+            yield at + name, (rows, dim)
+        if ssm and ssm.biases and name != "beta":
+            yield f"{at}{name}_bias", (rows,)
+    yield at + "linear_o", (dim, linear.values)
+    if ssm and ssm.o_bias:
+        yield at + "linear_o_bias", (dim,)
     yield at + "conv", (linear.channels * linear.taps,)
+    if ssm and ssm.conv_bias:
+        yield at + "conv_bias", (linear.channels,)
     yield at + "a_log", (linear.value_heads,)
     yield at + "dt_bias", (linear.value_heads,)
-    yield at + "linear_norm", (linear.value_dim,)
+    if ssm:
+        yield at + "skip", (linear.value_heads,)
+    if not ssm or ssm.norm:
+        yield at + "linear_norm", (linear.values if ssm else linear.value_dim,)
 
 
 def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -158,10 +171,10 @@ def typed(spec: ModelSpec) -> list[str]:
     names = ["embedding"]
     for layer in range(spec.n_layers):
         at, features, within = f"layers.{layer}.", spec.layer(layer), [""]
-        if features.linear:
-            names += [at + name for name in LINEAR]
-        else:
+        if features.attends:
             names += [*(name for name, _ in _projections(spec, at)), at + "o"]
+        if features.linear:
+            names += [at + name for name in (SSM if features.linear.ssm else DELTA)]
         if features.experts:
             names.append(at + "router")
             within = ["experts."]

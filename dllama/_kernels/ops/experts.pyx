@@ -16,6 +16,7 @@ from dllama._kernels.ops.moe cimport (
     gated_items, gated_job, route_item, sort_item, sum_experts, sum_item, sum_items, sum_scratch,
     sum_shared,
 )
+from dllama._kernels.ops.segments cimport leaves_of, order_of
 
 
 cdef struct ExpertsTask:
@@ -204,11 +205,11 @@ cdef class ExpertsSumOp(ExpertsOp):
 
     cdef Order _order(self, sums):
         """The order of a sum. It lives as long as the op."""
-        return self._kept(Order([(one.columns, one.adds) for one in sums]))
+        return self._kept(order_of(sums))
 
     cdef Order _leaves(self, sums):
         """The segments of a sum without additions."""
-        return self._kept(Order([(one.columns, 0) for one in sums]))
+        return self._kept(leaves_of(sums))
 
     cdef Order _kept(self, Order order):
         self.orders.append(order)

@@ -12,7 +12,7 @@ the same bits for any number of nodes that hold whole segments.
 """
 
 from libc.math cimport INFINITY
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from dllama._kernels.ops.matmul cimport (
     ADD, GATED, STORE, Matmul, Order, dl_tile, matmul_item, matmul_items, matmul_job, point,
     sum_in_order, tile_rows,
 )
+from dllama._kernels.ops.segments cimport add_products, put_sums
 
 cdef float LEFT = -INFINITY  # marks an expert or a group that cannot be chosen
 cdef float SMALLEST = 1e-20  # keeps the sum of sigmoids that these are divided by above 0
@@ -301,9 +302,10 @@ cdef void sum_item(const ExpertsSum *x, int64_t T, int64_t i, float *scratch) no
         for h in range(x.experts.routing.hits[0]):
             _add_expert(x, x.experts.routing.hit[h], i, scratch)
     if x.shared.w != NULL:
-        _add_shared(x, T, i, scratch)
+        add_products(&x.shared, x.shared_leaves, x.segments, x.factors, T, i, scratch)
     for t in range(T):
-        _put_sums(x, t, i, scratch + t * width)
+        put_sums(x.order, x.segments, scratch + t * width, x.then == ADD, x.dst + t * x.dim + i * 16,
+                 x.dst_stride, min(16, x.dim - i * 16))
 
 
 cdef inline void _add_expert(const ExpertsSum *x, int64_t expert, int64_t panel,
@@ -325,50 +327,6 @@ cdef inline void _add_expert(const ExpertsSum *x, int64_t expert, int64_t panel,
             tile.out[at] = sums + r.rows[first + t + at] * x.segments * 16
         m.tiles.run(&tile, <int> n)
         t += n
-
-
-cdef inline void _add_shared(const ExpertsSum *x, int64_t T, int64_t panel,
-                             float *sums) noexcept nogil:
-    """sums[T][segments][16] += products of one panel of the shared expert times its factors."""
-    cdef const Matmul *m = &x.shared
-    cdef int64_t t = 0, n, at
-    cdef dl_tile tile
-    tile.w = m.w + panel * m.stride
-    tile.order, tile.segments, tile.out_stride = x.shared_leaves, x.segments, 16
-    while t < T:
-        n = tile_rows(m, T - t)
-        point(m, &tile, t, n)
-        tile.factors = x.factors + t
-        for at in range(n):
-            tile.out[at] = sums + (t + at) * x.segments * 16
-        m.tiles.run(&tile, <int> n)
-        t += n
-
-
-cdef inline void _put_sums(const ExpertsSum *x, int64_t t, int64_t panel,
-                           float *sums) noexcept nogil:
-    """Add up sums[segments][16] as the tree says; store or add the sums that remain."""
-    cdef float *top = sums
-    cdef float *dst = x.dst + t * x.dim + panel * 16
-    cdef int64_t s, adds, valid = min(16, x.dim - panel * 16)
-    for s in range(x.segments):
-        memmove(top, sums + s * 16, 16 * sizeof(float))
-        for adds in range(x.order[s].adds):
-            _add(top - 16, top, 16)
-            top -= 16
-        top += 16
-    for s in range((top - sums) // 16):
-        if x.then == ADD:
-            _add(dst, sums + s * 16, valid)
-        else:
-            memcpy(dst, sums + s * 16, valid * sizeof(float))
-        dst += x.dst_stride
-
-
-cdef inline void _add(float *y, const float *x, int64_t n) noexcept nogil:
-    cdef int64_t j
-    for j in range(n):
-        y[j] += x[j]
 
 
 def route(const float[:, ::1] scores, int64_t taken, bint normalised=True, correction=None,

@@ -1,4 +1,4 @@
-/* The kernels of gated delta networks: a table of functions for each instruction set. */
+/* The kernels of linear attention: a table of functions for each instruction set. */
 #ifndef DL_DELTA_H
 #define DL_DELTA_H
 
@@ -8,13 +8,17 @@
 #include "each_vec.h"
 
 typedef struct {
-    void (*conv)(const float *const *x, const float *w, int64_t stride, int taps, int64_t n, float *y);
+    void (*conv)(const float *const *x, const float *w, int64_t stride, int taps, const float *bias, int64_t n,
+                 float *y);
     void (*delta)(float *state, const float *q, const float *k, const float *v, int64_t K, int64_t width,
                   float decay, float beta, float *o);
+    void (*scan)(float *state, const float *q, const float *k, const float *v, int64_t K, int64_t width,
+                 float decay, float *o);
     void (*gate)(const float *x, const float *gate, int64_t n, float *y);
+    float (*squares)(const float *x, int64_t n);
 } dl_deltas;
 
-#define DL_DELTAS(isa, vec) {dl_conv_##vec, dl_delta_##vec, dl_gate_##vec},
+#define DL_DELTAS(isa, vec) {dl_conv_##vec, dl_delta_##vec, dl_scan_##vec, dl_gate_##vec, dl_squares_##vec},
 
 /* isa must be available on this machine. */
 static inline const dl_deltas *dl_deltas_of(int isa)

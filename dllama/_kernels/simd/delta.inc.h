@@ -1,15 +1,17 @@
-/* Gated delta networks (Yang et al. 2024, arXiv 2412.06464). Compiled once per instruction set.
+/* Gated delta networks (Yang et al. 2024, arXiv 2412.06464) and Mamba-2 (Dao and Gu 2024, arXiv
+ * 2405.21060). Compiled once per instruction set.
  *
  * K: numbers of a key. width: numbers of a value, a multiple of 16. n: numbers of a row.
  */
 
-/* y[n] = silu(sum over taps j of w[j] * x[j]), added from the first tap to the last. A row of w has
- * stride floats. y may be one of the rows of x. */
-static void DL_FN(dl_conv)(const float *const *x, const float *w, int64_t stride, int taps, int64_t n, float *y)
+/* y[n] = silu(bias + sum over taps j of w[j] * x[j]), added from the first tap to the last. A row of w
+ * has stride floats. y may be one of the rows of x. bias may be NULL. */
+static void DL_FN(dl_conv)(const float *const *x, const float *w, int64_t stride, int taps, const float *bias,
+                           int64_t n, float *y)
 {
     VT one = V(set1)(1.0f), zero = V(set1)(0.0f);
     for (int64_t i = 0; i < n; i += 16) {
-        VT sum = zero;
+        VT sum = bias ? DL_FN(dl_load_n)(bias + i, n - i) : zero;
         for (int j = 0; j < taps; j++)
             sum = V(fma)(DL_FN(dl_load_n)(w + j * stride + i, n - i), DL_FN(dl_load_n)(x[j] + i, n - i), sum);
         VT e = DL_FN(dl_exp)(V(sub)(zero, sum));
@@ -36,6 +38,34 @@ static void DL_FN(dl_delta)(float *state, const float *q, const float *k, const 
         }
         V(store)(o + d, out);
     }
+}
+
+/* S = decay * S + outer(k, v); o[width] = S^T q  (Dao and Gu 2024, section 3). state as in dl_delta. */
+static void DL_FN(dl_scan)(float *state, const float *q, const float *k, const float *v, int64_t K, int64_t width,
+                           float decay, float *o)
+{
+    VT g = V(set1)(decay);
+    for (int64_t d = 0; d < width; d += 16) {
+        float *s = state + d * K;
+        VT in = V(load)(v + d), out = V(set1)(0.0f);
+        for (int64_t i = 0; i < K; i++) {
+            VT now = V(fma)(in, V(set1)(k[i]), V(mul)(V(load)(s + 16 * i), g));
+            V(store)(s + 16 * i, now);
+            out = V(fma)(now, V(set1)(q[i]), out);
+        }
+        V(store)(o + d, out);
+    }
+}
+
+/* The sum of x[n]^2. */
+static float DL_FN(dl_squares)(const float *x, int64_t n)
+{
+    VT sum = V(set1)(0.0f);
+    for (int64_t i = 0; i < n; i += 16) {
+        VT v = DL_FN(dl_load_n)(x + i, n - i);
+        sum = V(fma)(v, v, sum);
+    }
+    return V(hsum)(sum);
 }
 
 /* y[n] = x * sigmoid(gate)  (Qiu et al. 2025, arXiv 2505.06708) */

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from oracle import delta as oracle
 
-from dllama._kernels.ops.delta import causal_conv, decay_of, delta_rule, sigmoid_gate
+from dllama._kernels.ops.delta import decay_of, delta_rule, sigmoid_gate
+from dllama._kernels.ops.states import causal_conv
 
 
 def floats(rng, *shape):

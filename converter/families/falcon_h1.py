@@ -1,0 +1,204 @@
+"""Falcon-H1: Mamba-2 beside attention in every layer, and multipliers.
+
+TII 2025 (arXiv 2507.22448), Dao and Gu 2024 (arXiv 2405.21060). With the multipliers s of Mamba-2,
+a of attention and m of the feed-forward network, and n and p norms of x:
+
+    x = e * embedding;  x += s_out * mamba(s_in * n(x)) + a_out * attention(a_in * n(x))
+    x += m_1 * down(silu(m_0 * gate(p(x))) * up(p(x)));  logits = l * output(norm(x))
+
+Keys are multiplied by another one, and so are the five parts that the projection of Mamba-2 has: z,
+values, keys, queries and time steps. Model files have e and l. All others are factors of the rows of
+matrices and of biases, which the converter multiplies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from dllama.checks import is_integer, is_number
+from dllama.converter.families import config as fields
+from dllama.converter.families import llama
+from dllama.converter.families.config import MOST, Config
+from dllama.converter.families.rope import unpaired
+from dllama.converter.families.source import EMBEDDING, NAMES, Place, Source
+from dllama.errors import FormatError, UnsupportedError
+from dllama.model.layer import Linear
+from dllama.model.spec import ModelSpec
+from dllama.model.tensors import tensors
+from dllama.model.weight_types import WeightType
+
+MODEL_TYPES = ("falcon_h1",)
+ARCHITECTURES = ("FalconH1ForCausalLM",)
+# Fields that nothing in a forward pass reads.
+UNREAD = {
+    "mamba_chunk_size", "mlp_expansion_factor", "num_logits_to_keep", "time_step_floor",
+    "time_step_max", "time_step_min", "time_step_rank",
+}  # fmt: skip
+KEYS = llama.KEYS | UNREAD | {
+    "attention_in_multiplier", "attention_out_multiplier", "embedding_multiplier",
+    "key_multiplier", "layers_block_type", "lm_head_multiplier", "mamba_conv_bias",
+    "mamba_d_conv", "mamba_d_head", "mamba_d_ssm", "mamba_d_state", "mamba_expand",
+    "mamba_n_groups", "mamba_n_heads", "mamba_norm_before_gate", "mamba_proj_bias",
+    "mamba_rms_norm", "mamba_use_mlp", "mlp_multipliers", "projectors_bias",
+    "ssm_in_multiplier", "ssm_multipliers", "ssm_out_multiplier", "time_step_limit",
+}  # fmt: skip
+# Values of fields that a config.json may leave out.
+DEFAULTS: Config = {
+    "hidden_act": "silu", "mamba_d_conv": 4, "mamba_d_state": 256, "mamba_expand": 2,
+    "mamba_n_groups": 1, "mamba_n_heads": 128, "max_position_embeddings": 8192,
+    "num_attention_heads": 32, "rms_norm_eps": 1e-5, "vocab_size": 128000,
+}  # fmt: skip
+# Values of those that may be null, which is something else.
+ABSENT: Config = {"mamba_d_head": "auto", "mamba_d_ssm": 1024, "num_key_value_heads": 8}
+KINDS = ("layers_block_type", "layer_types")
+HYBRID = "hybrid"
+# Parts of in_proj, in its order.
+PARTS = ("linear_z", "linear_v", "linear_k", "linear_q", "decay")
+OTHERS = {
+    "linear_o": "out_proj.weight", "linear_o_bias": "out_proj.bias", "conv_bias": "conv1d.bias",
+    "a_log": "A_log", "dt_bias": "dt_bias", "skip": "D", "linear_norm": "norm.weight",
+}  # fmt: skip
+FEED_FORWARD = {"gate": "feed_forward.gate_proj", "up": "feed_forward.up_proj",
+                "down": "feed_forward.down_proj", "ffn_norm": "pre_ff_layernorm"}  # fmt: skip
+
+
+def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
+    """The spec of a config.json; FormatError or UnsupportedError names path and field."""
+    given = fields.completed({**ABSENT, **config}, DEFAULTS)
+    fields.refuse_set(given, ("sliding_window", "use_sliding_window"), path)
+    for field in KINDS:
+        if any(kind != HYBRID for kind in given.get(field) or ()):
+            raise UnsupportedError(f"{path}: {field} {given[field]!r} is not supported")
+    if not fields.flag(given, "mamba_use_mlp", path, True):
+        raise UnsupportedError(f"{path}: mamba_use_mlp false is not supported")
+    if given["hidden_act"] not in ("silu", "swish"):
+        found = given["hidden_act"]
+        raise UnsupportedError(f"{path}: hidden_act {found!r} is not supported, only silu")
+    spec = llama.read_config({**given, "layer_types": None}, weights, path)
+    norm = fields.flag(given, "mamba_rms_norm", path, False)
+    first = fields.flag(given, "mamba_norm_before_gate", path, True)
+    least, most = _steps(given, path)
+    return replace(
+        unpaired(spec),
+        embedding_scale=fields.number(given, "embedding_multiplier", path, 1.0),
+        logits_scale=fields.number(given, "lm_head_multiplier", path, 1.0),
+        linear=tuple(range(spec.n_layers)),
+        **_heads(given, path),
+        ssm=True,
+        ssm_norm=norm,
+        ssm_norm_first=norm and first,
+        ssm_conv_bias=fields.flag(given, "mamba_conv_bias", path, True),
+        ssm_bias=fields.flag(given, "mamba_proj_bias", path, False),
+        ssm_o_bias=fields.flag(given, "projectors_bias", path, False),
+        ssm_least_step=least,
+        ssm_most_step=most,
+    )
+
+
+def _heads(config: Config, path: object) -> dict[str, Any]:
+    """The sizes of Mamba-2."""
+    heads = fields.size(config, "mamba_n_heads", path)
+    width = config["mamba_d_ssm"]
+    if width is None:
+        width = config["mamba_expand"] * config["hidden_size"]
+    size, groups = config["mamba_d_head"], fields.size(config, "mamba_n_groups", path)
+    if size in ("auto", None) and is_integer(width, 1) and width % heads == 0:
+        size = width // heads
+    if not is_integer(width, 1) or not is_integer(size, 1) or size * heads != width:
+        found = f"{config['mamba_d_ssm']!r}, {heads} heads of {config['mamba_d_head']!r}"
+        raise FormatError(path, "mamba_d_ssm", found, "mamba_n_heads times mamba_d_head")
+    if heads % groups:
+        raise FormatError(path, "mamba_n_groups", groups, f"a divisor of {heads}, mamba_n_heads")
+    return {
+        "linear_key_heads": groups,
+        "linear_value_heads": heads,
+        "linear_key_dim": fields.size(config, "mamba_d_state", path),
+        "linear_value_dim": size,
+        "linear_taps": fields.size(config, "mamba_d_conv", path),
+    }
+
+
+def _steps(config: Config, path: object) -> tuple[float, float]:
+    """The least and the greatest time step; 0 if there is no limit."""
+    limits = config.get("time_step_limit")
+    if limits is None:
+        return 0.0, 0.0
+    steps = [_number(one) for one in limits] if isinstance(limits, list) else []
+    if len(steps) != 2 or not is_number(steps[0], 0, MOST) or not steps[0] <= steps[1]:
+        expected = "a list of the least and the greatest step"
+        raise FormatError(path, "time_step_limit", repr(limits), expected)
+    if not 0 < steps[1]:
+        raise FormatError(path, "time_step_limit", repr(limits), "a greatest step above 0")
+    return steps[0], steps[1] if steps[1] <= MOST else 0.0
+
+
+def _number(value: object) -> float:
+    """A number of JSON, or infinity as transformers writes it; else NaN."""
+    if value in ("inf", "Infinity", {"__float__": "Infinity"}):
+        return math.inf
+    if isinstance(value, float) and value == math.inf:
+        return math.inf
+    return float(value) if is_number(value) else math.nan
+
+
+def factors(config: Config, path: object) -> dict[str, float]:
+    """What tensors are multiplied by, by the last word of their names; FormatError names the field."""
+    query, out, key, ssm, ssm_out = (
+        _multipliers(config, f"{name}_multiplier", 1, path)[0]
+        for name in ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")
+    )
+    gate, down = _multipliers(config, "mlp_multipliers", 2, path)
+    parts = dict(zip(PARTS, _multipliers(config, "ssm_multipliers", len(PARTS), path), strict=True))
+    return {
+        "q": query, "k": query * key, "k_bias": key, "v": query, "o": out, "o_bias": out,
+        "gate": gate, "gate_bias": gate, "down": down, "down_bias": down,
+        **{name: ssm * factor for name, factor in parts.items()},
+        **{f"{name}_bias": factor for name, factor in parts.items()},
+        "linear_o": ssm_out, "linear_o_bias": ssm_out,
+    }  # fmt: skip
+
+
+def _multipliers(config: Config, field: str, count: int, path: object) -> list[float]:
+    """The numbers of a field, 1 if it is absent."""
+    value = config.get(field)
+    if value is None:
+        return [1.0] * count
+    numbers = value if count > 1 and isinstance(value, list) else [value]
+    if len(numbers) != count or not all(is_number(one, -MOST, MOST) for one in numbers):
+        expected = "a number" if count == 1 else f"a list of {count} numbers"
+        raise FormatError(path, field, repr(value), expected)
+    return [float(one) for one in numbers]
+
+
+def sources(spec: ModelSpec) -> Iterator[Source]:
+    """Where each tensor of the model file comes from, in the order of the file."""
+    whole = {"embedding": EMBEDDING, "final_norm": "model.final_layernorm.weight"}
+    for tensor in tensors(replace(spec, tied=False)):
+        at, _, name = tensor.name.rpartition(".")
+        if at:
+            place = _place(spec.linear_sizes, f"model.{at}", name)
+            yield Source(tensor.name, place.tensor, place)
+        elif name == "output":
+            yield Source(name, "lm_head.weight", tied_to=EMBEDDING)
+        else:
+            yield Source(name, whole[name])
+
+
+def _place(sizes: Linear, at: str, name: str) -> Place:
+    """Where a tensor of a layer is."""
+    mamba = f"{at}.mamba"
+    if name == "conv":
+        return Place(f"{mamba}.conv1d.weight", layout="flat")
+    if name in OTHERS:
+        return Place(f"{mamba}.{OTHERS[name]}")
+    part, bias, _ = name.partition("_bias")
+    ending = "bias" if bias else "weight"
+    if part in PARTS:
+        rows = [sizes.values, sizes.values, sizes.keys, sizes.keys, sizes.value_heads]
+        index = PARTS.index(part)
+        place = sum(rows[:index]), sum(rows), rows[index]
+        return Place(f"{mamba}.in_proj.{ending}", *place)
+    return Place(f"{at}.{({**NAMES, **FEED_FORWARD})[part]}.{ending}")
