@@ -62,7 +62,7 @@ ALL: tuple[ModuleType, ...] = (
 def sources_of(
     family: ModuleType, spec: ModelSpec, config: Config, path: object
 ) -> Iterator[Source]:
-    """Where each tensor of a model is, and what it is multiplied by; FormatError names the field."""
+    """Where each tensor of a model is, with its factor; FormatError names a field of the config."""
     factors = family.factors(config, path) if hasattr(family, "factors") else {}
     for source in family.sources(spec):
         yield replace(source, factor=factors.get(source.name.rpartition(".")[2], 1.0))

@@ -6,8 +6,8 @@ a of attention and m of the feed-forward network, and n and p norms of x:
     x = e * embedding;  x += s_out * mamba(s_in * n(x)) + a_out * attention(a_in * n(x))
     x += m_1 * down(silu(m_0 * gate(p(x))) * up(p(x)));  logits = l * output(norm(x))
 
-Keys are multiplied by another one, and so are the five parts that the projection of Mamba-2 has: z,
-values, keys, queries and time steps. Model files have e and l. All others are factors of the rows of
+Keys are multiplied by another one, and so are the five parts that the projection of Mamba-2 has:
+z, values, keys, queries and time steps. Model files have e and l. All others are factors of
 matrices and of biases, which the converter multiplies.
 """
 
@@ -130,7 +130,7 @@ def _steps(config: Config, path: object) -> tuple[float, float]:
     if len(steps) != 2 or not is_number(steps[0], 0, MOST) or not steps[0] <= steps[1]:
         expected = "a list of the least and the greatest step"
         raise FormatError(path, "time_step_limit", repr(limits), expected)
-    if not 0 < steps[1]:
+    if steps[1] == 0:
         raise FormatError(path, "time_step_limit", repr(limits), "a greatest step above 0")
     return steps[0], steps[1] if steps[1] <= MOST else 0.0
 
@@ -145,7 +145,10 @@ def _number(value: object) -> float:
 
 
 def factors(config: Config, path: object) -> dict[str, float]:
-    """What tensors are multiplied by, by the last word of their names; FormatError names the field."""
+    """What tensors are multiplied by, by the last word of their names.
+
+    FormatError names path and field.
+    """
     query, out, key, ssm, ssm_out = (
         _multipliers(config, f"{name}_multiplier", 1, path)[0]
         for name in ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")

@@ -330,7 +330,7 @@ class Task:
         routes: the buffer that holds the experts of each row.
         shared: for experts_sum: what is added to the product with the experts. That is missing if
             src and weight are empty.
-        squares: the buffer with the sums of the squares of each head, for a norm over several heads.
+        squares: the buffer with the sums of the squares of each head, for a norm over several.
         held: by rank, two ranges of columns that a gather takes from each node.
     """
 

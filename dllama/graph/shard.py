@@ -7,6 +7,7 @@ in contiguous ranges. Ranks count from 0, the root; `world_size` is the number o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -178,29 +179,30 @@ def sums_beside(
 ) -> tuple[list[Summation], list[LinearHeads]]:
     """How each node sums the columns of attention, and what it holds of Mamba-2 beside it.
 
-    Both are added segment by segment, so their columns are cut at the same parts.
+    Both are added segment by segment, so their columns are cut at the same parts. Value heads are
+    dealt out so that their columns are whole blocks.
     """
-    counts = spec.n_heads, spec.linear_value_heads
-    sizes = (spec.o_head, spec.o_block), (spec.linear_value_dim, spec.linear_block)
+    size, unit = spec.linear_value_dim, spec.linear_block
+    together = unit // math.gcd(size, unit)
+    counts = spec.n_heads, spec.linear_value_heads // together
 
     def usable(border: tuple[int, ...]) -> bool:
-        both = zip(border, sizes, strict=True)
-        return all(heads * size % unit == 0 for heads, (size, unit) in both)
+        return border[0] * spec.o_head % spec.o_block == 0
 
     tree, nodes, borders = sum_tree.tree_of_all(counts, shares, 1, usable)
 
-    def heads_of(part: int, units: range) -> range:
-        return range(borders[units.start][part], borders[units.stop][part])
+    def queries(units: range) -> range:
+        return range(borders[units.start][0], borders[units.stop][0])
 
-    def sums_of(part: int) -> list[Summation]:
-        def width(units: range) -> int:
-            heads = heads_of(part, units)
-            return len(whole_blocks(heads, *sizes[part])) if heads else 0
+    def values(units: range) -> range:
+        return range(*(borders[end][1] * together for end in (units.start, units.stop)))
 
-        return sum_tree.summations(nodes, tree, width, exact)
+    def columns(units: range) -> int:
+        return len(columns_of(spec, queries(units))) if queries(units) else 0
 
-    held = [heads_of(1, units) for units in nodes]
-    return sums_of(0), _linear_heads(spec, held, sums_of(1))
+    attention = sum_tree.summations(nodes, tree, columns, exact)
+    linear = sum_tree.summations(nodes, tree, lambda units: len(values(units)) * size, exact)
+    return attention, _linear_heads(spec, [values(units) for units in nodes], linear)
 
 
 def networks_of(

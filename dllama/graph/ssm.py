@@ -17,9 +17,9 @@ def scanned(b: GraphBuilder, held: LinearHeads, sizes: Linear) -> Product | None
     """
     spec, at, ssm = b.spec, b.at, sizes.ssm
     assert ssm is not None
-    squares = b.buffer("linear_squares", sizes.value_heads) if ssm.norm else ""
     if not held.heads:
-        _gather(b, squares, held)
+        if ssm.norm:
+            _gather(b, held)
         return None
     delta = b.delta(b.layer)
     projected = _projected(b, held, delta, ssm)
@@ -27,9 +27,10 @@ def scanned(b: GraphBuilder, held: LinearHeads, sizes: Linear) -> Product | None
     mixed = b.buffer("linear_mixed", len(columns))
     scan = Scan(held.heads.start, ssm.norm_first, ssm.conv_bias, ssm.least_step, ssm.most_step)
     weight = b.vector(at + "ssm", *_vector(at, held, sizes))
+    squares = b.buffer("linear_squares", sizes.value_heads) if ssm.norm else ""
     b.task("ssm", projected, mixed, weight=weight, delta=delta, ssm=scan, squares=squares)
-    _gather(b, squares, held)
     if ssm.norm:
+        _gather(b, held)
         name = at + "linear_norm"
         norm = b.vector(name, (name, numbers_of(held.heads, sizes.value_dim)))
         fields = {"delta": delta, "ssm": scan, "squares": squares, "epsilon": spec.norm_epsilon}
@@ -41,10 +42,11 @@ def scanned(b: GraphBuilder, held: LinearHeads, sizes: Linear) -> Product | None
     return Product(src, b.matrix(o), held.output_sum.segments)
 
 
-def _gather(b: GraphBuilder, squares: str, held: LinearHeads) -> None:
-    """Exchange sums of squares, if there are any and a node has a part of what is normalised."""
+def _gather(b: GraphBuilder, held: LinearHeads) -> None:
+    """Exchange sums of squares, if any node has a part of what is normalised together."""
     group = b.spec.linear_value_heads // b.spec.linear_key_heads
-    if squares and any(heads.stop % group for heads in held.heads_of):
+    if any(heads.stop % group for heads in held.heads_of):
+        squares = b.buffer("linear_squares", b.spec.linear_value_heads)
         parts = tuple((heads, range(0)) for heads in held.heads_of)
         b.transfer("gather", squares, squares, held=parts)
 

@@ -113,9 +113,7 @@ def tree_of_all(
     return _cut(range(len(borders) - 1), levels), nodes, borders
 
 
-def _borders(
-    counts: Sequence[int], shares: Sequence[float], least: int
-) -> list[tuple[int, ...]]:
+def _borders(counts: Sequence[int], shares: Sequence[float], least: int) -> list[tuple[int, ...]]:
     """The borders of the units that nodes hold of each matrix, at least so many of the first."""
     leasts = [least, *(0 for _ in counts[1:])]
     held = [deal(count, shares, fewest) for count, fewest in zip(counts, leasts, strict=True)]

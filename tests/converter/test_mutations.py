@@ -26,7 +26,7 @@ MODELS = (
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3",
     "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
-    "qwen3_next", "starcoder2", "stablelm", "grok",
+    "qwen3_next", "starcoder2", "stablelm", "falcon-h1", "falcon-h1-norm", "grok",
 )  # fmt: skip
 # So many that every expert is used.
 IDS = range(3, 90)
@@ -46,6 +46,8 @@ THETA = {"gpt-oss": 150000.0, "mixtral": 1e6, "smollm3": 2e6}
 WINDOW = {"max_window_layers", "sliding_window", "use_sliding_window"}
 # Pairs are counted in whole numbers.
 YARN = {"beta_fast", "beta_slow", "original_max_position_embeddings"}
+# How it is computed, how many logits transformers returns, and a width that is given anyway.
+HYBRID = {"mamba_chunk_size", "mamba_expand", "num_logits_to_keep"}
 SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermediate_size"},
              "qwen2_moe": WINDOW | {"intermediate_size"},  # all layers have experts
              "glm4_moe": {"num_nextn_predict_layers"},
@@ -64,6 +66,9 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "qwen3_next": {"intermediate_size"},  # all layers have experts
              "phi3": {"original_max_position_embeddings"},  # which it has twice
              "starcoder2": {"rms_norm_eps"}, "stablelm": {"rms_norm_eps"},  # another field has it
+             # There is no norm, and no step is so long.
+             "falcon-h1": HYBRID | {"mamba_norm_before_gate", "time_step_limit"},
+             "falcon-h1-norm": HYBRID,
              "gpt-oss": {"beta_fast"},  # no pair turns so often in 32 positions
              # Pairs are counted in whole numbers.
              "llama-yarn": {"beta_fast", "original_max_position_embeddings"}}  # fmt: skip
@@ -75,6 +80,11 @@ DEFAULTS = {
 }  # fmt: skip
 GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "num_key_value_heads": 4,
          "use_bidirectional_attention": None}  # fmt: skip
+FALCON_H1 = {
+    "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_head": 16, "mamba_n_groups": 1,
+    "mamba_norm_before_gate": True, "mamba_proj_bias": False, "mamba_rms_norm": False,
+    "projectors_bias": False, "rms_norm_eps": 1e-5,
+}  # fmt: skip
 DEFAULTS_OF = {
     "mixtral": {"rms_norm_eps": 1e-5, "head_dim": None},
     "granite": {"attention_multiplier": 1.0, "embedding_multiplier": 1.0, "logits_scaling": 1.0,
@@ -125,6 +135,8 @@ DEFAULTS_OF = {
         "attention_bias": True, "beta_fast": 32.0, "beta_slow": 1.0, "rms_norm_eps": 1e-5,
         "layer_types": ["sliding_attention", "full_attention"], "swiglu_alpha": 1.702,
     },
+    "falcon-h1": FALCON_H1,
+    "falcon-h1-norm": FALCON_H1,
     "glm4": {
         "partial_rotary_factor": 0.5,
         "rope_parameters": {

@@ -33,7 +33,7 @@ MODELS = (
     "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3", "phi3",
     "gpt-oss", "gpt-oss-mxfp4", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
-    "qwen3_next", "starcoder2", "stablelm",
+    "qwen3_next", "starcoder2", "stablelm", "falcon-h1", "falcon-h1-norm",
 )  # fmt: skip
 MIXTURES = (
     "gpt-oss", "qwen3-moe", "qwen3-moe-mix", "mixtral", "granitemoe", "qwen2_moe", "glm4_moe",

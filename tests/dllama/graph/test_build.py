@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_spec import SSM
 
 from dllama._kernels.executor import Executor
 from dllama._kernels.tasks import Then
@@ -66,6 +67,15 @@ FEATURES = {
         "linear_value_dim": 16,
         "linear_taps": 4,
     },
+    "Mamba-2": SSM,
+    "Mamba-2 with one group": {**SSM, "linear_key_heads": 1},
+    "Mamba-2 of other types": {
+        **SSM,
+        "ssm_norm": False,
+        "ssm_norm_first": False,
+        "ssm_bias": False,
+        "tensor_types": (("layers.0.linear_k", F16), ("layers.0.linear_o", F32)),
+    },
 }
 
 
@@ -79,14 +89,16 @@ def graphs(name, nodes):
 def test_tasks_use_all_weights_and_buffers(name, nodes):
     for graph in graphs(name, nodes):
         shared = [task.shared for task in graph.tasks if task.shared]
+        second = [task.second for task in graph.tasks if task.second]
         used = {name for task in graph.tasks for name in (task.weight, task.bias) if name}
-        used |= {one.weight for one in shared}
+        used |= {one.weight for one in (*shared, *second)}
         held = [one.name for one in (*graph.matrices, *graph.vectors)]
         assert len(held) == len(set(held))
         assert set(held) == used
         places = ("src", "dst", "routes", "squares")
         named = {getattr(task, place) for task in graph.tasks for place in places}
         named |= {name for one in shared for name in (one.src, one.factors)}
+        named |= {one.src for one in second}
         named -= {""}
         assert {buffer.name for buffer in graph.buffers} == named
 
@@ -98,7 +110,7 @@ def test_sums_cover_all_columns(name, nodes):
     for graph in graphs(name, nodes):
         matrices = {matrix.name: matrix for matrix in graph.matrices}
         for task in graph.tasks:
-            for one in (task, task.shared):
+            for one in (task, task.shared, task.second):
                 if one and one.weight and one.sums:
                     assert sum(part.columns for part in one.sums) == matrices[one.weight].cols
 
@@ -134,6 +146,12 @@ def test_a_layer_is_a_composition():
         assert [task.layer for task in sums] == [0] * count + [1] * count
         assert [task.begins for task in sums] == [True] + [False] * (2 * count - 1)
     assert ops("norms after blocks") == [*attention, "norm", *experts, "norm"]
+    scan = ["matmul", "matmul", "ssm", "ssm_norm", "encode"]
+    beside = ["norm", "encode", *attention[1:-1], *scan, "pair_sum"]  # time steps read floats
+    beside += ["add", "norm", "matmul", "matmul"]
+    assert ops("Mamba-2") == beside
+    assert ops("Mamba-2", 2) == [*beside[:-4], "all_reduce", *beside[-4:], "all_reduce"]
+    assert ops("Mamba-2 with one group", 3)[9:11] == ["gather", "ssm_norm"]
 
 
 def test_the_activation_is_that_of_the_model():

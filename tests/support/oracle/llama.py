@@ -90,8 +90,15 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     if spec.kv_latent_dim:
         return _latent_attention(weights, spec, h, halves, kv_type, noise, windowed)
     if "linear_q" in weights:
-        mixed = delta.attention(weights, spec.linear_sizes, h, spec.norm_epsilon)
-        return ops.matmul(noise(mixed), weights["linear_o"])
+        ssm = spec.linear_sizes.ssm
+        mix = delta.mamba if ssm else delta.attention
+        mixed = mix(weights, spec.linear_sizes, h, spec.norm_epsilon)
+        linear = ops.matmul(noise(mixed), weights["linear_o"])
+        if not ssm:
+            return linear
+        beside = linear + weights.get("linear_o_bias", 0.0)
+    else:
+        beside = 0.0
     q, k, v = (
         (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
             len(x), -1, spec.head_dim
@@ -111,7 +118,7 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
     if "q_gate" in weights:
         gate = ops.matmul(h, weights["q_gate"]) + weights.get("q_gate_bias", 0.0)
         mixed = mixed / (1 + np.exp(-gate))
-    return ops.matmul(noise(mixed), weights["o"]) + weights.get("o_bias", 0.0)
+    return beside + ops.matmul(noise(mixed), weights["o"]) + weights.get("o_bias", 0.0)
 
 
 def _latent_attention(weights, spec, h, halves, kv_type, noise, windowed):

@@ -364,14 +364,22 @@ static void check_deltas(void)
     for (int n = 1; n <= 128; n += 9) {
         normals(x[0], 4 * 128, 2.0f), normals(w[0], 4 * 128, 1.0f), normals(start, 64 * 48, 1.0f);
         memcpy(states[0], start, sizeof start), memcpy(states[1], start, sizeof start);
-        for (int i = 0; i < 2; i++) f[i]->conv(rows, w[0], 128, 4, n, y[i]);
-        same(y[0], y[1], (size_t)n * 4, "conv", n, 4);
+        const float *biases[2] = {NULL, x[1]};
+        for (int b = 0; b < 2; b++) {
+            for (int i = 0; i < 2; i++) f[i]->conv(rows, w[0], 128, 4, biases[b], n, y[i]);
+            same(y[0], y[1], (size_t)n * 4, "conv", n, 4);
+        }
+        for (int i = 0; i < 2; i++) y[i][0] = f[i]->squares(x[0], n);
+        same(y[0], y[1], 4, "squares", n, 0);
         for (int i = 0; i < 2; i++) f[i]->gate(x[0], x[1], n, y[i]);
         same(y[0], y[1], (size_t)n * 4, "gate", n, 0);
         int K = n % 64 + 1;
         for (int i = 0; i < 2; i++) f[i]->delta(states[i], x[0], x[1], x[2], K, 48, 0.9f, 0.3f, y[i]);
         same(y[0], y[1], 48 * 4, "delta", K, 48);
         same(states[0], states[1], sizeof start, "state", K, 48);
+        for (int i = 0; i < 2; i++) f[i]->scan(states[i], x[0], x[1], x[2], K, 48, 0.9f, y[i]);
+        same(y[0], y[1], 48 * 4, "scan", K, 48);
+        same(states[0], states[1], sizeof start, "state of scan", K, 48);
     }
 }
 

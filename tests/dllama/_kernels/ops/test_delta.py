@@ -24,6 +24,10 @@ def test_causal_conv(rng, taps, channels):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     later = causal_conv(x[15:], weight, x[16 - taps : 15])
     np.testing.assert_array_equal(later, found[15:])
+    bias = floats(rng, channels)
+    biased = causal_conv(x, weight, np.zeros((taps - 1, channels), np.float32), bias)
+    expected = oracle.convolved(x, weight.T, bias)
+    np.testing.assert_allclose(biased, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("keys", "values"), [(8, 16), (24, 48), (128, 128)])
