@@ -62,16 +62,23 @@ _CL100K = WORDS + r"|\p{N}{1,3}" + REST
 _LLAMA3 = Style((_CL100K,), ignore_merges=True, add_bos=True)
 _QWEN2 = Style((WORDS + r"|\p{N}" + REST,), nfc=True)
 _DIGITS = Style(digits=True)
+_NEOX = Style(nfc=True)  # GPT-NeoX's
 STYLES = {
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
+    "falcon3": _LLAMA3,
+    "falcon-h1": _LLAMA3,
+    "pixtral": _LLAMA3,
+    "midm-2.0": _LLAMA3,
     "smaug-bpe": Style((_CL100K,), ignore_merges=True),  # also SmolLM3
     "dbrx": Style((_CL100K,)),  # also OLMo 2 and Phi-4
     "chatglm-bpe": Style((_CL100K,)),
     "glm4": Style((_CL100K,), ignore_merges=True),
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
+    "megrez": _QWEN2,
+    "stablelm2": _QWEN2,
     "qwen35": Style(
         (
             ENDINGS
@@ -82,9 +89,16 @@ STYLES = {
     ),
     "gpt-2": Style(),
     "exaone4": Style(),
+    "a.x-4.0": Style(),
+    "mellum": Style(),
+    "trillion": Style(),
+    "mpt": _NEOX,
+    "olmo": _NEOX,  # also StableLM 3B
     "smollm": _DIGITS,
     "refact": _DIGITS,
     "starcoder": _DIGITS,
+    "minerva-7b": _DIGITS,
+    "seed-coder": Style((WORDS + r"|\p{N}| ?[^\s\p{L}\p{N}]+" + SPACES,)),
     "gpt-4o": Style((f"{CASED[0]}{ENDINGS}?|{CASED[1]}{ENDINGS}?" + r"|\p{N}{1,3}" + SLASHES,)),
     "tekken": Style(
         (f"{CASED[0]}|{CASED[1]}" + r"|\p{N}" + SLASHES,), ignore_merges=True, add_bos=True

@@ -156,12 +156,15 @@ THREES = ["It", "'s", " ", "123", "4", " x", ".\n\n", "Ab"]
 ONES = ["It", "'s", " ", "1", "2", "3", "4", " x", ".\n\n", "Ab"]
 DIGITS = ["It", "'s", " ", "1", "2", "3", "4", " x", ".", "\n", "\n", "Ab"]
 APART = ["It", "'", "s", " ", "1", "2", "3", "4", " x", ".", "\n", "\n", "Ab"]
+WHOLE = ["It", "'s", " 1234", " x", ".", "\n", "\n", "Ab"]
 STYLE_CASES = {
     "llama-bpe": THREES, "smaug-bpe": THREES, "dbrx": THREES, "chatglm-bpe": THREES, "glm4": THREES,
     "deepseek-v3": THREES, "qwen2": ONES, "qwen35": ONES, "tekken": ONES,
-    "gpt-2": ["It", "'s", " 1234", " x", ".", "\n", "\n", "Ab"],
-    "exaone4": ["It", "'s", " 1234", " x", ".", "\n", "\n", "Ab"],
-    "smollm": DIGITS, "refact": DIGITS, "starcoder": DIGITS,
+    **dict.fromkeys(("falcon3", "falcon-h1", "pixtral", "midm-2.0"), THREES),
+    **dict.fromkeys(("stablelm2", "megrez"), ONES),
+    "seed-coder": [*ONES[:8], ".", "\n\n", "Ab"],
+    **dict.fromkeys(("gpt-2", "exaone4", "a.x-4.0", "mellum", "trillion", "mpt", "olmo"), WHOLE),
+    **dict.fromkeys(("smollm", "refact", "starcoder", "minerva-7b"), DIGITS),
     "deepseek-llm": APART, "deepseek-coder": APART,
     "gpt-4o": ["It's", " ", "123", "4", " x", ".\n\n", "Ab"],
 }  # fmt: skip
@@ -176,6 +179,8 @@ OTHER_CASES = [
     ("tekken", "camelCase I'LL/\n", ["camel", "Case", " I", "'LL", "/\n"]),
     ("dbrx", "camelCase I'LL/\n", ["camelCase", " I", "'LL", "/\n"]),
     ("gpt-4o", "a\n /\n", ["a", "\n", " /\n"]),
+    ("stablelm2", "x!\n", ["x", "!\n"]),
+    ("seed-coder", "x!\n", ["x", "!", "\n"]),
 ]
 
 
