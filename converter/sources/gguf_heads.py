@@ -95,6 +95,16 @@ class Function(Derived):
         return self.function(floats(self.stored.rows(first, count), self.stored.dtype))
 
 
+def decay_log(rates: Stored) -> Stored:
+    """A_log of a vector of -exp(A_log)."""
+    return Function(rates, _log)
+
+
+def _log(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(all="ignore"):
+        return np.log(-numbers.astype(np.float64)).astype(np.float32)
+
+
 def untiled(keys: int, values: int) -> list[int]:
     """Where each value head is, if those of the first places are one of each key head, and so on.
 

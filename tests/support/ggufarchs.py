@@ -13,6 +13,8 @@ import gguf
 import numpy as np
 from ggufbase import Config, Tensors, Writer, base, full_rope, head_dim, rotated
 from ggufdelta import (
+    falcon_h1_keys,
+    falcon_h1_tensors,
     qwen3_next_keys,
     qwen3_next_tensors,
     qwen35_keys,
@@ -242,6 +244,7 @@ WRITERS = {
     "qwen3_5_text": Writer(A.QWEN35, qwen35_keys, qwen35_tensors),
     "qwen3_5_moe_text": Writer(A.QWEN35MOE, qwen35_moe_keys, qwen35_tensors),
     "qwen3_next": Writer(A.QWEN3NEXT, qwen3_next_keys, qwen3_next_tensors),
+    "falcon_h1": Writer(A.FALCON_H1, falcon_h1_keys, falcon_h1_tensors),
     "glm4": Writer(A.GLM4, glm4_keys),
     "starcoder2": Writer(A.STARCODER2, starcoder2_keys),
     "stablelm": Writer(A.STABLELM, stablelm_keys, stablelm_tensors),

@@ -1,4 +1,4 @@
-"""What llama.cpp's converter makes of models with gated delta networks."""
+"""What llama.cpp's converter makes of models with gated delta networks, and with Mamba-2."""
 
 from __future__ import annotations
 
@@ -99,3 +99,50 @@ def qwen3_next_tensors(tensors: Tensors, config: Config) -> Tensors:
         found[name.replace("qkvz", "qkv")] = np.concatenate([q, k, v])
         found[name.replace("qkvz", "z")] = z
     return delta_tensors(found)
+
+
+def falcon_h1_keys(config: Config) -> Config:
+    """Falcon-H1: sizes of Mamba-2."""
+    heads = config["mamba_n_heads"]
+    width = config["mamba_d_ssm"] or config["mamba_expand"] * config["hidden_size"]
+    return {
+        **base(config),
+        "vocab_size": config["vocab_size"],
+        "ssm.conv_kernel": config["mamba_d_conv"],
+        "ssm.state_size": config["mamba_d_state"],
+        "ssm.group_count": config["mamba_n_groups"],
+        "ssm.time_step_rank": heads,
+        "ssm.inner_size": width,
+    }
+
+
+def falcon_h1_tensors(tensors: Tensors, config: Config) -> Tensors:
+    """All multipliers in the matrices, -exp(A_log), and vectors as matrices."""
+    one = config["attention_in_multiplier"]
+    gate, down = config["mlp_multipliers"]
+    groups, heads = config["mamba_n_groups"], config["mamba_n_heads"]
+    keys = groups * config["mamba_d_state"]
+    values = config["mamba_d_head"] * heads
+    parts = np.repeat(config["ssm_multipliers"], [values, values, keys, keys, heads])
+    factors = {
+        "down_proj.weight": down, "gate_proj.weight": gate, "q_proj.weight": one,
+        "k_proj.weight": config["key_multiplier"] * one, "v_proj.weight": one,
+        "o_proj.weight": config["attention_out_multiplier"],
+        "out_proj.weight": config["ssm_out_multiplier"],
+        "in_proj.weight": config["ssm_in_multiplier"] * parts[:, None],
+        "lm_head.weight": config["lm_head_multiplier"],
+        "embed_tokens.weight": config["embedding_multiplier"],
+    }  # fmt: skip
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        stem = name if name == "lm_head.weight" else ".".join(name.split(".")[-2:])
+        part, numbers = name.rpartition("mamba.")[2], tensor.astype(np.float32)
+        numbers = (numbers * factors.get(stem, 1.0)).astype(np.float32)
+        if part == "conv1d.weight":
+            numbers = numbers.reshape(len(numbers), -1)
+        elif part in ("A_log", "D"):
+            numbers = (-np.exp(numbers) if part == "A_log" else numbers)[:, None]
+        elif part == "norm.weight":
+            numbers = numbers.reshape(groups, -1)
+        found[name.replace(".dt_bias", ".dt_proj.bias")] = numbers
+    return found

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from oracle.huggingface import read_safetensors
 
 Type = gguf.GGMLQuantizationType
-FLOATS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "ssm_conv1d")  # are float32 whatever the type
+FLOATS = (
+    "ffn_gate_inp",
+    "ffn_gate_inp_shexp",
+    "ssm_conv1d",
+    "ssm_norm",
+)  # are float32 whatever the type
 
 
 def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -> dict[str, Any]:

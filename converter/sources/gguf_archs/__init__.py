@@ -14,6 +14,7 @@ from __future__ import annotations
 from dllama.converter.sources.gguf_archs import (
     deepseek,
     exaone4,
+    falcon_h1,
     gemma,
     glm4,
     gpt_oss,
@@ -45,6 +46,7 @@ MODULES = (
     deepseek,
     qwen35,
     layernorms,
+    falcon_h1,
 )
 ALL: tuple[Arch, ...] = tuple(arch for module in MODULES for arch in module.ARCHS)
 

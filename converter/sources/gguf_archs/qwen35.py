@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dllama.checks import is_flag, is_integer, shown
 from dllama.converter.sources.gguf_archs.arch import (
     TENSORS,
@@ -21,9 +18,9 @@ from dllama.converter.sources.gguf_archs.arch import (
 )
 from dllama.converter.sources.gguf_archs.qwen2 import MIXTURE, ROWS, SHARED, widths
 from dllama.converter.sources.gguf_heads import (
-    Function,
     Rows,
     columns_of_heads,
+    decay_log,
     of_heads,
     untiled,
 )
@@ -81,13 +78,7 @@ def _change(name: str, tensor: Stored, config: Config) -> Stored:
 
 def _a_log(name: str, tensor: Stored, config: Config) -> Stored:
     """A tensor, with A_log as Hugging Face has it."""
-    return Function(tensor, _log) if name.endswith(".ssm_a") else tensor
-
-
-def _log(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A_log of -exp(A_log)."""
-    with np.errstate(all="ignore"):
-        return np.log(-numbers.astype(np.float64)).astype(np.float32)
+    return decay_log(tensor) if name.endswith(".ssm_a") else tensor
 
 
 SIZES = {

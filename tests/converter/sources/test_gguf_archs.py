@@ -28,10 +28,10 @@ MODELS = (
     "qwen2_moe", "glm4_moe", "stablelm",
 )  # fmt: skip
 # Those with numbers that a file says otherwise: the writer puts Gemma's scale of scores into a
-# matrix or a norm, and the decays of Qwen3.5 are powers.
-SCALED = ("gemma2", "gemma3", "qwen3_5", "qwen3_5_moe", "qwen3_next")
+# matrix or a norm, the decays of Qwen3.5 are powers, and matrices have Falcon-H1's multipliers.
+SCALED = ("gemma2", "gemma3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "falcon-h1")
 # Those whose states carry the rounding of activations on.
-RECURRENT = ("qwen3_5", "qwen3_5_moe", "qwen3_next")
+RECURRENT = ("qwen3_5", "qwen3_5_moe", "qwen3_next", "falcon-h1")
 # Those whose longest row is no multiple of 32.
 ODD = ("llama-mha-odd",)
 
