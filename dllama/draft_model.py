@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from dllama.drafts import Costs, Drafter, NgramDrafter, Rate
-from dllama.errors import ConfigError
+from dllama.errors import ConfigError, ModelError
 from dllama.model.spec import ModelSpec
+from dllama.sampling.grammar import Constraint
 from dllama.sampling.sampler import Sampler
 from dllama.text.tokenizer import Tokenizer
 
@@ -28,7 +29,14 @@ class SmallModel(Protocol):
     def seq_len(self) -> int:
         """Most positions of a text."""
 
-    def draft(self, ids: Sequence[int], count: int, sampler: Sampler, first: int) -> list[int]:
+    def draft(
+        self,
+        ids: Sequence[int],
+        count: int,
+        sampler: Sampler,
+        first: int,
+        constraint: Constraint | None,
+    ) -> list[int]:
         """Return what the model draws after ids (LLM.draft)."""
 
     def close(self) -> None:
@@ -45,12 +53,15 @@ class Drafts:
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
 
-    def drafter(self, sampler: Sampler, prompt: int) -> Drafter | None:
+    def drafter(
+        self, sampler: Sampler, prompt: int, constraint: Constraint | None = None
+    ) -> Drafter | None:
         """Return what proposes tokens of a new text.
 
         Args:
             sampler: of the text.
             prompt: how many ids of the text are not drawn.
+            constraint: of the text, which goes on with it; None if all tokens may come.
         """
         return None
 
@@ -61,7 +72,9 @@ class Drafts:
 class NgramDrafts(Drafts):
     """Texts propose what they repeat."""
 
-    def drafter(self, sampler: Sampler, prompt: int) -> Drafter:
+    def drafter(
+        self, sampler: Sampler, prompt: int, constraint: Constraint | None = None
+    ) -> Drafter:
         return NgramDrafter()
 
 
@@ -79,8 +92,10 @@ class ModelDrafts(Drafts):
         self._small = small
         self._vocab_size = vocab_size
 
-    def drafter(self, sampler: Sampler, prompt: int) -> Drafter:
-        return ModelDrafter(self._small, self._vocab_size, sampler, self._costs, prompt)
+    def drafter(
+        self, sampler: Sampler, prompt: int, constraint: Constraint | None = None
+    ) -> Drafter:
+        return ModelDrafter(self._small, self._vocab_size, sampler, self._costs, prompt, constraint)
 
     def close(self) -> None:
         self._small.close()
@@ -153,16 +168,24 @@ class ModelDrafter:
         sampler: of the text.
         costs: of the large model's passes, by which it decides how many ids it proposes.
         prompt: how many ids of the text were not drawn.
+        constraint: of the text, or None.
     """
 
     def __init__(
-        self, llm: SmallModel, vocab_size: int, sampler: Sampler, costs: Costs, prompt: int
+        self,
+        llm: SmallModel,
+        vocab_size: int,
+        sampler: Sampler,
+        costs: Costs,
+        prompt: int,
+        constraint: Constraint | None = None,
     ) -> None:
         self._llm = llm
         self._vocab_size = vocab_size
         self._sampler = sampler
         self._costs = costs
         self._prompt = prompt
+        self._constraint = constraint
         self._rate = Rate(EXPECTED)
         self._seconds = 0.0  # that an id takes
         self._proposed = 0
@@ -179,11 +202,19 @@ class ModelDrafter:
         if not count or max(ids) >= self._vocab_size:
             return []
         begin = time.perf_counter()
-        drafted = self._llm.draft(ids, count, self._sampler, len(ids) - self._prompt)
+        drafted = self._drafted(ids, count)
         took = (time.perf_counter() - begin) / count
         self._seconds = MEMORY * self._seconds + (1 - MEMORY) * took if self._seconds else took
         self._proposed = len(drafted)
         return drafted
+
+    def _drafted(self, ids: Sequence[int], count: int) -> list[int]:
+        """Return what the small model draws; nothing if no token of it fits the constraint."""
+        fork = self._constraint.fork() if self._constraint else None
+        try:
+            return self._llm.draft(ids, count, self._sampler, len(ids) - self._prompt, fork)
+        except ModelError:
+            return []
 
     def learn(self, proposed: int, accepted: int) -> None:
         for n in range(min(proposed, accepted + 1)):

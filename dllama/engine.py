@@ -22,10 +22,10 @@ from dllama.model_runner import ModelRunner
 from dllama.options.option import documented
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
-from dllama.sampling.grammar import Grammar
+from dllama.sampling.grammar import Constraint, Grammar
 from dllama.sampling.sampler import Sampler
 from dllama.scheduler import Scheduler
-from dllama.text.stream import TextStream, Token
+from dllama.text.stream import Token
 
 log = logging.getLogger("dllama.engine")
 
@@ -376,7 +376,10 @@ class LLM:
         small = LLM(draft, threads=self.threads, contexts=self.parallel)
         return model_drafts(small, self.model_path, self.tokenizer, costs)
 
-    def draft(self, ids: Sequence[int], count: int, sampler: Sampler, first: int) -> list[int]:
+    def draft(
+        self, ids: Sequence[int], count: int, sampler: Sampler, first: int,
+        constraint: Constraint | None = None,
+    ) -> list[int]:  # fmt: skip
         """Return what this model draws after the ids of another model's text.
 
         Args:
@@ -384,14 +387,10 @@ class LLM:
             count: how many ids to draw; they fit.
             sampler: of the text.
             first: how many tokens of the text were drawn.
+            constraint: a fork of the text's, or None.
         """
-        stream = TextStream(None, ())
-        text = Generation(self._sequences, [*ids], count, sampler, stream, (), first=first)
-        self._scheduler.add(text)
-        drawn: list[int] = []
-        while (token := self._scheduler.next(text)) is not None:
-            drawn.append(token.id)
-        return drawn
+        text = self._texts.draft([*ids], count, sampler, first, constraint)
+        return [token.id for _, token in self._scheduler.run_all([text])]
 
     def _end_current(self) -> None:
         """End the text that is generated in the current sequence."""

@@ -323,7 +323,7 @@ class TextMaker:
         limit = self._sequences.limit(evaluated, len(ids) - evaluated, max_tokens)
         eos = () if options.ignore_eos or self._tokenizer is None else self._tokenizer.eos_ids
         ends = (*eos, *self._sequences.check(options.stop_ids))
-        sampler = Sampler(options)
+        sampler, constraint = Sampler(options), self._constraint(options, ends)
         return Generation(
             self._sequences,
             ids,
@@ -332,8 +332,25 @@ class TextMaker:
             TextStream(self._tokenizer, options.stops),
             ends,
             options.logprobs,
-            self._drafts.drafter(sampler, len(ids)),
-            self._constraint(options, ends),
+            self._drafts.drafter(sampler, len(ids), constraint),
+            constraint,
+        )
+
+    def draft(
+        self,
+        ids: list[int],
+        count: int,
+        sampler: Sampler,
+        first: int,
+        constraint: Constraint | None,
+    ) -> Generation:
+        """Return what goes on with ids of another model's text; arguments are those of LLM.draft.
+
+        It ends where that text would, if there is a constraint.
+        """
+        stream, ends = TextStream(None, ()), constraint.ends if constraint else ()
+        return Generation(
+            self._sequences, ids, count, sampler, stream, ends, constraint=constraint, first=first
         )
 
     def _constraint(self, options: TextOptions, ends: Ids[int]) -> Constraint | None:

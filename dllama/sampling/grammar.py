@@ -70,7 +70,7 @@ class Constraint:
     def __init__(self, matcher: Any, vocab_size: int, ends: Sequence[int], name: str) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
-        self._ends = [token for token in ends if token < vocab_size]
+        self._ends = tuple(token for token in ends if token < vocab_size)
         self._name = name
         self._mask: Mask | None = None
 
@@ -89,6 +89,15 @@ class Constraint:
     def complete(self) -> bool:
         """Whether nothing can follow, not even an end; GrammarError as for `mask`."""
         return not self.mask.any()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end the text."""
+        return self._ends
+
+    def fork(self) -> Constraint:
+        """Return a constraint of the same text, to try how that may go on."""
+        return Constraint(self._matcher.deep_copy(), self._vocab_size, self._ends, self._name)
 
     def advance(self, token: int) -> None:
         """Add a token that the mask allows and that is no end."""

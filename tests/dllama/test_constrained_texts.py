@@ -81,7 +81,7 @@ def test_texts_fit(alone):
 def test_nodes_batches_and_drafts_give_the_same_texts(options, alone, monkeypatch):
     monkeypatch.setattr("dllama.drafts.Costs.worth", lambda self, chances, rows, most, s=0.0: most)
     with dllama.LLM(threads=1, buffer="f32", parallel=3, draft_tokens=4, **options) as llm:
-        accepted = 0
+        drafted = accepted = 0
         for at, grammar in enumerate(GRAMMARS):
             settings = SETTINGS[at % 3]
             assert texts(llm, grammar, settings) == alone[at]
@@ -90,8 +90,11 @@ def test_nodes_batches_and_drafts_give_the_same_texts(options, alone, monkeypatc
             for number, token in llm.generate_many(PROMPTS, 60, **grammar, **settings):
                 found[PROMPTS[number]].append(token)
             assert found == alone[at]
-            accepted += llm.stats.summary()["accepted"]
+            summary = llm.stats.summary()
+            drafted, accepted = drafted + summary["drafted"], accepted + summary["accepted"]
         assert bool(accepted) == ("draft" in options)
+        if options.get("draft") == str(DEMO):  # the same model and grammar; an end counts as wrong
+            assert drafted - accepted <= len(GRAMMARS) * len(PROMPTS)
 
 
 def test_texts_with_and_without_a_grammar_share_passes(alone):

@@ -65,7 +65,7 @@ def test_any_drafts_give_the_same_text(nodes, settings, eager, rng, monkeypatch)
         texts = [a + [token.id for token in b] for a, b in zip(ids, expected, strict=True)]
         drafters = []
 
-        def drafter(sampler, prompt):
+        def drafter(sampler, prompt, constraint):
             drafters.append(Guesses(texts, rng))
             return drafters[-1]
 
