@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from chat_model import make
 
 import dllama
 from dllama.errors import ConfigError, GrammarError
@@ -94,6 +95,7 @@ def test_nodes_batches_and_drafts_give_the_same_texts(options, alone, monkeypatc
             drafted, accepted = drafted + summary["drafted"], accepted + summary["accepted"]
         assert bool(accepted) == ("draft" in options)
         if options.get("draft") == str(DEMO):  # the same model and grammar; an end counts as wrong
+            assert drafted > 100
             assert drafted - accepted <= len(GRAMMARS) * len(PROMPTS)
 
 
@@ -212,3 +214,19 @@ def test_tokens_that_can_only_follow_take_no_pass():
         llm.reset()
         llm.continue_from(ids)
         assert list(llm.generate([], 9, temperature=0.0)) == after
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "mistral-window"])
+def test_states_and_windows_take_tokens_that_can_only_follow(name, fixtures, tmp_path):
+    """As one pass, with the same text afterwards as after a pass for each."""
+    model = make(fixtures / name, tmp_path / name, ids=160)
+    with dllama.LLM(model, threads=1) as llm:
+        found = []
+        for logprobs in (None, 0):
+            llm.reset()
+            asked = llm.generate("Hello there", 80, schema=SCHEMA, logprobs=logprobs, seed=1)
+            ids = [token.id for token in asked]
+            passes = len(llm.stats.steps)
+            after = [token.id for token in llm.generate([], 12, temperature=0.0)]
+            found.append((ids, after, passes < len(ids)))
+        assert found == [(ids, after, True), (ids, after, False)]

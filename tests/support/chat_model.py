@@ -24,15 +24,15 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|turn|>", "<|end|>"]
 VOCAB = 192
 
 
-def make(source: Path, output: Path, weights: str = "q40") -> Path:
-    """Create a model folder with the weights of a source folder, whose vocabulary has 192 ids.
+def make(source: Path, output: Path, weights: str = "q40", ids: int = VOCAB) -> Path:
+    """Create a model folder with the weights of a source folder, whose vocabulary has so many ids.
 
     Every character is a token. EOS is </s>; the template ends turns with <|end|>.
     """
     folder = output.with_name(output.name + "-source")
     shutil.copytree(source, folder)
     characters = string.ascii_letters + string.digits + string.punctuation + " \n"
-    more = [chr(0xC0 + index) for index in range(VOCAB - len(SPECIAL) - len(characters))]
+    more = [chr(0xC0 + index) for index in range(ids - len(SPECIAL) - len(characters))]
     vocab = {name: index for index, name in enumerate([*SPECIAL, *characters, *more])}
     tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))
     tokenizer.decoder = decoders.Fuse()
