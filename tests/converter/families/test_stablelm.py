@@ -92,6 +92,15 @@ def test_biases_of_starcoder2_may_be_missing(fixtures, tmp_path):
         assert np.abs(llm.eval(TOKENS) - expected).max() < 1e-5 * expected.std()
 
 
+def test_a_published_config_of_starcoder2(fixtures, tmp_path, converted):
+    source = shutil.copytree(fixtures / "starcoder2", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    more = {"mlp_type": "default", "norm_type": "layer_norm"}
+    (source / "config.json").write_text(json.dumps({**config, **more}))
+    found = convert(source, tmp_path / "out", "f32", progress=False).output / "model.m"
+    assert found.read_bytes() == (converted("starcoder2", "f32") / "model.m").read_bytes()
+
+
 def test_what_a_stablelm_need_not_say(fixtures, tmp_path):
     """A quarter of each head is rotated."""
     source = shutil.copytree(fixtures / "stablelm", tmp_path / "source")
@@ -130,6 +139,8 @@ def test_every_norm_of_a_head_counts(fixtures, tmp_path):
         ("starcoder2", {"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ("starcoder2", {"use_bias": 1}, "use_bias is 1, expected true or false"),
         ("starcoder2", {"norm_epsilon": 0}, "norm_epsilon is 0, expected a positive number"),
+        ("starcoder2", {"mlp_type": "gated"}, "mlp_type 'gated' is not supported"),
+        ("starcoder2", {"norm_type": "rms_norm"}, "norm_type 'rms_norm' is not supported"),
         ("starcoder2", {"mlp_bias": True}, "mlp_bias True is not supported"),
         ("stablelm", {"layer_norm_eps": "x"}, "layer_norm_eps is 'x'"),
         ("stablelm", {"use_qkv_bias": False}, "6 tensors are not used"),
