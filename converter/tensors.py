@@ -24,6 +24,9 @@ HARMLESS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|mas
 # Beginning of the names of tensors that predict further tokens, in models of Qwen.
 AHEAD = "mtp."
 NEXT = "num_nextn_predict_layers"
+# So many layers, the last ones, read the keys and values of earlier ones.
+SHARED = "num_kv_shared_layers"
+KEYS = re.compile(r"model\.layers\.(\d+)\.self_attn\.[kv]_(?:proj|norm)\.weight")
 SHOWN = 3  # names in a message
 ROWS = 256  # that are compared at a time
 
@@ -56,6 +59,8 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
             stored = Added(stored, source.plus)
         if source.factor != 1.0 and not checkpoint.added:
             stored = Scaled(stored, source.factor)
+        if source.times != 1.0:
+            stored = Scaled(stored, source.times)
         found.append((source, stored))
     ahead = _layers_ahead(checkpoint)
     if ahead:
@@ -64,7 +69,7 @@ def find_tensors(checkpoint: Checkpoint, sources: Iterable[Source]) -> list[tupl
             checkpoint.path,
             AHEAD if any(name.startswith(AHEAD) for name in ahead) else NEXT,
         )
-    used |= ahead
+    used |= ahead | _shared_keys(checkpoint)
     unused = [stored.name for name, stored in checkpoint.tensors.items() if name not in used]
     refuse_unused(dict.fromkeys(unused), (), checkpoint.path)
     return found
@@ -82,6 +87,20 @@ def _layers_ahead(checkpoint: Checkpoint) -> set[str]:
     first = config["num_hidden_layers"]
     layers = {f"model.layers.{layer}" for layer in range(first, first + more)}
     return {name for name in checkpoint.tensors if ".".join(name.split(".")[:3]) in layers}
+
+
+def _shared_keys(checkpoint: Checkpoint) -> set[str]:
+    """The names of tensors for keys and values that the config says no layer reads."""
+    count, layers = (checkpoint.config.get(name) for name in (SHARED, "num_hidden_layers"))
+    if not is_integer(count, 1) or not is_integer(layers, 1):
+        return set()
+    first = layers - count
+    matches = ((name, KEYS.fullmatch(name)) for name in checkpoint.tensors)
+    found = {name for name, match in matches if match and int(match[1]) >= first}
+    if found:
+        what = "keys and values of layers that read those of earlier ones"
+        log.warning("%s: %s are left out (%s)", checkpoint.path, what, SHARED)
+    return found
 
 
 def refuse_unused(names: Iterable[str], used: Collection[str], path: object) -> None:

@@ -153,17 +153,18 @@ def context_count(
         return count
     kind = NUMBERS[kv_type]
     block = kind.block_size
-    head = sum(kind.nbytes(-(-size // block) * block) for size in spec.kept_dims)
     caches = [(one, one.most(seq_len, batch)) for one in kv_layers(spec)]
     positions = sum(
-        len(one.layers) * min(seq_len, most * block_positions(seq_len))
+        len(one.layers)
+        * one.kv_heads
+        * sum(kind.nbytes(-(-size // block) * block) for size in one.kept)
+        * min(seq_len, most * block_positions(seq_len))
         for one, most in caches
-        if not one.states
     )
     states = sum(one.state_bytes(spec) * most for one, most in caches)
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
-    return max(1, min(parallel, room // (spec.n_kv_heads * head * positions + states)))
+    return max(1, min(parallel, room // (positions + states)))
 
 
 def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:

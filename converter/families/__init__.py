@@ -26,6 +26,7 @@ from dllama.converter.families import (
     falcon_h1,
     gemma2,
     gemma3,
+    gemma4,
     glm4,
     glm4_moe,
     gpt_oss,
@@ -55,7 +56,7 @@ from dllama.model.spec import ModelSpec
 ALL: tuple[ModuleType, ...] = (
     llama, qwen2, qwen2_moe, qwen3, qwen3_moe, qwen3_5, qwen3_5_moe, qwen3_next, mixtral, granite,
     granite_moe, smollm3, phi3, olmo2, glm4, glm4_moe, deepseek_v2, deepseek_v3, exaone4,
-    falcon_h1, gemma2, gemma3, gpt_oss, starcoder2, stablelm, grok,
+    falcon_h1, gemma2, gemma3, gemma4, gpt_oss, starcoder2, stablelm, grok,
 )  # fmt: skip
 
 

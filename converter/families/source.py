@@ -71,6 +71,7 @@ class Source:
         tied_to: the tensor to use instead if `tensor` is absent and the embeddings are tied.
         paired_heads: if not 0, the number of heads in the rows. In each, pairs (i, i + S/2) are
             moved to (2i, 2i + 1).
+        times: what to multiply all of its numbers by, in GGUF files too.
         plus: what to add to all of its numbers there.
         factor: what to multiply all of its numbers there by.
         others: other places where it may be.
@@ -81,6 +82,7 @@ class Source:
     place: Place | None = None
     tied_to: str = ""
     paired_heads: int = 0
+    times: float = 1.0
     plus: float = 0.0
     factor: float = 1.0
     others: tuple[Place, ...] = ()

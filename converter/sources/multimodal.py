@@ -34,6 +34,7 @@ class Whole(NamedTuple):
 # By model_type.
 MODELS = {
     "gemma3": Whole("gemma3_text", ("Gemma3ForConditionalGeneration",)),
+    "gemma4": Whole("gemma4_text", ("Gemma4ForConditionalGeneration",)),
     "qwen3_5": Whole("qwen3_5_text", ("Qwen3_5ForConditionalGeneration",)),
     "qwen3_5_moe": Whole("qwen3_5_moe_text", ("Qwen3_5MoeForConditionalGeneration",)),
     "mistral3": Whole("mistral", ("Mistral3ForConditionalGeneration",)),
@@ -42,11 +43,12 @@ MODELS = {
 OTHERS = frozenset({
     "architectures", "model_type", "quantization_config", "text_config", "tie_word_embeddings",
     "vision_config",
-    # Tokens that stand for images, and how images become such tokens.
-    "boi_token_index", "eoi_token_index", "image_token_id", "image_token_index",
-    "mm_tokens_per_image", "multimodal_projector_bias", "projector_hidden_act",
-    "spatial_merge_size", "video_token_id", "vision_end_token_id", "vision_feature_layer",
-    "vision_start_token_id",
+    # Tokens that stand for images and sounds, and how these become such tokens.
+    "audio_config", "audio_token_id", "boa_token_id", "boa_token_index", "boi_token_id",
+    "boi_token_index", "eoa_token_id", "eoa_token_index", "eoi_token_id", "eoi_token_index",
+    "image_token_id", "image_token_index", "mm_tokens_per_image", "multimodal_projector_bias",
+    "projector_hidden_act", "spatial_merge_size", "video_token_id", "vision_end_token_id",
+    "vision_feature_layer", "vision_soft_tokens_per_image", "vision_start_token_id",
 })  # fmt: skip
 # Fields of the whole config that also count for text.
 SHARED = ("quantization_config", "tie_word_embeddings")
@@ -57,7 +59,8 @@ TEXT = {
     "model.language_model.": "model.",
     "lm_head.": "lm_head.",
 }
-PART = re.compile(r"(?:model\.)?(vision_tower|multi_modal_projector|visual)\.")
+PARTS = "audio_tower|embed_audio|embed_vision|multi_modal_projector|vision_tower|visual"
+PART = re.compile(rf"(?:model\.)?({PARTS})\.")
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ class Executor:
         graph: object,
         matrices: dict[str, PackedMatrix],
         vectors: dict[str, NDArray[np.float32]],
-        embedding: StoredRows | None,
+        embeddings: dict[str, StoredRows],
         *,
         threads: int,
         max_rows: int,

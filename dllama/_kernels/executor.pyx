@@ -45,7 +45,7 @@ cdef class Executor:
         graph: a dllama.graph.graph.Graph.
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
-        embedding: StoredRows (vocab, dim); None if the graph does not use it.
+        embeddings: by tensor, StoredRows (vocab, columns) that the graph looks up rows of.
         threads: how many threads compute.
         max_rows: most rows of a batch.
         max_logits: most rows of a batch whose logits are wanted.
@@ -76,7 +76,7 @@ cdef class Executor:
     cdef readonly int threads
     cdef readonly int64_t began     # start of the last pass, in nanoseconds of the monotonic clock
 
-    def __init__(self, graph, dict matrices, dict vectors, embedding, *, int threads,
+    def __init__(self, graph, dict matrices, dict vectors, dict embeddings, *, int threads,
                  int64_t max_rows, int64_t max_logits, int64_t max_positions, int kv_type,
                  kv_blocks, int64_t sequences=1, Communicator communicator=None):
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
@@ -91,7 +91,7 @@ cdef class Executor:
         self.windows = [shape.window for shape in graph.caches]
         buffers = {buffer.name: self._buffer(buffer) for buffer in graph.buffers}
         self.bindings = Bindings(
-            buffers=buffers, matrices=matrices, vectors=vectors, embedding=embedding,
+            buffers=buffers, matrices=matrices, vectors=vectors, embeddings=embeddings,
             caches=self.caches, communicator=communicator, threads=threads, max_rows=max_rows,
             max_positions=max_positions, table_size=self.table_size)
         self.logits = self.bindings.floats("logits")

@@ -49,7 +49,7 @@ cdef class Bindings:
     cdef readonly dict buffers      # Rows or Routes by name
     cdef readonly dict matrices     # PackedMatrix by name
     cdef readonly dict vectors      # float32 arrays by name
-    cdef readonly object embedding  # StoredRows (vocab, dim), or None
+    cdef readonly dict embeddings   # StoredRows (vocab, columns) by tensor
     cdef readonly tuple caches      # KVCache or StateCache of each kind of layer
     cdef readonly object communicator
     cdef readonly int threads

@@ -33,7 +33,7 @@ cdef class Bindings:
         buffers: Rows or Routes by name.
         matrices: PackedMatrix by name.
         vectors: float32 arrays by name.
-        embedding: StoredRows (vocab, dim); None if no task looks up rows.
+        embeddings: by tensor, StoredRows (vocab, columns) that tasks look up rows of.
         caches: the KVCache or StateCache of each graph.CacheShape.
         communicator: links to the other nodes; None on one node.
         threads: how many threads run items.
@@ -42,11 +42,11 @@ cdef class Bindings:
         table_size: KV blocks of the longest sequence.
     """
 
-    def __init__(self, *, dict buffers, dict matrices, dict vectors, embedding,
+    def __init__(self, *, dict buffers, dict matrices, dict vectors, dict embeddings,
                  tuple caches, communicator, int threads, int64_t max_rows, int64_t max_positions,
                  int64_t table_size):
         self.buffers, self.matrices, self.vectors = buffers, matrices, vectors
-        self.embedding, self.caches, self.communicator = embedding, caches, communicator
+        self.embeddings, self.caches, self.communicator = embeddings, caches, communicator
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
         self.table_size = table_size
         self._shared = {}

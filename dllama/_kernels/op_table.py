@@ -15,6 +15,7 @@ from dllama._kernels.ops.experts import (
 )
 from dllama._kernels.ops.head_squares import HeadSquaresOp
 from dllama._kernels.ops.latent import HeadsMatmulOp, LatentOp
+from dllama._kernels.ops.layer_inputs import LayerGateOp, LayerInputsOp
 from dllama._kernels.ops.matmul import MatmulOp
 from dllama._kernels.ops.rope import RopeOp
 from dllama._kernels.ops.rowwise import (
@@ -48,6 +49,8 @@ OPS: dict[str, type] = {
     "pair_sum": PairSumOp,
     "encode": EncodeOp,
     "activate": ActivateOp,
+    "layer_inputs": LayerInputsOp,
+    "layer_gate": LayerGateOp,
     "scale": ScaleOp,
     "sigmoid": SigmoidOp,
     "add": AddOp,

@@ -58,8 +58,7 @@ class Root:
             threads = layout.threads[0]
             with byte_bar(graph_nbytes(graph), "loading", progress) as bar:
                 weights = load(graph, FileSource(model), threads, bar.update)
-            assert weights.embedding is not None
-            self._embedding = weights.embedding
+            self._embeddings = weights.embeddings
             communicator = self._coordinator.communicator if self._coordinator else None
             self._node: Node | None = Node(graph, weights, config, threads, communicator)
         except MemoryError as error:
@@ -107,7 +106,8 @@ class Root:
         self._want, encoding = want, 0
         if self._coordinator:
             assert node.communicator is not None
-            encoding = node.communicator.encoding_of(self._embedding.lookup(array))
+            rows = [one.lookup(array) for one in self._embeddings.values()]
+            encoding = node.communicator.encoding_of(np.concatenate(rows, axis=1))
             self._coordinator.start(Run(batch, encoding, want))
         try:
             node.run(array, batch, encoding)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dllama._kernels.comm.link import Link
 from dllama._kernels.packed import PackedMatrix
+from dllama._kernels.weight_types import StoredRows
 from dllama.cluster.protocol import HEADER, Kind, receive_header
 from dllama.errors import ProtocolError
 from dllama.graph.graph import Graph, Matrix, TensorSlice
@@ -91,9 +92,8 @@ class LinkSource:
         link: control link of the root.
     """
 
-    embedding = None
-
     def __init__(self, link: Link) -> None:
+        self.embeddings: dict[str, StoredRows] = {}
         self.link = link
         self.name = link.peer
         self.title = title

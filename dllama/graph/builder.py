@@ -18,7 +18,7 @@ from dllama.graph.graph import (
     Vector,
 )
 from dllama.graph.kv_layers import KVLayers, kv_layers
-from dllama.graph.shard import Shard, whole_blocks
+from dllama.graph.shard import Shard, kv_heads_of, whole_blocks
 from dllama.model.layer import Layer
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
@@ -60,8 +60,14 @@ class GraphBuilder:
 
     @property
     def cache(self) -> tuple[int, int]:
-        """The cache of the layer's keys and values, and which layer of that cache it is."""
-        return self._caches[False, self.layer]
+        """The cache of the layer, and which layer of that cache its keys and values are of."""
+        return self._caches[False, self.spec.kv_layer(self.layer)]
+
+    @property
+    def kv_heads(self) -> range:
+        """The KV heads of the layer that the node holds; other nodes may hold them too."""
+        group = self.spec.n_heads // self.features.attention.kv_heads
+        return kv_heads_of(group, self.shard.heads)
 
     def graph(self) -> Graph:
         """The graph of everything added so far."""
@@ -81,7 +87,8 @@ class GraphBuilder:
         count = len(kept.layers)
         if kept.states:
             return CacheShape(count, kept.window, delta=self.delta(kept.layers[0]))
-        return CacheShape(count, kept.window, len(self.shard.kv_heads), *self.spec.kept_dims)
+        heads = kv_heads_of(self.spec.n_heads // kept.kv_heads, self.shard.heads)
+        return CacheShape(count, kept.window, len(heads), *kept.kept)
 
     def delta(self, layer: int) -> Delta:
         """The heads of linear attention of the node in a layer."""

@@ -81,6 +81,9 @@ class Heads:
         window: how many positions a row sees, its own included; 0 for all up to its own.
         cache: the KV cache of the layer, an index of Graph.caches.
         cache_layer: which layer of that cache it is.
+        stores: whether it has keys and values of its own, not those of an earlier layer.
+        value_norm: whether the values of a head are divided by their root mean square.
+        keys_as_values: whether values are the keys before their norm and RoPE.
     """
 
     count: int
@@ -98,6 +101,9 @@ class Heads:
     window: int
     cache: int
     cache_layer: int
+    stores: bool = True
+    value_norm: bool = False
+    keys_as_values: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,8 +310,8 @@ class Task:
         op: its name in dllama._kernels.op_table.
         src: the buffer that it reads.
         dst: the buffer that it writes.
-        weight: a matrix, the vector of a norm, or what is added; route: to the scores, for the
-            choice.
+        weight: a matrix, the vector of a norm, the number of a scale, the embedding, or what is
+            added; route: to the scores, for the choice.
         layer: the layer that it belongs to, and whose keys and values it uses.
         then: what happens to the result.
         tail: whether it works only on the rows whose logits are wanted.
@@ -313,7 +319,9 @@ class Task:
         bias: a vector that a matmul or a norm adds to its result; for rope: that of the keys.
         sums: the order in which a matmul adds columns; by default from left to right. Each sum
             that remains becomes rows of dst.
-        column: column of dst where a matmul's product begins, or of src where a gate begins.
+        column: column of dst where a matmul's product begins, of src where a gate begins, or of
+            inputs.
+        inputs: for layer_gate: the buffer of what the activation is multiplied by.
         parts: for heads_matmul.
         adds: by rank, the order in which an all-reduce adds the sums of all nodes.
         begins: whether an all-reduce is the first of the pass: no earlier one has rounded.
@@ -327,6 +335,7 @@ class Task:
         apart: for rope: whether each head has weights of its own for its norm.
         scale: factor, for scale.
         cap: for softcap.
+        scales: for route: a vector with a factor of the weights of each expert.
         routes: the buffer that holds the experts of each row.
         shared: for experts_sum: what is added to the product with the experts. That is missing if
             src and weight are empty.
@@ -345,6 +354,7 @@ class Task:
     bias: str = ""
     sums: tuple[Segment, ...] = ()
     column: int = 0
+    inputs: str = ""
     parts: HeadParts | None = None
     adds: tuple[tuple[int, ...], ...] = ()
     begins: bool = False
@@ -358,6 +368,7 @@ class Task:
     apart: bool = False
     scale: float = 1.0
     cap: float = 0.0
+    scales: str = ""
     routes: str = ""
     shared: SharedExpert | None = None
     squares: str = ""

@@ -17,12 +17,16 @@ class KVLayers(NamedTuple):
     Args:
         window: of these layers; 0 if they have none.
         layers: their numbers, ascending.
+        kv_heads: KV heads of each, over all nodes; 0 for states.
+        kept: elements of a key and of a value; 0 for states.
         states: whether they have linear attention. A block then has the state after the last
             evaluated one of its positions.
     """
 
     window: int
     layers: tuple[int, ...]
+    kv_heads: int = 0
+    kept: tuple[int, int] = (0, 0)
     states: bool = False
 
     def state_bytes(self, spec: ModelSpec) -> int:
@@ -64,16 +68,18 @@ class KVLayers(NamedTuple):
 def kv_layers(spec: ModelSpec) -> tuple[KVLayers, ...]:
     """The layers of each cache: those without a window, with one, and with linear attention.
 
-    A layer with linear attention beside attention has both.
+    Layers that read the keys and values of another layer are left out. A layer with linear
+    attention beside attention has both.
     """
-    found: dict[tuple[bool, int], list[int]] = {}
+    found: dict[tuple[bool, int, int, tuple[int, int]], list[int]] = {}
     for layer in range(spec.n_layers):
-        kind = spec.layer(layer)
-        if kind.attends:
-            found.setdefault((False, kind.attention.window), []).append(layer)
-        if kind.linear:
-            found.setdefault((True, STATE_WINDOW), []).append(layer)
+        features = spec.layer(layer)
+        kind = features.attention
+        if features.attends and not kind.shared:
+            found.setdefault((False, kind.window, kind.kv_heads, kind.kept), []).append(layer)
+        if features.linear:
+            found.setdefault((True, STATE_WINDOW, 0, (0, 0)), []).append(layer)
     return tuple(
-        KVLayers(window, tuple(layers), states)
-        for (states, window), layers in sorted(found.items())
+        KVLayers(window, tuple(layers), kv_heads, kept, states)
+        for (states, window, kv_heads, kept), layers in sorted(found.items())
     )

@@ -29,7 +29,7 @@ def mix_latents(b: GraphBuilder, heads: Heads, dst: str) -> None:
         dst: a buffer of floats; the first head is at column heads.offset.
     """
     spec, at = b.spec, b.at
-    latent, kept = spec.kv_latent_dim, spec.kept_dims[0]
+    latent, kept = spec.kv_latent_dim, spec.latent_dims[0]
     kv = whole(spec, at + "kv_a", range(kept), range(spec.dim))
     _queries(b, kv.weight_type)
     q, latents = "q", b.buffer("latents", kept)
@@ -44,8 +44,9 @@ def mix_latents(b: GraphBuilder, heads: Heads, dst: str) -> None:
 
     mixed = b.buffer("mixed_latents", heads.count * latent)
     b.task("attention", queries, mixed, heads=replace(heads, offset=0))
-    v_b = of_heads(spec, at + "v_b", b.shard.heads, spec.o_head, latent)
-    parts = HeadParts(heads.count, spec.o_head, latent, spec.o_head)
+    values = b.features.attention.values
+    v_b = of_heads(spec, at + "v_b", b.shard.heads, values, latent)
+    parts = HeadParts(heads.count, values, latent, values)
     b.multiply("heads_matmul", mixed, dst, v_b, column=heads.offset, parts=parts)
 
 

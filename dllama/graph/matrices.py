@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from dllama.graph.graph import Matrix, TensorSlice
-from dllama.graph.shard import LinearHeads, Shard
+from dllama.graph.shard import LinearHeads
+from dllama.model.layer import Attention
 from dllama.model.spec import ModelSpec
 
 # Blocks of this many rows of gate and of up alternate in a fused matrix.
@@ -21,15 +22,17 @@ def whole(spec: ModelSpec, name: str, rows: range, cols: range) -> Matrix:
     return Matrix(name, len(rows), len(cols), (piece,), spec.type_of(name))
 
 
-def projections(spec: ModelSpec, shard: Shard, at: str) -> Iterator[tuple[Matrix, int]]:
-    """The node's rows of q, k and v, and of the gate if there is one, stacked.
+def projections(
+    spec: ModelSpec, at: str, kind: Attention, heads: range, kv_heads: range
+) -> Iterator[tuple[Matrix, int]]:
+    """The node's rows of q, k and v, and of the gate, as far as the layer has them, stacked.
 
     Yields:
         A matrix, and the number of rows in the matrices before it.
     """
-    queries, keys = (numbers_of(some, spec.head_dim) for some in (shard.heads, shard.kv_heads))
-    held = {"q": queries, "k": keys, "v": keys}
-    return stacked(spec, at, held | ({"q_gate": queries} if spec.attention_gate else {}))
+    queries, keys = (numbers_of(some, kind.size) for some in (heads, kv_heads))
+    held = {name: keys if name in ("k", "v") else queries for name in kind.projections}
+    return stacked(spec, at, held)
 
 
 def linear_projections(spec: ModelSpec, held: LinearHeads, at: str) -> Iterator[tuple[Matrix, int]]:

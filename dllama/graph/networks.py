@@ -1,4 +1,4 @@
-"""Adds the second block of a layer to a graph: a feed-forward network, or experts."""
+"""Adds the second block of a layer to a graph: a feed-forward network, experts, or both."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dllama._kernels.tasks import Storage, Then
 from dllama.graph.builder import GraphBuilder
 from dllama.graph.graph import Routing, SharedExpert
 from dllama.graph.matrices import down_of_experts, gated, gated_width, whole
-from dllama.graph.residual import add_bias, add_to_x
-from dllama.graph.sum_tree import Segment
+from dllama.graph.residual import Product, add_bias, add_to_x, total
+from dllama.graph.sum_tree import Segment, Summation
 from dllama.model.spec import HiddenAct, ModelSpec
 from dllama.model.tensors import expert_prefixes
 from dllama.model.weight_types import WeightType
@@ -20,27 +20,48 @@ ACTIVATIONS = {
     HiddenAct.CLAMPED: Then.GATED_CLAMPED,
 }
 UNGATED = {HiddenAct.SILU: Then.SILU, HiddenAct.GELU: Then.GELU}
+# The buffer with the experts of each row.
+ROUTES = "routes"
 
 
 def feed_forward(b: GraphBuilder) -> None:
     """x += feed-forward network of the norm of x."""
+    bias = add_bias(b, b.at + "down_bias") if b.features.biases else None
+    add_to_x(b, *_network(b), "ffn", bias)
+
+
+def _network(b: GraphBuilder) -> tuple[Product | None, Summation]:
+    """The down projection of the feed-forward network of the norm of x, as add_to_x takes it."""
     spec, at, biases = b.spec, b.at, b.features.biases
-    (network,) = b.shard.networks[b.features.widths]
-    bias = add_bias(b, at + "down_bias") if biases else None
+    (network,) = b.shard.networks[b.features.dense]
     if not network.hidden:
-        add_to_x(b, None, network.down_sum, "ffn", bias)
-        return
+        return None, network.down_sum
     if not b.features.parallel:  # else attention has normalised x
         norm = at + "ffn_norm" if b.features.norms_before else ""
         b.norm_for("normed", norm, types_of_units(b))
     down = whole(spec, at + "down", range(spec.dim), network.hidden)
-    hidden = b.input("hidden", len(network.hidden), down.weight_type)
+    hidden = b.input(_wide(b, "hidden"), len(network.hidden), down.weight_type)
     _hidden_units(b, network.hidden, "normed", hidden, biases=biases)
 
     def project(dst: str, then: Then, sums: tuple[Segment, ...]) -> None:
         b.multiply("matmul", hidden, dst, down, then=then, sums=sums)
 
-    add_to_x(b, project, network.down_sum, "ffn", bias)
+    return project, network.down_sum
+
+
+def _wide(b: GraphBuilder, name: str) -> str:
+    """The name of a buffer whose width depends on that of the feed-forward network of the layer."""
+    shared = b.features.attention.shared and b.spec.kv_shared_hidden_dim
+    return f"wide_{name}" if shared else name
+
+
+def experts_beside(b: GraphBuilder) -> None:
+    """x += the norm of a sum: the norm of a feed-forward network, and that of experts."""
+    both = b.buffer("both", b.spec.dim)
+    b.norm(total(b, *_network(b), "ffn"), both, b.at + "dense_post_norm")
+    mixture = total(b, *_mixture(b), "experts")
+    b.norm(mixture, both, b.at + "experts_post_norm", then=Then.ADD)
+    b.norm(both, "x", b.at + "ffn_post_norm", then=Then.ADD)
 
 
 def types_of_units(b: GraphBuilder) -> list[WeightType]:
@@ -73,7 +94,7 @@ def _hidden_units(
         b.multiply("matmul", sources[0], dst, matrices[0], then=activation_of(b.spec))
         return
     width = gated_width(held)
-    both = b.buffer(f"{part}gate_up", 2 * width)
+    both = b.buffer(_wide(b, f"{part}gate_up"), 2 * width)
     for one, matrix, column in zip(sources, matrices, (0, width), strict=True):
         name = matrix.name + "_bias"
         bias = b.vector(name, (name, held), least=width) if biases else ""
@@ -92,7 +113,19 @@ def _ungated_units(b: GraphBuilder, held: range, src: str, dst: str, biases: boo
 
 
 def experts(b: GraphBuilder) -> None:
-    """x += weighted sum of the experts that the router chooses for each row of the norm of x.
+    """x += weighted sum of the experts that the router chooses for each row of the norm of x."""
+
+    def add(dst: str) -> None:
+        prefixes = expert_prefixes(b.spec, b.at)
+        pieces = ((prefix + "down_bias", range(b.spec.dim)) for prefix in prefixes)
+        weight = b.vector(b.at + "experts_down_bias", *pieces)
+        b.task("experts_add", dst, dst, weight=weight, routes=ROUTES)
+
+    add_to_x(b, *_mixture(b), "ffn", add if b.features.biases else None, parts="experts")
+
+
+def _mixture(b: GraphBuilder) -> tuple[Product | None, Summation]:
+    """The weighted sum of the down projections of experts, as add_to_x takes it.
 
     An expert that all rows take is added to the same sums, if the model has one.
 
@@ -105,10 +138,10 @@ def experts(b: GraphBuilder) -> None:
     shared = others[0] if others else range(0)
     sums = networks[0].down_sum
     if not (taken or shared or biases):
-        add_to_x(b, None, sums, "ffn", parts="experts")
-        return
-    b.norm("x", b.buffer("routed", b.spec.dim), at + "ffn_norm")
-    readers = ["router"] if taken or biases else []
+        return None, sums
+    beside = b.features.beside
+    b.norm("x", b.buffer("routed", b.spec.dim), at + ("experts_norm" if beside else "ffn_norm"))
+    readers = ["router"] if not beside and (taken or biases) else []
     readers += ["shared.gate", "shared.up"] if shared else []
     readers += ["shared_gate"] if shared and b.spec.shared_gate else []
     if any(b.spec.type_of(at + name).quantised for name in readers):
@@ -121,14 +154,7 @@ def experts(b: GraphBuilder) -> None:
         fields = {"weight": down, "routes": routes, "shared": added}
         b.task("experts_sum", hidden, dst, then=then, sums=segments, **fields)
 
-    def add(dst: str) -> None:
-        prefixes = expert_prefixes(b.spec, at)
-        pieces = ((prefix + "down_bias", range(b.spec.dim)) for prefix in prefixes)
-        weight = b.vector(at + "experts_down_bias", *pieces)
-        b.task("experts_add", dst, dst, weight=weight, routes=routes)
-
-    product = project if taken or shared else None
-    add_to_x(b, product, sums, "ffn", add if biases else None, parts="experts")
+    return project if taken or shared else None, sums
 
 
 def _taken_experts(b: GraphBuilder, held: range, routes: str) -> tuple[str, str]:
@@ -166,7 +192,14 @@ def _route(b: GraphBuilder) -> str:
     scores = b.buffer("scores", spec.n_experts)
     name = at + "router_bias"
     bias = b.vector(name, (name, range(spec.n_experts))) if b.features.biases else ""
-    src = b.input("routed", spec.dim, router.weight_type)
+    src, scales = "routed", ""
+    if b.features.beside:
+        src, name = "router_input", at + "expert_scales"
+        b.norm("x", b.buffer(src, spec.dim), at + "router_norm")
+        if router.weight_type.quantised:
+            b.encode(src, spec.dim)
+        scales = b.vector(name, (name, range(spec.n_experts)))
+    src = b.input(src, spec.dim, router.weight_type)
     b.multiply("matmul", src, scores, router, bias=bias)
     routing = Routing(
         spec.n_experts,
@@ -178,10 +211,10 @@ def _route(b: GraphBuilder) -> str:
     if spec.expert_groups:
         groups = spec.expert_groups, spec.expert_groups_taken, spec.expert_group_best
         routing = replace(routing, groups=groups[0], groups_taken=groups[1], group_best=groups[2])
-    routes = b.buffer("routes", spec.n_active_experts, Storage.ROUTES, routing=routing)
+    routes = b.buffer(ROUTES, spec.n_active_experts, Storage.ROUTES, routing=routing)
     name = at + "router_correction"
     correction = b.vector(name, (name, range(spec.n_experts))) if spec.router_correction else ""
-    b.task("route", scores, routes, weight=correction)
+    b.task("route", scores, routes, weight=correction, scales=scales)
     return routes
 
 

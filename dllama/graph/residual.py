@@ -44,24 +44,39 @@ def add_to_x(
     if b.shard.joins and b.features.parallel and not b.features.norms_after:
         _add_both_to_x(b, product, sums, block, add)
         return
-    spec, shard = b.spec, b.shard
-    alone, normed = shard.world_size == 1, b.features.norms_after
-    dst = "x"
-    if not alone or normed:
-        rows = max(1, len(sums.adds[shard.rank]))
-        dst = b.buffer(f"{parts or block}_out", spec.dim, rows=rows)
-    if product:
-        product(dst, Then.ADD if dst == "x" else Then.STORE, sums.segments)
-    if not alone:
-        total = b.buffer("branch", spec.dim) if normed else "x"
-        then = Then.STORE if normed else Then.ADD
-        begins = b.layer == 0 and block == "attention"
-        b.transfer("all_reduce", dst, total, then=then, adds=sums.adds, begins=begins)
-        dst = total
-    if add:
-        add(dst)
-    if normed:
+    if b.features.norms_after:
+        dst = total(b, product, sums, parts or block)
+        if add:
+            add(dst)
         b.norm(dst, "x", f"{b.at}{block}_post_norm", then=Then.ADD)
+        return
+    if b.shard.world_size > 1:
+        dst = _part(b, product, sums, parts or block)
+        begins = b.layer == 0 and block == "attention"
+        b.transfer("all_reduce", dst, "x", then=Then.ADD, adds=sums.adds, begins=begins)
+    elif product:
+        product("x", Then.ADD, sums.segments)
+    if add:
+        add("x")
+
+
+def total(b: GraphBuilder, product: Product | None, sums: Summation, parts: str) -> str:
+    """The buffer of the sum of a product over all nodes; the arguments are those of add_to_x."""
+    dst = _part(b, product, sums, parts)
+    if b.shard.world_size == 1:
+        return dst
+    whole = b.buffer("branch", b.spec.dim)
+    b.transfer("all_reduce", dst, whole, adds=sums.adds)
+    return whole
+
+
+def _part(b: GraphBuilder, product: Product | None, sums: Summation, parts: str) -> str:
+    """The buffer of the sums of the node, with room for those of any block."""
+    rows = max(1, *(len(one.adds[b.shard.rank]) for one in b.shard.sums))
+    dst = b.buffer(f"{parts}_out", b.spec.dim, rows=rows)
+    if product:
+        product(dst, Then.STORE, sums.segments)
+    return dst
 
 
 def _add_both_to_x(
@@ -81,7 +96,7 @@ def _add_both_to_x(
     if product:
         product(dst, Then.STORE if first else Then.ADD, sums.segments)
     if not first:
-        adds = b.shard.output_sum.adds  # one sum of each node
+        adds = b.shard.sums[0].adds  # one sum of each node
         b.transfer("all_reduce", dst, "x", then=Then.ADD, adds=adds, begins=b.layer == 0)
     if add:
         add("x")

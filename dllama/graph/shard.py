@@ -62,7 +62,8 @@ class Shard:
         kv_heads: KV heads that these read; other nodes may hold them too.
         vocab: rows of the output matrix.
         heads_of: query heads and KV heads of every rank.
-        output_sum: how columns of the output projection are summed.
+        output_sums: by the elements of a head that the output projection reads, how its columns
+            are summed.
         networks: by Layer.widths, the networks of these widths; first those of layers with experts.
         linear: what it holds of linear attention; None if the model has none.
         exact: whether nodes exchange float32, and add in the order of one node where possible.
@@ -74,7 +75,7 @@ class Shard:
     kv_heads: range
     vocab: range
     heads_of: tuple[tuple[range, range], ...]
-    output_sum: Summation
+    output_sums: Mapping[int, Summation]
     networks: Mapping[tuple[int, ...], tuple[Network, ...]]
     linear: LinearHeads | None = None
     exact: bool = True
@@ -89,7 +90,7 @@ class Shard:
         """How columns are summed, in all blocks that there are."""
         linear = (self.linear.output_sum,) if self.linear else ()
         networks = (some[0].down_sum for some in self.networks.values())
-        return (self.output_sum, *linear, *networks)
+        return (*self.output_sums.values(), *linear, *networks)
 
     @property
     def joins(self) -> bool:
@@ -127,13 +128,16 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     heads = deal(spec.n_heads, shares, 1)
     networks = {widths: networks_of(widths, shares, exact) for widths in spec.widths}
     vocab = deal(spec.vocab_size, shares, 1)
-    heads_of = tuple((one, kv_heads_of(spec, one)) for one in heads)
-    output = [] if spec.ssm else output_sums(spec, heads, exact)
+    group = spec.n_heads // spec.n_kv_heads
+    heads_of = tuple((one, kv_heads_of(group, one)) for one in heads)
+    kinds = [spec.layer(layer).attention for layer in range(spec.n_layers)]
+    output: dict[int, list[Summation]] = {}
     linear: Sequence[LinearHeads | None] = [None] * world_size
     if spec.ssm:
-        output, linear = sums_beside(spec, shares, exact)
-    elif spec.linear:
-        linear = linear_heads_of(spec, shares, exact)
+        output[kinds[0].values], linear = sums_beside(spec, shares, exact)
+    else:
+        output = {one.values: output_sums(spec, heads, one.values, exact) for one in kinds}
+        linear = linear_heads_of(spec, shares, exact) if spec.linear else linear
     return [
         Shard(
             rank,
@@ -141,7 +145,7 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
             *heads_of[rank],
             vocab[rank],
             heads_of,
-            output[rank],
+            {size: sums[rank] for size, sums in output.items()},
             {widths: nodes[rank] for widths, nodes in networks.items()},
             linear[rank],
             exact,
@@ -150,9 +154,8 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     ]
 
 
-def kv_heads_of(spec: ModelSpec, heads: range) -> range:
-    """The KV heads that a range of query heads reads; the range is not empty."""
-    group = spec.n_heads // spec.n_kv_heads
+def kv_heads_of(group: int, heads: range) -> range:
+    """The KV heads, each read by `group` query heads, of a range of these that is not empty."""
     return range(heads.start // group, (heads.stop - 1) // group + 1)
 
 
@@ -182,12 +185,12 @@ def sums_beside(
     Both are added segment by segment, so their columns are cut at the same parts. Value heads are
     dealt out so that their columns are whole blocks.
     """
-    size, unit = spec.linear_value_dim, spec.linear_block
+    size, unit, head = spec.linear_value_dim, spec.linear_block, spec.layer(0).attention.values
     together = unit // math.gcd(size, unit)
     counts = spec.n_heads, spec.linear_value_heads // together
 
     def usable(border: tuple[int, ...]) -> bool:
-        return border[0] * spec.o_head % spec.o_block == 0
+        return border[0] * head % spec.o_block == 0
 
     tree, nodes, borders = sum_tree.tree_of_all(counts, shares, 1, usable)
 
@@ -198,7 +201,8 @@ def sums_beside(
         return range(*(borders[end][1] * together for end in (units.start, units.stop)))
 
     def columns(units: range) -> int:
-        return len(columns_of(spec, queries(units))) if queries(units) else 0
+        held = queries(units)
+        return len(whole_blocks(held, head, spec.o_block)) if held else 0
 
     attention = sum_tree.summations(nodes, tree, columns, exact)
     linear = sum_tree.summations(nodes, tree, lambda units: len(values(units)) * size, exact)
@@ -230,22 +234,24 @@ def networks_of(
     return list(zip(*map(of, range(len(widths))), strict=True))
 
 
-def columns_of(spec: ModelSpec, heads: range) -> range:
-    """The columns of the output projection for some heads, extended to whole blocks.
-
-    If the size of a head's values is not a multiple of spec.o_block, the range includes columns of
-    neighbouring heads. The node's input is zero there.
-    """
-    return whole_blocks(heads, spec.o_head, spec.o_block)
-
-
 def whole_blocks(heads: range, size: int, unit: int) -> range:
-    """The numbers of some heads of a size, extended to multiples of a unit."""
+    """The columns of some heads of a size, extended to multiples of a unit.
+
+    If the size is not a multiple of the unit, the range includes columns of neighbouring heads. The
+    node's input of an output projection is zero there.
+    """
     return range(heads.start * size // unit * unit, -(-heads.stop * size // unit) * unit)
 
 
-def output_sums(spec: ModelSpec, heads: Sequence[range], exact: bool) -> list[Summation]:
-    """How each node sums the columns of its heads. Cuts are between heads that share no block."""
+def output_sums(spec: ModelSpec, heads: Sequence[range], size: int, exact: bool) -> list[Summation]:
+    """How each node sums the columns of its heads. Cuts are between heads that share no block.
+
+    Args:
+        spec: the model.
+        heads: those of each node.
+        size: elements of a head that the output projection reads.
+        exact: as in `split`.
+    """
     unit = spec.o_block
-    tree = sum_tree.tree_of(spec.n_heads, 1, lambda head: head * spec.o_head % unit == 0)
-    return sum_tree.summations(heads, tree, lambda some: len(columns_of(spec, some)), exact)
+    tree = sum_tree.tree_of(spec.n_heads, 1, lambda head: head * size % unit == 0)
+    return sum_tree.summations(heads, tree, lambda some: len(whole_blocks(some, size, unit)), exact)

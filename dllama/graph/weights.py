@@ -26,17 +26,17 @@ class Weights:
     Args:
         matrices: packed matrices by name.
         vectors: float32 (n,) by name.
-        embedding: a view of the mapped file, so that only rows in use take memory; None on nodes
-            other than the root.
+        embeddings: by tensor, views of the mapped file, so that only rows in use take memory; none
+            on nodes other than the root.
     """
 
     matrices: dict[str, PackedMatrix]
     vectors: dict[str, NDArray[np.float32]]
-    embedding: StoredRows | None
+    embeddings: dict[str, StoredRows]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of packed matrices and vectors; the embedding stays in the file."""
+        """Bytes of packed matrices and vectors; embeddings stay in the file."""
         packed = sum(matrix.nbytes for matrix in self.matrices.values())
         return packed + sum(vector.nbytes for vector in self.vectors.values())
 
@@ -45,8 +45,8 @@ class Source(Protocol):
     """Where the weights of a graph come from."""
 
     @property
-    def embedding(self) -> StoredRows | None:
-        """A row for each token; None if the graph does not use it."""
+    def embeddings(self) -> dict[str, StoredRows]:
+        """By tensor, the embeddings that the graph looks up rows of."""
 
     @property
     def name(self) -> object:
@@ -123,7 +123,7 @@ def load(
                 raise FormatError(source.name, what, "not finite", "finite numbers")
             first += len(rows)
             progress(rows.size)
-    return Weights(matrices, vectors, source.embedding)
+    return Weights(matrices, vectors, source.embeddings)
 
 
 def _fill(
@@ -145,6 +145,12 @@ def rooms(matrices: Sequence[Matrix]) -> dict[str, PackedMatrix]:
     return {one.name: PackedMatrix(*size, pool) for one, size in zip(matrices, sizes, strict=True)}
 
 
+def embeddings_of(model: StoredModel) -> dict[str, StoredRows]:
+    """The matrices of a model that tasks look up rows of, by tensor."""
+    names = ("embedding", "layer_embedding")
+    return {name: model.stored(name) for name in names if name in model.tensors}
+
+
 class FileSource:
     """A model on this machine. Pages that have been read are released."""
 
@@ -153,9 +159,9 @@ class FileSource:
         self.name = model.path
 
     @property
-    def embedding(self) -> StoredRows:
-        """A row for each token, a view of the file."""
-        return self.model.stored("embedding")
+    def embeddings(self) -> dict[str, StoredRows]:
+        """By tensor, views of the file with a row for each token."""
+        return embeddings_of(self.model)
 
     def title(self, tensor: str, kind: WeightType) -> str:
         """Name and type of a tensor, as its file calls them."""

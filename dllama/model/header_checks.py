@@ -22,6 +22,8 @@ OTHER_WIDTHS = {
     "k_b": "head_dim - rope_dim",
     "v_b": "kv_latent_dim",
     "linear_o": "linear values",
+    "layer_input_up": "layer_input_dim",
+    "layer_embedding": "layers * layer_input_dim",
 }
 DEFAULTS = {field.name: field.default for field in fields(ModelSpec)}
 
@@ -30,10 +32,14 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     """FormatError if the sizes contradict each other."""
     if spec.n_layers > RANGES[Key.N_LAYERS][1]:
         raise FormatError(path, "n_layers", spec.n_layers, f"at most {RANGES[Key.N_LAYERS][1]}")
-    if spec.n_heads % spec.n_kv_heads:
-        raise FormatError(path, "n_kv_heads", spec.n_kv_heads, f"a divisor of {spec.n_heads}")
-    if spec.head_dim < 2 or spec.head_dim % 2 or spec.head_dim > 512:
-        raise FormatError(path, "head_dim", spec.head_dim, "even, 2 to 512")
+    for field in ("n_kv_heads", "full_kv_heads"):
+        count = getattr(spec, field)
+        if count and spec.n_heads % count:
+            raise FormatError(path, field, count, f"a divisor of {spec.n_heads}")
+    for field in ("head_dim", "full_head_dim"):
+        size = getattr(spec, field)
+        if size != DEFAULTS[field] and (size < 2 or size % 2 or size > 512):
+            raise FormatError(path, field, size, "even, 2 to 512")
     for field in LAYERS.values():
         layers = getattr(spec, field)
         if list(layers) != sorted(set(layers) & set(range(spec.n_layers))):
@@ -43,9 +49,10 @@ def check_spec(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "window", spec.window, expected)
     if spec.window_rope_theta and not spec.windowed:
         raise FormatError(path, "window_rope_theta", spec.window_rope_theta, "layers that have it")
-    if spec.rope_dim % 2 or not 0 <= spec.rope_dim <= spec.head_dim:
-        raise FormatError(path, "rope_dim", spec.rope_dim, f"even, at most {spec.head_dim}")
-    pairs = (spec.rope_dim or spec.head_dim) // 2
+    smallest = min(spec.head_dim, spec.head_size(False))
+    if spec.rope_dim % 2 or not 0 <= spec.rope_dim <= smallest:
+        raise FormatError(path, "rope_dim", spec.rope_dim, f"even, at most {smallest}")
+    pairs = (spec.rope_dim or spec.head_size(False)) // 2
     for field in DOUBLES.values():
         if len(getattr(spec, field)) not in (0, pairs):
             raise FormatError(path, field, len(getattr(spec, field)), f"{pairs} or none")
@@ -55,6 +62,7 @@ def check_spec(spec: ModelSpec, path: object) -> None:
     if bool(spec.rope_switch) != bool(spec.rope_long_frequencies):
         expected = "a number of tokens" if spec.rope_long_frequencies else "frequencies behind it"
         raise FormatError(path, "rope_switch", spec.rope_switch, expected)
+    _check_heads(spec, path)
     _check_latents(spec, path)
     _check_linear(spec, path)
     _check_experts(spec, path)
@@ -101,6 +109,8 @@ def _check_experts(spec: ModelSpec, path: object) -> None:
         value = getattr(spec, field)
         if value != DEFAULTS[field] and not spec.n_experts:
             raise FormatError(path, field, value, f"{DEFAULTS[field]} in a model without experts")
+    if spec.dense_beside and not (spec.n_experts and spec.pre_norms and spec.post_norms):
+        raise FormatError(path, "dense_beside", "set", "experts, with norms before and after them")
     if spec.shared_gate and not spec.shared_hidden_dim:
         raise FormatError(path, "shared_gate", "set", "a width of the shared expert")
     if spec.router_correction and not spec.router_sigmoid:
@@ -128,6 +138,35 @@ def _check_groups(spec: ModelSpec, path: object) -> None:
         raise FormatError(path, "expert_group_best", best, "1 or 2")
 
 
+def _check_heads(spec: ModelSpec, path: object) -> None:
+    """FormatError if heads of some layers, or what they share, contradict other fields."""
+    for field in ("full_head_dim", "full_kv_heads"):
+        if getattr(spec, field) and not spec.windowed:
+            raise FormatError(path, field, getattr(spec, field), "layers with a window")
+    if spec.full_head_dim and not (spec.window_rope_theta or spec.rope_dim):
+        found, expected = spec.full_head_dim, "window_rope_theta or rope_dim beside it"
+        raise FormatError(path, "full_head_dim", found, expected)
+    first, hidden = spec.first_kv_shared, spec.kv_shared_hidden_dim
+    if hidden and not spec.kv_shared_layers:
+        raise FormatError(path, "kv_shared_hidden_dim", hidden, "none without kv_shared_layers")
+    alone = any(spec.kv_layer(layer) < 0 for layer in range(max(0, first), spec.n_layers))
+    if first < 1 or alone:
+        expected = "an earlier layer with a window for each with one, and without for the others"
+        raise FormatError(path, "kv_shared_layers", spec.kv_shared_layers, expected)
+    wrong = {"qkv_bias": spec.qkv_bias, "attention_gate": spec.attention_gate,
+             "linear": spec.linear, "kv_latent_dim": spec.kv_latent_dim,
+             "layer_norms": spec.layer_norms,
+             "qk_norm": spec.qk_norm in (QKNorm.WIDTH, QKNorm.APART)}  # fmt: skip
+    for field in ("full_head_dim", "full_kv_heads", "value_norm", "keys_as_values",
+                  "kv_shared_layers"):  # fmt: skip
+        for other, value in wrong.items():
+            if value and getattr(spec, field):
+                raise FormatError(path, other, value, f"none in a model with {field}")
+    for field in ("dense_beside", "layer_input_dim"):
+        if spec.layer_norms and getattr(spec, field):
+            raise FormatError(path, "layer_norms", True, f"none in a model with {field}")
+
+
 def _check_latents(spec: ModelSpec, path: object) -> None:
     """FormatError unless latents go with the other fields."""
     if not spec.kv_latent_dim:
@@ -140,7 +179,7 @@ def _check_latents(spec: ModelSpec, path: object) -> None:
     if not 0 < spec.rope_dim < spec.head_dim:
         expected = f"less than head_dim, {spec.head_dim}, in a model with kv_latent_dim"
         raise FormatError(path, "rope_dim", spec.rope_dim, expected)
-    if spec.kept_dims[0] > KEPT_MOST:
+    if spec.latent_dims[0] > KEPT_MOST:
         found, most = f"{spec.kv_latent_dim} and {spec.rope_dim}", f"at most {KEPT_MOST} together"
         raise FormatError(path, "kv_latent_dim and rope_dim", found, most)
     wrong = {"qkv_bias": spec.qkv_bias, "sinks": spec.sinks, "no_rope": spec.no_rope,

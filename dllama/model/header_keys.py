@@ -89,6 +89,15 @@ class Key(IntEnum):
     LAYER_NORMS = 1090
     NO_FFN_GATE = 1091
     PARALLEL_RESIDUAL = 1092
+    FULL_HEAD_DIM = 1100
+    FULL_KV_HEADS = 1101
+    VALUE_NORM = 1102
+    KEYS_AS_VALUES = 1103
+    KV_SHARED_LAYERS = 1104
+    KV_SHARED_HIDDEN_DIM = 1105
+    LAYER_INPUT_DIM = 1106
+    LAYER_SCALES = 1107
+    DENSE_BESIDE = 1108
     SSM = 1110
     SSM_NORM = 1111
     SSM_NORM_FIRST = 1112
@@ -123,6 +132,10 @@ FLAGS = {
     Key.LAYER_NORMS: "layer_norms",
     Key.PARALLEL_RESIDUAL: "parallel_residual",
     Key.TIED: "tied",
+    Key.VALUE_NORM: "value_norm",
+    Key.KEYS_AS_VALUES: "keys_as_values",
+    Key.LAYER_SCALES: "layer_scales",
+    Key.DENSE_BESIDE: "dense_beside",
 }
 FACTORS = {
     Key.WINDOW_ROPE_THETA: "window_rope_theta",
@@ -153,6 +166,11 @@ NUMBERS = {
     Key.LINEAR_KEY_DIM: "linear_key_dim",
     Key.LINEAR_VALUE_DIM: "linear_value_dim",
     Key.LINEAR_TAPS: "linear_taps",
+    Key.FULL_HEAD_DIM: "full_head_dim",
+    Key.FULL_KV_HEADS: "full_kv_heads",
+    Key.KV_SHARED_LAYERS: "kv_shared_layers",
+    Key.KV_SHARED_HIDDEN_DIM: "kv_shared_hidden_dim",
+    Key.LAYER_INPUT_DIM: "layer_input_dim",
 }
 # These stand in a header several times: for each layer, or for each half of each float64.
 LAYERS = {
@@ -204,6 +222,11 @@ RANGES = {
     Key.LINEAR_KEY_DIM: (1, 512),
     Key.LINEAR_VALUE_DIM: (1, 512),
     Key.LINEAR_TAPS: (1, 16),
+    Key.FULL_HEAD_DIM: (2, 512),
+    Key.FULL_KV_HEADS: (1, 1 << 14),
+    Key.KV_SHARED_LAYERS: (1, 4095),
+    Key.KV_SHARED_HIDDEN_DIM: (1, 1 << 24),
+    Key.LAYER_INPUT_DIM: (1, 1 << 16),
     **dict.fromkeys(FLAGS, (0, 1)),
 }
 ENUMS: dict[Key, type[IntEnum]] = {

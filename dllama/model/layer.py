@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dllama.model.spec import QKNorm
+    from dllama.model.kinds import QKNorm
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,13 @@ class Attention:
         o_bias: whether the output projection has a bias.
         sinks: whether each head has a score for no position at all.
         gate: whether each number of the result is multiplied by the sigmoid of another projection.
+        kv_heads: KV heads.
+        size: elements of a head of queries.
+        values: elements of a head that the output projection reads.
+        kept: elements of a key and of a value in the KV cache.
+        value_norm: whether the values of a head are divided by their root mean square.
+        keys_as_values: whether values are the projections of keys, before norm and RoPE.
+        shared: whether keys and values are those of an earlier layer (ModelSpec.kv_layer).
     """
 
     rope: Rope | None
@@ -53,6 +60,19 @@ class Attention:
     o_bias: bool
     sinks: bool
     gate: bool
+    kv_heads: int
+    size: int
+    values: int
+    kept: tuple[int, int]
+    value_norm: bool
+    keys_as_values: bool
+    shared: bool
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The matrices that make queries, keys and values, unless they are made of latents."""
+        names = ("q",) if self.shared else ("q", "k") if self.keys_as_values else ("q", "k", "v")
+        return (*names, "q_gate") if self.gate else names
 
 
 @dataclass(frozen=True)
@@ -127,6 +147,8 @@ class Layer:
         experts: whether the second block is a mixture of experts.
         width: units of the feed-forward network, or of each expert.
         shared: units of the shared expert; 0 if there is none.
+        beside: units of a feed-forward network beside the experts, whose result is added to
+            theirs; 0 if there is none. Both, their sum and the router then have norms of their own.
         biases: whether the matrices of the feed-forward network have biases, or those of the
             experts and the router.
         gated: whether the feed-forward network has a gate.
@@ -142,6 +164,7 @@ class Layer:
     experts: bool
     width: int
     shared: int
+    beside: int
     biases: bool
     gated: bool
     norms_before: bool
@@ -156,5 +179,10 @@ class Layer:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Widths of networks whose results are added to each other."""
+        """Widths of networks whose results are added to each other, column by column."""
         return (self.width, self.shared) if self.shared else (self.width,)
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        """The width of the feed-forward network, if it has one, in the form of `widths`."""
+        return (self.beside,) if self.beside else () if self.experts else (self.width,)

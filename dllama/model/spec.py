@@ -5,66 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 from itertools import product
 
+from dllama.model.kinds import Arch, HiddenAct, QKNorm, RopeScaling, RopeType
 from dllama.model.layer import Attention, Layer, Linear, Rope, Ssm
 from dllama.model.weight_types import WeightType
 
-
-class Arch(IntEnum):
-    """Architecture id, as stored in the model file."""
-
-    LLAMA = 0xABCD00
-    QWEN3 = 0xABCD01
-    QWEN3_MOE = 0xABCD02
-
-
-class HiddenAct(IntEnum):
-    """Activation of the feed-forward network."""
-
-    GELU = 0
-    SILU = 1
-    CLAMPED = 2  # gpt-oss's SwiGLU, with an offset and ModelSpec.act_limit
-
-
-class RopeType(IntEnum):
-    """Which pairs of numbers RoPE rotates, and how its frequencies are scaled."""
-
-    LLAMA = 0
-    FALCON = 1
-    LLAMA31 = 2
-
-
-class QKNorm(IntEnum):
-    """What is normalised of queries and keys before RoPE."""
-
-    NONE = 0
-    HEAD = 1  # each head, with the same weights for all
-    WIDTH = 2  # all heads together
-    APART = 3  # each head, with weights of its own
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1 frequency scaling (Llama 3 paper and its reference code)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_seq_len: int
-
-    def scaled(self, frequency: float) -> float:
-        """Divide low frequencies by the factor, keep high ones, and blend those between."""
-        turns = self.original_seq_len * frequency / math.tau
-        if turns > self.high_freq_factor:
-            return frequency
-        if turns < self.low_freq_factor:
-            return frequency / self.factor
-        blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        return (1.0 - blend) * frequency / self.factor + blend * frequency
-
+__all__ = ["Arch", "HiddenAct", "ModelSpec", "QKNorm", "RopeScaling", "RopeType"]
 
 # Ends of the names of matrices that are float32: small ones, on which much depends.
 FLOATS = (".router", ".shared_gate", ".beta", ".decay")
@@ -94,6 +42,8 @@ class ModelSpec:
         n_heads: query heads.
         n_kv_heads: KV heads.
         head_dim: elements of a head; with latents, of queries only.
+        full_kv_heads: KV heads in layers without a window; 0 stands for n_kv_heads.
+        full_head_dim: elements of a head in layers without a window; 0 stands for head_dim.
         vocab_size: tokens of the vocabulary.
         seq_len: most positions of a sequence.
         weight_type: how matrices are stored, except routers and an embedding of its own, which are
@@ -125,12 +75,21 @@ class ModelSpec:
         shared_hidden_dim: width of the expert that all tokens take, besides their own; 0 if there
             is none.
         shared_gate: whether its result is multiplied by the sigmoid of a product with its input.
+        dense_beside: whether layers with experts also have a feed-forward network, beside them
+            (Layer.beside). Then each expert has a factor of its own, too.
         qkv_bias: whether q, k and v have biases.
         o_bias: whether the output projection of attention has a bias.
         ffn_bias: whether the matrices of the feed-forward network have biases, or those of the
             experts and the router.
         ffn_gated: whether the feed-forward network has a gate; otherwise the activation is that of
             up.
+        value_norm: whether the values of each head are divided by their root mean square.
+        keys_as_values: whether layers without a window have no projection of values, which are
+            those of keys, before their norm and RoPE.
+        kv_shared_layers: so many layers, the last ones, have no keys and values of their own. They
+            take those of the last layer before them that has a window if they have one.
+        kv_shared_hidden_dim: width of the feed-forward network in these layers; 0 stands for
+            hidden_dim.
         sinks: whether each query head has a score for no position at all (Xiao et al. 2023).
         attention_gate: whether the result of attention is multiplied by the sigmoid of a
             projection as wide as q (Qiu et al. 2025).
@@ -159,6 +118,9 @@ class ModelSpec:
             stream.
         parallel_residual: whether the feed-forward network reads the same norm as attention, before
             its output is added (Wang and Komatsuzaki 2021, GPT-J).
+        layer_input_dim: numbers of another embedding of the token that each layer has; 0 if there
+            is none (dllama.graph.layer_inputs).
+        layer_scales: whether the residual stream is multiplied by a number after each layer.
         embedding_scale: factor of the embedding.
         attention_scale: factor of q k^T; 0 stands for 1 / sqrt(head_dim).
         attention_cap: if not 0, a score s becomes cap * tanh(s / cap).
@@ -207,10 +169,17 @@ class ModelSpec:
     moe_hidden_dim: int = 0
     shared_hidden_dim: int = 0
     shared_gate: bool = False
+    dense_beside: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
     ffn_bias: bool = False
     ffn_gated: bool = True
+    full_kv_heads: int = 0
+    full_head_dim: int = 0
+    value_norm: bool = False
+    keys_as_values: bool = False
+    kv_shared_layers: int = 0
+    kv_shared_hidden_dim: int = 0
     sinks: bool = False
     attention_gate: bool = False
     linear: tuple[int, ...] = ()
@@ -238,6 +207,8 @@ class ModelSpec:
     pre_norms: bool = True
     post_norms: bool = False
     parallel_residual: bool = False
+    layer_input_dim: int = 0
+    layer_scales: bool = False
     embedding_scale: float = 1.0
     attention_scale: float = 0.0
     attention_cap: float = 0.0
@@ -274,36 +245,14 @@ class ModelSpec:
         return dict(self.tensor_types)
 
     @property
-    def q_dim(self) -> int:
-        """Width of all query heads together."""
-        return self.n_heads * self.head_dim
-
-    @property
-    def o_head(self) -> int:
-        """Elements of a head that the output projection reads."""
-        return self.value_dim or self.head_dim
-
-    @property
-    def o_dim(self) -> int:
-        """Width of what the output projection reads."""
-        return self.n_heads * self.o_head
-
-    @property
-    def kept_dims(self) -> tuple[int, int]:
-        """Elements of a key and of a value in the KV cache."""
-        if self.kv_latent_dim:
-            return self.kv_latent_dim + self.rope_dim, self.kv_latent_dim
-        return self.head_dim, self.head_dim
+    def latent_dims(self) -> tuple[int, int]:
+        """With latents: elements of a key and of a value in the KV cache."""
+        return self.kv_latent_dim + self.rope_dim, self.kv_latent_dim
 
     @property
     def plain_dim(self) -> int:
         """Elements of a query that RoPE does not rotate, with latents."""
         return self.head_dim - self.rope_dim
-
-    @property
-    def kv_dim(self) -> int:
-        """Width of all key (or value) heads together."""
-        return self.n_kv_heads * self.head_dim
 
     @property
     def ffn_dim(self) -> int:
@@ -314,18 +263,37 @@ class ModelSpec:
     def widths(self) -> tuple[tuple[int, ...], ...]:
         """All Layer.widths that there are. Those of layers with experts come first."""
         layers = sorted(map(self.layer, range(self.n_layers)), key=lambda one: not one.experts)
-        return tuple(dict.fromkeys(layer.widths for layer in layers))
+        dense = (layer.dense for layer in layers if layer.dense)
+        return tuple(dict.fromkeys((*(layer.widths for layer in layers), *dense)))
 
     def layer(self, index: int) -> Layer:
         """The blocks of a layer."""
-        experts = self.n_experts > 0 and index not in self.dense
-        windowed, rotated = index in self.windowed, index not in self.no_rope
-        return self._layers[windowed, rotated, experts, index in self.linear]
+        return self._layers[
+            index in self.windowed,
+            index not in self.no_rope,
+            self.n_experts > 0 and index not in self.dense,
+            index in self.linear,
+            index >= self.first_kv_shared,
+        ]
 
     @cached_property
     def _layers(self) -> dict[tuple[bool, ...], Layer]:
-        """The blocks of layers: whether they have a window, RoPE, experts, linear attention."""
-        return {kind: self._layer_of(*kind) for kind in product((False, True), repeat=4)}
+        """The blocks of layers: whether they have a window, RoPE, experts, linear attention, keys
+        and values of an earlier layer."""
+        return {kind: self._layer_of(*kind) for kind in product((False, True), repeat=5)}
+
+    @property
+    def first_kv_shared(self) -> int:
+        """The first layer without keys and values of its own."""
+        return self.n_layers - self.kv_shared_layers
+
+    def kv_layer(self, index: int) -> int:
+        """The layer whose keys and values a layer reads; -1 if there is none."""
+        if index < self.first_kv_shared:
+            return index
+        windowed = index in self.windowed
+        alike = (one for one in range(self.first_kv_shared) if (one in self.windowed) is windowed)
+        return max(alike, default=-1)
 
     @property
     def linear_sizes(self) -> Linear:
@@ -351,24 +319,36 @@ class ModelSpec:
             self.ssm_most_step,
         )
 
-    def _layer_of(self, windowed: bool, rotated: bool, experts: bool, linear: bool) -> Layer:
+    def _layer_of(
+        self, windowed: bool, rotated: bool, experts: bool, linear: bool, shared: bool
+    ) -> Layer:
+        size = self.head_size(windowed)
         attention = Attention(
             rope=self._rope(windowed) if rotated else None,
             window=self.window if windowed else 0,
-            scale=self.attention_scale or 1.0 / math.sqrt(self.head_dim),
+            scale=self.attention_scale or 1.0 / math.sqrt(size),
             cap=self.attention_cap,
             norm=self.qk_norm,
             biases=self.qkv_bias,
             o_bias=self.o_bias,
             sinks=self.sinks,
             gate=self.attention_gate,
+            kv_heads=self.n_kv_heads if windowed else self.full_kv_heads or self.n_kv_heads,
+            size=size,
+            values=self.value_dim or size,
+            kept=self.latent_dims if self.kv_latent_dim else (size, size),
+            value_norm=self.value_norm,
+            keys_as_values=self.keys_as_values and not windowed,
+            shared=shared,
         )
+        dense = (shared and self.kv_shared_hidden_dim) or self.hidden_dim
         return Layer(
             attention,
             self.linear_sizes if linear else None,
             experts,
-            self.ffn_dim if experts else self.hidden_dim,
+            self.ffn_dim if experts else dense,
             self.shared_hidden_dim if experts else 0,
+            dense if experts and self.dense_beside else 0,
             self.ffn_bias,
             self.ffn_gated,
             self.pre_norms,
@@ -377,10 +357,15 @@ class ModelSpec:
             self.parallel_residual,
         )
 
+    def head_size(self, windowed: bool) -> int:
+        """Elements of a head in layers with a window, or without."""
+        return self.head_dim if windowed else self.full_head_dim or self.head_dim
+
     def _rope(self, windowed: bool) -> Rope:
         halves = self.rope_type is RopeType.FALCON
         if windowed and self.window_rope_theta:
-            return Rope(self._plain_frequencies(self.window_rope_theta), halves, 1.0)
+            plain = self._plain_frequencies(self.window_rope_theta, self.head_dim)
+            return Rope(plain, halves, 1.0)
         return Rope(self.frequencies, halves, self.rope_factor, self.rope_long_frequencies)
 
     @property
@@ -389,10 +374,11 @@ class ModelSpec:
         if self.rope_frequencies:
             return self.rope_frequencies
         scaling = self.rope_scaling if self.rope_type is RopeType.LLAMA31 else None
-        plain = self._plain_frequencies(self.rope_theta)
+        plain = self._plain_frequencies(self.rope_theta, self.head_size(False))
         return tuple(map(scaling.scaled, plain)) if scaling else plain
 
-    def _plain_frequencies(self, theta: float) -> tuple[float, ...]:
-        """theta^(-2i / d) for pair i of d numbers (Su et al. 2021, RoFormer, section 3.2.2)."""
-        size = self.rope_dim or self.head_dim
+    def _plain_frequencies(self, theta: float, size: int) -> tuple[float, ...]:
+        """theta^(-2i / d) for pair i of d numbers of heads of a size (Su et al. 2021, RoFormer,
+        section 3.2.2)."""
+        size = self.rope_dim or size
         return tuple(math.pow(theta, -2.0 * i / size) for i in range(size // 2))

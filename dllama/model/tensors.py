@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from dllama.model.layer import Layer, Linear
+from dllama.model.layer import Attention, Layer, Linear
 from dllama.model.spec import ModelSpec, QKNorm
 from dllama.model.weight_types import WeightType
 
+# Norms of a layer with a feed-forward network beside experts: of the input of experts, of the
+# result of the network, and of that of experts.
+BESIDE_NORMS = ("experts_norm", "dense_post_norm", "experts_post_norm")
 # Matrices of gated delta networks, and of Mamba-2.
 DELTA = ["linear_q", "linear_k", "linear_v", "linear_z", "beta", "decay", "linear_o"]
 SSM = [name for name in DELTA if name != "beta"]
@@ -38,6 +41,11 @@ def tensors(spec: ModelSpec) -> Iterator[Tensor]:
 
 def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embedding", (spec.vocab_size, spec.dim)
+    if spec.layer_input_dim:
+        numbers = spec.n_layers * spec.layer_input_dim
+        yield "layer_embedding", (spec.vocab_size, numbers)
+        yield "layer_inputs", (numbers, spec.dim)
+        yield "layer_inputs_norm", (spec.layer_input_dim,)
     for layer in range(spec.n_layers):
         at, features = f"layers.{layer}.", spec.layer(layer)
         if features.attends:
@@ -46,26 +54,34 @@ def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from _linear(features.linear, spec.dim, at)
         yield from _feed_forward(spec, at, features)
         if features.attention.norm is not QKNorm.NONE and features.attends:
-            shared = features.attention.norm is QKNorm.HEAD
-            yield at + "q_norm", (spec.head_dim if shared else spec.q_dim,)
-            yield at + "k_norm", (spec.head_dim if shared else spec.kv_dim,)
+            kind = features.attention
+            shared = kind.norm is QKNorm.HEAD
+            yield at + "q_norm", (kind.size if shared else spec.n_heads * kind.size,)
+            if not kind.shared:
+                yield at + "k_norm", (kind.size if shared else kind.kv_heads * kind.size,)
         if spec.q_latent_dim:
             yield at + "q_a_norm", (spec.q_latent_dim,)
         if spec.kv_latent_dim:
             yield at + "kv_a_norm", (spec.kv_latent_dim,)
-        for norm in _block_norms(features):
+        for norm in _block_norms(spec, features):
             yield from _norm(spec, at + norm)
+        if spec.layer_scales:
+            yield at + "scale", (1,)
     yield from _norm(spec, "final_norm")
     if not spec.tied:
         yield "output", (spec.vocab_size, spec.dim)
 
 
-def _block_norms(layer: Layer) -> Iterator[str]:
+def _block_norms(spec: ModelSpec, layer: Layer) -> Iterator[str]:
     """The norms before and after the blocks of a layer."""
     if layer.norms_before:
         yield from ("attention_norm",) if layer.parallel else ("attention_norm", "ffn_norm")
     if layer.norms_after:
         yield from ("attention_post_norm", "ffn_post_norm")
+    if layer.beside:
+        yield from BESIDE_NORMS
+    if spec.layer_input_dim:
+        yield "layer_input_post_norm"
 
 
 def _norm(spec: ModelSpec, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -75,36 +91,39 @@ def _norm(spec: ModelSpec, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield name + "_bias", (spec.dim,)
 
 
-def _projections(spec: ModelSpec, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _projections(
+    spec: ModelSpec, at: str, kind: Attention
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The matrices that make queries, keys and values, or those that make latents and are applied
     to latents."""
-    latent = spec.kv_latent_dim
+    latent, queries = spec.kv_latent_dim, spec.n_heads * kind.size
+    if not latent:
+        for name in kind.projections:
+            yield at + name, (_rows(spec, kind, name), spec.dim)
+        return
     if spec.q_latent_dim:
         yield at + "q_a", (spec.q_latent_dim, spec.dim)
-        yield at + "q_b", (spec.q_dim, spec.q_latent_dim)
+        yield at + "q_b", (queries, spec.q_latent_dim)
     else:
-        yield at + "q", (spec.q_dim, spec.dim)
-    if latent:
-        yield at + "kv_a", (latent + spec.rope_dim, spec.dim)
-        yield at + "k_b", (spec.n_heads * latent, spec.plain_dim)
-        yield at + "v_b", (spec.o_dim, latent)
-    else:
-        yield at + "k", (spec.kv_dim, spec.dim)
-        yield at + "v", (spec.kv_dim, spec.dim)
-    if spec.attention_gate:
-        yield at + "q_gate", (spec.q_dim, spec.dim)
+        yield at + "q", (queries, spec.dim)
+    yield at + "kv_a", (latent + spec.rope_dim, spec.dim)
+    yield at + "k_b", (spec.n_heads * latent, spec.plain_dim)
+    yield at + "v_b", (spec.n_heads * kind.values, latent)
+
+
+def _rows(spec: ModelSpec, kind: Attention, name: str) -> int:
+    """Rows of a projection."""
+    return (kind.kv_heads if name in ("k", "v") else spec.n_heads) * kind.size
 
 
 def _attention(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of attention, without norms of heads."""
-    yield from _projections(spec, at)
-    yield at + "o", (spec.dim, spec.o_dim)
-    if layer.attention.biases:
-        yield at + "q_bias", (spec.q_dim,)
-        yield at + "k_bias", (spec.kv_dim,)
-        yield at + "v_bias", (spec.kv_dim,)
-        if layer.attention.gate:
-            yield at + "q_gate_bias", (spec.q_dim,)
+    kind = layer.attention
+    yield from _projections(spec, at, kind)
+    yield at + "o", (spec.dim, spec.n_heads * kind.values)
+    if kind.biases:
+        for name in kind.projections:
+            yield f"{at}{name}_bias", (_rows(spec, kind, name),)
     if layer.attention.o_bias:
         yield at + "o_bias", (spec.dim,)
     if layer.attention.sinks:
@@ -139,13 +158,17 @@ def _linear(linear: Linear, dim: int, at: str) -> Iterator[tuple[str, tuple[int,
 def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The feed-forward tensors of a layer: the router and experts, or gate, down, up."""
     networks = {at: layer.width}
+    beside = {at: layer.beside} if layer.beside else {}
     if layer.experts:
         yield at + "router", (spec.n_experts, spec.dim)
         if layer.biases:
             yield at + "router_bias", (spec.n_experts,)
         if spec.router_correction:
             yield at + "router_correction", (spec.n_experts,)
-        networks = dict.fromkeys(expert_prefixes(spec, at), layer.width)
+        if layer.beside:
+            yield at + "router_norm", (spec.dim,)
+            yield at + "expert_scales", (spec.n_experts,)
+        networks = beside | dict.fromkeys(expert_prefixes(spec, at), layer.width)
     if layer.shared:
         networks[at + "shared."] = layer.shared
         if spec.shared_gate:
@@ -159,6 +182,9 @@ def _feed_forward(spec: ModelSpec, at: str, layer: Layer) -> Iterator[tuple[str,
         if layer.biases:
             for name, (rows, _) in shapes.items():
                 yield f"{prefix}{name}_bias", (rows,)
+    if spec.layer_input_dim:
+        yield at + "layer_input_gate", (spec.layer_input_dim, spec.dim)
+        yield at + "layer_input_up", (spec.dim, spec.layer_input_dim)
 
 
 def expert_prefixes(spec: ModelSpec, at: str) -> list[str]:
@@ -169,20 +195,25 @@ def expert_prefixes(spec: ModelSpec, at: str) -> list[str]:
 def typed(spec: ModelSpec) -> list[str]:
     """Names that ModelSpec.tensor_types uses: every matrix, but the experts of a layer as one."""
     names = ["embedding"]
+    if spec.layer_input_dim:
+        names += ["layer_embedding", "layer_inputs"]
     for layer in range(spec.n_layers):
         at, features, within = f"layers.{layer}.", spec.layer(layer), [""]
         if features.attends:
-            names += [*(name for name, _ in _projections(spec, at)), at + "o"]
+            kinds = _projections(spec, at, features.attention)
+            names += [*(name for name, _ in kinds), at + "o"]
         if features.linear:
             names += [at + name for name in (SSM if features.linear.ssm else DELTA)]
         if features.experts:
             names.append(at + "router")
-            within = ["experts."]
+            within = ["", "experts."] if features.beside else ["experts."]
         if features.shared:
             names += [at + "shared_gate"] if spec.shared_gate else []
             within.append("shared.")
         networks = ("gate", "down", "up") if features.gated else ("down", "up")
         names += [at + one + name for one in within for name in networks]
+        if spec.layer_input_dim:
+            names += [at + "layer_input_gate", at + "layer_input_up"]
     return names if spec.tied else [*names, "output"]
 
 
@@ -190,10 +221,14 @@ def width_of(spec: ModelSpec, name: str) -> int:
     """Columns of the matrix that `typed` calls by this name."""
     if name.endswith(".shared.down"):
         return spec.shared_hidden_dim
+    layer = spec.layer(int(name.split(".")[1])) if name.startswith("layers.") else spec.layer(0)
     if name.endswith(".down"):
-        return spec.layer(int(name.split(".")[1])).width
+        beside = layer.beside and not name.endswith(".experts.down")
+        return layer.beside if beside else layer.width
     widths = {
-        "o": spec.o_dim,
+        "layer_embedding": spec.n_layers * spec.layer_input_dim,
+        "layer_input_up": spec.layer_input_dim,
+        "o": spec.n_heads * layer.attention.values,
         "linear_o": spec.linear_sizes.values,
         "q_b": spec.q_latent_dim,
         "k_b": spec.plain_dim,

@@ -24,7 +24,7 @@ class NothingRead:
     """
 
     def __init__(self, model: StoredModel) -> None:
-        self.embedding = model.stored("embedding")
+        self.embeddings = weights.embeddings_of(model)
         self.name = model.path
         self._rooms: dict[tuple[int, int, WeightType, int], PackedMatrix] = {}
         self.title = weights.title

@@ -55,6 +55,8 @@ def communicator_of(
             that the root has gone.
     """
     shard = graph.shard
+    sent = {task.dst for task in graph.tasks if task.op == "broadcast"}
+    rows = (buffer.width for buffer in graph.buffers if buffer.name in sent)
     blocks = zip(*(one.adds for one in shard.sums), strict=True)
     return Communicator(
         links,
@@ -66,6 +68,7 @@ def communicator_of(
         algorithm=config.all_reduce,
         timeout=config.patience,
         watched=watched,
+        widest=max(rows),
     )
 
 
@@ -100,7 +103,7 @@ class Node:
             graph,
             weights.matrices,
             weights.vectors,
-            weights.embedding,
+            weights.embeddings,
             threads=threads,
             max_rows=config.batch,
             max_logits=config.logits,

@@ -25,8 +25,8 @@ MODELS = (
     "qwen3-moe", "granite", "llama-linear",
     "smollm3", "mistral-window", "qwen2-window", "llama-bias", "llama-yarn", "olmo2", "glm4",
     "exaone4", "granitemoe", "qwen2_moe", "glm4_moe", "qwen3-moe-mix", "gemma2", "gemma3",
-    "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5", "qwen3_5_moe",
-    "qwen3_next", "starcoder2", "stablelm", "falcon-h1", "falcon-h1-norm", "grok",
+    "gemma4", "gemma4-moe", "phi3", "gpt-oss", "deepseek_v2", "deepseek_v3", "qwen3_5",
+    "qwen3_5_moe", "qwen3_next", "starcoder2", "stablelm", "falcon-h1", "falcon-h1-norm", "grok",
 )  # fmt: skip
 # So many that every expert is used.
 IDS = range(3, 90)
@@ -64,6 +64,9 @@ SILENT_IN = {"qwen2": WINDOW, "qwen3": WINDOW, "qwen3-moe": WINDOW | {"intermedi
              "qwen3_5": {"mrope_interleaved", "mrope_section"},
              "qwen3_5_moe": {"mrope_interleaved", "mrope_section", "intermediate_size"},
              "qwen3_next": {"intermediate_size"},  # all layers have experts
+             # Sizes of experts that there are not, and of per-layer inputs.
+             "gemma4": {"moe_intermediate_size", "num_experts", "top_k_experts"},
+             "gemma4-moe": {"use_double_wide_mlp", "vocab_size_per_layer_input"},
              "phi3": {"original_max_position_embeddings"},  # which it has twice
              "starcoder2": {"rms_norm_eps"}, "stablelm": {"rms_norm_eps"},  # another field has it
              # There is no norm, and no step is so long.
@@ -84,6 +87,15 @@ FALCON_H1 = {
     "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_head": 16, "mamba_n_groups": 1,
     "mamba_norm_before_gate": True, "mamba_proj_bias": False, "mamba_rms_norm": False,
     "projectors_bias": False, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+GEMMA4 = GEMMA | {
+    "attention_k_eq_v": False, "enable_moe_block": False, "num_kv_shared_layers": 0,
+    "rope_parameters": {
+        "full_attention": {
+            "partial_rotary_factor": 0.25, "rope_theta": 1e6, "rope_type": "proportional",
+        },
+        "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+    },
 }  # fmt: skip
 DEFAULTS_OF = {
     "mixtral": {"rms_norm_eps": 1e-5, "head_dim": None},
@@ -115,6 +127,8 @@ DEFAULTS_OF = {
         "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
         "use_bidirectional_attention": False,
     },
+    "gemma4": GEMMA4,
+    "gemma4-moe": GEMMA4,
     "phi3": {"rms_norm_eps": 1e-5},
     "starcoder2": {
         "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5, "num_key_value_heads": 2,
@@ -239,8 +253,7 @@ class Model:
         value = {**c, **ropes}
         for each in ropes.values():  # one of each kind of layers; theta is that of the last
             value |= each if isinstance(each, dict) else {}
-        value = value[key]
-        return key in found and found[key] == value
+        return key in found and found[key] == value[key]
 
 
 def others(value: object) -> Iterator[object]:
@@ -249,7 +262,9 @@ def others(value: object) -> Iterator[object]:
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, (int, float)):
-        yield from (value * 2, value / 2 if isinstance(value, float) else value + 1)
+        yield value / 2 if isinstance(value, float) else value + 1
+        if value:
+            yield value * 2
     elif isinstance(value, str):
         yield "other"
     elif isinstance(value, list):

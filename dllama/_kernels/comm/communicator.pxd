@@ -23,4 +23,4 @@ cdef class Communicator:
     # What all-reduces of a pass carry, [max_rows][dim]; NULL if they send float32.
     cdef float *carry(self) except? NULL
     # Set up a broadcast of x [T][dim].
-    cdef Broadcast broadcast_job(self, float *x) noexcept
+    cdef Broadcast broadcast_job(self, float *x, int64_t dim) noexcept

@@ -24,6 +24,7 @@ class Communicator:
         timeout: float = 5.0,
         watched: dict[int, Link] | None = None,
         sums: Sequence[int] | None = None,
+        widest: int = 0,
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...

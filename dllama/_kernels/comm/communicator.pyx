@@ -37,13 +37,15 @@ cdef class Communicator:
         timeout: seconds without a byte after which a collective fails.
         watched: control links by rank. An exchange fails when one of them ends.
         sums: by rank, most sums that a node has in an all-reduce; by default 1.
+        widest: most numbers in a row of a broadcast; by default dim.
 
     Raises:
         ConfigError: the number of nodes is out of range, or dim is not whole blocks of `wire`.
     """
 
     def __init__(self, list links, int rank, *, int64_t dim, int64_t max_rows, int wire,
-                 str algorithm="auto", double timeout=5.0, dict watched=None, sums=None):
+                 str algorithm="auto", double timeout=5.0, dict watched=None, sums=None,
+                 int64_t widest=0):
         cdef int n = len(links), r
         if not 2 <= n <= MOST_NODES or links[rank] is not None:
             raise ConfigError(f"a communicator has 2 to {MOST_NODES} nodes, found {n}")
@@ -64,9 +66,9 @@ cdef class Communicator:
             self.peers.watched[self.peers.n_watched] = &(<Link?> watched[r]).hot
             self.peers.watched_ranks[self.peers.n_watched] = r
             self.peers.n_watched += 1
-        self._allocate(n)
+        self._allocate(n, max(dim, widest))
 
-    def _allocate(self, int n):
+    def _allocate(self, int n, int64_t broadcast):
         """Cut dim into n chunks of whole blocks, and allocate memory for messages."""
         cdef int64_t blocks = (self.dim + dl_block_q80 - 1) // dl_block_q80, most, widest = 0
         cdef int64_t *borders
@@ -79,7 +81,7 @@ cdef class Communicator:
             offsets[r] = dl_type_bytes(self.wire, borders[r])
             widest = max(widest, offsets[r] - offsets[r - 1] if r else 0)
         most = max(1, self._most_sums[self.peers.rank]) * offsets[n]
-        most = max(most, 4 * self.dim)  # a broadcast uses the same memory
+        most = max(most, 4 * broadcast)  # a broadcast uses the same memory
         self._packed = Memory(self.max_rows * most)
         self._received = Memory(self._receives(n, offsets[n], widest))
         self._reduced = Memory(self.max_rows * widest)
@@ -143,7 +145,7 @@ cdef class Communicator:
         return sent, received
 
     def encoding_of(self, const float[:, ::1] x):
-        """The shortest encoding in which a broadcast sends x, float32 (T, dim), exactly."""
+        """The shortest encoding in which a broadcast sends x, float32 (T, columns), exactly."""
         return exact_encoding(&x[0, 0], x.shape[0] * x.shape[1])
 
     cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src,
@@ -167,9 +169,9 @@ cdef class Communicator:
     cdef float *carry(self) except? NULL:
         return NULL if self.wire == dl_type_f32 else self._carry.floats()
 
-    cdef Broadcast broadcast_job(self, float *x) noexcept:
+    cdef Broadcast broadcast_job(self, float *x, int64_t dim) noexcept:
         cdef Broadcast b
-        b.peers, b.dim, b.packed, b.x = &self.peers, self.dim, <uint8_t *> self._packed.data, x
+        b.peers, b.dim, b.packed, b.x = &self.peers, dim, <uint8_t *> self._packed.data, x
         return b
 
     def all_reduce(self, const float[:, ::1] src, float[:, ::1] dst, adds=None,
@@ -228,7 +230,7 @@ cdef class Communicator:
         """
         cdef int64_t T = x.shape[0], t
         self._check_rows(x.shape[0], x.shape[1])
-        cdef Broadcast b = self.broadcast_job(&x[0, 0])
+        cdef Broadcast b = self.broadcast_job(&x[0, 0], self.dim)
         if self.peers.rank == 0:
             for t in range(T):
                 send_row(&b, encoding, t)

@@ -48,7 +48,7 @@ cdef class BroadcastOp(Op):
 
     def __init__(self, Bindings b, task):
         self.communicator = b.communicator
-        self.op = self.communicator.broadcast_job(b.floats(task.dst))
+        self.op = self.communicator.broadcast_job(b.floats(task.dst), b.rows(task.dst).k)
         self.stage(send_items, send_item, &self.op)
         self.stage(one_item, spread_item, &self.op)
         self.stage(receive_items, receive_item, &self.op)

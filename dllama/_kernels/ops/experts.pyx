@@ -25,6 +25,7 @@ cdef struct ExpertsTask:
     int64_t width
     const dl_rows *rows             # dispatch: [N][width]; activate: [N][hidden]
     const float *correction         # route: [experts], or NULL
+    const float *scales             # route: [experts], or NULL
     Experts experts                 # gated
     ExpertsSum sum                  # sum
     Activation act                  # activate
@@ -38,7 +39,8 @@ cdef int64_t route_items(const Pass *run, const void *op) noexcept nogil:
 
 cdef int route_row(const Pass *run, const void *op, int64_t t, float *scratch) noexcept nogil:
     cdef const ExpertsTask *task = <const ExpertsTask *> op
-    route_item(task.routing, run.floats, task.src + t * task.width, task.correction, t, scratch)
+    route_item(task.routing, run.floats, task.src + t * task.width, task.correction, task.scales, t,
+               scratch)
     return 0
 
 
@@ -69,13 +71,14 @@ cdef class ExpertsOp(Op):
 cdef class RouteOp(ExpertsOp):
     """dst = the experts of each row and their weights, from the router's scores in src.
 
-    The weight of the task is added for the choice.
+    The weight of the task is added for the choice. task.scales multiply the weights.
     """
 
     def __init__(self, Bindings b, task):
         self.follow(b, task.dst)
         self.op.src, self.op.width = b.floats(task.src), self.op.routing.experts
         self.op.correction = b.vector(task.weight, self.op.width)
+        self.op.scales = b.vector(task.scales, self.op.width)
         self.scratch = 3 * self.op.width
         self.stage(route_items, route_row, &self.op)
         self.stage(one_item, sort_entries, &self.op)

@@ -35,9 +35,10 @@ cdef class Routes:
     cdef Routing view
 
 # Two stages: a route item for each row (scratch: [3 E]), then, when these are done, one sort item.
-# correction: [E], added for the choice only; or NULL.
+# correction: [E], added for the choice only; or NULL. scales: [E], factors of the weights; or NULL.
 cdef void route_item(const Routing *r, const dl_floats *f, const float *scores,
-                     const float *correction, int64_t t, float *scratch) noexcept nogil
+                     const float *correction, const float *scales, int64_t t,
+                     float *scratch) noexcept nogil
 cdef void sort_item(const Routing *r, int64_t T) noexcept nogil
 # Put the row of entry i, of src[T][width], into row i of dst as a matmul reads it.
 cdef void dispatch_item(const Routing *r, const dl_floats *f, const float *src, int64_t width,

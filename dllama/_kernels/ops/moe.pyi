@@ -6,6 +6,7 @@ def route(
     taken: int,
     normalised: bool = True,
     correction: NDArray[np.float32] | None = None,
+    scales: NDArray[np.float32] | None = None,
     *,
     sigmoid: bool = False,
     groups: int = 1,

@@ -72,7 +72,8 @@ cdef class Routes:
 
 
 cdef void route_item(const Routing *r, const dl_floats *f, const float *scores,
-                     const float *correction, int64_t t, float *scratch) noexcept nogil:
+                     const float *correction, const float *scales, int64_t t,
+                     float *scratch) noexcept nogil:
     """Choose the experts of row t from scores[E]; the first of a tie wins."""
     cdef int32_t *chosen = r.chosen + t * r.taken
     cdef float *weights = r.weights + t * r.taken
@@ -99,6 +100,8 @@ cdef void route_item(const Routing *r, const dl_floats *f, const float *scores,
             sum += weights[s]
     for s in range(r.taken):
         weights[s] = weights[s] / sum * r.scale
+        if scales != NULL:
+            weights[s] *= scales[chosen[s]]
 
 
 cdef inline float _sigmoid(const dl_floats *f, const float *scores, int64_t n,
@@ -330,7 +333,7 @@ cdef inline void _add_expert(const ExpertsSum *x, int64_t expert, int64_t panel,
 
 
 def route(const float[:, ::1] scores, int64_t taken, bint normalised=True, correction=None,
-          **options):
+          scales=None, **options):
     """Choose the best experts of each row.
 
     Args:
@@ -339,6 +342,7 @@ def route(const float[:, ::1] scores, int64_t taken, bint normalised=True, corre
         normalised: whether the weights of a row add up to 1 (softmax: over the chosen experts only,
             not over all).
         correction: float32 (E,), added to softmax or sigmoid for the choice only.
+        scales: float32 (E,), factors of the weights of each expert.
         **options: the other arguments of Routes.
 
     Returns:
@@ -349,8 +353,9 @@ def route(const float[:, ::1] scores, int64_t taken, bint normalised=True, corre
     cdef const dl_floats *f = dl_floats_of(dl_isa())
     cdef float[::1] scratch = np.empty(3 * E, np.float32)
     cdef const float[::1] added = np.zeros(E, np.float32) if correction is None else correction
+    cdef const float[::1] factors = np.ones(E, np.float32) if scales is None else scales
     for t in range(T):
-        route_item(&routes.view, f, &scores[t, 0], &added[0], t, &scratch[0])
+        route_item(&routes.view, f, &scores[t, 0], &added[0], &factors[0], t, &scratch[0])
     if T == 0:
         return np.empty((0, taken), np.int32), np.empty((0, taken), np.float32)
     chosen = np.array(<int32_t[:T, :taken]> routes.view.chosen)

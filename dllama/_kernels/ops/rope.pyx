@@ -6,6 +6,7 @@ cosines and sines are kept as float32. Numbers of a head behind its pairs are no
 
 from cython.parallel cimport prange
 from libc.math cimport cos, sin, sqrt
+from libc.string cimport memcpy
 
 import numpy as np
 
@@ -126,6 +127,9 @@ cdef struct Rope:
     int64_t q_heads, kv_heads
     const float *constant           # [kv_count][size], or NULL: what keys are stored without
     const float *factor             # [kv_count][size]: of what is stored; queries are divided by it
+    bint stores                     # keys and values; otherwise the layer has none of its own
+    bint keys_as_values             # values are the keys before their norm and RoPE
+    const float *ones               # [value_size], or NULL: values are not normalised
     const KVBlocks *kv
     const dl_attention *floats
     int64_t layer                   # of the cache
@@ -145,6 +149,7 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     cdef const float *turns = r.long_turns if run.batch.lengthened[t] else r.turns
     cdef float *q = r.qkv + t * r.ld
     cdef float *k = q + (r.heads.count + kv_head) * size
+    cdef float *v = k + r.heads.kv_count * size
     cdef float q_factor = 0, k_factor = 0
     if turns != NULL:
         turns += position * 2 * r.pairs
@@ -160,6 +165,12 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
             rope_head(q + h * size, turns, r.pairs, r.halves)
         if r.factor != NULL:
             _divide(q + h * size, r.factor + kv_head * size, size)
+    if not r.stores:
+        return 0
+    if r.ones != NULL:
+        run.floats.rmsnorm(k if r.keys_as_values else v, r.ones, r.epsilon, r.kv.value_size, v)
+    elif r.keys_as_values:
+        memcpy(v, k, size * sizeof(float))
     if r.squares != NULL:
         _weigh(k, r.k_norm + kv_head * size, k_factor, size)
     elif r.k_norm != NULL:
@@ -169,8 +180,7 @@ cdef int rope_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     if r.constant != NULL:
         for h in range(size):
             k[h] = (k[h] - r.constant[kv_head * size + h]) * r.factor[kv_head * size + h]
-    kv_put(r.kv, r.floats, run.batch.blocks[r.blocks + t], r.layer, kv_head, position, k,
-           k + r.heads.kv_count * size)
+    kv_put(r.kv, r.floats, run.batch.blocks[r.blocks + t], r.layer, kv_head, position, k, v)
     return 0
 
 
@@ -206,7 +216,8 @@ cdef inline void _divide(float *x, const float *by, int64_t n) noexcept nogil:
 
 cdef class RopeOp(Op):
     """Normalises (if there is a weight) and rotates q and k of src in place (if the heads have
-    RoPE); stores k and v.
+    RoPE); normalises v (if the heads say so); stores k and v. In a layer that reads the keys and
+    values of another one, there is only q.
 
     Biases of keys can be hundreds of times as large as the rest of a block, whose rounding they would
     spoil in a cache of Q80. It stores keys without the biases of pairs that hardly turn: if the same
@@ -217,7 +228,7 @@ cdef class RopeOp(Op):
     cdef Rope op
     cdef KVCache cache
     cdef RopeCache turns, long_turns
-    cdef float[::1] constant, factor
+    cdef float[::1] constant, factor, ones
 
     def __init__(self, Bindings b, task):
         cdef Rope *r = &self.op
@@ -245,8 +256,12 @@ cdef class RopeOp(Op):
             r.q_norm = b.vector(task.weight, (r.heads.count + r.heads.kv_count) * size)
             r.k_norm = r.q_norm + <int64_t> (r.heads.count * size)
         elif task.weight:
-            r.q_norm = b.vector(task.weight, 2 * size)
+            r.q_norm = b.vector(task.weight, (2 if task.heads.stores else 1) * size)
             r.k_norm = r.q_norm + <int64_t> size
+        r.stores, r.keys_as_values = task.heads.stores, task.heads.keys_as_values
+        if task.heads.value_norm:
+            self.ones = np.ones(self.cache.view.value_size, np.float32)
+            r.ones = &self.ones[0]
         if task.bias and r.kv.type == dl_type_q80:
             self.constant, self.factor = _of_biases(
                 np.asarray(b.vectors[task.bias]).reshape(-1, size), radians, r.halves,

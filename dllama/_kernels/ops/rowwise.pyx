@@ -159,14 +159,15 @@ cdef int embed_item(const Pass *run, const void *op, int64_t t, float *scratch) 
 
 
 cdef class EmbedOp(Op):
-    """dst = the embedding of the token of each row."""
+    """dst = the row of the token of each row in an embedding, which task.weight names."""
 
     cdef RowOp op
 
     def __init__(self, Bindings b, task):
-        cdef const uint8_t[:, ::1] table = b.embedding.rows
+        embedding = b.embeddings[task.weight]
+        cdef const uint8_t[:, ::1] table = embedding.rows
         self.op.stored, self.op.stored_bytes = &table[0, 0], table.shape[1]
-        self.op.stored_type, self.op.width = b.embedding.weight_type, b.embedding.cols
+        self.op.stored_type, self.op.width = embedding.weight_type, embedding.cols
         self.op.codec, self.op.sum = dl_quants_of(dl_isa()), b.floats(task.dst)
         self.stage(row_items, embed_item, &self.op)
 
@@ -180,12 +181,13 @@ cdef int scale_item(const Pass *run, const void *op, int64_t t, float *scratch) 
 
 
 cdef class ScaleOp(Op):
-    """dst = src times task.scale."""
+    """dst = src times task.scale, or times the only number of the weight, if there is one."""
 
     cdef RowOp op
 
     def __init__(self, Bindings b, task):
-        self.op.tail, self.op.scale = task.tail, task.scale
+        self.op.tail = task.tail
+        self.op.scale = b.vector(task.weight, 1)[0] if task.weight else task.scale
         self.op.src, self.op.sum = b.floats(task.src), b.floats(task.dst)
         self.op.width = b.rows(task.src).k
         self.stage(row_items, scale_item, &self.op)

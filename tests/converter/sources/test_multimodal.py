@@ -73,6 +73,35 @@ def test_the_text_part_gives_the_logits_of_transformers(tmp_path, fixtures, name
     assert np.abs(logits - expected).max() < 1e-4 * expected.std()
 
 
+def test_parts_for_images_and_sounds(tmp_path, fixtures, converted, caplog):
+    """The layout of published Gemma 4. Shared keys and values may be there, too."""
+    config = json.loads((fixtures / "gemma4" / "config.json").read_text())
+    tensors = load_file(fixtures / "gemma4" / "model.safetensors")
+    renamed = {
+        name.replace("model.", "model.language_model.", 1): tensors[name] for name in tensors
+    }
+    parts = ("audio_tower", "embed_audio", "embed_vision", "vision_tower")
+    norm = tensors["model.norm.weight"]
+    renamed |= {f"model.{part}.norm.weight": norm for part in parts}
+    renamed["model.language_model.layers.2.self_attn.k_norm.weight"] = norm
+    whole = {
+        "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": {"hidden_size": 8},
+        "audio_token_id": 5, "boa_token_id": 6, "boi_token_id": 7, "eoa_token_index": 8,
+        "eoi_token_id": 9, "image_token_id": 10, "model_type": "gemma4", "text_config": config,
+        "tie_word_embeddings": True, "vision_config": {"hidden_size": 8},
+        "vision_soft_tokens_per_image": 280,
+    }  # fmt: skip
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(whole))
+    save_file(renamed, folder / "model.safetensors")
+    convert(folder, tmp_path / "out", "f32", progress=False)
+    expected = (converted("gemma4", "f32") / "model.m").read_bytes()
+    assert (tmp_path / "out" / "model.m").read_bytes() == expected
+    assert f"only text is read, without {' and '.join(parts)}" in caplog.text
+    assert "keys and values of layers that read those of earlier ones are left out" in caplog.text
+
+
 def test_a_tensor_of_no_part_is_refused(wrap, tmp_path):
     folder = wrap(("language_model.model.", "audio.lm_head."))
     with pytest.raises((FormatError, UnsupportedError), match=r"lm_head\.weight"):

@@ -24,6 +24,8 @@ PLAIN = {"arch": Arch.LLAMA, "dim": 64, "hidden_dim": 192, "n_layers": 2, "n_hea
 MIXTURE = {"n_experts": 4, "n_active_experts": 2}
 F32, F16, Q80 = WeightType.F32, WeightType.F16, WeightType.Q80
 TYPES = (("layers.0.k", F32), ("layers.1.gate", F16), ("layers.1.up", Q80), ("output", F32))
+SIZES = {"window": 8, "windowed": (0,), "window_rope_theta": 500.0, "full_head_dim": 64,
+         "full_kv_heads": 2, "qk_norm": QKNorm.HEAD}  # fmt: skip
 FEATURES = {
     "plain": {},
     "float weights": {"weight_type": F16, "hidden_dim": 200},
@@ -58,6 +60,23 @@ FEATURES = {
     "experts with biases": {**MIXTURE, "ffn_bias": True, "sinks": True},
     "a clamped activation": {"hidden_act": HiddenAct.CLAMPED, "act_limit": 7.0},
     "norms after blocks": {**MIXTURE, "post_norms": True},
+    "heads of two sizes": SIZES,
+    "keys as values": {**SIZES, "keys_as_values": True, "value_norm": True},
+    "shared keys and values": {
+        **SIZES,
+        "n_layers": 4,
+        "windowed": (0, 2),
+        "kv_shared_layers": 2,
+        "kv_shared_hidden_dim": 256,
+        "layer_scales": True,
+    },
+    "per-layer inputs": {"layer_input_dim": 32},
+    "a network beside experts": {
+        **MIXTURE,
+        "moe_hidden_dim": 96,
+        "dense_beside": True,
+        "post_norms": True,
+    },
     "linear attention": {
         "attention_gate": True,
         "linear": (0,),
@@ -90,12 +109,14 @@ def test_tasks_use_all_weights_and_buffers(name, nodes):
     for graph in graphs(name, nodes):
         shared = [task.shared for task in graph.tasks if task.shared]
         second = [task.second for task in graph.tasks if task.second]
-        used = {name for task in graph.tasks for name in (task.weight, task.bias) if name}
+        embeddings = {task.weight for task in graph.tasks if task.op == "embed"}
+        used = {one for task in graph.tasks for one in (task.weight, task.bias, task.scales)}
+        used -= {"", *embeddings}
         used |= {one.weight for one in (*shared, *second)}
         held = [one.name for one in (*graph.matrices, *graph.vectors)]
         assert len(held) == len(set(held))
         assert set(held) == used
-        places = ("src", "dst", "routes", "squares")
+        places = ("src", "dst", "routes", "squares", "inputs")
         named = {getattr(task, place) for task in graph.tasks for place in places}
         named |= {name for one in shared for name in (one.src, one.factors)}
         named |= {one.src for one in second}
@@ -152,6 +173,11 @@ def test_a_layer_is_a_composition():
     assert ops("Mamba-2") == beside
     assert ops("Mamba-2", 2) == [*beside[:-4], "all_reduce", *beside[-4:], "all_reduce"]
     assert ops("Mamba-2 with one group", 3)[9:11] == ["gather", "ssm_norm"]
+    network = ["norm", "matmul", "matmul", "norm"]
+    found = ops("a network beside experts")
+    assert found == [*attention, "norm", *network, "norm", *experts, "norm", "norm"]
+    inputs = ["encode", "matmul", "layer_gate", "matmul", "norm"]
+    assert ops("per-layer inputs")[-5:] == inputs
 
 
 def test_the_activation_is_that_of_the_model():
@@ -196,9 +222,9 @@ def test_a_bias_goes_with_one_stored_sum():
     tasks = tuple(replace(one, then=Then.ADD if one.bias else one.then) for one in graph.tasks)
     matrices = rooms(graph.matrices)
     vectors = {vector.name: np.zeros(vector.size, np.float32) for vector in graph.vectors}
-    embedding = StoredRows(np.zeros((100, 256), np.uint8), int(F32), 64)
+    embeddings = {"embedding": StoredRows(np.zeros((100, 256), np.uint8), int(F32), 64)}
     sizes = {"threads": 1, "max_rows": 1, "max_logits": 1, "max_positions": 16, "kv_type": 1,
              "kv_blocks": [1]}  # fmt: skip
-    Executor(graph, matrices, vectors, embedding, **sizes)
+    Executor(graph, matrices, vectors, embeddings, **sizes)
     with pytest.raises(ValueError, match="qkv: a bias goes with one sum that is stored"):
-        Executor(replace(graph, tasks=tasks), matrices, vectors, embedding, **sizes)
+        Executor(replace(graph, tasks=tasks), matrices, vectors, embeddings, **sizes)

@@ -162,11 +162,11 @@ def test_layers_without_experts_have_units_of_their_own():
 
 
 def test_columns_are_whole_blocks():
-    spec = spec_of(head_dim=16, n_heads=4, n_kv_heads=4)
-    assert sharding.columns_of(spec, range(1, 3)) == range(0, 64)
-    assert sharding.columns_of(spec, range(3, 4)) == range(32, 64)
-    spec = spec_of(head_dim=16, n_heads=4, n_kv_heads=4, weight_type=WeightType.F32)
-    assert sharding.columns_of(spec, range(1, 3)) == range(16, 48)
+    unit = spec_of(head_dim=16, n_heads=4, n_kv_heads=4).o_block
+    assert sharding.whole_blocks(range(1, 3), 16, unit) == range(0, 64)
+    assert sharding.whole_blocks(range(3, 4), 16, unit) == range(32, 64)
+    unit = spec_of(head_dim=16, n_heads=4, n_kv_heads=4, weight_type=WeightType.F32).o_block
+    assert sharding.whole_blocks(range(1, 3), 16, unit) == range(16, 48)
 
 
 @pytest.mark.parametrize(

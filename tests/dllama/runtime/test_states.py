@@ -51,7 +51,9 @@ def read(sequences, ids):
 
 def test_layers_with_linear_attention_share_a_cache(model):
     with ModelFile.open(model) as file:
-        assert kv_layers(file.spec) == (KVLayers(0, (1,)), KVLayers(2, (0, 2), states=True))
+        heads = file.spec.n_kv_heads, (file.spec.head_dim, file.spec.head_dim)
+        expected = KVLayers(0, (1,), *heads), KVLayers(2, (0, 2), states=True)
+        assert kv_layers(file.spec) == expected
 
 
 def test_a_sequence_goes_on_where_it_is_or_behind_a_block():

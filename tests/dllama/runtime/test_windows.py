@@ -70,9 +70,15 @@ def windowed(sequence):
 def test_layers_of_the_same_window_share_a_cache(model):
     with ModelFile.open(model) as file:
         spec = file.spec
-    assert kv_layers(spec) == (KVLayers(0, (2, 4, 5)), KVLayers(WINDOW, (0, 1, 3)))
+    heads = spec.n_kv_heads, (spec.head_dim, spec.head_dim)
+    full, windowed = KVLayers(0, (2, 4, 5), *heads), KVLayers(WINDOW, (0, 1, 3), *heads)
+    assert kv_layers(spec) == (full, windowed)
     all_windowed = replace(spec, windowed=tuple(range(6)))
-    assert kv_layers(all_windowed) == (KVLayers(WINDOW, tuple(range(6))),)
+    assert kv_layers(all_windowed) == (KVLayers(WINDOW, tuple(range(6)), *heads),)
+    others = replace(spec, full_head_dim=64, full_kv_heads=2, kv_shared_layers=2)
+    full = full._replace(layers=(2,), kv_heads=2, kept=(64, 64))
+    assert kv_layers(others) == (full, windowed)
+    assert [others.kv_layer(layer) for layer in range(6)] == [0, 1, 2, 3, 2, 2]
 
 
 @pytest.mark.parametrize(

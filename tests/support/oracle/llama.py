@@ -44,14 +44,23 @@ def forward(
         halves = spec.rope_type is RopeType.FALCON
     noise = _noise(jitter)
     x = dense(tensors["embedding"])[list(tokens)].astype(np.float64) * spec.embedding_scale
+    inputs = _layer_inputs(tensors, spec, tokens, x) if spec.layer_input_dim else None
+    kept: dict = {}
     for layer in range(spec.n_layers):
         weights = _layer(tensors, layer)
         turns = None if layer in spec.no_rope else halves
-        y = noise(_attention_block(weights, spec, x, turns, kv_type, noise, layer in spec.windowed))
+        windowed = layer in spec.windowed
+        y = noise(_attention_block(weights, spec, x, turns, kv_type, noise, windowed, kept))
         before, x = x, x + residual * _post_normed(weights, "attention_post_norm", spec, y)
         block = _experts if "router" in weights else _feed_forward
+        block = _beside if "router_norm" in weights else block
         y = noise(block(weights, spec, before if spec.parallel_residual else x, noise))
         x = x + residual * _post_normed(weights, "ffn_post_norm", spec, y)
+        if inputs is not None:
+            h = _activated(spec, ops.matmul(x, weights["layer_input_gate"])) * inputs[:, layer]
+            y = noise(ops.matmul(noise(h), weights["layer_input_up"]))
+            x = x + _norm(weights, "layer_input_post_norm", spec, y)
+        x = x * np.float64(weights.get("scale", 1.0))
     x = noise(_norm(tensors, "final_norm", spec, x))
     logits = ops.matmul(x, tensors["output"]) * spec.logits_scale
     return ops.softcap(logits, spec.logits_cap) if spec.logits_cap else logits
@@ -76,7 +85,9 @@ def _norm(weights, name, spec, x):
 
 
 def _qk_normed(weights, name, spec, x):
-    """The norm of heads (T, heads, size), one by one or all together."""
+    """The norm of heads (T, heads, size), one by one or all together, or a copy of them."""
+    if name not in weights:
+        return x.copy()
     if spec.qk_norm is QKNorm.HEAD:
         return _norm(weights, name, spec, x)
     if spec.qk_norm is QKNorm.APART:
@@ -84,8 +95,21 @@ def _qk_normed(weights, name, spec, x):
     return ops.rms_norm(x.reshape(len(x), -1), weights[name], spec.norm_epsilon).reshape(x.shape)
 
 
-def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
-    """Attention over x (T, dim), before the residual sum: (T, dim). halves None: no RoPE."""
+def _layer_inputs(tensors, spec, tokens, x):
+    """What each layer takes of the token, (T, layers, numbers); x: the scaled embedding."""
+    size = spec.layer_input_dim
+    rows = dense(tensors["layer_embedding"])[list(tokens)].astype(np.float64)
+    projected = ops.matmul(x, tensors["layer_inputs"]) / np.sqrt(spec.dim)
+    projected, rows = (one.reshape(len(x), -1, size) for one in (projected, rows))
+    normed = ops.rms_norm(projected, dense(tensors["layer_inputs_norm"]), spec.norm_epsilon)
+    return (normed + rows * np.sqrt(size)) / np.sqrt(2)
+
+
+def _attention_block(weights, spec, x, halves, kv_type, noise, windowed, kept):
+    """Attention over x (T, dim), before the residual sum: (T, dim). halves None: no RoPE.
+
+    kept: the last keys and values of layers with a window, and of those without.
+    """
     h = noise(_normed(weights, "attention_norm", spec, x))
     if spec.kv_latent_dim:
         return _latent_attention(weights, spec, h, halves, kv_type, noise, windowed)
@@ -99,20 +123,27 @@ def _attention_block(weights, spec, x, halves, kv_type, noise, windowed):
         beside = linear + weights.get("linear_o_bias", 0.0)
     else:
         beside = 0.0
-    q, k, v = (
-        (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
-            len(x), -1, spec.head_dim
+    size = spec.head_dim if windowed else spec.full_head_dim or spec.head_dim
+    heads = {
+        name: (ops.matmul(h, weights[name]) + weights.get(f"{name}_bias", 0.0)).reshape(
+            len(x), -1, size
         )
         for name in "qkv"
-    )
-    if "q_norm" in weights:
-        q, k = _qk_normed(weights, "q_norm", spec, q), _qk_normed(weights, "k_norm", spec, k)
+        if name in weights
+    }
+    q = _qk_normed(weights, "q_norm", spec, heads["q"])
     if halves is not None:
         _rotate(spec, q, halves, windowed)
-        _rotate(spec, k, halves, windowed)
-    scale, cap = spec.attention_scale or None, spec.attention_cap
     stored, window = KV_TYPES[kv_type], spec.window if windowed else 0
-    mixed = ops.attention(q, stored(k), stored(v), scale=scale, cap=cap, window=window,
+    if "k" in heads:
+        k = _qk_normed(weights, "k_norm", spec, heads["k"])
+        v = heads.get("v", heads["k"])
+        v = ops.rms_norm(v, np.ones(size), spec.norm_epsilon) if spec.value_norm else v
+        if halves is not None:
+            _rotate(spec, k, halves, windowed)
+        kept[windowed] = stored(k), stored(v)
+    scale, cap = spec.attention_scale or None, spec.attention_cap
+    mixed = ops.attention(q, *kept[windowed], scale=scale, cap=cap, window=window,
                           sinks=weights.get("sinks"))  # fmt: skip
     mixed = mixed.reshape(len(mixed), -1)
     if "q_gate" in weights:
@@ -148,7 +179,7 @@ def _latent_attention(weights, spec, h, halves, kv_type, noise, windowed):
 
 def _rotate(spec, x, halves, windowed):
     """RoPE on heads (T, heads, size), in place."""
-    size, factor = spec.rope_dim or spec.head_dim, spec.rope_factor
+    size, factor = spec.rope_dim or x.shape[-1], spec.rope_factor
     if windowed and spec.window_rope_theta:
         frequencies, factor = ops.rope_frequencies(size, spec.window_rope_theta), 1.0
     else:
@@ -169,8 +200,10 @@ def _feed_forward(weights, spec, x, noise):
 
 def _experts(weights, spec, x, noise):
     """A mixture of experts on x (T, dim), token by token, before the residual sum: (T, dim)."""
-    h = noise(_norm(weights, "ffn_norm", spec, x))
-    scores = ops.matmul(h, weights["router"]) + weights.get("router_bias", 0.0)
+    beside = "router_norm" in weights
+    h = noise(_norm(weights, "experts_norm" if beside else "ffn_norm", spec, x))
+    routed = _norm(weights, "router_norm", spec, x) if beside else h
+    scores = ops.matmul(routed, weights["router"]) + weights.get("router_bias", 0.0)
     out = np.zeros_like(h)
     if spec.shared_hidden_dim:
         out += _gated(weights, "shared.", spec, h, noise)
@@ -188,9 +221,25 @@ def _experts(weights, spec, x, noise):
             group_best=spec.expert_group_best or 1,
             scale=spec.expert_scale,
         )
+        share = share * weights["expert_scales"][best] if beside else share
         for expert, factor in zip(best, share, strict=True):
             out[t] += factor * _gated(weights, f"experts.{expert}.", spec, h[t : t + 1], noise)[0]
     return out
+
+
+def _beside(weights, spec, x, noise):
+    """The sum of the norms of a feed-forward network and of experts: (T, dim)."""
+    parts = {"dense": _feed_forward, "experts": _experts}
+    return sum(
+        ops.rms_norm(
+            noise(block(weights, spec, x, noise)), weights[f"{name}_post_norm"], spec.norm_epsilon
+        )
+        for name, block in parts.items()
+    )
+
+
+def _activated(spec, gate):
+    return (ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu)(gate)
 
 
 def _gated(weights, prefix, spec, h, noise):
@@ -207,7 +256,7 @@ def _gated(weights, prefix, spec, h, noise):
     if spec.hidden_act is HiddenAct.CLAMPED:
         hidden = ops.swiglu_clamped(gate, up, spec.act_limit)
     else:
-        hidden = (ops.gelu if spec.hidden_act is HiddenAct.GELU else ops.silu)(gate) * up
+        hidden = _activated(spec, gate) * up
     return _down(weights, prefix, noise(hidden))
 
 

@@ -45,6 +45,17 @@ def test_takes_the_best_of_the_best_groups(
         np.testing.assert_allclose(factors, expected, rtol=3e-6)
 
 
+def test_experts_have_factors_of_their_own(rng):
+    """They count after weights have been scaled to a sum of 1, and not for the choice."""
+    scores = rng.standard_normal((9, 6)).astype(np.float32)
+    scales = rng.uniform(0.5, 8, 6).astype(np.float32)
+    chosen, weights = route(scores, 3, True, None, scales)
+    for row, found, factors in zip(scores, chosen, weights, strict=True):
+        best, expected = ops.route(row, 3, normalised=True)
+        np.testing.assert_array_equal(found, best)
+        np.testing.assert_allclose(factors, expected * scales[best], rtol=2e-6)
+
+
 def test_sigmoids_of_nothing_are_not_divided_by_nothing():
     scores = np.full((1, 4), -200, np.float32)
     assert (route(scores, 2, sigmoid=True)[1] < 1e-15).all()
