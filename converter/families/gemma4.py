@@ -41,7 +41,7 @@ DEFAULTS: Config = {
     "sliding_window": 512, "vocab_size": 262144,
 }  # fmt: skip
 PATTERN = 6
-FULL_HEAD_DIM, LAYER_INPUT_DIM, LAYER_VOCAB = 512, 256, 262144
+FULL_HEAD_DIM, LAYER_INPUT_DIM = 512, 256
 FULL = "full_attention"
 ROPES: dict[str, dict[str, Any]] = {
     SLIDING: {"rope_type": "default", "rope_theta": 1e4},
@@ -119,7 +119,7 @@ def _layer_input_dim(config: Config, path: object) -> int:
     if config.get(field) == 0:
         return 0
     size = fields.size(config, field, path, LAYER_INPUT_DIM)
-    vocab = fields.size(config, "vocab_size_per_layer_input", path, LAYER_VOCAB)
+    vocab = fields.size(config, "vocab_size_per_layer_input", path, config["vocab_size"])
     if vocab != config["vocab_size"]:
         found, only = f"vocab_size_per_layer_input {vocab}", f"vocab_size, {config['vocab_size']}"
         raise UnsupportedError(f"{path}: {found} is not supported, only {only}")

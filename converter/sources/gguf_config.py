@@ -12,16 +12,16 @@ from dllama.checks import expected_text, is_flag, is_integer, is_number, shown
 from dllama.converter.sources import gguf_archs
 from dllama.converter.sources.gguf_archs.arch import (
     COMMON,
-    WHOLE,
     WINDOW,
     Arch,
     Config,
+    Factors,
     Field,
     Given,
 )
 from dllama.converter.sources.gguf_header import typed
 from dllama.converter.sources.gguf_keys import check_keys
-from dllama.converter.sources.gguf_rope import Factors, keys_of, read_scaling
+from dllama.converter.sources.gguf_rope import keys_of, read_scaling
 from dllama.errors import FormatError, UnsupportedError
 
 log = logging.getLogger("dllama.convert")
@@ -35,6 +35,7 @@ PATTERN = "attention.sliding_window_pattern"
 FULL = "full_attention"  # in layer_types
 PREDICTORS = "nextn_predict_layers"
 COMPARED = (*HEAD_SIZES, ROTATED, SCALE, PATTERN)
+OUTSIDE = ("model.", "lm_head")  # beginning of names of tensors that are in no layer
 BLOCK = re.compile(r"blk\.(\d+)\.")
 TENSOR = re.compile(r"(?:blk\.(\d+)\.)?(\w+?)(?:\.(\d+))?\.(weight|bias)")
 
@@ -59,7 +60,8 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
     """
     fields = {**COMMON, **(WINDOW if arch.windows else {}), **arch.keys}
     predictors = (PREDICTORS,) if arch.predictors else ()
-    check_keys(given, (*fields, *COMPARED, *arch.read, *predictors, *keys_of(given)), arch.neutral)
+    scaling = () if arch.rope else keys_of(given)
+    check_keys(given, (*fields, *COMPARED, *arch.read, *predictors, *scaling), arch.neutral)
     config: Config = {
         "rope_theta": THETA,
         **arch.constants,
@@ -69,13 +71,16 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
     }
     config["num_hidden_layers"] -= _predictors(arch, config, given)
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
-    config["rope_scaling"] = read_scaling(arch, config, given, factors)
+    if arch.rope is None:
+        config["rope_scaling"] = read_scaling(arch, config, given, factors)
     config |= {name: _is_present(part, given) for name, part in arch.present.items()}
     config |= _window(arch, config, given)
     config |= arch.finish(config, given)
+    if arch.rope:
+        config |= arch.rope(config, given, factors)
     _check_biases(arch, given)
     config |= _partial(arch, config, given)
-    if not arch.latents:
+    if not arch.own_heads:
         _check_heads(arch, config, given)
     if SCALE not in arch.keys:
         _check_scale(config, given)
@@ -101,7 +106,7 @@ def is_beyond(name: str, layers: int) -> bool:
 def _fields(fields: dict[str, Field], given: Given) -> Iterator[tuple[str, Any]]:
     """Yield the fields of config.json that keys of the metadata give."""
     for name, field in fields.items():
-        value = _scalar(given, name)
+        value = given.get(name) if field.each else _scalar(given, name)
         if value is None and not field.required:
             continue
         if not _is_good(value, field):
@@ -116,6 +121,8 @@ def _fields(fields: dict[str, Field], given: Given) -> Iterator[tuple[str, Any]]
 
 
 def _is_good(value: object, field: Field) -> bool:
+    if field.each and isinstance(value, list):
+        return all(_is_good(one, field) for one in value)
     if field.flag:
         return is_flag(value)
     if field.whole:
@@ -176,7 +183,7 @@ def usual_names(arch: Arch, layers: int) -> Iterator[str]:
         if stem in arch.older:
             continue
         names = [stem.removesuffix(".")] if "." in stem else [f"{stem}.weight", f"{stem}.bias"]
-        if stem in WHOLE:
+        if arch.tensors[stem].startswith(OUTSIDE):
             yield from (name for name in names if stem != "output")
         else:
             yield from (f"blk.{layer}.{name}" for name in names for layer in range(layers))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dllama.checks import is_integer, is_number, shown
-from dllama.converter.sources.gguf_archs.arch import Arch, Config, Given
+from dllama.converter.sources.gguf_archs.arch import Arch, Config, Factors, Given
 from dllama.errors import FormatError, UnsupportedError
-
-Factors = Mapping[str, NDArray[np.float32]]
 
 FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"

@@ -1,4 +1,8 @@
-"""The tokenizer in a GGUF file's metadata: SentencePiece ("llama") or byte-level BPE ("gpt2")."""
+"""The tokenizer in a GGUF file's metadata.
+
+That is SentencePiece ("llama"), SentencePiece's pieces with merges ("gemma4"), or byte-level BPE
+("gpt2").
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from dllama.converter.tokenizers.sentencepiece import (
 from dllama.converter.tokenizers.sentencepiece import (
     Style as SentencePieceStyle,
 )
-from dllama.errors import FormatError, UnsupportedError
+from dllama.errors import DllamaError, FormatError, UnsupportedError
 from dllama.text.tokenizer_config import TokenizerConfig
 
 KEY = "tokenizer.ggml."
@@ -45,7 +49,9 @@ ADDING = ("add_eos_token", "add_sep_token")
 # Tokens that end a text or a turn. Files often name only one of several.
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>",
         "<｜end▁of▁sentence｜>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end|>",
-        "[|endofturn|]")  # fmt: skip
+        "[|endofturn|]", "<turn|>")  # fmt: skip
+# Kinds of tokenizers, and the ids of BOS and EOS if no key says others.
+KINDS = {"llama": (1, 2), "gemma4": (2, 1), "gpt2": (None, None)}
 # Tokens that end a text only if there is no other one: <|end|> ends a turn in Phi, and a message,
 # of which an answer may have several, where there is a <|return|>.
 UNLESS = {"<|end|>": "<|return|>"}
@@ -74,16 +80,17 @@ class _Reader:
         kind = typed(self._metadata, KEY + "model", str, self._path, "none")
         if kind in ("none", "no_vocab"):
             return SourceTokenizer(self._path, None, TokenizerConfig(None, (), None, None))
-        if kind not in ("llama", "gpt2"):
+        if kind not in KINDS:
+            known = ", ".join(KINDS)
             raise UnsupportedError(
-                f"{self._path}: tokenizer {kind!r} is not supported, only llama and gpt2"
+                f"{self._path}: tokenizer {kind!r} is not supported, only {known}"
             )
         self._tokens = self._list("tokens")
-        tokenizer = self._sentencepiece() if kind == "llama" else self._bytelevel()
-        default = (1, 2) if kind == "llama" else (None, None)
+        bos_id, eos_id = KINDS[kind]
+        tokenizer = self._bytelevel() if kind == "gpt2" else self._sentencepiece(kind)
         config = TokenizerConfig(
-            bos_id=self._id("bos_token_id", default[0]),
-            eos_ids=self._eos_ids(default[1]),
+            bos_id=self._id("bos_token_id", bos_id),
+            eos_ids=self._eos_ids(eos_id),
             add_bos=None,  # the tokenizer itself adds it
             chat_template=typed(self._metadata, "tokenizer.chat_template", str, self._path),
         )
@@ -100,10 +107,12 @@ class _Reader:
         for name in sorted(names - READ - HARMLESS - {*ADDING}):
             raise UnsupportedError(f"{self._path}: {KEY}{name} is not supported")
 
-    def _sentencepiece(self) -> Tokenizer:
-        """Build a tokenizer from pieces with scores."""
-        scores, types = self._numbers("scores", None), self._types()
-        unknown = self._id("unknown_token_id", 0)
+    def _sentencepiece(self, kind: str) -> Tokenizer:
+        """Build a tokenizer from pieces with scores, or with merges."""
+        gemma4 = kind == "gemma4"
+        merges = self._merges() if gemma4 else []
+        scores, types = self._numbers("scores", 0 if gemma4 else None), self._types()
+        unknown = self._id("unknown_token_id", 3 if gemma4 else 0)
         if PieceType.UNKNOWN not in types and unknown is not None:
             types[unknown] = PieceType.UNKNOWN  # files may call it a control token
         pieces = [
@@ -111,20 +120,34 @@ class _Reader:
             for text, score, kind in zip(self._tokens, scores.tolist(), types, strict=True)
         ]
         charsmap = self._metadata.get(KEY + "precompiled_charsmap")
-        bos_id = self._id("bos_token_id", 1)
+        bos_id = self._id("bos_token_id", KINDS[kind][0])
         model = SentencePieceModel(
             pieces=pieces,
             model_type=BPE,
             bos_id=-1 if bos_id is None else bos_id,
             suffix_space=False,
             charsmap=charsmap.tobytes() if isinstance(charsmap, np.ndarray) else b"",
-            add_dummy_prefix=self._flag("add_space_prefix", True),
+            add_dummy_prefix=self._flag("add_space_prefix", not gemma4),
             remove_extra_whitespaces=self._flag("remove_extra_whitespaces", False),
             escape_whitespaces=True,
             decoding_charsmap=b"",
+            merges=tuple(merges),
         )
         style = SentencePieceStyle(add_bos=self._flag("add_bos_token", True))
-        return build_sentencepiece(self._path, model, style)
+        try:
+            return build_sentencepiece(self._path, model, style)
+        except Exception as error:  # the library raises plain Exception
+            if isinstance(error, DllamaError):
+                raise
+            raise self._error("merges", f"broken ({error})", "pairs of tokens") from error
+
+    def _merges(self) -> list[tuple[str, str]]:
+        """Return the pairs of tokens that merge; the first one may begin with a space."""
+        found = [(one[:1] + left, right) for one in self._list("merges")
+                 for left, _, right in [one[1:].partition(" ")]]  # fmt: skip
+        if not found:
+            raise self._error("merges", "empty", "pairs of tokens")
+        return found
 
     def _bytelevel(self) -> Tokenizer:
         """Build a tokenizer from tokens and merges."""

@@ -66,7 +66,11 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The fields of a tokenizer.model, with the defaults of its protobuf definition."""
+    """The fields of a tokenizer.model, with the defaults of its protobuf definition.
+
+    Attributes:
+        merges: of BPE, pairs of pieces, the best one first; empty if scores of pieces say them.
+    """
 
     pieces: list[Piece]
     model_type: int
@@ -77,6 +81,7 @@ class SentencePieceModel:
     remove_extra_whitespaces: bool
     escape_whitespaces: bool
     decoding_charsmap: bytes
+    merges: tuple[tuple[str, str], ...] = ()
 
     def texts(self, *types: PieceType) -> list[str]:
         """Return the pieces of some types."""
@@ -261,7 +266,7 @@ def _bpe(model: SentencePieceModel) -> models.BPE:
     """
     return models.BPE(
         vocab={piece.text: index for index, piece in enumerate(model.pieces)},
-        merges=_merges(model),
+        merges=list(model.merges) or _merges(model),
         unk_token=model.texts(PieceType.UNKNOWN)[0],
         fuse_unk=True,
         byte_fallback=bool(model.texts(PieceType.BYTE)),

@@ -127,7 +127,7 @@ DEFAULTS_OF = {
         "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
         "use_bidirectional_attention": False,
     },
-    "gemma4": GEMMA4,
+    "gemma4": GEMMA4 | {"vocab_size_per_layer_input": 160},
     "gemma4-moe": GEMMA4,
     "phi3": {"rms_norm_eps": 1e-5},
     "starcoder2": {

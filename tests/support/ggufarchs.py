@@ -21,6 +21,7 @@ from ggufdelta import (
     qwen35_moe_keys,
     qwen35_tensors,
 )
+from ggufgemma4 import gemma4_keys, gemma4_tensors
 from ggufmixtures import (
     deepseek_keys,
     deepseek_tensors,
@@ -237,6 +238,7 @@ WRITERS = {
     "smollm3": Writer(A.SMOLLM3, llama_keys, llama_tensors),
     "gemma2": Writer(A.GEMMA2, gemma2_keys, gemma_tensors),
     "gemma3_text": Writer(A.GEMMA3, gemma3_keys, gemma_tensors),
+    "gemma4_text": Writer(A.GEMMA4, gemma4_keys, gemma4_tensors),
     "phi3": Writer(A.PHI3, phi3_keys, phi3_tensors),
     "olmo2": Writer(A.OLMO2, olmo2_keys),
     "exaone4": Writer(A.EXAONE4, exaone4_keys),

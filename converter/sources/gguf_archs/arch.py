@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dllama.converter.sources.gguf_header import typed
 from dllama.converter.sources.stored import Stored
 from dllama.errors import UnsupportedError
 
 Config = dict[str, Any]
+# Tensors with factors of the RoPE frequencies, by name.
+Factors = Mapping[str, NDArray[np.float32]]
 
 
 class Field(NamedTuple):
@@ -26,6 +29,7 @@ class Field(NamedTuple):
         required: whether every file has the key.
         none: whether 0 stands for none, so that the field is left out.
         flag: whether it is true or false.
+        each: whether files may have a list with a value for each layer, which the field then is.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Field(NamedTuple):
     required: bool = False
     none: bool = False
     flag: bool = False
+    each: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class Arch:
         constants: fields of config.json that no key says.
         experts: whether the feed-forward network is a mixture of experts.
         paired: whether the rows of q and k are ordered for RoPE on adjacent pairs.
-        latents: whether keys and values are latents; then `finish` checks the sizes of heads.
+        own_heads: whether `finish` checks the sizes of heads, since these are not those of
+            head_dim.
         partial: whether RoPE may rotate only a part of each head.
         scaling: fields of rope_scaling that no key says, if there is scaling.
         windows: whether layers may have a sliding window.
@@ -118,6 +124,8 @@ class Arch:
         predictors: whether the last blocks may be layers that predict further tokens, which are
             left out.
         factors: tensors with factors of the RoPE frequencies.
+        rope: the fields of config.json about RoPE, where they are not rope_theta and rope_scaling,
+            from the fields that keys gave, the file, and its factors.
         change: what becomes of a tensor, by its name in the file.
         neutral: values with which a key changes nothing, where gguf_keys.py says otherwise.
         finish: more fields of config.json, from those that the keys gave.
@@ -136,13 +144,14 @@ class Arch:
     constants: Mapping[str, Any] = field(default_factory=dict)
     experts: bool = False
     paired: bool = False
-    latents: bool = False
+    own_heads: bool = False
     partial: bool = False
     scaling: Mapping[str, Any] = field(default_factory=dict)
     windows: bool = False
     pattern: int = 0
     predictors: bool = False
     factors: Collection[str] = ()
+    rope: Callable[[Config, Given, Factors], Config] | None = None
     change: Callable[[str, Stored, Config], Stored] | None = None
     neutral: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     finish: Callable[[Config, Given], Config] = nothing

@@ -89,7 +89,7 @@ DEEPSEEK2 = Arch(
         "topk_group": 1,
     },
     experts=True,
-    latents=True,
+    own_heads=True,
     paired=True,
     predictors=True,
     neutral={"expert_gating_func": (0, 1, SIGMOID)},

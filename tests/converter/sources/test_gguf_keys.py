@@ -291,6 +291,8 @@ def answer(path):
         "glm4_moe",
         "gemma2",
         "gemma3",
+        "gemma4",
+        "gemma4-moe",
     ],
 )
 def test_no_key_of_a_family_is_ignored(path, fixtures, caplog, name):

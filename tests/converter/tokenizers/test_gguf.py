@@ -107,6 +107,28 @@ def test_sentencepiece_ids_are_those_of_the_library(pieces, spm_model, tmp_path)
     assert tokenizer.decode(tokenizer.encode("the")) == "the"
 
 
+def test_pieces_with_merges(pieces):
+    """As in Gemma 4: the order of merges counts, and scores say nothing."""
+    pieces["tokenizer.ggml.add_space_prefix"] = False
+    expected = read_tokenizer(FILE, pieces).tokenizer
+    stored = [pieces[f"tokenizer.ggml.{key}"] for key in ("tokens", "scores", "token_type")]
+    scores = {name: score for name, score, kind in zip(*stored, strict=True) if kind == NORMAL}
+    pairs = [(-scores[name], -cut, name[:cut], name[cut:]) for name in scores
+             for cut in range(1, len(name)) if {name[:cut], name[cut:]} <= set(scores)]  # fmt: skip
+    merges = [f"{left} {right}" for *_, left, right in sorted(pairs)]
+    merged = pieces | {"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.merges": merges,
+                       "tokenizer.ggml.scores": np.zeros(len(stored[0]), np.float32)}  # fmt: skip
+    del merged["tokenizer.ggml.add_space_prefix"]
+    found = read_tokenizer(FILE, merged).tokenizer
+    for text in [*MULTILINGUAL.splitlines(), MULTILINGUAL, "  a  b ", ""]:
+        assert found.encode(text).ids == expected.encode(text).ids, text
+    other = read_tokenizer(FILE, merged | {"tokenizer.ggml.merges": merges[::-1]}).tokenizer
+    assert other.encode(MULTILINGUAL).ids != expected.encode(MULTILINGUAL).ids
+    for wrong in ([], ["nosuch token"], ["a"]):
+        with pytest.raises(FormatError, match="merges is"):
+            read_tokenizer(FILE, merged | {"tokenizer.ggml.merges": wrong})
+
+
 @pytest.mark.parametrize(("flag", "expected"), [(True, True), (False, False), (None, True)])
 def test_bos_as_the_file_says(bytelevel, pieces, flag, expected):
     for metadata in (bytelevel, pieces):
