@@ -7,8 +7,11 @@ a of attention and m of the feed-forward network, and n and p norms of x:
     x += m_1 * down(silu(m_0 * gate(p(x))) * up(p(x)));  logits = l * output(norm(x))
 
 Keys are multiplied by another one, and so are the five parts that the projection of Mamba-2 has:
-z, values, keys, queries and time steps. Model files have e and l. All others are factors of
-matrices and of biases, which the converter multiplies.
+z, values, keys, queries and time steps.
+
+Model files have e, l and the factor of scores. The converter multiplies tensors by all others:
+vectors where it can, which are float32. So a_in is in scores and o, m_0 in the norm and down, and
+what values, keys and queries of Mamba-2 are multiplied by in the convolution that follows.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from dllama.converter.families import config as fields
 from dllama.converter.families import llama
 from dllama.converter.families.config import MOST, Config
 from dllama.converter.families.rope import unpaired
-from dllama.converter.families.source import EMBEDDING, NAMES, Place, Source
+from dllama.converter.families.source import EMBEDDING, NAMES, Factor, Place, Source
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.layer import Linear
 from dllama.model.spec import ModelSpec
@@ -85,6 +88,7 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
         unpaired(spec),
         embedding_scale=fields.number(given, "embedding_multiplier", path, 1.0),
         logits_scale=fields.number(given, "lm_head_multiplier", path, 1.0),
+        attention_scale=_score_scale(given, spec.head_dim, path),
         linear=tuple(range(spec.n_layers)),
         **_heads(given, path),
         ssm=True,
@@ -144,35 +148,49 @@ def _number(value: object) -> float:
     return float(value) if is_number(value) else math.nan
 
 
-def factors(config: Config, path: object) -> dict[str, float]:
+def factors(config: Config, path: object) -> dict[str, Factor]:
     """What tensors are multiplied by, by the last word of their names.
 
     FormatError names path and field.
     """
-    query, out, key, ssm, ssm_out = (
-        _multipliers(config, f"{name}_multiplier", 1, path)[0]
-        for name in ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")
+    given = {**ABSENT, **config}
+    sizes = _heads(fields.completed(given, DEFAULTS), path)
+    query, out, ssm, ssm_out = (
+        fields.number(config, f"{name}_multiplier", path, 1.0)
+        for name in ("attention_in", "attention_out", "ssm_in", "ssm_out")
     )
     gate, down = _multipliers(config, "mlp_multipliers", 2, path)
-    parts = dict(zip(PARTS, _multipliers(config, "ssm_multipliers", len(PARTS), path), strict=True))
+    z, values, keys, queries, steps = _multipliers(config, "ssm_multipliers", len(PARTS), path)
+    taps = sizes["linear_taps"]
+    wide = sizes["linear_value_heads"] * sizes["linear_value_dim"] * taps
+    narrow = sizes["linear_key_heads"] * sizes["linear_key_dim"] * taps
     return {
-        "q": query, "k": query * key, "k_bias": key, "v": query, "o": out, "o_bias": out,
-        "gate": gate, "gate_bias": gate, "down": down, "down_bias": down,
-        **{name: ssm * factor for name, factor in parts.items()},
-        **{f"{name}_bias": factor for name, factor in parts.items()},
+        **{f"{name}_bias": 1 / query for name in "qkv"},
+        "o": query * out, "o_bias": out,
+        "ffn_norm": gate, "gate_bias": gate, "up_bias": gate,
+        "down": down / gate, "down_bias": down,
+        "linear_z": ssm * z, "linear_z_bias": z, "decay": ssm * steps, "decay_bias": steps,
+        **{f"linear_{name}_bias": 1 / ssm for name in "vkq"},
+        "conv": ((ssm * values, wide), (ssm * keys, narrow), (ssm * queries, narrow)),
         "linear_o": ssm_out, "linear_o_bias": ssm_out,
     }  # fmt: skip
 
 
+def _score_scale(config: Config, size: int, path: object) -> float:
+    """The factor of scores; 0 if it is the usual one of heads of a size."""
+    query = fields.number(config, "attention_in_multiplier", path, 1.0)
+    factor = query * query * fields.number(config, "key_multiplier", path, 1.0)
+    return 0.0 if factor == 1 else factor / math.sqrt(size)
+
+
 def _multipliers(config: Config, field: str, count: int, path: object) -> list[float]:
-    """The numbers of a field, 1 if it is absent."""
+    """The positive numbers of a field, 1 if it is absent."""
     value = config.get(field)
     if value is None:
         return [1.0] * count
-    numbers = value if count > 1 and isinstance(value, list) else [value]
-    if len(numbers) != count or not all(is_number(one, -MOST, MOST) for one in numbers):
-        expected = "a number" if count == 1 else f"a list of {count} numbers"
-        raise FormatError(path, field, repr(value), expected)
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != count or not all(is_number(one, 0, MOST, above=True) for one in numbers):
+        raise FormatError(path, field, repr(value), f"a list of {count} positive numbers")
     return [float(one) for one in numbers]
 
 

@@ -26,6 +26,8 @@ NAMES = {
     "ffn_norm": "post_attention_layernorm",
 }
 
+Factor = float | tuple[tuple[float, int], ...]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -73,7 +75,8 @@ class Source:
             moved to (2i, 2i + 1).
         times: what to multiply all of its numbers by, in GGUF files too.
         plus: what to add to all of its numbers there.
-        factor: what to multiply all of its numbers there by.
+        factor: what to multiply all of its numbers there by; or (factor, count) for runs of the
+            numbers of a vector.
         others: other places where it may be.
     """
 
@@ -84,7 +87,7 @@ class Source:
     paired_heads: int = 0
     times: float = 1.0
     plus: float = 0.0
-    factor: float = 1.0
+    factor: Factor = 1.0
     others: tuple[Place, ...] = ()
 
 

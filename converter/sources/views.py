@@ -14,6 +14,9 @@ from dllama.converter.sources.stored import BLOCKS, Derived, Stored, floats
 from dllama.errors import FormatError
 from dllama.model.stored_model import decode
 
+# Types whose blocks begin with a float16, by which all their numbers are multiplied.
+SCALED = ("Q40", "Q50", "Q80")
+
 Layout = Literal["rows", "columns", "vector", "flat"]
 
 
@@ -132,18 +135,18 @@ class Joined:
 
 @dataclass(frozen=True)
 class Scaled(Derived):
-    """A tensor times a number. Quantised blocks are decoded.
+    """A tensor times a number. In simple blocks the scales are multiplied, others are decoded.
 
     Attributes:
-        factor: the number.
+        factor: the number; or (factor, count) for runs of the numbers of a vector.
     """
 
-    factor: float
+    factor: float | tuple[tuple[float, int], ...]
 
     @property
     def dtype(self) -> str:
         """Of the products."""
-        return "F32"
+        return self.stored.dtype if self.stored.dtype in SCALED else "F32"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -154,15 +157,28 @@ class Scaled(Derived):
         """Return some of `count` equal runs of rows."""
         return replace(self, stored=self.stored.part(index, count, span))
 
-    def rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Return rows first to first + count."""
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        """Return rows first to first + count: blocks, uint8 (count, bytes), or float32."""
         rows, kind = self.stored.rows(first, count), self.stored.dtype
+        if kind in SCALED and isinstance(self.factor, float):
+            return _scaled_blocks(rows, BLOCKS[kind].block_bytes, self.factor)
         if kind in BLOCKS:
             rows = decode(rows, BLOCKS[kind], (count, self.stored.shape[-1]))
-        else:
-            rows = floats(rows, kind)
-        product: NDArray[np.float32] = rows * np.float32(self.factor)
+        rows = floats(rows, "F32" if kind in BLOCKS else kind)
+        if isinstance(self.factor, float):
+            return rows * np.float32(self.factor)
+        runs = [np.full(length, factor, np.float32) for factor, length in self.factor]
+        product: NDArray[np.float32] = rows * np.concatenate(runs)[first : first + count]
         return product
+
+
+def _scaled_blocks(rows: NDArray[np.uint8], size: int, factor: float) -> NDArray[np.uint8]:
+    """Blocks of `size` bytes with other scales."""
+    blocks = rows.reshape(-1, size).copy()
+    scales = blocks[:, :2].copy().view("<f2").astype(np.float32)
+    with np.errstate(over="ignore"):
+        blocks[:, :2] = (scales * np.float32(factor)).astype("<f2").view(np.uint8)
+    return blocks.reshape(rows.shape)
 
 
 class OfHeads:

@@ -19,6 +19,11 @@ SPEC: dict[str, Any] = {
     "linear_value_dim": 16, "linear_taps": 4,
 }  # fmt: skip
 
+# Mamba-2 beside attention in place of gated delta networks.
+SSM: dict[str, Any] = {
+    "linear": (0, 1, 2), "ssm": True, "ssm_norm": True, "ssm_conv_bias": True,
+}  # fmt: skip
+
 
 def write_stateful(path: Path, **changes: Any) -> Path:
     """Write a model of random numbers; return the path."""

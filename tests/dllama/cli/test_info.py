@@ -87,6 +87,9 @@ def test_of_linear_attention(info, converted):
     rows = info(model, "--nodes", "3", "--kv-cache", "f16")
     assert rows["value heads"] == "3 to 3"
     assert rows["KV cache"].endswith("256 positions in f16, 1 states of linear attention in f32")
+    rows = info(str(converted("falcon-h1", "f32")), "--nodes", "3")
+    assert (rows["query heads"], rows["value heads"]) == ("3 to 3", "3 to 3")
+    assert (rows["ssm"], rows["ssm_most_step"]) == ("yes", "1000.0")
 
 
 def test_of_a_model_without_a_tokenizer(info, converted):

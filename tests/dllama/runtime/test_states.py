@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stateful import write_stateful
+from stateful import SSM, write_stateful
 from windowed import shorten_blocks
 
 import dllama
@@ -24,6 +24,14 @@ BLOCK, LENGTH = 16, 400
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return write_stateful(tmp_path_factory.mktemp("stateful") / "model.m")
+
+
+@pytest.fixture(scope="module", params=["delta", "ssm"])
+def either(request, model, tmp_path_factory):
+    """That model, or one with Mamba-2."""
+    if request.param == "delta":
+        return model
+    return write_stateful(tmp_path_factory.mktemp("ssm") / "model.m", **SSM)
 
 
 def new(count=6, most=3):
@@ -96,16 +104,16 @@ def test_a_shared_state_is_copied_before_it_changes():
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
-def test_bits_do_not_depend_on_cuts_or_on_what_was_kept(model, rng, monkeypatch, nodes):
+def test_bits_do_not_depend_on_cuts_or_on_what_was_kept(either, rng, monkeypatch, nodes):
     """A text in small batches has the bits of one pass, after rewinding to any place, too."""
     if nodes == 1:  # other processes have the usual blocks
         shorten_blocks(monkeypatch, BLOCK)
     length = LENGTH if nodes == 1 else 700
     ids = rng.integers(0, 2048, length).tolist()
     options = {"threads": 1, "buffer": "f32", "max_seq_len": length}
-    with dllama.LLM(model, batch_size=length, **options) as llm:
+    with dllama.LLM(either, batch_size=length, **options) as llm:
         expected = llm.eval(ids)
-    with dllama.LLM(model, batch_size=7 * nodes * nodes, nodes=nodes, **options) as llm:
+    with dllama.LLM(either, batch_size=7 * nodes * nodes, nodes=nodes, **options) as llm:
         np.testing.assert_array_equal(llm.eval(ids), expected)
         for position in (length - 10, 257, 256, 255, 150, 32, 31, 33, 16, 1, 0):
             llm.rewind(position)
@@ -115,10 +123,10 @@ def test_bits_do_not_depend_on_cuts_or_on_what_was_kept(model, rng, monkeypatch,
             np.testing.assert_array_equal(found, expected[position:end])
 
 
-def test_another_text_takes_its_beginning(model, rng, monkeypatch):
+def test_another_text_takes_its_beginning(either, rng, monkeypatch):
     shorten_blocks(monkeypatch, BLOCK)
     ids = rng.integers(0, 2048, 100).tolist()
-    with dllama.LLM(model, threads=1, parallel=2, max_seq_len=LENGTH) as llm:
+    with dllama.LLM(either, threads=1, parallel=2, max_seq_len=LENGTH) as llm:
         llm.eval(ids)
         changed = [*ids[:70], 5, 6, 7]
         assert llm.continue_from(changed) == 64
@@ -130,13 +138,14 @@ def test_another_text_takes_its_beginning(model, rng, monkeypatch):
     assert found == expected
 
 
-def test_memory_has_the_states(model):
-    """Two layers: four heads of 16 x 16 numbers, and three inputs of 128 channels."""
-    with ModelFile.open(model) as file:
+def test_memory_has_the_states(either, model):
+    """Two or three layers: four heads of 16 x 16 numbers, and three inputs of 128 channels."""
+    layers, states = (1, 2) if either == model else (3, 3)
+    with ModelFile.open(either) as file:
         config = RunConfig.of(file.spec, 1, max_seq_len=2048, contexts=1, batch_size=16)
         memory = footprint(file, config, threads=1)
-    state = 2 * (4 * 16 * 16 + 3 * 128) * 4
-    assert memory["kv_cache"] == 2048 * 2 * 2 * 16 * 4 + 4 * state
+    state = states * (4 * 16 * 16 + 3 * 128) * 4
+    assert memory["kv_cache"] == layers * 2048 * 2 * 2 * 16 * 4 + 4 * state
 
 
 @pytest.mark.parametrize("draft", ["ngram", "small"])
