@@ -43,6 +43,8 @@ BY_NAME = {"v": Q6K, "v_b": Q6K, "kv_a": Q6K, "down": Q5K}
 COMMON = Q4K
 # In the last layer, where nothing evens errors out.
 IN_LAST = {Q4K: Q5K, Q5K: Q6K, Q6K: Q6K}
+# What reads per-layer inputs, or has rows of them. These may be shorter than any block.
+PER_LAYER = ("layer_embedding", ".layer_input_up")
 # What stands for a type whose blocks are longer than rows are multiples of.
 SHORT = {Q4K: Q50, Q5K: Q51, Q6K: Q80}
 
@@ -70,8 +72,10 @@ def with_recipe(spec: ModelSpec, weights: str) -> ModelSpec:
     for name in typed(spec):
         if name.endswith(FLOATS) or (name == "embedding" and _float_embedding(spec, weights)):
             continue
-        kind = _mixed(spec, name) if weights == MIXED else common
-        types[name] = fitting(kind, width_of(spec, name))
+        width = width_of(spec, name)
+        kind = fitting(_mixed(spec, name) if weights == MIXED else common, width)
+        small = name.endswith(PER_LAYER) and width % kind.block_size
+        types[name] = WeightType.F16 if small else kind
     return with_types(spec, types)
 
 
@@ -83,7 +87,10 @@ def _mixed(spec: ModelSpec, name: str) -> WeightType:
     """What the mixed recipe gives a matrix."""
     if name in ("embedding", "output"):
         return Q51 if spec.dim % Q6K.block_size else Q6K
-    kind = BY_NAME.get(name.rpartition(".")[2], COMMON)
+    last = name.rpartition(".")[2]
+    if last == "k" and spec.layer(int(name.split(".")[1])).attention.keys_as_values:
+        last = "v"
+    kind = BY_NAME.get(last, COMMON)
     return IN_LAST[kind] if name.startswith(f"layers.{spec.n_layers - 1}.") else kind
 
 

@@ -154,7 +154,7 @@ def context_count(
     kind = NUMBERS[kv_type]
     block = kind.block_size
     caches = [(one, one.most(seq_len, batch)) for one in kv_layers(spec)]
-    positions = sum(
+    keys = sum(
         len(one.layers)
         * one.kv_heads
         * sum(kind.nbytes(-(-size // block) * block) for size in one.kept)
@@ -164,7 +164,7 @@ def context_count(
     states = sum(one.state_bytes(spec) * most for one, most in caches)
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
-    return max(1, min(parallel, room // (positions + states)))
+    return max(1, min(parallel, room // (keys + states)))
 
 
 def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:

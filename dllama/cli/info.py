@@ -16,7 +16,8 @@ from dllama._kernels import cpu
 from dllama.checks import is_flag
 from dllama.cli.parser import add_command, add_options
 from dllama.cluster.layout import node_count, thread_count
-from dllama.graph.shard import Shard, split
+from dllama.graph.shard import Shard, kv_heads_of, split
+from dllama.model.spec import ModelSpec
 from dllama.model.stored_model import StoredModel
 from dllama.model.tensors import Tensor
 from dllama.model.weight_types import WeightType
@@ -172,20 +173,26 @@ def _memory(file: StoredModel, args: argparse.Namespace) -> Rows:
         if nodes > 1:
             yield "  query heads", _range(shard.heads)
             yield "  KV heads", _range(shard.kv_heads)
+            if file.spec.full_kv_heads:
+                group = file.spec.n_heads // file.spec.full_kv_heads
+                yield "  without a window", _range(kv_heads_of(group, shard.heads))
             if shard.linear:
                 yield "  value heads", _range(shard.linear.heads)
-            yield from _hidden_units(shard)
+            yield from _hidden_units(file.spec, shard)
             yield "  vocabulary", _range(shard.vocab)
 
 
-def _hidden_units(shard: Shard) -> Iterator[tuple[str, str]]:
+def _hidden_units(spec: ModelSpec, shard: Shard) -> Rows:
     """Rows about the hidden units of a node: of experts, and of what there is beside them."""
     (_, *shared), *others = shard.networks.values()
+    widths = [*shard.networks][1:]
+    kind = "beside experts" if spec.dense_beside else "without experts"
     yield "  hidden units", _range(shard.hidden)
     for network in shared:
         yield "  of shared expert", _range(network.hidden)
-    for network, *_ in others:
-        yield "  without experts", _range(network.hidden)
+    for (width,), (network, *_) in zip(widths, others, strict=True):
+        keys = width == spec.kv_shared_hidden_dim
+        yield "  with others' keys" if keys else f"  {kind}", _range(network.hidden)
 
 
 def _positions(file: StoredModel, config: RunConfig) -> str:

@@ -38,6 +38,20 @@ def test_mixed_in_other_rows():
     assert [kinds[f"layers.0.{name}"] for name in ("gate", "down", "up")] == ["Q50", "Q5K", "Q50"]
 
 
+def test_keys_that_are_values_count_as_these():
+    sizes = {"window": 8, "windowed": (0,), "keys_as_values": True}
+    kinds = names_of(with_recipe(replace(WIDE, **sizes), "mixed"))
+    assert [kinds[f"layers.{layer}.k"] for layer in (0, 1)] == ["Q4K", "Q6K"]
+
+
+def test_short_per_layer_inputs_are_floats():
+    for size, expected in ((24, "F16"), (64, "Q40")):
+        kinds = names_of(with_recipe(replace(WIDE, layer_input_dim=size), "q40"))
+        names = ("layer_embedding", "layers.0.layer_input_up")
+        assert [kinds[name] for name in names] == [expected] * 2
+        assert kinds["layer_inputs"] == kinds["layers.0.layer_input_gate"] == "Q40"
+
+
 def test_routers_stay_f32():
     spec = replace(WIDE, n_experts=4, n_active_experts=2)
     for weights in WEIGHTS:

@@ -81,6 +81,16 @@ def test_of_a_shared_expert_and_layers_without_experts(info, converted):
     assert [rows[name] for name in names] == ["0 to 31", "0 to 31", "64 to 95"]
 
 
+def test_of_layers_with_other_heads_and_widths(info, converted):
+    rows = info(str(converted("gemma4", "f32")), "--nodes", "2")
+    assert (rows["KV heads"], rows["with others' keys"]) == ("1 to 1", "96 to 191")
+    assert not {"without a window", "without experts", "beside experts"} & rows.keys()
+    rows = info(str(converted("gemma4-moe", "f32")), "--nodes", "2")
+    assert (rows["KV heads"], rows["without a window"]) == ("1 to 1", "0 to 0")
+    names = ("hidden units", "beside experts")
+    assert [rows[name] for name in names] == ["0 to 31", "64 to 95"]
+
+
 def test_of_linear_attention(info, converted):
     """Texts have fewer positions than two blocks, so one state is enough."""
     model = str(converted("qwen3_5", "f32"))
