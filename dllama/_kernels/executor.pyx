@@ -14,7 +14,7 @@ from dllama._kernels.comm.communicator cimport Communicator
 from dllama._kernels.memory cimport Memory
 from dllama._kernels.op cimport MAX_STAGES, Bindings, Op, Pass, Stage
 from dllama._kernels.ops.attention cimport PARTIAL_ROWS, splits
-from dllama._kernels.ops.elementwise cimport Rows, dl_floats_of, dl_isa, dl_span
+from dllama._kernels.ops.elementwise cimport Rows, dl_span, float_kernels
 from dllama._kernels.ops.kv_cache cimport Cache, KVCache
 from dllama._kernels.ops.moe cimport Routes
 from dllama._kernels.team cimport Team, start
@@ -143,7 +143,7 @@ cdef class Executor:
         self.tables = Memory(
             self.sequences * len(self.caches) * self.table_size * sizeof(int32_t))
         run.scratch = self.scratch.floats()
-        run.shared.threads, run.shared.floats = self.threads, dl_floats_of(dl_isa())
+        run.shared.threads, run.shared.floats = self.threads, float_kernels()
         run.shared.batch.positions = <int32_t *> self.positions.data
         run.shared.batch.lengthened = <uint8_t *> self.lengthened.data
         run.shared.batch.blocks = <int32_t *> self.row_blocks.data

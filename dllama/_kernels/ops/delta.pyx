@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass
-from dllama._kernels.ops.elementwise cimport dl_floats, dl_floats_of, dl_isa, dl_span
+from dllama._kernels.ops.elementwise cimport dl_floats, dl_isa, dl_span, float_kernels
 from dllama._kernels.ops.states cimport (
     Recurrent, RecurrentOp, dl_deltas, dl_deltas_of, exp_of, padded, softplus, state_at,
 )
@@ -99,7 +99,7 @@ cdef class DeltaOp(RecurrentOp):
         weight = self.convolve(weight, False)
         self.rate = np.empty(r.count, np.float32)
         for i in range(r.count):
-            self.rate[i] = exp_of(dl_floats_of(dl_isa()), weight[i])
+            self.rate[i] = exp_of(float_kernels(), weight[i])
         self.scales = _scales(r.K)
         d.rate, d.q_scale, d.k_scale = &self.rate[0], &self.scales[0], &self.scales[r.K]
         d.dt_bias, d.norm = weight + r.count, weight + 2 * r.count
@@ -189,4 +189,4 @@ def sigmoid_gate(const float[::1] x, const float[::1] gate):
 
 def decay_of(float a, float rate):
     """exp(-rate * softplus(a)), as a float32."""
-    return _decay(dl_floats_of(dl_isa()), a, rate)
+    return _decay(float_kernels(), a, rate)

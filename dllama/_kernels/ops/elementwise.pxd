@@ -21,7 +21,6 @@ cdef extern from "simd/elementwise.h" nogil:
         void (*quantise_row)(const float *x, int64_t nb, int n, int8_t *q, float *d, int32_t *s,
                              int32_t *h) noexcept nogil
         void (*exp_row)(const float *x, int64_t n, float *y) noexcept nogil
-    const dl_floats *dl_floats_of(int isa)
 
 cdef extern from "simd/cpu.h" nogil:
     int dl_isa()
@@ -55,6 +54,9 @@ cdef extern from "ops/batch.h" nogil:
         int32_t *h
     int dl_tile_width(int64_t T, int64_t t)
 
+
+# The kernels of the instruction set in use.
+cdef const dl_floats *float_kernels() noexcept nogil
 
 # Memory for rows that a matmul reads.
 cdef class Rows:

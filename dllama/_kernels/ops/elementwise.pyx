@@ -10,6 +10,14 @@ from libc.string cimport memcpy
 import numpy as np
 
 
+cdef extern from "simd/floats.h" nogil:
+    const dl_floats *dl_floats_of(int isa)
+
+
+cdef const dl_floats *float_kernels() noexcept nogil:
+    return dl_floats_of(dl_isa())
+
+
 cdef class Rows:
     """Memory for rows that a matmul reads.
 
@@ -82,7 +90,7 @@ def rmsnorm(const float[:, ::1] x, const float[::1] weight, float epsilon, int t
         ValueError: the widths differ.
     """
     cdef int64_t t, T = x.shape[0], D = x.shape[1]
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const dl_floats *f = float_kernels()
     _same("weight", weight.shape[0], D)
     out = np.empty((T, D), np.float32)
     cdef float[:, ::1] y = out
@@ -110,7 +118,7 @@ def layernorm(const float[:, ::1] x, const float[::1] weight, const float[::1] b
         ValueError: the widths differ.
     """
     cdef int64_t t, T = x.shape[0], D = x.shape[1]
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const dl_floats *f = float_kernels()
     cdef const float *shift = NULL
     _same("weight", weight.shape[0], D)
     if bias is not None:
@@ -156,7 +164,7 @@ cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, int t
     cdef Activation a
     a.then, a.limit = then, limit
     cdef int64_t t, T = gate.shape[0], D = gate.shape[1]
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const dl_floats *f = float_kernels()
     _same("rows of up", up.shape[0], T)
     _same("columns of up", up.shape[1], D)
     out = np.empty((T, D), np.float32)
@@ -169,7 +177,7 @@ cdef _gated(const float[:, ::1] gate, const float[:, ::1] up, int threads, int t
 
 def softcap(const float[::1] x, float cap):
     """cap * tanh(x / cap) for float32 (N,)."""
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const dl_floats *f = float_kernels()
     out = np.empty(x.shape[0], np.float32)
     cdef float[::1] y = out
     f.softcap(&x[0], x.shape[0], cap, &y[0])
@@ -178,7 +186,7 @@ def softcap(const float[::1] x, float cap):
 
 def exp(const float[::1] x):
     """e^x of float32 (n,); relative error below 3e-7 on (-87, 88], 0 below, e^88 above."""
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const dl_floats *f = float_kernels()
     out = np.empty(x.shape[0], np.float32)
     cdef float[::1] y = out
     if x.shape[0]:
@@ -202,7 +210,7 @@ def quantise(const float[:, ::1] x):
     """
     cdef int64_t t, b, T = x.shape[0], K = x.shape[1]
     cdef int32_t s, h
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const dl_floats *f = float_kernels()
     if K % 32:
         raise ValueError(f"K is {K}, expected a multiple of 32")
     values = np.empty((T, K), np.int8)

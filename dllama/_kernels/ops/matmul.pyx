@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass, rows_of
-from dllama._kernels.ops.elementwise cimport DL_TILE, Rows, dl_floats_of, dl_isa, put_blocks, put_row
+from dllama._kernels.ops.elementwise cimport DL_TILE, Rows, dl_isa, float_kernels, put_blocks, put_row
 from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.weight_types cimport dl_panel_headers, known
 
@@ -76,7 +76,7 @@ cdef Matmul matmul_job(PackedMatrix matrix, const dl_rows *src, int then, int th
     m.then, m.src = then, src
     m.order, m.segments, m.sums = NULL, 1, 1
     m.tiles = dl_tiles_of(dl_isa(), matrix.weight_type)
-    m.floats = dl_floats_of(dl_isa())
+    m.floats = float_kernels()
     m.panels_per_item = ITEM_PANELS
     while then < GATED and m.panels_per_item > 1 and panels < 4 * threads * m.panels_per_item:
         m.panels_per_item //= 2

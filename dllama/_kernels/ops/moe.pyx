@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from dllama._kernels.ops.elementwise cimport Activation, activate, dl_floats_of, dl_isa, put_row
+from dllama._kernels.ops.elementwise cimport Activation, activate, float_kernels, put_row
 from dllama._kernels.ops.matmul cimport (
     ADD, GATED, STORE, Matmul, Order, dl_tile, matmul_item, matmul_items, matmul_job, point,
     sum_in_order, tile_rows,
@@ -350,7 +350,7 @@ def route(const float[:, ::1] scores, int64_t taken, bint normalised=True, corre
     """
     cdef int64_t T = scores.shape[0], E = scores.shape[1], t
     cdef Routes routes = Routes(T, E, taken, normalised, **options)
-    cdef const dl_floats *f = dl_floats_of(dl_isa())
+    cdef const dl_floats *f = float_kernels()
     cdef float[::1] scratch = np.empty(3 * E, np.float32)
     cdef const float[::1] added = np.zeros(E, np.float32) if correction is None else correction
     cdef const float[::1] factors = np.ones(E, np.float32) if scales is None else scales

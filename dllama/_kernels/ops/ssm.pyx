@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass
-from dllama._kernels.ops.elementwise cimport dl_floats, dl_floats_of, dl_isa, dl_span
+from dllama._kernels.ops.elementwise cimport dl_floats, dl_isa, dl_span, float_kernels
 from dllama._kernels.ops.states cimport (
     Recurrent, RecurrentOp, dl_deltas_of, exp_of, padded, softplus, state_at,
 )
@@ -104,7 +104,7 @@ cdef class SsmOp(RecurrentOp):
         weight = self.convolve(weight, ssm.conv_bias)
         self.rate = np.empty(r.count, np.float32)
         for i in range(r.count):
-            self.rate[i] = exp_of(dl_floats_of(dl_isa()), weight[i])
+            self.rate[i] = exp_of(float_kernels(), weight[i])
         s.rate, s.dt_bias, s.skip = &self.rate[0], weight + r.count, weight + 2 * r.count
         s.least, s.most, s.gated = ssm.least_step, ssm.most_step or INFINITY, not ssm.norm_first
         s.squares, s.squares_ld = NULL, 0

@@ -3,7 +3,7 @@
 #define DL_ATTEND_H
 
 #include "attention.h"
-#include "elementwise.h"
+#include "floats.h"
 
 #define DL_BODY "attend.inc.h"
 #include "each_vec.h"

@@ -2,7 +2,7 @@
 #ifndef DL_DELTA_H
 #define DL_DELTA_H
 
-#include "elementwise.h"
+#include "floats.h"
 
 #define DL_BODY "delta.inc.h"
 #include "each_vec.h"

@@ -10,7 +10,7 @@
 #include "simd/attend.h"
 #include "simd/cpu.h"
 #include "simd/delta.h"
-#include "simd/elementwise.h"
+#include "simd/floats.h"
 #include "simd/matmul.h"
 #include "simd/quants.h"
 #include "simd/sampling.h"
