@@ -9,7 +9,7 @@ import numpy as np
 
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport (
-    Activation, activate, dl_floats, dl_floats_of, dl_isa, dl_rows, put_row,
+    Activation, activate, dl_floats, dl_rows, float_kernels, put_row,
 )
 
 cdef float HALF_ROOT = 0.70710678118654752  # 1 / sqrt(2)
@@ -129,5 +129,5 @@ def layer_inputs(const float[:, ::1] projection, const float[:, ::1] embedding,
     l.projection, l.inputs, l.weight = &projection[0, 0], &y[0, 0], &weight[0]
     cdef float[::1] scratch = np.empty(l.size + 16, np.float32)
     for i in range(projection.shape[0] * l.layers):
-        _make_input(dl_floats_of(dl_isa()), &l, i, &scratch[0])
+        _make_input(float_kernels(), &l, i, &scratch[0])
     return out
