@@ -72,8 +72,7 @@ def total(b: GraphBuilder, product: Product | None, sums: Summation, parts: str)
 
 def _part(b: GraphBuilder, product: Product | None, sums: Summation, parts: str) -> str:
     """The buffer of the sums of the node, with room for those of any block."""
-    rows = max(1, *(len(one.adds[b.shard.rank]) for one in b.shard.sums))
-    dst = b.buffer(f"{parts}_out", b.spec.dim, rows=rows)
+    dst = b.buffer(f"{parts}_out", b.spec.dim, rows=b.shard.most_sums)
     if product:
         product(dst, Then.STORE, sums.segments)
     return dst

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from dllama.errors import ConfigError
 from dllama.graph import sum_tree
@@ -85,6 +86,11 @@ class Shard:
         """Units of the feed-forward network of most layers, or of every expert."""
         return next(iter(self.networks.values()))[0].hidden
 
+    @cached_property
+    def most_sums(self) -> int:
+        """Most sums that the node has of any block, and at least 1."""
+        return max(1, *(len(one.adds[self.rank]) for one in self.sums))
+
     @property
     def sums(self) -> tuple[Summation, ...]:
         """How columns are summed, in all blocks that there are."""
@@ -130,13 +136,13 @@ def split(spec: ModelSpec, shares: Sequence[float], exact: bool = True) -> list[
     vocab = deal(spec.vocab_size, shares, 1)
     group = spec.n_heads // spec.n_kv_heads
     heads_of = tuple((one, kv_heads_of(group, one)) for one in heads)
-    kinds = [spec.layer(layer).attention for layer in range(spec.n_layers)]
+    sizes = [*dict.fromkeys(spec.layer(layer).attention.values for layer in range(spec.n_layers))]
     output: dict[int, list[Summation]] = {}
     linear: Sequence[LinearHeads | None] = [None] * world_size
     if spec.ssm:
-        output[kinds[0].values], linear = sums_beside(spec, shares, exact)
+        output[sizes[0]], linear = sums_beside(spec, shares, exact)
     else:
-        output = {one.values: output_sums(spec, heads, one.values, exact) for one in kinds}
+        output = {size: output_sums(spec, heads, size, exact) for size in sizes}
         linear = linear_heads_of(spec, shares, exact) if spec.linear else linear
     return [
         Shard(

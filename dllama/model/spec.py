@@ -268,13 +268,22 @@ class ModelSpec:
 
     def layer(self, index: int) -> Layer:
         """The blocks of a layer."""
-        return self._layers[
-            index in self.windowed,
-            index not in self.no_rope,
-            self.n_experts > 0 and index not in self.dense,
-            index in self.linear,
-            index >= self.first_kv_shared,
-        ]
+        return self._each_layer[index]
+
+    @cached_property
+    def _each_layer(self) -> tuple[Layer, ...]:
+        windowed, dense, linear = map(frozenset, (self.windowed, self.dense, self.linear))
+        no_rope = frozenset(self.no_rope)
+        return tuple(
+            self._layers[
+                layer in windowed,
+                layer not in no_rope,
+                self.n_experts > 0 and layer not in dense,
+                layer in linear,
+                layer >= self.first_kv_shared,
+            ]
+            for layer in range(self.n_layers)
+        )
 
     @cached_property
     def _layers(self) -> dict[tuple[bool, ...], Layer]:
@@ -291,9 +300,13 @@ class ModelSpec:
         """The layer whose keys and values a layer reads; -1 if there is none."""
         if index < self.first_kv_shared:
             return index
-        windowed = index in self.windowed
-        alike = (one for one in range(self.first_kv_shared) if (one in self.windowed) is windowed)
-        return max(alike, default=-1)
+        return self._last_kv.get(self.layer(index).attention.window, -1)
+
+    @cached_property
+    def _last_kv(self) -> dict[int, int]:
+        """By window, the last layer with keys and values of its own."""
+        own = range(self.first_kv_shared)
+        return {self.layer(layer).attention.window: layer for layer in own}
 
     @property
     def linear_sizes(self) -> Linear:
