@@ -153,11 +153,12 @@ def context_count(
         return count
     kind = NUMBERS[kv_type]
     block = kind.block_size
+    stored = 1 if spec.kv_latent_dim else 2  # keys, and values unless these are parts of keys
     caches = [(one, one.most(seq_len, batch)) for one in kv_layers(spec)]
     keys = sum(
         len(one.layers)
         * one.kv_heads
-        * sum(kind.nbytes(-(-size // block) * block) for size in one.kept)
+        * sum(kind.nbytes(-(-size // block) * block) for size in one.kept[:stored])
         * min(seq_len, most * block_positions(seq_len))
         for one, most in caches
     )

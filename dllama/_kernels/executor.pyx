@@ -104,7 +104,7 @@ cdef class Executor:
         if shape.delta is not None:
             return StateCache(shape.layers, shape.delta, positions, blocks)
         return KVCache(shape.layers, shape.heads, shape.size, shape.values, positions, blocks,
-                       kv_type)
+                       kv_type, shape.shared)
 
     def _buffer(self, buffer):
         rows = (self.max_logits if buffer.wanted else self.max_rows) * buffer.rows

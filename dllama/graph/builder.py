@@ -88,7 +88,8 @@ class GraphBuilder:
         if kept.states:
             return CacheShape(count, kept.window, delta=self.delta(kept.layers[0]))
         heads = kv_heads_of(self.spec.n_heads // kept.kv_heads, self.shard.heads)
-        return CacheShape(count, kept.window, len(heads), *kept.kept)
+        shared = self.spec.kv_latent_dim > 0
+        return CacheShape(count, kept.window, len(heads), *kept.kept, shared=shared)
 
     def delta(self, layer: int) -> Delta:
         """The heads of linear attention of the node in a layer."""

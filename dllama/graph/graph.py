@@ -164,11 +164,10 @@ class CacheShape:
     """Shape of a cache of one node, of keys and values or of states.
 
     Args:
-        layers: how many layers it is for.
-        window: of these layers; 0 if they have none.
+        layers, window: how many layers it is for, and their window; 0 if they have none.
         heads: KV heads of each layer.
-        size: elements of a key.
-        values: elements of a value.
+        size, values: elements of a key, and of a value.
+        shared: whether a value is the first elements of its key, and is not stored.
         delta: linear attention of one of these layers; None if it is a KV cache.
     """
 
@@ -177,6 +176,7 @@ class CacheShape:
     heads: int = 0
     size: int = 0
     values: int = 0
+    shared: bool = False
     delta: Delta | None = None
 
 

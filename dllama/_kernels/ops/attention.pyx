@@ -144,14 +144,17 @@ cdef inline void _attend_to(const Attention *a, dl_attend *job, const dl_span *s
     if not _limits(a, job, span, g, block, row, n):
         return
     job.size, job.padded, job.values = <int> a.kv.size, <int> a.kv.padded, <int> a.kv.value_padded
-    job.cap = a.cap
+    job.stride, job.cap = job.padded if a.kv.shared else job.values, a.cap
     job.k = kv_keys(a.kv, table[block], a.layer, kv_head)
     job.v = kv_values(a.kv, table[block], a.layer, kv_head)
     if block + 1 < blocks:
         job.next = kv_keys(a.kv, table[block + 1], a.layer, kv_head)
     else:
         job.next = kv_keys(a.kv, table[first], a.layer, min(kv_head + 1, a.kv.kv_heads - 1))
-    a.floats.attend[a.kv.type](job, <int> n)
+    if a.kv.shared:
+        a.floats.attend_shared[a.kv.type](job, <int> n)
+    else:
+        a.floats.attend[a.kv.type](job, <int> n)
 
 
 cdef inline bint _limits(const Attention *a, dl_attend *job, const dl_span *span, const KVGroup *g,
@@ -332,7 +335,7 @@ cdef Attention _attention(KVCache cache, int64_t max_positions, int64_t partial_
 
 def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:, :, ::1] v,
               int64_t position=0, int kind=dl_type_f32, int threads=1, float scale=0, float cap=0,
-              int64_t window=0, const float[::1] sinks=None):
+              int64_t window=0, const float[::1] sinks=None, bint shared=False):
     """Causal attention: softmax(q k^T / sqrt(S)) v.
 
     Args:
@@ -346,6 +349,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
         cap: if not 0, a score s becomes cap * tanh(s / cap).
         window: if not 0, how many positions a row sees, its own included.
         sinks: a score of each head for no position at all, float32 (H,); None for none.
+        shared: whether values are the first V elements of keys, and v is read for its shape alone.
 
     Returns:
         float32 (T, H, V).
@@ -361,7 +365,7 @@ def attention(const float[:, :, ::1] q, const float[:, :, ::1] k, const float[:,
     if T == 0:
         return out
     cdef int64_t size = block_positions(P)
-    cdef KVCache cache = KVCache(1, K, S, V, size, (P + size - 1) // size, kind)
+    cdef KVCache cache = KVCache(1, K, S, V, size, (P + size - 1) // size, kind, shared)
     cdef int32_t[::1] blocks = np.arange(cache.blocks, dtype=np.int32)
     cdef float[:, :, ::1] y = out
     cdef dl_span span

@@ -40,13 +40,14 @@ cdef class KVCache(Cache):
         positions: positions of a block, from block_positions.
         blocks: number of blocks.
         kind: type of the numbers, a WeightType: F32, F16 or Q80.
+        shared: whether values are the first elements of keys, so that only keys are stored.
 
     Raises:
         ValueError: key_dim, value_dim, positions, blocks or kind are out of range.
     """
 
     def __cinit__(self, int64_t layers, int64_t kv_heads, int64_t key_dim, int64_t value_dim,
-                  int64_t positions, int64_t blocks, int kind):
+                  int64_t positions, int64_t blocks, int kind, bint shared=False):
         cdef KVBlocks *kv = &self.view
         for name, size in (("key_dim", key_dim), ("value_dim", value_dim)):
             if not 1 <= size <= DL_HEAD_MAX:
@@ -55,11 +56,17 @@ cdef class KVCache(Cache):
             raise ValueError(f"a KV cache cannot have {blocks} blocks of {positions} positions")
         if kind not in (dl_type_f32, dl_type_f16, dl_type_q80):
             raise ValueError(f"a KV cache cannot have type {kind}")
+        if shared and value_dim > key_dim:
+            raise ValueError(f"value_dim is {value_dim}, expected at most {key_dim}")
         kv.positions, kv.layers, kv.kv_heads, kv.type = positions, layers, kv_heads, kind
         kv.size, kv.padded = key_dim, (key_dim + 15) // 16 * 16
         kv.value_size, kv.value_padded = value_dim, (value_dim + 15) // 16 * 16
-        kv.keys_bytes = dl_kv_bytes(kind, positions, kv.padded if kind == dl_type_q80 else kv.size)
-        kv.head_bytes = kv.keys_bytes + dl_kv_bytes(kind, positions, kv.value_padded)
+        kv.shared = shared
+        whole = shared or kind == dl_type_q80
+        kv.keys_bytes = dl_kv_bytes(kind, positions, kv.padded if whole else kv.size)
+        kv.head_bytes = kv.keys_bytes
+        if not shared:
+            kv.head_bytes += dl_kv_bytes(kind, positions, kv.value_padded)
         self.blocks, self.block_bytes = blocks, layers * kv_heads * kv.head_bytes
         self.memory = Memory(blocks * self.block_bytes)
         kv.data = self.memory.data
@@ -80,26 +87,44 @@ cdef void kv_put(const KVBlocks *kv, const dl_attention *f, int64_t block, int64
     cdef char *keys = kv_keys(kv, block, layer, kv_head)
     cdef char *values = kv_values(kv, block, layer, kv_head)
     cdef int64_t at = position % kv.positions
-    cdef int64_t i = at // 16 * 16 * kv.size + at % 16
-    cdef int64_t d, size = kv.size
+    if kv.type == dl_type_q80:
+        f.put_q80(key, <int> kv.size, <int> at, False, keys)
+        if not kv.shared:
+            f.put_q80(value, <int> kv.value_size, <int> at, True, values)
+    elif kv.shared:
+        _put_row(kv, f, key, kv.size, kv.padded, at, keys)
+    else:
+        _put_key(kv, f, key, at, keys)
+        _put_row(kv, f, value, kv.value_size, kv.value_padded, at, values)
+
+
+cdef inline void _put_key(const KVBlocks *kv, const dl_attention *f, const float *key, int64_t at,
+                          char *keys) noexcept nogil:
+    """Put the elements of a key 16 places from each other, between those of 15 other positions."""
+    cdef int64_t i = at // 16 * 16 * kv.size + at % 16, d
     cdef float row[DL_HEAD_MAX]
     cdef uint16_t halves[DL_HEAD_MAX]
-    if kv.type == dl_type_q80:
-        f.put_q80(key, <int> size, <int> at, False, keys)
-        f.put_q80(value, <int> kv.value_size, <int> at, True, values)
-        return
     if kv.type == dl_type_f32:
-        for d in range(size):
+        for d in range(kv.size):
             (<float *> keys)[i + 16 * d] = key[d]
-        memcpy(values + at * kv.value_padded * 4, value, kv.value_size * 4)
         return
-    memcpy(row, key, size * sizeof(float))
-    for d in range(size, kv.padded):
+    memcpy(row, key, kv.size * sizeof(float))
+    for d in range(kv.size, kv.padded):
         row[d] = 0
     f.to_half(row, <int> kv.padded, halves)
-    for d in range(size):
+    for d in range(kv.size):
         (<uint16_t *> keys)[i + 16 * d] = halves[d]
-    memcpy(row, value, kv.value_size * sizeof(float))
-    for d in range(kv.value_size, kv.value_padded):
+
+
+cdef inline void _put_row(const KVBlocks *kv, const dl_attention *f, const float *x, int64_t size,
+                          int64_t padded, int64_t at, char *rows) noexcept nogil:
+    """Put x[size], and zeros up to padded, into row `at`."""
+    cdef float row[DL_HEAD_MAX]
+    cdef int64_t d
+    memcpy(row, x, size * sizeof(float))
+    for d in range(size, padded):
         row[d] = 0
-    f.to_half(row, <int> kv.value_padded, <uint16_t *> values + at * kv.value_padded)
+    if kv.type == dl_type_f32:
+        memcpy(rows + at * padded * 4, row, padded * 4)
+    else:
+        f.to_half(row, <int> padded, <uint16_t *> rows + at * padded)

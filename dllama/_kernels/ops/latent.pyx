@@ -2,7 +2,8 @@
 
 A token keeps a latent, and a part of keys that RoPE rotates, for all heads together. The matrices
 that make keys and values of the latent are applied to queries and to mixed latents instead, so
-attention has one KV head: its keys are latent and rotated part, its values the latents.
+attention has one KV head: its keys are latent and rotated part, its values the latents. The cache
+stores keys only.
 
 T: rows of the batch, H: query heads of this node, L: numbers of a latent.
 """

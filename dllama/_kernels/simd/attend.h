@@ -11,6 +11,8 @@
 #define DL_ATTENTION(isa, vec) \
     {{[dl_type_f32] = dl_attend_f32_##vec, [dl_type_f16] = dl_attend_f16_##vec,                 \
       [dl_type_q80] = dl_attend_q80_##vec},                                                     \
+     {[dl_type_f32] = dl_attend_shared_f32_##vec, [dl_type_f16] = dl_attend_shared_f16_##vec,   \
+      [dl_type_q80] = dl_attend_shared_q80_##vec},                                              \
      dl_attend_merge_##vec, dl_attend_finish_##vec, dl_to_half_##vec, dl_put_q80_##vec},
 
 /* isa must be available on this machine. */

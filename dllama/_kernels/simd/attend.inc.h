@@ -8,7 +8,7 @@
     DL_INLINE void DL_FN(dl_scores_##suffix)(const dl_attend *a, const int n)                \
     {                                                                                        \
         const ctype *k = (const ctype *)a->k + a->begin * a->size;                           \
-        const char *values = (const char *)((const ctype *)a->v + a->begin * a->values);     \
+        const char *values = (const char *)((const ctype *)a->v + a->begin * a->stride);     \
         for (int p = a->begin; p < a->count; p += 16) {                                      \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
@@ -22,6 +22,28 @@
         }                                                                                    \
     }
 
+/* The same for keys that are rows. A lane has every 16th product of a row, and V(hsum) adds lanes. */
+#define DL_ROW_SCORES(suffix, ctype, read)                                                   \
+    DL_INLINE void DL_FN(dl_row_scores_##suffix)(const dl_attend *a, const int n)            \
+    {                                                                                        \
+        const ctype *k = (const ctype *)a->k + a->begin * a->padded;                         \
+        float q[DL_ATTEND_ROWS][DL_HEAD_MAX];                                                \
+        for (int r = 0; r < n; r++) {                                                        \
+            for (int d = a->padded - 16; d < a->padded; d++) q[r][d] = 0.0f;                 \
+            memcpy(q[r], a->q + r * a->size, (size_t)a->size * sizeof(float));               \
+        }                                                                                    \
+        for (int p = a->begin; p < a->count; p++) {                                          \
+            VT acc[DL_ATTEND_ROWS];                                                          \
+            DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
+            for (int d = 0; d < a->padded; d += 16, k += 16) {                               \
+                VT keys = V(read)(k);                                                        \
+                DL_UNROLL for (int r = 0; r < n; r++)                                                  \
+                    acc[r] = V(fma)(keys, V(load)(q[r] + d), acc[r]);                        \
+            }                                                                                \
+            DL_UNROLL for (int r = 0; r < n; r++) a->scores[r * DL_KV_BLOCK + p] = V(hsum)(acc[r]);       \
+        }                                                                                    \
+    }
+
 /* o[r] = sum over positions of scores[r][p] * v[p]. For each vector of values, as many bytes of
  * `next` are prefetched, from where dl_softmax_partial stopped. */
 #define DL_MIX(suffix, ctype, load)                                                          \
@@ -29,10 +51,10 @@
     {                                                                                        \
         const char *next = (const char *)a->next + DL_AHEAD * n;                             \
         for (int d = 0; d < a->values; d += 16) {                                            \
-            const ctype *v = (const ctype *)a->v + a->begin * a->values + d;                 \
+            const ctype *v = (const ctype *)a->v + a->begin * a->stride + d;                 \
             VT acc[DL_ATTEND_ROWS];                                                          \
             DL_UNROLL for (int r = 0; r < n; r++) acc[r] = V(set1)(0.0f);                              \
-            for (int p = a->begin; p < a->count; p++, v += a->values, next += 16 * sizeof(ctype)) { \
+            for (int p = a->begin; p < a->count; p++, v += a->stride, next += 16 * sizeof(ctype)) { \
                 __builtin_prefetch(next);                                                    \
                 VT values = V(load)(v);                                                      \
                 DL_UNROLL for (int r = 0; r < n; r++)                                                  \
@@ -65,17 +87,17 @@ DL_INLINE void DL_FN(dl_softmax_partial)(const dl_attend *a, int r, const char *
     partial->l = V(hsum)(sum);
 }
 
-#define DL_ATTEND(suffix)                                                                    \
+#define DL_ATTEND(suffix, score, mix)                                                        \
     DL_INLINE void DL_FN(dl_attend_n_##suffix)(const dl_attend *a, const int n)              \
     {                                                                                        \
-        DL_FN(dl_scores_##suffix)(a, n);                                                     \
+        DL_FN(score)(a, n);                                                                  \
         for (int r = 0; a->cap > 0.0f && r < n; r++) {                                       \
-            float *scores = a->scores + r * DL_KV_BLOCK + a->begin;                          \
-            DL_FN(dl_softcap)(scores, a->count - a->begin, a->cap, scores);                  \
+            float *row = a->scores + r * DL_KV_BLOCK + a->begin;                             \
+            DL_FN(dl_softcap)(row, a->count - a->begin, a->cap, row);                        \
         }                                                                                    \
         DL_UNROLL for (int r = 0; r < n; r++)                                                          \
             DL_FN(dl_softmax_partial)(a, r, (const char *)a->next + DL_AHEAD * r);                     \
-        DL_FN(dl_mix_##suffix)(a, n);                                                        \
+        DL_FN(mix)(a, n);                                                                    \
     }                                                                                        \
     static void DL_FN(dl_attend_##suffix)(const dl_attend *a, int n)                         \
     {                                                                                        \
@@ -89,13 +111,19 @@ DL_INLINE void DL_FN(dl_softmax_partial)(const dl_attend *a, int r, const char *
 
 DL_SCORES(f32, float, load)
 DL_SCORES(f16, uint16_t, load_half)
+DL_ROW_SCORES(f32, float, load)
+DL_ROW_SCORES(f16, uint16_t, load_half)
 DL_MIX(f32, float, load)
 DL_MIX(f16, uint16_t, load_half)
 #include "attend_q80.inc.h"
-DL_ATTEND(f32)
-DL_ATTEND(f16)
-DL_ATTEND(q80)
+DL_ATTEND(f32, dl_scores_f32, dl_mix_f32)
+DL_ATTEND(f16, dl_scores_f16, dl_mix_f16)
+DL_ATTEND(q80, dl_scores_q80, dl_mix_q80)
+DL_ATTEND(shared_f32, dl_row_scores_f32, dl_mix_f32)
+DL_ATTEND(shared_f16, dl_row_scores_f16, dl_mix_f16)
+DL_ATTEND(shared_q80, dl_scores_q80, dl_mix_keys_q80)
 #undef DL_SCORES
+#undef DL_ROW_SCORES
 #undef DL_MIX
 #undef DL_ATTEND
 

@@ -25,7 +25,7 @@ DL_INLINE void DL_FN(dl_scores_q80)(const dl_attend *a, const int n)
     int16_t q[DL_ATTEND_ROWS][DL_HEAD_MAX];
     float scale[DL_ATTEND_ROWS];
     const char *panel = (const char *)a->k + a->begin / 16 * dl_kv_panel(a->padded);
-    const char *values = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->values);
+    const char *values = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->stride);
     for (int r = 0; r < n; r++) {
         float x[DL_HEAD_MAX + 16];
         for (int d = a->padded - 16; d < a->padded; d++) x[d] = 0.0f;
@@ -60,8 +60,8 @@ DL_INLINE float DL_FN(dl_weigh_q80)(const dl_attend *a, const float *weights, in
 {
     float x[DL_KV_BLOCK];
     VT zero = V(set1)(0.0f);
-    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->values);
-    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->values)) {
+    const char *panel = (const char *)a->v + a->begin / 16 * dl_kv_panel(a->stride);
+    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->stride)) {
         VT weight = V(load)(weights + p), scale = V(load_half)((const uint16_t *)panel + 16 * b);
         V(store)(x + p, V(where_gt)(weight, zero, V(mul)(weight, scale)));
     }
@@ -98,6 +98,52 @@ DL_INLINE void DL_FN(dl_mix_q80)(const dl_attend *a, const int n)
             scale[r] = DL_FN(dl_weigh_q80)(a, a->scores + r * DL_KV_BLOCK, b, w[r]);
         for (int d = b * 32; d < a->values && d < b * 32 + 32; d += 16)
             next = DL_FN(dl_mix16_q80)(a, n, d, w, scale, next);
+    }
+}
+
+/* o[r][d] and o[r][d + 1] = sums over positions of w[r][p] times elements d and d + 1 of keys, times
+ * scale[r]. A lane is a position: w[0] has pairs (w[r][p], 0), w[1] pairs (0, w[r][p]). */
+DL_INLINE const char *DL_FN(dl_mix2_q80)(const dl_attend *a, const int n, int d,
+                                      int16_t w[2][DL_ATTEND_ROWS][2 * DL_KV_BLOCK], const float *scale, const char *next)
+{
+    const char *panel = (const char *)a->k + a->begin / 16 * dl_kv_panel(a->padded)
+        + dl_kv_scales(a->padded) + d / 2 * 32;
+    VSUMS sums[2][DL_ATTEND_ROWS];
+    DL_UNROLL for (int r = 0; r < n; r++) sums[0][r] = sums[1][r] = V(zero_sums)();
+    for (int p = a->begin; p < a->count; p += 16, panel += dl_kv_panel(a->padded), next += 32) {
+        __builtin_prefetch(next);
+        VPAIRS keys = V(load_pairs)((const int8_t *)panel);
+        DL_UNROLL for (int r = 0; r < n; r++) {
+            sums[0][r] = V(dot_lanes)(sums[0][r], keys, w[0][r] + 2 * p);
+            sums[1][r] = V(dot_lanes)(sums[1][r], keys, w[1][r] + 2 * p);
+        }
+    }
+    for (int r = 0; r < n; r++)
+        for (int i = 0; i < 2; i++) {
+            int32_t lanes[16], sum = 0;
+            memcpy(lanes, &sums[i][r], sizeof lanes);
+            for (int lane = 0; lane < 16; lane++) sum += lanes[lane];
+            a->partial[r].o[d + i] = (float)sum * scale[r];
+        }
+    return next;
+}
+
+/* As dl_mix_q80, with values that are the first elements of keys. */
+DL_INLINE void DL_FN(dl_mix_keys_q80)(const dl_attend *a, const int n)
+{
+    int16_t one[DL_KV_BLOCK], w[2][DL_ATTEND_ROWS][2 * DL_KV_BLOCK];
+    float scale[DL_ATTEND_ROWS];
+    const char *next = (const char *)a->next + DL_AHEAD * n;
+    for (int b = 0; b * 32 < a->values; b++) {
+        for (int r = 0; r < n; r++) {
+            scale[r] = DL_FN(dl_weigh_q80)(a, a->scores + r * DL_KV_BLOCK, b, one);
+            for (int p = a->begin; p < (a->count + 15) / 16 * 16; p++) {
+                w[0][r][2 * p] = w[1][r][2 * p + 1] = one[p];
+                w[0][r][2 * p + 1] = w[1][r][2 * p] = 0;
+            }
+        }
+        for (int d = b * 32; d < a->values && d < b * 32 + 32; d += 2)
+            next = DL_FN(dl_mix2_q80)(a, n, d, w, scale, next);
     }
 }
 

@@ -14,6 +14,9 @@
  * 32 elements and int8 in pairs:
  *   keys    float16 [blocks][16 positions], int8 [padded / 2][16 positions][2 elements]
  *   values  float16 [blocks][16 positions], int8 [16 / 2][values][2 positions]
+ *
+ * In a shared cache values are the first elements of keys, and only keys are stored: in Q80 as
+ * above, numbers as rows of padded elements, the last of them zeros.
  */
 #ifndef DL_ATTENTION_H
 #define DL_ATTENTION_H
@@ -44,11 +47,12 @@ typedef struct {
 } dl_partial;
 
 typedef struct {
-    const void *k;          /* [count / 16 rounded up][size][16], or Q80 panels */
-    const void *v;          /* [count][values], or Q80 panels */
+    const void *k;          /* [count / 16 rounded up][size][16], or Q80 panels; shared: [count][padded] */
+    const void *v;          /* [count][values], or Q80 panels; shared: k */
     const void *next;       /* what the thread reads after this block; may be any address */
     const float *q;         /* [rows][size], scaled */
     int size, padded, values;
+    int stride;             /* elements from a row of v to the next: values; shared: padded */
     int begin, count;       /* rows see positions of this block from begin, a multiple of 16, to count */
     int first[DL_ATTEND_ROWS]; /* row r sees the positions from first, at least begin, */
     int limit[DL_ATTEND_ROWS]; /* up to limit, at most count; 0: it sees none */
@@ -58,7 +62,9 @@ typedef struct {
 } dl_attend;
 
 typedef struct {
-    void (*attend[dl_type_q80 + 1])(const dl_attend *a, int n); /* by type of the cache: f32, f16 or q80 */
+    /* By type of the cache, which is f32, f16 or q80. */
+    void (*attend[dl_type_q80 + 1])(const dl_attend *a, int n);
+    void (*attend_shared[dl_type_q80 + 1])(const dl_attend *a, int n);
     void (*merge)(dl_partial *into, const dl_partial *partial, int n);
     void (*finish)(const dl_partial *partial, int n, float *out);
     void (*to_half)(const float *x, int n, uint16_t *dst);

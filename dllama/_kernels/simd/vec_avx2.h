@@ -121,6 +121,13 @@ DL_INLINE v16_sums_avx2 v16_dot_avx2(v16_sums_avx2 s, v16_pairs_avx2 p, const in
     __asm__("" : "+x"(s.a), "+x"(s.b)); /* GCC would spill a sum of four rows in each step */
     return s;
 }
+DL_INLINE v16_sums_avx2 v16_dot_lanes_avx2(v16_sums_avx2 s, v16_pairs_avx2 p, const int16_t *w)
+{
+    const __m256i *half = (const __m256i *)w;
+    s.a = _mm256_add_epi32(s.a, _mm256_madd_epi16(p.a, _mm256_loadu_si256(half)));
+    s.b = _mm256_add_epi32(s.b, _mm256_madd_epi16(p.b, _mm256_loadu_si256(half + 1)));
+    return s;
+}
 DL_INLINE v16_avx2 v16_float_avx2(v16_sums_avx2 s) { DL_PAIR(_mm256_cvtepi32_ps(s.a), _mm256_cvtepi32_ps(s.b)); }
 #undef DL_PAIR
 #endif

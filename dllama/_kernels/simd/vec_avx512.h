@@ -69,5 +69,7 @@ DL_INLINE v16_sums_avx512 v16_dot_avx512(v16_sums_avx512 s, v16_pairs_avx512 p, 
     memcpy(&both, w, sizeof both);
     return _mm512_dpwssd_epi32(s, p, _mm512_set1_epi32(both));
 }
+DL_INLINE v16_sums_avx512 v16_dot_lanes_avx512(v16_sums_avx512 s, v16_pairs_avx512 p, const int16_t *w)
+{ return _mm512_dpwssd_epi32(s, p, _mm512_loadu_si512(w)); }
 DL_INLINE v16_avx512 v16_float_avx512(v16_sums_avx512 s) { return _mm512_cvtepi32_ps(s); }
 #endif

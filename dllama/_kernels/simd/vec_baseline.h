@@ -99,6 +99,12 @@ DL_INLINE v16_sums_baseline v16_dot_baseline(v16_sums_baseline s, v16_pairs_base
     for (int i = 0; i < 16; i++) s.i[i] += p.i[2 * i] * w[0] + p.i[2 * i + 1] * w[1];
     return s;
 }
+/* lane i of s + p[2 i] * w[2 i] + p[2 i + 1] * w[2 i + 1] */
+DL_INLINE v16_sums_baseline v16_dot_lanes_baseline(v16_sums_baseline s, v16_pairs_baseline p, const int16_t *w)
+{
+    for (int i = 0; i < 16; i++) s.i[i] += p.i[2 * i] * w[2 * i] + p.i[2 * i + 1] * w[2 * i + 1];
+    return s;
+}
 DL_INLINE v16_baseline v16_float_baseline(v16_sums_baseline s)
 {
     v16_baseline r;

@@ -113,6 +113,17 @@ DL_INLINE v16_sums_neon v16_dot_neon(v16_sums_neon s, v16_pairs_neon p, const in
     }
     return s;
 }
+DL_INLINE v16_sums_neon v16_dot_lanes_neon(v16_sums_neon s, v16_pairs_neon p, const int16_t *w)
+{
+    DL_UNROLL for (int i = 0; i < 2; i++) {
+        int16x8x2_t x = vld2q_s16(w + 16 * i);
+        int32x4_t low = vmlal_s16(s.q[2 * i], vget_low_s16(p.first[i]), vget_low_s16(x.val[0]));
+        int32x4_t high = vmlal_high_s16(s.q[2 * i + 1], p.first[i], x.val[0]);
+        s.q[2 * i] = vmlal_s16(low, vget_low_s16(p.second[i]), vget_low_s16(x.val[1]));
+        s.q[2 * i + 1] = vmlal_high_s16(high, p.second[i], x.val[1]);
+    }
+    return s;
+}
 DL_INLINE v16_neon v16_float_neon(v16_sums_neon s) { DL_EACH(vcvtq_f32_s32(s.q[i])); }
 #undef DL_EACH
 #endif

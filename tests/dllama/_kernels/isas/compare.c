@@ -222,7 +222,8 @@ static void fill_block(const dl_attention *f, int type, int size, int count, con
     }
 }
 
-static void check_attend(int type, int size, int value_size, int n, int begin, int count)
+/* shared: values are the first elements of keys. */
+static void check_attend(int type, int size, int value_size, int n, int begin, int count, int shared)
 {
     static float x[DL_KV_BLOCK * DL_HEAD_MAX], q[4 * DL_HEAD_MAX], scores[DL_ATTEND_ROWS * DL_KV_BLOCK];
     static kv_block blocks[2];
@@ -234,9 +235,9 @@ static void check_attend(int type, int size, int value_size, int n, int begin, i
     memset(blocks, 0, sizeof blocks);
     for (int i = 0; i < 2; i++) {
         fill_block(f[i], type, size, count, x, 0, blocks[i].k);
-        fill_block(f[i], type, value_size, count, x, 1, blocks[i].v);
+        if (!shared) fill_block(f[i], type, value_size, count, x, 1, blocks[i].v);
         dl_attend job = {
-            .k = blocks[i].k, .v = blocks[i].v, .q = q, .size = size, .padded = padded, .values = values,
+            .k = blocks[i].k, .v = shared ? blocks[i].k : blocks[i].v, .stride = shared ? padded : values, .q = q, .size = size, .padded = padded, .values = values,
             .begin = begin / 16 * 16, .count = count, .cap = n == 3 ? 5.0f : 0.0f, .scores = scores,
             .partial = partials[i],
         };
@@ -244,7 +245,8 @@ static void check_attend(int type, int size, int value_size, int n, int begin, i
             job.limit[r] = r == 1 ? 0 : count - r * 3 > 0 ? count - r * 3 : 1;
             job.first[r] = r != 1 && begin ? begin + r : 0;
         }
-        f[i]->attend[type](&job, n);
+        if (shared) f[i]->attend_shared[type](&job, n);
+        else f[i]->attend[type](&job, n);
         f[i]->merge(&partials[i][0], &partials[i][n - 1], values);
         f[i]->finish(&partials[i][0], value_size, out[i]);
     }
@@ -263,11 +265,12 @@ static void check_attention(void)
     for (int t = 0; t < 3; t++)
         for (int z = 0; z < 6; z++)
             for (int n = 1; n <= DL_ATTEND_ROWS; n++) {
-                check_attend(types[t], sizes[z], value_sizes[z], n, 0, 5);
-                check_attend(types[t], sizes[z], value_sizes[z], n, 0, 77);
-                check_attend(types[t], sizes[z], value_sizes[z], n, 0, DL_KV_BLOCK);
-                check_attend(types[t], sizes[z], value_sizes[z], n, 23, 77);
-                check_attend(types[t], sizes[z], value_sizes[z], n, 200, DL_KV_BLOCK);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 0, 5, 0);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 0, 77, 0);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 0, DL_KV_BLOCK, 0);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 23, 77, 0);
+                check_attend(types[t], sizes[z], value_sizes[z], n, 200, DL_KV_BLOCK, 0);
+                if (z > 2) check_attend(types[t], sizes[z], value_sizes[z], n, 23, 77, 1);
             }
 }
 

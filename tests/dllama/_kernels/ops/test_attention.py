@@ -71,6 +71,26 @@ def test_values_of_another_size_and_many_heads(rng, heads, size, values, kind):
         np.testing.assert_array_equal(result[:1], one)
 
 
+@pytest.mark.parametrize(
+    ("heads", "size", "values"), [(5, 80, 41), (40, 48, 32), (128, 576, 512), (3, 39, 39)]
+)
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_values_that_are_parts_of_keys(rng, heads, size, values, kind):
+    """Of long spans and of short ones, whose blocks are items, with windows and without."""
+    for tokens, position in ((9, 20), (1, 20), (2, 300)):
+        q, k, _ = inputs(rng, tokens, heads, 2, size, position)
+        q = np.concatenate([q, -q], axis=1)
+        stored, v = KV_TYPES[kind](k), np.full((*k.shape[:2], values), np.nan, np.float32)
+        for window in (0, 17):
+            expected = ops.attention(q, stored, stored[..., :values], position, window=window)
+            options = {"kind": kind, "window": window, "shared": True}
+            result = attention(q, k, v, position, threads=2, **options)
+            np.testing.assert_allclose(result, expected, atol=3 * ERRORS[kind])
+            end = position + 1
+            one = attention(q[:1].copy(), k[:end], v[:end], position, **options)
+            np.testing.assert_array_equal(result[:1], one)
+
+
 # Smaller and larger than a block of 256 positions, and than the text.
 @pytest.mark.parametrize("window", [1, 5, 16, 100, 255, 256, 257, 600, 2000])
 @pytest.mark.parametrize("shape", SHAPES)
