@@ -264,6 +264,7 @@ class LLM:
         regex: str | None = None,
         choice: Sequence[str] | None = None,
         grammar: str | Grammar | None = None,
+        special: bool = False,
     ) -> Iterator[Token]:
         """Extend the current sequence by a prompt, then yield tokens as they are generated.
 
@@ -285,8 +286,8 @@ class LLM:
             schema: a JSON schema, as a dict or JSON; the text is JSON that fits it.
             regex: all of the text matches it.
             choice: the text is one of these.
-            grammar: of the text, in the notation of Lark or llama.cpp (GBNF). Only one of schema,
-                regex, choice and grammar can be given (extra `grammar`).
+            grammar: in Lark's notation or GBNF. Only one of the four can be given (extra grammar).
+            special: special tokens add their names to the text.
 
         Yields:
             Tokens; the last one says why the text ends, unless it was interrupted in the prompt.
@@ -301,7 +302,7 @@ class LLM:
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_ids=stop_ids,
             ignore_eos=ignore_eos, logprobs=logprobs, schema=schema, regex=regex, choice=choice,
-            grammar=grammar,
+            grammar=grammar, special=special,
         )  # fmt: skip
         current = self._sequences.current
         known = current.tokens + current.pending

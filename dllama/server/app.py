@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -27,6 +27,10 @@ from dllama.server.problems import ApiError, shown
 from dllama.server.requests import Options, parse_chat, parse_completion
 from dllama.server.responses import ChatFormat, CompletionFormat, ResponseFormat
 from dllama.server.served import Served
+from dllama.server.tools.answer import Answer
+
+# Makes the format of a response from the model, the options and the length of the prompt.
+MakeFormat = Callable[[Served, Options, int], ResponseFormat]
 
 
 def make_app(
@@ -91,10 +95,18 @@ class Api:
         """Generate the next message of a conversation."""
         parsed = parse_chat(await read_json(request))
         self._check_model(parsed.options.model)
-        ids = await run_in_threadpool(self._served.chat_ids, parsed.messages, parsed.variables)
-        stops = self._served.chat_stops
+        variables, stops = parsed.variables, self._served.chat_stops
         options = replace(parsed.options, stop=parsed.options.stop + stops.texts)
-        return await self._respond(request, ids, options, ChatFormat, stops.ids)
+        made: MakeFormat = ChatFormat
+        if tools := parsed.tools:
+            form = await run_in_threadpool(self._served.tool_format, tools)
+            variables = {**variables, "tools": tools.asked}
+            grammar = self._served.tool_grammar(form, tools) if tools.forced else None
+            options = replace(options, special=True, grammar=grammar)
+            stops = stops._replace(ids=stops.ids + self._served.tool_ends(form))
+            made = partial(ChatFormat, answer=Answer(form, tools))
+        ids = await run_in_threadpool(self._served.chat_ids, parsed.messages, variables)
+        return await self._respond(request, ids, options, made, stops.ids)
 
     async def complete(self, request: Request) -> JobResponse:
         """Continue a prompt."""
@@ -108,7 +120,7 @@ class Api:
         request: Request,
         ids: list[int],
         options: Options,
-        format: type[ResponseFormat],
+        format: MakeFormat,
         stop_ids: Sequence[int] = (),
     ) -> JobResponse:
         """Queue a job and return the response, which is sent while the job runs."""
@@ -126,6 +138,7 @@ class Api:
                 "ignore_eos": options.ignore_eos,
                 "logprobs": options.top,
                 "grammar": grammar,
+                "special": options.special,
             },
             client=request.client.host if request.client else "",
         )

@@ -15,18 +15,19 @@ from dllama.sampling.grammar import GrammarText
 from dllama.sampling.sampler import SamplerConfig
 from dllama.server.fields import Fields, required, wrong
 from dllama.server.grammar_fields import take_grammar
-from dllama.server.problems import ApiError, shown
+from dllama.server.messages import parse_messages
+from dllama.server.problems import ApiError
+from dllama.server.tool_fields import Tools, take_tools
 from dllama.text.template_variables import checked_variables
 
 MAX_TOKENS = 1 << 31
 MAX_TOP = 20  # alternatives to a token
 MAX_STOPS = 16
 DEFAULT_COMPLETION = 16  # tokens of /v1/completions, as in OpenAI's API
-ROLES = ("system", "developer", "user", "assistant", "tool")
 # These tell who asks, or how to bill, store or route the response.
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-    "prompt_cache_retention", "parallel_tool_calls", "verbosity",
+    "prompt_cache_retention", "verbosity",
 )  # fmt: skip
 
 
@@ -44,6 +45,7 @@ class Options:
         include_usage: whether a stream ends with the usage.
         top: number of alternatives to list for every token; None for no log probabilities.
         grammar: what the text is to fit; None for any text.
+        special: whether special tokens are part of the text.
     """
 
     model: str | None
@@ -55,6 +57,7 @@ class Options:
     include_usage: bool
     top: int | None
     grammar: GrammarText | None = None
+    special: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,16 @@ class ChatRequest:
     """A request to /v1/chat/completions.
 
     Attributes:
-        messages: each has "role" and "content".
+        messages: each has "role" and "content", as the chat template gets them.
         options: those of all requests.
         variables: of the chat template.
+        tools: functions that may be called; None if there are none.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: Options
     variables: dict[str, Any]
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class CompletionRequest:
 def parse_chat(body: object) -> ChatRequest:
     """Parse a body of /v1/chat/completions; ApiError 400 if it is wrong."""
     fields = Fields(body)
-    messages = _messages(fields.take("messages"))
+    messages = parse_messages(fields.take("messages"))
     variables = _variables(fields)
     limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
     old_limit = fields.integer("max_tokens", 1, MAX_TOKENS)
@@ -92,12 +97,15 @@ def parse_chat(body: object) -> ChatRequest:
     if top is not None and not wants:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     fields.only("modalities", [["text"]])
-    for name in ("tools", "functions"):
-        fields.only(name, [[]])
-    for name in ("tool_choice", "function_call"):
-        fields.only(name, ["none", "auto"])
+    fields.only("functions", [[]], ": use tools instead")
+    fields.only("function_call", ["none", "auto"], ": use tool_choice instead")
+    tools = take_tools(fields)
     options = _options(fields, old_limit if limit is None else limit, (top or 0) if wants else None)
-    return ChatRequest(messages, options, variables)
+    if tools and options.grammar:
+        name = options.grammar.name.partition(".")[0]
+        message = f"{name} and tools: a request with both needs tool_choice to be none"
+        raise ApiError(400, message, param=name, code="unsupported_value")
+    return ChatRequest(messages, options, variables, tools)
 
 
 def parse_completion(body: object) -> CompletionRequest:
@@ -205,47 +213,3 @@ def _prompt(value: object) -> str | list[int]:
     if not isinstance(value, str):
         raise wrong("prompt", value, "a string or a list of token ids")
     return value
-
-
-def _messages(value: object) -> list[dict[str, str]]:
-    if value is None:
-        raise required("messages")
-    if not isinstance(value, list) or not value:
-        raise wrong("messages", value, "a list of at least one message")
-    return [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
-
-
-def _message(value: object, where: str) -> dict[str, str]:
-    fields = Fields(value, f"{where}.")
-    role = fields.text("role")
-    if role not in ROLES:
-        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
-    content = _content(fields.take("content"), f"{where}.content")
-    for name in ("tool_calls", "function_call", "audio"):
-        fields.only(name, [[]])
-    fields.ignore(["name", "refusal", "tool_call_id", "annotations"])
-    fields.end()
-    return {"role": "system" if role == "developer" else role, "content": content}
-
-
-def _content(value: object, where: str) -> str:
-    """Return the text of a message, which may be split into parts."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        raise required(where)
-    if not isinstance(value, list):
-        raise wrong(where, value, "a string or a list of parts")
-    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(value))
-
-
-def _part(value: object, where: str) -> str:
-    fields = Fields(value, f"{where}.")
-    kind, text = fields.text("type"), fields.text("text")
-    if kind != "text":
-        message = f"{where}.type is {shown(kind)}, this server supports only 'text'"
-        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
-    if text is None:
-        raise required(f"{where}.text")
-    fields.end()
-    return text

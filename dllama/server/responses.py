@@ -12,6 +12,7 @@ from dllama import Token, __version__
 from dllama.server.jobs import Done
 from dllama.server.requests import Options
 from dllama.server.served import Served
+from dllama.server.tools.answer import Answer
 from dllama.text.stream import End
 
 
@@ -48,14 +49,19 @@ class ResponseFormat(ABC):
     def piece(self, token: Token) -> list[dict[str, Any]]:
         """Return what a token adds to a stream, which may be nothing."""
         logprobs = self._logprobs([token])
-        if not token.text and logprobs is None:
-            return []
-        return [self._chunk({**self.part(token.text), "logprobs": logprobs, "finish_reason": None})]
+        parts = self.parts(token.text) or ([self.part("")] if logprobs is not None else [])
+        chunks = []
+        for part in parts:
+            chunks.append(self._chunk({**part, "logprobs": logprobs, "finish_reason": None}))
+            logprobs = None
+        return chunks
 
     def closing(self, done: Done) -> list[dict[str, Any]]:
         """Return the last objects of a stream."""
-        last = {**self.part(""), "logprobs": None, "finish_reason": done.reason}
-        chunks = [self._chunk(last)]
+        ends = {"logprobs": None, "finish_reason": None}
+        chunks = [self._chunk({**part, **ends}) for part in self.last_parts()]
+        last = {**self.part(""), "logprobs": None, "finish_reason": self.reason(done)}
+        chunks.append(self._chunk(last))
         if self._options.include_usage:
             usage = {"choices": [], "usage": self._usage(done)}
             chunks.append({**self._head, "object": self.chunk_object, **usage})
@@ -67,7 +73,7 @@ class ResponseFormat(ABC):
             "index": 0,
             **self.text("".join(token.text for token in tokens)),
             "logprobs": self._logprobs(tokens),
-            "finish_reason": done.reason,
+            "finish_reason": self.reason(done),
         }
         content = {"object": self.whole_object, "choices": [choice], "usage": self._usage(done)}
         return {**self._head, **content}
@@ -79,6 +85,18 @@ class ResponseFormat(ABC):
     @abstractmethod
     def part(self, text: str) -> dict[str, Any]:
         """Return the field of a streamed choice that holds some text."""
+
+    def parts(self, text: str) -> list[dict[str, Any]]:
+        """Return the fields of the streamed choices that some text becomes."""
+        return [self.part(text)] if text else []
+
+    def last_parts(self) -> list[dict[str, Any]]:
+        """Return the fields of the streamed choices that come after all text."""
+        return []
+
+    def reason(self, done: Done) -> str:
+        """Return why the response ends."""
+        return done.reason
 
     @abstractmethod
     def first_choice(self) -> dict[str, Any] | None:
@@ -115,15 +133,38 @@ class ResponseFormat(ABC):
 
 
 class ChatFormat(ResponseFormat):
-    """/v1/chat/completions."""
+    """/v1/chat/completions.
+
+    Args:
+        answer: finds calls in the text; None if nothing may be called.
+    """
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
+    def __init__(
+        self, served: Served, options: Options, prompt: int, answer: Answer | None = None
+    ) -> None:
+        super().__init__(served, options, prompt)
+        self._answer = answer
+
     def text(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"message": {**message, **(self._answer.whole(text) if self._answer else {})}}
 
     def part(self, text: str) -> dict[str, Any]:
         return {"delta": {"content": text} if text else {}}
+
+    def parts(self, text: str) -> list[dict[str, Any]]:
+        if self._answer is None:
+            return super().parts(text)
+        return [{"delta": delta} for delta in self._answer.push(text)]
+
+    def last_parts(self) -> list[dict[str, Any]]:
+        return [{"delta": delta} for delta in self._answer.end()] if self._answer else []
+
+    def reason(self, done: Done) -> str:
+        called = self._answer is not None and self._answer.called
+        return "tool_calls" if called and done.reason == "stop" else done.reason
 
     def first_choice(self) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}

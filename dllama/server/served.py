@@ -11,8 +11,13 @@ from dllama import LLM
 from dllama.errors import ConfigError, TemplateError
 from dllama.sampling.grammar import Grammar, Grammars, GrammarText
 from dllama.server.problems import ApiError
+from dllama.server.tool_fields import Tools
+from dllama.server.tools import tool_format
+from dllama.server.tools.base import ToolFormat, quoted
 from dllama.text.template import ChatTemplate
 from dllama.text.tokenizer import Tokenizer
+
+PROBE = {"role": "user", "content": "a"}
 
 
 class Stops(NamedTuple):
@@ -85,7 +90,7 @@ class Served:
         }
 
     def chat_ids(
-        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
     ) -> list[int]:
         """Return the ids of a conversation with its next message begun; ApiError 400.
 
@@ -117,6 +122,53 @@ class Served:
         except ConfigError as error:
             assert text
             raise ApiError(400, str(error), param=text.name, code="invalid_value") from None
+
+    def tool_format(self, tools: Tools) -> ToolFormat:
+        """Return how the model writes calls of functions.
+
+        Raises:
+            ApiError: 400: its chat template does not say, or takes no functions.
+        """
+        source = "" if isinstance(self.template, TemplateError) else self.template.source
+        found = tool_format(source)
+        if found is None or not self._shows(tools):
+            message = "tools: the chat template of the model has no functions, or in a form"
+            raise ApiError(
+                400, f"{message} that this server does not know", param="tools",
+                code="unsupported_value",
+            )  # fmt: skip
+        return found
+
+    def tool_grammar(self, form: ToolFormat, tools: Tools) -> GrammarText:
+        """Return the grammar of answers that call functions."""
+        assert not isinstance(self.template, TemplateError)
+        text = form.grammar(tools.functions, tools.several, self._marker, self.template.source)
+        return GrammarText("grammar", text, "tools")
+
+    def tool_ends(self, form: ToolFormat) -> tuple[int, ...]:
+        """Return the ids that end an answer with calls, in addition to those of all answers."""
+        found = (self._special_id(marker) for marker in form.ends)
+        return tuple(token for token in found if token is not None)
+
+    def _shows(self, tools: Tools) -> bool:
+        """Whether the chat template tells the model of a function."""
+        assert not isinstance(self.template, TemplateError)
+        try:
+            text = self.template.render([PROBE], variables={"tools": tools.asked})
+        except TemplateError:
+            return True  # chat_ids tells what is wrong
+        return tools.asked[0]["function"]["name"] in text
+
+    def _special_id(self, marker: str) -> int | None:
+        """Return the id of a special token; None if the text is none."""
+        assert self.tokenizer is not None
+        ids = self.tokenizer.encode(marker, add_bos=False)
+        return ids[0] if len(ids) == 1 and self.tokenizer.is_special(ids[0]) else None
+
+    def _marker(self, marker: str) -> str:
+        """Return a marker as grammars spell it."""
+        token = self._special_id(marker)
+        return quoted(marker) if token is None else f"<[{token}]>"
 
     def limit(self, prompt: int, max_tokens: int | None) -> int:
         """Return how many tokens to generate after a prompt: as requested, or as many as fit.

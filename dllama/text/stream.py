@@ -59,13 +59,17 @@ class TextStream:
     Args:
         tokenizer: None makes every text empty.
         stops: strings that end the text; they are not part of it.
+        special: whether special tokens add their names to the text.
 
     Attributes:
         stopped: whether a stop string was found.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, stops: Sequence[str], special: bool = False
+    ) -> None:
         self.stopped = False
+        self._named = tokenizer if special else None
         self._decoder = tokenizer.stream() if tokenizer is not None else None
         self._stops = tuple(stops)
         self._held = ""
@@ -74,7 +78,10 @@ class TextStream:
         """Add an id and return the text that is now certain."""
         if self._decoder is None:
             return ""
-        self._held += self._decoder.push(token)
+        if self._named is not None and self._named.is_special(token):
+            self._held += self._decoder.flush() + self._named.name(token)
+        else:
+            self._held += self._decoder.push(token)
         return self._release(self._open_length())
 
     def flush(self) -> str:

@@ -1,0 +1,119 @@
+"""The messages of a chat request, as chat templates want them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dllama.server.fields import Fields, required, wrong
+from dllama.server.problems import ApiError, shown
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def parse_messages(value: object) -> list[dict[str, Any]]:
+    """Parse the field messages; ApiError 400 if it is wrong.
+
+    Returns:
+        Messages with "role" and "content", which is text. Those with calls have "tool_calls", whose
+        arguments are objects, as templates of transformers expect. Messages of the role tool have
+        "tool_call_id" if it was given, and "name" if it or the call is known.
+    """
+    if value is None:
+        raise required("messages")
+    if not isinstance(value, list) or not value:
+        raise wrong("messages", value, "a list of at least one message")
+    messages: list[dict[str, Any]] = []
+    called: dict[str, str] = {}  # functions by the ids of calls
+    for index, item in enumerate(value):
+        message = _message(item, f"messages[{index}]")
+        for call in message.get("tool_calls", ()):
+            called[call["id"]] = call["function"]["name"]
+        if message["role"] == "tool" and message.get("tool_call_id") in called:
+            message.setdefault("name", called[message["tool_call_id"]])
+        messages.append(message)
+    return messages
+
+
+def _message(value: object, where: str) -> dict[str, Any]:
+    fields = Fields(value, f"{where}.")
+    role = fields.text("role")
+    if role not in ROLES:
+        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    made: dict[str, Any] = {"role": "system" if role == "developer" else role}
+    calls = _calls(fields.take("tool_calls"), f"{where}.tool_calls") if role == "assistant" else []
+    content = fields.take("content")
+    made["content"] = "" if content is None and calls else _content(content, f"{where}.content")
+    if calls:
+        made["tool_calls"] = calls
+    if role == "tool":
+        given = {name: fields.text(name) for name in ("tool_call_id", "name")}
+        made |= {name: text for name, text in given.items() if text}
+    for name in ("tool_calls", "function_call", "audio"):
+        fields.only(name, [[]])
+    fields.ignore(["name", "refusal", "tool_call_id", "annotations"])
+    fields.end()
+    return made
+
+
+def _calls(value: object, where: str) -> list[dict[str, Any]]:
+    """Return the calls of an answer."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise wrong(where, value, "a list of calls")
+    return [_call(call, f"{where}[{index}]") for index, call in enumerate(value)]
+
+
+def _call(value: object, where: str) -> dict[str, Any]:
+    fields = Fields(value, f"{where}.")
+    kind, name = fields.text("type"), fields.text("id")
+    if kind not in (None, "function"):
+        message = f"{where}.type is {shown(kind)}, this server supports only 'function'"
+        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
+    function = Fields(_given(fields, "function", where), f"{where}.function.")
+    fields.ignore(["index"])
+    fields.end()
+    called = function.text("name")
+    if not called:
+        raise required(f"{where}.function.name")
+    arguments = function.text("arguments")
+    function.end()
+    try:
+        parsed = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise wrong(f"{where}.function.arguments", arguments, "a JSON object as a string")
+    made = {"name": called, "arguments": parsed}
+    return {"id": name or "", "type": "function", "function": made}
+
+
+def _given(fields: Fields, name: str, where: str) -> object:
+    value = fields.take(name)
+    if value is None:
+        raise required(f"{where}.{name}")
+    return value
+
+
+def _content(value: object, where: str) -> str:
+    """Return the text of a message, which may be split into parts."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise required(where)
+    if not isinstance(value, list):
+        raise wrong(where, value, "a string or a list of parts")
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(value))
+
+
+def _part(value: object, where: str) -> str:
+    fields = Fields(value, f"{where}.")
+    kind, text = fields.text("type"), fields.text("text")
+    if kind != "text":
+        message = f"{where}.type is {shown(kind)}, this server supports only 'text'"
+        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
+    if text is None:
+        raise required(f"{where}.text")
+    fields.end()
+    return text

@@ -1,0 +1,190 @@
+"""What the formats of calls have in common: events, parsers of streamed text, grammars."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dllama.sampling.grammar import WHITESPACE
+
+Special = Callable[[str], str]  # a marker of a template -> what stands for it in a Lark grammar
+
+
+@dataclass(frozen=True)
+class Content:
+    """A piece of the text for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A call of a function begins. Its arguments follow."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A piece of the arguments of the call that began last: JSON."""
+
+    text: str
+
+
+Event = Content | Reasoning | Begin | Arguments
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that a model may call.
+
+    Attributes:
+        name: letters, digits, "_", "-" and ".".
+        schema: JSON schema of its arguments, an object.
+        lenient: leave out what the schema says and a grammar cannot, instead of refusing it.
+    """
+
+    name: str
+    schema: dict[str, Any]
+    lenient: bool = True
+
+
+class CallParser(ABC):
+    """Finds calls in a text that comes in pieces. How it is cut changes no event's joined text.
+
+    Args:
+        names: of the functions.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = names
+        self.held = ""  # text that is not yet understood
+        self.ended = False
+        self._out: list[Event] = []
+
+    def push(self, text: str) -> list[Event]:
+        """Add a piece of the text and return what is certain by now."""
+        self.held += text
+        return self._run()
+
+    def end(self) -> list[Event]:
+        """Return the rest. Push nothing afterwards."""
+        self.ended = True
+        return self._run()
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Take something from `held`; False if that needs more text, or nothing is left."""
+
+    def give(self, event: Event) -> None:
+        """Add an event, unless it is an empty piece."""
+        if isinstance(event, Begin) or event.text:
+            self._out.append(event)
+
+    def take(self, count: int) -> str:
+        """Take so many characters from `held`."""
+        text, self.held = self.held[:count], self.held[count:]
+        return text
+
+    def before(self, markers: Sequence[str]) -> tuple[str, str | None]:
+        """Take the text before the first of some markers, and that marker.
+
+        Returns:
+            The text, and the marker or None. Without one, the end of the text stays in `held` if
+            it may be the beginning of one.
+        """
+        found = [(at, marker) for marker in markers if (at := self.held.find(marker)) >= 0]
+        if found:
+            at, marker = min(found)
+            text = self.take(at)
+            self.take(len(marker))
+            return text, marker
+        keep = 0 if self.ended else max(_overlap(self.held, marker) for marker in markers)
+        return self.take(len(self.held) - keep), None
+
+    def _run(self) -> list[Event]:
+        while self.step():
+            pass
+        out, self._out = self._out, []
+        return out
+
+
+class ToolFormat(ABC):
+    """How a family of models writes calls.
+
+    Attributes:
+        ends: special tokens that end an answer with calls.
+    """
+
+    ends: tuple[str, ...] = ()
+
+    @abstractmethod
+    def recognises(self, source: str) -> bool:
+        """Whether a chat template has this format."""
+
+    @abstractmethod
+    def parser(self, names: Collection[str]) -> CallParser:
+        """Return the parser of an answer in which these functions may be called."""
+
+    @abstractmethod
+    def grammar(
+        self, functions: Sequence[Function], several: bool, special: Special, source: str
+    ) -> str:
+        """Return a grammar of answers that call functions, in Lark's notation as llguidance has it.
+
+        Args:
+            functions: those that may be called.
+            several: whether there may be more calls than one.
+            special: gives the spelling of a marker.
+            source: the chat template.
+        """
+
+    def call_id(self) -> str:
+        """Return the id of a new call."""
+        return f"call_{secrets.token_hex(12)}"
+
+
+def short_id() -> str:
+    """Return an id of nine letters and digits."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+
+
+def quoted(text: str) -> str:
+    """Return a text as a string of a grammar."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def rules(start: str, functions: Sequence[Function], call: Callable[[Function, str], str]) -> str:
+    """Return a grammar with a rule "call" that is one call of any of some functions.
+
+    Args:
+        start: what "start" is.
+        functions: those that may be called.
+        call: gives a call of a function, from the function and the name of its arguments' rule.
+    """
+    lines = [f"start: {start}"]
+    lines.append("call: " + " | ".join(f"call{at}" for at in range(len(functions))))
+    for at, function in enumerate(functions):
+        lines.append(f"call{at}: {call(function, f'arguments{at}')}")
+        options = {"whitespace_pattern": WHITESPACE, "lenient": function.lenient}
+        schema = {**function.schema, "x-guidance": options}
+        lines.append(f"arguments{at}: %json {json.dumps(schema)}")
+    return "\n".join(lines)
+
+
+def _overlap(text: str, marker: str) -> int:
+    """Return how many characters at the end of a text may begin a marker."""
+    lengths = range(min(len(text), len(marker) - 1), 0, -1)
+    return next((length for length in lengths if marker.startswith(text[-length:])), 0)

@@ -1,0 +1,95 @@
+"""Calls as Hermes and Qwen write them: JSON objects between <tool_call> and </tool_call>."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from dllama.server.tools.base import (
+    CallParser,
+    Content,
+    Function,
+    Special,
+    ToolFormat,
+    quoted,
+    rules,
+)
+from dllama.server.tools.json_call import JsonCalls
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+OTHERS = ("<function=", "<arg_key>")  # between the same markers, but no JSON
+
+
+class Hermes(ToolFormat):
+    """<tool_call>, a line break, a JSON object, a line break, </tool_call>; any number of them."""
+
+    def recognises(self, source: str) -> bool:
+        return OPEN in source and not any(marker in source for marker in OTHERS)
+
+    def parser(self, names: Collection[str]) -> CallParser:
+        return HermesParser(names)
+
+    def grammar(
+        self, functions: Sequence[Function], several: bool, special: Special, source: str
+    ) -> str:
+        more = ' ("\\n" call)*' if several else ""
+
+        def call(function: Function, arguments: str) -> str:
+            head = quoted(f'\n{{"name": "{function.name}", "arguments": ')
+            return f"{special(OPEN)} {head} {arguments} {quoted('}' + chr(10))} {special(CLOSE)}"
+
+        return rules(f"call{more}", functions, call)
+
+
+class HermesParser(JsonCalls):
+    """Text, and calls between markers. Spaces beside calls are no part of the text."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(names)
+        self._step = self._text
+        self._spaces = ""  # before what comes next
+        self._called = False
+
+    def step(self) -> bool:
+        return self._step()
+
+    def _text(self) -> bool:
+        """Take text up to a call."""
+        text, marker = self.before((OPEN,))
+        kept = len(text.rstrip())
+        if kept:
+            self.give(Content(self._spaces + text[:kept]))
+            self._spaces = ""
+        self._spaces += text[kept:]
+        if marker:
+            self.begin_call(self._after_call)
+            self._step = self.read_call
+        elif self.ended and not self._called:
+            self.give(Content(self._spaces))
+            self._spaces = ""
+        return marker is not None
+
+    def _after_call(self, called: bool) -> None:
+        """Go on after a call; what was none is text."""
+        self._called |= called
+        if called:
+            self._spaces, self._step = "", self._close_marker
+        else:
+            self.give(Content(self._spaces + OPEN))
+            self._spaces, self._step = "", self._text
+
+    def _close_marker(self) -> bool:
+        """Take spaces and the marker that closes a call."""
+        self.held = self.held.lstrip()
+        if not self.ended and len(self.held) < len(CLOSE) and CLOSE.startswith(self.held):
+            return False
+        if self.held.startswith(CLOSE):
+            self.take(len(CLOSE))
+        self._step = self._skip
+        return True
+
+    def _skip(self) -> bool:
+        """Take the spaces after a call."""
+        self.held = self.held.lstrip()
+        if self.held:
+            self._step = self._text
+        return bool(self.held)

@@ -1,0 +1,132 @@
+"""Calls that are JSON objects: {"name": ..., "arguments": {...}}, as they stream."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from dllama.server.tools.base import Arguments, Begin, CallParser
+
+STRING = r'"(?:[^"\\]|\\.)*"'
+# What begins an object whose arguments can be passed on while they come.
+HEAD = re.compile(
+    rf'\s*\{{\s*"name"\s*:\s*({STRING})\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{{)'
+)
+KEYS = ("arguments", "parameters")
+
+
+class ObjectEnd:
+    """Finds the end of a JSON object or array whose text comes in pieces."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def find(self, text: str) -> int | None:
+        """Return how many characters of the next piece belong to it; None if all and more do."""
+        for at, char in enumerate(text):
+            if self._in_string:
+                self._in_string = self._escaped or char != '"'
+                self._escaped = char == "\\" and not self._escaped
+            elif char == '"':
+                self._in_string = True
+            elif char in "{[":
+                self._depth += 1
+            elif char in "}]":
+                self._depth -= 1
+                if self._depth <= 0:
+                    return at + 1
+        return None
+
+
+class JsonCalls(CallParser):
+    """A parser with a state for calls that are JSON objects.
+
+    `held` begins with an object, or with spaces before it, when `read_call` begins.
+    """
+
+    def begin_call(self, after: Callable[[bool], None]) -> None:
+        """Read a call next.
+
+        Args:
+            after: called after it with whether it was one. If not, `held` is as it was.
+        """
+        self._after = after
+        self._arguments: ObjectEnd | None = None
+        self._closing = False
+
+    def read_call(self) -> bool:
+        """Take some of a call; False if that needs more text."""
+        if self._closing:
+            return self._close()
+        if self._arguments is None:
+            return self._read_head()
+        end = self._arguments.find(self.held)
+        more = bool(self.held)
+        self.give(Arguments(self.take(len(self.held) if end is None else end)))
+        if end is None and self.ended:
+            self._after(True)
+            return True
+        self._closing = end is not None
+        return self._closing or more
+
+    def _read_head(self) -> bool:
+        """Take the name, or the whole object if the arguments do not come after that."""
+        head = HEAD.match(self.held)
+        name = _parsed(head[1]) if head else None
+        if head and isinstance(name, str) and self.is_function(name):
+            self.take(head.end())
+            self.give(Begin(name))
+            self._arguments = ObjectEnd()
+            return True
+        spaces = len(self.held) - len(self.held.lstrip())
+        rest = self.held[spaces:]
+        end = ObjectEnd().find(rest) if rest.startswith("{") else 0 if rest else None
+        if end is None and not self.ended:
+            return False
+        call = self._whole(_parsed(rest[:end]))
+        if call:
+            self.take(spaces + (end or 0))
+            self.give(Begin(call[0]))
+            self.give(Arguments(call[1]))
+        self._after(call is not None)
+        return True
+
+    def _close(self) -> bool:
+        """Take what follows the arguments, up to the brace that closes the call."""
+        rest = self.held.lstrip()
+        if not rest and not self.ended:
+            return False
+        at = self.held.find("}") if rest[:1] in ("}", ",") else None
+        if at == -1 and not self.ended:
+            return False
+        if at is not None:
+            self.take(len(self.held) if at < 0 else at + 1)
+        self._after(True)
+        return True
+
+    def is_function(self, name: str) -> bool:
+        """Whether a name makes an object a call."""
+        return bool(name)
+
+    def _whole(self, value: Any) -> tuple[str, str] | None:
+        """Return name and arguments of a call; None if a value is none."""
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            return None
+        if not self.is_function(value["name"]):
+            return None
+        found: Any = next((value[key] for key in KEYS if key in value), {})
+        if isinstance(found, str) and isinstance(_parsed(found), dict):
+            return value["name"], found
+        return value["name"], json.dumps(found or {}, ensure_ascii=False)
+
+
+def _parsed(text: str) -> Any:
+    """Return the value of a text of JSON; None if it is broken."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,93 @@
+"""Calls as Llama 3.1 and later write them: {"name": ..., "parameters": {...}} as the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from dllama.server.tools.base import (
+    CallParser,
+    Content,
+    Function,
+    Special,
+    ToolFormat,
+    quoted,
+    rules,
+)
+from dllama.server.tools.json_call import JsonCalls
+
+TAG = "<|python_tag|>"
+
+
+class Llama(ToolFormat):
+    """The answer is a JSON object, or several with "; " between them, maybe after a tag.
+
+    A template of Llama takes one call per message. So a grammar allows one.
+    """
+
+    ends = ("<|eom_id|>",)
+
+    def recognises(self, source: str) -> bool:
+        return (
+            "<|start_header_id|>" in source and "tool_calls" in source and '"parameters"' in source
+        )
+
+    def parser(self, names: Collection[str]) -> CallParser:
+        return LlamaParser(names)
+
+    def grammar(
+        self, functions: Sequence[Function], several: bool, special: Special, source: str
+    ) -> str:
+        def call(function: Function, arguments: str) -> str:
+            head = quoted(f'{{"name": "{function.name}", "parameters": ')
+            return f'{head} {arguments} "}}"'
+
+        return rules("call", functions, call)
+
+
+class LlamaParser(JsonCalls):
+    """Calls, if the answer begins with one of a known function; else text."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(names)
+        self._step = self._start
+        self._spaces = ""
+
+    def is_function(self, name: str) -> bool:
+        return name in self.names
+
+    def step(self) -> bool:
+        return self._step()
+
+    def _start(self) -> bool:
+        """Find out whether the answer may begin with a call."""
+        rest = self.held.lstrip()
+        if not self.ended and len(rest) < len(TAG) and TAG.startswith(rest):
+            return False
+        if rest.startswith(TAG):
+            self.held = rest[len(TAG) :]
+            self._step = self._call
+        elif rest.startswith("{"):
+            self._step = self._call
+        else:
+            self._step = self._text
+        return True
+
+    def _call(self) -> bool:
+        self.begin_call(self._after_call)
+        self._step = self.read_call
+        return True
+
+    def _after_call(self, called: bool) -> None:
+        self._step = self._between if called else self._text
+
+    def _between(self) -> bool:
+        """Take what separates two calls."""
+        self.held = self.held.lstrip("; \t\r\n")
+        if self.held:
+            self._step = self._start
+        return bool(self.held)
+
+    def _text(self) -> bool:
+        """Take all that comes as text."""
+        self.give(Content(self.take(len(self.held))))
+        return False

@@ -1,0 +1,112 @@
+"""Calls as Mistral writes them, after [TOOL_CALLS]."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from dllama.server.tools.base import (
+    Arguments,
+    Begin,
+    CallParser,
+    Content,
+    Function,
+    Special,
+    ToolFormat,
+    quoted,
+    rules,
+    short_id,
+)
+from dllama.server.tools.json_call import JsonCalls, ObjectEnd
+
+OPEN, ID, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
+NAME = re.compile(r"\s*([A-Za-z0-9_.-]+)(?:\[CALL_ID\][^\[{]*)?\s*(?:\[ARGS\])?\s*(?=\{)")
+
+
+class Mistral(ToolFormat):
+    """Older models write one list of JSON objects, newer ones NAME[ARGS]{...} after each marker."""
+
+    def recognises(self, source: str) -> bool:
+        return OPEN in source
+
+    def parser(self, names: Collection[str]) -> CallParser:
+        return MistralParser(names)
+
+    def grammar(
+        self, functions: Sequence[Function], several: bool, special: Special, source: str
+    ) -> str:
+        def newer(function: Function, arguments: str) -> str:
+            name = quoted(function.name)
+            return f"{special(OPEN)} {name} {special(ARGUMENTS)} {arguments}"
+
+        def older(function: Function, arguments: str) -> str:
+            head = quoted(f'{{"name": "{function.name}", "arguments": ')
+            return f'{head} {arguments} "}}"'
+
+        if ARGUMENTS in source:
+            return rules("call+" if several else "call", functions, newer)
+        more = ' (", " call)*' if several else ""
+        return rules(f'{special(OPEN)} " "? "[" call{more} "]"', functions, older)
+
+    def call_id(self) -> str:
+        """Return an id as the templates want it: nine letters and digits."""
+        return short_id()
+
+
+class MistralParser(JsonCalls):
+    """Text up to the first marker, then calls."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(names)
+        self._step = self._text
+
+    def step(self) -> bool:
+        return self._step()
+
+    def _text(self) -> bool:
+        """Take text up to the calls."""
+        text, marker = self.before((OPEN,))
+        self.give(Content(text))
+        if marker:
+            self._step = self._which
+        return marker is not None
+
+    def _which(self) -> bool:
+        """Find out in which style the next call is."""
+        self.held = self.held.lstrip()
+        if self.held.startswith(("[", "{", ",", "]")):
+            if not self.ended and len(self.held) < len(OPEN) and OPEN.startswith(self.held):
+                return False
+            if self.held.startswith(OPEN):
+                self.take(len(OPEN))
+                return True
+            if not self.held.startswith("{"):
+                self.take(1)
+                return True
+            self.begin_call(self._after_object)
+            self._step = self.read_call
+            return True
+        if match := NAME.match(self.held):
+            self.take(match.end())
+            self.give(Begin(match[1]))
+            self._end = ObjectEnd()
+            self._step = self._read_arguments
+            return True
+        if self.ended:
+            self.give(Content(self.take(len(self.held))))
+        return False
+
+    def _after_object(self, called: bool) -> None:
+        self._step = self._which if called else self._rest
+
+    def _read_arguments(self) -> bool:
+        end = self._end.find(self.held)
+        self.give(Arguments(self.take(len(self.held) if end is None else end)))
+        if end is not None:
+            self._step = self._which
+        return end is not None
+
+    def _rest(self) -> bool:
+        """Take what is no call as text."""
+        self.give(Content(self.take(len(self.held))))
+        return False

@@ -1,0 +1,187 @@
+"""Calls of functions as OpenAI's client sees them. A grammar makes the model say what it is to."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+from serving import connect, serving, wait_until
+
+from dllama.sampling.grammar import GrammarText
+
+TEMPLATE = """\
+{%- if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}
+{%- for message in messages %}
+{{- '<|' + message.role + '|>' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>' + call.function.name + call.function.arguments.city + '</tool_call>' }}
+{%- endfor %}
+{%- if message.role == 'tool' %}{{ message.name + message.tool_call_id }}{% endif %}
+{%- endfor %}
+{{- '<|assistant|>' }}"""
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+NOW = {"type": "function", "function": {"name": "now"}}
+ASKED = [{"role": "user", "content": "Rain?"}]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "tools.jinja"
+    path.write_text(TEMPLATE)
+    with serving(limit=2, template=path) as started:
+        yield started
+
+
+@pytest.fixture
+def ask(running):
+    """ask(**fields): a chat completion of the server."""
+    wait_until(lambda: running.count("dllama_requests_running") == 0)
+    with connect(running.url) as client:
+
+        def create(**fields):
+            given = {"messages": ASKED, "tools": [WEATHER, NOW], "max_tokens": 60, **fields}
+            return client.chat.completions.create(model="demo", **given)
+
+        yield create
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """says(text): what the model answers from now on."""
+
+    def say(text):
+        def grammar(self, asked):
+            return self.grammars.compile(GrammarText("choice", [text], "choice"))
+
+        monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
+
+    return say
+
+
+def joined(chunks):
+    """The message and the end that the chunks of a stream have in common."""
+    content, calls, reason = "", [], None
+    for chunk in chunks:
+        (choice,) = chunk.choices
+        content += choice.delta.content or ""
+        reason = choice.finish_reason or reason
+        for call in choice.delta.tool_calls or ():
+            if call.id:
+                assert call.index == len(calls)
+                calls.append([call.id, call.function.name, call.function.arguments])
+            else:
+                assert call.index == len(calls) - 1
+                calls[-1][2] += call.function.arguments
+    return content, [call[1:] for call in calls], reason
+
+
+def test_a_call_in_a_text(ask, says):
+    says(f"Let me look.\n{CALL}")
+    (choice,) = ask().choices
+    (call,) = choice.message.tool_calls
+    assert (choice.message.content, choice.finish_reason) == ("Let me look.", "tool_calls")
+    assert (call.type, call.function.name) == ("function", "weather")
+    assert json.loads(call.function.arguments) == {"city": "Rome"}
+
+
+def test_a_stream_has_the_same_calls(ask, says):
+    says(f"Look: {CALL}\n{CALL.replace('Rome', 'Paris')}")
+    chunks = list(ask(stream=True, max_tokens=120))
+    calls = [["weather", '{"city": "Rome"}'], ["weather", '{"city": "Paris"}']]
+    assert joined(chunks) == ("Look:", calls, "tool_calls")
+    pieces = [chunk.choices[0].delta.tool_calls for chunk in chunks]
+    assert sum(bool(piece) for piece in pieces) > 6
+    (choice,) = ask(max_tokens=120).choices
+    found = [[one.function.name, one.function.arguments] for one in choice.message.tool_calls]
+    assert found == calls
+    assert len({one.id for one in choice.message.tool_calls}) == 2
+    alone = ask(max_tokens=120, parallel_tool_calls=False).choices[0].message
+    assert [one.function.arguments for one in alone.tool_calls] == ['{"city": "Rome"}']
+
+
+def test_only_calls_have_no_content(ask, says):
+    says(CALL)
+    assert ask().choices[0].message.content is None
+    cut = ask(max_tokens=12).choices[0]
+    assert cut.finish_reason == "length"
+
+
+def test_text_without_calls(ask, says):
+    says("No rain.")
+    (choice,) = ask().choices
+    assert (choice.message.content, choice.message.tool_calls) == ("No rain.", None)
+    assert choice.finish_reason == "stop"
+    says(CALL)
+    (choice,) = ask(tool_choice="none").choices
+    assert (choice.message.content, choice.message.tool_calls) == (CALL, None)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}], ids=str
+)
+def test_a_call_that_has_to_come(ask, choice, stream):
+    """The model is not made to say anything: the grammar of the functions makes it call one."""
+    answer = ask(
+        tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False, stream=stream, max_tokens=90
+    )
+    if stream:
+        content, ((name, arguments),), reason = joined(answer)
+    else:
+        message, reason = answer.choices[0].message, answer.choices[0].finish_reason
+        (call,) = message.tool_calls
+        content, name = message.content or "", call.function.name
+        arguments = call.function.arguments
+    assert (content, name, reason) == ("", "weather", "tool_calls")
+    assert json.loads(arguments)["city"] in ("Paris", "Rome")
+
+
+def test_calls_in_the_history(ask, says):
+    """The template gets arguments as objects, and the name of what a result is of."""
+    says("Yes.")
+    call = {"name": "weather", "arguments": '{"city": "Rome"}'}
+    history = [
+        *ASKED,
+        {"role": "assistant", "content": None,
+         "tool_calls": [{"id": "c1", "type": "function", "function": call}]},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "It rains."}]},
+    ]  # fmt: skip
+    rendered = "<|user|>Rain?<|assistant|><tool_call>weatherRome</tool_call><|tool|>It rains."
+    plain = [{"role": "user", "content": f"{rendered[8:]}weatherc1"}]
+    first = ask(messages=history)
+    assert first.choices[0].message.content == "Yes."
+    assert first.usage.prompt_tokens == ask(messages=plain).usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"response_format": {"type": "json_object"}}, "response_format", "tool_choice to be none"),
+        ({"tool_choice": "required", "tools": [
+            {"type": "function", "function": {
+                "name": "f", "strict": True,
+                "parameters": {"properties": {"a": {"not": {}}}}}}]},
+         "tools", "tools: "),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_done(ask, fields, param, message):
+    with pytest.raises(openai.BadRequestError, match=message) as found:
+        ask(**fields)
+    assert found.value.param == param
+
+
+def test_a_template_without_functions():
+    with serving(limit=2) as plain, connect(plain.url) as client:
+        asked = {"model": "demo", "messages": ASKED, "tools": [WEATHER], "max_tokens": 2}
+        with pytest.raises(openai.BadRequestError, match="chat template") as found:
+            client.chat.completions.create(**asked)
+        assert found.value.param == "tools"
+        assert client.chat.completions.create(**asked, tool_choice="none").choices
