@@ -10,16 +10,6 @@ from serving import connect, serving, wait_until
 
 from dllama.sampling.grammar import GrammarText
 
-TEMPLATE = """\
-{%- if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}
-{%- for message in messages %}
-{{- '<|' + message.role + '|>' + message.content }}
-{%- for call in message.tool_calls or [] %}
-{{- '<tool_call>' + call.function.name + call.function.arguments.city + '</tool_call>' }}
-{%- endfor %}
-{%- if message.role == 'tool' %}{{ message.name + message.tool_call_id }}{% endif %}
-{%- endfor %}
-{{- '<|assistant|>' }}"""
 CITY = {
     "type": "object",
     "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
@@ -29,14 +19,6 @@ WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CIT
 NOW = {"type": "function", "function": {"name": "now"}}
 ASKED = [{"role": "user", "content": "Rain?"}]
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    path = tmp_path_factory.mktemp("template") / "tools.jinja"
-    path.write_text(TEMPLATE)
-    with serving(limit=2, template=path) as started:
-        yield started
 
 
 @pytest.fixture
