@@ -264,7 +264,7 @@ class LLM:
         regex: str | None = None,
         choice: Sequence[str] | None = None,
         grammar: str | Grammar | None = None,
-        special: bool = False,
+        special: Sequence[int] = (),
     ) -> Iterator[Token]:
         """Extend the current sequence by a prompt, then yield tokens as they are generated.
 
@@ -287,7 +287,7 @@ class LLM:
             regex: all of the text matches it.
             choice: the text is one of these.
             grammar: in Lark's notation or GBNF. Only one of the four can be given (extra grammar).
-            special: special tokens add their names to the text.
+            special: ids of special tokens that add their names to the text.
 
         Yields:
             Tokens; the last one says why the text ends, unless it was interrupted in the prompt.

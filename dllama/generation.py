@@ -33,7 +33,7 @@ class TextOptions(SamplerConfig):
         regex: a regular expression that it is to match.
         choice: texts of which it is to be one.
         grammar: a grammar that it is to follow, as text or compiled (Grammars.compile).
-        special: whether special tokens add their names to the text.
+        special: ids of special tokens that add their names to the text.
         stops: the strings of `stop`.
         source: the one of schema, regex, choice and grammar that is given, or None.
 
@@ -49,7 +49,7 @@ class TextOptions(SamplerConfig):
     regex: str | None = None
     choice: Ids[str] | None = None
     grammar: str | Grammar | None = None
-    special: bool = False
+    special: Ids[int] = ()
     stops: tuple[str, ...] = field(init=False)
     source: GrammarText | Grammar | None = field(init=False)
 

@@ -102,8 +102,9 @@ class Api:
             form = await run_in_threadpool(self._served.tool_format, tools)
             variables = {**variables, "tools": tools.asked}
             grammar = self._served.tool_grammar(form, tools) if tools.forced else None
-            options = replace(options, special=True, grammar=grammar)
-            stops = stops._replace(ids=stops.ids + self._served.tool_ends(form))
+            special = self._served.special_ids(form.markers)
+            options = replace(options, special=special, grammar=grammar)
+            stops = stops._replace(ids=stops.ids + self._served.special_ids(form.ends))
             made = partial(ChatFormat, answer=Answer(form, tools))
         ids = await run_in_threadpool(self._served.chat_ids, parsed.messages, variables)
         return await self._respond(request, ids, options, made, stops.ids)

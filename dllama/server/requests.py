@@ -45,7 +45,7 @@ class Options:
         include_usage: whether a stream ends with the usage.
         top: number of alternatives to list for every token; None for no log probabilities.
         grammar: what the text is to fit; None for any text.
-        special: whether special tokens are part of the text.
+        special: ids of special tokens whose names are part of the text.
     """
 
     model: str | None
@@ -57,7 +57,7 @@ class Options:
     include_usage: bool
     top: int | None
     grammar: GrammarText | None = None
-    special: bool = False
+    special: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,9 @@ class Served:
         text = form.grammar(tools.functions, tools.several, self._marker, self.template.source)
         return GrammarText("grammar", text, "tools")
 
-    def tool_ends(self, form: ToolFormat) -> tuple[int, ...]:
-        """Return the ids that end an answer with calls, in addition to those of all answers."""
-        found = (self._special_id(marker) for marker in form.ends)
+    def special_ids(self, markers: Sequence[str]) -> tuple[int, ...]:
+        """Return the ids of those texts that are special tokens."""
+        found = (self._special_id(marker) for marker in markers)
         return tuple(token for token in found if token is not None)
 
     def _shows(self, tools: Tools) -> bool:

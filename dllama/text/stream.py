@@ -59,17 +59,18 @@ class TextStream:
     Args:
         tokenizer: None makes every text empty.
         stops: strings that end the text; they are not part of it.
-        special: whether special tokens add their names to the text.
+        special: ids of special tokens that add their names to the text. Others add nothing.
 
     Attributes:
         stopped: whether a stop string was found.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer | None, stops: Sequence[str], special: bool = False
+        self, tokenizer: Tokenizer | None, stops: Sequence[str], special: Sequence[int] = ()
     ) -> None:
         self.stopped = False
-        self._named = tokenizer if special else None
+        names = {} if tokenizer is None else {token: tokenizer.name(token) for token in special}
+        self._names = names
         self._decoder = tokenizer.stream() if tokenizer is not None else None
         self._stops = tuple(stops)
         self._held = ""
@@ -78,8 +79,8 @@ class TextStream:
         """Add an id and return the text that is now certain."""
         if self._decoder is None:
             return ""
-        if self._named is not None and self._named.is_special(token):
-            self._held += self._decoder.flush() + self._named.name(token)
+        if token in self._names:
+            self._held += self._decoder.flush() + self._names[token]
         else:
             self._held += self._decoder.push(token)
         return self._release(self._open_length())

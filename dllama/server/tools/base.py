@@ -125,9 +125,11 @@ class ToolFormat(ABC):
     """How a family of models writes calls.
 
     Attributes:
+        markers: what the parser looks for. Special tokens among them are part of the text.
         ends: special tokens that end an answer with calls.
     """
 
+    markers: tuple[str, ...]
     ends: tuple[str, ...] = ()
 
     @abstractmethod

@@ -26,6 +26,7 @@ RECIPIENT = re.compile(r"to=(?:functions\.)?([A-Za-z0-9_.-]+)")
 class Harmony(ToolFormat):
     """<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}<|call|>"""
 
+    markers = (START, CHANNEL, FORM, MESSAGE, END, CALL, RETURN)
     ends = (CALL,)
 
     def recognises(self, source: str) -> bool:

@@ -22,6 +22,8 @@ OTHERS = ("<function=", "<arg_key>")  # between the same markers, but no JSON
 class Hermes(ToolFormat):
     """<tool_call>, a line break, a JSON object, a line break, </tool_call>; any number of them."""
 
+    markers = (OPEN, CLOSE)
+
     def recognises(self, source: str) -> bool:
         return OPEN in source and not any(marker in source for marker in OTHERS)
 

@@ -24,6 +24,7 @@ class Llama(ToolFormat):
     A template of Llama takes one call per message. So a grammar allows one.
     """
 
+    markers = (TAG,)
     ends = ("<|eom_id|>",)
 
     def recognises(self, source: str) -> bool:

@@ -26,6 +26,8 @@ NAME = re.compile(r"\s*([A-Za-z0-9_.-]+)(?:\[CALL_ID\][^\[{]*)?\s*(?:\[ARGS\])?\
 class Mistral(ToolFormat):
     """Older models write one list of JSON objects, newer ones NAME[ARGS]{...} after each marker."""
 
+    markers = (OPEN, ID, ARGUMENTS)
+
     def recognises(self, source: str) -> bool:
         return OPEN in source
 

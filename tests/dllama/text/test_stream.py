@@ -14,31 +14,23 @@ def tokenizer():
     return Tokenizer.open(DEMO)
 
 
-def streamed(tokenizer, text, stops=(), special=True):
-    """What comes of the ids of a text."""
+def streamed(tokenizer, text, stops=(), names=()):
+    """What comes of the ids of a text, with the names of these special tokens."""
+    special = [one for name in names for one in tokenizer.encode(name, add_bos=False)]
     stream = TextStream(tokenizer, stops, special)
     pieces = [stream.push(token) for token in tokenizer.encode(text, add_bos=False)]
     return "".join(pieces) + stream.flush()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Who <|eot_id|> are<|eot_id|><|start_header_id|>you\u65e5<|eot_id|>\u65e5?",
-        "<|eot_id|>",
-        "a",
-    ],
-)
+END, HEAD = "<|eot_id|>", "<|start_header_id|>"
+
+
+@pytest.mark.parametrize("text", [f"Who {END} are{END}{HEAD}you\u65e5{END}\u65e5?", END, "a"])
 def test_special_tokens_in_the_text(tokenizer, text):
-    assert streamed(tokenizer, text) == text
-    names = [
-        tokenizer.name(one) for one in range(tokenizer.vocab_size) if tokenizer.is_special(one)
-    ]
-    plain = text
-    for name in names:
-        plain = plain.replace(name, "")
-    assert streamed(tokenizer, text, special=False) == plain
+    assert streamed(tokenizer, text, names=[END, HEAD]) == text
+    assert streamed(tokenizer, text, names=[END]) == text.replace(HEAD, "")
+    assert streamed(tokenizer, text) == text.replace(HEAD, "").replace(END, "")
 
 
 def test_a_stop_string_with_a_special_token(tokenizer):
-    assert streamed(tokenizer, "Who<|eot_id|>, you", ["<|eot_id|>,"]) == "Who"
+    assert streamed(tokenizer, f"Who{END}, you", [f"{END},"], [END]) == "Who"

@@ -66,7 +66,7 @@ def constraint(tokenizer, source, several):
     served = Served("m", 0, 99, tokenizer.vocab_size, tokenizer, ChatTemplate(source))
     text = form.grammar(FUNCTIONS, several, served._marker, source)
     grammar = Grammars(tokenizer, Path("m")).compile(GrammarText("grammar", text, "tools"))
-    return grammar.constraint(served.tool_ends(form))
+    return grammar.constraint(served.special_ids(form.ends))
 
 
 @pytest.mark.parametrize(("form", "source", "text", "expected"), CASES, ids=str)
@@ -93,6 +93,16 @@ def test_texts_that_do_not_fit(tokenizer, form, source, text, expected):
     if len(expected) > 1:
         ids = tokenizer.encode(text, add_bos=False)
         assert constraint(tokenizer, source, False).fitting(ids) < len(ids)
+
+
+def test_only_markers_are_part_of_the_text(tokenizer):
+    served = Served("m", 0, 99, tokenizer.vocab_size, tokenizer, ChatTemplate(""))
+    names = {
+        form: {tokenizer.name(token) for token in served.special_ids(form.markers)} for form in ALL
+    }
+    harmony, mistral, hermes, llama = names.values()
+    assert harmony == {name for name in SPECIAL if name.startswith("<") and "eom" not in name}
+    assert (mistral, hermes, llama) == ({"[TOOL_CALLS]", "[ARGS]"}, set(), set())
 
 
 def test_formats_are_known_by_their_templates():
