@@ -9,6 +9,7 @@ import pytest
 from serving import connect, serving, wait_until
 
 from dllama.sampling.grammar import GrammarText
+from dllama.server.tools.hermes import Hermes
 
 CITY = {
     "type": "object",
@@ -36,11 +37,11 @@ def ask(running):
 
 @pytest.fixture
 def says(monkeypatch):
-    """says(text): what the model answers from now on."""
+    """says(value, kind): the grammar of what the model answers from now on."""
 
-    def say(text):
+    def say(text, kind="choice"):
         def grammar(self, asked):
-            return self.grammars.compile(GrammarText("choice", [text], "choice"))
+            return self.grammars.compile(GrammarText(kind, text, kind))
 
         monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
 
@@ -65,7 +66,7 @@ def joined(chunks):
 
 
 def test_a_call_in_a_text(ask, says):
-    says(f"Let me look.\n{CALL}")
+    says([f"Let me look.\n{CALL}"])
     (choice,) = ask().choices
     (call,) = choice.message.tool_calls
     assert (choice.message.content, choice.finish_reason) == ("Let me look.", "tool_calls")
@@ -74,7 +75,7 @@ def test_a_call_in_a_text(ask, says):
 
 
 def test_a_stream_has_the_same_calls(ask, says):
-    says(f"Look: {CALL}\n{CALL.replace('Rome', 'Paris')}")
+    says([f"Look: {CALL}\n{CALL.replace('Rome', 'Paris')}"])
     chunks = list(ask(stream=True, max_tokens=120))
     calls = [["weather", '{"city": "Rome"}'], ["weather", '{"city": "Paris"}']]
     assert joined(chunks) == ("Look:", calls, "tool_calls")
@@ -89,20 +90,27 @@ def test_a_stream_has_the_same_calls(ask, says):
 
 
 def test_only_calls_have_no_content(ask, says):
-    says(CALL)
+    says([CALL])
     assert ask().choices[0].message.content is None
     cut = ask(max_tokens=12).choices[0]
     assert cut.finish_reason == "length"
 
 
 def test_text_without_calls(ask, says):
-    says("No rain.")
+    says(["No rain."])
     (choice,) = ask().choices
     assert (choice.message.content, choice.message.tool_calls) == ("No rain.", None)
     assert choice.finish_reason == "stop"
-    says(CALL)
+    says([CALL])
     (choice,) = ask(tool_choice="none").choices
     assert (choice.message.content, choice.message.tool_calls) == (CALL, None)
+
+
+def test_special_tokens_are_text_where_the_format_needs_them(ask, says, monkeypatch):
+    monkeypatch.setattr(Hermes, "markers", ("<|start_header_id|>",))
+    says('start: <|start_header_id|> <|end_header_id|> "Hm."', "grammar")
+    assert ask().choices[0].message.content == "<|start_header_id|>Hm."
+    assert ask(tool_choice="none").choices[0].message.content == "Hm."
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -127,7 +135,7 @@ def test_a_call_that_has_to_come(ask, choice, stream):
 
 def test_calls_in_the_history(ask, says):
     """The template gets arguments as objects, and the name of what a result is of."""
-    says("Yes.")
+    says(["Yes."])
     call = {"name": "weather", "arguments": '{"city": "Rome"}'}
     history = [
         *ASKED,
