@@ -13,6 +13,7 @@ from dllama.server.tools.base import Function
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+MOST_DEPTH = 100  # of the JSON of a schema
 CHOICES = "none, auto, required or a function"
 
 
@@ -78,11 +79,27 @@ def _tool(value: object, where: str) -> dict[str, Any]:
     parameters = function.take("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise wrong(f"{where}.function.parameters", parameters, "a JSON schema, which is an object")
+    if _is_deep(parameters):
+        message = f"{where}.function.parameters is nested more than {MOST_DEPTH} levels deep"
+        raise ApiError(400, message, param=f"{where}.function.parameters", code="invalid_value")
     made: dict[str, Any] = {"name": name, "description": description or ""}
     made["parameters"] = parameters or NO_ARGUMENTS
     strict = function.boolean("strict")
     function.end()
     return {"type": "function", "function": {**made, "strict": True} if strict else made}
+
+
+def _is_deep(value: object) -> bool:
+    """Whether a value is nested too deeply for what works on it level by level."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            part
+            for one in level
+            if isinstance(one, (dict, list))
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
 
 
 def _function(tool: dict[str, Any]) -> Function:

@@ -54,6 +54,20 @@ def test_nothing_may_be_called():
     assert parse(tools=[], tool_choice="auto", parallel_tool_calls=True).tools is None
 
 
+def test_schemas_that_are_nested_too_deeply():
+    def tool(levels):
+        schema = {"type": "integer"}
+        for _ in range(levels):
+            schema = {"properties": {"a": schema}}
+        return {"type": "function", "function": {"name": "f", "parameters": schema}}
+
+    assert parse(tools=[tool(49)]).tools
+    for levels in (50, 900):
+        with pytest.raises(ApiError, match="more than 100 levels deep") as found:
+            parse(tools=[tool(levels)])
+        assert found.value.param == "tools[0].function.parameters"
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
