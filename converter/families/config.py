@@ -51,6 +51,17 @@ def number(config: Config, field: str, path: object, default: float | None = Non
     return float(value)
 
 
+def numbers(config: Config, field: str, count: int, path: object) -> list[float]:
+    """The positive numbers of a field, 1 if it is absent."""
+    value = config.get(field)
+    if value is None:
+        return [1.0] * count
+    given = value if isinstance(value, list) else []
+    if len(given) != count or not all(is_number(one, 0, MOST, above=True) for one in given):
+        raise FormatError(path, field, repr(value), f"a list of {count} positive numbers")
+    return [float(one) for one in given]
+
+
 def flag(config: Config, field: str, path: object, default: bool) -> bool:
     """true or false. If absent or null, the default."""
     value = config.get(field)

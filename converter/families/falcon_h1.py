@@ -19,15 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from dllama.checks import is_integer, is_number
 from dllama.converter.families import config as fields
-from dllama.converter.families import llama
-from dllama.converter.families.config import MOST, Config
+from dllama.converter.families import llama, mamba
+from dllama.converter.families.config import Config
 from dllama.converter.families.rope import unpaired
 from dllama.converter.families.source import EMBEDDING, NAMES, Factor, Place, Source
-from dllama.errors import FormatError, UnsupportedError
+from dllama.errors import UnsupportedError
 from dllama.model.layer import Linear
 from dllama.model.spec import ModelSpec
 from dllama.model.tensors import tensors
@@ -58,12 +56,6 @@ DEFAULTS: Config = {
 ABSENT: Config = {"mamba_d_head": "auto", "mamba_d_ssm": 1024, "num_key_value_heads": 8}
 KINDS = ("layers_block_type", "layer_types")
 HYBRID = "hybrid"
-# Parts of in_proj, in its order.
-PARTS = ("linear_z", "linear_v", "linear_k", "linear_q", "decay")
-OTHERS = {
-    "linear_o": "out_proj.weight", "linear_o_bias": "out_proj.bias", "conv_bias": "conv1d.bias",
-    "a_log": "A_log", "dt_bias": "dt_bias", "skip": "D", "linear_norm": "norm.weight",
-}  # fmt: skip
 FEED_FORWARD = {"gate": "feed_forward.gate_proj", "up": "feed_forward.up_proj",
                 "down": "feed_forward.down_proj", "ffn_norm": "pre_ff_layernorm"}  # fmt: skip
 
@@ -77,20 +69,19 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
             raise UnsupportedError(f"{path}: {field} {given[field]!r} is not supported")
     if not fields.flag(given, "mamba_use_mlp", path, True):
         raise UnsupportedError(f"{path}: mamba_use_mlp false is not supported")
-    if given["hidden_act"] not in ("silu", "swish"):
-        found = given["hidden_act"]
+    if (found := given["hidden_act"]) not in ("silu", "swish"):
         raise UnsupportedError(f"{path}: hidden_act {found!r} is not supported, only silu")
     spec = llama.read_config({**given, "layer_types": None}, weights, path)
     norm = fields.flag(given, "mamba_rms_norm", path, False)
     first = fields.flag(given, "mamba_norm_before_gate", path, True)
-    least, most = _steps(given, path)
+    least, most = mamba.time_steps(given, path)
     return replace(
         unpaired(spec),
         embedding_scale=fields.number(given, "embedding_multiplier", path, 1.0),
         logits_scale=fields.number(given, "lm_head_multiplier", path, 1.0),
         attention_scale=_score_scale(given, spec.head_dim, path),
         linear=tuple(range(spec.n_layers)),
-        **_heads(given, path),
+        **mamba.sizes(given, path),
         ssm=True,
         ssm_norm=norm,
         ssm_norm_first=norm and first,
@@ -102,65 +93,18 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     )
 
 
-def _heads(config: Config, path: object) -> dict[str, Any]:
-    """The sizes of Mamba-2."""
-    heads = fields.size(config, "mamba_n_heads", path)
-    width = config["mamba_d_ssm"]
-    if width is None:
-        width = config["mamba_expand"] * config["hidden_size"]
-    size, groups = config["mamba_d_head"], fields.size(config, "mamba_n_groups", path)
-    if size in ("auto", None) and is_integer(width, 1) and width % heads == 0:
-        size = width // heads
-    if not is_integer(width, 1) or not is_integer(size, 1) or size * heads != width:
-        found = f"{config['mamba_d_ssm']!r}, {heads} heads of {config['mamba_d_head']!r}"
-        raise FormatError(path, "mamba_d_ssm", found, "mamba_n_heads times mamba_d_head")
-    if heads % groups:
-        raise FormatError(path, "mamba_n_groups", groups, f"a divisor of {heads}, mamba_n_heads")
-    return {
-        "linear_key_heads": groups,
-        "linear_value_heads": heads,
-        "linear_key_dim": fields.size(config, "mamba_d_state", path),
-        "linear_value_dim": size,
-        "linear_taps": fields.size(config, "mamba_d_conv", path),
-    }
-
-
-def _steps(config: Config, path: object) -> tuple[float, float]:
-    """The least and the greatest time step; 0 if there is no limit."""
-    limits = config.get("time_step_limit")
-    if limits is None:
-        return 0.0, 0.0
-    steps = [_number(one) for one in limits] if isinstance(limits, list) else []
-    if len(steps) != 2 or not is_number(steps[0], 0, MOST) or not steps[0] <= steps[1]:
-        expected = "a list of the least and the greatest step"
-        raise FormatError(path, "time_step_limit", repr(limits), expected)
-    if steps[1] == 0:
-        raise FormatError(path, "time_step_limit", repr(limits), "a greatest step above 0")
-    return steps[0], steps[1] if steps[1] <= MOST else 0.0
-
-
-def _number(value: object) -> float:
-    """A number of JSON, or infinity as transformers writes it; else NaN."""
-    if value in ("inf", "Infinity", {"__float__": "Infinity"}):
-        return math.inf
-    if isinstance(value, float) and value == math.inf:
-        return math.inf
-    return float(value) if is_number(value) else math.nan
-
-
 def factors(config: Config, path: object) -> dict[str, Factor]:
     """What tensors are multiplied by, by the last word of their names.
 
     FormatError names path and field.
     """
-    given = {**ABSENT, **config}
-    sizes = _heads(fields.completed(given, DEFAULTS), path)
+    sizes = mamba.sizes(fields.completed({**ABSENT, **config}, DEFAULTS), path)
     query, out, ssm, ssm_out = (
         fields.number(config, f"{name}_multiplier", path, 1.0)
         for name in ("attention_in", "attention_out", "ssm_in", "ssm_out")
     )
-    gate, down = _multipliers(config, "mlp_multipliers", 2, path)
-    z, values, keys, queries, steps = _multipliers(config, "ssm_multipliers", len(PARTS), path)
+    gate, down = fields.numbers(config, "mlp_multipliers", 2, path)
+    z, values, keys, queries, steps = fields.numbers(config, "ssm_multipliers", 5, path)
     taps = sizes["linear_taps"]
     wide = sizes["linear_value_heads"] * sizes["linear_value_dim"] * taps
     narrow = sizes["linear_key_heads"] * sizes["linear_key_dim"] * taps
@@ -183,17 +127,6 @@ def _score_scale(config: Config, size: int, path: object) -> float:
     return 0.0 if factor == 1 else factor / math.sqrt(size)
 
 
-def _multipliers(config: Config, field: str, count: int, path: object) -> list[float]:
-    """The positive numbers of a field, 1 if it is absent."""
-    value = config.get(field)
-    if value is None:
-        return [1.0] * count
-    numbers = value if isinstance(value, list) else []
-    if len(numbers) != count or not all(is_number(one, 0, MOST, above=True) for one in numbers):
-        raise FormatError(path, field, repr(value), f"a list of {count} positive numbers")
-    return [float(one) for one in numbers]
-
-
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file."""
     whole = {"embedding": EMBEDDING, "final_norm": "model.final_layernorm.weight"}
@@ -210,16 +143,7 @@ def sources(spec: ModelSpec) -> Iterator[Source]:
 
 def _place(sizes: Linear, at: str, name: str) -> Place:
     """Where a tensor of a layer is."""
-    mamba = f"{at}.mamba"
-    if name == "conv":
-        return Place(f"{mamba}.conv1d.weight", layout="flat")
-    if name in OTHERS:
-        return Place(f"{mamba}.{OTHERS[name]}")
+    found = mamba.place(sizes, f"{at}.mamba", name)
     part, bias, _ = name.partition("_bias")
     ending = "bias" if bias else "weight"
-    if part in PARTS:
-        rows = [sizes.values, sizes.values, sizes.keys, sizes.keys, sizes.value_heads]
-        index = PARTS.index(part)
-        place = sum(rows[:index]), sum(rows), rows[index]
-        return Place(f"{mamba}.in_proj.{ending}", *place)
-    return Place(f"{at}.{({**NAMES, **FEED_FORWARD})[part]}.{ending}")
+    return found or Place(f"{at}.{({**NAMES, **FEED_FORWARD})[part]}.{ending}")

@@ -123,10 +123,11 @@ def layernorm(const float[:, ::1] x, const float[::1] weight, const float[::1] b
     _same("weight", weight.shape[0], D)
     if bias is not None:
         _same("bias", bias.shape[0], D)
+        if D:
+            shift = &bias[0]
     out = np.empty((T, D), np.float32)
     cdef float[:, ::1] y = out
     if D:
-        shift = NULL if bias is None else &bias[0]
         for t in prange(T, nogil=True, num_threads=threads):
             f.layernorm(&x[t, 0], &weight[0], shift, epsilon, D, &y[t, 0])
     return out
