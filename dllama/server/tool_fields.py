@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from dllama.checks import is_flag
 from dllama.sampling.json_schema import closed
 from dllama.server.fields import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
@@ -42,7 +43,7 @@ def take_tools(fields: Fields) -> Tools | None:
     """
     given, choice = fields.take("tools"), fields.take("tool_choice")
     several = fields.take("parallel_tool_calls")
-    if several is not None and not isinstance(several, bool):
+    if several is not None and not is_flag(several):
         raise wrong("parallel_tool_calls", several, "true or false")
     if given is not None and not isinstance(given, list):
         raise wrong("tools", given, "a list of functions")
