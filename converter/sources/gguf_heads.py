@@ -54,15 +54,6 @@ class Columns(Derived):
 
     places: tuple[int, ...]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first."""
-        return self.stored.shape
-
-    def part(self, index: int, count: int, span: int = 1) -> Columns:
-        """Return `span` of `count` equal runs of rows."""
-        return replace(self, stored=self.stored.part(index, count, span))
-
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count, a copy."""
         rows = self.stored.rows(first, count)
@@ -80,15 +71,6 @@ class Function(Derived):
     def dtype(self) -> str:
         """Of what the function returns."""
         return "F32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the vector."""
-        return self.stored.shape
-
-    def part(self, index: int, count: int, span: int = 1) -> Function:
-        """Return `span` of `count` equal runs."""
-        return replace(self, stored=self.stored.part(index, count, span))
 
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
         """Return numbers first to first + count."""

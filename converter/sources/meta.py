@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dllama.checks import is_number
 from dllama.converter.sources.pytorch import PytorchFile
-from dllama.converter.sources.stored import MappedTensor, Stored
+from dllama.converter.sources.stored import MappedTensor, Stored, undivided
 from dllama.converter.tokenizers.folder import SourceTokenizer
 from dllama.converter.tokenizers.sentencepiece import read_sentencepiece
 from dllama.converter.tokenizers.tiktoken import is_tiktoken, read_tiktoken
@@ -89,11 +89,7 @@ class JoinedTensor:
 
     def part(self, index: int, count: int, span: int = 1) -> JoinedTensor:
         """Return the tensor itself; these checkpoints have no stacked tensors."""
-        if count != 1:
-            raise FormatError(
-                self.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
-            )
-        return self
+        return undivided(self, count)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count: (count, columns)."""

@@ -6,7 +6,7 @@ import math
 import mmap
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from dllama.errors import FormatError, ModelError
 from dllama.git_lfs import MAGIC, refuse_pointer
 from dllama.model.weight_types import WeightType
 
+Tensor = TypeVar("Tensor", bound="Stored")
+Whole = TypeVar("Whole", bound="Derived")
 # NumPy types of the elements that can be read directly; bfloat16 is read as its bits.
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -196,9 +198,18 @@ class Derived:
         return self.stored.lossy
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """As in Stored."""
+        return self.stored.shape
+
+    @property
     def nbytes(self) -> int:
         """Bytes in the file."""
         return self.stored.nbytes
+
+    def part(self: Whole, index: int, count: int, span: int = 1) -> Whole:
+        """Return what is made of `span` of `count` equal runs of rows."""
+        return replace(self, stored=self.stored.part(index, count, span))
 
     def release(self) -> None:
         """Release the memory of the tensor's pages."""
@@ -221,15 +232,6 @@ class Added(Derived):
         """Always ""."""
         return ""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first."""
-        return self.stored.shape
-
-    def part(self, index: int, count: int, span: int = 1) -> Added:
-        """Return some of `count` equal runs of rows."""
-        return replace(self, stored=self.stored.part(index, count, span))
-
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
         """Return rows first to first + count."""
         return floats(self.stored.rows(first, count), self.stored.dtype) + np.float32(self.number)
@@ -251,10 +253,20 @@ def part_shape(tensor: Stored, count: int, span: int = 1) -> tuple[int, ...]:
         return tensor.shape
     rows, columns = math.prod(tensor.shape[:-1] or tensor.shape), tensor.shape[1:][-1:]
     if not tensor.shape or rows % count:
-        raise FormatError(
-            tensor.path, f"shape of {tensor.name}", tensor.shape, f"{count} equal parts"
-        )
+        raise _no_parts(tensor, count)
     return rows // count * span, *columns
+
+
+def undivided(tensor: Tensor, count: int) -> Tensor:
+    """Return a tensor that has no parts but itself; FormatError if `count` is not 1."""
+    if count != 1:
+        raise _no_parts(tensor, count)
+    return tensor
+
+
+def _no_parts(tensor: Stored, count: int) -> FormatError:
+    shape = f"shape of {tensor.name}"
+    return FormatError(tensor.path, shape, tensor.shape, f"{count} equal parts")
 
 
 def row_bytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dllama.converter.sources.stored import BLOCKS, Derived, Stored, floats
+from dllama.converter.sources.stored import BLOCKS, Derived, Stored, floats, undivided
 from dllama.errors import FormatError
 from dllama.model.stored_model import decode
 
@@ -73,11 +73,7 @@ class View(Derived):
 
     def part(self, index: int, count: int, span: int = 1) -> View:
         """Return the tensor itself: it is a part already."""
-        if count != 1:
-            raise FormatError(
-                self.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
-            )
-        return self
+        return undivided(self, count)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count."""
@@ -116,11 +112,7 @@ class Joined:
 
     def part(self, index: int, count: int, span: int = 1) -> Joined:
         """Return the tensor itself."""
-        if count != 1:
-            raise FormatError(
-                self.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
-            )
-        return self
+        return undivided(self, count)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return numbers first to first + count."""
@@ -147,15 +139,6 @@ class Scaled(Derived):
     def dtype(self) -> str:
         """Of the products."""
         return self.stored.dtype if self.stored.dtype in SCALED else "F32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first."""
-        return self.stored.shape
-
-    def part(self, index: int, count: int, span: int = 1) -> Scaled:
-        """Return some of `count` equal runs of rows."""
-        return replace(self, stored=self.stored.part(index, count, span))
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count: blocks, uint8 (count, bytes), or float32."""
@@ -209,11 +192,7 @@ class OfHeads:
 
     def part(self, index: int, count: int, span: int = 1) -> OfHeads:
         """Return the tensor itself: it is a part already."""
-        if count != 1:
-            raise FormatError(
-                self.path, f"shape of {self.name}", self.shape, f"{count} equal parts"
-            )
-        return self
+        return undivided(self, count)
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Return rows first to first + count."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dllama.checks import is_integer, shown
 from dllama.converter.sources.gguf_archs.arch import TENSORS, Arch, Config, Field, Given
-from dllama.converter.sources.gguf_archs.glm4 import ROUTED, SHARED
+from dllama.converter.sources.gguf_archs.glm4 import ROUTED, ROUTED_CONSTANTS, SHARED
 from dllama.errors import FormatError, UnsupportedError
 
 SIGMOID = 2  # of expert_gating_func
@@ -80,14 +80,7 @@ DEEPSEEK2 = Arch(
     },
     biases=("exp_probs_b",),
     stacked=("attn_k_b.weight", "attn_v_b.weight"),
-    constants={
-        "q_lora_rank": None,
-        "first_k_dense_replace": 0,
-        "n_group": 1,
-        "norm_topk_prob": False,
-        "routed_scaling_factor": 1.0,
-        "topk_group": 1,
-    },
+    constants={"q_lora_rank": None, **ROUTED_CONSTANTS},
     experts=True,
     own_heads=True,
     paired=True,

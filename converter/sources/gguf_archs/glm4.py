@@ -36,6 +36,13 @@ ROUTED = {
     "expert_weights_scale": Field("routed_scaling_factor", 0, whole=False, none=True),
     "expert_weights_norm": Field("norm_topk_prob", flag=True),
 }
+ROUTED_CONSTANTS = {
+    "first_k_dense_replace": 0,
+    "n_group": 1,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
+    "topk_group": 1,
+}
 SHARED = {
     "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
     "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
@@ -50,13 +57,7 @@ GLM4_MOE = Arch(
     tensors=TENSORS | SHARED | {"post_attention_norm": "post_attention_layernorm"},
     biases=(*QKV, "exp_probs_b"),
     present={"attention_bias": "attn_q.bias", "use_qk_norm": "attn_q_norm.weight"},
-    constants={
-        "first_k_dense_replace": 0,
-        "n_group": 1,
-        "norm_topk_prob": False,
-        "routed_scaling_factor": 1.0,
-        "topk_group": 1,
-    },
+    constants=ROUTED_CONSTANTS,
     experts=True,
     partial=True,
     predictors=True,

@@ -26,6 +26,16 @@ def path(tmp_path):
     return tmp_path / "model.gguf"
 
 
+def check_logits(path, source, workers):
+    """A file gives the logits of a plain forward pass of its folder, on several nodes too."""
+    right = layernorms.forward(source, TOKENS)
+    with dllama.LLM(path, threads=1, buffer="f32") as llm:
+        logits = llm.eval(TOKENS)
+    assert np.abs(logits - right).max() < 1e-5 * right.std()
+    with dllama.LLM(path, threads=1, buffer="f32", workers=workers) as llm:
+        np.testing.assert_array_equal(llm.eval(TOKENS), logits)
+
+
 @pytest.mark.parametrize("window", [None, 12])
 def test_starcoder2(path, tmp_path, fixtures, standing, window):
     """It has the window that a key says, which llama.cpp's converter does not write."""
@@ -38,12 +48,7 @@ def test_starcoder2(path, tmp_path, fixtures, standing, window):
         convert(here, tmp_path / out, "f32", progress=False)
     expected = (tmp_path / "expected" / "model.m").read_bytes()
     assert (tmp_path / "found" / "model.m").read_bytes() == expected
-    right = layernorms.forward(source, TOKENS)
-    with dllama.LLM(path, threads=1, buffer="f32") as llm:
-        logits = llm.eval(TOKENS)
-    assert np.abs(logits - right).max() < 1e-5 * right.std()
-    with dllama.LLM(path, threads=1, buffer="f32", workers=standing(1)) as llm:
-        np.testing.assert_array_equal(llm.eval(TOKENS), logits)
+    check_logits(path, source, standing(1))
 
 
 @pytest.mark.parametrize("parallel", [False, True])
@@ -62,12 +67,7 @@ def test_variants_of_stablelm(path, tmp_path, fixtures, standing, parallel, norm
         convert(path, tmp_path / "found", "f32", progress=False)
         expected = (tmp_path / "expected" / "model.m").read_bytes()
         assert (tmp_path / "found" / "model.m").read_bytes() == expected
-    right = layernorms.forward(source, TOKENS)
-    with dllama.LLM(path, threads=1, buffer="f32") as llm:
-        logits = llm.eval(TOKENS)
-    assert np.abs(logits - right).max() < 1e-5 * right.std()
-    with dllama.LLM(path, threads=1, buffer="f32", workers=standing(2)) as llm:
-        np.testing.assert_array_equal(llm.eval(TOKENS), logits)
+    check_logits(path, source, standing(2))
 
 
 def test_what_is_refused(path, tmp_path, fixtures):
