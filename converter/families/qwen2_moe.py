@@ -12,8 +12,8 @@ from dataclasses import replace
 from dllama.converter.families import config as fields
 from dllama.converter.families import keys, qwen2
 from dllama.converter.families.config import Config
-from dllama.converter.families.routed import mlp_sources
-from dllama.converter.families.source import Source, with_experts
+from dllama.converter.families.routed import gated_sources, read_gated
+from dllama.converter.families.source import Source
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
@@ -29,25 +29,16 @@ KEYS = (
 
 def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     """The spec of a config.json; FormatError or UnsupportedError names path and field."""
-    count, taken = fields.experts(config, path)
+    experts = read_gated(config, path, normalised=False)
     spec = qwen2.read_config(config, weights, path)
     return replace(
         spec,
         qkv_bias=fields.flag(config, "qkv_bias", path, True),
         dense=fields.dense_layers(config, spec.n_layers, path),
-        n_experts=count,
-        n_active_experts=taken,
-        moe_hidden_dim=fields.size(config, "moe_intermediate_size", path),
-        shared_hidden_dim=fields.size(config, "shared_expert_intermediate_size", path),
-        shared_gate=True,
-        topk_normalised=fields.flag(config, "norm_topk_prob", path, False),
+        **experts,
     )
 
 
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file."""
-    return with_experts(
-        qwen2.sources(spec),
-        lambda at: mlp_sources(at, spec.n_experts, "shared_expert", "shared_expert_gate"),
-        spec.dense,
-    )
+    return gated_sources(qwen2.sources(spec), spec)

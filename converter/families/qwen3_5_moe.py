@@ -12,8 +12,8 @@ from dataclasses import replace
 from dllama.converter.families import config as fields
 from dllama.converter.families import keys, qwen3_5
 from dllama.converter.families.config import Config
-from dllama.converter.families.routed import mlp_sources
-from dllama.converter.families.source import Source, with_experts
+from dllama.converter.families.routed import gated_sources, read_gated
+from dllama.converter.families.source import Source
 from dllama.model.spec import ModelSpec
 from dllama.model.weight_types import WeightType
 
@@ -39,25 +39,12 @@ def read_config(config: Config, weights: WeightType, path: object) -> ModelSpec:
     if not given.get("num_local_experts"):
         given = fields.completed(given, {"num_experts": EXPERTS})
     fields.refuse_set(given, ("mlp_only_layers",), path)
-    count, taken = fields.experts(given, path)
-    width = fields.size(given, "moe_intermediate_size", path)
+    experts = read_gated(given, path, normalised=True)
     # No layer has a feed-forward network, whose width may be absent.
-    dense = fields.completed(given, {"intermediate_size": width})
-    return replace(
-        qwen3_5.read_config(dense, weights, path),
-        n_experts=count,
-        n_active_experts=taken,
-        moe_hidden_dim=width,
-        shared_hidden_dim=fields.size(given, "shared_expert_intermediate_size", path),
-        shared_gate=True,
-        topk_normalised=fields.flag(given, "norm_topk_prob", path, True),
-    )
+    dense = fields.completed(given, {"intermediate_size": experts["moe_hidden_dim"]})
+    return replace(qwen3_5.read_config(dense, weights, path), **experts)
 
 
 def sources(spec: ModelSpec) -> Iterator[Source]:
     """Where each tensor of the model file comes from, in the order of the file."""
-    return with_experts(
-        qwen3_5.sources(spec),
-        lambda at: mlp_sources(at, spec.n_experts, "shared_expert", "shared_expert_gate"),
-        spec.dense,
-    )
+    return gated_sources(qwen3_5.sources(spec), spec)

@@ -7,14 +7,15 @@ All tokens also take a shared expert.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dllama.checks import is_integer
 from dllama.converter.families import config as fields
 from dllama.converter.families.config import Config
-from dllama.converter.families.source import Source, expert_sources
+from dllama.converter.families.source import Source, expert_sources, with_experts
 from dllama.errors import FormatError
+from dllama.model.spec import ModelSpec
 
 # Fields of config.json that read_routed reads.
 KEYS = frozenset({
@@ -50,6 +51,34 @@ def read_routed(config: Config, layers: int, path: object) -> dict[str, Any]:
         "expert_scale": fields.number(config, "routed_scaling_factor", path, 1.0),
         **_groups(config, count, taken, path),
     }
+
+
+def read_gated(config: Config, path: object, normalised: bool) -> dict[str, Any]:
+    """The fields of a ModelSpec that describe experts beside a shared one that has a gate (Qwen).
+
+    Args:
+        config: a config.json.
+        path: the file, for messages.
+        normalised: norm_topk_prob, if the config does not say.
+    """
+    count, taken = fields.experts(config, path)
+    return {
+        "n_experts": count,
+        "n_active_experts": taken,
+        "moe_hidden_dim": fields.size(config, "moe_intermediate_size", path),
+        "shared_hidden_dim": fields.size(config, "shared_expert_intermediate_size", path),
+        "shared_gate": True,
+        "topk_normalised": fields.flag(config, "norm_topk_prob", path, normalised),
+    }
+
+
+def gated_sources(sources: Iterable[Source], spec: ModelSpec) -> Iterator[Source]:
+    """Sources of a model without experts, with those of experts as read_gated describes them."""
+    return with_experts(
+        sources,
+        lambda at: mlp_sources(at, spec.n_experts, "shared_expert", "shared_expert_gate"),
+        spec.dense,
+    )
 
 
 def _groups(config: Config, count: int, taken: int, path: object) -> dict[str, int]:
