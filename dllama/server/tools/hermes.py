@@ -47,14 +47,10 @@ class HermesParser(JsonCalls):
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(names)
-        self._step = self._text
         self._spaces = ""  # before what comes next
         self._called = False
 
-    def step(self) -> bool:
-        return self._step()
-
-    def _text(self) -> bool:
+    def first(self) -> bool:
         """Take text up to a call."""
         text, marker = self.before((OPEN,))
         kept = len(text.rstrip())
@@ -64,7 +60,6 @@ class HermesParser(JsonCalls):
         self._spaces += text[kept:]
         if marker:
             self.begin_call(self._after_call)
-            self._step = self.read_call
         elif self.ended and not self._called:
             self.give(Content(self._spaces))
             self._spaces = ""
@@ -77,7 +72,7 @@ class HermesParser(JsonCalls):
             self._spaces, self._step = "", self._close_marker
         else:
             self.give(Content(self._spaces + OPEN))
-            self._spaces, self._step = "", self._text
+            self._spaces, self._step = "", self.first
 
     def _close_marker(self) -> bool:
         """Take spaces and the marker that closes a call."""
@@ -93,5 +88,5 @@ class HermesParser(JsonCalls):
         """Take the spaces after a call."""
         self.held = self.held.lstrip()
         if self.held:
-            self._step = self._text
+            self._step = self.first
         return bool(self.held)

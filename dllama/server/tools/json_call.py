@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Collection
 from typing import Any
 
-from dllama.server.tools.base import Arguments, Begin, CallParser
+from dllama.server.tools.base import Arguments, Begin, CallParser, Content
 
 STRING = r'"(?:[^"\\]|\\.)*"'
 # What begins an object whose arguments can be passed on while they come.
@@ -45,11 +46,27 @@ class ObjectEnd:
 class JsonCalls(CallParser):
     """A parser with a state for calls that are JSON objects.
 
-    `held` begins with an object, or with spaces before it, when `read_call` begins.
+    The state is the method that takes what comes next.
     """
 
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(names)
+        self._step = self.first
+
+    def step(self) -> bool:
+        return self._step()
+
+    @abstractmethod
+    def first(self) -> bool:
+        """Take the beginning of an answer; as `step`."""
+
+    def rest(self) -> bool:
+        """Take all that comes as text."""
+        self.give(Content(self.take(len(self.held))))
+        return False
+
     def begin_call(self, after: Callable[[bool], None]) -> None:
-        """Read a call next.
+        """Read a call next. `held` begins with an object, or with spaces before it.
 
         Args:
             after: called after it with whether it was one. If not, `held` is as it was.
@@ -57,8 +74,9 @@ class JsonCalls(CallParser):
         self._after = after
         self._arguments: ObjectEnd | None = None
         self._closing = False
+        self._step = self._read_call
 
-    def read_call(self) -> bool:
+    def _read_call(self) -> bool:
         """Take some of a call; False if that needs more text."""
         if self._closing:
             return self._close()

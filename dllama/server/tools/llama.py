@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 
 from dllama.server.tools.base import (
     CallParser,
-    Content,
     Function,
     Special,
     ToolFormat,
@@ -48,18 +47,10 @@ class Llama(ToolFormat):
 class LlamaParser(JsonCalls):
     """Calls, if the answer begins with one of a known function; else text."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__(names)
-        self._step = self._start
-        self._spaces = ""
-
     def is_function(self, name: str) -> bool:
         return name in self.names
 
-    def step(self) -> bool:
-        return self._step()
-
-    def _start(self) -> bool:
+    def first(self) -> bool:
         """Find out whether the answer may begin with a call."""
         rest = self.held.lstrip()
         if not self.ended and len(rest) < len(TAG) and TAG.startswith(rest):
@@ -70,25 +61,19 @@ class LlamaParser(JsonCalls):
         elif rest.startswith("{"):
             self._step = self._call
         else:
-            self._step = self._text
+            self._step = self.rest
         return True
 
     def _call(self) -> bool:
         self.begin_call(self._after_call)
-        self._step = self.read_call
         return True
 
     def _after_call(self, called: bool) -> None:
-        self._step = self._between if called else self._text
+        self._step = self._between if called else self.rest
 
     def _between(self) -> bool:
         """Take what separates two calls."""
         self.held = self.held.lstrip("; \t\r\n")
         if self.held:
-            self._step = self._start
+            self._step = self.first
         return bool(self.held)
-
-    def _text(self) -> bool:
-        """Take all that comes as text."""
-        self.give(Content(self.take(len(self.held))))
-        return False

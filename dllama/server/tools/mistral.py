@@ -58,14 +58,7 @@ class Mistral(ToolFormat):
 class MistralParser(JsonCalls):
     """Text up to the first marker, then calls."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__(names)
-        self._step = self._text
-
-    def step(self) -> bool:
-        return self._step()
-
-    def _text(self) -> bool:
+    def first(self) -> bool:
         """Take text up to the calls."""
         text, marker = self.before((OPEN,))
         self.give(Content(text))
@@ -86,7 +79,6 @@ class MistralParser(JsonCalls):
                 self.take(1)
                 return True
             self.begin_call(self._after_object)
-            self._step = self.read_call
             return True
         if match := NAME.match(self.held):
             self.take(match.end())
@@ -99,7 +91,7 @@ class MistralParser(JsonCalls):
         return False
 
     def _after_object(self, called: bool) -> None:
-        self._step = self._which if called else self._rest
+        self._step = self._which if called else self.rest
 
     def _read_arguments(self) -> bool:
         end = self._end.find(self.held)
@@ -107,8 +99,3 @@ class MistralParser(JsonCalls):
         if end is not None:
             self._step = self._which
         return end is not None
-
-    def _rest(self) -> bool:
-        """Take what is no call as text."""
-        self.give(Content(self.take(len(self.held))))
-        return False
