@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from dllama.server.body import read_json
-from dllama.server.delivery import Delivery, JobResponse
+from dllama.server.apis import chat, completions, models
+from dllama.server.desk import Desk
 from dllama.server.dispatcher import Dispatcher
 from dllama.server.guard import Guard, error_response
-from dllama.server.jobs import Job, State
+from dllama.server.jobs import State
 from dllama.server.metrics import CONTENT_TYPE, Metrics
 from dllama.server.problems import ApiError, shown
-from dllama.server.requests import Options, parse_chat, parse_completion
-from dllama.server.responses import ChatFormat, CompletionFormat, ResponseFormat
 from dllama.server.served import Served
-from dllama.server.tools.answer import Answer
 
-# Makes the format of a response from the model, the options and the length of the prompt.
-MakeFormat = Callable[[Served, Options, int], ResponseFormat]
+APIS = (chat, completions, models)
 
 
 def make_app(
     served: Served, dispatcher: Dispatcher, metrics: Metrics, key: bytes | None, local: bool
 ) -> Starlette:
     """Create the application; see Guard for `key` and `local`."""
-    api = Api(served, dispatcher, metrics)
+    own, desk = Pages(dispatcher, metrics), Desk(served, dispatcher)
     return Starlette(
         routes=[
-            Route("/", api.page),
-            Route("/health", api.health),
-            Route("/metrics", api.metrics),
-            Route("/v1/models", api.models),
-            Route("/v1/models/{name:path}", api.model),
-            Route("/v1/chat/completions", api.chat, methods=["POST"]),
-            Route("/v1/completions", api.complete, methods=["POST"]),
+            Route("/", own.page),
+            Route("/health", own.health),
+            Route("/metrics", own.metrics),
+            *(route for api in APIS for route in api.routes(desk)),
         ],
         middleware=[Middleware(Guard, key=key, local=local, metrics=metrics)],
         exception_handlers={
@@ -57,11 +46,10 @@ def make_app(
     )
 
 
-class Api:
-    """The handlers of the paths."""
+class Pages:
+    """The handlers of the paths that belong to no API."""
 
-    def __init__(self, served: Served, dispatcher: Dispatcher, metrics: Metrics) -> None:
-        self._served = served
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._page = _Page()
@@ -81,77 +69,6 @@ class Api:
     async def metrics(self, request: Request) -> Response:
         """Serve metrics in Prometheus' format."""
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
-
-    async def models(self, request: Request) -> Response:
-        """List the model."""
-        return JSONResponse({"object": "list", "data": [self._served.as_json()]})
-
-    async def model(self, request: Request) -> Response:
-        """Describe the model."""
-        self._check_model(request.path_params["name"])
-        return JSONResponse(self._served.as_json())
-
-    async def chat(self, request: Request) -> JobResponse:
-        """Generate the next message of a conversation."""
-        parsed = parse_chat(await read_json(request))
-        self._check_model(parsed.options.model)
-        variables, stops = parsed.variables, self._served.chat_stops
-        options = replace(parsed.options, stop=parsed.options.stop + stops.texts)
-        made: MakeFormat = ChatFormat
-        if tools := parsed.tools:
-            form = await run_in_threadpool(self._served.tool_format, tools)
-            variables = {**variables, "tools": tools.asked}
-            grammar = self._served.tool_grammar(form, tools) if tools.forced else None
-            special = self._served.special_ids(form.markers)
-            options = replace(options, special=special, grammar=grammar)
-            stops = stops._replace(ids=stops.ids + self._served.special_ids(form.ends))
-            made = partial(ChatFormat, answer=Answer(form, tools))
-        ids = await run_in_threadpool(self._served.chat_ids, parsed.messages, variables)
-        return await self._respond(request, ids, options, made, stops.ids)
-
-    async def complete(self, request: Request) -> JobResponse:
-        """Continue a prompt."""
-        parsed = parse_completion(await read_json(request))
-        self._check_model(parsed.options.model)
-        ids = await run_in_threadpool(self._served.prompt_ids, parsed.prompt)
-        return await self._respond(request, ids, parsed.options, CompletionFormat)
-
-    async def _respond(
-        self,
-        request: Request,
-        ids: list[int],
-        options: Options,
-        format: MakeFormat,
-        stop_ids: Sequence[int] = (),
-    ) -> JobResponse:
-        """Queue a job and return the response, which is sent while the job runs."""
-        grammar = await run_in_threadpool(self._served.grammar, options.grammar)
-        delivery = Delivery()
-        job = Job(
-            prompt=ids,
-            max_tokens=self._served.limit(len(ids), options.max_tokens),
-            deliver=delivery.put,
-            options={
-                **self._served.defaults,
-                **options.sampling,
-                "stop": options.stop,
-                "stop_ids": () if options.ignore_eos else stop_ids,
-                "ignore_eos": options.ignore_eos,
-                "logprobs": options.top,
-                "grammar": grammar,
-                "special": options.special,
-            },
-            client=request.client.host if request.client else "",
-        )
-        self._dispatcher.submit(job)
-        made = format(self._served, options, len(ids))
-        return JobResponse(delivery, made, options.stream, partial(self._dispatcher.cancel, job))
-
-    def _check_model(self, name: str | None) -> None:
-        """Raise ApiError 404 if the request names another model. None means any model."""
-        if name is not None and name != self._served.name:
-            message = f"the model {shown(name)} does not exist, expected {self._served.name!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
 
 
 class _Page:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ from dllama.server.problems import ApiError
 from dllama.server.responses import ResponseFormat
 
 Event = Token | Done | ApiError
-QUIET = 10.0  # seconds without a token after which a stream gets a comment
-WAITING = ": waiting\n\n"  # a comment of server-sent events, which clients ignore
+QUIET = 10.0  # seconds without a token after which a stream says that it waits
 
 
 class Delivery:
@@ -63,7 +61,7 @@ class JobResponse:
     Args:
         delivery: the events of the job.
         format: builds the JSON objects.
-        stream: whether to send server-sent events.
+        stream: whether to stream them.
         cancel: called when the client disconnects, and at the end.
     """
 
@@ -103,49 +101,45 @@ class JobResponse:
                 await JSONResponse(self._format.whole(tokens, event))(scope, receive, send)
 
     async def _send_stream(self, send: Send) -> None:
-        """Send server-sent events."""
-        await _start(send)
-        await _send_text(send, WAITING)
+        """Send the objects as they come."""
+        made = self._format
+        await _start(send, made.media_type)
+        await _send_text(send, made.waiting)
         started = False
         try:
             async for event in self._delivery.events():
                 if event is None:
-                    await _send_text(send, WAITING)
+                    await _send_text(send, made.waiting)
                     continue
                 if isinstance(event, Done) and event.reason == "cancelled":
                     return
                 if not started:
                     started = True
-                    await _send_events(send, self._format.opening())
+                    await self._send(send, made.opening())
                 if isinstance(event, Token):
-                    await _send_events(send, self._format.piece(event))
+                    await self._send(send, made.piece(event))
                 else:
-                    await _send_events(send, [*self._format.closing(event), "[DONE]"])
+                    await self._send(send, made.closing(event), made.end())
         except ApiError as error:
-            await _send_events(send, [error.as_json()])
+            await self._send(send, [made.error(error)])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _send(self, send: Send, values: Sequence[dict[str, Any]], end: str = "") -> None:
+        """Send objects in their frames, and what comes after them."""
+        await _send_text(send, "".join(map(self._format.frame, values)) + end)
 
-async def _start(send: Send) -> None:
+
+async def _start(send: Send, media_type: str) -> None:
     """Send the headers of a stream, which ask proxies not to buffer it."""
     headers = {
-        b"content-type": b"text/event-stream; charset=utf-8",
+        b"content-type": media_type.encode(),
         b"cache-control": b"no-store",
         b"x-accel-buffering": b"no",
     }
     await send({"type": "http.response.start", "status": 200, "headers": list(headers.items())})
 
 
-async def _send_events(send: Send, values: Sequence[dict[str, Any] | str]) -> None:
-    """Send values as events: JSON objects, or strings as they are."""
-    texts = [value if isinstance(value, str) else _json(value) for value in values]
-    if texts:
-        await _send_text(send, "".join(f"data: {text}\n\n" for text in texts))
-
-
 async def _send_text(send: Send, text: str) -> None:
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    """Send a part of the body, unless it is empty."""
+    if text:
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

@@ -13,8 +13,9 @@ from serving import http
 
 from dllama.errors import GrammarError
 from dllama.sampling.grammar import GrammarText
+from dllama.server.apis.chat import parse_chat
+from dllama.server.apis.completions import parse_completion
 from dllama.server.problems import ApiError
-from dllama.server.requests import parse_chat, parse_completion
 
 ASKED = [{"role": "user", "content": "Who are you?"}]
 SCHEMA = {

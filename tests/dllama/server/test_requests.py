@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dllama.server.apis.chat import parse_chat
+from dllama.server.apis.completions import parse_completion
 from dllama.server.problems import ApiError
-from dllama.server.requests import parse_chat, parse_completion
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

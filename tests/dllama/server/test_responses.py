@@ -8,9 +8,10 @@ import pytest
 
 from dllama import TemplateError, Token
 from dllama.model_path import DEMO
+from dllama.server.apis.chat import ChatFormat
+from dllama.server.apis.completions import CompletionFormat
 from dllama.server.jobs import Done
 from dllama.server.requests import Options
-from dllama.server.responses import ChatFormat, CompletionFormat
 from dllama.server.served import Served
 from dllama.text.tokenizer import Tokenizer
 

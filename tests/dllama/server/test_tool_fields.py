@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dllama.server.apis.chat import parse_chat
 from dllama.server.problems import ApiError
-from dllama.server.requests import parse_chat
 
 HELLO = [{"role": "user", "content": "Hello"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}

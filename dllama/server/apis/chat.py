@@ -1,0 +1,120 @@
+"""/v1/chat/completions: the next message of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from dllama import Token
+from dllama.server.apis.openai_format import OpenAIFormat
+from dllama.server.body import read_json
+from dllama.server.delivery import JobResponse
+from dllama.server.desk import Conversation, Desk
+from dllama.server.fields import Fields
+from dllama.server.jobs import Done
+from dllama.server.messages import parse_messages
+from dllama.server.problems import ApiError
+from dllama.server.requests import MAX_TOKENS, MAX_TOP, Options, take_options
+from dllama.server.served import Served
+from dllama.server.tool_fields import take_tools
+from dllama.server.tools.answer import Answer
+from dllama.text.template_variables import checked_variables
+
+
+def routes(desk: Desk) -> list[Route]:
+    """Return the paths."""
+
+    async def answer(request: Request) -> JobResponse:
+        return await desk.chat(request, parse_chat(await read_json(request)), ChatFormat)
+
+    return [Route("/v1/chat/completions", answer, methods=["POST"])]
+
+
+def parse_chat(body: object) -> Conversation:
+    """Parse a body; ApiError 400 if it is wrong."""
+    fields = Fields(body)
+    messages = parse_messages(fields.take("messages"))
+    variables = _variables(fields)
+    limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
+    old_limit = fields.integer("max_tokens", 1, MAX_TOKENS)
+    wants = fields.boolean("logprobs")
+    top = fields.integer("top_logprobs", 0, MAX_TOP)
+    if top is not None and not wants:
+        raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    fields.only("modalities", [["text"]])
+    fields.only("functions", [[]], ": use tools instead")
+    fields.only("function_call", ["none", "auto"], ": use tool_choice instead")
+    tools = take_tools(fields)
+    options = take_options(
+        fields, old_limit if limit is None else limit, (top or 0) if wants else None
+    )
+    if tools and options.grammar:
+        name = options.grammar.name.partition(".")[0]
+        message = f"{name} and tools: a request with both needs tool_choice to be none"
+        raise ApiError(400, message, param=name, code="unsupported_value")
+    return Conversation(messages, options, variables, tools)
+
+
+def _variables(fields: Fields) -> dict[str, Any]:
+    """Take the variables of the chat template, as vLLM and llama.cpp do."""
+    value = fields.take("chat_template_kwargs")
+    try:
+        given = {} if value is None else checked_variables(value)
+    except ValueError as error:
+        message = f"chat_template_kwargs: {error}"
+        raise ApiError(400, message, param="chat_template_kwargs", code="invalid_value") from error
+    effort = fields.text("reasoning_effort")
+    return given if effort is None else {"reasoning_effort": effort, **given}
+
+
+class ChatFormat(OpenAIFormat):
+    """The message, in chunks or as a whole.
+
+    Args:
+        answer: finds calls in the text; None if nothing may be called.
+    """
+
+    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(
+        self, served: Served, options: Options, prompt: int, answer: Answer | None = None
+    ) -> None:
+        super().__init__(served, options, prompt)
+        self._answer = answer
+
+    def text(self, text: str) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"message": {**message, **(self._answer.whole(text) if self._answer else {})}}
+
+    def part(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text} if text else {}}
+
+    def parts(self, text: str) -> list[dict[str, Any]]:
+        if self._answer is None:
+            return super().parts(text)
+        return [{"delta": delta} for delta in self._answer.push(text)]
+
+    def last_parts(self) -> list[dict[str, Any]]:
+        return [{"delta": delta} for delta in self._answer.end()] if self._answer else []
+
+    def reason(self, done: Done) -> str:
+        called = self._answer is not None and self._answer.called
+        return "tool_calls" if called and done.reason == "stop" else done.reason
+
+    def first_choice(self) -> dict[str, Any] | None:
+        delta = {"role": "assistant", "content": ""}
+        return {"delta": delta, "logprobs": None, "finish_reason": None}
+
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
+        content = []
+        for token in tokens:
+            top = [self._entry(*pair) for pair in token.top]
+            content.append({**self._entry(token.id, token.logprob), "top_logprobs": top})
+        return {"content": content, "refusal": None}
+
+    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
+        text, raw = self.spell(token)
+        return {"token": text, "logprob": logprob, "bytes": raw}

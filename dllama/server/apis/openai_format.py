@@ -1,0 +1,131 @@
+"""The objects that responses of OpenAI's two older APIs have in common."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from dllama import Token, __version__
+from dllama.server.jobs import Done
+from dllama.server.requests import Options
+from dllama.server.responses import ResponseFormat
+from dllama.server.served import Served
+from dllama.text.stream import End
+
+
+class OpenAIFormat(ResponseFormat):
+    """A response with choices, in chunks or as a whole.
+
+    Args:
+        served: the model.
+        options: options of the request.
+        prompt: number of tokens in the prompt.
+    """
+
+    prefix: str  # of the response's id
+    whole_object: str
+    chunk_object: str
+
+    def __init__(self, served: Served, options: Options, prompt: int) -> None:
+        self._served = served
+        self._options = options
+        self._prompt = prompt
+        self._offset = 0  # characters sent so far
+        self._head = {
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": served.name,
+            "system_fingerprint": f"dllama-{__version__}",
+        }
+
+    def opening(self) -> list[dict[str, Any]]:
+        choice = self.first_choice()
+        return [] if choice is None else [self._chunk(choice)]
+
+    def piece(self, token: Token) -> list[dict[str, Any]]:
+        logprobs = self._logprobs([token])
+        parts = self.parts(token.text) or ([self.part("")] if logprobs is not None else [])
+        chunks = []
+        for part in parts:
+            chunks.append(self._chunk({**part, "logprobs": logprobs, "finish_reason": None}))
+            logprobs = None
+        return chunks
+
+    def closing(self, done: Done) -> list[dict[str, Any]]:
+        ends = {"logprobs": None, "finish_reason": None}
+        chunks = [self._chunk({**part, **ends}) for part in self.last_parts()]
+        last = {**self.part(""), "logprobs": None, "finish_reason": self.reason(done)}
+        chunks.append(self._chunk(last))
+        if self._options.include_usage:
+            usage = {"choices": [], "usage": self._usage(done)}
+            chunks.append({**self._head, "object": self.chunk_object, **usage})
+        return chunks
+
+    def end(self) -> str:
+        return "data: [DONE]\n\n"
+
+    def whole(self, tokens: Sequence[Token], done: Done) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            **self.text("".join(token.text for token in tokens)),
+            "logprobs": self._logprobs(tokens),
+            "finish_reason": self.reason(done),
+        }
+        content = {"object": self.whole_object, "choices": [choice], "usage": self._usage(done)}
+        return {**self._head, **content}
+
+    @abstractmethod
+    def text(self, text: str) -> dict[str, Any]:
+        """Return the field of a choice that holds the whole text."""
+
+    @abstractmethod
+    def part(self, text: str) -> dict[str, Any]:
+        """Return the field of a streamed choice that holds some text."""
+
+    def parts(self, text: str) -> list[dict[str, Any]]:
+        """Return the fields of the streamed choices that some text becomes."""
+        return [self.part(text)] if text else []
+
+    def last_parts(self) -> list[dict[str, Any]]:
+        """Return the fields of the streamed choices that come after all text."""
+        return []
+
+    def reason(self, done: Done) -> str:
+        """Return why the response ends."""
+        return done.reason
+
+    @abstractmethod
+    def first_choice(self) -> dict[str, Any] | None:
+        """Return the choice that comes before all text, if any."""
+
+    @abstractmethod
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
+        """Return the log probabilities of tokens."""
+
+    def spell(self, token: int) -> tuple[str, list[int]]:
+        """Return the text and the bytes of an id; invalid UTF-8 becomes U+FFFD in the text."""
+        tokenizer = self._served.tokenizer
+        raw = b"" if tokenizer is None else tokenizer.spell(token)
+        return raw.decode(errors="replace"), list(raw)
+
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        """Return the log probabilities of all tokens but an EOS; None if not requested."""
+        if self._options.top is None:
+            return None
+        return self.logprobs([token for token in tokens if token.end is not End.EOS])
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        content = {"object": self.chunk_object, "choices": [{"index": 0, **choice}]}
+        usage = {"usage": None} if self._options.include_usage else {}
+        return {**self._head, **content, **usage}
+
+    def _usage(self, done: Done) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": done.generated,
+            "total_tokens": self._prompt + done.generated,
+            "prompt_tokens_details": {"cached_tokens": done.cached},
+        }
