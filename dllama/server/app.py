@@ -16,7 +16,8 @@ from starlette.routing import Route
 from dllama.server.apis import chat, completions, models
 from dllama.server.desk import Desk
 from dllama.server.dispatcher import Dispatcher
-from dllama.server.guard import Guard, error_response
+from dllama.server.errors import error_response
+from dllama.server.guard import Guard
 from dllama.server.jobs import State
 from dllama.server.metrics import CONTENT_TYPE, Metrics
 from dllama.server.problems import ApiError, shown
@@ -30,14 +31,15 @@ def make_app(
 ) -> Starlette:
     """Create the application; see Guard for `key` and `local`."""
     own, desk = Pages(dispatcher, metrics), Desk(served, dispatcher)
+    routes = [
+        Route("/", own.page),
+        Route("/health", own.health),
+        Route("/metrics", own.metrics),
+        *(route for api in APIS for route in api.routes(desk)),
+    ]
     return Starlette(
-        routes=[
-            Route("/", own.page),
-            Route("/health", own.health),
-            Route("/metrics", own.metrics),
-            *(route for api in APIS for route in api.routes(desk)),
-        ],
-        middleware=[Middleware(Guard, key=key, local=local, metrics=metrics)],
+        routes=routes,
+        middleware=[Middleware(Guard, key=key, local=local, metrics=metrics, routes=routes)],
         exception_handlers={
             ApiError: _report_api_error,
             HTTPException: _report_http_error,
@@ -93,21 +95,21 @@ class _Page:
 
 async def _report_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(request.url.path, error)
 
 
 async def _report_http_error(request: Request, error: Exception) -> Response:
-    """Put Starlette's errors into OpenAI's format."""
+    """Put Starlette's errors into the format of the API."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {shown(request.url.path)}"
     message = {404: f"{where}: no such path", 405: f"{where}: method not allowed"}
-    response = error_response(
-        ApiError(error.status_code, message.get(error.status_code, error.detail))
-    )
+    reported = ApiError(error.status_code, message.get(error.status_code, error.detail))
+    response = error_response(request.url.path, reported)
     response.headers.update(error.headers or {})
     return response
 
 
 async def _report_fault(request: Request, error: Exception) -> Response:
     """Hide the details of an unexpected error; the log has them."""
-    return error_response(ApiError(500, "the server failed on this request; see its log"))
+    failed = ApiError(500, "the server failed on this request; see its log")
+    return error_response(request.url.path, failed)

@@ -6,13 +6,15 @@ import hmac
 import ipaddress
 import logging
 import time
+from collections.abc import Sequence
 from hashlib import sha256
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dllama.server.errors import error_response
 from dllama.server.metrics import Metrics
 from dllama.server.problems import ApiError, shown
 
@@ -20,7 +22,6 @@ log = logging.getLogger("dllama.server")
 
 # Open without a key: these reveal nothing, and the page itself asks for the key.
 OPEN = ("/", "/health")
-PATHS = (*OPEN, "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions")
 
 
 class Guard:
@@ -33,10 +34,19 @@ class Guard:
             that do not name this machine. This stops DNS rebinding, where another site's page
             reaches the server under a name of its own.
         metrics: counts the requests.
+        routes: those of the application; the metrics name their paths.
     """
 
-    def __init__(self, app: ASGIApp, key: bytes | None, local: bool, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        key: bytes | None,
+        local: bool,
+        metrics: Metrics,
+        routes: Sequence[Route],
+    ) -> None:
         self._app = app
+        self._routes = routes
         self._key = key
         self._local = local
         self._metrics = metrics
@@ -58,9 +68,10 @@ class Guard:
             self._check(scope["path"], Headers(scope=scope))
             await self._app(scope, receive, send_noting_status)
         except ApiError as error:
-            await error_response(error)(scope, receive, send_noting_status)
+            response = error_response(scope["path"], error)
+            await response(scope, receive, send_noting_status)
         finally:
-            path = scope["path"] if scope["path"] in PATHS else "other"
+            path = self._label(scope)
             self._metrics.requests.labels(path, str(status)).inc()
             level = logging.DEBUG if path in ("/health", "/metrics") else logging.INFO
             words = (scope["method"], ascii(scope["path"])[1:-1], status)
@@ -75,6 +86,12 @@ class Guard:
                 raise ApiError(403, message, code="foreign_host")
         elif path not in OPEN and not self._has_key(headers):
             raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+    def _label(self, scope: Scope) -> str:
+        """Return the path of the route of a request; "other" if there is none."""
+        found = (one for one in self._routes if one.matches(scope)[0] is not Match.NONE)
+        route = next(found, None)
+        return "other" if route is None else route.path_format
 
     def _has_key(self, headers: Headers) -> bool:
         """Whether the key is right, compared in constant time."""
@@ -91,8 +108,3 @@ def is_local(host: str) -> bool:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def error_response(error: ApiError) -> JSONResponse:
-    """Create the response that reports an error."""
-    return JSONResponse(error.as_json(), error.status, error.headers())

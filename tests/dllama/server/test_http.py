@@ -44,6 +44,15 @@ def test_wrong_paths_methods_and_types(server):
         assert "expected 'application/json'" in json.loads(raw)["error"]["message"]
 
 
+def test_errors_have_the_format_of_the_api(server):
+    message = "GET '/v1/messages/a': no such path"
+    error = {"type": "not_found_error", "message": message}
+    assert json.loads(http(f"{server.url}/v1/messages/a")[2]) == {"type": "error", "error": error}
+    assert json.loads(http(f"{server.url}/api/a")[2]) == {"error": "GET '/api/a': no such path"}
+    _, _, raw = http(f"{server.url}/api/a", host="attacker.example")
+    assert "attacker.example" in json.loads(raw)["error"]
+
+
 def test_other_names_for_this_machine_are_refused(server):
     assert http(f"{server.url}/v1/models", host="localhost:1")[0] == 200
     assert http(f"{server.url}/v1/models", host="[::1]:1")[0] == 200
@@ -62,6 +71,11 @@ def test_health_and_metrics(client, server):
     assert float(lines["dllama_generated_tokens_total"]) >= 2
     assert float(lines['dllama_http_requests_total{path="/v1/completions",status="200"}']) >= 1
     assert float(lines["dllama_token_seconds_count"]) >= 1
+    http(f"{server.url}/v1/models/a/b")
+    http(f"{server.url}/nothing")
+    counted = server.metrics.text().decode()
+    assert 'dllama_http_requests_total{path="/v1/models/{name}",status="404"} 1.0' in counted
+    assert 'dllama_http_requests_total{path="other",status="404"}' in counted
 
 
 def test_api_key():
