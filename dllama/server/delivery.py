@@ -11,11 +11,11 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
-from dllama.server.jobs import Done
+from dllama.server.jobs import Done, Place
 from dllama.server.problems import ApiError
 from dllama.server.responses import ResponseFormat
 
-Event = Token | Done | ApiError
+Event = Token | Done | Place | ApiError
 QUIET = 10.0  # seconds without a token after which a stream says that it waits
 
 
@@ -31,8 +31,8 @@ class Delivery:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def events(self) -> AsyncIterator[Token | Done | None]:
-        """Yield tokens and finally a Done; None when nothing came for a while.
+    async def events(self) -> AsyncIterator[Token | Done | Place | None]:
+        """Yield places in the queue, tokens and a Done; None when nothing came for a while.
 
         Raises:
             ApiError: the job failed.
@@ -97,7 +97,7 @@ class JobResponse:
         async for event in self._delivery.events():
             if isinstance(event, Token):
                 tokens.append(event)
-            elif event is not None and event.reason != "cancelled":
+            elif isinstance(event, Done) and event.reason != "cancelled":
                 await JSONResponse(self._format.whole(tokens, event))(scope, receive, send)
 
     async def _send_stream(self, send: Send) -> None:
@@ -110,6 +110,9 @@ class JobResponse:
             async for event in self._delivery.events():
                 if event is None:
                     await _send_text(send, made.waiting)
+                    continue
+                if isinstance(event, Place):
+                    await _send_text(send, made.place(event))
                     continue
                 if isinstance(event, Done) and event.reason == "cancelled":
                     return

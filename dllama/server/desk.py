@@ -124,6 +124,7 @@ class Desk:
                 "special": options.special,
             },
             client=request.client.host if request.client else "",
+            moved=delivery.put,
         )
         self._dispatcher.submit(job)
         format = made(self.served, options, len(ids))

@@ -37,6 +37,17 @@ class Done:
     generated: int = 0
 
 
+@dataclass(frozen=True)
+class Place:
+    """The place of a job in the queue.
+
+    Attributes:
+        before: how many jobs come before it; None when its turn has come.
+    """
+
+    before: int | None
+
+
 @dataclass(eq=False)
 class Job:
     """A request.
@@ -48,6 +59,8 @@ class Job:
             ApiError. It must not block.
         options: arguments of LLM.submit.
         client: identifies the client.
+        moved: called by any thread with each new place in the queue. It must not block.
+        place: the last one.
         cancelled: set by Dispatcher.cancel.
         since: when the job was created (time.monotonic).
     """
@@ -57,8 +70,17 @@ class Job:
     deliver: Callable[[Token | Done | ApiError], None]
     options: dict[str, Any] = field(default_factory=dict)
     client: str = ""
+    moved: Callable[[Place], None] = lambda place: None
+    place: Place | None = None
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
+
+    def move(self, before: int | None) -> None:
+        """Note a place in the queue, and tell if it is a new one."""
+        place = Place(before)
+        if place != self.place:
+            self.place = place
+            self.moved(place)
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import Token
-from dllama.server.jobs import Done
+from dllama.server.jobs import Done, Place
 from dllama.server.problems import ApiError
 
 
@@ -38,6 +38,12 @@ class ResponseFormat(ABC):
     @abstractmethod
     def closing(self, done: Done) -> list[dict[str, Any]]:
         """Return the last objects of a stream."""
+
+    def place(self, place: Place) -> str:
+        """Return what a stream sends when its place in the queue changes; clients ignore it."""
+        if not self.waiting:
+            return ""
+        return ": started\n\n" if place.before is None else f": waiting {place.before}\n\n"
 
     def error(self, error: ApiError) -> dict[str, Any]:
         """Return an error, of a stream or of a whole response."""
