@@ -63,13 +63,7 @@ class GrammarError(ModelError):
 
 
 class TransportError(DllamaError, ConnectionError):
-    """A link to another node failed or cannot be made; the message names the node.
-
-    Attributes:
-        rank: of the worker at fault; None if it is not known.
-    """
-
-    rank: int | None = None
+    """A link to another node failed or cannot be made; the message names the node."""
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
@@ -77,13 +71,7 @@ class TransportTimeoutError(TransportError, TimeoutError):
 
 
 class ProtocolError(DllamaError, ValueError):
-    """Another node sent a message that the protocol does not allow.
-
-    Attributes:
-        rank: of the worker at fault; None if it is not known.
-    """
-
-    rank: int | None = None
+    """Another node sent a message that the protocol does not allow."""
 
 
 class NodeError(ProtocolError):

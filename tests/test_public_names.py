@@ -77,5 +77,4 @@ def test_methods_and_attributes_of_the_engine():
         "threads",
         "tokenizer",
         "transport",
-        "workers",
     }

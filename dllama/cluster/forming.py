@@ -123,9 +123,7 @@ class _Forming:
         try:
             link = self.transport.connect(address, self.config.timeout)
         except TransportError as error:
-            named = type(error)(f"worker {rank}: {error}")
-            named.rank = rank
-            raise named from error
+            raise type(error)(f"worker {rank}: {error}") from error
         self.opened.append(link)
         link.peer, link.timeout, link.crowded = name, self.config.timeout, self.crowded
         protocol.greet(link, self.secret, caller=True)

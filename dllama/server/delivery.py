@@ -5,131 +5,172 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
-from dllama.server.jobs import Done, Place
+from dllama.server.jobs import Done
 from dllama.server.problems import ApiError
 from dllama.server.responses import ResponseFormat
 
-Event = Token | Done | Place | ApiError
+Event = Token | Done | ApiError
 QUIET = 10.0  # seconds without a token after which a stream says that it waits
 
 
+class Text(NamedTuple):
+    """What a job has generated."""
+
+    tokens: list[Token]
+    done: Done
+
+
 class Delivery:
-    """The events of one job. Create it in the event loop; any thread may fill it."""
+    """The events of the jobs of a request. Create it in the event loop; any thread may fill it.
 
-    def __init__(self) -> None:
+    Args:
+        jobs: how many there are.
+    """
+
+    def __init__(self, jobs: int = 1) -> None:
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._left = jobs
 
-    def put(self, event: Event) -> None:
-        """Add an event. It is dropped if the event loop has ended."""
+    def put(self, job: int, event: Event) -> None:
+        """Add an event of a job. It is dropped if the event loop has ended."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
 
-    async def events(self) -> AsyncIterator[Token | Done | Place | None]:
-        """Yield places in the queue, tokens and a Done; None when nothing came for a while.
+    async def events(self) -> AsyncIterator[tuple[int, Token | Done] | None]:
+        """Yield events with the numbers of their jobs, until all of these are done.
+
+        None stands for a while in which nothing came.
 
         Raises:
-            ApiError: the job failed.
+            ApiError: a job failed.
         """
-        while True:
+        while self._left:
             waiting = asyncio.ensure_future(self._events.get())
             try:
                 while not (await asyncio.wait({waiting}, timeout=QUIET))[0]:
                     yield None
             finally:
                 waiting.cancel()
-            event = waiting.result()
+            job, event = waiting.result()
             if isinstance(event, ApiError):
                 raise event
-            yield event
-            if isinstance(event, Done):
-                return
+            self._left -= isinstance(event, Done)
+            yield job, event
+
+
+class UnwantedError(Exception):
+    """Nobody wants the response any more."""
 
 
 class JobResponse:
-    """The response to a job, as an ASGI application.
+    """The response to a request, as an ASGI application.
 
     A stream begins at once, and tells again and again that it waits, so that neither the client nor
     a proxy gives up. So an ApiError ends it as an event; without a stream it is raised.
 
     Args:
-        delivery: the events of the job.
-        format: builds the JSON objects.
+        delivery: the events of the jobs.
+        formats: of the texts that are returned. In a stream, text i is that of job i.
         stream: whether to stream them.
         cancel: called when the client disconnects, and at the end.
+        choose: picks the texts to return from those of all jobs; in a stream all are returned.
     """
 
     def __init__(
-        self, delivery: Delivery, format: ResponseFormat, stream: bool, cancel: Callable[[], None]
+        self,
+        delivery: Delivery,
+        formats: Sequence[ResponseFormat],
+        stream: bool,
+        cancel: Callable[[], None],
+        choose: Callable[[Sequence[Text]], Sequence[Text]],
     ) -> None:
         self._delivery = delivery
-        self._format = format
+        self._formats = formats
         self._stream = stream
         self._cancel = cancel
+        self._choose = choose
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         watch = asyncio.create_task(self._watch(receive))
         try:
-            if self._stream:
-                await self._send_stream(send)
-            else:
-                await self._send_whole(scope, receive, send)
+            with contextlib.suppress(UnwantedError):
+                if self._stream:
+                    await self._send_stream(send)
+                else:
+                    await self._send_whole(scope, receive, send)
         finally:
             watch.cancel()
             self._cancel()
 
     async def _watch(self, receive: Receive) -> None:
-        """Cancel the job when the client disconnects."""
+        """Cancel the jobs when the client disconnects."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._cancel()
 
+    async def _events(self) -> AsyncIterator[tuple[int, Token | Done] | None]:
+        """Yield the events; UnwantedError if a job was cancelled."""
+        async for event in self._delivery.events():
+            if event and isinstance(event[1], Done) and event[1].reason == "cancelled":
+                raise UnwantedError
+            yield event
+
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send one JSON object."""
-        tokens: list[Token] = []
-        async for event in self._delivery.events():
-            if isinstance(event, Token):
-                tokens.append(event)
-            elif isinstance(event, Done) and event.reason != "cancelled":
-                await JSONResponse(self._format.whole(tokens, event))(scope, receive, send)
+        tokens: dict[int, list[Token]] = {}
+        ends: dict[int, Done] = {}
+        async for event in self._events():
+            if event is None:
+                continue
+            job, one = event
+            if isinstance(one, Done):
+                ends[job] = one
+            else:
+                tokens.setdefault(job, []).append(one)
+        texts = [Text(tokens.get(job, []), ends[job]) for job in sorted(ends)]
+        chosen = zip(self._formats, self._choose(texts), strict=True)
+        parts = [format.whole(text.tokens, text.done) for format, text in chosen]
+        body = self._formats[0].merged(parts, [text.done for text in texts])
+        await JSONResponse(body)(scope, receive, send)
 
     async def _send_stream(self, send: Send) -> None:
         """Send the objects as they come."""
-        made = self._format
-        await _start(send, made.media_type)
-        await _send_text(send, made.waiting)
-        started = False
+        first = self._formats[0]
+        await _start(send, first.media_type)
+        await _send_text(send, first.waiting)
+        begun: set[int] = set()
+        ends: dict[int, Done] = {}
         try:
-            async for event in self._delivery.events():
+            async for event in self._events():
                 if event is None:
-                    await _send_text(send, made.waiting)
+                    await _send_text(send, first.waiting)
                     continue
-                if isinstance(event, Place):
-                    await _send_text(send, made.place(event))
-                    continue
-                if isinstance(event, Done) and event.reason == "cancelled":
-                    return
-                if not started:
-                    started = True
-                    await self._send(send, made.opening())
-                if isinstance(event, Token):
-                    await self._send(send, made.piece(event))
+                job, one = event
+                format = self._formats[job]
+                await self._send(send, [] if job in begun else format.opening())
+                begun.add(job)
+                if isinstance(one, Done):
+                    ends[job] = one
+                    await self._send(send, format.closing(one))
                 else:
-                    await self._send(send, made.closing(event), made.end())
+                    await self._send(send, format.piece(one))
+            last = first.summary([ends[job] for job in sorted(ends)])
+            await self._send(send, last, first.end())
         except ApiError as error:
-            await self._send(send, [made.error(error)])
+            await self._send(send, [first.error(error)])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, values: Sequence[dict[str, Any]], end: str = "") -> None:
         """Send objects in their frames, and what comes after them."""
-        await _send_text(send, "".join(map(self._format.frame, values)) + end)
+        await _send_text(send, "".join(map(self._formats[0].frame, values)) + end)
 
 
 async def _start(send: Send, media_type: str) -> None:

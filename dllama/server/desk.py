@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from dllama.server.delivery import Delivery, JobResponse
+from dllama.options import MAX_SEED
+from dllama.server.delivery import Delivery, JobResponse, Text
 from dllama.server.dispatcher import Dispatcher
 from dllama.server.jobs import Job
 from dllama.server.problems import ApiError, shown
@@ -20,15 +21,19 @@ from dllama.server.served import Served
 from dllama.server.tool_fields import Tools
 from dllama.server.tools.answer import Answer
 
-# Makes the format of a response from the model, the options and the length of the prompt.
-MakeFormat = Callable[[Served, Options, int], ResponseFormat]
+# Makes the format of a text from the model, the options and the ids of the prompt.
+MakeFormat = Callable[[Served, Options, Sequence[int]], ResponseFormat]
 
 
 class MakeChatFormat(Protocol):
     """Makes the format of a message; `answer` finds calls in its text."""
 
     def __call__(
-        self, served: Served, options: Options, prompt: int, answer: Answer | None = None
+        self,
+        served: Served,
+        options: Options,
+        prompt: Sequence[int],
+        answer: Answer | None = None,
     ) -> ResponseFormat: ...
 
 
@@ -80,16 +85,19 @@ class Desk:
             special = self.served.special_ids(form.markers)
             options = replace(options, special=special, grammar=grammar)
             stops = stops._replace(ids=stops.ids + self.served.special_ids(form.ends))
-            format = partial(made, answer=Answer(form, tools))
+
+            def format(served: Served, options: Options, prompt: Sequence[int]) -> ResponseFormat:
+                return made(served, options, prompt, answer=Answer(form, tools))
+
         ids = await run_in_threadpool(self.served.chat_ids, asked.messages, variables)
-        return await self._respond(request, ids, options, format, stops.ids)
+        return await self._respond(request, [ids], options, format, stops.ids)
 
     async def complete(
-        self, request: Request, prompt: str | list[int], options: Options, made: MakeFormat
+        self, request: Request, prompts: list[str | list[int]], options: Options, made: MakeFormat
     ) -> JobResponse:
-        """Continue a prompt; errors are those of `chat`."""
+        """Continue prompts; errors are those of `chat`."""
         self.check_model(options.model)
-        ids = await run_in_threadpool(self.served.prompt_ids, prompt)
+        ids = await run_in_threadpool(lambda: [*map(self.served.prompt_ids, prompts)])
         return await self._respond(request, ids, options, made)
 
     def check_model(self, name: str | None) -> None:
@@ -101,31 +109,68 @@ class Desk:
     async def _respond(
         self,
         request: Request,
-        ids: list[int],
+        prompts: list[list[int]],
         options: Options,
         made: MakeFormat,
         stop_ids: Sequence[int] = (),
     ) -> JobResponse:
-        """Queue a job and return the response, which is sent while the job runs."""
+        """Queue the jobs of a request and return its response, which is sent while they run."""
         grammar = await run_in_threadpool(self.served.grammar, options.grammar)
-        delivery = Delivery()
-        job = Job(
-            prompt=ids,
-            max_tokens=self.served.limit(len(ids), options.max_tokens),
-            deliver=delivery.put,
-            options={
-                **self.served.defaults,
-                **options.sampling,
-                "stop": options.stop,
-                "stop_ids": () if options.ignore_eos else stop_ids,
-                "ignore_eos": options.ignore_eos,
-                "logprobs": options.top,
-                "grammar": grammar,
-                "special": options.special,
-            },
-            client=request.client.host if request.client else "",
-            moved=delivery.put,
-        )
-        self._dispatcher.submit(job)
-        format = made(self.served, options, len(ids))
-        return JobResponse(delivery, format, options.stream, partial(self._dispatcher.cancel, job))
+        arguments = {
+            **self.served.defaults,
+            **options.sampling,
+            "stop": options.stop,
+            "stop_ids": () if options.ignore_eos else stop_ids,
+            "ignore_eos": options.ignore_eos,
+            "logprobs": 0 if options.top is None and options.chooses else options.top,
+            "grammar": grammar,
+            "special": options.special,
+        }
+        delivery = Delivery(len(prompts) * options.tries)
+        client = request.client.host if request.client else ""
+        jobs = [
+            Job(
+                prompt=ids,
+                max_tokens=self.served.limit(len(ids), options.max_tokens),
+                deliver=partial(delivery.put, number),
+                options=_numbered(arguments, number % options.tries),
+                client=client,
+                request=delivery,
+            )
+            for number, ids in enumerate(ids for ids in prompts for _ in range(options.tries))
+        ]
+        self._dispatcher.submit(*jobs)
+        texts = enumerate(ids for ids in prompts for _ in range(options.count))
+        formats = [made(self.served, replace(options, index=index), ids) for index, ids in texts]
+        choose = partial(likeliest, count=options.count, tries=options.tries)
+
+        def cancel() -> None:
+            for job in jobs:
+                self._dispatcher.cancel(job)
+
+        return JobResponse(delivery, formats, options.stream, cancel, choose)
+
+
+def _numbered(arguments: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the arguments of LLM.submit for one of several texts, each with a seed of its own."""
+    seed = arguments.get("seed")
+    return arguments if seed is None else {**arguments, "seed": seed + number & MAX_SEED}
+
+
+def likeliest(texts: Sequence[Text], count: int, tries: int) -> list[Text]:
+    """Return the texts with the highest log probabilities per token, the best first.
+
+    Args:
+        texts: `tries` of each prompt, with log probabilities.
+        count: how many of each prompt to return; if all, they stay in their order.
+    """
+    if count == tries:
+        return [*texts]
+    groups = [texts[first : first + tries] for first in range(0, len(texts), tries)]
+    return [one for group in groups for one in sorted(group, key=_mean, reverse=True)[:count]]
+
+
+def _mean(text: Text) -> float:
+    """Return the mean log probability of the tokens of a text."""
+    values = [token.logprob for token in text.tokens if token.logprob is not None]
+    return sum(values) / max(1, len(values))

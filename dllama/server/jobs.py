@@ -30,27 +30,18 @@ class Done:
         reason: "stop", "length", or "cancelled" if nobody wants the result any more.
         cached: prompt tokens that did not have to be evaluated again.
         generated: generated tokens, including an EOS.
+        prompt: tokens of the prompt.
     """
 
     reason: str
     cached: int = 0
     generated: int = 0
-
-
-@dataclass(frozen=True)
-class Place:
-    """The place of a job in the queue.
-
-    Attributes:
-        before: how many jobs come before it; None when its turn has come.
-    """
-
-    before: int | None
+    prompt: int = 0
 
 
 @dataclass(eq=False)
 class Job:
-    """A request.
+    """A text that a request asks for.
 
     Attributes:
         prompt: token ids.
@@ -59,8 +50,7 @@ class Job:
             ApiError. It must not block.
         options: arguments of LLM.submit.
         client: identifies the client.
-        moved: called by any thread with each new place in the queue. It must not block.
-        place: the last one.
+        request: identifies the request among those of all clients.
         cancelled: set by Dispatcher.cancel.
         since: when the job was created (time.monotonic).
     """
@@ -70,17 +60,9 @@ class Job:
     deliver: Callable[[Token | Done | ApiError], None]
     options: dict[str, Any] = field(default_factory=dict)
     client: str = ""
-    moved: Callable[[Place], None] = lambda place: None
-    place: Place | None = None
+    request: object = field(default_factory=object)
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
-
-    def move(self, before: int | None) -> None:
-        """Note a place in the queue, and tell if it is a new one."""
-        place = Place(before)
-        if place != self.place:
-            self.place = place
-            self.moved(place)
 
 
 @dataclass(eq=False)

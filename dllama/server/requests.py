@@ -6,7 +6,9 @@ with the names of `LLM.generate`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from dllama.errors import ConfigError
@@ -20,6 +22,7 @@ from dllama.server.problems import ApiError
 MAX_TOKENS = 1 << 31
 MAX_TOP = 20  # alternatives to a token
 MAX_STOPS = 16
+MAX_TEXTS = 128  # that are generated for a prompt
 # These tell who asks, or how to bill, store or route the response.
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -42,6 +45,11 @@ class Options:
         top: number of alternatives to list for every token; None for no log probabilities.
         grammar: what the text is to fit; None for any text.
         special: ids of special tokens whose names are part of the text.
+        count: texts for each prompt.
+        tries: how many are generated for each prompt, of which the likeliest are returned.
+        index: which of the texts that are returned this is about.
+        id: of the request, unique.
+        created: Unix time in seconds.
     """
 
     model: str | None
@@ -54,11 +62,22 @@ class Options:
     top: int | None
     grammar: GrammarText | None = None
     special: tuple[int, ...] = ()
+    count: int = 1
+    tries: int = 1
+    index: int = 0
+    id: str = field(default_factory=lambda: secrets.token_hex(12), compare=False)
+    created: int = field(default_factory=lambda: int(time.time()), compare=False)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether only the likeliest texts are returned."""
+        return self.tries > self.count
 
 
-def take_options(fields: Fields, max_tokens: int | None, top: int | None) -> Options:
+def take_options(
+    fields: Fields, max_tokens: int | None, top: int | None, count: int = 1, tries: int = 1
+) -> Options:
     """Take the fields that all kinds have; no others may be left then."""
-    fields.only("n", [1], ": send one request for each choice")
     for name in ("frequency_penalty", "presence_penalty"):
         fields.only(name, [0, 0.0], ": use repetition_penalty instead")
     fields.only("logit_bias", [{}])
@@ -73,6 +92,8 @@ def take_options(fields: Fields, max_tokens: int | None, top: int | None) -> Opt
         include_usage=_include_usage(fields.take("stream_options"), stream),
         top=top,
         grammar=take_grammar(fields),
+        count=count,
+        tries=tries,
     )
     fields.ignore(IGNORED)
     fields.end()

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import Token
-from dllama.server.jobs import Done, Place
+from dllama.server.jobs import Done
 from dllama.server.problems import ApiError
 
 
 class ResponseFormat(ABC):
-    """Builds the response to one request, as a whole or as the objects of a stream.
+    """Builds what a response says of a text, as a whole or as the objects of a stream.
+
+    A request for several texts has a format for each. The first one builds what they share.
 
     Attributes:
         media_type: of a stream.
@@ -27,9 +29,19 @@ class ResponseFormat(ABC):
     def whole(self, tokens: Sequence[Token], done: Done) -> dict[str, Any]:
         """Return a response that is not streamed."""
 
+    def merged(self, parts: Sequence[dict[str, Any]], ends: Sequence[Done]) -> dict[str, Any]:
+        """Return a response that is not streamed, of several texts.
+
+        Args:
+            parts: the responses of one text each.
+            ends: of all jobs, also of those whose texts are not returned.
+        """
+        (part,) = parts
+        return part
+
     @abstractmethod
     def opening(self) -> list[dict[str, Any]]:
-        """Return the first objects of a stream."""
+        """Return the first objects of a text in a stream."""
 
     @abstractmethod
     def piece(self, token: Token) -> list[dict[str, Any]]:
@@ -37,13 +49,11 @@ class ResponseFormat(ABC):
 
     @abstractmethod
     def closing(self, done: Done) -> list[dict[str, Any]]:
-        """Return the last objects of a stream."""
+        """Return the last objects of a text in a stream."""
 
-    def place(self, place: Place) -> str:
-        """Return what a stream sends when its place in the queue changes; clients ignore it."""
-        if not self.waiting:
-            return ""
-        return ": started\n\n" if place.before is None else f": waiting {place.before}\n\n"
+    def summary(self, ends: Sequence[Done]) -> list[dict[str, Any]]:
+        """Return the objects of a stream that come after all texts, from the ends of all jobs."""
+        return []
 
     def error(self, error: ApiError) -> dict[str, Any]:
         """Return an error, of a stream or of a whole response."""

@@ -17,7 +17,7 @@ from dllama.server.fields import Fields
 from dllama.server.jobs import Done
 from dllama.server.messages import parse_messages
 from dllama.server.problems import ApiError
-from dllama.server.requests import MAX_TOKENS, MAX_TOP, Options, take_options
+from dllama.server.requests import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take_options
 from dllama.server.served import Served
 from dllama.server.tool_fields import take_tools
 from dllama.server.tools.answer import Answer
@@ -48,8 +48,13 @@ def parse_chat(body: object) -> Conversation:
     fields.only("functions", [[]], ": use tools instead")
     fields.only("function_call", ["none", "auto"], ": use tool_choice instead")
     tools = take_tools(fields)
+    count = fields.integer("n", 1, MAX_TEXTS) or 1
     options = take_options(
-        fields, old_limit if limit is None else limit, (top or 0) if wants else None
+        fields,
+        old_limit if limit is None else limit,
+        (top or 0) if wants else None,
+        count=count,
+        tries=count,
     )
     if tools and options.grammar:
         name = options.grammar.name.partition(".")[0]
@@ -74,15 +79,18 @@ class ChatFormat(OpenAIFormat):
     """The message, in chunks or as a whole.
 
     Args:
+        served: the model.
+        options: options of the request.
+        prompt: ids of the prompt.
         answer: finds calls in the text; None if nothing may be called.
     """
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
-        self, served: Served, options: Options, prompt: int, answer: Answer | None = None
+        self, served: Served, options: Options, prompt: Sequence[int], answer: Answer | None = None
     ) -> None:
-        super().__init__(served, options, prompt)
+        super().__init__(served, options)
         self._answer = answer
 
     def text(self, text: str) -> dict[str, Any]:

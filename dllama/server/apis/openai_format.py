@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -22,21 +20,18 @@ class OpenAIFormat(ResponseFormat):
     Args:
         served: the model.
         options: options of the request.
-        prompt: number of tokens in the prompt.
     """
 
     prefix: str  # of the response's id
     whole_object: str
     chunk_object: str
 
-    def __init__(self, served: Served, options: Options, prompt: int) -> None:
+    def __init__(self, served: Served, options: Options) -> None:
         self._served = served
         self._options = options
-        self._prompt = prompt
-        self._offset = 0  # characters sent so far
         self._head = {
-            "id": f"{self.prefix}-{secrets.token_hex(12)}",
-            "created": int(time.time()),
+            "id": f"{self.prefix}-{options.id}",
+            "created": options.created,
             "model": served.name,
             "system_fingerprint": f"dllama-{__version__}",
         }
@@ -58,24 +53,29 @@ class OpenAIFormat(ResponseFormat):
         ends = {"logprobs": None, "finish_reason": None}
         chunks = [self._chunk({**part, **ends}) for part in self.last_parts()]
         last = {**self.part(""), "logprobs": None, "finish_reason": self.reason(done)}
-        chunks.append(self._chunk(last))
-        if self._options.include_usage:
-            usage = {"choices": [], "usage": self._usage(done)}
-            chunks.append({**self._head, "object": self.chunk_object, **usage})
-        return chunks
+        return [*chunks, self._chunk(last)]
+
+    def summary(self, ends: Sequence[Done]) -> list[dict[str, Any]]:
+        if not self._options.include_usage:
+            return []
+        usage = {"choices": [], "usage": self._usage(ends)}
+        return [{**self._head, "object": self.chunk_object, **usage}]
 
     def end(self) -> str:
         return "data: [DONE]\n\n"
 
     def whole(self, tokens: Sequence[Token], done: Done) -> dict[str, Any]:
         choice = {
-            "index": 0,
+            "index": self._options.index,
             **self.text("".join(token.text for token in tokens)),
             "logprobs": self._logprobs(tokens),
             "finish_reason": self.reason(done),
         }
-        content = {"object": self.whole_object, "choices": [choice], "usage": self._usage(done)}
-        return {**self._head, **content}
+        return {**self._head, "object": self.whole_object, "choices": [choice]}
+
+    def merged(self, parts: Sequence[dict[str, Any]], ends: Sequence[Done]) -> dict[str, Any]:
+        choices = [choice for part in parts for choice in part["choices"]]
+        return {**parts[0], "choices": choices, "usage": self._usage(ends)}
 
     @abstractmethod
     def text(self, text: str) -> dict[str, Any]:
@@ -118,14 +118,21 @@ class OpenAIFormat(ResponseFormat):
         return self.logprobs([token for token in tokens if token.end is not End.EOS])
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        content = {"object": self.chunk_object, "choices": [{"index": 0, **choice}]}
+        content = {
+            "object": self.chunk_object,
+            "choices": [{"index": self._options.index, **choice}],
+        }
         usage = {"usage": None} if self._options.include_usage else {}
         return {**self._head, **content, **usage}
 
-    def _usage(self, done: Done) -> dict[str, Any]:
+    def _usage(self, ends: Sequence[Done]) -> dict[str, Any]:
+        """Return the tokens of all texts. A prompt with several texts counts once."""
+        prompts = ends[:: self._options.tries]
+        read = sum(done.prompt for done in prompts)
+        generated = sum(done.generated for done in ends)
         return {
-            "prompt_tokens": self._prompt,
-            "completion_tokens": done.generated,
-            "total_tokens": self._prompt + done.generated,
-            "prompt_tokens_details": {"cached_tokens": done.cached},
+            "prompt_tokens": read,
+            "completion_tokens": generated,
+            "total_tokens": read + generated,
+            "prompt_tokens_details": {"cached_tokens": sum(done.cached for done in prompts)},
         }

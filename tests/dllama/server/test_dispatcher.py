@@ -68,8 +68,8 @@ def test_first_come_first_served():
         desk.gate.open()
         desk.wait(*"abcde")
     assert [name for name, _ in desk.events] == [name for name in "abcde" for _ in range(3)]
-    assert desk.of("a")[-1] == Done("length", cached=0, generated=2)
-    assert desk.of("b")[-1] == Done("length", cached=2, generated=2)
+    assert desk.of("a")[-1] == Done("length", cached=0, generated=2, prompt=3)
+    assert desk.of("b")[-1] == Done("length", cached=2, generated=2, prompt=3)
     assert desk.of("a")[:-1] == desk.of("b")[:-1]
 
 
@@ -117,7 +117,7 @@ def test_a_text_that_ends_by_itself():
         third = desk.of("a")[2].id
         desk.submit("b", 9, ignore_eos=False, stop_ids=[third])
         desk.wait("b")
-    assert desk.of("b")[-1] == Done("stop", cached=2, generated=3)
+    assert desk.of("b")[-1] == Done("stop", cached=2, generated=3, prompt=3)
 
 
 def test_a_cancelled_job_costs_the_others_nothing():
@@ -134,7 +134,7 @@ def test_a_cancelled_job_costs_the_others_nothing():
         desk.wait("c")
     assert desk.of("a")[-1].reason == "cancelled"
     assert desk.of("a")[-1].generated <= 2
-    assert desk.of("c")[-1] == Done("length", cached=2, generated=400)
+    assert desk.of("c")[-1] == Done("length", cached=2, generated=400, prompt=3)
 
 
 def test_an_interrupted_prompt_is_not_evaluated_to_its_end():
@@ -147,7 +147,7 @@ def test_an_interrupted_prompt_is_not_evaluated_to_its_end():
         desk.gate.open()
         desk.submit("b", 1, prompt=tuple(range(500)))
         desk.wait("b")
-    assert desk.of("a") == [Done("cancelled")]
+    assert desk.of("a") == [Done("cancelled", prompt=500)]
     assert desk.of("b")[-1].cached < 499
 
 
@@ -204,4 +204,4 @@ def test_a_job_that_fails_costs_that_job_alone(caplog):
         desk.wait("a", "b")
     assert desk.of("a")[-1].status == 500
     assert "a request failed" in caplog.text
-    assert desk.of("b")[-1] == Done("length", cached=0, generated=3)
+    assert desk.of("b")[-1] == Done("length", cached=0, generated=3, prompt=3)

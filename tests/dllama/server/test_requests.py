@@ -17,7 +17,7 @@ def test_least_bodies():
     assert chat.options.max_tokens is None
     assert (chat.options.sampling, chat.options.stop, chat.options.top) == ({}, (), None)
     completion = parse_completion({"prompt": "a"})
-    assert (completion.prompt, completion.options.max_tokens) == ("a", 16)
+    assert (completion.prompts, completion.options.max_tokens) == (["a"], 16)
 
 
 def test_everything_at_once():
@@ -66,7 +66,18 @@ def test_logprobs_of_both_kinds():
 @pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2], [[1, 2]], []])
 def test_prompts(prompt):
     one = prompt[0] if prompt in (["a"], [[1, 2]]) else prompt
-    assert parse_completion({"prompt": prompt}).prompt == one
+    assert parse_completion({"prompt": prompt}).prompts == [one]
+    assert parse_completion({"prompt": ["b", one]}).prompts == ["b", one]
+
+
+def test_numbers_of_texts():
+    def counts(**fields):
+        options = parse_completion({"prompt": "a", **fields}).options
+        return options.count, options.tries
+
+    assert counts() == (1, 1)
+    assert counts(n=3) == (3, 3)
+    assert counts(n=2, best_of=5) == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +105,7 @@ def test_prompts(prompt):
         ({"seed": 1 << 64}, "seed", "seed is"),
         ({"stop": ["a", ""]}, "stop", "non-empty strings"),
         ({"stop": ["a"] * 17}, "stop", "a list of at most 16 strings"),
-        (
-            {"n": 2},
-            "n",
-            "does not support: send one request",
-        ),
+        ({"n": 129}, "n", "n is 129, expected an integer from 1 to 128"),
         ({"n": True}, "n", "n is True"),
         ({"functions": [{"name": "f"}]}, "functions", "use tools instead"),
         ({"function_call": {"name": "f"}}, "function_call", "use tool_choice instead"),
@@ -133,12 +140,14 @@ def test_wrong_chats(fields, param, message):
     ("fields", "message"),
     [
         ({"prompt": None}, "prompt is missing"),
-        ({"prompt": ["a", "b"]}, "2 prompts, expected one"),
+        ({"prompt": ["a", 1]}, "prompt[1] is 1, expected a string or a list of token ids"),
+        ({"prompt": ["a"] * 1025, "n": 2}, "1025 prompts with 2 texts each are more than 2048"),
         ({"prompt": [1, "a"]}, "expected a string or a list of token ids"),
         ({"prompt": [True]}, "expected a string or a list of token ids"),
         ({"prompt": {"a": 1}}, "expected a string or a list of token ids"),
         ({"echo": True}, "echo is True, which this server does not support"),
-        ({"best_of": 2}, "best_of is 2"),
+        ({"n": 3, "best_of": 2}, "best_of is 2, expected at least n, which is 3"),
+        ({"best_of": 2, "stream": True}, "best_of above n needs stream to be false"),
         ({"suffix": "x"}, "suffix is 'x'"),
         ({"logprobs": True}, "logprobs is True, expected an integer from 0 to 20"),
     ],
