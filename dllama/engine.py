@@ -80,11 +80,11 @@ class LLM:
         progress: bool = options.PROGRESS.default,
     ) -> None:
         layout = Layout.of(nodes, workers, transport, threads, secret_file)
-        self.nodes, self.threads = layout.world_size, layout.threads[0]
+        self.nodes, self.workers = layout.world_size, layout.addresses
+        self.threads = layout.threads[0]
         self.transport: str | None = layout.transport.name if layout.transport else None
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
-        convert = options.REQUANTISE.require(requantise)
-        with open_model(model, convert) as stored:
+        with open_model(model, options.REQUANTISE.require(requantise)) as stored:
             self.model_path, self.spec = stored.path, stored.spec
             self.name = model_name(self.model_path)
             self._config = RunConfig.of(

@@ -63,7 +63,13 @@ class GrammarError(ModelError):
 
 
 class TransportError(DllamaError, ConnectionError):
-    """A link to another node failed or cannot be made; the message names the node."""
+    """A link to another node failed or cannot be made; the message names the node.
+
+    Attributes:
+        rank: of the worker at fault; None if it is not known.
+    """
+
+    rank: int | None = None
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
@@ -71,7 +77,13 @@ class TransportTimeoutError(TransportError, TimeoutError):
 
 
 class ProtocolError(DllamaError, ValueError):
-    """Another node sent a message that the protocol does not allow."""
+    """Another node sent a message that the protocol does not allow.
+
+    Attributes:
+        rank: of the worker at fault; None if it is not known.
+    """
+
+    rank: int | None = None
 
 
 class NodeError(ProtocolError):

@@ -77,4 +77,5 @@ def test_methods_and_attributes_of_the_engine():
         "threads",
         "tokenizer",
         "transport",
+        "workers",
     }

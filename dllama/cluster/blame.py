@@ -18,7 +18,7 @@ LISTENING = 0.2
 
 
 def blame(error: DllamaError, members: Sequence[Member], failed_rank: int | None) -> DllamaError:
-    """Return the error that names the worker at fault.
+    """Return the error that names the worker at fault, with its rank.
 
     That is the worker whose connection has ended; if there is none, the one that reports a failure
     of its own; else the one that the others wait for.
@@ -39,9 +39,13 @@ def blame(error: DllamaError, members: Sequence[Member], failed_rank: int | None
         for member in [m for m in silent if m.control.failed or m.control.wait(0.001)]:
             report = _last_words(member)
             if isinstance(report, TransportError):
-                return TransportError(f"{member.name} has gone: the connection is closed")
+                gone = TransportError(f"{member.name} has gone: the connection is closed")
+                gone.rank = member.rank
+                return gone
             silent.remove(member)
-            reports += [report] if report else []
+            if report:
+                report.rank = member.rank if report.blames is None else report.blames
+                reports.append(report)
         suspects |= {report.blames for report in reports if report.late}
         if any(report.blames is None for report in reports):
             break
@@ -51,7 +55,9 @@ def blame(error: DllamaError, members: Sequence[Member], failed_rank: int | None
     for member in silent:
         if member.rank in {report.blames for report in reports} | suspects:
             timeout = member.control.timeout
-            return TransportTimeoutError(f"{member.name} does not reply within {timeout:g} s")
+            hangs = TransportTimeoutError(f"{member.name} does not reply within {timeout:g} s")
+            hangs.rank = member.rank
+            return hangs
     return reports[0] if reports and not late else error
 
 

@@ -123,7 +123,9 @@ class _Forming:
         try:
             link = self.transport.connect(address, self.config.timeout)
         except TransportError as error:
-            raise type(error)(f"worker {rank}: {error}") from error
+            named = type(error)(f"worker {rank}: {error}")
+            named.rank = rank
+            raise named from error
         self.opened.append(link)
         link.peer, link.timeout, link.crowded = name, self.config.timeout, self.crowded
         protocol.greet(link, self.secret, caller=True)

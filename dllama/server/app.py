@@ -35,6 +35,7 @@ def make_app(
         Route("/", own.page),
         Route("/health", own.health),
         Route("/metrics", own.metrics),
+        Route("/cluster", own.cluster),
         *(route for api in APIS for route in api.routes(desk)),
     ]
     return Starlette(
@@ -67,6 +68,10 @@ class Pages:
         if state is State.READY:
             return JSONResponse(body)
         return JSONResponse(body, 503, {"retry-after": "2"})
+
+    async def cluster(self, request: Request) -> Response:
+        """Report what the nodes do."""
+        return JSONResponse(self._dispatcher.cluster())
 
     async def metrics(self, request: Request) -> Response:
         """Serve metrics in Prometheus' format."""

@@ -11,11 +11,11 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
-from dllama.server.jobs import Done
+from dllama.server.jobs import Done, Place
 from dllama.server.problems import ApiError
 from dllama.server.responses import ResponseFormat
 
-Event = Token | Done | ApiError
+Event = Token | Done | Place | ApiError
 QUIET = 10.0  # seconds without a token after which a stream says that it waits
 
 
@@ -43,7 +43,7 @@ class Delivery:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
 
-    async def events(self) -> AsyncIterator[tuple[int, Token | Done] | None]:
+    async def events(self) -> AsyncIterator[tuple[int, Token | Done | Place] | None]:
         """Yield events with the numbers of their jobs, until all of these are done.
 
         None stands for a while in which nothing came.
@@ -116,7 +116,7 @@ class JobResponse:
             pass
         self._cancel()
 
-    async def _events(self) -> AsyncIterator[tuple[int, Token | Done] | None]:
+    async def _events(self) -> AsyncIterator[tuple[int, Token | Done | Place] | None]:
         """Yield the events; UnwantedError if a job was cancelled."""
         async for event in self._delivery.events():
             if event and isinstance(event[1], Done) and event[1].reason == "cancelled":
@@ -133,7 +133,7 @@ class JobResponse:
             job, one = event
             if isinstance(one, Done):
                 ends[job] = one
-            else:
+            elif isinstance(one, Token):
                 tokens.setdefault(job, []).append(one)
         texts = [Text(tokens.get(job, []), ends[job]) for job in sorted(ends)]
         chosen = zip(self._formats, self._choose(texts), strict=True)
@@ -155,6 +155,9 @@ class JobResponse:
                     continue
                 job, one = event
                 format = self._formats[job]
+                if isinstance(one, Place):
+                    await _send_text(send, format.place(one))
+                    continue
                 await self._send(send, [] if job in begun else format.opening())
                 begun.add(job)
                 if isinstance(one, Done):

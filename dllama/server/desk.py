@@ -13,7 +13,7 @@ from starlette.requests import Request
 from dllama.options import MAX_SEED
 from dllama.server.delivery import Delivery, JobResponse, Text
 from dllama.server.dispatcher import Dispatcher
-from dllama.server.jobs import Job
+from dllama.server.jobs import Job, Place
 from dllama.server.problems import ApiError, shown
 from dllama.server.requests import Options
 from dllama.server.responses import ResponseFormat
@@ -136,6 +136,7 @@ class Desk:
                 options=_numbered(arguments, number % options.tries),
                 client=client,
                 request=delivery,
+                moved=_nobody if number else partial(delivery.put, number),
             )
             for number, ids in enumerate(ids for ids in prompts for _ in range(options.tries))
         ]
@@ -149,6 +150,10 @@ class Desk:
                 self._dispatcher.cancel(job)
 
         return JobResponse(delivery, formats, options.stream, cancel, choose)
+
+
+def _nobody(place: Place) -> None:
+    """Tell nobody: a stream has only the places of its first text."""
 
 
 def _numbered(arguments: dict[str, Any], number: int) -> dict[str, Any]:

@@ -1,22 +1,21 @@
-"""The queue of requests, and the one thread that owns the model and works on several at once.
-
-When there is room for another request, clients take turns; the requests of one client keep their
-order. So a client that sends many requests delays the others by only one request at a time.
-"""
+"""The one thread that owns the model and works on several requests at once; others wait."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from dllama import LLM
 from dllama.errors import ContextError, DllamaError, GrammarError, ProtocolError
 from dllama.options import QUEUE
+from dllama.server.job_queue import JobQueue
 from dllama.server.jobs import Done, Job, State, Work
+from dllama.server.meter import Meter
 from dllama.server.metrics import Metrics
+from dllama.server.nodes import NodeView, nodes_of, nodes_without
 from dllama.server.problems import ApiError
 from dllama.text.stream import End
 
@@ -25,8 +24,7 @@ log = logging.getLogger("dllama.server")
 GRACE = 8.0  # seconds that running requests may take when the server stops
 RETRY = 1.0  # seconds between attempts to reconnect the cluster
 PATIENCE = 60.0  # seconds that requests wait for a lost worker
-PING = 1.0  # seconds without work after which the workers are checked
-MOST_CLIENTS = 10_000  # whose last turns are remembered
+PING = 0.5  # seconds without work after which the workers are checked
 MOST_WAIT = 60  # maximum number of seconds that a client is told to wait
 
 
@@ -51,13 +49,12 @@ class Dispatcher:
     ) -> None:
         self._open_model = open_model
         self._metrics = metrics
-        self._limit = limit
         self._grace = grace
         self._model: LLM | None = None
         self._at_once = 1
-        self._queue: list[Job] = []  # in order of arrival
-        self._turns: dict[str, int] = {}  # last turn of each client, the most recent last
-        self._turn = 0
+        self._queue = JobQueue(limit)
+        self._nodes: list[NodeView] = []
+        self._meter = Meter()
         self._running: list[Work] = []  # in the order of their turns
         self._changed = threading.Condition()
         self._state = State.LOADING
@@ -74,7 +71,17 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Number of requests in the queue."""
-        return len({job.request for job in self._queue})
+        return self._queue.requests
+
+    def cluster(self) -> dict[str, Any]:
+        """Return what goes on, as /cluster shows it."""
+        return {
+            "state": self._state.value,
+            "running": len(self._running),
+            "waiting": self.waiting,
+            "tokens_per_s": round(self._meter.rate(), 2) if self._running else 0.0,
+            "nodes": [node.as_json() for node in self._nodes],
+        }
 
     @property
     def opening(self) -> bool:
@@ -84,6 +91,7 @@ class Dispatcher:
     def load(self) -> LLM:
         """Open the model. Call `run` in the same thread. Raises what LLM raises."""
         self._model = self._open_model()
+        self._nodes = nodes_of(self._model)
         self._at_once = self._model.parallel
         self._set_state(State.READY)
         return self._model
@@ -122,33 +130,26 @@ class Dispatcher:
         with self._changed:
             if self._state is not State.READY:
                 raise self._unavailable()
-            if self.waiting >= self._limit:
-                self._make_room(jobs[0].client)
-            self._queue += jobs
+            away = self._queue.add(*jobs)
             self._metrics.waiting.set(self.waiting)
             self._changed.notify_all()
+            if jobs[0] in away:
+                raise self._full()
+            for job in away:
+                job.deliver(self._full())
 
-    def _make_room(self, client: str) -> None:
-        """Reject one waiting request, or raise ApiError 429 for that of this client."""
-        seconds = max(1, min(MOST_WAIT, round(self._limit * self._seconds / self._at_once)))
-        message = f"{self._limit} requests are waiting already, try again later"
-        full = ApiError(429, message, code="queue_full", retry_after=seconds)
-        requests = {one.request: one.client for one in self._queue}
-        counts = Counter(requests.values())
-        greedy, most = counts.most_common(1)[0]
-        if most <= counts[client] + 1:
-            raise full
-        last = next(one for one in reversed(requests) if requests[one] == greedy)
-        for job in [one for one in self._queue if one.request is last]:
-            self._queue.remove(job)
-            job.deliver(full)
+    def _full(self) -> ApiError:
+        """Create the error of a request that finds no room in the queue."""
+        limit = self._queue.limit
+        seconds = max(1, min(MOST_WAIT, round(limit * self._seconds / self._at_once)))
+        message = f"{limit} requests are waiting already, try again later"
+        return ApiError(429, message, code="queue_full", retry_after=seconds)
 
     def cancel(self, job: Job) -> None:
         """Stop a job, waiting or running. It gets a Done unless it already has one."""
         with self._changed:
             job.cancelled = True
-            if job in self._queue:
-                self._queue.remove(job)
+            if self._queue.remove(job):
                 self._metrics.waiting.set(self.waiting)
                 job.deliver(Done("cancelled"))
             for work in self._running:
@@ -190,7 +191,7 @@ class Dispatcher:
             with self._changed:
                 if not self._queue or self._stopping():
                     return
-                job = self._take_turn()
+                job = self._queue.take()
                 self._metrics.waiting.set(self.waiting)
             self._begin(self._model, job)
 
@@ -210,17 +211,6 @@ class Dispatcher:
             self._metrics.running.set(len(self._running))
             if job.cancelled:  # before it was running
                 text.cancel()
-
-    def _take_turn(self) -> Job:
-        """Take the oldest job of the client whose last turn is longest ago."""
-        job = min(self._queue, key=lambda one: self._turns.get(one.client, 0))
-        self._queue.remove(job)
-        self._turn += 1
-        self._turns.pop(job.client, None)
-        self._turns[job.client] = self._turn
-        if len(self._turns) > MOST_CLIENTS:
-            del self._turns[next(iter(self._turns))]
-        return job
 
     def _stopping(self) -> bool:
         return self._state is State.STOPPING
@@ -273,6 +263,7 @@ class Dispatcher:
         else:
             self._metrics.token_seconds.observe(now - work.last)
         self._metrics.generated.inc()
+        self._meter.add(now)
         work.last = now
 
     def _end(self, work: Work, last: Done | ApiError) -> None:
@@ -310,6 +301,7 @@ class Dispatcher:
             self._model = self._open_model()
         finally:
             self._opening = False
+        self._nodes = nodes_of(self._model)
         log.warning("all workers are connected again")
         self._set_state(State.READY)
 
@@ -324,6 +316,7 @@ class Dispatcher:
 
     def _lose_model(self, error: Exception) -> None:
         """Close the model and end all running jobs. Those that wait go on when workers are back."""
+        self._nodes = nodes_without(self._nodes, getattr(error, "rank", None))
         if self._model is not None:
             log.warning("%s: rejecting requests until all workers are connected again", error)
             self._metrics.lost.inc()
@@ -348,8 +341,8 @@ class Dispatcher:
     def _reject_all(self) -> None:
         """Reject all waiting jobs."""
         with self._changed:
-            while self._queue:
-                self._queue.pop(0).deliver(self._unavailable())
+            for job in self._queue.clear():
+                job.deliver(self._unavailable())
             self._metrics.waiting.set(0)
 
     def _unavailable(self) -> ApiError:

@@ -55,7 +55,7 @@ def _response_format(value: object) -> GrammarText | None:
     if kind == "json_schema":
         text: GrammarText | None = _json_schema(fields.take("json_schema"))
     elif kind == "json_object":
-        text = _schema(fields.take("schema"), "response_format.schema", strict=True)
+        text = schema_text(fields.take("schema"), "response_format.schema", strict=True)
     elif kind == "text":
         text = None
     else:
@@ -76,10 +76,10 @@ def _json_schema(value: object) -> GrammarText:
     schema, strict = fields.take("schema"), fields.boolean("strict")
     fields.ignore(["name", "description"])
     fields.end()
-    return _schema(schema, f"{name}.schema", strict)
+    return schema_text(schema, f"{name}.schema", strict)
 
 
-def _schema(value: object, name: str, strict: bool) -> GrammarText:
+def schema_text(value: object, name: str, strict: bool) -> GrammarText:
     """Return a schema; without one, any object."""
     if value is None:
         return GrammarText("schema", ANY_OBJECT, name)

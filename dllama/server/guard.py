@@ -73,7 +73,7 @@ class Guard:
         finally:
             path = self._label(scope)
             self._metrics.requests.labels(path, str(status)).inc()
-            level = logging.DEBUG if path in ("/health", "/metrics") else logging.INFO
+            level = logging.DEBUG if path in ("/health", "/metrics", "/cluster") else logging.INFO
             words = (scope["method"], ascii(scope["path"])[1:-1], status)
             log.log(level, "%s %s: %d in %.2f s", *words, time.monotonic() - begin)
 

@@ -39,6 +39,17 @@ class Done:
     prompt: int = 0
 
 
+@dataclass(frozen=True)
+class Place:
+    """The place of a job in the queue.
+
+    Attributes:
+        before: how many jobs come before it; None when its turn has come.
+    """
+
+    before: int | None
+
+
 @dataclass(eq=False)
 class Job:
     """A text that a request asks for.
@@ -51,6 +62,8 @@ class Job:
         options: arguments of LLM.submit.
         client: identifies the client.
         request: identifies the request among those of all clients.
+        moved: called by any thread with each new place in the queue. It must not block.
+        place: the last one.
         cancelled: set by Dispatcher.cancel.
         since: when the job was created (time.monotonic).
     """
@@ -61,8 +74,17 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     client: str = ""
     request: object = field(default_factory=object)
+    moved: Callable[[Place], None] = lambda place: None
+    place: Place | None = None
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
+
+    def move(self, before: int | None) -> None:
+        """Note a place in the queue, and tell if it is a new one."""
+        place = Place(before)
+        if place != self.place:
+            self.place = place
+            self.moved(place)
 
 
 @dataclass(eq=False)

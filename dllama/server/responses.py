@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import Token
-from dllama.server.jobs import Done
+from dllama.server.jobs import Done, Place
 from dllama.server.problems import ApiError
 
 
@@ -54,6 +54,12 @@ class ResponseFormat(ABC):
     def summary(self, ends: Sequence[Done]) -> list[dict[str, Any]]:
         """Return the objects of a stream that come after all texts, from the ends of all jobs."""
         return []
+
+    def place(self, place: Place) -> str:
+        """Return what a stream sends when its place in the queue changes; clients ignore it."""
+        if not self.waiting:
+            return ""
+        return ": started\n\n" if place.before is None else f": waiting {place.before}\n\n"
 
     def error(self, error: ApiError) -> dict[str, Any]:
         """Return an error, of a stream or of a whole response."""

@@ -35,6 +35,21 @@ class Tools:
     several: bool
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a request says of calls.
+
+    Attributes:
+        kind: "auto", "none" or "required"; with a name, "required".
+        name: the only function that may be called; None for any.
+        where: the field, for messages.
+    """
+
+    kind: str
+    name: str | None = None
+    where: str = "tool_choice"
+
+
 def take_tools(fields: Fields) -> Tools | None:
     """Take tools, tool_choice and parallel_tool_calls; None if nothing may be called.
 
@@ -42,27 +57,50 @@ def take_tools(fields: Fields) -> Tools | None:
         ApiError: 400: one is wrong.
     """
     given, choice = fields.take("tools"), fields.take("tool_choice")
-    several = fields.take("parallel_tool_calls")
-    if several is not None and not is_flag(several):
-        raise wrong("parallel_tool_calls", several, "true or false")
+    several = take_several(fields)
     if given is not None and not isinstance(given, list):
         raise wrong("tools", given, "a list of functions")
     asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given or [])]
+    return offered(asked, _choice(choice), several)
+
+
+def take_several(fields: Fields) -> bool:
+    """Take parallel_tool_calls: whether there may be more calls than one; by default, yes."""
+    value = fields.take("parallel_tool_calls")
+    if value is not None and not is_flag(value):
+        raise wrong("parallel_tool_calls", value, "true or false")
+    return value is not False
+
+
+def offered(asked: list[dict[str, Any]], choice: Choice, several: bool) -> Tools | None:
+    """Return the functions that may be called; None if nothing may be called.
+
+    Args:
+        asked: tools as chat templates get them.
+        choice: which of them may or have to be called.
+        several: whether more than one call is allowed.
+
+    Raises:
+        ApiError: 400: two have one name, or the choice is none of them.
+    """
     functions = {tool["function"]["name"]: _function(tool["function"]) for tool in asked}
     if len(functions) < len(asked):
         raise ApiError(
             400, "tools has two functions of one name", param="tools", code="invalid_value"
         )
-    named = _choice(choice, list(functions))
-    if not asked or choice == "none":
+    name, forced = choice.name, choice.kind == "required"
+    if name is not None and name not in functions:
+        raise wrong(choice.where, name, "the name of one of the tools")
+    if forced and not functions:
+        message = f"{choice.where} asks for a call, but there are no tools"
+        raise ApiError(400, message, param=choice.where, code="invalid_value")
+    if not asked or choice.kind == "none":
         return None
-    allowed = functions.values() if named is None else [functions[named]]
-    forced = named is not None or choice == "required"
-    return Tools(asked, tuple(allowed), forced, named is None and several is not False)
+    allowed = tuple(functions.values()) if name is None else (functions[name],)
+    return Tools(asked, allowed, forced, name is None and several)
 
 
 def _tool(value: object, where: str) -> dict[str, Any]:
-    """Return a tool; description and parameters are there, since templates read them."""
     fields = Fields(value, f"{where}.")
     kind, given = fields.text("type"), fields.take("function")
     if kind != "function":
@@ -72,21 +110,35 @@ def _tool(value: object, where: str) -> dict[str, Any]:
     if given is None:
         raise required(f"{where}.function")
     function = Fields(given, f"{where}.function.")
-    name, description = function.text("name"), function.text("description")
+    made = take_function(function, f"{where}.function")
+    function.end()
+    return made
+
+
+def take_function(fields: Fields, where: str, schema: str = "parameters") -> dict[str, Any]:
+    """Take what describes a function, and return the tool as chat templates get it.
+
+    Description and parameters are there, since templates read them.
+
+    Args:
+        fields: with name, description and strict.
+        where: what has these fields.
+        schema: the field with the schema of the arguments.
+    """
+    name, description = fields.text("name"), fields.text("description")
     if name is None:
-        raise required(f"{where}.function.name")
+        raise required(f"{where}.name")
     if not NAME.fullmatch(name):
-        raise wrong(f"{where}.function.name", name, "1 to 64 letters, digits, '_', '-' and '.'")
-    parameters = function.take("parameters")
+        raise wrong(f"{where}.name", name, "1 to 64 letters, digits, '_', '-' and '.'")
+    parameters = fields.take(schema)
     if parameters is not None and not isinstance(parameters, dict):
-        raise wrong(f"{where}.function.parameters", parameters, "a JSON schema, which is an object")
+        raise wrong(f"{where}.{schema}", parameters, "a JSON schema, which is an object")
     if _is_deep(parameters):
-        message = f"{where}.function.parameters is nested more than {MOST_DEPTH} levels deep"
-        raise ApiError(400, message, param=f"{where}.function.parameters", code="invalid_value")
+        message = f"{where}.{schema} is nested more than {MOST_DEPTH} levels deep"
+        raise ApiError(400, message, param=f"{where}.{schema}", code="invalid_value")
     made: dict[str, Any] = {"name": name, "description": description or ""}
     made["parameters"] = parameters or NO_ARGUMENTS
-    strict = function.boolean("strict")
-    function.end()
+    strict = fields.boolean("strict")
     return {"type": "function", "function": {**made, "strict": True} if strict else made}
 
 
@@ -109,17 +161,10 @@ def _function(tool: dict[str, Any]) -> Function:
     return Function(tool["name"], schema, lenient=not tool.get("strict", False))
 
 
-def _choice(value: object, names: list[str]) -> str | None:
-    """Check tool_choice and return the function that it names, if any."""
-    if value in (None, "none", "auto"):
-        return None
-    if value == "required":
-        if not names:
-            raise ApiError(
-                400, "tool_choice is 'required', but there are no tools",
-                param="tool_choice", code="invalid_value",
-            )  # fmt: skip
-        return None
+def _choice(value: object) -> Choice:
+    """Return what tool_choice says."""
+    if value in (None, "none", "auto", "required"):
+        return Choice(str(value or "auto"))
     if not isinstance(value, dict) or value.get("type") != "function":
         raise wrong("tool_choice", value, CHOICES)
     fields = Fields(value, "tool_choice.")
@@ -128,6 +173,6 @@ def _choice(value: object, names: list[str]) -> str | None:
     fields.end()
     name = function.text("name")
     function.end()
-    if name not in names:
-        raise wrong("tool_choice.function.name", name, "the name of one of the tools")
-    return name
+    if name is None:
+        raise required("tool_choice.function.name")
+    return Choice("required", name, "tool_choice.function.name")

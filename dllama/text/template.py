@@ -2,25 +2,18 @@
 
 A template is Jinja source that comes with a model and is written for apply_chat_template of
 Hugging Face's transformers. It finds the same variables, filters and functions here. It may come
-from an untrusted source, so it runs in a sandbox (template_limits.py).
+from an untrusted source, so it runs in a sandbox and in a process of its own (template_child.py).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError as JinjaError
-from jinja2 import TemplateSyntaxError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-
 from dllama.errors import InputError, TemplateError
-from dllama.text.template_limits import MAX_INDENT, LimitedEnvironment, limited_steps
+from dllama.text import template_process
 from dllama.text.tokenizer import Tokenizer
 
 PLAIN = "plain"
@@ -49,7 +42,7 @@ class Message:
 
 
 class ChatTemplate:
-    """A compiled chat template.
+    """A chat template.
 
     Args:
         source: Jinja source.
@@ -83,15 +76,9 @@ class ChatTemplate:
             **(tokens or {}),
             **(variables or {}),
         }
-        environment = _environment()
-        try:
-            if len(source) > MAX_SOURCE:
-                raise TemplateError(f"{name} has {len(source)} characters, at most {MAX_SOURCE}")
-            self._template = environment.from_string(environment.counted(source, name))
-        except TemplateSyntaxError as error:
-            raise TemplateError(f"{name}: line {error.lineno}: {error.message}") from error
-        except (JinjaError, SyntaxError, RecursionError, MemoryError) as error:
-            raise TemplateError(f"{name}: {error}") from error
+        if len(source) > MAX_SOURCE:
+            raise TemplateError(f"{name} has {len(source)} characters, at most {MAX_SOURCE}")
+        self._render(None)
 
     @classmethod
     def of(
@@ -156,15 +143,21 @@ class ChatTemplate:
             TemplateError: the template refuses the messages or fails.
         """
         plain = [asdict(m) if isinstance(m, Message) else dict(m) for m in messages]
+        return self._render(
+            {
+                **self._variables,
+                **(variables or {}),
+                "messages": plain,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+
+    def _render(self, values: dict[str, Any] | None) -> str:
+        """Render with all values, or only check the source."""
         try:
-            with limited_steps():
-                return self._template.render(
-                    {**self._variables, **(variables or {})},
-                    messages=plain,
-                    add_generation_prompt=add_generation_prompt,
-                )
-        except Exception as error:  # filters and methods may raise anything
-            raise TemplateError(f"{self.name}: {error or type(error).__name__}") from error
+            return template_process.render(self.source, values)
+        except TemplateError as error:
+            raise TemplateError(f"{self.name}: {error}") from error
 
     def _end_of_turn(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Return the special token that ends an answer, if any. Not all models list it as EOS."""
@@ -196,47 +189,3 @@ def _read(path: Path) -> str:
         raise InputError(f"template {path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise InputError(f"template {path}: {error.strerror}, and it is not 'plain'") from error
-
-
-def _environment() -> LimitedEnvironment:
-    """Create an environment with everything that transformers offers to templates."""
-    environment = LimitedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Return plain JSON. Jinja's own filter escapes it for HTML."""
-    if isinstance(indent, int) and indent > MAX_INDENT:
-        raise JinjaError(f"indents by more than {MAX_INDENT}")
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise JinjaError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-class _Generation(Extension):
-    """Ignores {% generation %}, which marks answers for training, and keeps its content."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

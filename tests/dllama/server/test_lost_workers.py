@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
@@ -12,7 +13,7 @@ import urllib.request
 
 import openai
 import pytest
-from serving import LIMIT, connect, serving, wait_until
+from serving import LIMIT, connect, http, serving, wait_until
 
 from dllama.server import dispatcher as dispatcher_module
 
@@ -77,6 +78,12 @@ def health(server) -> int:
             return error.code
 
 
+def states(server) -> list[tuple[str | None, str]]:
+    """Address and state of every node."""
+    _, _, body = http(f"{server.url}/cluster")
+    return [(node["address"], node["state"]) for node in json.loads(body)["nodes"]]
+
+
 def ask(client, max_tokens=8, **options):
     return client.completions.create(
         model="demo", prompt=PROMPT, max_tokens=max_tokens, extra_body={"ignore_eos": True},
@@ -87,14 +94,17 @@ def ask(client, max_tokens=8, **options):
 def test_a_worker_that_dies_while_nothing_is_asked(client, server, worker):
     before = ask(client).choices[0].text
     assert health(server) == 200
+    assert states(server) == [(None, "ok"), (worker.address, "ok")]
     worker.kill()
     wait_until(lambda: health(server) == 503)
+    assert states(server) == [(None, "ok"), (worker.address, "lost")]
     with pytest.raises(openai.InternalServerError, match="worker of the cluster is lost") as found:
         ask(client)
     assert (found.value.status_code, found.value.code) == (503, "unavailable")
     assert found.value.response.headers["retry-after"] == "2"
     worker.start()
     wait_until(lambda: health(server) == 200)
+    assert states(server) == [(None, "ok"), (worker.address, "ok")]
     again = ask(client)
     assert again.choices[0].text == before
     assert again.usage.prompt_tokens_details.cached_tokens == 0
