@@ -20,6 +20,7 @@ from dllama.generation import Generation, TextMaker, TextOptions
 from dllama.model_path import model_name, open_model, tokenizer_of
 from dllama.model_runner import ModelRunner
 from dllama.options.option import documented
+from dllama.progress import Progress
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
 from dllama.sampling.grammar import Constraint, Grammar
@@ -77,7 +78,7 @@ class LLM:
         draft: str | Path = options.DRAFT.default,
         draft_tokens: int = options.DRAFT_TOKENS.default,
         trace: bool = options.KEEP_TRACE.default,
-        progress: bool = options.PROGRESS.default,
+        progress: bool | Progress = options.PROGRESS.default,
     ) -> None:
         layout = Layout.of(nodes, workers, transport, threads, secret_file)
         self.nodes, self.workers = layout.world_size, layout.addresses
@@ -88,22 +89,14 @@ class LLM:
             self.model_path, self.spec = stored.path, stored.spec
             self.name = model_name(self.model_path)
             self._config = RunConfig.of(
-                self.spec,
-                self.nodes,
-                shares=shares,
-                buffer=buffer,
-                all_reduce=all_reduce,
-                timeout=timeout,
-                max_seq_len=max_seq_len,
-                contexts=contexts,
-                parallel=parallel,
-                kv_cache=kv_cache,
-                batch_size=batch_size,
-            )
+                self.spec, self.nodes, shares=shares, buffer=buffer, all_reduce=all_reduce,
+                timeout=timeout, max_seq_len=max_seq_len, contexts=contexts, parallel=parallel,
+                kv_cache=kv_cache, batch_size=batch_size,
+            )  # fmt: skip
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences.of(self.spec, self._config)
             self.tokenizer = tokenizer_of(stored, tokenizer)
-            root = Root(stored, self._config, layout, progress)
+            root = Root(stored, self._config, layout, Progress.of(progress))
         self._runner = ModelRunner(
             root, self._sequences, self._config, model=self.model_path, trace=trace
         )

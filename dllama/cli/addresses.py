@@ -31,6 +31,6 @@ def check_guarded(address: str, secret: bytes | None, insecure: bool, option: st
     """
     if secret is None and not insecure and is_public(address):
         raise ConfigError(
-            f"--listen {address}: other machines could connect: give {option}, or "
+            f"listening at {address}: other machines could connect: give {option}, or "
             f"--insecure for a network you trust"
         )

@@ -21,6 +21,7 @@ from dllama.options import (
     SAMPLING_OPTIONS,
 )
 from dllama.options.files import generation_defaults, read_config
+from dllama.progress import Progress, Report, nobody
 from dllama.text.template import PLAIN
 from dllama.text.template_variables import parse_variables
 
@@ -86,8 +87,8 @@ def template_variables(values: dict[str, Any]) -> dict[str, Any]:
     return parse_variables(values.get("template_kwargs", "{}"))
 
 
-def open_model(values: dict[str, Any]) -> LLM:
-    """Open the model that the options ask for."""
+def open_model(values: dict[str, Any], report: Report = nobody) -> LLM:
+    """Open the model that the options ask for; report: as in Progress."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
-    quiet = values.get("quiet", False)
-    return LLM(**arguments, trace="trace" in values, progress=not quiet)
+    progress = Progress(not values.get("quiet", False), report)
+    return LLM(**arguments, trace="trace" in values, progress=progress)

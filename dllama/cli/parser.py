@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from dllama import transports
 from dllama.checks import shown
 from dllama.errors import ConfigError
 from dllama.options import (
+    ALIAS,
     COMPARED_TRANSPORT,
+    CORS_ORIGINS,
+    HOST,
     LISTEN,
     TEMPLATE_KWARGS,
     TRANSPORT,
@@ -171,6 +175,19 @@ def check_address(address: str) -> None:
         transports.of_address(address)
 
 
+def check_named(name: str) -> None:
+    """ConfigError for an empty name, or one with control characters."""
+    if not name or not name.isprintable():
+        raise ConfigError(f"found {shown(name)}, expected a name")
+
+
+def check_origin(text: str) -> None:
+    """ConfigError for what is neither * nor the origin of a web page."""
+    url = urlsplit(text)
+    if (text != "*" and text != f"{url.scheme}://{url.netloc}") or not text or "@" in text:
+        raise ConfigError(f"found {shown(text)}, expected * or an origin such as https://a.example")
+
+
 def tested(option: Option) -> Option:
     """An option with the test of its values that needs to know the transports."""
     return replace(option, test=TESTS.get(option, option.test))
@@ -182,6 +199,9 @@ TESTS: dict[Option, Callable[[str], object]] = {
     TRANSPORT: transports.get,
     COMPARED_TRANSPORT: transports.get,
     LISTEN: parse_tcp,
+    HOST: check_named,
+    ALIAS: check_named,
+    CORS_ORIGINS: check_origin,
     WORKER_LISTEN: check_address,
     TEMPLATE_KWARGS: parse_variables,
 }

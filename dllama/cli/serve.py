@@ -9,18 +9,29 @@ from contextlib import closing
 from importlib.util import find_spec
 from typing import Any
 
+from dllama import LLM
 from dllama.cli.addresses import check_guarded, is_public
-from dllama.cli.options import open_model, sampling, settings, template_name, template_variables
+from dllama.cli.options import (
+    ONE_OF,
+    open_model,
+    sampling,
+    settings,
+    template_name,
+    template_variables,
+)
 from dllama.cli.parser import add_command, add_options
 from dllama.cluster.protocol import read_secret
 from dllama.errors import ConfigError
 from dllama.options import (
+    ALIAS,
     CLUSTER_OPTIONS,
     DRAFT_OPTIONS,
+    HOST,
     LISTEN,
     LOG_QUIET,
     MODEL,
     MODEL_OPTIONS,
+    PORT,
     QUEUE,
     SAMPLING_OPTIONS,
     SERVED,
@@ -28,14 +39,17 @@ from dllama.options import (
     TEMPLATE,
     TEMPLATE_KWARGS,
 )
+from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")
 
+# If the command line has one of these, the file's are ignored.
+PLACES = ((LISTEN.name, HOST.name), (LISTEN.name, PORT.name))
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")  # of the extra `serve`
 EXAMPLES = """\
 dllama serve
-dllama serve llama --listen 127.0.0.1:8080
-dllama serve llama --listen 0.0.0.0:8080 --api-key-file key.txt
+dllama serve llama --port 9090
+dllama serve llama --host 0.0.0.0 --port 8080 --api-key-file key.txt
 dllama serve llama --workers 10.0.0.2:9999 10.0.0.3:9999"""
 
 
@@ -60,15 +74,20 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer requests until Ctrl-C or SIGTERM."""
-    values = {SERVED.name: SERVED.default, **settings(args)}
+    values = {SERVED.name: SERVED.default, **settings(args, (*ONE_OF, *PLACES))}
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}: pip install 'dllama[serve]'")
     quiet = values.get("quiet", False)
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     key = _read_key(values.get("api_key_file"))
-    address = values.get("listen", LISTEN.default)
-    check_guarded(address, key, values.get("insecure", False), "--api-key-file")
+    address, insecure = _address(values), values.get("insecure", False)
+    check_guarded(address, key, insecure, "--api-key-file")
+    if "*" in values.get("cors_origins", ()) and key is None and not insecure:
+        raise ConfigError(
+            "--cors-origins *: pages of all web sites could use the server: give --api-key-file, "
+            "or --insecure"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # while the model is loaded
     _serve(values, address, key)
     return 0
@@ -77,16 +96,19 @@ def run(args: argparse.Namespace) -> int:
 def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
     """Open the model and answer requests."""
     from dllama.server.app import make_app
+    from dllama.server.desk import Desk
     from dllama.server.dispatcher import Dispatcher
+    from dllama.server.guard import Access
     from dllama.server.metrics import Metrics
     from dllama.server.served import Served
     from dllama.server.service import bind, serve, url_of
 
     metrics = Metrics()
     limit = values.get("queue", QUEUE.default)
-    dispatcher = Dispatcher(lambda: open_model(values), metrics, limit)
-    with bind(address) as listener, closing(dispatcher):
-        llm = dispatcher.load()
+    dispatcher = Dispatcher(lambda: open_model(values, dispatcher.status.report), metrics, limit)
+    desk = Desk(dispatcher)
+
+    def prepare(llm: LLM) -> None:
         # Its warnings were shown; they need not come again when a lost worker is back.
         logging.getLogger("dllama.engine").setLevel(logging.ERROR)
         log.info(
@@ -96,11 +118,29 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
             llm.seq_len,
         )
         served = Served.of(
-            llm, sampling(llm, values), template_name(llm, values), template_variables(values)
+            llm,
+            sampling(llm, values),
+            template_name(llm, values),
+            template_variables(values),
+            values.get(ALIAS.name),
         )
-        app = make_app(served, dispatcher, metrics, key, local=not is_public(address))
-        ready = f"listening at {url_of(listener)}"
-        serve(dispatcher, app, listener, lambda: print(ready, flush=True))
+        desk.open(served)
+
+    access = Access(key, not is_public(address), tuple(values.get("cors_origins", ())))
+    with bind(address) as listener, closing(dispatcher):
+        app = make_app(desk, dispatcher, metrics, access)
+        url = url_of(listener)
+        log.info("loading the model, %s/ready says how far it is", url)
+        serve(dispatcher, app, listener, prepare, lambda: print(f"listening at {url}", flush=True))
+
+
+def _address(values: dict[str, Any]) -> str:
+    """Where to listen; ConfigError if it is said twice."""
+    for other in ("host", "port"):
+        if "listen" in values and other in values:
+            raise ConfigError(f"--listen and --{other}: only one of the two can be given")
+    host, port = parse_tcp(values.get("listen", LISTEN.default))
+    return format_tcp(values.get("host", host), values.get("port", port))
 
 
 def _read_key(path: str | None) -> bytes | None:

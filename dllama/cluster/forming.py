@@ -21,7 +21,7 @@ from dllama.graph.graph import Graph
 from dllama.graph.weights import graph_nbytes
 from dllama.model.header import write_header
 from dllama.model.stored_model import StoredModel
-from dllama.progress import byte_bar
+from dllama.progress import SILENT, Progress, byte_bar
 from dllama.run_config import RunConfig
 from dllama.runtime.node import communicator_of, graph_of
 from dllama.transports import Transport
@@ -38,7 +38,7 @@ def form_cluster(
     *,
     threads: Sequence[int],
     crowded: bool = False,
-    progress: bool = False,
+    progress: Progress = SILENT,
 ) -> Coordinator:
     """Connect to workers and give each its weights; close the result.
 
@@ -50,7 +50,7 @@ def form_cluster(
         config: what all nodes agree on.
         threads: by rank, 0 for what a worker was started with.
         crowded: whether nodes share processors.
-        progress: show a bar while weights are sent.
+        progress: who is told how far weights are sent.
 
     Raises:
         TransportError, AuthenticationError, ProtocolError: a worker cannot be reached, refuses or
@@ -89,7 +89,7 @@ class _Forming:
         self.links: list[Link | None] = [None] * config.world_size
         self.opened: list[Link] = []
 
-    def form(self, progress: bool) -> Coordinator:
+    def form(self, progress: Progress) -> Coordinator:
         """Do one thing after another, each with all workers at once."""
         ranks = range(1, self.config.world_size)
         graphs = [graph_of(self.model.spec, self.config, rank, self.model.path) for rank in ranks]
@@ -159,7 +159,7 @@ class _Forming:
         protocol.receive_json(link, Kind.ACCEPT)
         return link
 
-    def _send_weights(self, graphs: list[Graph], cached: list[bool], progress: bool) -> None:
+    def _send_weights(self, graphs: list[Graph], cached: list[bool], progress: Progress) -> None:
         """Send weights to the workers that do not have them."""
         todo = [
             (member, graph)
@@ -170,11 +170,11 @@ class _Forming:
             return
         total = sum(graph_nbytes(graph) for _, graph in todo)
         lock = threading.Lock()
-        with byte_bar(total, "sending weights", progress) as bar:
+        with byte_bar(total, "sending weights", progress) as count:
 
-            def moved(count: int) -> None:
+            def moved(size: int) -> None:
                 with lock:
-                    bar.update(count)
+                    count(size)
 
             self._each(todo, lambda pair: self._send_to(pair[0], pair[1], moved))
 

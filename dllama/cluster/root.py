@@ -18,7 +18,7 @@ from dllama.cluster.run_message import Run
 from dllama.errors import ModelError
 from dllama.graph.weights import FileSource, graph_nbytes, load
 from dllama.model.stored_model import StoredModel
-from dllama.progress import byte_bar
+from dllama.progress import SILENT, Progress, byte_bar
 from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch
 from dllama.runtime.node import Node, graph_of
@@ -37,7 +37,7 @@ class Root:
         model: the open model.
         config: what all nodes agree on.
         layout: where the nodes are.
-        progress: show bars while weights are sent and loaded.
+        progress: who is told how far weights are sent and loaded.
 
     Raises:
         ModelError: the model does not fit into memory.
@@ -45,7 +45,11 @@ class Root:
     """
 
     def __init__(
-        self, model: StoredModel, config: RunConfig, layout: Layout, progress: bool = False
+        self,
+        model: StoredModel,
+        config: RunConfig,
+        layout: Layout,
+        progress: Progress = SILENT,
     ) -> None:
         self._local: LocalWorkers | None = None
         self._coordinator: Coordinator | None = None
@@ -56,8 +60,8 @@ class Root:
             if config.world_size > 1:
                 self._coordinator = self._join(model, layout, progress)
             threads = layout.threads[0]
-            with byte_bar(graph_nbytes(graph), "loading", progress) as bar:
-                weights = load(graph, FileSource(model), threads, bar.update)
+            with byte_bar(graph_nbytes(graph), "loading", progress) as count:
+                weights = load(graph, FileSource(model), threads, count)
             self._embeddings = weights.embeddings
             communicator = self._coordinator.communicator if self._coordinator else None
             self._node: Node | None = Node(graph, weights, config, threads, communicator)
@@ -68,7 +72,7 @@ class Root:
             self.close()
             raise
 
-    def _join(self, model: StoredModel, layout: Layout, progress: bool) -> Coordinator:
+    def _join(self, model: StoredModel, layout: Layout, progress: Progress) -> Coordinator:
         """Form the cluster, with workers on this machine unless others are named."""
         assert layout.transport is not None
         addresses: Sequence[str] = layout.addresses

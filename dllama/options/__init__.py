@@ -106,7 +106,10 @@ SECRET_FILE = Option(
 
 # What LLM() takes besides.
 KEEP_TRACE = Option("trace", bool, "keep the timeline of every pass", default=False)
-PROGRESS = Option("progress", bool, "show a bar while loading", default=False)
+PROGRESS = Option(
+    "progress", bool, "show a bar while loading", default=False,
+    python="a dllama.progress.Progress also tells a function",
+)  # fmt: skip
 
 # Sampling.
 TEMPERATURE = Option(
@@ -184,6 +187,22 @@ TEMPLATE_KWARGS = Option(
 LISTEN = Option(
     "listen", str, "HOST:PORT or [IPV6]:PORT", default="127.0.0.1:8080", metavar="ADDRESS"
 )
+HOST = Option(
+    "host", str, "in place of --listen: the name or address to listen at", metavar="H",
+    otherwise="127.0.0.1",
+)  # fmt: skip
+PORT = Option(
+    "port", int, "in place of --listen: the port; 0 takes a free one", metavar="P", least=0,
+    most=65535, otherwise="8080",
+)  # fmt: skip
+ALIAS = Option(
+    "alias", str, "name of the model in the API", metavar="NAME",
+    otherwise="that of its folder or file",
+)  # fmt: skip
+CORS_ORIGINS = Option(
+    "cors_origins", str, "web pages of these origins, such as https://chat.example, may use the "
+    "server from a browser; * for all", metavar="ORIGIN,...", commas=True,
+)  # fmt: skip
 API_KEY_FILE = Option(
     "api_key_file", str, "the API key that clients must send", metavar="FILE",
     otherwise="DLLAMA_API_KEY, if set",
@@ -247,7 +266,9 @@ CHAT_OPTIONS = (
     replace(STOP, help="stop an answer before this text; may be given several times"),
     IGNORE_EOS,
 )
-SERVER_OPTIONS = (LISTEN, API_KEY_FILE, INSECURE, QUEUE, SERVED, CONTEXTS)
+SERVER_OPTIONS = (
+    LISTEN, HOST, PORT, API_KEY_FILE, INSECURE, CORS_ORIGINS, ALIAS, QUEUE, SERVED, CONTEXTS,
+)  # fmt: skip
 REPORT_OPTIONS = (JSON, QUIET)
 WORK_OPTIONS = (PROMPT_TOKENS, REPEATS, CSV, PLOT)
 LLM_OPTIONS = (

@@ -9,38 +9,50 @@ from importlib.resources import files
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from dllama.server.access_log import AccessLog
 from dllama.server.apis import chat, completions, models
 from dllama.server.desk import Desk
-from dllama.server.dispatcher import Dispatcher
+from dllama.server.dispatcher import RETRY_AFTER, Dispatcher
 from dllama.server.errors import error_response
-from dllama.server.guard import Guard
-from dllama.server.jobs import State
+from dllama.server.guard import Access, Guard
 from dllama.server.metrics import CONTENT_TYPE, Metrics
 from dllama.server.problems import ApiError, shown
-from dllama.server.served import Served
+from dllama.server.status import State
 
 APIS = (chat, completions, models)
 
 
-def make_app(
-    served: Served, dispatcher: Dispatcher, metrics: Metrics, key: bytes | None, local: bool
-) -> Starlette:
-    """Create the application; see Guard for `key` and `local`."""
-    own, desk = Pages(dispatcher, metrics), Desk(served, dispatcher)
+def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Access) -> Starlette:
+    """Create the application.
+
+    Args:
+        desk: takes the requests of all APIs.
+        dispatcher: runs their jobs.
+        metrics: are served, too.
+        access: who may ask.
+    """
+    own = Pages(dispatcher, metrics, access)
     routes = [
         Route("/", own.page),
-        Route("/health", own.health),
+        Route("/live", own.live),
+        Route("/ready", own.ready),
+        Route("/health", own.ready),
         Route("/metrics", own.metrics),
         Route("/cluster", own.cluster),
         *(route for api in APIS for route in api.routes(desk)),
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, key=key, local=local, metrics=metrics, routes=routes)],
+        middleware=[
+            Middleware(AccessLog, metrics=metrics, routes=routes),
+            *cors(access),
+            Middleware(Guard, access=access),
+        ],
         exception_handlers={
             ApiError: _report_api_error,
             HTTPException: _report_http_error,
@@ -49,25 +61,48 @@ def make_app(
     )
 
 
+def cors(access: Access) -> list[Middleware]:
+    """Return what tells browsers that pages of other origins may use the server.
+
+    It comes before the guard: a preflight has no key, and pages may see why they are refused.
+    """
+    if not access.origins:
+        return []
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=access.origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["retry-after"],
+        allow_private_network=True,
+    )
+    return [cors]
+
+
 class Pages:
     """The handlers of the paths that belong to no API."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics) -> None:
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, access: Access) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._access = access
         self._page = _Page()
 
     async def page(self, request: Request) -> Response:
         """Serve the chat page."""
         return HTMLResponse(self._page.text, headers=self._page.headers)
 
-    async def health(self, request: Request) -> Response:
-        """Report whether the server can handle requests now."""
-        state = self._dispatcher.state
-        body = {"status": state.value}
-        if state is State.READY:
+    async def live(self, request: Request) -> Response:
+        """Report that the process is there, whatever the model does."""
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        """Report whether the server can handle requests now, or else what it waits for."""
+        status = self._dispatcher.status
+        body = status.as_json(details=self._access.has_key(request.headers))
+        if body["status"] == State.READY.value:
             return JSONResponse(body)
-        return JSONResponse(body, 503, {"retry-after": "2"})
+        return JSONResponse(body, 503, {"retry-after": str(RETRY_AFTER)})
 
     async def cluster(self, request: Request) -> Response:
         """Report what the nodes do."""

@@ -58,13 +58,23 @@ class Desk:
     """Takes parsed requests, queues their jobs, and returns the responses.
 
     Args:
-        served: the model.
         dispatcher: runs the jobs.
     """
 
-    def __init__(self, served: Served, dispatcher: Dispatcher) -> None:
-        self.served = served
+    def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
+        self._served: Served | None = None
+
+    def open(self, served: Served) -> None:
+        """Take requests for a model, which was loaded, from now on."""
+        self._served = served
+
+    @property
+    def served(self) -> Served:
+        """The model; ApiError 503 while it is being loaded."""
+        if self._served is None:
+            raise self._dispatcher.unavailable()
+        return self._served
 
     async def chat(
         self, request: Request, asked: Conversation, made: MakeChatFormat

@@ -12,11 +12,12 @@ from dllama import LLM
 from dllama.errors import ContextError, DllamaError, GrammarError, ProtocolError
 from dllama.options import QUEUE
 from dllama.server.job_queue import JobQueue
-from dllama.server.jobs import Done, Job, State, Work
+from dllama.server.jobs import Done, Job, Work
 from dllama.server.meter import Meter
 from dllama.server.metrics import Metrics
 from dllama.server.nodes import NodeView, nodes_of, nodes_without
 from dllama.server.problems import ApiError
+from dllama.server.status import State, Status
 from dllama.text.stream import End
 
 log = logging.getLogger("dllama.server")
@@ -25,6 +26,7 @@ GRACE = 8.0  # seconds that running requests may take when the server stops
 RETRY = 1.0  # seconds between attempts to reconnect the cluster
 PATIENCE = 60.0  # seconds that requests wait for a lost worker
 PING = 0.5  # seconds without work after which the workers are checked
+RETRY_AFTER = 2  # seconds until a client is to ask again for a model that is not there
 MOST_WAIT = 60  # maximum number of seconds that a client is told to wait
 
 
@@ -38,6 +40,9 @@ class Dispatcher:
         metrics: updated as jobs run.
         limit: maximum number of waiting requests.
         grace: seconds that running jobs may take after `stop`.
+
+    Attributes:
+        status: what it is doing.
     """
 
     def __init__(
@@ -57,16 +62,15 @@ class Dispatcher:
         self._meter = Meter()
         self._running: list[Work] = []  # in the order of their turns
         self._changed = threading.Condition()
-        self._state = State.LOADING
+        self.status = Status()
         self._opening = False
         self._lost = 0.0  # when a worker was lost
-        self._last_error = ""  # the last error that lost the model
         self._seconds = 1.0  # moving average of the time that a job takes
 
     @property
     def state(self) -> State:
         """The current state."""
-        return self._state
+        return self.status.state
 
     @property
     def waiting(self) -> int:
@@ -76,7 +80,7 @@ class Dispatcher:
     def cluster(self) -> dict[str, Any]:
         """Return what goes on, as /cluster shows it."""
         return {
-            "state": self._state.value,
+            "state": self.state.value,
             "running": len(self._running),
             "waiting": self.waiting,
             "tokens_per_s": round(self._meter.rate(), 2) if self._running else 0.0,
@@ -85,16 +89,22 @@ class Dispatcher:
 
     @property
     def opening(self) -> bool:
-        """Whether the model is being reopened, which can take as long as loading it."""
+        """Whether the model is being opened, which can take long."""
         return self._opening
 
-    def load(self) -> LLM:
-        """Open the model. Call `run` in the same thread. Raises what LLM raises."""
-        self._model = self._open_model()
-        self._nodes = nodes_of(self._model)
-        self._at_once = self._model.parallel
+    def load(self, prepare: Callable[[LLM], None] = lambda llm: None) -> None:
+        """Open the model. Call `run` in the same thread.
+
+        Args:
+            prepare: called with the model before requests are accepted.
+
+        Raises:
+            DllamaError, OSError: what LLM and `prepare` raise.
+        """
+        model = self._open()
+        self._at_once = model.parallel
+        prepare(model)
         self._set_state(State.READY)
-        return self._model
 
     def run(self) -> None:
         """Run jobs until `stop` is called or KeyboardInterrupt is raised.
@@ -111,7 +121,7 @@ class Dispatcher:
         finally:
             self._set_state(State.STOPPING)
             self._reject_all()
-            self._end_all(self._unavailable())
+            self._end_all(self.unavailable())
 
     def close(self) -> None:
         """Close the model; `run` must have returned."""
@@ -128,8 +138,8 @@ class Dispatcher:
             ApiError: 503 if there is no model, 429 if the queue is full.
         """
         with self._changed:
-            if self._state is not State.READY:
-                raise self._unavailable()
+            if self.state is not State.READY:
+                raise self.unavailable()
             away = self._queue.add(*jobs)
             self._metrics.waiting.set(self.waiting)
             self._changed.notify_all()
@@ -162,7 +172,7 @@ class Dispatcher:
         These are cut when their time is up, or when `stop` is called again.
         """
         with self._changed:
-            again = self._state is State.STOPPING
+            again = self._stopping()
             self._set_state(State.STOPPING)
             self._reject_all()
             if self._running and not again:
@@ -213,7 +223,7 @@ class Dispatcher:
                 text.cancel()
 
     def _stopping(self) -> bool:
-        return self._state is State.STOPPING
+        return self.state is State.STOPPING
 
     def _pass(self) -> None:
         """Run a pass and deliver its tokens."""
@@ -246,7 +256,7 @@ class Dispatcher:
         if not work.text.done:
             return
         if work.text.cut and self._stopping():
-            last = self._unavailable()
+            last = self.unavailable()
         else:
             ended = work.text.end in (End.EOS, End.STOP, End.COMPLETE)
             reason = "cancelled" if work.text.cut else "stop" if ended else "length"
@@ -289,21 +299,23 @@ class Dispatcher:
         """Check that all workers are alive, or try to reconnect a lost cluster."""
         try:
             if self._model is None:
-                self._reopen()
+                self._open()
+                log.warning("all workers are connected again")
+                self._set_state(State.READY)
             else:
                 self._model.ping()
         except (DllamaError, OSError) as error:
             self._lose_model(error)
 
-    def _reopen(self) -> None:
+    def _open(self) -> LLM:
+        """Open the model."""
         self._opening = True
         try:
             self._model = self._open_model()
         finally:
-            self._opening = False
+            self._opening, self.status.doing = False, ""
         self._nodes = nodes_of(self._model)
-        log.warning("all workers are connected again")
-        self._set_state(State.READY)
+        return self._model
 
     def _failed(self, error: Exception) -> ApiError:
         """Turn an exception of a job into an error for its client."""
@@ -317,24 +329,24 @@ class Dispatcher:
     def _lose_model(self, error: Exception) -> None:
         """Close the model and end all running jobs. Those that wait go on when workers are back."""
         self._nodes = nodes_without(self._nodes, getattr(error, "rank", None))
+        before, self.status.lost = self.status.lost, str(error)
         if self._model is not None:
             log.warning("%s: rejecting requests until all workers are connected again", error)
             self._metrics.lost.inc()
             self._model.close()
             self._model, self._lost = None, time.monotonic()
             self._set_state(State.LOST)
-            self._end_all(self._unavailable())
-        elif str(error) != self._last_error:
+            self._end_all(self.unavailable())
+        elif str(error) != before:
             log.info("still waiting for the workers: %s", error)
-        self._last_error = str(error)
         if time.monotonic() > self._lost + PATIENCE:
             self._reject_all()
 
     def _set_state(self, state: State) -> None:
         """Change the state; nothing follows STOPPING."""
         with self._changed:
-            if self._state is not State.STOPPING:
-                self._state = state
+            if not self._stopping():
+                self.status.state = state
                 self._metrics.up.set(state is State.READY)
                 self._changed.notify_all()
 
@@ -342,13 +354,10 @@ class Dispatcher:
         """Reject all waiting jobs."""
         with self._changed:
             for job in self._queue.clear():
-                job.deliver(self._unavailable())
+                job.deliver(self.unavailable())
             self._metrics.waiting.set(0)
 
-    def _unavailable(self) -> ApiError:
+    def unavailable(self) -> ApiError:
         """Create the error that tells why there is no model now."""
-        why = {
-            State.LOADING: "the model is being loaded",
-            State.STOPPING: "the server is stopping",
-        }.get(self._state, "a worker of the cluster is lost, waiting for it")
-        return ApiError(503, f"{why}, try again later", code="unavailable", retry_after=2)
+        message = f"{self.status.reason}, try again later"
+        return ApiError(503, message, code="unavailable", retry_after=RETRY_AFTER)

@@ -5,21 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from dllama import Token
 from dllama.generation import Generation
 from dllama.server.problems import ApiError
-
-
-class State(Enum):
-    """State of the dispatcher."""
-
-    LOADING = "loading"
-    READY = "ok"
-    LOST = "unavailable"  # a worker is lost
-    STOPPING = "stopping"
 
 
 @dataclass(frozen=True)

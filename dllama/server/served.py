@@ -58,6 +58,7 @@ class Served:
         defaults: Mapping[str, Any],
         template: str | Path | None = None,
         variables: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> Served:
         """Describe an open model.
 
@@ -67,9 +68,10 @@ class Served:
             llm: the model.
             defaults: default arguments of LLM.generate.
             template, variables: as in ChatTemplate.of, which also lists the errors.
+            name: of the model; None for that of its folder or file.
         """
         return cls(
-            name=llm.name,
+            name=name or llm.name,
             created=int(llm.model_path.stat().st_mtime),
             seq_len=llm.seq_len,
             vocab_size=llm.spec.vocab_size,
@@ -87,6 +89,7 @@ class Served:
             "created": self.created,
             "owned_by": "dllama",
             "context_length": self.seq_len,
+            "max_model_len": self.seq_len,  # as vLLM calls it
         }
 
     def chat_ids(

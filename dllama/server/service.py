@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from dllama import LLM
 from dllama.errors import TransportError
 from dllama.server.dispatcher import GRACE, Dispatcher
 from dllama.transports.sockets import format_tcp, parse_tcp
@@ -101,18 +102,26 @@ class HttpServer:
 
 
 def serve(
-    dispatcher: Dispatcher, app: ASGIApp, listener: socket.socket, ready: Callable[[], None]
+    dispatcher: Dispatcher,
+    app: ASGIApp,
+    listener: socket.socket,
+    prepare: Callable[[LLM], None],
+    ready: Callable[[], None],
 ) -> None:
-    """Serve requests until SIGINT or SIGTERM.
+    """Load the model and serve requests until SIGINT or SIGTERM.
 
-    Call it from the main thread, which must also have called dispatcher.load. The first signal lets
-    the running job finish in time; a second one interrupts it.
+    Clients can connect while the model is loaded. Call it from the main thread. The first signal
+    lets the running job finish in time; a second one interrupts it.
 
     Args:
-        dispatcher: runs the jobs.
+        dispatcher: loads the model and runs the jobs.
         app: the application.
         listener: a bound socket.
-        ready: called once clients can connect.
+        prepare: as for Dispatcher.load, whose errors pass through.
+        ready: called once requests are accepted.
+
+    Raises:
+        KeyboardInterrupt: a signal came while the model was loaded.
     """
     http = HttpServer(app, listener, dispatcher.stop)
 
@@ -123,6 +132,7 @@ def serve(
     with _signals(leave, lambda: dispatcher.opening):
         http.start()
         try:
+            dispatcher.load(prepare)
             ready()
             with contextlib.suppress(KeyboardInterrupt):  # raised by `handle`
                 dispatcher.run()
@@ -134,7 +144,7 @@ def serve(
 def _signals(leave: Callable[[], None], opening: Callable[[], bool]) -> Iterator[None]:
     """Call `leave` in a thread of its own on SIGINT and SIGTERM.
 
-    While the main thread reopens the model, which may take long, also interrupt that.
+    While the main thread opens the model, which may take long, also interrupt that.
     """
 
     def handle(number: int, frame: object) -> None:

@@ -15,7 +15,9 @@ import openai
 
 import dllama
 from dllama.server.app import make_app
+from dllama.server.desk import Desk
 from dllama.server.dispatcher import Dispatcher
+from dllama.server.guard import Access
 from dllama.server.metrics import Metrics
 from dllama.server.served import Served
 from dllama.server.service import HttpServer, bind, url_of
@@ -79,7 +81,9 @@ class GatedLLM(dllama.LLM):
 class Server:
     """All parts of a running server."""
 
-    def __init__(self, *, key=None, limit=32, grace=LIMIT, template=None, **options) -> None:
+    def __init__(
+        self, *, key=None, limit=32, grace=LIMIT, template=None, origins=(), **options
+    ) -> None:
         self.gate = Gate()
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(
@@ -87,7 +91,7 @@ class Server:
         )
         self._listener: socket.socket = bind("127.0.0.1:0")
         self._started = threading.Event()
-        self._key, self._template = key, template
+        self._access, self._template = Access(key, True, origins), template
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
 
@@ -109,22 +113,27 @@ class Server:
 
     def _run(self) -> None:
         with self._listener:
+            desk = Desk(self.dispatcher)
+            app = make_app(desk, self.dispatcher, self.metrics, self._access)
+            http = HttpServer(app, self._listener, self.dispatcher.stop)
+            http.start()
             try:
-                llm = self.dispatcher.load()
-                served = Served.of(llm, {"temperature": 0.0}, self._template)
-                app = make_app(served, self.dispatcher, self.metrics, self._key, local=True)
-                http = HttpServer(app, self._listener, self.dispatcher.stop)
-                http.start()
-            except BaseException as error:
-                self._error = error
-                raise
-            finally:
-                self._started.set()
-            try:
+                self._load(desk)
                 self.dispatcher.run()
             finally:
                 http.stop()
                 self.dispatcher.close()
+
+    def _load(self, desk: Desk) -> None:
+        try:
+            self.dispatcher.load(
+                lambda llm: desk.open(Served.of(llm, {"temperature": 0.0}, self._template))
+            )
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._started.set()
 
 
 @contextmanager

@@ -56,16 +56,16 @@ def test_options_and_a_file_of_options(tmp_path):
     (tmp_path / "key").write_text("open sesame".replace(" ", "-") + "\n")
     config = tmp_path / "serve.yaml"
     config.write_text(
-        f"listen: 0.0.0.0:0\napi_key_file: {tmp_path}/key\nmax_seq_len: 64\nnodes: 2\n"
+        f"host: 0.0.0.0\nport: 1\napi_key_file: {tmp_path}/key\nmax_seq_len: 64\nnodes: 2\n"
     )
-    process, url = start("--config", str(config))
+    process, url = start("--config", str(config), "--port", "0", "--alias", "bard")
     with complete(url.replace("0.0.0.0", "127.0.0.1"), "open-sesame", max_tokens=100,
                   ignore_eos=True) as answer:  # fmt: skip
         found = json.load(answer)
     process.terminate()
     _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (0, "")
-    assert found["usage"]["total_tokens"] == 65
+    assert (found["model"], found["usage"]["total_tokens"]) == ("bard", 65)
 
 
 def test_a_public_address_needs_a_key_or_a_word(capsys, monkeypatch):
@@ -90,6 +90,12 @@ def test_a_public_address_needs_a_key_or_a_word(capsys, monkeypatch):
             "worker 1: connecting to 127.0.0.1:1: Connection refused",
         ),
         (["--queue", "0"], 2, "expected an integer from 1 to 10000"),
+        (["--port", "80"], 2, "--listen and --port: only one of the two"),
+        (["--host", "localhost"], 2, "--listen and --host: only one of the two"),
+        (["--alias", "a\nb"], 2, "--alias: found 'a\\nb', expected a name"),
+        (["--cors-origins", "https://a.example/"], 2, "expected * or an origin such as"),
+        (["--cors-origins", "a.example"], 2, "expected * or an origin such as"),
+        (["--cors-origins", "https://a.example,*"], 2, "--cors-origins *: pages of all web sites"),
     ],
 )
 def test_what_cannot_be_served(words, status, message, capsys, monkeypatch):

@@ -22,6 +22,7 @@ def text(tokens):
 def test_models(client):
     (model,) = client.models.list().data
     assert (model.id, model.owned_by, model.object) == ("demo", "dllama", "model")
+    assert (model.context_length, model.max_model_len) == (512, 512)
     assert client.models.retrieve("demo") == model
     with pytest.raises(openai.NotFoundError, match="'other' does not exist") as found:
         client.models.retrieve("other")

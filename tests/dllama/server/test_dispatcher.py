@@ -9,9 +9,10 @@ from serving import LIMIT, Gate, GatedLLM, wait_until
 
 from dllama import Token
 from dllama.server.dispatcher import Dispatcher
-from dllama.server.jobs import Done, Job, State
+from dllama.server.jobs import Done, Job
 from dllama.server.metrics import Metrics
 from dllama.server.problems import ApiError
+from dllama.server.status import State
 
 PROMPT = (5, 9, 17)
 

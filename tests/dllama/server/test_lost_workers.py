@@ -98,6 +98,7 @@ def test_a_worker_that_dies_while_nothing_is_asked(client, server, worker):
     worker.kill()
     wait_until(lambda: health(server) == 503)
     assert states(server) == [(None, "ok"), (worker.address, "lost")]
+    assert "worker 1 (" in server.dispatcher.status.as_json(details=True)["lost"]
     with pytest.raises(openai.InternalServerError, match="worker of the cluster is lost") as found:
         ask(client)
     assert (found.value.status_code, found.value.code) == (503, "unavailable")
