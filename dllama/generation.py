@@ -252,7 +252,7 @@ class Generation:
         text = "" if token.id in self.ends else self._stream.push(token.id)
         reasons = (
             (End.EOS, token.id in self.ends),
-            (End.STOP, self._stream.stopped),
+            (End.STOP, self._stream.found is not None),
             (End.COMPLETE, self._complete and not self._drawn),
             (End.LENGTH, self.count == self._limit),
             (End.INTERRUPT, self._interrupted),
@@ -261,7 +261,7 @@ class Generation:
         if self.end:
             text += self._stream.flush()
             self._drawn.clear()
-        return replace(token, text=text, end=self.end)
+        return replace(token, text=text, end=self.end, stop=self._stream.found)
 
 
 class TextMaker:

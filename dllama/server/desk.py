@@ -53,6 +53,13 @@ class Conversation:
     variables: dict[str, Any]
     tools: Tools | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ApiError 400 if both tools and a grammar say what the answer is to be."""
+        if self.tools and self.options.grammar:
+            name = self.options.grammar.name.partition(".")[0]
+            message = f"{name} and tools: a request with both needs tool_choice to be none"
+            raise ApiError(400, message, param=name, code="unsupported_value")
+
 
 class Desk:
     """Takes parsed requests, queues their jobs, and returns the responses.

@@ -79,14 +79,20 @@ def _call(value: object, where: str) -> dict[str, Any]:
         raise required(f"{where}.function.name")
     arguments = function.text("arguments")
     function.end()
+    parsed = parse_arguments(arguments, f"{where}.function.arguments")
+    made = {"name": called, "arguments": parsed}
+    return {"id": name or "", "type": "function", "function": made}
+
+
+def parse_arguments(text: str | None, where: str) -> dict[str, Any]:
+    """Parse the arguments of a call; ApiError 400 if they are no JSON object."""
     try:
-        parsed = json.loads(arguments or "{}")
+        parsed = json.loads(text or "{}")
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise wrong(f"{where}.function.arguments", arguments, "a JSON object as a string")
-    made = {"name": called, "arguments": parsed}
-    return {"id": name or "", "type": "function", "function": made}
+        raise wrong(where, text, "a JSON object as a string")
+    return parsed
 
 
 def _given(fields: Fields, name: str, where: str) -> object:

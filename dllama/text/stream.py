@@ -34,6 +34,7 @@ class Token:
             temperature, penalty or filters. None unless requested.
         top: (id, logprob) of the most likely tokens, best first.
         end: why the text ends with this token; None if it goes on.
+        stop: the stop string that came next, if one did.
     """
 
     id: int
@@ -41,6 +42,7 @@ class Token:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     end: End | None = None
+    stop: str | None = None
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -62,13 +64,13 @@ class TextStream:
         special: ids of special tokens that add their names to the text. Others add nothing.
 
     Attributes:
-        stopped: whether a stop string was found.
+        found: the stop string that was found; None before that.
     """
 
     def __init__(
         self, tokenizer: Tokenizer | None, stops: Sequence[str], special: Sequence[int] = ()
     ) -> None:
-        self.stopped = False
+        self.found: str | None = None
         names = {} if tokenizer is None else {token: tokenizer.name(token) for token in special}
         self._names = names
         self._decoder = tokenizer.stream() if tokenizer is not None else None
@@ -87,17 +89,18 @@ class TextStream:
 
     def flush(self) -> str:
         """Return the rest of the text. Push nothing afterwards."""
-        if self._decoder is None or self.stopped:
+        if self._decoder is None or self.found:
             return ""
         self._held += self._decoder.flush()
         return self._release(0)
 
     def _release(self, keep: int) -> str:
         """Return all but the last `keep` characters, or the text before a stop string."""
-        ends = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        ends = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if ends:
-            self.stopped = True
-        cut = min(ends) if ends else len(self._held) - keep
+            cut, self.found = min(ends)
+        else:
+            cut = len(self._held) - keep
         text, self._held = self._held[:cut], self._held[cut:]
         return text
 

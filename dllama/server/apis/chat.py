@@ -37,7 +37,7 @@ def parse_chat(body: object) -> Conversation:
     """Parse a body; ApiError 400 if it is wrong."""
     fields = Fields(body)
     messages = parse_messages(fields.take("messages"))
-    variables = _variables(fields)
+    variables = take_variables(fields)
     limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
     old_limit = fields.integer("max_tokens", 1, MAX_TOKENS)
     wants = fields.boolean("logprobs")
@@ -56,14 +56,10 @@ def parse_chat(body: object) -> Conversation:
         count=count,
         tries=count,
     )
-    if tools and options.grammar:
-        name = options.grammar.name.partition(".")[0]
-        message = f"{name} and tools: a request with both needs tool_choice to be none"
-        raise ApiError(400, message, param=name, code="unsupported_value")
     return Conversation(messages, options, variables, tools)
 
 
-def _variables(fields: Fields) -> dict[str, Any]:
+def take_variables(fields: Fields) -> dict[str, Any]:
     """Take the variables of the chat template, as vLLM and llama.cpp do."""
     value = fields.take("chat_template_kwargs")
     try:

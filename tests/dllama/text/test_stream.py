@@ -32,5 +32,12 @@ def test_special_tokens_in_the_text(tokenizer, text):
     assert streamed(tokenizer, text) == text.replace(HEAD, "").replace(END, "")
 
 
+def test_the_stop_string_that_was_found(tokenizer):
+    stream = TextStream(tokenizer, ["no", "you", "you are"])
+    for token in tokenizer.encode("Who are you are not", add_bos=False):
+        stream.push(token)
+    assert stream.found == "you"
+
+
 def test_a_stop_string_with_a_special_token(tokenizer):
     assert streamed(tokenizer, f"Who{END}, you", [f"{END},"], [END]) == "Who"

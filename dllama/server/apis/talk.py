@@ -1,0 +1,53 @@
+"""Messages as chat templates get them, made of the items or blocks of other APIs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Talk:
+    """A conversation that grows item by item.
+
+    Thoughts, a text and calls that follow each other are one message of the assistant.
+
+    Attributes:
+        messages: as parse_messages returns them.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._called: dict[str, str] = {}  # functions by the ids of calls
+
+    def say(self, role: str, text: str) -> None:
+        """Add a text. Instructions that follow each other are one; many templates know only one."""
+        last = self.messages[-1] if self.messages else {}
+        if role == "assistant":
+            self._answer("content", "tool_calls")["content"] = text
+        elif role == last.get("role") == "system":
+            last["content"] += f"\n\n{text}"
+        else:
+            self.messages.append({"role": role, "content": text})
+
+    def think(self, text: str) -> None:
+        """Add what the assistant thought before it said or did what follows."""
+        self._answer("reasoning_content", "content", "tool_calls")["reasoning_content"] = text
+
+    def call(self, id: str, name: str, arguments: dict[str, Any]) -> None:
+        """Add a call of a function."""
+        called = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        self._answer().setdefault("tool_calls", []).append(called)
+        self._called[id] = name
+
+    def result(self, id: str, text: str) -> None:
+        """Add what a call returned."""
+        made = {"role": "tool", "content": text, "tool_call_id": id}
+        name = self._called.get(id)
+        self.messages.append({**made, "name": name} if name else made)
+
+    def _answer(self, *without: str) -> dict[str, Any]:
+        """Return the assistant's last message, or a new one if it has any of some fields."""
+        last = self.messages[-1] if self.messages else {}
+        if last.get("role") != "assistant" or any(last.get(field) for field in without):
+            last = {"role": "assistant", "content": ""}
+            self.messages.append(last)
+        return last

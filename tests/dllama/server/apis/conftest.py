@@ -1,0 +1,44 @@
+"""A server whose chat template has functions and thoughts, and whose answers a test chooses."""
+
+from __future__ import annotations
+
+import pytest
+from serving import connect, serving, wait_until
+from tooling import TEMPLATE
+
+from dllama.sampling.grammar import GrammarText
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "tools.jinja"
+    path.write_text(TEMPLATE)
+    with serving(limit=2, template=path) as started:
+        yield started
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """says(text): what the model answers from now on."""
+
+    def say(text):
+        def grammar(self, asked):
+            return self.grammars.compile(GrammarText("choice", [text], "choice"))
+
+        monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
+
+    return say
+
+
+@pytest.fixture
+def server(running):
+    """The server without requests of earlier tests."""
+    wait_until(lambda: running.count("dllama_requests_running") == 0)
+    return running
+
+
+@pytest.fixture
+def client(server):
+    """OpenAI's client, connected to the server."""
+    with connect(server.url) as made:
+        yield made
