@@ -78,6 +78,11 @@ def shown(value: object) -> str:
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 
 
+def one_line(text: str) -> str:
+    """A text from outside for a line of a log: what is not printable, line ends too, is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _text(bound: float) -> str:
     """A bound; integers in all digits."""
     return str(bound) if isinstance(bound, int) else f"{bound:g}"

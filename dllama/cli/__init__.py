@@ -14,9 +14,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from dllama import __version__
 from dllama._kernels import cpu
+from dllama.checks import one_line
 from dllama.cli.parser import Parser, UsageError
 from dllama.errors import ConfigError, DllamaError
 
@@ -39,6 +41,23 @@ exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
+class LineFormatter(logging.Formatter):
+    """Gives each message one line, and marks those of tracebacks.
+
+    So nothing that a client or another node sends looks like a line of its own, or moves the cursor
+    of a terminal.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Format a record without its traceback."""
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Format a traceback."""
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  | {one_line(line)}" for line in lines)
+
+
 def parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of the command line with some subcommands, whose modules it imports."""
     top = Parser(prog="dllama", description=DESCRIPTION, epilog=EPILOG)
@@ -52,7 +71,9 @@ def parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    logging.basicConfig(format="dllama: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("dllama: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

@@ -135,7 +135,7 @@ class _Page:
 
 async def _report_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(request.url.path, error)
+    return error_response(request.scope, error)
 
 
 async def _report_http_error(request: Request, error: Exception) -> Response:
@@ -144,7 +144,7 @@ async def _report_http_error(request: Request, error: Exception) -> Response:
     where = f"{request.method} {shown(request.url.path)}"
     message = {404: f"{where}: no such path", 405: f"{where}: method not allowed"}
     reported = ApiError(error.status_code, message.get(error.status_code, error.detail))
-    response = error_response(request.url.path, reported)
+    response = error_response(request.scope, reported)
     response.headers.update(error.headers or {})
     return response
 
@@ -152,4 +152,4 @@ async def _report_http_error(request: Request, error: Exception) -> Response:
 async def _report_fault(request: Request, error: Exception) -> Response:
     """Hide the details of an unexpected error; the log has them."""
     failed = ApiError(500, "the server failed on this request; see its log")
-    return error_response(request.url.path, failed)
+    return error_response(request.scope, failed)

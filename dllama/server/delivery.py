@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
+from dllama.server.exchange import Exchange
 from dllama.server.jobs import Done, Place
 from dllama.server.problems import ApiError
 from dllama.server.responses import ResponseFormat
@@ -103,7 +104,7 @@ class JobResponse:
         try:
             with contextlib.suppress(UnwantedError):
                 if self._stream:
-                    await self._send_stream(send)
+                    await self._send_stream(scope, send)
                 else:
                     await self._send_whole(scope, receive, send)
         finally:
@@ -141,7 +142,7 @@ class JobResponse:
         body = self._formats[0].merged(parts, [text.done for text in texts])
         await JSONResponse(body)(scope, receive, send)
 
-    async def _send_stream(self, send: Send) -> None:
+    async def _send_stream(self, scope: Scope, send: Send) -> None:
         """Send the objects as they come."""
         first = self._formats[0]
         await _start(send, first.media_type)
@@ -168,6 +169,7 @@ class JobResponse:
             last = first.summary([ends[job] for job in sorted(ends)])
             await self._send(send, last, first.end())
         except ApiError as error:
+            Exchange.of(scope).error = error
             await self._send(send, [first.error(error)])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

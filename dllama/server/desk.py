@@ -13,6 +13,7 @@ from starlette.requests import Request
 from dllama.options import MAX_SEED
 from dllama.server.delivery import Delivery, JobResponse, Text
 from dllama.server.dispatcher import Dispatcher
+from dllama.server.exchange import Exchange
 from dllama.server.jobs import Job, Place
 from dllama.server.problems import ApiError, shown
 from dllama.server.requests import Options
@@ -145,6 +146,7 @@ class Desk:
         }
         delivery = Delivery(len(prompts) * options.tries)
         client = request.client.host if request.client else ""
+        exchange = Exchange.of(request.scope)
         jobs = [
             Job(
                 prompt=ids,
@@ -152,7 +154,7 @@ class Desk:
                 deliver=partial(delivery.put, number),
                 options=_numbered(arguments, number % options.tries),
                 client=client,
-                request=delivery,
+                request=exchange,
                 moved=_nobody if number else partial(delivery.put, number),
             )
             for number, ids in enumerate(ids for ids in prompts for _ in range(options.tries))

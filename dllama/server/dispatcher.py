@@ -209,6 +209,7 @@ class Dispatcher:
         """Begin a job."""
         now = time.monotonic()
         self._metrics.queue_seconds.observe(now - job.since)
+        job.request.begin(now)
         if not self._running:
             model.stats.clear()
         try:
@@ -273,6 +274,7 @@ class Dispatcher:
         else:
             self._metrics.token_seconds.observe(now - work.last)
         self._metrics.generated.inc()
+        work.job.request.take(work.text, now)
         self._meter.add(now)
         work.last = now
 
@@ -281,8 +283,6 @@ class Dispatcher:
         now = time.monotonic()
         self._metrics.drafted.inc(work.text.drafted)
         self._metrics.accepted.inc(work.text.accepted)
-        prompt = f"prompt of {len(work.job.prompt)} tokens, {work.text.cached} of them cached"
-        log.info("%s: %d tokens generated", prompt, work.text.count)
         with self._changed:
             self._running.remove(work)
             self._metrics.running.set(len(self._running))

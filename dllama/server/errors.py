@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
+from dllama.server.exchange import Exchange
 from dllama.server.problems import ApiError
 
 # Anthropic's error `type` for an HTTP status; all others are invalid_request_error.
@@ -20,9 +22,10 @@ ANTHROPIC_TYPES = {
 }
 
 
-def error_response(path: str, error: ApiError) -> JSONResponse:
-    """Return the response that reports an error of a path."""
-    found = (body for start, body in FORMATS.items() if path.startswith(start))
+def error_response(scope: Scope, error: ApiError) -> JSONResponse:
+    """Return the response that reports an error of a request, and note it for the log."""
+    Exchange.of(scope).error = error
+    found = (body for start, body in FORMATS.items() if scope["path"].startswith(start))
     body = next(found, ApiError.as_json)
     return JSONResponse(body(error), error.status, error.headers())
 

@@ -75,7 +75,7 @@ class Guard:
             try:
                 self._access.check(scope["path"], Headers(scope=scope))
             except ApiError as error:
-                await error_response(scope["path"], error)(scope, receive, send)
+                await error_response(scope, error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dllama import Token
 from dllama.generation import Generation
+from dllama.server.exchange import Exchange
 from dllama.server.problems import ApiError
 
 
@@ -51,7 +52,7 @@ class Job:
             ApiError. It must not block.
         options: arguments of LLM.submit.
         client: identifies the client.
-        request: identifies the request among those of all clients.
+        request: of which it is one text.
         moved: called by any thread with each new place in the queue. It must not block.
         place: the last one.
         cancelled: set by Dispatcher.cancel.
@@ -63,7 +64,7 @@ class Job:
     deliver: Callable[[Token | Done | ApiError], None]
     options: dict[str, Any] = field(default_factory=dict)
     client: str = ""
-    request: object = field(default_factory=object)
+    request: Exchange = field(default_factory=Exchange)
     moved: Callable[[Place], None] = lambda place: None
     place: Place | None = None
     cancelled: bool = False
