@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from dllama.server.access_log import AccessLog
-from dllama.server.apis import chat, completions, models, responses
+from dllama.server.apis import chat, completions, models, responses, tokens
 from dllama.server.desk import Desk
 from dllama.server.dispatcher import RETRY_AFTER, Dispatcher
 from dllama.server.errors import error_response
@@ -24,7 +24,7 @@ from dllama.server.metrics import CONTENT_TYPE, Metrics
 from dllama.server.problems import ApiError, shown
 from dllama.server.status import State
 
-APIS = (chat, completions, models, responses)
+APIS = (chat, completions, models, tokens, responses)
 
 
 def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Access) -> Starlette:

@@ -28,6 +28,9 @@ class Fields:
             raise wrong(where.rstrip("."), value, "a JSON object")
         self._left: dict[str, Any] = {k: v for k, v in value.items() if v is not None}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
     def take(self, name: str) -> Any:
         """Take a field without checking it; None if absent."""
         return self._left.pop(name, None)

@@ -101,15 +101,61 @@ class Served:
             messages: of the conversation.
             variables: of the template, besides those of the server.
         """
+        ids = self.rendered_ids(messages, variables)
+        try:
+            return self._checked(ids)
+        except ConfigError as error:
+            raise ApiError(400, str(error), param="messages", code="invalid_value") from None
+
+    def rendered_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        begins: bool = True,
+    ) -> list[int]:
+        """Return the ids of a conversation, however many; ApiError 400.
+
+        Args:
+            messages, variables: as in `chat_ids`.
+            begins: whether the next message is begun.
+        """
         if isinstance(self.template, TemplateError):
             raise ApiError(400, str(self.template), param="messages", code="no_chat_template")
         assert self.tokenizer is not None
         try:
-            return self._checked(
-                self.template.encode(self.tokenizer, messages, variables=variables)
-            )
+            return self.template.encode(self.tokenizer, messages, begins, variables)
         except (ConfigError, TemplateError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
+
+    def text_ids(self, text: str, special: bool) -> list[int]:
+        """Return the ids of a text, however many; ApiError 400.
+
+        Args:
+            text: any.
+            special: whether it begins with the model's bos token, if the model has texts begin so.
+        """
+        try:
+            return self._tokenizer.encode(text, None if special else False)
+        except ConfigError as error:
+            raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, with the names of special tokens; ApiError 400."""
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                message = f"token id is {token}, expected 0 to {self.vocab_size - 1}"
+                raise ApiError(400, message, param="tokens", code="invalid_value")
+        tokenizer = self._tokenizer
+        special = (number for number, token in enumerate(ids) if tokenizer.is_special(token))
+        first = next(special, len(ids))
+        rest = b"".join(map(tokenizer.spell, ids[first:]))
+        return tokenizer.decode(ids[:first]) + rest.decode(errors="replace")
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ApiError(400, "the model has no tokenizer: send ids", code="no_tokenizer")
+        return self.tokenizer
 
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """Return the ids of a prompt; ApiError 400."""

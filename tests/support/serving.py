@@ -89,6 +89,7 @@ class Server:
         self.dispatcher = Dispatcher(
             lambda: GatedLLM(self.gate, **options), self.metrics, limit, grace
         )
+        self.desk = Desk(self.dispatcher)
         self._listener: socket.socket = bind("127.0.0.1:0")
         self._started = threading.Event()
         self._access, self._template = Access(key, True, origins), template
@@ -113,21 +114,20 @@ class Server:
 
     def _run(self) -> None:
         with self._listener:
-            desk = Desk(self.dispatcher)
-            app = make_app(desk, self.dispatcher, self.metrics, self._access)
+            app = make_app(self.desk, self.dispatcher, self.metrics, self._access)
             http = HttpServer(app, self._listener, self.dispatcher.stop)
             http.start()
             try:
-                self._load(desk)
+                self._load()
                 self.dispatcher.run()
             finally:
                 http.stop()
                 self.dispatcher.close()
 
-    def _load(self, desk: Desk) -> None:
+    def _load(self) -> None:
         try:
             self.dispatcher.load(
-                lambda llm: desk.open(Served.of(llm, {"temperature": 0.0}, self._template))
+                lambda llm: self.desk.open(Served.of(llm, {"temperature": 0.0}, self._template))
             )
         except BaseException as error:
             self._error = error

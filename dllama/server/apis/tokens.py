@@ -1,0 +1,90 @@
+"""/tokenize and /detokenize: the ids of a text or a conversation, and back, as in vLLM.
+
+What llama.cpp calls `content` and `add_special` is understood, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dllama.server.apis.chat import take_variables
+from dllama.server.body import read_json
+from dllama.server.desk import Desk
+from dllama.server.fields import Fields, required, wrong
+from dllama.server.messages import parse_messages
+from dllama.server.problems import ApiError
+from dllama.server.served import Served
+from dllama.server.tool_fields import take_tools
+
+
+def routes(desk: Desk) -> list[Route]:
+    """Return the paths."""
+
+    async def tokenize(request: Request) -> Response:
+        fields = Fields(await read_json(request))
+        desk.check_model(fields.text("model"))
+        named = fields.boolean("return_token_strs")
+        encode = _conversation(fields) if "messages" in fields else _text(fields)
+        fields.end()
+        ids = await run_in_threadpool(encode, desk.served)
+        return JSONResponse(_answer(desk.served, ids, named))
+
+    async def detokenize(request: Request) -> Response:
+        fields = Fields(await read_json(request))
+        desk.check_model(fields.text("model"))
+        ids = fields.take("tokens")
+        fields.end()
+        if ids is None:
+            raise required("tokens")
+        if not isinstance(ids, list) or any(type(token) is not int for token in ids):
+            raise wrong("tokens", ids, "a list of token ids")
+        text = await run_in_threadpool(desk.served.text_of, ids)
+        return JSONResponse({"prompt": text, "content": text})
+
+    return [
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/detokenize", detokenize, methods=["POST"]),
+    ]
+
+
+def _text(fields: Fields) -> Callable[[Served], list[int]]:
+    """Take what stands for a text; the result encodes it."""
+    if "content" in fields and "prompt" in fields:
+        raise ApiError(400, "prompt and content: only one of the two can be given", param="content")
+    old = "content" in fields
+    text = fields.text("content" if old else "prompt")
+    if text is None:
+        raise required("prompt")
+    name = "add_special" if old else "add_special_tokens"
+    special = fields.boolean(name) if name in fields else not old
+    fields.only("parse_special", [True])
+    return lambda served: served.text_ids(text, special)
+
+
+def _conversation(fields: Fields) -> Callable[[Served], list[int]]:
+    """Take what stands for a conversation; the result encodes it."""
+    messages, variables = parse_messages(fields.take("messages")), take_variables(fields)
+    if tools := take_tools(fields):
+        variables = {**variables, "tools": tools.asked}
+    name = "add_generation_prompt"
+    begins = fields.boolean(name) if name in fields else True
+    fields.only("add_special_tokens", [False], ": the chat template writes them")
+    fields.only("continue_final_message", [False])
+    return lambda served: served.rendered_ids(messages, variables, begins)
+
+
+def _answer(served: Served, ids: list[int], named: bool) -> dict[str, Any]:
+    assert served.tokenizer is not None
+    names = [served.tokenizer.name(token) for token in ids] if named else None
+    return {
+        "tokens": ids,
+        "count": len(ids),
+        "max_model_len": served.seq_len,
+        "token_strs": names,
+    }
