@@ -25,6 +25,9 @@ from dllama.text.tokenizer import Tokenizer
 # either would be right too, and small models would then write nothing else to the end.
 WHITESPACE = r"( |\r?\n[ \t]{0,20})"
 MOST_REASON = 300  # characters of a reason in a message
+# Grammars beyond these take seconds to compile, and gigabytes.
+MAX_SOURCE = 1 << 17  # characters
+FUEL = 50_000  # of llguidance, for the expressions of a grammar; 4 of them are as much as "a?"
 Mask = NDArray[np.uint8]  # (at least ceil(vocabulary / 8),): bit i % 8 of byte i // 8 is token i
 
 
@@ -207,9 +210,11 @@ class Grammars:
         with self._lock:
             if self._tokens is None:
                 self._tokens = _tokens(library, self._tokenizer)
-        limits = library.LLParserLimits(verbose_errors=False)
+        limits = library.LLParserLimits(verbose_errors=False, initial_lexer_fuel=FUEL)
         try:
             source = KINDS[text.kind](library, text)
+            if len(source) > MAX_SOURCE:
+                raise ValueError(f"a grammar of {len(source)} characters, at most {MAX_SOURCE}")
             matcher = library.LLMatcher(self._tokens, source, log_level=0, limits=limits)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{text.name}: {one_line(str(error))}") from None

@@ -23,6 +23,7 @@ from dllama.server.guard import Access, Guard
 from dllama.server.metrics import CONTENT_TYPE, Metrics
 from dllama.server.problems import ApiError, shown
 from dllama.server.status import State
+from dllama.server.threads import turns
 
 APIS = (chat, completions, models, tokens, responses)
 
@@ -46,7 +47,7 @@ def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Acces
         Route("/cluster", own.cluster),
         *(route for api in APIS for route in api.routes(desk)),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
             Middleware(AccessLog, metrics=metrics, routes=routes),
@@ -59,6 +60,8 @@ def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Acces
             Exception: _report_fault,
         },
     )
+    app.state.turns = turns()
+    return app
 
 
 def cors(access: Access) -> list[Middleware]:

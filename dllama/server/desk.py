@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from dllama.options import MAX_SEED
@@ -19,6 +18,7 @@ from dllama.server.problems import ApiError, shown
 from dllama.server.requests import Options
 from dllama.server.responses import ResponseFormat
 from dllama.server.served import Served
+from dllama.server.threads import in_thread
 from dllama.server.tool_fields import Tools
 from dllama.server.tools.answer import Answer
 
@@ -97,9 +97,11 @@ class Desk:
         options = replace(asked.options, stop=asked.options.stop + stops.texts)
         format: MakeFormat = made
         if tools := asked.tools:
-            form = await run_in_threadpool(self.served.tool_format, tools)
+            form = await in_thread(request, self.served.tool_format, tools)
             variables = {**variables, "tools": tools.asked}
-            grammar = self.served.tool_grammar(form, tools) if tools.forced else None
+            grammar = None
+            if tools.forced:
+                grammar = await in_thread(request, self.served.tool_grammar, form, tools)
             special = self.served.special_ids(form.markers)
             options = replace(options, special=special, grammar=grammar)
             stops = stops._replace(ids=stops.ids + self.served.special_ids(form.ends))
@@ -107,7 +109,7 @@ class Desk:
             def format(served: Served, options: Options, prompt: Sequence[int]) -> ResponseFormat:
                 return made(served, options, prompt, answer=Answer(form, tools))
 
-        ids = await run_in_threadpool(self.served.chat_ids, asked.messages, variables)
+        ids = await in_thread(request, self.served.chat_ids, asked.messages, variables)
         return await self._respond(request, [ids], options, format, stops.ids)
 
     async def complete(
@@ -115,7 +117,7 @@ class Desk:
     ) -> JobResponse:
         """Continue prompts; errors are those of `chat`."""
         self.check_model(options.model)
-        ids = await run_in_threadpool(lambda: [*map(self.served.prompt_ids, prompts)])
+        ids = await in_thread(request, lambda: [*map(self.served.prompt_ids, prompts)])
         return await self._respond(request, ids, options, made)
 
     def check_model(self, name: str | None) -> None:
@@ -133,7 +135,7 @@ class Desk:
         stop_ids: Sequence[int] = (),
     ) -> JobResponse:
         """Queue the jobs of a request and return its response, which is sent while they run."""
-        grammar = await run_in_threadpool(self.served.grammar, options.grammar)
+        grammar = await in_thread(request, self.served.grammar, options.grammar)
         arguments = {
             **self.served.defaults,
             **options.sampling,

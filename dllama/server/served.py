@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllama import LLM
-from dllama.errors import ConfigError, TemplateError
+from dllama.errors import ConfigError, ContextError, TemplateError
 from dllama.sampling.grammar import Grammar, Grammars, GrammarText
 from dllama.server.problems import ApiError
 from dllama.server.tool_fields import Tools
@@ -101,7 +101,7 @@ class Served:
             messages: of the conversation.
             variables: of the template, besides those of the server.
         """
-        ids = self.rendered_ids(messages, variables)
+        ids = self.rendered_ids(messages, variables, most=self.seq_len)
         try:
             return self._checked(ids)
         except ConfigError as error:
@@ -112,18 +112,22 @@ class Served:
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
         begins: bool = True,
+        most: int | None = None,
     ) -> list[int]:
-        """Return the ids of a conversation, however many; ApiError 400.
+        """Return the ids of a conversation; ApiError 400.
 
         Args:
             messages, variables: as in `chat_ids`.
             begins: whether the next message is begun.
+            most: as in Tokenizer.encode.
         """
         if isinstance(self.template, TemplateError):
             raise ApiError(400, str(self.template), param="messages", code="no_chat_template")
         assert self.tokenizer is not None
         try:
-            return self.template.encode(self.tokenizer, messages, begins, variables)
+            return self.template.encode(self.tokenizer, messages, begins, variables, most)
+        except ContextError as error:
+            raise _too_long(error) from None
         except (ConfigError, TemplateError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
 
@@ -161,6 +165,8 @@ class Served:
         """Return the ids of a prompt; ApiError 400."""
         try:
             return self._checked(self._ids(prompt) if isinstance(prompt, str) else prompt)
+        except ContextError as error:
+            raise _too_long(error) from None
         except ConfigError as error:
             raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
 
@@ -238,7 +244,7 @@ class Served:
         """Encode a text; an empty one becomes BOS."""
         if self.tokenizer is None:
             raise ConfigError("the prompt is text, but the model has no tokenizer: send ids")
-        ids = self.tokenizer.encode(prompt)
+        ids = self.tokenizer.encode(prompt, most=self.seq_len)
         bos = self.tokenizer.bos_id
         return ids if ids or bos is None else [bos]
 
@@ -248,11 +254,15 @@ class Served:
             raise ConfigError("the prompt is empty and the model has no BOS token")
         if len(ids) > self.seq_len:
             message = f"the prompt has {len(ids)} tokens, the context holds {self.seq_len}"
-            raise ApiError(400, message, code="context_length_exceeded")
+            raise _too_long(message)
         wrong = next((token for token in ids if not 0 <= token < self.vocab_size), None)
         if wrong is not None:
             raise ConfigError(f"token id is {wrong}, expected 0 to {self.vocab_size - 1}")
         return ids
+
+
+def _too_long(why: object) -> ApiError:
+    return ApiError(400, str(why), code="context_length_exceeded")
 
 
 def _template(

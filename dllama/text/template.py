@@ -176,10 +176,14 @@ class ChatTemplate:
         messages: Sequence[Message | Mapping[str, Any]],
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        most: int | None = None,
     ) -> list[int]:
-        """Render and encode a conversation; same ids as transformers' apply_chat_template."""
+        """Render and encode a conversation; same ids as transformers' apply_chat_template.
+
+        For `most` see Tokenizer.encode.
+        """
         text = self.render(messages, add_generation_prompt, variables)
-        return tokenizer.encode(text, add_bos=False)
+        return tokenizer.encode(text, add_bos=False, most=most)
 
 
 def _read(path: Path) -> str:

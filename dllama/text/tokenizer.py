@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer as HfTokenizer
 
-from dllama.errors import ConfigError, DllamaError, FormatError, ModelError
+from dllama.errors import ConfigError, ContextError, DllamaError, FormatError, ModelError
 from dllama.git_lfs import refuse_pointer
 from dllama.text.bpe import BYTE_NAME, ScoredBpe
 from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
@@ -21,6 +22,8 @@ from dllama.text.tokenizer_config import (
 from dllama.text.tokenizer_file import TokenizerData, read_tokenizer
 
 REPLACEMENT = "\ufffd"
+USUAL = 8  # bytes; few texts have more in a token
+PIECE = 1 << 16  # characters
 
 
 class _Backend(Protocol):
@@ -151,28 +154,51 @@ class Tokenizer:
         alone = len(list(folder.glob("*.m"))) == 1 and _scored_file(folder) is not None
         return cls.open(folder) if named or alone else None
 
-    def encode(self, text: str, add_bos: bool | None = None) -> list[int]:
+    def encode(self, text: str, add_bos: bool | None = None, most: int | None = None) -> list[int]:
         """Encode a text; names of special tokens in it become their ids.
+
+        Other threads go on meanwhile.
 
         Args:
             text: the text.
             add_bos: whether the ids begin with BOS. None treats the text as a whole: the ids are
                 those of `tokenizers`, plus BOS if `self.add_bos` says so and the post-processor
                 added none.
+            most: how many ids are of use. A text that surely has more is not encoded as a whole.
 
         Raises:
             ConfigError: the text contains surrogates, or a character that the vocabulary cannot
                 represent.
+            ContextError: the text surely has more than `most` ids.
         """
         try:
-            text.encode()
+            size = len(text.encode())
         except UnicodeEncodeError as error:
             raise ConfigError(f"the text is not valid Unicode at {error.start}") from error
+        if most is not None and size > max(PIECE, USUAL * most):
+            self._refuse_longer(text, size, most)
         ids = self._backend.encode(text, whole=add_bos is None)
         if (add_bos or (add_bos is None and self.add_bos)) and self.bos_id is not None:
             bos = [self.bos_id]
             return ids if add_bos is None and ids[:1] == bos else bos + ids
         return ids
+
+    def _refuse_longer(self, text: str, size: int, most: int) -> None:
+        """Raise ContextError if a text of `size` bytes surely has more than `most` ids.
+
+        It takes time and memory for `most` ids, whatever the length. A text that is encoded in
+        pieces has a few ids more at every cut, so only twice as many are sure.
+        """
+        count = 0
+        for first in range(0, len(text), PIECE):
+            if count > 2 * most or size > most * self._longest:
+                raise ContextError(f"a text of {size} bytes has more than {most} tokens")
+            count += len(self._backend.encode(text[first : first + PIECE], whole=False))
+
+    @cached_property
+    def _longest(self) -> int:
+        """The number of bytes that a token can stand for."""
+        return max(len(self.spell(token)) for token in range(self.vocab_size))
 
     def prompt_ids(self, text: str, begins: bool) -> list[int]:
         """Encode a prompt.
@@ -274,7 +300,8 @@ class _Fast:
         )
 
     def encode(self, text: str, whole: bool) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=whole).ids)
+        # `encode` would hold the GIL, and make offsets that nobody needs.
+        return list(self._tokenizer.encode_batch_fast([text], add_special_tokens=whole)[0].ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -28,7 +28,7 @@ def routes(desk: Desk) -> list[Route]:
     """Return the paths."""
 
     async def answer(request: Request) -> JobResponse:
-        return await desk.chat(request, parse_chat(await read_json(request)), ChatFormat)
+        return await desk.chat(request, await read_json(request, parse_chat), ChatFormat)
 
     return [Route("/v1/chat/completions", answer, methods=["POST"])]
 

@@ -27,7 +27,7 @@ def routes(desk: Desk) -> list[Route]:
     """Return the paths."""
 
     async def answer(request: Request) -> JobResponse:
-        parsed = parse_completion(await read_json(request))
+        parsed = await read_json(request, parse_completion)
         return await desk.complete(request, parsed.prompts, parsed.options, CompletionFormat)
 
     return [Route("/v1/completions", answer, methods=["POST"])]

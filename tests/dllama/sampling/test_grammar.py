@@ -199,6 +199,8 @@ WRONG = [
     ("regex", "[", "regex: unclosed character class"),
     ("regex", "(" * 5000, "regex: "),
     ("regex", "", "regex: no text of the model's tokens fits"),
+    ("regex", "a?" * 14_000, "regex: initial lexer configuration (grammar) too big"),
+    ("regex", "a" * (1 << 17), "regex: a grammar of 131"),
     ("regex", 5, "regex: found int, expected a regular expression"),
     ("regex", "\ud800", "regex: "),
     ("grammar", "start: foo", 'grammar: at 1(8): unknown name: "foo"'),

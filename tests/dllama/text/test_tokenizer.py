@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, normalizers
 
 import dllama
-from dllama.errors import ConfigError, FormatError, ModelError
+from dllama.errors import ConfigError, ContextError, FormatError, ModelError
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.tokenizer_file import TokenizerData, read_tokenizer, write_tokenizer
 
@@ -228,6 +230,30 @@ def test_a_character_without_a_token_is_an_error(tmp_path: Path) -> None:
 def test_text_that_is_not_unicode_is_an_error(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid Unicode at 1"):
         KINDS[kind](tmp_path).encode("a\ud800")
+
+
+def test_a_text_that_is_much_too_long_is_not_encoded() -> None:
+    tokenizer = bard()
+    for text, most in (("hello " * 400_000, 9), ("hello " * 40_000, 9_000)):
+        message = f"a text of {len(text)} bytes has more than {most} tokens"
+        with pytest.raises(ContextError, match=message):
+            tokenizer.encode(text, most=most)
+    text = "hello " * 12_000
+    ids = tokenizer.encode(text)
+    assert tokenizer.encode(text, most=len(ids) * 2 // 3) == ids  # sure only when it is encoded
+    assert tokenizer.encode("hello " * 9, most=1) == tokenizer.encode("hello " * 9)
+
+
+def test_other_threads_run_while_a_text_is_encoded() -> None:
+    tokenizer, text = bard(), "What is this, my lord? " * 10_000
+    gaps, last = [], time.perf_counter()
+    thread = threading.Thread(target=tokenizer.encode, args=(text,))
+    thread.start()
+    while thread.is_alive():
+        time.sleep(0.001)
+        gaps.append(time.perf_counter() - last)
+        last = time.perf_counter()
+    assert max(gaps) < sum(gaps) / 2
 
 
 def test_a_hugging_face_folder_opens_with_its_config_files(tmp_path: Path) -> None:
