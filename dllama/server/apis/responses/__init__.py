@@ -20,7 +20,7 @@ def routes(desk: Desk) -> list[Route]:
     store = Store()
 
     async def answer(request: Request) -> JobResponse:
-        asked = parse_response(await read_json(request), store)
+        asked = await read_json(request, partial(parse_response, store=store))
         return await desk.chat(request, asked.conversation, partial(ResponseObject, asked, store))
 
     return [Route("/v1/responses", answer, methods=["POST"])]

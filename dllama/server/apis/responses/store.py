@@ -15,6 +15,8 @@ Items = list[dict[str, Any]]
 class Store:
     """The conversations of the last responses. The oldest ones make room for new ones.
 
+    `conversation` and `item` may be called in any thread.
+
     Args:
         limit: bytes that all conversations together may take as JSON.
     """
@@ -42,17 +44,19 @@ class Store:
 
     def conversation(self, name: str) -> Items:
         """Return the conversation up to a response and with it; ApiError 400 if there is none."""
-        if name not in self._kept:
-            raise _missing("previous_response_id", name, "response")
-        self._kept.move_to_end(name)
-        _, given, output = self._kept[name]
+        try:
+            self._kept.move_to_end(name)
+            _, given, output = self._kept[name]
+        except KeyError:
+            raise _missing("previous_response_id", name, "response") from None
         return [*given, *output]
 
     def item(self, name: str, where: str) -> dict[str, Any]:
         """Return an item of an answer; ApiError 400 if there is none."""
-        if name not in self._outputs:
+        found = self._outputs.get(name)
+        if found is None:
             raise _missing(where, name, "item")
-        return self._outputs[name]
+        return found
 
     def _forget(self) -> None:
         """Forget the conversation that was not used for the longest time."""
