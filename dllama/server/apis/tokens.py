@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,6 +19,7 @@ from dllama.server.fields import Fields, required, wrong
 from dllama.server.messages import parse_messages
 from dllama.server.problems import ApiError
 from dllama.server.served import Served
+from dllama.server.threads import in_thread
 from dllama.server.tool_fields import take_tools
 
 
@@ -27,16 +27,16 @@ def routes(desk: Desk) -> list[Route]:
     """Return the paths."""
 
     async def tokenize(request: Request) -> Response:
-        fields = Fields(await read_json(request))
+        fields = await read_json(request, Fields)
         desk.check_model(fields.text("model"))
         named = fields.boolean("return_token_strs")
         encode = _conversation(fields) if "messages" in fields else _text(fields)
         fields.end()
-        ids = await run_in_threadpool(encode, desk.served)
+        ids = await in_thread(request, encode, desk.served)
         return JSONResponse(_answer(desk.served, ids, named))
 
     async def detokenize(request: Request) -> Response:
-        fields = Fields(await read_json(request))
+        fields = await read_json(request, Fields)
         desk.check_model(fields.text("model"))
         ids = fields.take("tokens")
         fields.end()
@@ -44,7 +44,7 @@ def routes(desk: Desk) -> list[Route]:
             raise required("tokens")
         if not isinstance(ids, list) or any(type(token) is not int for token in ids):
             raise wrong("tokens", ids, "a list of token ids")
-        text = await run_in_threadpool(desk.served.text_of, ids)
+        text = await in_thread(request, desk.served.text_of, ids)
         return JSONResponse({"prompt": text, "content": text})
 
     return [
