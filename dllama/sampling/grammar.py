@@ -36,16 +36,18 @@ class GrammarText(NamedTuple):
 
     Attributes:
         kind: one of KINDS.
-        value: a JSON schema (parsed, or as JSON), a regular expression, a list of texts, or a
-            grammar in Lark's or llama.cpp's notation.
+        value: a JSON schema (parsed, or as JSON), a regular expression, a list of texts, a grammar
+            in Lark's or llama.cpp's notation, or one in Lark's notation for sure.
         name: what to call it in messages: the argument, option or field.
         lenient: leave out what a schema says and a grammar cannot, instead of refusing it.
+        around: a grammar in Lark's notation that calls all of the above "@text"; "" for none.
     """
 
     kind: str
     value: Any
     name: str
     lenient: bool = False
+    around: str = ""
 
     @classmethod
     def of(cls, **values: Any) -> GrammarText | None:
@@ -213,6 +215,8 @@ class Grammars:
         limits = library.LLParserLimits(verbose_errors=False, initial_lexer_fuel=FUEL)
         try:
             source = KINDS[text.kind](library, text)
+            if text.around:
+                source = _nested(text.around, source)
             if len(source) > MAX_SOURCE:
                 raise ValueError(f"a grammar of {len(source)} characters, at most {MAX_SOURCE}")
             matcher = library.LLMatcher(self._tokens, source, log_level=0, limits=limits)
@@ -258,12 +262,24 @@ def _grammar(library: Any, text: GrammarText) -> str:
     return str(library.grammar_from("grammar", _checked(text.value, "a grammar")))
 
 
+def _lark(library: Any, text: GrammarText) -> str:
+    return str(text.value)
+
+
+def _nested(around: str, source: str) -> str:
+    """Return a grammar that calls another one "@text"."""
+    whole = json.loads(source)["grammars"][0] if source.startswith('{"grammars"') else None
+    text = whole or {"lark_grammar": source}
+    return json.dumps({"grammars": [{"lark_grammar": around}, {**text, "name": "text"}]})
+
+
 # What llguidance makes of each kind.
 KINDS: dict[str, Callable[[Any, GrammarText], str]] = {
     "schema": _schema,
     "regex": _regex,
     "choice": _choice,
     "grammar": _grammar,
+    "lark": _lark,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from starlette.requests import Request
 
 from dllama.options import MAX_SEED
+from dllama.server.answers import Plan
 from dllama.server.delivery import Delivery, JobResponse, Text
 from dllama.server.dispatcher import Dispatcher
 from dllama.server.exchange import Exchange
@@ -27,14 +28,10 @@ MakeFormat = Callable[[Served, Options, Sequence[int]], ResponseFormat]
 
 
 class MakeChatFormat(Protocol):
-    """Makes the format of a message; `answer` finds calls in its text."""
+    """Makes the format of a message; `answer` understands its text."""
 
     def __call__(
-        self,
-        served: Served,
-        options: Options,
-        prompt: Sequence[int],
-        answer: Answer | None = None,
+        self, served: Served, options: Options, prompt: Sequence[int], answer: Answer
     ) -> ResponseFormat: ...
 
 
@@ -53,13 +50,6 @@ class Conversation:
     options: Options
     variables: dict[str, Any]
     tools: Tools | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ApiError 400 if both tools and a grammar say what the answer is to be."""
-        if self.tools and self.options.grammar:
-            name = self.options.grammar.name.partition(".")[0]
-            message = f"{name} and tools: a request with both needs tool_choice to be none"
-            raise ApiError(400, message, param=name, code="unsupported_value")
 
 
 class Desk:
@@ -93,24 +83,29 @@ class Desk:
             ApiError: 400, 404: the request cannot be answered. 429, 503: not now.
         """
         self.check_model(asked.options.model)
-        variables, stops = asked.variables, self.served.chat_stops
-        options = replace(asked.options, stop=asked.options.stop + stops.texts)
-        format: MakeFormat = made
-        if tools := asked.tools:
-            form = await in_thread(request, self.served.tool_format, tools)
+        ids, plan = await in_thread(request, self._planned, asked)
+        stops = self.served.chat_stops
+        options = replace(
+            asked.options,
+            stop=asked.options.stop + stops.texts,
+            special=plan.special,
+            grammar=plan.grammar,
+        )
+
+        def format(served: Served, options: Options, prompt: Sequence[int]) -> ResponseFormat:
+            return made(served, options, prompt, answer=plan.answer())
+
+        return await self._respond(request, [ids], options, format, stops.ids + plan.ends)
+
+    def _planned(self, asked: Conversation) -> tuple[list[int], Plan]:
+        """Return the ids of the prompt and the plan of what follows; ApiError 400."""
+        answers, tools = self.served.answers, asked.tools
+        variables = asked.variables
+        if tools:
+            answers.check(tools)
             variables = {**variables, "tools": tools.asked}
-            grammar = None
-            if tools.forced:
-                grammar = await in_thread(request, self.served.tool_grammar, form, tools)
-            special = self.served.special_ids(form.markers)
-            options = replace(options, special=special, grammar=grammar)
-            stops = stops._replace(ids=stops.ids + self.served.special_ids(form.ends))
-
-            def format(served: Served, options: Options, prompt: Sequence[int]) -> ResponseFormat:
-                return made(served, options, prompt, answer=Answer(form, tools))
-
-        ids = await in_thread(request, self.served.chat_ids, asked.messages, variables)
-        return await self._respond(request, [ids], options, format, stops.ids)
+        text, ids = self.served.chat_prompt(asked.messages, variables)
+        return ids, answers.plan(text, tools, asked.options.grammar)
 
     async def complete(
         self, request: Request, prompts: list[str | list[int]], options: Options, made: MakeFormat

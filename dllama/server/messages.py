@@ -16,8 +16,9 @@ def parse_messages(value: object) -> list[dict[str, Any]]:
 
     Returns:
         Messages with "role" and "content", which is text. Those with calls have "tool_calls", whose
-        arguments are objects, as templates of transformers expect. Messages of the role tool have
-        "tool_call_id" if it was given, and "name" if it or the call is known.
+        arguments are objects, as templates of transformers expect. Answers have "reasoning_content"
+        if it or "reasoning" was given. Messages of the role tool have "tool_call_id" if it was
+        given, and "name" if it or the call is known.
     """
     if value is None:
         raise required("messages")
@@ -46,6 +47,10 @@ def _message(value: object, where: str) -> dict[str, Any]:
     made["content"] = "" if content is None and calls else _content(content, f"{where}.content")
     if calls:
         made["tool_calls"] = calls
+    if role == "assistant":
+        thought, other = fields.text("reasoning_content"), fields.text("reasoning")
+        if (thought or other) is not None:
+            made["reasoning_content"] = thought or other
     if role == "tool":
         given = {name: fields.text(name) for name in ("tool_call_id", "name")}
         made |= {name: text for name, text in given.items() if text}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllama import LLM
 from dllama.errors import ConfigError, ContextError, TemplateError
 from dllama.sampling.grammar import Grammar, Grammars, GrammarText
+from dllama.server.answers import Answers
 from dllama.server.problems import ApiError
-from dllama.server.tool_fields import Tools
-from dllama.server.tools import tool_format
-from dllama.server.tools.base import ToolFormat, quoted
 from dllama.text.template import ChatTemplate
 from dllama.text.tokenizer import Tokenizer
-
-PROBE = {"role": "user", "content": "a"}
 
 
 class Stops(NamedTuple):
@@ -92,40 +89,48 @@ class Served:
             "max_model_len": self.seq_len,  # as vLLM calls it
         }
 
-    def chat_ids(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
-    ) -> list[int]:
-        """Return the ids of a conversation with its next message begun; ApiError 400.
+    @cached_property
+    def answers(self) -> Answers:
+        """How the model answers in conversations; ApiError 400 if it has no chat template."""
+        if isinstance(self.template, TemplateError):
+            raise ApiError(400, str(self.template), param="messages", code="no_chat_template")
+        assert self.tokenizer is not None
+        return Answers(self.tokenizer, self.template)
+
+    def chat_prompt(
+        self, messages: list[dict[str, Any]], variables: Mapping[str, Any]
+    ) -> tuple[str, list[int]]:
+        """Return a conversation with its next message begun, as text and ids; ApiError 400.
 
         Args:
             messages: of the conversation.
             variables: of the template, besides those of the server.
         """
-        ids = self.rendered_ids(messages, variables, most=self.seq_len)
+        text, ids = self.rendered(messages, variables, most=self.seq_len)
         try:
-            return self._checked(ids)
+            return text, self._checked(ids)
         except ConfigError as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
 
-    def rendered_ids(
+    def rendered(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: list[dict[str, Any]],
         variables: Mapping[str, Any],
         begins: bool = True,
         most: int | None = None,
-    ) -> list[int]:
-        """Return the ids of a conversation; ApiError 400.
+    ) -> tuple[str, list[int]]:
+        """Return a conversation as text and ids; ApiError 400.
 
         Args:
-            messages, variables: as in `chat_ids`.
+            messages, variables: as in `chat_prompt`.
             begins: whether the next message is begun.
             most: as in Tokenizer.encode.
         """
-        if isinstance(self.template, TemplateError):
-            raise ApiError(400, str(self.template), param="messages", code="no_chat_template")
-        assert self.tokenizer is not None
+        messages = self.answers.history(messages)
+        assert not isinstance(self.template, TemplateError)
         try:
-            return self.template.encode(self.tokenizer, messages, begins, variables, most)
+            text = self.template.render(messages, begins, variables)
+            return text, self._tokenizer.encode(text, add_bos=False, most=most)
         except ContextError as error:
             raise _too_long(error) from None
         except (ConfigError, TemplateError) as error:
@@ -171,59 +176,21 @@ class Served:
             raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
 
     def grammar(self, text: GrammarText | None) -> Grammar | None:
-        """Compile what a request asks for; ApiError 400."""
-        try:
-            return text and self.grammars.compile(text)
-        except ConfigError as error:
-            assert text
-            raise ApiError(400, str(error), param=text.name, code="invalid_value") from None
+        """Compile what a request asks for; ApiError 400.
 
-    def tool_format(self, tools: Tools) -> ToolFormat:
-        """Return how the model writes calls of functions.
-
-        Raises:
-            ApiError: 400: its chat template does not say, or takes no functions.
+        Functions that may be called need not be compiled, if they are lenient.
         """
-        source = "" if isinstance(self.template, TemplateError) else self.template.source
-        found = tool_format(source)
-        if found is None or not self._shows(tools):
-            message = "tools: the chat template of the model has no functions, or in a form"
-            raise ApiError(
-                400, f"{message} that this server does not know", param="tools",
-                code="unsupported_value",
-            )  # fmt: skip
-        return found
-
-    def tool_grammar(self, form: ToolFormat, tools: Tools) -> GrammarText:
-        """Return the grammar of answers that call functions."""
-        assert not isinstance(self.template, TemplateError)
-        text = form.grammar(tools.functions, tools.several, self._marker, self.template.source)
-        return GrammarText("grammar", text, "tools")
-
-    def special_ids(self, markers: Sequence[str]) -> tuple[int, ...]:
-        """Return the ids of those texts that are special tokens."""
-        found = (self._special_id(marker) for marker in markers)
-        return tuple(token for token in found if token is not None)
-
-    def _shows(self, tools: Tools) -> bool:
-        """Whether the chat template tells the model of a function."""
-        assert not isinstance(self.template, TemplateError)
+        if text is None:
+            return None
+        if text.around:  # so that an error tells which of both is wrong
+            self.grammar(text._replace(around=""))
+            text = text._replace(name="tools")
         try:
-            text = self.template.render([PROBE], variables={"tools": tools.asked})
-        except TemplateError:
-            return True  # chat_ids tells what is wrong
-        return tools.asked[0]["function"]["name"] in text
-
-    def _special_id(self, marker: str) -> int | None:
-        """Return the id of a special token; None if the text is none."""
-        assert self.tokenizer is not None
-        ids = self.tokenizer.encode(marker, add_bos=False)
-        return ids[0] if len(ids) == 1 and self.tokenizer.is_special(ids[0]) else None
-
-    def _marker(self, marker: str) -> str:
-        """Return a marker as grammars spell it."""
-        token = self._special_id(marker)
-        return quoted(marker) if token is None else f"<[{token}]>"
+            return self.grammars.compile(text)
+        except ConfigError as error:
+            if text.kind == "lark" and text.lenient:
+                return None
+            raise ApiError(400, str(error), param=text.name, code="invalid_value") from None
 
     def limit(self, prompt: int, max_tokens: int | None) -> int:
         """Return how many tokens to generate after a prompt: as requested, or as many as fit.

@@ -34,6 +34,11 @@ class Tools:
     forced: bool
     several: bool
 
+    @property
+    def strict(self) -> bool:
+        """Whether a function insists on its schema."""
+        return any(not function.lenient for function in self.functions)
+
 
 @dataclass(frozen=True)
 class Choice:

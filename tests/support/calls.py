@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dllama.server.tools.base import Arguments, Begin, Content, Reasoning
+from dllama.server.tools.base import Arguments, Begin, Content, Function, Reasoning
 
-NAMES = ("weather", "add")
+FUNCTIONS = [Function(name, {"type": "object"}) for name in ("weather", "add")]
 
 
 def calls(*pairs):

@@ -78,35 +78,35 @@ class ChatFormat(OpenAIFormat):
         served: the model.
         options: options of the request.
         prompt: ids of the prompt.
-        answer: finds calls in the text; None if nothing may be called.
+        answer: understands the text.
     """
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
-        self, served: Served, options: Options, prompt: Sequence[int], answer: Answer | None = None
+        self, served: Served, options: Options, prompt: Sequence[int], answer: Answer
     ) -> None:
         super().__init__(served, options)
         self._answer = answer
 
-    def text(self, text: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"message": {**message, **(self._answer.whole(text) if self._answer else {})}}
+    def text(self, texts: Sequence[str]) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "refusal": None, **self._answer.whole(texts)}}
 
     def part(self, text: str) -> dict[str, Any]:
         return {"delta": {"content": text} if text else {}}
 
     def parts(self, text: str) -> list[dict[str, Any]]:
-        if self._answer is None:
-            return super().parts(text)
         return [{"delta": delta} for delta in self._answer.push(text)]
 
     def last_parts(self) -> list[dict[str, Any]]:
-        return [{"delta": delta} for delta in self._answer.end()] if self._answer else []
+        return [{"delta": delta} for delta in self._answer.end()]
 
     def reason(self, done: Done) -> str:
-        called = self._answer is not None and self._answer.called
-        return "tool_calls" if called and done.reason == "stop" else done.reason
+        return "tool_calls" if self._answer.called and done.reason == "stop" else done.reason
+
+    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
+        details = {"reasoning_tokens": self._answer.tally.reasoning}
+        return {**super().usage(ends), "completion_tokens_details": details}
 
     def first_choice(self) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}

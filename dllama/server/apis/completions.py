@@ -97,8 +97,8 @@ class CompletionFormat(OpenAIFormat):
         super().__init__(served, options)
         self._offset = 0  # characters sent so far
 
-    def text(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def text(self, texts: Sequence[str]) -> dict[str, Any]:
+        return {"text": "".join(texts)}
 
     def part(self, text: str) -> dict[str, Any]:
         return {"text": text}

@@ -58,7 +58,7 @@ class OpenAIFormat(ResponseFormat):
     def summary(self, ends: Sequence[Done]) -> list[dict[str, Any]]:
         if not self._options.include_usage:
             return []
-        usage = {"choices": [], "usage": self._usage(ends)}
+        usage = {"choices": [], "usage": self.usage(ends)}
         return [{**self._head, "object": self.chunk_object, **usage}]
 
     def end(self) -> str:
@@ -67,7 +67,7 @@ class OpenAIFormat(ResponseFormat):
     def whole(self, tokens: Sequence[Token], done: Done) -> dict[str, Any]:
         choice = {
             "index": self._options.index,
-            **self.text("".join(token.text for token in tokens)),
+            **self.text([token.text for token in tokens]),
             "logprobs": self._logprobs(tokens),
             "finish_reason": self.reason(done),
         }
@@ -75,11 +75,11 @@ class OpenAIFormat(ResponseFormat):
 
     def merged(self, parts: Sequence[dict[str, Any]], ends: Sequence[Done]) -> dict[str, Any]:
         choices = [choice for part in parts for choice in part["choices"]]
-        return {**parts[0], "choices": choices, "usage": self._usage(ends)}
+        return {**parts[0], "choices": choices, "usage": self.usage(ends)}
 
     @abstractmethod
-    def text(self, text: str) -> dict[str, Any]:
-        """Return the field of a choice that holds the whole text."""
+    def text(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the field of a choice that holds the texts of all tokens."""
 
     @abstractmethod
     def part(self, text: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class OpenAIFormat(ResponseFormat):
         usage = {"usage": None} if self._options.include_usage else {}
         return {**self._head, **content, **usage}
 
-    def _usage(self, ends: Sequence[Done]) -> dict[str, Any]:
+    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
         """Return the tokens of all texts. A prompt with several texts counts once."""
         prompts = ends[:: self._options.tries]
         read = sum(done.prompt for done in prompts)

@@ -43,27 +43,24 @@ class PartsFormat(ResponseFormat):
         served: the model.
         options: options of the request.
         prompt: ids of the prompt.
-        answer: finds calls in the text; None if nothing may be called.
+        answer: understands the text.
 
     Attributes:
+        answer: the same.
         prompt: number of tokens in the prompt.
         parts: those that have begun.
         stopped: the stop string that ended the text, if any.
     """
 
     def __init__(
-        self,
-        served: Served,
-        options: Options,
-        prompt: Sequence[int],
-        answer: Answer | None = None,
+        self, served: Served, options: Options, prompt: Sequence[int], answer: Answer
     ) -> None:
         self.served = served
         self.options = options
         self.prompt = len(prompt)
         self.parts: list[Part] = []
         self.stopped: str | None = None
-        self._answer = answer
+        self.answer = answer
         self._open = False  # whether the last part may grow
         self._blank = ""  # white space that may begin a text
 
@@ -75,9 +72,7 @@ class PartsFormat(ResponseFormat):
 
     def piece(self, token: Token) -> Objects:
         self.stopped = token.stop
-        if self._answer is None:
-            return self._add("text", token.text)
-        return self._take(self._answer.push(token.text))
+        return self._take(self.answer.push(token.text))
 
     def closing(self, done: Done) -> Objects:
         return [*self._finish(), *self.last(done)]
@@ -108,7 +103,7 @@ class PartsFormat(ResponseFormat):
 
     def _finish(self) -> Objects:
         """Take what is left. An answer of white space alone is a text."""
-        made = self._take(self._answer.end()) if self._answer else []
+        made = self._take(self.answer.end())
         if not self.parts and self._blank:
             made += self._grow("text", self._blank)
         return made + self._close()

@@ -76,7 +76,7 @@ def _conversation(fields: Fields) -> Callable[[Served], list[int]]:
     begins = fields.boolean(name) if name in fields else True
     fields.only("add_special_tokens", [False], ": the chat template writes them")
     fields.only("continue_final_message", [False])
-    return lambda served: served.rendered_ids(messages, variables, begins)
+    return lambda served: served.rendered(messages, variables, begins)[1]
 
 
 def _answer(served: Served, ids: list[int], named: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import secrets
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,18 +61,18 @@ class Function:
     lenient: bool = True
 
 
-class CallParser(ABC):
-    """Finds calls in a text that comes in pieces. How it is cut changes no event's joined text.
+class AnswerParser(ABC):
+    """Understands a text that comes in pieces. How it is cut changes no event's joined text."""
 
-    Args:
-        names: of the functions.
-    """
-
-    def __init__(self, names: Collection[str]) -> None:
-        self.names = names
+    def __init__(self) -> None:
         self.held = ""  # text that is not yet understood
         self.ended = False
         self._out: list[Event] = []
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next belongs to what the model thinks."""
+        return False
 
     def push(self, text: str) -> list[Event]:
         """Add a piece of the text and return what is certain by now."""
@@ -114,11 +114,35 @@ class CallParser(ABC):
         keep = 0 if self.ended else max(_overlap(self.held, marker) for marker in markers)
         return self.take(len(self.held) - keep), None
 
+    def may_begin(self, marker: str) -> bool:
+        """Whether `held` is only the beginning of a marker, and more text may come."""
+        return not self.ended and len(self.held) < len(marker) and marker.startswith(self.held)
+
     def _run(self) -> list[Event]:
         while self.step():
             pass
         out, self._out = self._out, []
         return out
+
+
+class TextParser(AnswerParser):
+    """Takes all that comes as text for the user."""
+
+    def step(self) -> bool:
+        self.give(Content(self.take(len(self.held))))
+        return False
+
+
+class CallParser(AnswerParser):
+    """Finds calls.
+
+    Args:
+        functions: those that may be called.
+    """
+
+    def __init__(self, functions: Sequence[Function]) -> None:
+        super().__init__()
+        self.functions = {function.name: function for function in functions}
 
 
 class ToolFormat(ABC):
@@ -127,24 +151,29 @@ class ToolFormat(ABC):
     Attributes:
         markers: what the parser looks for. Special tokens among them are part of the text.
         ends: special tokens that end an answer with calls.
+        always: whether answers have this format without functions too.
     """
 
     markers: tuple[str, ...]
     ends: tuple[str, ...] = ()
+    always = False
 
     @abstractmethod
     def recognises(self, source: str) -> bool:
         """Whether a chat template has this format."""
 
     @abstractmethod
-    def parser(self, names: Collection[str]) -> CallParser:
+    def parser(self, functions: Sequence[Function]) -> CallParser:
         """Return the parser of an answer in which these functions may be called."""
 
     @abstractmethod
-    def grammar(
+    def rules(
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
-        """Return a grammar of answers that call functions, in Lark's notation as llguidance has it.
+        """Return rules of a grammar, in Lark's notation as llguidance has it.
+
+        The rule "calls" is an answer that calls functions, "mixed" any answer, in which only calls
+        have to be right. They may use the terminal TEXT, which is any text.
 
         Args:
             functions: those that may be called.
@@ -152,6 +181,18 @@ class ToolFormat(ABC):
             special: gives the spelling of a marker.
             source: the chat template.
         """
+
+    def thinks(self, special: Special) -> str:
+        """Return what a grammar allows before all else: what the model thinks, if it does."""
+        return ""
+
+    def says(self, special: Special) -> str:
+        """Return how a grammar has an answer without calls, whose text is the grammar @text."""
+        return "@text"
+
+    def history(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return messages as the templates of this format want them."""
+        return messages
 
     def call_id(self) -> str:
         """Return the id of a new call."""
@@ -168,22 +209,41 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def rules(start: str, functions: Sequence[Function], call: Callable[[Function, str], str]) -> str:
-    """Return a grammar with a rule "call" that is one call of any of some functions.
+def json_rule(name: str, schema: dict[str, Any], lenient: bool) -> str:
+    """Return a rule that is JSON."""
+    options = {"whitespace_pattern": WHITESPACE, "lenient": lenient}
+    return f"{name}: %json {json.dumps({**schema, 'x-guidance': options})}"
+
+
+def call_rules(functions: Sequence[Function], call: Callable[[Function, str], str]) -> list[str]:
+    """Return rules of which "call" is one call of any of some functions.
 
     Args:
-        start: what "start" is.
         functions: those that may be called.
-        call: gives a call of a function, from the function and the name of its arguments' rule.
+        call: gives a call of a function, from the function and the name of the rule of its
+            arguments as JSON.
     """
-    lines = [f"start: {start}"]
-    lines.append("call: " + " | ".join(f"call{at}" for at in range(len(functions))))
+    lines = ["call: " + " | ".join(f"call{at}" for at in range(len(functions)))]
     for at, function in enumerate(functions):
         lines.append(f"call{at}: {call(function, f'arguments{at}')}")
-        options = {"whitespace_pattern": WHITESPACE, "lenient": function.lenient}
-        schema = {**function.schema, "x-guidance": options}
-        lines.append(f"arguments{at}: %json {json.dumps(schema)}")
-    return "\n".join(lines)
+        lines.append(json_rule(f"arguments{at}", function.schema, function.lenient))
+    return lines
+
+
+def marked(marker: str, section: str, several: bool, between: str = "") -> list[str]:
+    """Return the rules "calls" and "mixed" of a format whose calls come after a marker.
+
+    Args:
+        marker: its spelling.
+        section: what comes after it.
+        several: whether there may be more markers than one.
+        between: what is between two sections.
+    """
+    lazy = "" if marker.startswith("<[") else "[lazy]"  # a text never has special tokens
+    more = f"({between} {marker} {section})*" if several else ""
+    mixed = f"(upto {section})* TEXT" if several else f"TEXT | upto {section}"
+    calls = f"calls: {marker} {section} {more}"
+    return [calls, f"mixed: {mixed}", f"upto{lazy}: TEXT {marker}"]
 
 
 def _overlap(text: str, marker: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from dllama.server.tools.base import (
     Arguments,
@@ -14,8 +15,8 @@ from dllama.server.tools.base import (
     Reasoning,
     Special,
     ToolFormat,
+    call_rules,
     quoted,
-    rules,
 )
 
 START, CHANNEL, FORM, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
@@ -28,38 +29,62 @@ class Harmony(ToolFormat):
 
     markers = (START, CHANNEL, FORM, MESSAGE, END, CALL, RETURN)
     ends = (CALL,)
+    always = True
 
     def recognises(self, source: str) -> bool:
         return CHANNEL in source and MESSAGE in source
 
-    def parser(self, names: Collection[str]) -> CallParser:
-        return HarmonyParser(names)
+    def parser(self, functions: Sequence[Function]) -> CallParser:
+        return HarmonyParser(functions)
 
-    def grammar(
+    def rules(
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
-        """Return the grammar: the model may think before it calls one function."""
-        thinks = (
-            f'{special(CHANNEL)} "analysis" {special(MESSAGE)} /(.|\\n)*/ {special(END)} '
-            f'{special(START)} "assistant"'
-        )
+        """Return the rules: an answer has one call at most, and may have a message before it."""
 
         def call(function: Function, arguments: str) -> str:
             head = quoted(f"commentary to=functions.{function.name} ")
             form = f'{special(FORM)} "json" {special(MESSAGE)}'
             return f"{special(CHANNEL)} {head} {form} {arguments}"
 
-        return rules(f"({thinks})? call", functions, call)
+        channel, message = special(CHANNEL), special(MESSAGE)
+        preamble = f'{channel} "commentary" {message} TEXT {special(END)} {special(START)}'
+        final = f'{channel} ("final" | "commentary") {message} TEXT'
+        mixed = f'mixed: {final} | ({preamble} "assistant")? call'
+        return "\n".join(["calls: call", mixed, *call_rules(functions, call)])
+
+    def thinks(self, special: Special) -> str:
+        channel, message = special(CHANNEL), special(MESSAGE)
+        end, start = special(END), special(START)
+        return f'({channel} "analysis" {message} TEXT {end} {start} "assistant")?'
+
+    def says(self, special: Special) -> str:
+        form = f'({special(FORM)} "json")?'
+        return f'{special(CHANNEL)} "final" {form} {special(MESSAGE)} @text'
+
+    def history(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the messages. Beside a call a template takes content or a thought, not both."""
+        return [
+            {**message, "thinking": message["reasoning_content"]}
+            if message.get("reasoning_content")
+            and not (message.get("tool_calls") and message["content"])
+            else message
+            for message in messages
+        ]
 
 
 class HarmonyParser(CallParser):
     """Messages, each with a header that says for whom it is."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__(names)
+    def __init__(self, functions: Sequence[Function]) -> None:
+        super().__init__(functions)
         self._header = ""
         self._in_header = True
         self._kind: type[Content] | type[Reasoning] | type[Arguments] = Content
+
+    @property
+    def thinking(self) -> bool:
+        return not self._in_header and self._kind is Reasoning
 
     def step(self) -> bool:
         return self._read_header() if self._in_header else self._read_body()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from dllama.server.tools.base import (
     CallParser,
@@ -10,8 +10,9 @@ from dllama.server.tools.base import (
     Function,
     Special,
     ToolFormat,
+    call_rules,
+    marked,
     quoted,
-    rules,
 )
 from dllama.server.tools.json_call import JsonCalls
 
@@ -27,26 +28,25 @@ class Hermes(ToolFormat):
     def recognises(self, source: str) -> bool:
         return OPEN in source and not any(marker in source for marker in OTHERS)
 
-    def parser(self, names: Collection[str]) -> CallParser:
-        return HermesParser(names)
+    def parser(self, functions: Sequence[Function]) -> CallParser:
+        return HermesParser(functions)
 
-    def grammar(
+    def rules(
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
-        more = ' ("\\n" call)*' if several else ""
-
         def call(function: Function, arguments: str) -> str:
             head = quoted(f'\n{{"name": "{function.name}", "arguments": ')
-            return f"{special(OPEN)} {head} {arguments} {quoted('}' + chr(10))} {special(CLOSE)}"
+            return f"{head} {arguments} {quoted('}' + chr(10))} {special(CLOSE)}"
 
-        return rules(f"call{more}", functions, call)
+        lines = marked(special(OPEN), "call", several, quoted("\n"))
+        return "\n".join([*lines, *call_rules(functions, call)])
 
 
 class HermesParser(JsonCalls):
     """Text, and calls between markers. Spaces beside calls are no part of the text."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__(names)
+    def __init__(self, functions: Sequence[Function]) -> None:
+        super().__init__(functions)
         self._spaces = ""  # before what comes next
         self._called = False
 
@@ -77,7 +77,7 @@ class HermesParser(JsonCalls):
     def _close_marker(self) -> bool:
         """Take spaces and the marker that closes a call."""
         self.held = self.held.lstrip()
-        if not self.ended and len(self.held) < len(CLOSE) and CLOSE.startswith(self.held):
+        if self.may_begin(CLOSE):
             return False
         if self.held.startswith(CLOSE):
             self.take(len(CLOSE))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dllama.server.tools.base import Arguments, Begin, CallParser, Content
+from dllama.server.tools.base import Arguments, Begin, CallParser, Content, Function
 
 STRING = r'"(?:[^"\\]|\\.)*"'
 # What begins an object whose arguments can be passed on while they come.
@@ -49,8 +49,8 @@ class JsonCalls(CallParser):
     The state is the method that takes what comes next.
     """
 
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__(names)
+    def __init__(self, functions: Sequence[Function]) -> None:
+        super().__init__(functions)
         self._step = self.first
 
     def step(self) -> bool:

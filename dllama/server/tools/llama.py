@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Sequence
 
 from dllama.server.tools.base import (
     CallParser,
     Function,
     Special,
     ToolFormat,
+    call_rules,
     quoted,
-    rules,
 )
 from dllama.server.tools.json_call import JsonCalls
 
@@ -31,24 +32,28 @@ class Llama(ToolFormat):
             "<|start_header_id|>" in source and "tool_calls" in source and '"parameters"' in source
         )
 
-    def parser(self, names: Collection[str]) -> CallParser:
-        return LlamaParser(names)
+    def parser(self, functions: Sequence[Function]) -> CallParser:
+        return LlamaParser(functions)
 
-    def grammar(
+    def rules(
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
         def call(function: Function, arguments: str) -> str:
             head = quoted(f'{{"name": "{function.name}", "parameters": ')
             return f'{head} {arguments} "}}"'
 
-        return rules("call", functions, call)
+        names = "|".join(re.escape(function.name) for function in functions)
+        begun = f'\\s*\\{{"name": "({names})"(.|\\n)*'
+        lines = ["calls: call", f"mixed: {special(TAG)}? (call | free)"]
+        lines.append(f"free: FREE\nFREE: TEXT & ~/{begun}/")
+        return "\n".join([*lines, *call_rules(functions, call)])
 
 
 class LlamaParser(JsonCalls):
     """Calls, if the answer begins with one of a known function; else text."""
 
     def is_function(self, name: str) -> bool:
-        return name in self.names
+        return name in self.functions
 
     def first(self) -> bool:
         """Find out whether the answer may begin with a call."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from dllama.server.tools.base import (
     Arguments,
@@ -13,8 +13,9 @@ from dllama.server.tools.base import (
     Function,
     Special,
     ToolFormat,
+    call_rules,
+    marked,
     quoted,
-    rules,
     short_id,
 )
 from dllama.server.tools.json_call import JsonCalls, ObjectEnd
@@ -31,24 +32,25 @@ class Mistral(ToolFormat):
     def recognises(self, source: str) -> bool:
         return OPEN in source
 
-    def parser(self, names: Collection[str]) -> CallParser:
-        return MistralParser(names)
+    def parser(self, functions: Sequence[Function]) -> CallParser:
+        return MistralParser(functions)
 
-    def grammar(
+    def rules(
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
         def newer(function: Function, arguments: str) -> str:
-            name = quoted(function.name)
-            return f"{special(OPEN)} {name} {special(ARGUMENTS)} {arguments}"
+            return f"{quoted(function.name)} {special(ARGUMENTS)} {arguments}"
 
         def older(function: Function, arguments: str) -> str:
             head = quoted(f'{{"name": "{function.name}", "arguments": ')
             return f'{head} {arguments} "}}"'
 
         if ARGUMENTS in source:
-            return rules("call+" if several else "call", functions, newer)
+            lines = marked(special(OPEN), "call", several)
+            return "\n".join([*lines, *call_rules(functions, newer)])
         more = ' (", " call)*' if several else ""
-        return rules(f'{special(OPEN)} " "? "[" call{more} "]"', functions, older)
+        lines = marked(special(OPEN), f'" "? "[" call{more} "]"', several=False)
+        return "\n".join([*lines, *call_rules(functions, older)])
 
     def call_id(self) -> str:
         """Return an id as the templates want it: nine letters and digits."""
@@ -70,7 +72,7 @@ class MistralParser(JsonCalls):
         """Find out in which style the next call is."""
         self.held = self.held.lstrip()
         if self.held.startswith(("[", "{", ",", "]")):
-            if not self.ended and len(self.held) < len(OPEN) and OPEN.startswith(self.held):
+            if self.may_begin(OPEN):
                 return False
             if self.held.startswith(OPEN):
                 self.take(len(OPEN))

@@ -13,6 +13,8 @@ from dllama.server.apis.completions import CompletionFormat
 from dllama.server.jobs import Done
 from dllama.server.requests import Options
 from dllama.server.served import Served
+from dllama.server.tools.answer import Answer
+from dllama.server.tools.base import TextParser
 from dllama.text.tokenizer import Tokenizer
 
 OPTIONS = Options(None, None, {}, (), False, False, False, 3)
@@ -36,7 +38,8 @@ def test_parts_of_characters_have_names_of_their_own(served):
     assert choice["text"] == "\u65e5"
     assert choice["logprobs"]["tokens"] == ["bytes:\\xe6", "bytes:\\x97", "bytes:\\xa5"]
     assert [len(top) for top in choice["logprobs"]["top_logprobs"]] == [3, 3, 1]
-    (choice,) = ChatFormat(served, OPTIONS, [1]).whole(tokens, Done("length", 0, 3))["choices"]
+    format = ChatFormat(served, OPTIONS, [1], Answer(TextParser()))
+    (choice,) = format.whole(tokens, Done("length", 0, 3))["choices"]
     assert [one["bytes"] for one in choice["logprobs"]["content"]] == [[0xE6], [0x97], [0xA5]]
 
 

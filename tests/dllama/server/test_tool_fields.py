@@ -84,7 +84,6 @@ def test_schemas_that_are_nested_too_deeply():
         ({"tools": [F], "tool_choice": "any"}, "tool_choice", "is 'any', expected none, auto"),
         ({"tools": [F], "tool_choice": named("g")}, "tool_choice.function.name", "is 'g'"),
         ({"tools": [F], "parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
-        ({"tools": [F], "regex": "a"}, "regex", "needs tool_choice to be none"),
     ],
     ids=str,
 )  # fmt: skip
@@ -101,7 +100,8 @@ def test_messages_as_the_template_gets_them():
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "2"}]},
         {"role": "tool", "tool_call_id": "7", "content": "3", "name": "g"},
-        {"role": "assistant", "content": "Done.", "tool_calls": None},
+        {"role": "assistant", "content": "Done.", "tool_calls": None, "reasoning": "Hm."},
+        {"role": "assistant", "content": "So.", "reasoning_content": "Oh.", "reasoning": None},
     ]
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
     assert parse(messages=messages).messages == [
@@ -109,7 +109,8 @@ def test_messages_as_the_template_gets_them():
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "2", "tool_call_id": "1", "name": "f"},
         {"role": "tool", "content": "3", "tool_call_id": "7", "name": "g"},
-        {"role": "assistant", "content": "Done."},
+        {"role": "assistant", "content": "Done.", "reasoning_content": "Hm."},
+        {"role": "assistant", "content": "So.", "reasoning_content": "Oh."},
     ]
 
 
@@ -117,6 +118,7 @@ def test_messages_as_the_template_gets_them():
     ("message", "param", "expected"),
     [
         ({"role": "assistant", "content": None}, "content", "is missing"),
+        ({"role": "assistant", "content": "", "reasoning_content": 5}, "reasoning_content", "is 5"),
         ({"role": "assistant", "tool_calls": {}}, "tool_calls", "expected a list of calls"),
         ({"role": "user", "content": "a", "tool_calls": [CALL]}, "tool_calls", "not support"),
         ({"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]},

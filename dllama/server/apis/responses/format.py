@@ -34,7 +34,7 @@ class ResponseObject(PartsFormat):
         served: Served,
         options: Options,
         prompt: Sequence[int],
-        answer: Answer | None = None,
+        answer: Answer,
     ) -> None:
         super().__init__(served, options, prompt, answer)
         self._asked = asked
@@ -147,7 +147,7 @@ class ResponseObject(PartsFormat):
             "input_tokens": self.prompt,
             "input_tokens_details": {"cached_tokens": done.cached, "cache_write_tokens": 0},
             "output_tokens": done.generated,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self.answer.tally.reasoning},
             "total_tokens": self.prompt + done.generated,
         }
 

@@ -9,6 +9,8 @@ from dllama.server.apis.responses.format import ResponseObject
 from dllama.server.apis.responses.request import parse_response
 from dllama.server.apis.responses.store import Store
 from dllama.server.problems import ApiError
+from dllama.server.tools.answer import Answer
+from dllama.server.tools.base import TextParser
 
 TOOL = {"type": "function", "name": "f", "parameters": CITY}
 CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": '{"city": "Rome"}'}
@@ -102,7 +104,6 @@ def test_formats(format, schema, lenient):
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "is missing"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "does not support"),
         ({"text": {"format": {"type": "json_object"}}, "regex": "a"}, "regex", "only one"),
-        ({"text": {"format": {"type": "json_object"}}, "tools": [TOOL]}, "text", "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format", "use text.format"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "supports only 'function'"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is missing"),
@@ -144,7 +145,9 @@ def test_the_store_forgets_what_was_not_used_for_long():
 def test_an_error_ends_a_stream():
     """OpenAI's client looks into the field error, others at the event itself."""
     asked = parse()
-    made = ResponseObject(asked, Store(), None, asked.conversation.options, [1])
+    made = ResponseObject(
+        asked, Store(), None, asked.conversation.options, [1], Answer(TextParser())
+    )
     error = made.error(ApiError(503, "gone", code="unavailable"))
     assert (error["type"], error["message"], error["code"]) == ("error", "gone", "unavailable")
     assert error["error"] == {

@@ -1,4 +1,4 @@
-"""A server whose chat template has functions."""
+"""A server whose chat template has functions and thoughts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from serving import serving
 TEMPLATE = """\
 {%- if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}
 {%- for message in messages %}
-{{- '<|' + message.role + '|>' + message.content }}
+{{- '<|' + message.role + '|>' }}
+{%- if message.reasoning_content %}
+{{- '<think>' + message.reasoning_content + '</think>' }}
+{%- endif %}
+{{- message.content }}
 {%- for call in message.tool_calls or [] %}
 {{- '<tool_call>' + call.function.name + call.function.arguments.city + '</tool_call>' }}
 {%- endfor %}
 {%- if message.role == 'tool' %}{{ message.name + message.tool_call_id }}{% endif %}
 {%- endfor %}
-{{- '<|assistant|>' }}"""
+{{- '<|assistant|>' }}
+{%- if enable_thinking is defined %}
+{{- '<think>\n' if enable_thinking else '<think>\n\n</think>\n\n' }}
+{%- endif %}"""
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ import string
 from pathlib import Path
 
 import pytest
-from calls import NAMES, calls, found
+from calls import calls, found
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models
 
 from dllama.sampling.grammar import Grammars, GrammarText
-from dllama.server.served import Served
+from dllama.server.answers import Answers
+from dllama.server.tool_fields import Tools
 from dllama.server.tools import ALL, tool_format
 from dllama.server.tools.base import Function
 from dllama.server.tools.harmony import Harmony
@@ -60,45 +61,117 @@ def tokenizer():
     return Tokenizer.of(fast, TokenizerConfig(None, (), False, None))
 
 
-def constraint(tokenizer, source, several):
-    """The constraint of an answer that calls one of FUNCTIONS."""
-    form = tool_format(source)
-    served = Served("m", 0, 99, tokenizer.vocab_size, tokenizer, ChatTemplate(source))
-    text = form.grammar(FUNCTIONS, several, served._marker, source)
-    grammar = Grammars(tokenizer, Path("m")).compile(GrammarText("grammar", text, "tools"))
-    return grammar.constraint(served.special_ids(form.ends))
+@pytest.fixture
+def constraint(tokenizer):
+    """constraint(source, ...): of an answer that may call one of FUNCTIONS, and its parser."""
+
+    def make(source, forced=True, several=True, text=None, prompt="", functions=FUNCTIONS):
+        answers = Answers(tokenizer, ChatTemplate(source))
+        tools = Tools([], tuple(functions), forced, several) if functions else None
+        plan = answers.plan(prompt, tools, text)
+        grammar = Grammars(tokenizer, Path("m")).compile(plan.grammar)
+        return grammar.constraint(plan.ends), plan.answer()._parser
+
+    return make
 
 
+def fitting(constraint, tokenizer, text):
+    """How much of a text fits, from its beginning."""
+    ids = tokenizer.encode(text, add_bos=False)
+    return "".join(map(tokenizer.name, ids[: constraint.fitting(ids)]))
+
+
+@pytest.mark.parametrize("forced", [True, False])
 @pytest.mark.parametrize(("form", "source", "text", "expected"), CASES, ids=str)
-def test_texts_that_fit(tokenizer, form, source, text, expected):
+def test_texts_that_fit(tokenizer, constraint, form, source, text, expected, forced):
     several = len(expected) > 1
     ids = tokenizer.encode(text, add_bos=False)
-    fits = constraint(tokenizer, source, several)
+    fits, parser = constraint(source, forced, several)
+    assert isinstance(tool_format(source), form)
     assert fits.fitting(ids) == len(ids)
     for token in ids:
         assert not fits.complete
         fits.advance(token)
     may_go_on = several and not text.endswith("}]")
     assert fits.complete is not may_go_on
-    parsed = found(form().parser(NAMES), [text])
+    parsed = found(parser, [text])
     assert [part for part in parsed if part[0] != "reasoning"] == calls(*expected)
 
 
 @pytest.mark.parametrize(("form", "source", "text", "expected"), CASES, ids=str)
-def test_texts_that_do_not_fit(tokenizer, form, source, text, expected):
+def test_texts_that_do_not_fit(tokenizer, constraint, form, source, text, expected):
     for wrong in (text.replace("Rome", "Roma"), text.replace("add", "sub"), "x" + text):
         if wrong != text:
-            ids = tokenizer.encode(wrong, add_bos=False)
-            assert constraint(tokenizer, source, True).fitting(ids) < len(ids)
+            assert fitting(constraint(source)[0], tokenizer, wrong) != wrong
     if len(expected) > 1:
-        ids = tokenizer.encode(text, add_bos=False)
-        assert constraint(tokenizer, source, False).fitting(ids) < len(ids)
+        assert fitting(constraint(source, several=False)[0], tokenizer, text) != text
+
+
+@pytest.mark.parametrize(("form", "source", "text", "expected"), CASES, ids=str)
+def test_calls_are_right_where_none_has_to_come(
+    tokenizer, constraint, form, source, text, expected
+):
+    """Any text fits that has no call; what begins a call has to go on as one."""
+    fits, _ = constraint(source, forced=False)
+    if form is not Harmony:
+        assert fitting(fits, tokenizer, 'No <call> {"name": 1}\n') == 'No <call> {"name": 1}\n'
+    wrong = text.replace("Rome", "Roma").replace("add", "sub")
+    assert fitting(fits, tokenizer, wrong) != wrong
+
+
+@pytest.mark.parametrize(
+    "source", ["<tool_call>", "[TOOL_CALLS] [ARGS]", "<|channel|> <|message|>"]
+)
+def test_a_call_or_a_text_that_fits(tokenizer, constraint, source):
+    asked = GrammarText("regex", "[0-9]+", "regex")
+    call = next(text for _, of, text, _ in CASES if of == source)
+    says = "<|channel|>final<|message|>" if "channel" in source else ""
+    fits, _ = constraint(source, forced=False, text=asked)
+    assert fitting(fits, tokenizer, call) == call
+    assert fitting(fits, tokenizer, f"{says}42x") == f"{says}42"
+    assert fitting(constraint(source, text=asked)[0], tokenizer, f"{says}42") != f"{says}42"
+
+
+THOUGHT = "<think>\nThe <tool_call> is {}.\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "fits"),
+    [
+        ("", f"{THOUGHT}42", True),
+        ("", "42", True),
+        ("", "<think>42", True),
+        ("", "The42", False),
+        ("<|assistant|><think>\n", f"{THOUGHT[8:]}42", True),
+        ("<|assistant|><think>\n", f"{THOUGHT[8:]}Two", False),
+        ("<|assistant|><think>\n\n</think>\n\n", "42", True),
+        ("<|assistant|><think>\n\n</think>\n\n", THOUGHT, False),
+    ],
+)
+@pytest.mark.parametrize("source", ["<think></think>", "<think></think> <tool_call>"])
+def test_thoughts_come_before_what_fits(tokenizer, constraint, source, prompt, text, fits):
+    asked = GrammarText("regex", "[0-9]+", "regex")
+    made, _ = constraint(source, text=asked, prompt=prompt, functions=())
+    assert (fitting(made, tokenizer, text) == text) is fits
+
+
+@pytest.mark.parametrize(("forced", "after"), [(True, ""), (False, ""), (False, "Well. ")])
+def test_thoughts_come_before_calls(tokenizer, constraint, forced, after):
+    """What looks like a call in a thought is none."""
+    fits, parser = constraint("<tool_call></think>", forced)
+    text = f"{THOUGHT}{after}{HERMES}"
+    assert fitting(fits, tokenizer, text) == text
+    wrong = text.replace("Rome", "Roma")
+    assert fitting(fits, tokenizer, wrong) != wrong
+    thought = ("reasoning", "The <tool_call> is {}.")
+    said = [("content", after.rstrip())] if after else []
+    assert found(parser, text) == [thought, *said, *calls(ONE)]
 
 
 def test_only_markers_are_part_of_the_text(tokenizer):
-    served = Served("m", 0, 99, tokenizer.vocab_size, tokenizer, ChatTemplate(""))
+    answers = Answers(tokenizer, ChatTemplate(""))
     names = {
-        form: {tokenizer.name(token) for token in served.special_ids(form.markers)} for form in ALL
+        form: {tokenizer.name(token) for token in answers.special_ids(form.markers)} for form in ALL
     }
     harmony, mistral, hermes, llama = names.values()
     assert harmony == {name for name in SPECIAL if name.startswith("<") and "eom" not in name}

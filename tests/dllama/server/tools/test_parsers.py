@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from calls import NAMES, calls, found
+from calls import FUNCTIONS, calls, found
 
 from dllama.server.tools.base import Arguments, Begin, Content
 from dllama.server.tools.harmony import Harmony
@@ -74,10 +74,10 @@ CASES = [
 
 @pytest.mark.parametrize(("form", "text", "expected"), CASES, ids=str)
 def test_text_in_one_piece_in_two_and_in_characters(form, text, expected):
-    assert found(form().parser(NAMES), [text]) == expected
-    assert found(form().parser(NAMES), text) == expected
+    assert found(form().parser(FUNCTIONS), [text]) == expected
+    assert found(form().parser(FUNCTIONS), text) == expected
     for cut in range(1, len(text)):
-        assert found(form().parser(NAMES), [text[:cut], text[cut:]]) == expected
+        assert found(form().parser(FUNCTIONS), [text[:cut], text[cut:]]) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_text_in_one_piece_in_two_and_in_characters(form, text, expected):
 )
 def test_arguments_come_while_they_are_written(form, text, name):
     """Name and arguments are passed on before the next character of them comes."""
-    parser = form().parser(NAMES)
+    parser = form().parser(FUNCTIONS)
     start = text.index(RAIN)
     early = parser.push(text[: start + 1])
     assert early[0] == Begin(name)
@@ -103,4 +103,4 @@ def test_arguments_come_while_they_are_written(form, text, name):
 
 def test_text_is_not_held_back():
     for form in (Hermes, Llama, Mistral):
-        assert form().parser(NAMES).push("Hello,") == [Content("Hello,")]
+        assert form().parser(FUNCTIONS).push("Hello,") == [Content("Hello,")]

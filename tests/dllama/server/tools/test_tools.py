@@ -18,18 +18,25 @@ CITY = {
 }
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
 NOW = {"type": "function", "function": {"name": "now"}}
+NO_THOUGHTS = {"chat_template_kwargs": {"enable_thinking": False}}
 ASKED = [{"role": "user", "content": "Rain?"}]
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
 @pytest.fixture
 def ask(running):
-    """ask(**fields): a chat completion of the server."""
+    """ask(**fields): a chat completion of the server, without thoughts if nothing else is asked."""
     wait_until(lambda: running.count("dllama_requests_running") == 0)
     with connect(running.url) as client:
 
         def create(**fields):
-            given = {"messages": ASKED, "tools": [WEATHER, NOW], "max_tokens": 60, **fields}
+            given = {
+                "messages": ASKED,
+                "tools": [WEATHER, NOW],
+                "max_tokens": 60,
+                "extra_body": NO_THOUGHTS,
+                **fields,
+            }
             return client.chat.completions.create(model="demo", **given)
 
         yield create
@@ -133,6 +140,58 @@ def test_a_call_that_has_to_come(ask, choice, stream):
     assert json.loads(arguments)["city"] in ("Paris", "Rome")
 
 
+def test_functions_that_have_no_grammar(ask):
+    """They may be called, but nothing can make the model call them rightly, or call them at all."""
+    broken = {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": broken}}
+    assert ask(tools=[tool], max_tokens=2).choices[0].finish_reason == "length"
+    tool["function"]["strict"] = True
+    for fields in ({}, {"tool_choice": "required"}):
+        with pytest.raises(openai.BadRequestError, match="tools: ") as found:
+            ask(tools=[tool], **fields)
+        assert found.value.param == "tools"
+
+
+def test_a_text_that_fits_beside_functions(ask):
+    """It is one or the other, as the model likes."""
+    asked = {"type": "json_schema", "json_schema": {"schema": CITY, "strict": True}}
+    message = ask(response_format=asked, tools=[WEATHER], max_tokens=90).choices[0].message
+    calls = [call.function.arguments for call in message.tool_calls or ()]
+    for text in calls or [message.content]:
+        assert json.loads(text)["city"] in ("Paris", "Rome")
+
+
+def test_thoughts_of_the_model(ask, says):
+    says(["<think>\nHm.\n</think>\n\nYes."])
+    fields = {"tools": [], "extra_body": {}}
+    message = ask(**fields).choices[0].message
+    assert (message.content, message.reasoning_content) == ("Yes.", "Hm.")
+    chunks = list(ask(**fields, stream=True, stream_options={"include_usage": True}))
+    deltas = [chunk.choices[0].delta for chunk in chunks[:-1]]
+    assert "".join(delta.content or "" for delta in deltas) == "Yes."
+    assert "".join(getattr(delta, "reasoning_content", "") for delta in deltas) == "Hm."
+    usage = chunks[-1].usage
+    assert 0 < usage.completion_tokens_details.reasoning_tokens < usage.completion_tokens
+
+
+def test_a_text_that_fits_comes_after_thoughts(ask):
+    """The demo model never ends a thought, so nothing but one comes if the prompt opens it."""
+    for thinks, content in ((True, ""), (False, "Yes.")):
+        fields = {"choice": ["Yes."], "chat_template_kwargs": {"enable_thinking": thinks}}
+        message = ask(tools=[], max_tokens=8, extra_body=fields).choices[0].message
+        assert (message.content, hasattr(message, "reasoning_content")) == (content, thinks)
+
+
+def test_thoughts_in_the_history(ask, says):
+    says(["Yes."])
+    thought = {"role": "assistant", "content": "No.", "reasoning_content": "Hm."}
+    answers = [
+        ask(tools=[], messages=[*ASKED, message, *ASKED])
+        for message in (thought, {"role": "assistant", "content": "<think>Hm.</think>No."})
+    ]
+    assert answers[0].usage.prompt_tokens == answers[1].usage.prompt_tokens
+
+
 def test_calls_in_the_history(ask, says):
     """The template gets arguments as objects, and the name of what a result is of."""
     says(["Yes."])
@@ -153,7 +212,8 @@ def test_calls_in_the_history(ask, says):
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format", "tool_choice to be none"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"strict": True,
+          "schema": {"not": {}}}}}, "response_format.json_schema.schema", "schema: "),
         ({"tool_choice": "required", "tools": [
             {"type": "function", "function": {
                 "name": "f", "strict": True,

@@ -1,0 +1,148 @@
+"""How a model writes its answers: what it thinks, what it calls, and what it is to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from dllama.errors import TemplateError
+from dllama.sampling.grammar import GrammarText
+from dllama.server.problems import ApiError
+from dllama.server.tool_fields import Tools
+from dllama.server.tools import tool_format
+from dllama.server.tools.answer import Answer, Tally
+from dllama.server.tools.base import AnswerParser, TextParser, ToolFormat, quoted
+from dllama.server.tools.thinking import Place, ThinkingParser, thinking
+from dllama.text.template import ChatTemplate
+from dllama.text.tokenizer import Tokenizer
+
+PROBE = {"role": "user", "content": "a"}
+ANY_TEXT = "TEXT: /(.|\\n)*/"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of an answer before it is written.
+
+    Attributes:
+        answer: makes what understands it. All of them share a tally.
+        grammar: what it is to fit; None for any text.
+        special: ids of special tokens whose names are part of the text.
+        ends: ids that end it, besides those that end all answers.
+    """
+
+    answer: Callable[[], Answer]
+    grammar: GrammarText | None
+    special: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+class Answers:
+    """Makes plans of answers, for the chat template of a model.
+
+    Args:
+        tokenizer: of the model.
+        template: its chat template.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._form = tool_format(template.source)
+        self._thinking = None if self._form and self._form.always else thinking(template.source)
+
+    def check(self, tools: Tools) -> None:
+        """Raise ApiError 400 if the chat template does not say how to call functions."""
+        if self._form is None or not self._shows(tools):
+            message = "tools: the chat template of the model has no functions, or in a form"
+            raise ApiError(
+                400, f"{message} that this server does not know", param="tools",
+                code="unsupported_value",
+            )  # fmt: skip
+
+    def history(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return messages as the chat template wants them."""
+        return self._form.history(messages) if self._form else messages
+
+    def plan(self, prompt: str, tools: Tools | None, text: GrammarText | None) -> Plan:
+        """Return the plan of the answer to a prompt.
+
+        Args:
+            prompt: all that the chat template has written.
+            tools: what may be called.
+            text: what a text is to fit; None for any.
+        """
+        place = self._thinking.place(prompt) if self._thinking else Place.AFTER
+        form = self._form if tools or (self._form and self._form.always) else None
+        markers = form.markers if form else ()
+        if self._thinking:
+            markers += (self._thinking.open, self._thinking.close)
+        return Plan(
+            partial(self._answer, form, place, tools, Tally()),
+            self._grammar(place, tools, text),
+            self.special_ids(markers),
+            self.special_ids(form.ends) if form and tools else (),
+        )
+
+    def _answer(
+        self, form: ToolFormat | None, place: Place, tools: Tools | None, tally: Tally
+    ) -> Answer:
+        """Return what understands an answer."""
+        functions = tools.functions if tools else ()
+        parser: AnswerParser = form.parser(functions) if form else TextParser()
+        if self._thinking:
+            parser = ThinkingParser(self._thinking, place, parser)
+        several = tools is None or tools.several
+        return Answer(parser, form.call_id if form else str, several, tally)
+
+    def special_ids(self, markers: Sequence[str]) -> tuple[int, ...]:
+        """Return the ids of those texts that are special tokens."""
+        found = (self._special_id(marker) for marker in markers)
+        return tuple(token for token in found if token is not None)
+
+    def spelling(self, marker: str) -> str:
+        """Return a marker as grammars spell it."""
+        token = self._special_id(marker)
+        return quoted(marker) if token is None else f"<[{token}]>"
+
+    def _grammar(
+        self, place: Place, tools: Tools | None, text: GrammarText | None
+    ) -> GrammarText | None:
+        """Return what an answer is to fit: it may think first, and then call or say something."""
+        form = self._form
+        lines, body = [ANY_TEXT], ""
+        thinks = form.thinks(self.spelling) if form else ""
+        if self._thinking:
+            lines = self._thinking.rules(self.spelling)
+            thinks = self._thinking.begin(place, self.spelling)
+        if text and not (tools and tools.forced):
+            body = form.says(self.spelling) if form else "@text"
+        if tools and form:
+            source = self._template.source
+            lines.append(form.rules(tools.functions, tools.several, self.spelling, source))
+            called = "calls" if tools.forced or text else "mixed"
+            body = f"({body} | {called})" if body else called
+        if not body:
+            return None
+        if body == "@text" and not thinks:
+            return text
+        around = "\n".join([f"start: {thinks} {body}", *lines])
+        if text and not (tools and tools.forced):
+            return text._replace(around=around)
+        lenient = tools is not None and not tools.forced and not tools.strict
+        return GrammarText("lark", around, "tools", lenient)
+
+    def _shows(self, tools: Tools) -> bool:
+        """Whether the chat template tells the model of a function."""
+        try:
+            text = self._template.render([PROBE], variables={"tools": tools.asked})
+        except TemplateError:
+            return True  # the rendering of the request tells what is wrong
+        return tools.asked[0]["function"]["name"] in text
+
+    def _special_id(self, marker: str) -> int | None:
+        """Return the id of a special token; None if the text is none."""
+        ids = self._tokenizer.encode(marker, add_bos=False)
+        return ids[0] if len(ids) == 1 and self._tokenizer.is_special(ids[0]) else None
