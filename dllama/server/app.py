@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from dllama.server.access_log import AccessLog
 from dllama.server.apis import chat, completions, models, responses, tokens
+from dllama.server.connection import OneLength
 from dllama.server.desk import Desk
 from dllama.server.dispatcher import RETRY_AFTER, Dispatcher
 from dllama.server.errors import error_response
@@ -51,6 +52,7 @@ def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Acces
         routes=routes,
         middleware=[
             Middleware(AccessLog, metrics=metrics, routes=routes),
+            Middleware(OneLength),
             *cors(access),
             Middleware(Guard, access=access),
         ],

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from dllama import LLM
 from dllama.errors import TransportError
+from dllama.server.connection import Connection, Lobby
 from dllama.server.dispatcher import GRACE, Dispatcher
 from dllama.transports.sockets import format_tcp, parse_tcp
 
@@ -64,7 +68,7 @@ class HttpServer:
     def __init__(self, app: ASGIApp, listener: socket.socket, failed: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=cast(type[asyncio.Protocol], partial(Connection, Lobby())),
             ws="none",
             loop="asyncio",
             lifespan="off",

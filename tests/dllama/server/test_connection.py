@@ -1,0 +1,105 @@
+"""Connections: silent ones keep nobody out, and those that are stuck end."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack, suppress
+from urllib.parse import urlsplit
+
+import pytest
+from serving import http
+
+from dllama.server import connection
+from dllama.server.connection import Lobby, network_of
+
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def connected(server) -> socket.socket:
+    parts = urlsplit(server.url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=60)
+
+
+def is_closed(one: socket.socket) -> bool:
+    """Whether the server closes a connection; reads what comes before."""
+    try:
+        while one.recv(9999):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_silent_connections_make_room(server):
+    with ExitStack() as stack:
+        silent = [stack.enter_context(connected(server)) for _ in range(connection.MAX_WAITING)]
+        silent[0].sendall(GET[:-2])  # a request that never ends
+        assert http(f"{server.url}/health")[0] == 200
+        silent[-1].sendall(GET)
+        assert silent[-1].recv(100).startswith(b"HTTP/1.1 200")
+        assert is_closed(silent[0])
+
+
+def test_headers_that_do_not_come_in_time(server, monkeypatch):
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 0.2)
+    with connected(server) as first, connected(server) as second:
+        second.sendall(GET)
+        assert second.recv(9999).startswith(b"HTTP/1.1 200")
+        for one in (first, second):
+            one.sendall(b"G")  # does not begin the time again
+            assert is_closed(one)
+
+
+def test_a_client_that_does_not_read_loses_its_connection(server, monkeypatch):
+    monkeypatch.setattr(connection, "STUCK_SECONDS", 0.2)
+    with connected(server) as one:
+        one.settimeout(0.1)
+        page = GET.replace(b"/health", b"/") * 100
+        with pytest.raises(ConnectionError):
+            send_for_ever(one, page)
+
+
+def send_for_ever(one: socket.socket, data: bytes) -> None:
+    """Send as much as a connection takes."""
+    while True:
+        with suppress(TimeoutError):
+            one.sendall(data)
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 6\r\n", b"Content-Length: 0\r\n"])
+def test_a_request_with_two_lengths_is_refused_and_closed(server, length):
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connected(server) as one:
+        one.sendall(head + b"Transfer-Encoding: chunked\r\n" + length + b"\r\n0\r\n\r\n" + GET)
+        said = b""
+        while part := one.recv(9999):
+            said += part
+    assert said.startswith(b"HTTP/1.1 400")
+    assert said.count(b"HTTP/1.1") == 1
+    assert b"both Transfer-Encoding and Content-Length" in said
+
+
+class Waiting:
+    """What a lobby knows of a connection."""
+
+    def __init__(self, lobby: Lobby, network: str) -> None:
+        self.lobby, self.network, self.dropped = lobby, network, False
+        lobby.enter(self)
+
+    def drop(self) -> None:
+        self.dropped = True
+        self.lobby.leave(self)
+
+
+def test_the_address_with_most_connections_loses_its_oldest(monkeypatch):
+    monkeypatch.setattr(connection, "MAX_WAITING", 4)
+    lobby = Lobby()
+    waiting = [Waiting(lobby, network) for network in "aabbbb"]
+    assert [one.dropped for one in waiting] == [False, False, True, True, False, False]
+
+
+def test_the_network_of_an_address():
+    assert network_of("10.1.2.3") == "10.1.2.3"
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:2") == "2001:db8::/64"
+    assert network_of("fe80::1%eth0") == "fe80::/64"
+    assert network_of("") == ""
