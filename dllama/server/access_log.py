@@ -15,8 +15,8 @@ from dllama.server.metrics import Metrics
 
 log = logging.getLogger("dllama.server")
 
-# Programs ask for these every few seconds.
-PROBES = ("/live", "/ready", "/health", "/metrics", "/cluster")
+# Programs ask for these every few seconds, and the page for its files.
+PROBES = ("/live", "/ready", "/health", "/metrics", "/cluster", "/static/{name}")
 MOST = 200  # characters of a path
 MOST_REASON = 500  # characters of a reason
 DISCONNECTED = 499  # the client did so before the response

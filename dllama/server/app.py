@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from hashlib import sha256
-from importlib.resources import files
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dllama.server import page
 from dllama.server.access_log import AccessLog
 from dllama.server.apis import chat, completions, models, responses, tokens
 from dllama.server.connection import OneLength
@@ -40,7 +37,7 @@ def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Acces
     """
     own = Pages(dispatcher, metrics, access)
     routes = [
-        Route("/", own.page),
+        *page.routes(),
         Route("/live", own.live),
         Route("/ready", own.ready),
         Route("/health", own.ready),
@@ -91,11 +88,6 @@ class Pages:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._access = access
-        self._page = _Page()
-
-    async def page(self, request: Request) -> Response:
-        """Serve the chat page."""
-        return HTMLResponse(self._page.text, headers=self._page.headers)
 
     async def live(self, request: Request) -> Response:
         """Report that the process is there, whatever the model does."""
@@ -116,26 +108,6 @@ class Pages:
     async def metrics(self, request: Request) -> Response:
         """Serve metrics in Prometheus' format."""
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
-
-
-class _Page:
-    """The chat page. It may run only its own script and talk only to this server."""
-
-    def __init__(self) -> None:
-        self.text = files("dllama.server").joinpath("page.html").read_text(encoding="utf-8")
-        script = self.text.partition("<script>")[2].partition("</script>")[0]
-        digest = b64encode(sha256(script.encode()).digest()).decode()
-        rules = (
-            "default-src 'none'", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'",
-            "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'",
-            "frame-ancestors 'none'",
-        )  # fmt: skip
-        self.headers = {
-            "content-security-policy": "; ".join(rules),
-            "x-content-type-options": "nosniff",
-            "referrer-policy": "no-referrer",
-            "cache-control": "no-cache",
-        }
 
 
 async def _report_api_error(request: Request, error: Exception) -> Response:

@@ -53,7 +53,7 @@ class Access:
             name = shown(headers.get("host", ""))
             message = f"host {name} is not this machine: give the server a key to allow it"
             raise ApiError(403, message, code="foreign_host")
-        if path not in OPEN and not self.has_key(headers):
+        if not is_open(path) and not self.has_key(headers):
             raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
 
 
@@ -78,6 +78,11 @@ class Guard:
                 await error_response(scope, error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN or path.startswith("/static/")
 
 
 def is_local(host: str) -> bool:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import signal
+import threading
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
+from browsing import (
+    CHROMIUM,
+    DRIVER,
+    FORGET,
+    answered,
+    asked,
+    chromium,
+    click,
+    find,
+    imported,
+    keep,
+    limit,
+    load,
+    said,
+    say,
+    texts,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from serving import serving, wait_until
+from serving import http, serving, wait_until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--window-size=1000,800",
-)  # fmt: skip
+from dllama.server.apis.chat import parse_chat
+from dllama.server.problems import ApiError
+
+WIDTHS = (1280, 375)
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,112 +40,278 @@ pytestmark = [
     ),
 ]
 
+RICH = r"""
+## Sorting
+
+| name | time |
+|:--|--:|
+| merge | $O(n \log n)$ |
+
+1. one
+   - nested
+- [x] done
+
+> costs of $5 and $6
+
+```python
+def f(x):
+    return "<b>"
+```
+
+\[ \sqrt{\frac{a}{b}} + \color{red}{c} + \overbrace{x} \]
+
+[good](https://example.org/) [bad](javascript:alert(1)) ![cat](http://example.org/cat.png)
+<script>alert(1)</script> <img src=x onerror=alert(1)>
+
+[later]
+
+[later]: https://example.org/later
+"""
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    yield driver
-    driver.quit()
-    driver.service.stop()
+    with chromium(tmp_path_factory.mktemp("chromium")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def server():
-    with serving() as running:
+    with serving(max_seq_len=256) as running:
         yield running
 
 
 @pytest.fixture
 def page(browser, server):
-    """The page of the server, with an empty session."""
+    """The page of the server, in a browser that knows nothing of it."""
     server.gate.open()
-    browser.get(server.url)
-    browser.execute_script("sessionStorage.clear()")
-    browser.get(server.url)
-    wait_until(lambda: find(browser, "#model").text == "demo")
+    browser.get(f"{server.url}/health")
+    browser.execute_async_script(FORGET)
+    load(browser, server)
     browser.get_log("browser")
     yield browser
     assert browser.get_log("browser") == []
-
-
-def find(browser, selector):
-    return browser.find_element(By.CSS_SELECTOR, selector)
-
-
-def texts(browser, selector):
-    return [found.text for found in browser.find_elements(By.CSS_SELECTOR, selector)]
-
-
-def say(browser, text):
-    find(browser, "#prompt").send_keys(text, Keys.ENTER)
-
-
-def answered(browser, count):
-    """Wait until this many answers are complete."""
-    wait_until(lambda: len(texts(browser, ".assistant .foot button")) == count)
-
-
-def limit(browser, tokens):
-    """Set the maximum length of an answer in the settings."""
-    find(browser, "#tune").click()
-    find(browser, "#limit").send_keys(str(tokens))
-    find(browser, "#tune").click()
 
 
 def test_a_conversation(page, server):
     limit(page, 12)
     say(page, "Who are you?")
     answered(page, 1)
-    say(page, "<b>And</b> you? `x` **y**\n")
+    say(page, "<b>And</b> you? `x`")
     answered(page, 2)
-    assert texts(page, ".user .text")[0] == "Who are you?"
-    first, second = texts(page, ".assistant .text")
-    assert first
-    assert second
-    assert "12 tokens" in find(page, ".assistant .foot").text
-    assert find(page, ".user:nth-of-type(3) .text").text == "<b>And</b> you? x y"
-    assert texts(page, "#log b") == []
-    assert (texts(page, "#log code"), texts(page, "#log strong")) == (["x"], ["y"])
+    assert texts(page, ".user > .text") == ["Who are you?", "<b>And</b> you? `x`"]
+    answers = texts(page, ".assistant > .text")
+    assert all(answers)
+    for part in ("12 tokens", "tokens/s", "first after", "cut at the maximum length"):
+        assert part in texts(page, ".assistant .note")[0]
     page.refresh()  # which forgets nothing
     answered(page, 2)
-    assert texts(page, ".assistant .text") == [first, second]
-    find(page, "#new").click()
+    assert texts(page, ".assistant > .text") == answers
+    click(page, "New chat", "#side")
     assert texts(page, "#log li") == []
+    assert texts(page, "#chats .name") == ["Who are you?"]
+    click(page, "Who are you?", "#chats")
+    answered(page, 2)
 
 
-def test_an_answer_appears_as_it_is_generated_and_can_be_stopped(page, server):
+@pytest.mark.parametrize("width", WIDTHS)
+def test_markdown_becomes_elements_and_never_html(page, server, width):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    messages = [asked("Show it"), said(RICH, reasoning="**So** I think.", note="9 tokens")]
+    keep(page, server, "rich", messages)
+    inside = ".assistant > .text "
+    assert texts(page, f"{inside}h4") == ["Sorting"]
+    assert find(page, f"{inside}td:last-child").value_of_css_property("text-align") == "right"
+    assert texts(page, f"{inside}ol li li") == ["nested"]
+    assert find(page, f"{inside}input").is_selected()
+    assert texts(page, f"{inside}blockquote") == ["costs of $5 and $6"]
+    assert texts(page, f"{inside}.hljs-string") == ['"<b>"']
+    assert len(texts(page, f"{inside}.katex-html")) == 2
+    assert texts(page, f"{inside}.katex-error") == []
+    links = page.find_elements(By.CSS_SELECTOR, f"{inside}a")
+    assert [link.get_attribute("href").rpartition("/")[2] for link in links] == [
+        "", "cat.png", "later",
+    ]  # fmt: skip
+    assert {link.get_attribute("rel") for link in links} == {"noopener noreferrer"}
+    assert texts(page, "#log script, #log img, #log b") == []
+    assert "<script>alert(1)</script>" in texts(page, inside)[0]
+    assert not find(page, ".thinking .text").is_displayed()
+    find(page, ".thinking summary").click()
+    assert texts(page, ".thinking strong") == ["So"]
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    assert find(page, "#send").rect["x"] + find(page, "#send").rect["width"] < width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_growing_text_looks_as_the_whole_does(page):
+    script = """
+    const [grown, whole] = [document.createElement("div"), document.createElement("div")];
+    const view = new it.Markdown(grown);
+    for (let end = 0; end <= given[0].length; end += 3) view.show(given[0].slice(0, end));
+    view.show(given[0]);
+    new it.Markdown(whole).show(given[0]);
+    return [grown.innerHTML === whole.innerHTML, whole.children.length];
+    """
+    same, blocks = imported(page, "markdown.js", script, RICH.partition("[later]")[0])
+    assert same
+    assert blocks > 6
+
+
+def test_what_a_model_thinks_is_told_apart(page):
+    script = "return given[0].map((text) => Object.values(it.splitThinking(text)))"
+    cases = {
+        "<think>\na\n</think>\n\nb": ["a", "b", False],
+        "<think>a": ["a", "", True],
+        "a</think>b": ["a", "b", False],
+        "<thi": ["", "", False],
+        "a < b": ["", "a < b", False],
+    }
+    assert imported(page, "thinking.js", script, [*cases]) == [*cases.values()]
+
+
+def test_an_answer_can_be_stopped_regenerated_and_brought_back(page, server):
     server.gate.shut(after=6)
     say(page, "Who are you?")
-    wait_until(lambda: len(texts(page, ".streaming .text")) == 1)
-    wait_until(lambda: texts(page, ".streaming .text")[0] != "")
+    wait_until(lambda: any(texts(page, ".growing > .text")))
     assert not find(page, "#send").is_displayed()
     find(page, "#stop").click()
     wait_until(lambda: server.count("dllama_requests_running") == 0)
     answered(page, 1)
-    assert texts(page, ".assistant .foot span") == ["stopped"]
-    assert texts(page, ".assistant .text")[0]
-    assert find(page, "#send").is_displayed()
+    assert "stopped" in texts(page, ".assistant .note")[0]
+    first = texts(page, ".assistant > .text")
+    server.gate.open()
+    limit(page, 2)
+    click(page, "Regenerate")
+    wait_until(lambda: "2 tokens" in "".join(texts(page, ".assistant .note")))
+    click(page, "Undo", "#toast")
+    wait_until(lambda: texts(page, ".assistant > .text") == first)
 
 
-def test_a_server_that_wants_a_key(browser):
-    with serving(key=b"open-sesame") as server:
+def test_a_page_that_is_closed_in_mid_answer_keeps_what_came(page, server):
+    server.gate.shut(after=6)
+    say(page, "Who are you?")
+    wait_until(lambda: any(texts(page, ".growing > .text")))
+    before = texts(page, ".growing > .text")
+    page.refresh()
+    answered(page, 1)
+    after = texts(page, ".assistant > .text")
+    assert after[0].startswith(before[0])
+    assert "cut when the page was closed" in texts(page, ".assistant .note")[0]
+
+
+def test_a_message_can_be_edited(page, server):
+    messages = [asked("One"), said("1"), asked("Two"), said("2")]
+    keep(page, server, "numbers", messages)
+    limit(page, 2)
+    page.execute_script("document.querySelector('.user .foot button').click()")
+    find(page, ".editor textarea").send_keys("!", Keys.ENTER)
+    answered(page, 1)
+    assert texts(page, ".user > .text") == ["One!"]
+    assert "2 tokens" in texts(page, ".assistant .note")[0]
+    click(page, "Undo", "#toast")
+    wait_until(lambda: texts(page, ".user > .text") == ["One", "Two"])
+
+
+def test_the_list_of_conversations(page, server, tmp_path):
+    keep(page, server, "apples", [asked("red fruit"), said("**yes**")])
+    keep(page, server, "pears", [asked("green fruit")])
+    find(page, "#search").send_keys("RED")
+    wait_until(lambda: texts(page, "#chats .name") == ["apples"])
+    click(page, "Rename apples", "#chats")
+    find(page, "#chats input").send_keys("cherries", Keys.ENTER)
+    wait_until(lambda: texts(page, "#chats .name") == ["cherries"])
+    where = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    click(page, "Export cherries", "#chats")
+    file = tmp_path / "cherries.md"
+    wait_until(file.exists)
+    assert file.read_text() == "# cherries\n\n## You\n\nred fruit\n\n## demo\n\n**yes**\n"
+    click(page, "Delete cherries", "#chats")
+    wait_until(lambda: texts(page, "#no-chats") == ["Nothing found"])
+    click(page, "Undo", "#toast")
+    wait_until(lambda: texts(page, "#chats .name") == ["cherries"])
+    page.refresh()
+    wait_until(lambda: sorted(texts(page, "#chats .name")) == ["cherries", "pears"])
+
+
+def test_who_waits_is_told_how_many_come_first(page, server):
+    server.gate.shut()
+    body = {"prompt": "MACBETH:\n", "max_tokens": 1}
+    threads = [
+        threading.Thread(target=http, args=(f"{server.url}/v1/completions", body)) for _ in range(3)
+    ]
+    for count, thread in enumerate(threads):
+        thread.start()
+        wait_until(lambda count=count: server.dispatcher.waiting == count)
+    wait_until(lambda: "2 waiting" in texts(page, "#speed")[0])
+    say(page, "Who are you?")
+    wait_until(lambda: texts(page, ".growing .status") == ["waiting (2 before you)"])
+    server.gate.open()
+    for thread in threads:
+        thread.join()
+    answered(page, 1)
+
+
+def test_the_oldest_turns_make_room(page, server):
+    long = "To be or not to be, that is the question. " * 4
+    turns = [message for _ in range(5) for message in (asked(long), said(long))]
+    keep(page, server, "long", turns)
+    limit(page, 4)
+    say(page, "And now?")
+    answered(page, 6)
+    assert "4 tokens" in texts(page, ".assistant:last-child .note")[0]
+    (note,) = texts(page, ".divider")
+    assert "The context is full" in note
+    assert len(texts(page, ".left-out")) == int(note.split("the ")[1].split()[0])
+
+
+def test_numbers_are_checked_as_typed(page):
+    find(page, "#tune").click()
+    box = find(page, "#temperature")
+    box.send_keys("2.5")
+    assert box.get_attribute("aria-invalid") == "true"
+    assert texts(page, "#temperature-wrong") == ["expected a number from 0 to 2"]
+    say(page, "Who are you?")
+    assert texts(page, "#log li") == []
+    assert page.switch_to.active_element == box
+    box.send_keys(Keys.BACKSPACE, Keys.BACKSPACE)
+    assert box.get_attribute("aria-invalid") == "false"
+
+
+def test_limits_of_the_page_are_those_of_the_server(page):
+    for field in imported(page, "settings.js", "return it.NUMBERS"):
+        step = 1 if field.get("whole") else 0.01
+        least = field["least"] + (step if field.get("above") else 0)
+        wider = ("seed", "top_k")  # the server takes negative ones, and larger seeds
+        beyond = [] if field["api"] in wider else [field["most"] + step, least - step]
+        for value in (least, field["most"]):
+            parse_chat({"messages": [asked("?")], field["api"]: value})
+        for value in beyond:
+            with pytest.raises(ApiError, match=field["api"]):
+                parse_chat({"messages": [asked("?")], field["api"]: value})
+
+
+def test_a_server_that_wants_a_key_loses_a_worker_and_cannot_be_reached(browser):
+    with serving(key=b"open-sesame", nodes=2) as server:
         browser.get(server.url)
         wait_until(lambda: find(browser, "#settings").is_displayed())
-        say(browser, "Who are you?")
-        wait_until(lambda: texts(browser, "[role=alert]") == ["the API key is missing or wrong"])
+        assert "API key" in texts(browser, "#banner")[0]
         find(browser, "#key").send_keys("open-sesame", Keys.TAB)
         wait_until(lambda: find(browser, "#model").text == "demo")
-        find(browser, ".assistant .foot button").click()
-        wait_until(lambda: "Copy" in texts(browser, ".assistant .foot button"))
-    browser.get_log("browser")  # holds the 401s
+        assert [name.split()[0] for name in texts(browser, "#nodes li")] == ["root", "worker"]
+        (worker,) = server.dispatcher._model._runner.root.worker_pids
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: len(texts(browser, "#nodes .lost")) == 1)
+        assert "lost" in texts(browser, "#banner")[0]
+        wait_until(lambda: find(browser, "#state").accessible_name == "server status: ok")
+        assert texts(browser, "#nodes .lost") == []
+    wait_until(lambda: "cannot be reached" in texts(browser, "#banner")[0])
+    browser.get_log("browser")  # holds what could not be fetched
 
 
-def test_everything_has_a_name_and_colours_follow_the_button(page):
+def test_everything_has_a_name_and_colours_follow_the_button(page, server):
+    keep(page, server, "short", [asked("?"), said("`!`")])
     page.execute_script("document.getElementById('settings').hidden = false")
     for found in page.find_elements(By.CSS_SELECTOR, "button, input, textarea, #state, #log"):
         assert not found.is_displayed() or found.accessible_name, found.get_attribute("id")

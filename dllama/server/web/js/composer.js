@@ -1,0 +1,35 @@
+// Where the user writes.
+
+import { isRunning, say, stop } from "./conversation.js";
+import { $, fitHeight } from "./dom.js";
+import { samplingFields } from "./settings.js";
+
+export function startComposer() {
+  const box = $("prompt");
+  $("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
+  box.addEventListener("input", () => fitHeight(box));
+  box.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    send();
+  });
+  $("stop").addEventListener("click", stop);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.defaultPrevented) stop(); });
+}
+
+/** Show whether an answer is being generated. */
+export function showRunning() {
+  const running = isRunning();
+  $("stop").hidden = !running;
+  $("send").hidden = running;
+  $("log").setAttribute("aria-busy", String(running));
+}
+
+function send() {
+  const box = $("prompt");
+  const text = box.value.trim();
+  if (!text || isRunning() || !samplingFields()) return;
+  box.value = "";
+  fitHeight(box);
+  say(text);
+}

@@ -1,0 +1,95 @@
+// How the server is, asked again and again: its state, the model, and the nodes.
+
+import { getJson } from "./api.js";
+import { $, element } from "./dom.js";
+import { openSettings } from "./settings.js";
+
+const EVERY = { alone: 2000, cluster: 500, problem: 1000 }; // milliseconds
+const PATIENCE = 5000;
+const BANNERS = {
+  offline: "The server cannot be reached. Trying again…",
+  loading: "The model is being loaded…",
+  unavailable: "A node of the cluster is lost. The server waits for it…",
+  stopping: "The server is stopping.",
+  key: "The server wants an API key: see the settings.",
+};
+let model = null; // as /v1/models lists it
+let timer;
+let asking = false;
+
+export const contextLength = () => model?.context_length ?? 0;
+export const modelName = () => model?.id ?? "";
+
+export function startStatus() {
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
+  return look();
+}
+
+/** Ask now, and again after a while. A page that nobody sees asks nothing. */
+export async function look() {
+  clearTimeout(timer);
+  if (asking) return;
+  asking = true;
+  const wait = await ask();
+  asking = false;
+  if (!document.hidden) timer = setTimeout(look, wait);
+}
+
+/** Ask and show what comes; return the milliseconds until the next time. */
+async function ask() {
+  try {
+    const seen = await getJson("cluster", AbortSignal.timeout(PATIENCE));
+    if (!model) showModel((await getJson("v1/models")).data[0]);
+    showState(seen.state);
+    showNodes(seen);
+    if (seen.state !== "ok") model = null; // it may be another one afterwards
+    return seen.nodes.length > 1 ? EVERY.cluster : EVERY.alone;
+  } catch (error) {
+    const wantsKey = error.status === 401;
+    if (wantsKey && $("state").dataset.state !== "key") openSettings(true, "key");
+    showState(wantsKey ? "key" : "offline");
+    $("cluster").hidden = true;
+    model = null;
+    return EVERY.problem;
+  }
+}
+
+function showModel(found) {
+  model = found;
+  $("model").textContent = found.id;
+  document.title = `${found.id} · dllama`;
+}
+
+function showState(state) {
+  const shown = $("state");
+  if (shown.dataset.state === state) return;
+  shown.dataset.state = state;
+  const name = `server status: ${state}`;
+  shown.setAttribute("aria-label", name);
+  shown.title = name;
+  $("banner").textContent = BANNERS[state] ?? "";
+  $("banner").hidden = !(state in BANNERS);
+}
+
+function showNodes({ nodes, running, waiting, tokens_per_s: speed }) {
+  $("nodes").replaceChildren(...nodes.map(node));
+  const parts = running ? [`${running} running`] : ["idle"];
+  if (speed) parts.unshift(`${speed.toFixed(1)} tokens/s`);
+  if (waiting) parts.push(`${waiting} waiting`);
+  $("speed").textContent = parts.join(" · ");
+  $("cluster").hidden = false;
+}
+
+function node({ rank, address, state, memory }) {
+  const bytes = Object.values(memory).reduce((sum, part) => sum + part, 0);
+  const name = rank ? address ?? `worker ${rank}` : "root";
+  const parts = Object.entries(memory).map(([part, size]) => `${part.replace("_", " ")} ${gigabytes(size)}`);
+  const made = element("li", { className: state, title: parts.join(", ") },
+    element("span", { className: "dot" }), name);
+  made.append(element("span", { className: "soft" }, state === "ok" ? gigabytes(bytes) : state));
+  return made;
+}
+
+function gigabytes(bytes) {
+  return bytes < 1e8 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
+}
