@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from dllama.server import page
 from dllama.server.access_log import AccessLog
-from dllama.server.apis import chat, completions, models, responses, tokens
+from dllama.server.apis import anthropic, chat, completions, models, responses, tokens
 from dllama.server.connection import OneLength
 from dllama.server.desk import Desk
 from dllama.server.dispatcher import RETRY_AFTER, Dispatcher
@@ -23,7 +23,7 @@ from dllama.server.problems import ApiError, shown
 from dllama.server.status import State
 from dllama.server.threads import turns
 
-APIS = (chat, completions, models, tokens, responses)
+APIS = (chat, completions, models, tokens, responses, anthropic)
 
 
 def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Access) -> Starlette:

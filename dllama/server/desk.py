@@ -107,6 +107,12 @@ class Desk:
         text, ids = self.served.chat_prompt(asked.messages, variables)
         return ids, answers.plan(text, tools, asked.options.grammar)
 
+    async def count(self, request: Request, asked: Conversation) -> int:
+        """Return how many tokens the prompt of a conversation has; errors are those of `chat`."""
+        self.check_model(asked.options.model)
+        ids, _ = await in_thread(request, self._planned, asked)
+        return len(ids)
+
     async def complete(
         self, request: Request, prompts: list[str | list[int]], options: Options, made: MakeFormat
     ) -> JobResponse:

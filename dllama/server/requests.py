@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dllama.errors import ConfigError
@@ -86,7 +86,7 @@ def take_options(
         model=fields.text("model"),
         max_tokens=max_tokens,
         sampling=_sampling(fields),
-        stop=_stops(fields.take("stop")),
+        stop=take_stops(fields, "stop"),
         ignore_eos=fields.boolean("ignore_eos"),
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
@@ -120,13 +120,23 @@ def _sampling(fields: Fields) -> dict[str, Any]:
     return given
 
 
-def _stops(value: object) -> tuple[str, ...]:
-    """Parse the stop strings: one, or a list."""
+def fitting(options: Options, grammar: GrammarText | None) -> Options:
+    """Return options with a grammar that another field asks for; ApiError 400 for a second one."""
+    if grammar and options.grammar:
+        names = f"{grammar.name} and {options.grammar.name}"
+        raise ApiError(400, f"{names}: a request can have only one of them",
+                       param=options.grammar.name, code="invalid_value")  # fmt: skip
+    return replace(options, grammar=grammar or options.grammar)
+
+
+def take_stops(fields: Fields, name: str) -> tuple[str, ...]:
+    """Take the stop strings: one, or a list."""
+    value = fields.take(name)
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
-        raise wrong("stop", value, f"a string or a list of at most {MAX_STOPS} strings")
+        raise wrong(name, value, f"a string or a list of at most {MAX_STOPS} strings")
     if any(not isinstance(text, str) or not text for text in stops):
-        raise wrong("stop", value, "non-empty strings")
+        raise wrong(name, value, "non-empty strings")
     return tuple(stops)
 
 

@@ -12,7 +12,7 @@ from dllama.server.fields import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 from dllama.server.tools.base import Function
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 MOST_DEPTH = 100  # of the JSON of a schema
 CHOICES = "none, auto, required or a function"
@@ -134,7 +134,7 @@ def take_function(fields: Fields, where: str, schema: str = "parameters") -> dic
     if name is None:
         raise required(f"{where}.name")
     if not NAME.fullmatch(name):
-        raise wrong(f"{where}.name", name, "1 to 64 letters, digits, '_', '-' and '.'")
+        raise wrong(f"{where}.name", name, "1 to 128 letters, digits, '_', '-' and '.'")
     parameters = fields.take(schema)
     if parameters is not None and not isinstance(parameters, dict):
         raise wrong(f"{where}.{schema}", parameters, "a JSON schema, which is an object")

@@ -10,21 +10,26 @@ class Talk:
 
     Thoughts, a text and calls that follow each other are one message of the assistant.
 
+    Args:
+        joined: roles of which texts that follow each other are one; many templates know only one
+            message with instructions, at the beginning.
+
     Attributes:
         messages: as parse_messages returns them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, joined: tuple[str, ...] = ("system",)) -> None:
+        self._joined = joined
         self.messages: list[dict[str, Any]] = []
         self._called: dict[str, str] = {}  # functions by the ids of calls
 
     def say(self, role: str, text: str) -> None:
-        """Add a text. Instructions that follow each other are one; many templates know only one."""
+        """Add a text."""
         last = self.messages[-1] if self.messages else {}
-        if role == "assistant":
+        if role in self._joined and role == last.get("role") and "tool_calls" not in last:
+            last["content"] = f"{last['content']}\n\n{text}" if last["content"] else text
+        elif role == "assistant":
             self._answer("content", "tool_calls")["content"] = text
-        elif role == last.get("role") == "system":
-            last["content"] += f"\n\n{text}"
         else:
             self.messages.append({"role": role, "content": text})
 

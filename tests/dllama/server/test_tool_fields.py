@@ -75,7 +75,7 @@ def test_schemas_that_are_nested_too_deeply():
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "supports only 'function'"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "is missing"),
         ({"tools": [named(None)]}, "tools[0].function.name", "is missing"),
-        ({"tools": [named("a b")]}, "tools[0].function.name", "is 'a b', expected 1 to 64"),
+        ({"tools": [named("a b")]}, "tools[0].function.name", "is 'a b', expected 1 to 128"),
         ({"tools": [F, F]}, "tools", "two functions of one name"),
         ({"tools": [{**F, "function": {"name": "f", "parameters": []}}]},
          "tools[0].function.parameters", "expected a JSON schema"),

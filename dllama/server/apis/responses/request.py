@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dllama.checks import is_flag
@@ -15,7 +15,7 @@ from dllama.server.desk import Conversation
 from dllama.server.fields import Fields, required, wrong
 from dllama.server.grammar_fields import schema_text
 from dllama.server.problems import ApiError, shown
-from dllama.server.requests import MAX_TOKENS, take_options
+from dllama.server.requests import MAX_TOKENS, fitting, take_options
 from dllama.server.tool_fields import Choice, Tools, offered, take_function, take_several
 
 # A response repeats these fields.
@@ -65,11 +65,7 @@ def parse_response(body: object, store: Store) -> ResponseRequest:
         raise wrong("store", store_it, "true or false")
     _check_rest(fields)
     options = take_options(fields, limit, None)
-    if grammar and options.grammar:
-        raise ApiError(400, f"{options.grammar.name} and text.format: only one is possible",
-                       param=options.grammar.name, code="invalid_value")  # fmt: skip
-    options = replace(options, grammar=grammar or options.grammar)
-    asked = Conversation(messages, options, variables, tools)
+    asked = Conversation(messages, fitting(options, grammar), variables, tools)
     return ResponseRequest(asked, earlier + items, store_it is not False, repeated)
 
 

@@ -103,7 +103,7 @@ def test_formats(format, schema, lenient):
         ({"text": {"format": {"type": "xml"}}}, "text.format.type", "text, json_object or"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "is missing"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "does not support"),
-        ({"text": {"format": {"type": "json_object"}}, "regex": "a"}, "regex", "only one"),
+        ({"text": {"format": {"type": "json_object"}}, "regex": "a"}, "regex", "only one of them"),
         ({"response_format": {"type": "json_object"}}, "response_format", "use text.format"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "supports only 'function'"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is missing"),

@@ -1,0 +1,124 @@
+"""The body of a request to /v1/messages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dllama.sampling.grammar import GrammarText
+from dllama.server.apis.anthropic.blocks import add_messages, add_system
+from dllama.server.apis.chat import take_variables
+from dllama.server.apis.talk import Talk
+from dllama.server.desk import Conversation
+from dllama.server.fields import Fields, required, wrong
+from dllama.server.grammar_fields import schema_text
+from dllama.server.problems import ApiError, shown
+from dllama.server.requests import MAX_TOKENS, fitting, take_options, take_stops
+from dllama.server.tool_fields import Choice, Tools, offered, take_function
+
+# These tell who asks, or how to bill, store, route or cache; or they let Anthropic's server shorten
+# the conversation, which is never necessary.
+IGNORED = (
+    "cache_control", "context_management", "diagnostics", "inference_geo", "speed",
+    "user_profile_id", "workspace_id",
+)  # fmt: skip
+TOOL_IGNORED = ("cache_control", "eager_input_streaming", "defer_loading", "allowed_callers")
+CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
+THINKING = {"enabled": {"enable_thinking": True}, "disabled": {"enable_thinking": False},
+            "adaptive": {}}  # fmt: skip
+
+
+def parse_message(body: object, limited: bool = True) -> Conversation:
+    """Parse a body; ApiError 400 if it is wrong.
+
+    Args:
+        body: parsed JSON.
+        limited: whether max_tokens has to be there; tokens are counted without it.
+    """
+    fields = Fields(body)
+    talk = Talk(joined=("system", "user", "assistant"))
+    add_system(talk, fields.take("system"))
+    add_messages(talk, fields.take("messages"))
+    limit = fields.integer("max_tokens", 1, MAX_TOKENS)
+    if limit is None and limited:
+        raise required("max_tokens")
+    stops = take_stops(fields, "stop_sequences")
+    tools = _tools(fields)
+    effort, grammar = _output(fields)
+    variables = _variables(fields, effort)
+    fields.only("mcp_servers", [[]])
+    fields.ignore(IGNORED)
+    options = fitting(take_options(fields, limit, None), grammar)
+    options = replace(options, stop=options.stop + stops)
+    return Conversation(talk.messages, options, variables, tools)
+
+
+def _tools(fields: Fields) -> Tools | None:
+    """Take the functions that may be called."""
+    given = fields.take("tools")
+    if given is not None and not isinstance(given, list):
+        raise wrong("tools", given, "a list of functions")
+    asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given or [])]
+    choice, several = _choice(fields.take("tool_choice"))
+    return offered(asked, choice, several)
+
+
+def _tool(value: object, where: str) -> dict[str, Any]:
+    fields = Fields(value, f"{where}.")
+    kind = fields.text("type")
+    if kind not in (None, "custom"):
+        message = f"{where}.type is {shown(kind)}, this server supports only 'custom'"
+        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
+    made = take_function(fields, where, "input_schema")
+    fields.only("input_examples", [[]])
+    fields.ignore(TOOL_IGNORED)
+    fields.end()
+    return made
+
+
+def _choice(value: object) -> tuple[Choice, bool]:
+    """Return what tool_choice says, and whether there may be several calls."""
+    if value is None:
+        return Choice("auto"), True
+    fields = Fields(value, "tool_choice.")
+    kind, name = fields.text("type"), fields.text("name")
+    alone = fields.boolean("disable_parallel_tool_use")
+    fields.end()
+    if kind not in CHOICES:
+        raise wrong("tool_choice.type", kind, f"one of {', '.join(CHOICES)}")
+    if kind == "tool" and name is None:
+        raise required("tool_choice.name")
+    return Choice(CHOICES[kind], name if kind == "tool" else None, "tool_choice.name"), not alone
+
+
+def _output(fields: Fields) -> tuple[str | None, GrammarText | None]:
+    """Take what the answer is to be like: how much effort, and which JSON."""
+    output = Fields(fields.take("output_config") or {}, "output_config.")
+    effort, given = output.text("effort"), output.take("format")
+    output.end()
+    name = "output_config.format"
+    if (older := fields.take("output_format")) is not None:
+        given, name = older, "output_format"
+    if given is None:
+        return effort, None
+    form = Fields(given, f"{name}.")
+    kind, schema = form.text("type"), form.take("schema")
+    form.end()
+    if kind != "json_schema":
+        raise wrong(f"{name}.type", kind, "json_schema")
+    if schema is None:
+        raise required(f"{name}.schema")
+    return effort, schema_text(schema, f"{name}.schema", strict=False)
+
+
+def _variables(fields: Fields, effort: str | None) -> dict[str, Any]:
+    """Take the variables of the chat template; how long the model thinks cannot be limited."""
+    given = fields.take("chat_template_kwargs")
+    asked = take_variables(Fields({"chat_template_kwargs": given, "reasoning_effort": effort}))
+    thinking = Fields(fields.take("thinking") or {"type": "adaptive"}, "thinking.")
+    kind = thinking.text("type")
+    thinking.ignore(["budget_tokens", "display"])
+    thinking.end()
+    if kind not in THINKING:
+        raise wrong("thinking.type", kind, f"one of {', '.join(THINKING)}")
+    return {**THINKING[kind], **asked}
