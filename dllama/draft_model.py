@@ -105,17 +105,8 @@ class ModelDrafts(Drafts):
 DRAFTS: dict[str, type[Drafts]] = {"none": Drafts, "ngram": NgramDrafts}
 
 
-def drafts_of(draft: str | Path, spec: ModelSpec, model: Path, costs: Costs) -> Drafts | None:
-    """Return what proposes tokens of a model; None if it is a small model.
-
-    Raises:
-        ConfigError: the model cannot take tokens back.
-    """
-    if draft != "none" and spec.linear:
-        raise ConfigError(
-            f"draft is {draft}, but {model} has linear attention, whose states cannot be taken "
-            "back when a token turns out wrong: only none is possible"
-        )
+def drafts_of(draft: str | Path, costs: Costs) -> Drafts | None:
+    """Return what proposes tokens of a model; None if it is a small model."""
     return DRAFTS[str(draft)](costs) if draft in DRAFTS else None
 
 

@@ -55,6 +55,8 @@ class LLM:
         TransportError, ProtocolError, AuthenticationError: a worker cannot be reached or fails.
     """
 
+    _drafting = False  # whether its texts may turn out wrong
+
     def __init__(
         self,
         model: str | Path | None = options.MODEL.default,
@@ -85,6 +87,7 @@ class LLM:
         self.threads = layout.threads[0]
         self.transport: str | None = layout.transport.name if layout.transport else None
         log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
+        most = options.DRAFT_TOKENS.argument(draft_tokens)
         with open_model(model, options.REQUANTISE.require(requantise)) as stored:
             self.model_path, self.spec = stored.path, stored.spec
             self.name = model_name(self.model_path)
@@ -92,6 +95,7 @@ class LLM:
                 self.spec, self.nodes, shares=shares, buffer=buffer, all_reduce=all_reduce,
                 timeout=timeout, max_seq_len=max_seq_len, contexts=contexts, parallel=parallel,
                 kv_cache=kv_cache, batch_size=batch_size,
+                drafted=most if self._drafting or str(draft) != "none" else 0,
             )  # fmt: skip
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences.of(self.spec, self._config)
@@ -101,10 +105,9 @@ class LLM:
             root, self._sequences, self._config, model=self.model_path, trace=trace
         )
         costs = Costs()
-        most = options.DRAFT_TOKENS.argument(draft_tokens)
         self._scheduler = Scheduler(self._runner, self._sequences, self._config, costs, most)
         try:
-            self._drafts = self._open_drafts(draft, costs)
+            self._drafts = self._open_drafts(draft, most, costs)
         except BaseException:
             self._runner.close()
             raise
@@ -301,18 +304,7 @@ class LLM:
         known = current.tokens + current.pending
         new = self._texts.ids(prompt, known)
         self._text = self._texts.make(known + new, current.position, max_tokens, settings)
-        return self._generate(self._text, new)
-
-    def _generate(self, text: Generation, new: list[int]) -> Iterator[Token]:
-        """Yield the tokens of a text that extends the current sequence by a prompt."""
-        current = self._sequences.current
-        self._scheduler.attach(text, current)
-        self._sequences.extend(current, new)
-        try:
-            while (token := self._scheduler.next(text)) is not None:
-                yield token
-        finally:
-            self._scheduler.remove(text)
+        return self._scheduler.run(self._text, current, new)
 
     def generate_many(
         self,
@@ -363,18 +355,30 @@ class LLM:
         """
         self._scheduler.step()
 
-    def _open_drafts(self, draft: str | Path, costs: Costs) -> Drafts:
+    def _open_drafts(self, draft: str | Path, most: int, costs: Costs) -> Drafts:
         """Return what proposes tokens; a small model is opened on this machine alone."""
-        if drafts := drafts_of(draft, self.spec, self.model_path, costs):
+        if drafts := drafts_of(draft, costs):
             return drafts
-        small = LLM(draft, threads=self.threads, contexts=self.parallel)
+        small = SmallLLM(draft, threads=self.threads, contexts=self.parallel, draft_tokens=most)
         return model_drafts(small, self.model_path, self.tokenizer, costs)
+
+    def _end_current(self) -> None:
+        """End the text that is generated in the current sequence."""
+        if self._text is not None:
+            self._scheduler.remove(self._text)
+            self._text = None
+
+
+class SmallLLM(LLM):
+    """A model that drafts texts of another one."""
+
+    _drafting = True
 
     def draft(
         self, ids: Sequence[int], count: int, sampler: Sampler, first: int,
         constraint: Constraint | None = None,
     ) -> list[int]:  # fmt: skip
-        """Return what this model draws after the ids of another model's text.
+        """Return what this model draws after the ids of a text.
 
         Args:
             ids: of the text.
@@ -385,9 +389,3 @@ class LLM:
         """
         text = self._texts.draft([*ids], count, sampler, first, constraint)
         return [token.id for _, token in self._scheduler.run_all([text])]
-
-    def _end_current(self) -> None:
-        """End the text that is generated in the current sequence."""
-        if self._text is not None:
-            self._scheduler.remove(self._text)
-            self._text = None

@@ -78,6 +78,7 @@ class Generation:
         drafter: proposes tokens; None for no drafts.
         constraint: says which tokens may come; None for all.
         first: how many tokens were drawn before, so that random numbers go on after theirs.
+        draft: whether what is drawn may turn out wrong.
 
     Attributes:
         ids: of the prompt and all that was drawn.
@@ -103,6 +104,7 @@ class Generation:
         drafter: Drafter | None = None,
         constraint: Constraint | None = None,
         first: int = 0,
+        draft: bool = False,
     ) -> None:
         self.ids = ids
         self.ends = ends
@@ -119,6 +121,7 @@ class Generation:
         self._sequences = sequences
         self.prompt = len(ids)
         self._limit = limit
+        self._draft = draft
         self._stream = stream
         self._drawn: deque[Token] = deque()
         self._cancelled = False
@@ -147,6 +150,11 @@ class Generation:
     def waits(self) -> bool:
         """Whether it needs a pass: all that was drawn is taken, and it is not over."""
         return not self._drawn and not self.over
+
+    @property
+    def certain(self) -> int:
+        """How many of its ids cannot turn out wrong."""
+        return self.prompt if self._draft else len(self.ids)
 
     @property
     def left(self) -> int:
@@ -352,7 +360,7 @@ class TextMaker:
         """
         stream, ends = TextStream(None, ()), constraint.ends if constraint else ()
         return Generation(
-            self._sequences, ids, count, sampler, stream, ends, constraint=constraint, first=first
+            self._sequences, ids, count, sampler, stream, ends, None, None, constraint, first, True
         )
 
     def _constraint(self, options: TextOptions, ends: Ids[int]) -> Constraint | None:

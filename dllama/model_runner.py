@@ -97,6 +97,7 @@ class ModelRunner:
         Returns:
             float32 (n, vocab_size): the logits after each of them.
         """
+        self._sequences.recover(sequence)
         self._sequences.suit(sequence, len(given))
         rows, known = self._config.logits, len(sequence.pending)
         out = np.empty((len(given), self._sequences.vocab_size), np.float32)
@@ -126,8 +127,10 @@ class ModelRunner:
         """
         ids = [token for part in parts for token in part.ids]
         self._began = time.perf_counter()
+        batch = self._sequences.batch(parts)
+        self._sequences.runs(parts)
         with self._closing_on_failure():
-            self.root.run(ids, self._sequences.batch(parts), want)
+            self.root.run(ids, batch, want)
         self._sequences.copied(parts)
         self._ended = time.perf_counter()
 

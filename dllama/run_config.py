@@ -38,6 +38,7 @@ class RunConfig:
         timeout: seconds after which a node that does not reply is given up.
         contexts: for how many sequences of full length there are KV blocks.
         parallel: most sequences in a pass.
+        lag: most ids of a text that its states have not taken in, since they were drafted.
     """
 
     shares: tuple[float, ...]
@@ -50,6 +51,7 @@ class RunConfig:
     timeout: float = options.TIMEOUT.default
     contexts: int = 1
     parallel: int = options.PARALLEL.default
+    lag: int = 0
 
     @classmethod
     def of(
@@ -66,12 +68,14 @@ class RunConfig:
         parallel: int = options.PARALLEL.default,
         kv_cache: str | None = None,
         batch_size: int | None = None,
+        drafted: int = 0,
     ) -> RunConfig:
         """Return what options mean for a model.
 
         Args:
             spec: of the model.
             nodes: how many; there are as many shares.
+            drafted: most ids that a pass evaluates and that may turn out wrong.
 
         The other arguments are options of LLM(); None stands for the default.
 
@@ -82,6 +86,7 @@ class RunConfig:
         parallel = options.PARALLEL.argument(parallel)
         batch = max(parallel, min(options.BATCH_SIZE.argument(batch_size), seq_len))
         kv_type = _kv_type(options.KV_CACHE.argument(kv_cache), spec)
+        lag = drafted if spec.linear else 0
         return cls(
             shares=_node_shares(shares, nodes),
             seq_len=seq_len,
@@ -91,8 +96,9 @@ class RunConfig:
             buffer=options.BUFFER.argument(buffer) or _buffer(spec),
             all_reduce=options.ALL_REDUCE.argument(all_reduce),
             timeout=options.TIMEOUT.argument(timeout),
-            contexts=context_count(contexts, parallel, spec, seq_len, kv_type, batch),
+            contexts=context_count(contexts, parallel, spec, seq_len, kv_type, batch, lag),
             parallel=parallel,
+            lag=lag,
         )
 
     @classmethod
@@ -137,12 +143,19 @@ FIELDS = (
     options.TIMEOUT,
     replace(options.CONTEXTS, default=1),
     options.PARALLEL,
+    replace(options.DRAFT_TOKENS, name="lag", least=0, default=0),
 )
 assert [option.name for option in FIELDS] == [field.name for field in fields(RunConfig)]
 
 
 def context_count(
-    contexts: int | None, parallel: int, spec: ModelSpec, seq_len: int, kv_type: str, batch: int
+    contexts: int | None,
+    parallel: int,
+    spec: ModelSpec,
+    seq_len: int,
+    kv_type: str,
+    batch: int,
+    lag: int = 0,
 ) -> int:
     """Return for how many sequences of full length there are KV blocks.
 
@@ -154,7 +167,7 @@ def context_count(
     kind = NUMBERS[kv_type]
     block = kind.block_size
     stored = 1 if spec.kv_latent_dim else 2  # keys, and values unless these are parts of keys
-    caches = [(one, one.most(seq_len, batch)) for one in kv_layers(spec)]
+    caches = [(one, one.most(seq_len, batch, lag)) for one in kv_layers(spec)]
     keys = sum(
         len(one.layers)
         * one.kv_heads
@@ -162,7 +175,7 @@ def context_count(
         * min(seq_len, most * block_positions(seq_len))
         for one, most in caches
     )
-    states = sum(one.state_bytes(spec) * most for one, most in caches)
+    states = sum(one.state_bytes(spec, lag) * most for one, most in caches)
     model = sum(info.nbytes for info in tensor_table(spec, 0).values())
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
     return max(1, min(parallel, room // (keys + states)))

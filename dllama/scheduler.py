@@ -76,7 +76,8 @@ class Turn:
     def part(self) -> Part:
         """Return the rows of the text."""
         ids = self.sequence.pending[: self.rows] + self.drafted
-        return Part(self.sequence, ids, self.wanted)
+        end = self.sequence.position + len(ids)
+        return Part(self.sequence, ids, self.wanted, max(0, end - self.text.certain))
 
 
 class Scheduler:
@@ -139,6 +140,16 @@ class Scheduler:
         while (token := text.take()) is None and not text.done:
             self.step()
         return token
+
+    def run(self, text: Generation, sequence: Sequence, new: list[int]) -> Iterator[Token]:
+        """Yield the tokens of a text that extends a sequence by new ids."""
+        self.attach(text, sequence)
+        self._sequences.extend(sequence, new)
+        try:
+            while (token := self.next(text)) is not None:
+                yield token
+        finally:
+            self.remove(text)
 
     def run_all(self, texts: Ids[Generation]) -> Iterator[tuple[int, Token]]:
         """Yield the tokens of texts with the numbers of these, until all have ended."""

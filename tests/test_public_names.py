@@ -48,7 +48,6 @@ def test_methods_and_attributes_of_the_engine():
         "close",
         "contexts",
         "continue_from",
-        "draft",
         "eval",
         "generate",
         "generate_many",

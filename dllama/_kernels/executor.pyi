@@ -32,12 +32,13 @@ class Executor:
         kv_type: int,
         kv_blocks: Sequence[int],
         sequences: int = 1,
+        lag: int = 0,
         communicator: Communicator | None = None,
     ) -> None: ...
     def run(
         self,
         ids: NDArray[np.int32],
-        spans: Sequence[tuple[int, int, Sequence[Sequence[int]], bool]],
+        spans: Sequence[tuple[int, int, Sequence[Sequence[int]], bool, int, int]],
         wanted: Sequence[int],
         copies: Sequence[tuple[int, int, int]] = (),
         encoding: int = 0,

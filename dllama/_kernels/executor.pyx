@@ -53,6 +53,7 @@ cdef class Executor:
         kv_type: how keys and values are stored, a WeightType: F32, F16 or Q80.
         kv_blocks: KV blocks of each cache of the graph.
         sequences: most sequences in a batch.
+        lag: most positions of a sequence that its states have not taken in.
         communicator: links to the other nodes; None on one node.
 
     Raises:
@@ -72,13 +73,15 @@ cdef class Executor:
     cdef Communicator communicator
     cdef float *logits              # [max_logits][local_vocab]
     cdef readonly int64_t max_rows, max_logits, max_positions, sequences, vocab_size, local_vocab
+    cdef readonly int64_t lag
     cdef readonly int64_t table_size    # KV blocks of the longest sequence
     cdef readonly int threads
     cdef readonly int64_t began     # start of the last pass, in nanoseconds of the monotonic clock
 
     def __init__(self, graph, dict matrices, dict vectors, dict embeddings, *, int threads,
                  int64_t max_rows, int64_t max_logits, int64_t max_positions, int kv_type,
-                 kv_blocks, int64_t sequences=1, Communicator communicator=None):
+                 kv_blocks, int64_t sequences=1, int64_t lag=0, Communicator communicator=None):
+        self.lag = lag
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
         self.max_logits, self.sequences, self.vocab_size = max_logits, sequences, graph.vocab_size
         self.communicator = communicator
@@ -102,7 +105,7 @@ cdef class Executor:
 
     def _cache(self, shape, int64_t positions, int64_t blocks, int kv_type):
         if shape.delta is not None:
-            return StateCache(shape.layers, shape.delta, positions, blocks)
+            return StateCache(shape.layers, shape.delta, positions, blocks, self.lag)
         return KVCache(shape.layers, shape.heads, shape.size, shape.values, positions, blocks,
                        kv_type, shape.shared)
 
@@ -157,9 +160,10 @@ cdef class Executor:
         Args:
             ids: int32 (T,), the token id of each row; only the root looks them up.
             spans: (number of rows, position of the first row, KV blocks, whether RoPE takes the
-                frequencies for long texts) for each sequence, in the order of the rows. KV blocks
-                are, for each cache, those that the rows see, in the order of their positions; more
-                of the sequence may follow.
+                frequencies for long texts, lag, tentative) for each sequence, in the order of the
+                rows. KV blocks are, for each cache, those that the rows see, in the order of their
+                positions; more of the sequence may follow. States have not taken in the last `lag`
+                positions before the rows, and after the pass the last `tentative` ones.
             wanted: rows whose logits are wanted, ascending.
             copies: (cache, source, target) of KV blocks to copy first.
             encoding: how a broadcast sends rows, the same on all nodes.
@@ -204,20 +208,25 @@ cdef class Executor:
         cdef int32_t *table = <int32_t *> self.tables.data
         cdef int32_t *positions = <int32_t *> self.positions.data
         cdef uint8_t *lengthened = <uint8_t *> self.lengthened.data
-        cdef int64_t first = 0, partials = 0, count, position, t
+        cdef int64_t first = 0, partials = 0, count, position, lag, tentative, t
         cdef bint is_long
         if not 1 <= len(spans) <= self.sequences:
             raise ValueError(f"{len(spans)} sequences, expected 1 to {self.sequences}")
-        for count, position, blocks, is_long in spans:
+        for count, position, blocks, is_long, lag, tentative in spans:
             if count < 1 or first + count > T or not 0 <= position <= self.max_positions - count:
                 raise ValueError(f"{count} rows at position {position} do not fit")
+            if not (0 <= lag <= min(self.lag, max(0, position - 1)) and 0 <= tentative <= self.lag
+                    and tentative < position + count and tentative <= lag + count):
+                raise ValueError(f"states lag {lag} and then {tentative} positions behind {count} rows "
+                                 f"at position {position}, expected at most {self.lag}")
             if len(blocks) != len(self.caches):
                 raise ValueError(f"KV blocks of {len(blocks)} caches, expected {len(self.caches)}")
             for t in range(count):
                 positions[first + t], lengthened[first + t] = <int32_t> (position + t), is_long
             for t in range(len(self.caches)):
-                self._set_blocks(t, table + t * self.table_size, first, count, position, blocks[t])
+                self._set_blocks(t, table + t * self.table_size, first, count, position, lag, blocks[t])
             span.first, span.count, span.position, span.blocks = first, count, position, table
+            span.lag, span.tentative = lag, tentative
             span.partials = -1
             if splits(count, position) and partials + count <= PARTIAL_ROWS:
                 span.partials = partials
@@ -231,11 +240,12 @@ cdef class Executor:
         return 0
 
     cdef int _set_blocks(self, int64_t cache, int32_t *table, int64_t first, int64_t count,
-                         int64_t position, ids) except -1:
+                         int64_t position, int64_t lag, ids) except -1:
         """Set the blocks of a sequence in a cache, and those of its rows."""
         cdef int32_t *blocks = <int32_t *> self.row_blocks.data + cache * self.max_rows
         cdef int64_t size = block_positions(self.max_positions), window = self.windows[cache], n, t
-        cdef int64_t begin = max(0, position + 1 - window) // size if window else 0
+        cdef int64_t seen = position - lag if isinstance(self.caches[cache], StateCache) else position
+        cdef int64_t begin = max(0, seen + 1 - window) // size if window else 0
         cdef int64_t end = (position + count + size - 1) // size
         cdef int64_t there = (<Cache> self.caches[cache]).blocks
         if not end - begin <= len(ids) <= self.table_size - begin:

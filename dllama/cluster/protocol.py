@@ -19,7 +19,7 @@ from typing import Any
 from dllama._kernels.comm.link import Link
 from dllama.errors import AuthenticationError, ConfigError, NodeError, ProtocolError
 
-VERSION = 6
+VERSION = 7
 MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")

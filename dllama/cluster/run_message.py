@@ -15,7 +15,7 @@ from dllama.runtime.batch import Batch, Span
 # int32 follow.
 HEAD = struct.Struct("<IIIIBBB")
 NUMBER = 4  # bytes
-SPAN = 3  # numbers of a span before those of its KV caches
+SPAN = 5  # numbers of a span before those of its KV caches
 MAX_ENCODING = 2
 
 
@@ -36,15 +36,15 @@ class Run:
     def pack(self) -> bytes:
         """Return the content of the message.
 
-        The numbers after HEAD are (rows, position, lengthened, how many KV blocks in each cache) of
-        each span,
-        the blocks of all spans, cache by cache, the wanted rows, and (cache, source, target) of
-        each copy.
+        The numbers after HEAD are (rows, position, lengthened, lag, tentative, how many KV blocks
+        in each cache) of each span, the blocks of all spans, cache by cache, the wanted rows, and
+        (cache, source, target) of each copy.
         """
         batch = self.batch
         numbers: list[int] = []
         for span in batch.spans:
-            numbers += (span.rows, span.position, span.lengthened, *map(len, span.blocks))
+            numbers += (span.rows, span.position, span.lengthened, span.lag, span.tentative)
+            numbers += map(len, span.blocks)
         lists = [blocks for span in batch.spans for blocks in span.blocks]
         numbers += [block for blocks in lists for block in blocks]
         numbers += batch.wanted
@@ -85,10 +85,10 @@ class Run:
             )
         found: list[Span] = []
         at = 0
-        for rows, position, lengthened, *counts in shapes:
+        for rows, position, lengthened, lag, tentative, *counts in shapes:
             ends = [at + sum(counts[: cache + 1]) for cache in range(caches)]
             held = [rest[end - count : end] for end, count in zip(ends, counts, strict=True)]
-            found.append(Span(rows, position, held, bool(lengthened)))
+            found.append(Span(rows, position, held, bool(lengthened), lag, tentative))
             at += sum(counts)
         last = rest[at + wanted :]
         triples = list(zip(last[::3], last[1::3], last[2::3], strict=True))

@@ -29,26 +29,34 @@ class KVLayers(NamedTuple):
     kept: tuple[int, int] = (0, 0)
     states: bool = False
 
-    def state_bytes(self, spec: ModelSpec) -> int:
-        """Return the bytes of a block with states; 0 for keys and values."""
+    def state_bytes(self, spec: ModelSpec, lag: int = 0) -> int:
+        """Return the bytes of a block with states; 0 for keys and values.
+
+        Args:
+            spec: of the model.
+            lag: most positions whose changes are kept beside a state.
+        """
         sizes = spec.linear_sizes
-        numbers = sizes.key_dim * sizes.values + (sizes.taps - 1) * sizes.channels
+        change = sizes.value_heads * (sizes.key_dim + sizes.value_dim + 2)
+        numbers = sizes.key_dim * sizes.values + lag * change
+        numbers += (sizes.taps - 1 + lag) * sizes.channels
         return 4 * len(self.layers) * numbers if self.states else 0
 
-    def most(self, seq_len: int, rows: int) -> int:
+    def most(self, seq_len: int, rows: int, lag: int = 0) -> int:
         """Return the most KV blocks that a sequence needs at once.
 
         Args:
             seq_len: most positions of a sequence.
             rows: most rows of a pass.
+            lag: most positions that states have not taken in.
         """
         size = block_positions(seq_len)
         whole = -(-seq_len // size)
         if self.states:  # those before the first row and after each block of the others
-            return min(whole, -(-rows // size) + 1)
+            return min(whole, -(-(rows + lag) // size) + 1)
         return min(whole, -(-(self.window + rows) // size) + 1) if self.window else whole
 
-    def blocks(self, seq_len: int, rows: int, contexts: int, parallel: int) -> int:
+    def blocks(self, seq_len: int, rows: int, contexts: int, parallel: int, lag: int = 0) -> int:
         """Return how many KV blocks there are.
 
         That is for `contexts` sequences of full length. Layers with a window need no more than the
@@ -60,8 +68,9 @@ class KVLayers(NamedTuple):
             rows: most rows of a pass.
             contexts: sequences of full length.
             parallel: most sequences in a pass.
+            lag: most positions that states have not taken in.
         """
-        windows = (max(contexts, parallel) + 1) * self.most(seq_len, rows)
+        windows = (max(contexts, parallel) + 1) * self.most(seq_len, rows, lag)
         return min(contexts * -(-seq_len // block_positions(seq_len)), windows)
 
 

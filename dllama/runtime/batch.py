@@ -15,12 +15,16 @@ class Span(NamedTuple):
         position: of the first row.
         blocks: for each KV cache, the blocks that these rows see, their own included, by position.
         lengthened: whether RoPE takes the frequencies for long texts.
+        lag: positions before the first row that the states have not taken in.
+        tentative: last positions that the states are not to take in, since they may turn out wrong.
     """
 
     rows: int
     position: int
     blocks: Sequence[Sequence[int]]
     lengthened: bool = False
+    lag: int = 0
+    tentative: int = 0
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,9 @@ def pools(spec: ModelSpec, config: RunConfig) -> list[BlockPool]:
     length, rows = config.seq_len, config.batch
     return [
         BlockPool(
-            kept.blocks(length, rows, config.contexts, config.parallel),
+            kept.blocks(length, rows, config.contexts, config.parallel, config.lag),
             block_positions(length),
-            kept.most(length, rows),
+            kept.most(length, rows, config.lag),
             kept.window,
             kept.states,
         )

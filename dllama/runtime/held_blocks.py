@@ -27,13 +27,15 @@ class HeldBlocks:
         self.numbers: list[int] = []
         self.copied: tuple[int, int] | None = None
 
-    def resumable(self, position: int, end: int) -> int:
-        """Return the last place where the sequence can go on.
+    def lag(self, position: int) -> int:
+        """Return how many positions before this one states have not taken in."""
+        return 0
 
-        Args:
-            position: the last place that is wanted.
-            end: where the sequence is.
-        """
+    def take_in(self, position: int) -> None:
+        """Note that states are those before a position."""
+
+    def resumable(self, position: int) -> int:
+        """Return the last place, at most `position`, where the sequence can go on."""
         while position:
             seen = range(self.pool.first(position), self.pool.blocks(position))
             gone = next((place for place in seen if self.numbers[place] == GONE), None)
@@ -108,16 +110,65 @@ class HeldBlocks:
 class HeldStates(HeldBlocks):
     """Blocks with states, each that after the last evaluated one of the block's positions.
 
-    So a sequence can go on only where it is, or behind a whole block that is still there.
+    The last state may lag behind the end of the sequence, since it does not take in positions that
+    may turn out wrong. What these change is kept in the block of the first of them. So a sequence
+    can go on at any position from that of its last state on, or behind a whole block that is still
+    there.
+
+    Attributes:
+        at: the position of the last state: how many ids it has taken in.
     """
 
-    def resumable(self, position: int, end: int) -> int:
+    def __init__(self, pool: BlockPool) -> None:
+        super().__init__(pool)
+        self.at = 0
+
+    def lag(self, position: int) -> int:
+        """Return how many positions before this one the last state has not taken in."""
+        return position - self.at
+
+    def take_in(self, position: int) -> None:
+        """Note that the last state is that before a position."""
+        self.at = position
+
+    def resumable(self, position: int) -> int:
         """Return the last place where the sequence can go on; as in HeldBlocks."""
-        if position == end:
+        if position >= self.at:
             return position
         places = range(self.pool.blocks(position + 1) - 1, 0, -1)
         whole = (place for place in places if self.numbers[place - 1] != GONE)
         return self.pool.begin(next(whole, 0))
+
+    def missing(self, position: int, count: int) -> int:
+        """Return how many blocks have to be taken for `count` rows from a position on."""
+        return super().missing(self.at, position + count - self.at)
+
+    def reserve(self, position: int, count: int) -> None:
+        """Take what is missing; as in HeldBlocks. The last state will change."""
+        super().reserve(self.at, position + count - self.at)
+
+    def fork(self, kept: int) -> HeldBlocks:
+        """Return the same blocks of the first positions for another sequence."""
+        made = super().fork(self._stored(kept))
+        made.take_in(min(self.at, kept))
+        return made
+
+    def cut(self, position: int) -> None:
+        """Give back all blocks from a position on, but for the one that it is in."""
+        super().cut(self._stored(position))
+        self.at = min(self.at, position)
+
+    def _stored(self, position: int) -> int:
+        """Return the end of what is stored for a sequence of so many positions."""
+        return min(position, self.at + 1)
+
+    def seen(self, position: int, rows: int = 0) -> tuple[int, ...]:
+        """Return the blocks that rows from a position on see, or for no rows all from there on."""
+        return super().seen(self.at, position + rows - self.at if rows else 0)
+
+    def behind(self, position: int) -> list[int]:
+        """Return the places of blocks that no row from a position on needs."""
+        return super().behind(self.at)
 
     def returned(self, position: int) -> int:
         """Return the place of the first block that the sequence needs to go on at a position."""

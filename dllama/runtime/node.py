@@ -110,6 +110,7 @@ class Node:
             max_positions=config.seq_len,
             kv_type=int(NUMBERS[config.kv_cache]),
             sequences=config.parallel,
+            lag=config.lag,
             kv_blocks=[pool.count for pool in pools(graph.spec, config)],
             communicator=communicator,
         )

@@ -42,13 +42,25 @@ class Sequence:
         """How many tokens are evaluated."""
         return len(self.tokens)
 
+    @property
+    def stateful(self) -> bool:
+        """Whether a cache has states."""
+        return any(held.pool.states for held in self.held)
+
+    @property
+    def lag(self) -> int:
+        """How many tokens at the end the states have not taken in.
+
+        Less than 0 if a pass was interrupted: states may have taken in ids that are no tokens.
+        """
+        return sum(held.lag(self.position) for held in self.held)  # one cache has states
+
     def resumable(self, position: int) -> int:
         """Return after how many of its first tokens it can go on, at most `position`.
 
         What it needs of each cache must still be there.
         """
-        end = self.position
-        while (found := min(held.resumable(position, end) for held in self.held)) < position:
+        while (found := min(held.resumable(position) for held in self.held)) < position:
             position = found
         return position
 
@@ -65,8 +77,11 @@ class Part(NamedTuple):
         sequence: the sequence; there is room for the rows (Sequences.reserve).
         ids: of the rows, which follow its tokens.
         wanted: rows whose logits are wanted.
+        tentative: how many of the last ids may turn out wrong; also ids before the rows, if there
+            are not so many of these.
     """
 
     sequence: Sequence
     ids: Ids[int]
     wanted: range
+    tentative: int = 0

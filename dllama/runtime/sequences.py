@@ -171,9 +171,8 @@ class Sequences:
         """
         if not 0 <= position <= self.current.position:
             raise ConfigError(f"position is {position}, expected 0 to {self.current.position}")
-        kept = self.current.resumable(position)
-        self.current.pending = self.current.tokens[kept:position]
-        self._cut(self.current, kept)
+        self.current.pending = []
+        self._go_back(self.current, position)
 
     def clear(self) -> None:
         """Forget all sequences; nobody works on any."""
@@ -216,6 +215,7 @@ class Sequences:
         Returns:
             False if there are too few KV blocks.
         """
+        self.recover(sequence)
         givers = iter(spare)
         while (cache := self._short(sequence, count)) is not None:
             if not self._trim(cache) and not self._evict(cache, sequence):
@@ -276,9 +276,10 @@ class Sequences:
         spans: list[Span] = []
         wanted: list[int] = []
         first = 0
-        for sequence, ids, rows in parts:
+        for sequence, ids, rows, tentative in parts:
             blocks = tuple(held.seen(sequence.position, len(ids)) for held in sequence.held)
-            spans.append(Span(len(ids), sequence.position, blocks, sequence.lengthened))
+            states = (sequence.lag, tentative) if sequence.stateful else (0, 0)
+            spans.append(Span(len(ids), sequence.position, blocks, sequence.lengthened, *states))
             wanted += [first + row for row in rows]
             first += len(ids)
         copies = [
@@ -288,6 +289,12 @@ class Sequences:
             if held.copied
         ]
         return Batch(spans, wanted, copies)
+
+    def runs(self, parts: Ids[Part]) -> None:
+        """Note that a pass begins, in which states take in all rows that are not tentative."""
+        for sequence, ids, _, tentative in parts:
+            for held in sequence.held:
+                held.take_in(sequence.position + len(ids) - tentative)
 
     def copied(self, parts: Ids[Part]) -> None:
         """Note that a pass has copied what the batch of these parts asked for."""
@@ -357,6 +364,17 @@ class Sequences:
         count = integer("max_tokens", max_tokens, 0)
         self.require(position, prompt + max(0, count - 1))
         return count
+
+    def recover(self, sequence: Sequence) -> None:
+        """Evaluate tokens again if an interrupted pass may have changed the state after them."""
+        if sequence.lag < 0:
+            self._go_back(sequence, sequence.position)
+
+    def _go_back(self, sequence: Sequence, position: int) -> None:
+        """Forget all tokens from a position on. Some before it may be pending again."""
+        kept = sequence.resumable(position)
+        sequence.pending[:0] = sequence.tokens[kept:position]
+        self._cut(sequence, kept)
 
     def _cut(self, sequence: Sequence, position: int) -> None:
         """Forget all tokens from a resumable position on, and give their blocks back."""

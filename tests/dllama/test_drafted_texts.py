@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from guesses import Guesses
 
 import dllama
 from dllama.model_path import DEMO
@@ -21,27 +22,6 @@ SETTINGS = (
     {"temperature": 0.9, "seed": 3, "repetition_penalty": 1.1},
     {"temperature": 0.6, "top_k": 9, "seed": 5, "logprobs": 2},
 )
-
-
-class Guesses:
-    """A drafter that is right for a while and then wrong, by what the text is known to be."""
-
-    def __init__(self, texts, rng):
-        self.texts, self.rng, self.learnt = texts, rng, []
-
-    @property
-    def chances(self):
-        return [0.99] * 63
-
-    def propose(self, ids, most):
-        (text,) = [one for one in self.texts if one[: len(ids)] == list(ids)]
-        right = text[len(ids) : len(ids) + int(self.rng.integers(0, 6))]
-        wrong = self.rng.integers(0, 2048, int(self.rng.integers(0, 3))).tolist()
-        return [*right, *wrong][:most]
-
-    def learn(self, proposed, accepted):
-        self.learnt.append((proposed, accepted))
-        assert 0 <= accepted <= proposed
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@
 typedef struct {
     int64_t first, count;   /* rows of the batch */
     int64_t position;       /* of the first row */
+    int64_t lag;            /* positions before it that the states have not taken in */
+    int64_t tentative;      /* last positions, at most lag + count, that states do not take in yet */
     const int32_t *blocks;  /* [caches][blocks of the longest sequence] KV blocks of the sequence in
                                each KV cache, by position; those that no row sees are not set */
     int64_t partials;       /* rows of earlier spans that keep partials; -1: this one keeps none */

@@ -20,7 +20,7 @@ import numpy as np
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport dl_floats, dl_isa, dl_span, float_kernels
 from dllama._kernels.ops.states cimport (
-    Recurrent, RecurrentOp, dl_deltas, dl_deltas_of, exp_of, padded, softplus, state_at,
+    Recurrent, RecurrentOp, dl_deltas, dl_deltas_of, exp_of, keep, padded, recall, softplus, state_at,
 )
 
 # What is added to the sum of squares of a query or a key.
@@ -48,33 +48,49 @@ cdef int delta_item(const Pass *run, const void *op, int64_t i, float *scratch) 
     cdef const dl_span *span = &run.batch.spans[i // r.count]
     cdef int64_t head = i % r.count, t
     cdef float *state = NULL
+    cdef float *change = scratch + r.states.size
+    cdef float *q = change + r.states.change
+    for t in range(-span.lag, 0):
+        recall(r, span, t, head, change)
+        _apply(d, state_at(r, span, t, head, scratch), q, change, q + r.K)
+        keep(r, span, t, head, change)
     for t in range(span.count):
-        state = state_at(r, span.blocks + r.table, span.position + t, head)
-        _row(run.floats, d, r.src + (span.first + t) * r.ld, state, head, scratch,
+        state = state_at(r, span, t, head, scratch)
+        _row(run.floats, d, r.src + (span.first + t) * r.ld, state, head, change,
              r.out + (span.first + t) * r.out_ld + head * r.V)
+        keep(r, span, t, head, change)
     return 0
 
 
 cdef inline void _row(const dl_floats *f, const Delta *d, const float *x, float *state,
-                      int64_t head, float *scratch, float *out) noexcept nogil:
-    """A row of a head; x: the row of src."""
+                      int64_t head, float *change, float *out) noexcept nogil:
+    """A row of a head; x: the row of src. Its change becomes k, v, decay and beta."""
     cdef const Recurrent *r = d.heads
     cdef int64_t key = (head + r.skipped) // r.group, width = padded(r.V)
-    cdef float *q = scratch
-    cdef float *k = q + r.K
-    cdef float *v = k + r.K
-    cdef float *o = v + width
+    cdef float *v = change + r.K
+    cdef float *q = change + r.states.change
+    cdef float *o = q + r.K
     cdef const float *values = x + 2 * r.keys * r.K
     cdef const float *z = values + r.count * r.V
     cdef const float *b = z + r.count * r.V
     f.rmsnorm(x + key * r.K, d.q_scale, LEAST / r.K, r.K, q)
-    f.rmsnorm(x + (r.keys + key) * r.K, d.k_scale, LEAST / r.K, r.K, k)
+    f.rmsnorm(x + (r.keys + key) * r.K, d.k_scale, LEAST / r.K, r.K, change)
     memset(v, 0, width * sizeof(float))
     memcpy(v, values + head * r.V, r.V * sizeof(float))
-    r.f.delta(state, q, k, v, r.K, width, _decay(f, b[r.count + head] + d.dt_bias[head], d.rate[head]),
-              1 / (1 + exp_of(f, -b[head])), o)
+    v[width] = _decay(f, b[r.count + head] + d.dt_bias[head], d.rate[head])
+    v[width + 1] = 1 / (1 + exp_of(f, -b[head]))
+    _apply(d, state, q, change, o)
     f.rmsnorm(o, d.norm, d.epsilon, r.V, o)
     f.swiglu(z + head * r.V, o, r.V, out)
+
+
+cdef inline void _apply(const Delta *d, float *state, const float *q, const float *change,
+                        float *o) noexcept nogil:
+    """Change the state of a head; o[width]: S^T q."""
+    cdef const Recurrent *r = d.heads
+    cdef int64_t width = padded(r.V)
+    cdef const float *v = change + r.K
+    r.f.delta(state, q, change, v, r.K, width, v[width], v[width + 1], o)
 
 
 cdef inline float _decay(const dl_floats *f, float a, float rate) noexcept nogil:
@@ -103,7 +119,6 @@ cdef class DeltaOp(RecurrentOp):
         self.scales = _scales(r.K)
         d.rate, d.q_scale, d.k_scale = &self.rate[0], &self.scales[0], &self.scales[r.K]
         d.dt_bias, d.norm = weight + r.count, weight + 2 * r.count
-        self.scratch = max(self.scratch, 2 * r.K + 2 * padded(r.V))
         self.stage(delta_items, delta_item, d)
 
 

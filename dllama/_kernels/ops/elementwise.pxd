@@ -33,6 +33,8 @@ cdef extern from "ops/batch.h" nogil:
         int64_t first
         int64_t count
         int64_t position
+        int64_t lag
+        int64_t tentative
         const int32_t *blocks
         int64_t partials
     ctypedef struct dl_batch:

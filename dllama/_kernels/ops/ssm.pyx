@@ -21,7 +21,7 @@ import numpy as np
 from dllama._kernels.op cimport Bindings, Op, Pass
 from dllama._kernels.ops.elementwise cimport dl_floats, dl_isa, dl_span, float_kernels
 from dllama._kernels.ops.states cimport (
-    Recurrent, RecurrentOp, dl_deltas_of, exp_of, padded, softplus, state_at,
+    Recurrent, RecurrentOp, dl_deltas_of, exp_of, keep, padded, recall, softplus, state_at,
 )
 
 
@@ -48,38 +48,55 @@ cdef int ssm_item(const Pass *run, const void *op, int64_t i, float *scratch) no
     cdef int64_t head = i % r.count, t, row
     cdef float *state
     cdef float *out
+    cdef float *change = scratch + r.states.size
+    cdef float *o = change + r.states.change
+    for t in range(-span.lag, 0):
+        recall(r, span, t, head, change)
+        _apply(s, state_at(r, span, t, head, scratch), change, change, o)
+        keep(r, span, t, head, change)
     for t in range(span.count):
-        state = state_at(r, span.blocks + r.table, span.position + t, head)
+        state = state_at(r, span, t, head, scratch)
         row = span.first + t
         out = r.out + row * r.out_ld + head * r.V
-        _row(run.floats, s, r.src + row * r.ld, state, head, scratch, out)
+        _row(run.floats, s, r.src + row * r.ld, state, head, change, out)
+        keep(r, span, t, head, change)
         if s.squares != NULL:
             s.squares[row * s.squares_ld + head] = r.f.squares(out, r.V)
     return 0
 
 
 cdef inline void _row(const dl_floats *f, const Ssm *s, const float *x, float *state, int64_t head,
-                      float *scratch, float *out) noexcept nogil:
-    """A row of a head; x: the row of src."""
+                      float *change, float *out) noexcept nogil:
+    """A row of a head; x: the row of src. Its change becomes k, dt * v and the decay."""
     cdef const Recurrent *r = s.heads
     cdef int64_t key = (head + r.skipped) // r.group, width = padded(r.V), j
-    cdef float *v = scratch
-    cdef float *o = v + width
+    cdef float *v = change + r.K
+    cdef float *o = change + r.states.change
     cdef const float *values = x + head * r.V
     cdef const float *k = x + r.count * r.V + key * r.K
     cdef const float *z = x + r.channels
     cdef float dt = <float> softplus(f, z[r.count * r.V + head] + s.dt_bias[head])
     dt = min(max(dt, s.least), s.most)
-    memset(v, 0, width * sizeof(float))
+    memcpy(change, k, r.K * sizeof(float))
+    memset(v, 0, (width + 2) * sizeof(float))
     for j in range(r.V):
         v[j] = dt * values[j]
-    r.f.scan(state, k + r.keys * r.K, k, v, r.K, width, exp_of(f, -s.rate[head] * dt), o)
+    v[width] = exp_of(f, -s.rate[head] * dt)
+    _apply(s, state, k + r.keys * r.K, change, o)
     for j in range(r.V):
         o[j] += s.skip[head] * values[j]
     if s.gated:
         f.swiglu(z + head * r.V, o, r.V, out)
     else:
         memcpy(out, o, r.V * sizeof(float))
+
+
+cdef inline void _apply(const Ssm *s, float *state, const float *q, const float *change,
+                        float *o) noexcept nogil:
+    """Change the state of a head; o[width]: S^T q."""
+    cdef const Recurrent *r = s.heads
+    cdef const float *v = change + r.K
+    r.f.scan(state, q, change, v, r.K, padded(r.V), v[padded(r.V)], o)
 
 
 cdef class SsmOp(RecurrentOp):
@@ -113,7 +130,6 @@ cdef class SsmOp(RecurrentOp):
             if ssm.first + r.count > s.squares_ld:
                 raise ValueError(f"{task.squares} has {s.squares_ld} columns, not one for each head")
             s.squares += <int64_t> ssm.first
-        self.scratch = max(self.scratch, 2 * padded(r.V))
         self.stage(ssm_items, ssm_item, s)
 
 

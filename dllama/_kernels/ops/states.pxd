@@ -4,7 +4,7 @@ from libc.math cimport fabs
 from libc.stdint cimport int32_t, int64_t
 
 from dllama._kernels.op cimport Bindings, Op
-from dllama._kernels.ops.elementwise cimport dl_floats
+from dllama._kernels.ops.elementwise cimport dl_floats, dl_span
 from dllama._kernels.ops.kv_cache cimport Cache
 
 
@@ -26,16 +26,20 @@ cdef enum:
     MAX_TAPS = 16
 
 
-# Blocks [block][layer] of S [heads][width / 16][K][16], then inputs [taps - 1][channels].
+# Blocks [block][layer] of S [heads][width / 16][K][16], then inputs of the convolution before the
+# position of S [past][channels]. What follows is for positions that S has not taken in: inputs
+# [lag][channels] and changes [heads][lag][change].
 cdef struct States:
     char *data
     int64_t positions               # of a block
     int64_t layers, heads, size     # S of all heads of a layer begins a layer, of `size` floats each
-    int64_t channels, past          # inputs of the convolution that are kept: past * channels floats
+    int64_t channels, past          # inputs of the convolution that are kept
+    int64_t lag                     # most positions of a text that S has not taken in
+    int64_t change                  # floats of a change: k [K], v [width], decay, beta
+    int64_t floats                  # of a layer of a block
 
 cdef inline float *state_of(const States *s, int64_t block, int64_t layer) noexcept nogil:
-    cdef int64_t floats = s.heads * s.size + s.past * s.channels
-    return <float *> s.data + (block * s.layers + layer) * floats
+    return <float *> s.data + (block * s.layers + layer) * s.floats
 
 cdef inline int64_t padded(int64_t count) noexcept nogil:
     return (count + 15) // 16 * 16
@@ -72,17 +76,28 @@ cdef struct Recurrent:
     int64_t table                   # where the blocks of this cache begin in those of a span
     const dl_deltas *f
 
-# The state of a head before a position. A row at the first position of a block goes on from the
-# state of the block before, or from zeros, and leaves that block as it is.
-cdef float *state_at(const Recurrent *r, const int32_t *table, int64_t position,
-                     int64_t head) noexcept nogil
+# A head goes through the positions of a span from its state on, in order. Position t is that of row t;
+# those of t = -lag to -1 were rows of earlier passes, and their changes are kept.
+
+# The state of a head before position t. A tentative one works on a copy, in scratch [size]. The first
+# position of a block goes on from the state of the block before, or from zeros, and leaves that block
+# as it is.
+cdef float *state_at(const Recurrent *r, const dl_span *span, int64_t t, int64_t head,
+                     float *scratch) noexcept nogil
+# Copy the change of position t < 0 to change [change].
+cdef void recall(const Recurrent *r, const dl_span *span, int64_t t, int64_t head,
+                 float *change) noexcept nogil
+# Keep the change of position t if it is tentative. A position has to be recalled before.
+cdef void keep(const Recurrent *r, const dl_span *span, int64_t t, int64_t head,
+               const float *change) noexcept nogil
 
 
 # An op of the value heads of task.delta. `bind` sets all but conv and bias. `convolve` sets these, and
-# adds the stage that replaces src with its convolution; its scratch is [taps - 1][CHANNELS].
+# adds the stage that replaces src with its convolution.
 cdef class RecurrentOp(Op):
     cdef Recurrent heads
     cdef StateCache cache
+    # Scratch for a row: [size], [change], q [K], o [width].
     cdef float[:, ::1] conv
     # more: columns of src for each value head, besides those of the convolution.
     cdef int bind(self, Bindings b, task, int64_t more) except -1

@@ -3,6 +3,10 @@
 States lie in blocks like those of the KV cache. Block i of a sequence has the state after the last
 evaluated one of the positions that a KV block i has. A row at the first of these positions goes on
 from the state of block i - 1, or from zeros, and leaves that block as it is.
+
+A state cannot give a position back. So it does not take in those that may turn out wrong: they are
+tentative, and a copy of the state goes through them. What each of them changes is kept in the block of
+the first of them. The next pass repeats the changes of those that were right, which needs no weights.
 """
 
 from libc.stdint cimport int32_t, int64_t
@@ -20,6 +24,11 @@ cdef inline float *_inputs(const States *s, int64_t block, int64_t layer) noexce
     return state_of(s, block, layer) + s.heads * s.size
 
 
+cdef inline float *_later(const States *s, int64_t block, int64_t layer) noexcept nogil:
+    """Inputs of positions that the state has not taken in."""
+    return _inputs(s, block, layer) + s.past * s.channels
+
+
 cdef class StateCache(Cache):
     """Memory for states of sequences.
 
@@ -28,15 +37,17 @@ cdef class StateCache(Cache):
         delta: the graph.Delta of any of them.
         positions: positions of a block, from block_positions.
         blocks: number of blocks.
+        lag: most positions of a text that its state has not taken in.
     """
 
-    def __cinit__(self, int64_t layers, delta, int64_t positions, int64_t blocks):
+    def __cinit__(self, int64_t layers, delta, int64_t positions, int64_t blocks, int64_t lag=0):
         cdef States *s = &self.view
-        s.positions, s.layers, s.heads = positions, layers, delta.count
-        s.size = delta.key_dim * padded(delta.value_dim)
+        cdef int64_t width = padded(delta.value_dim)
+        s.positions, s.layers, s.heads, s.lag = positions, layers, delta.count, lag
+        s.size, s.change = delta.key_dim * width, delta.key_dim + width + 2
         s.channels, s.past = delta.channels, delta.taps - 1
-        self.blocks = blocks
-        self.block_bytes = layers * (s.heads * s.size + s.past * s.channels) * sizeof(float)
+        s.floats = s.heads * (s.size + lag * s.change) + (s.past + lag) * s.channels
+        self.blocks, self.block_bytes = blocks, layers * s.floats * sizeof(float)
         self.memory = Memory(blocks * self.block_bytes)
         s.data = self.memory.data
 
@@ -51,10 +62,23 @@ cdef int64_t conv_items(const Pass *run, const void *op) noexcept nogil:
 
 cdef inline float *_input(const Recurrent *r, const dl_span *span, float *past, int64_t c,
                           int64_t t) noexcept nogil:
-    """Inputs of row t of a span, from channel c on; those before the span are in past."""
+    """Inputs of position t of a span, from channel c on; those before the span are in past."""
     if t < 0:
-        return past + (r.taps - 1 + t) * CHANNELS
+        return past + (r.taps - 1 + span.lag + t) * CHANNELS
     return r.src + (span.first + t) * r.ld + c
+
+
+cdef inline void _copy(const float *rows, int64_t ld, int64_t count, int64_t n,
+                       float *to) noexcept nogil:
+    """to[count][CHANNELS] = the first n of rows[count][ld]."""
+    cdef int64_t j
+    for j in range(count):
+        memcpy(to + j * CHANNELS, rows + j * ld, n * sizeof(float))
+
+
+cdef inline int64_t _settled(const dl_span *span) noexcept nogil:
+    """The first position that the states do not take in."""
+    return span.position + span.count - span.tentative
 
 
 cdef int conv_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
@@ -65,17 +89,25 @@ cdef int conv_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     cdef const float *x[MAX_TAPS]
     cdef int64_t c = i % _cuts(r) * CHANNELS, n = min(<int64_t> CHANNELS, r.channels - c)
     cdef int64_t size = r.states.positions, p = span.position, past = r.taps - 1, block, end, t, j
+    cdef int64_t begin = p - span.lag, settled = _settled(span)
     cdef float *kept
     memset(scratch, 0, past * CHANNELS * sizeof(float))
-    if p:
-        kept = _inputs(r.states, table[(p - 1) // size], r.layer) + c
-        for j in range(past):
-            memcpy(scratch + j * CHANNELS, kept + j * r.channels, n * sizeof(float))
-    for block in range(p // size, (p + span.count - 1) // size + 1):
-        end = min((block + 1) * size - p, span.count)
+    if begin:
+        kept = _inputs(r.states, table[(begin - 1) // size], r.layer) + c
+        _copy(kept, r.channels, past, n, scratch)
+    if span.lag:
+        kept = _later(r.states, table[begin // size], r.layer) + c
+        _copy(kept, r.channels, span.lag, n, scratch + past * CHANNELS)
+    for block in range(begin // size, (settled - 1) // size + 1):
+        end = min((block + 1) * size, settled) - p
         kept = _inputs(r.states, table[block], r.layer) + c
         for j in range(past):
             memcpy(kept + j * r.channels, _input(r, span, scratch, c, end - past + j),
+                   n * sizeof(float))
+    if span.tentative:
+        kept = _later(r.states, table[settled // size], r.layer) + c
+        for j in range(span.tentative):
+            memcpy(kept + j * r.channels, _input(r, span, scratch, c, settled - p + j),
                    n * sizeof(float))
     for t in range(span.count - 1, -1, -1):
         for j in range(r.taps):
@@ -85,16 +117,43 @@ cdef int conv_item(const Pass *run, const void *op, int64_t i, float *scratch) n
     return 0
 
 
-cdef float *state_at(const Recurrent *r, const int32_t *table, int64_t position,
-                     int64_t head) noexcept nogil:
-    cdef int64_t block = position // r.states.positions, size = r.states.size
-    cdef float *state = state_of(r.states, table[block], r.layer) + head * size
+cdef inline float *_state_in(const Recurrent *r, const dl_span *span, int64_t block,
+                             int64_t head) noexcept nogil:
+    return state_of(r.states, span.blocks[r.table + block], r.layer) + head * r.states.size
+
+
+cdef float *state_at(const Recurrent *r, const dl_span *span, int64_t t, int64_t head,
+                     float *scratch) noexcept nogil:
+    cdef int64_t position = span.position + t, block = position // r.states.positions
+    cdef int64_t nbytes = r.states.size * sizeof(float), settled = _settled(span)
+    cdef float *state = _state_in(r, span, block, head) if position < settled else scratch
     if position == 0:
-        memset(state, 0, size * sizeof(float))
-    elif position % r.states.positions == 0:
-        memcpy(state, state_of(r.states, table[block - 1], r.layer) + head * size,
-               size * sizeof(float))
+        memset(state, 0, nbytes)
+    elif position == settled or (position < settled and position % r.states.positions == 0):
+        memcpy(state, _state_in(r, span, (position - 1) // r.states.positions, head), nbytes)
     return state
+
+
+cdef inline float *_changes(const Recurrent *r, const dl_span *span, int64_t position,
+                            int64_t head) noexcept nogil:
+    """Changes of a head from a position on, which is the first that the state has not taken in."""
+    cdef const States *s = r.states
+    cdef int64_t block = span.blocks[r.table + position // s.positions]
+    return _later(s, block, r.layer) + s.lag * (s.channels + head * s.change)
+
+
+cdef void recall(const Recurrent *r, const dl_span *span, int64_t t, int64_t head,
+                 float *change) noexcept nogil:
+    cdef const float *kept = _changes(r, span, span.position - span.lag, head)
+    memcpy(change, kept + (span.lag + t) * r.states.change, r.states.change * sizeof(float))
+
+
+cdef void keep(const Recurrent *r, const dl_span *span, int64_t t, int64_t head,
+               const float *change) noexcept nogil:
+    cdef int64_t settled = _settled(span), position = span.position + t
+    if position >= settled:
+        memcpy(_changes(r, span, settled, head) + (position - settled) * r.states.change, change,
+               r.states.change * sizeof(float))
 
 
 cdef class RecurrentOp(Op):
@@ -112,6 +171,7 @@ cdef class RecurrentOp(Op):
             raise ValueError(f"a convolution cannot have {r.taps} taps")
         r.src, r.ld = b.floats(task.src), b.rows(task.src).k
         r.out, r.out_ld = b.floats(task.dst) + <int64_t> delta.offset, b.rows(task.dst).k
+        self.scratch = r.states.size + r.states.change + r.K + padded(r.V)
         if r.ld < r.channels + r.count * more or r.out_ld < delta.offset + r.count * r.V:
             raise ValueError(f"{task.src} has {r.ld} columns, {task.dst} {r.out_ld}")
         return 0
@@ -124,7 +184,7 @@ cdef class RecurrentOp(Op):
             self.conv[i % r.taps, i // r.taps] = weight[i]
         weight += r.channels * r.taps
         r.conv, r.bias = &self.conv[0, 0], weight if bias else NULL
-        self.scratch = max(self.scratch, (r.taps - 1) * CHANNELS)
+        self.scratch = max(self.scratch, (r.taps - 1 + r.states.lag) * CHANNELS)
         self.stage(conv_items, conv_item, r)
         return weight + r.channels if bias else weight
 

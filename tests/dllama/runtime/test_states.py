@@ -8,7 +8,6 @@ from stateful import SSM, write_stateful
 from windowed import shorten_blocks
 
 import dllama
-from dllama.errors import ConfigError
 from dllama.graph.kv_layers import KVLayers, kv_layers
 from dllama.model.file import ModelFile
 from dllama.run_config import RunConfig
@@ -52,6 +51,7 @@ def read(sequences, ids):
         before = sequence.position and sequence.position % BLOCK == 0
         assert len(span.blocks[1]) == 1 + bool(before)
         assert GONE not in span.blocks[1]
+        sequences.runs([part])
         sequences.copied([part])
         sequences.evaluated(sequence, 1)
     return kept
@@ -146,9 +146,3 @@ def test_memory_has_the_states(either, model):
         memory = footprint(file, config, threads=1)
     state = states * (4 * 16 * 16 + 3 * 128) * 4
     assert memory["kv_cache"] == layers * 2048 * 2 * 2 * 16 * 4 + 4 * state
-
-
-@pytest.mark.parametrize("draft", ["ngram", "small"])
-def test_drafts_are_refused(model, draft):
-    with pytest.raises(ConfigError, match=f"draft is {draft}, but .* has linear attention"):
-        dllama.LLM(model, threads=1, draft=draft)
