@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -45,6 +44,7 @@ from dllama.model.stored_model import decode
 from dllama.model.tensors import with_types
 from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
+from dllama.scratch import Scratch, put
 
 # How many numbers are read, reordered and written at a time.
 RUN = 1 << 22
@@ -324,26 +324,18 @@ def _replaced(target: Path) -> Iterator[Path]:
     target = target.absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        scratch = Scratch(target.parent, scratch_prefix(target))
     except OSError as error:
         raise OutputError(f"{target}: cannot write: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        _rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with scratch:
+        yield scratch.path
+        try:
+            scratch.path.chmod(0o755)
+            put(scratch.path, target)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot write: {error.strerror}") from error
 
 
-def _rename(temporary: Path, target: Path) -> None:
-    """Move the finished folder to its place; the old one is removed last."""
-    try:
-        if target.is_dir() and any(target.iterdir()):
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            target.rename(old / "old")
-            temporary.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write: {error.strerror}") from error
+def scratch_prefix(target: Path) -> str:
+    """Return how the names of folders begin in which the content of a target is made."""
+    return f".{target.name}.dllama-"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dllama.converter import convert
-from dllama.converter.convert import checked_output
+from dllama.converter.convert import checked_output, scratch_prefix
 from dllama.errors import ConfigError, ModelError, OutputError
 from dllama.graph.squares import with_squares
 from dllama.graph.weights import FileSource, load
@@ -20,6 +19,7 @@ from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
 from dllama.runtime.block_pool import BlockPool, pools
 from dllama.runtime.node import Node, graph_of
+from dllama.scratch import Scratch
 from dllama.text.tokenizer import Tokenizer
 
 WINDOW = 512  # ids that see each other
@@ -45,14 +45,14 @@ def calibrate(
     Raises:
         DllamaError: whatever `convert` and `second_moments` raise.
     """
-    parent = checked_output(output, source).absolute().parent
+    target = checked_output(output, source).absolute()
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Scratch(target.parent, scratch_prefix(target))
     except OSError as error:
         raise OutputError(f"{output}: cannot write: {error.strerror}") from error
-    with folder as name:
-        model = Path(name) / "model"
+    with scratch:
+        model = scratch.path / "model"
         convert(source, model, "bf16", threads=threads, progress=progress)
         bar = tqdm(desc="calibrating", unit="token", disable=None if progress else True)
         return second_moments(model / "model.m", text, threads, bar.update)

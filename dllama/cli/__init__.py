@@ -20,6 +20,7 @@ from dllama import __version__
 from dllama._kernels import cpu
 from dllama.checks import one_line
 from dllama.cli.parser import Parser, UsageError
+from dllama.cli.signals import Terminated, ending_raises
 from dllama.errors import ConfigError, DllamaError
 
 COMMANDS = ("run", "chat", "serve", "worker", "convert", "pull", "bench", "perplexity", "info")
@@ -36,7 +37,7 @@ examples:
 
 Each command explains itself: dllama COMMAND --help
 
-exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated
 """
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -70,7 +71,12 @@ def parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command.
+
+    Returns:
+        Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 or 129 ended by SIGTERM
+        or SIGHUP.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("dllama: %(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -79,12 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        command = next((word for word in words if not word.startswith("-")), None)
-        args = parser([command] if command in COMMANDS else COMMANDS).parse_args(words)
-        cpu.isa()  # a wrong DLLAMA_ISA is an error of every command
-        status: int = args.run(args)
-        sys.stdout.flush()
-        return status
+        with ending_raises():
+            return _run(words)
+    except Terminated as ended:
+        return 128 + ended.number
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -94,6 +98,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             raise
         return _report(error)
+
+
+def _run(words: list[str]) -> int:
+    """Run one command, and return its exit status."""
+    command = next((word for word in words if not word.startswith("-")), None)
+    args = parser([command] if command in COMMANDS else COMMANDS).parse_args(words)
+    cpu.isa()  # a wrong DLLAMA_ISA is an error of every command
+    status: int = args.run(args)
+    sys.stdout.flush()
+    return status
 
 
 def _report(error: Exception) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import IO
 
 from dllama._kernels import cpu
 from dllama.errors import TransportError
+from dllama.scratch import Scratch
 from dllama.transports import Transport
 
 READY = "listening at "
@@ -44,9 +44,9 @@ class LocalWorkers:
         self.addresses: list[str] = []
         self._processes: list[subprocess.Popen[str]] = []
         self._logs: list[IO[str]] = []
-        self._folder = Path(tempfile.mkdtemp(prefix="dllama-"))
         self._before = cpu.allowed()
         sets = divide_cores(threads)
+        self._sockets = Scratch(Path(tempfile.gettempdir()), ".dllama-")
         try:
             for rank in range(1, len(threads)):
                 self._processes.append(self._start(rank, transport, threads[rank]))
@@ -82,7 +82,7 @@ class LocalWorkers:
 
     def forget_addresses(self) -> None:
         """Remove the socket files. Nobody needs them once all nodes are connected."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._sockets.remove()
 
     def pids(self) -> list[int]:
         """Return the process ids, by rank from 1 on."""
@@ -90,7 +90,7 @@ class LocalWorkers:
 
     def _start(self, rank: int, transport: Transport, threads: int) -> subprocess.Popen[str]:
         """Start a worker that Ctrl-C does not reach: the root ends it."""
-        address = transport.local_address(self._folder, rank)
+        address = transport.local_address(self._sockets.path, rank)
         command = [sys.executable, "-c", START.format(path=sys.path), "worker", "--once", "--quiet"]
         command += ["--listen", address, "--threads", str(threads)]
         environment = {**os.environ, "DLLAMA_SECRET": self.secret.decode()}

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import dllama
+from dllama.cli import main
 from dllama.converter import convert
 from dllama.converter.recipe import TYPES, WEIGHTS
 from dllama.errors import (
@@ -24,7 +25,7 @@ from dllama.errors import (
     OutputError,
     UnsupportedError,
 )
-from dllama.model.file import ModelFile, encode
+from dllama.model.file import ModelFile, ModelWriter, encode
 from dllama.model.spec import RopeScaling, RopeType
 from dllama.model.weight_types import WeightType
 
@@ -93,6 +94,17 @@ def test_a_folder_without_tokenizer_gives_a_warning(source, tmp_path):
     with dllama.LLM(tmp_path / "out") as llm:
         assert llm.tokenizer is None
         assert len(list(llm.generate([1], 3))) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_conversion_that_is_ended_leaves_nothing(number, source, tmp_path, monkeypatch):
+    old = run(source, tmp_path).output.joinpath("model.m").read_bytes()
+    monkeypatch.setattr(ModelWriter, "commit", lambda _: os.kill(os.getpid(), number))
+    words = ["convert", str(source), "--output", str(tmp_path / "out"), "--weights", "f32"]
+    assert main([*words, "--quiet"]) == 128 + number
+    assert files(tmp_path) == ["out", "source"]
+    assert (tmp_path / "out" / "model.m").read_bytes() == old
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_sharded_folders(source, tmp_path):
