@@ -313,7 +313,7 @@ def test_a_server_that_wants_a_key_loses_a_worker_and_cannot_be_reached(browser)
 def test_everything_has_a_name_and_colours_follow_the_button(page, server):
     keep(page, server, "short", [asked("?"), said("`!`")])
     page.execute_script("document.getElementById('settings').hidden = false")
-    for found in page.find_elements(By.CSS_SELECTOR, "button, input, textarea, #state, #log"):
+    for found in page.find_elements(By.CSS_SELECTOR, "button, input, textarea, #state, #talk"):
         assert not found.is_displayed() or found.accessible_name, found.get_attribute("id")
     assert find(page, "#state").accessible_name == "server status: ok"
     colours = set()

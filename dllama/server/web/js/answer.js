@@ -21,6 +21,7 @@ export function startAnswers(given) {
 
 export const runningIn = (chat) => running.get(chat.id);
 export const stopAnswer = (chat) => running.get(chat.id)?.controller.abort();
+export const isAnswering = (id) => running.has(id);
 
 /**
  * Generate an answer to a conversation.
@@ -105,7 +106,7 @@ function take(message, delta) {
 function note(job, comment) {
   const before = /^waiting (\d+)$/.exec(comment);
   if (before) job.status = before[1] === "0" ? "waiting (next)" : `waiting (${before[1]} before you)`;
-  else if (comment === "started") job.status = "reading";
+  else if (comment === "started") job.status = "reading…";
   listener.grew(job.chat, job.message);
 }
 

@@ -1,8 +1,9 @@
 // Puts the parts of the page together.
 
+import { isAnswering } from "./answer.js";
 import { startChats } from "./chats.js";
 import { showRunning, startComposer } from "./composer.js";
-import { beginChat, currentId, openChat, refreshChat, startConversation } from "./conversation.js";
+import { beginChat, currentId, openChat, refreshChat, startConversation, stopChat } from "./conversation.js";
 import { startSettings } from "./settings.js";
 import { showChats, startSidebar } from "./sidebar.js";
 import { look, modelName, startStatus } from "./status.js";
@@ -20,8 +21,8 @@ function changed(id, elsewhere = false) {
 
 startTheme();
 startSettings(look);
-startSidebar({ current: currentId, open: openChat, create: beginChat, model: modelName });
+startSidebar({ current: currentId, open: openChat, create: beginChat, stop: stopChat, model: modelName });
 startComposer();
 startStatus();
-await startChats({ changed, broken });
+await startChats({ changed, broken, busy: isAnswering });
 startConversation(() => { showRunning(); showChats(); });

@@ -7,9 +7,14 @@ import { erase, readAll, readOne, write } from "./store.js";
 
 const chats = new Map();
 const channel = globalThis.BroadcastChannel && new BroadcastChannel("dllama");
-let listener = { changed() {}, broken() {} };
+let listener = { changed() {}, broken() {}, busy() {} };
 
-/** Read all conversations. `changed(id)` is called when one changes, `broken(error)` if none are kept. */
+/**
+ * Read all conversations.
+ *
+ * `changed(id)` is called when one changes, `broken(error)` if none are kept; `busy(id)` says whether
+ * one is being answered here, so that other windows do not change it.
+ */
 export async function startChats(given) {
   listener = given;
   try {
@@ -64,6 +69,7 @@ function recovered(chat) {
 }
 
 async function followOtherWindow(id) {
+  if (listener.busy(id)) return;
   const chat = await readOne(id);
   if (chat) chats.set(id, chat);
   else chats.delete(id);

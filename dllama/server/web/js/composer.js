@@ -1,6 +1,6 @@
 // Where the user writes.
 
-import { isRunning, say, stop } from "./conversation.js";
+import { isRunning, say, stopChat } from "./conversation.js";
 import { $, fitHeight } from "./dom.js";
 import { samplingFields } from "./settings.js";
 
@@ -13,8 +13,8 @@ export function startComposer() {
     event.preventDefault();
     send();
   });
-  $("stop").addEventListener("click", stop);
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.defaultPrevented) stop(); });
+  $("stop").addEventListener("click", () => stopChat());
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.defaultPrevented) stopChat(); });
 }
 
 /** Show whether an answer is being generated. */
@@ -22,7 +22,7 @@ export function showRunning() {
   const running = isRunning();
   $("stop").hidden = !running;
   $("send").hidden = running;
-  $("log").setAttribute("aria-busy", String(running));
+  $("talk").setAttribute("aria-busy", String(running));
 }
 
 function send() {

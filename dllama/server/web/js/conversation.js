@@ -9,13 +9,14 @@ import { toast } from "./toast.js";
 const NEAR = 80; // pixels from the end within which the view follows a growing answer
 const LAST = "dllama.current";
 let chat = newChat();
-let views = new Map(); // message -> AnswerView
+let views = new Map(); // message -> its view, which has an `item`
 let drawing = false;
+const divider = element("li", { className: "divider" });
 let changed = () => {};
 
 export const currentId = () => chat.id;
 export const isRunning = () => Boolean(runningIn(chat));
-export const stop = () => stopAnswer(chat);
+export const stopChat = (id = chat.id) => stopAnswer({ id });
 
 /** Show the conversation that was shown last in this tab; call `whenChanged` when another is shown. */
 export function startConversation(whenChanged) {
@@ -24,11 +25,15 @@ export function startConversation(whenChanged) {
   let id = null;
   try { id = sessionStorage.getItem(LAST); } catch { /* not kept */ }
   show(getChat(id) ?? newChat());
+  $("scroll").addEventListener("scroll", () => { $("down").hidden = nearEnd(); });
+  $("down").addEventListener("click", toEnd);
 }
 
 export function openChat(id) {
   const found = getChat(id);
-  if (found) show(found);
+  if (!found) return;
+  show(found);
+  if (matchMedia("(hover: hover)").matches) $("prompt").focus(); // else a keyboard would come up
 }
 
 export function beginChat() {
@@ -54,6 +59,7 @@ export function say(text) {
 
 function show(given) {
   chat = given;
+  views = new Map();
   remember();
   draw();
   toEnd();
@@ -63,33 +69,45 @@ function remember() {
   try { sessionStorage.setItem(LAST, chat.id); } catch { /* not kept */ }
 }
 
-/** Show all messages. */
+/** Show all messages; views of those that are there already stay. */
 function draw() {
+  const old = views;
   views = new Map();
-  const items = chat.messages.map((message, index) => {
-    const item = message.role === "user"
-      ? userView(message, (text) => edit(index, text))
-      : answerItem(message, index === chat.messages.length - 1);
-    if (index < chat.from) item.classList.add("left-out");
-    return index === chat.from && index > 0 ? [leftOut(index), item] : [item];
+  const items = chat.messages.flatMap((message, index) => {
+    const view = old.get(message) ?? makeView(message);
+    views.set(message, view);
+    view.settle?.(index === chat.messages.length - 1);
+    view.item.classList.toggle("left-out", index < chat.from);
+    return index === chat.from && index > 0 ? [leftOut(index), view.item] : [view.item];
   });
-  $("log").replaceChildren(...items.flat());
+  place($("log"), items);
   $("empty").hidden = chat.messages.length > 0;
   changed();
 }
 
-function answerItem(message, last) {
-  const view = new AnswerView(message, { regenerate, goOn });
-  views.set(message, view);
+function makeView(message) {
+  if (message.role === "user") return { item: userView(message, (text) => edit(message, text)) };
+  const view = new AnswerView(message, { regenerate });
   const job = runningIn(chat);
   if (job?.message === message) view.show(true, job.status);
-  else view.finish(last);
-  return view.item;
+  else view.finish();
+  return view;
+}
+
+/** Make items the children of a list, and touch only what differs: it may be read aloud. */
+function place(list, items) {
+  items.forEach((item, index) => {
+    const there = list.children[index];
+    if (there !== item) list.insertBefore(item, there ?? null);
+  });
+  while (list.children.length > items.length) list.lastChild.remove();
 }
 
 function leftOut(count) {
-  const what = count === 1 ? "1 message" : `${count} messages`;
-  return element("li", { className: "divider" }, `The context is full: the ${what} above are left out`);
+  const what = count === 1 ? "message above is" : `${count} messages above are`;
+  const text = `The context is full: the ${what} left out`;
+  if (divider.textContent !== text) divider.textContent = text;
+  return divider;
 }
 
 /** Draw a growing answer, at most once in each frame. */
@@ -108,14 +126,17 @@ function grew(where, message) {
   });
 }
 
-function ended(where) {
+function ended(where, message) {
   if (where !== chat) return;
   const follow = nearEnd();
+  views.get(message)?.finish();
   draw();
   if (follow) toEnd();
+  if (document.activeElement === document.body) $("prompt").focus(); // the button that had it is gone
 }
 
-function edit(index, text) {
+function edit(message, text) {
+  const index = chat.messages.indexOf(message);
   replace(index + 1, "The messages after it were replaced", () => {
     chat.messages[index] = { role: "user", content: text };
   });
@@ -150,10 +171,6 @@ async function undo(where, before) {
 /** Wait until a stopped answer has ended. */
 async function idle(where) {
   while (runningIn(where)) await new Promise((resolve) => { setTimeout(resolve, 10); });
-}
-
-function goOn() {
-  answer(chat, chat.messages.at(-1));
 }
 
 function nearEnd() {

@@ -10,7 +10,7 @@ export function userView(message, edited) {
   const foot = element("div", { className: "foot" },
     button("Edit", () => edit(message, text, foot, edited), "quiet"),
     copyButton(() => message.content, "quiet"));
-  return element("li", { className: "user" }, element("div", { className: "unseen" }, "You"), text, foot);
+  return element("li", { className: "user" }, element("h2", { className: "unseen" }, "You"), text, foot);
 }
 
 function edit(message, text, foot, edited) {
@@ -36,7 +36,7 @@ function edit(message, text, foot, edited) {
 
 /** The view of an answer, which may still be growing. */
 export class AnswerView {
-  /** `actions` are {regenerate(), goOn()}. */
+  /** `actions` are {regenerate()}. */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -48,7 +48,7 @@ export class AnswerView {
     this.error = element("div", { className: "error", hidden: true, attributes: { role: "alert" } });
     this.foot = element("div", { className: "foot" });
     this.item = element("li", { className: "assistant" },
-      element("div", { className: "who" }, message.model || "Answer"),
+      element("h2", { className: "who" }, message.model || "Answer"),
       this.details, this.text, this.status, this.error, this.foot);
     this.markdown = new Markdown(this.text);
     this.thinking = new Markdown(this.thoughts);
@@ -66,26 +66,25 @@ export class AnswerView {
     this.status.textContent = growing ? status : "";
   }
 
-  /** Show the message for good; only the last one can be continued or made again. */
-  finish(last) {
+  /** Show a message that has ended. */
+  finish() {
     // Links may be defined at the end of a text, so all of it is made again.
     this.markdown = new Markdown(this.text);
     this.text.replaceChildren();
     this.show(false);
-    const { cut, note, error, content } = this.message;
-    this.error.hidden = !error;
-    this.error.textContent = error;
-    const elsewhere = cut === "running" ? "growing in another window" : cut;
-    this.foot.replaceChildren();
-    if (content) this.foot.append(copyButton(() => partsOf(this.message).text, "quiet"));
-    if (last) this.addActions(cut, error);
-    const notes = [elsewhere, note].filter(Boolean).join(" · ");
-    if (notes) this.foot.append(element("span", { className: "note" }, notes));
+    this.error.hidden = !this.message.error;
+    this.error.textContent = this.message.error ?? "";
   }
 
-  addActions(cut, error) {
-    const { text } = partsOf(this.message);
-    const label = error && !text ? "Try again" : "Regenerate";
-    this.foot.append(button(label, this.actions.regenerate, "quiet"));
+  /** Show what can be done with a message; only the last one can be made again. */
+  settle(last) {
+    const { cut, note, error, content } = this.message;
+    this.foot.replaceChildren();
+    if (this.item.classList.contains("growing")) return;
+    if (content) this.foot.append(copyButton(() => partsOf(this.message).text, "quiet"));
+    if (last) this.foot.append(button(error && !content ? "Try again" : "Regenerate", this.actions.regenerate, "quiet"));
+    const elsewhere = cut === "running" ? "growing in another window" : cut;
+    const notes = [elsewhere, note].filter(Boolean).join(" · ");
+    if (notes) this.foot.append(element("span", { className: "note" }, notes));
   }
 }

@@ -5,7 +5,8 @@ import { $, button, element, iconButton } from "./dom.js";
 import { exportAll, exportChat } from "./export.js";
 import { toast } from "./toast.js";
 
-let actions; // {current(), open(id), create(), model()}
+let actions; // {current(), open(id), create(), stop(id), model()}
+let listed = "";
 
 export function startSidebar(given) {
   actions = given;
@@ -32,6 +33,9 @@ export function startSidebar(given) {
 export function showChats() {
   if ($("chats").querySelector("input")) return; // one is being renamed
   const found = findChats($("search").value);
+  const list = JSON.stringify([actions.current(), found.map(({ id, title }) => [id, title])]);
+  if (list === listed && found.length) return; // it keeps its focus
+  listed = list;
   $("chats").replaceChildren(...found.map(item));
   const searched = $("search").value.trim() !== "";
   $("no-chats").textContent = found.length ? "" : searched ? "Nothing found" : "No conversations yet";
@@ -69,6 +73,7 @@ function rename(row, id) {
     ended = true;
     if (keep && input.value.trim()) chat.title = input.value.trim();
     input.remove();
+    listed = "";
     saveChat(chat, false);
   };
   input.addEventListener("keydown", (event) => {
@@ -82,6 +87,7 @@ function rename(row, id) {
 
 function remove(id) {
   const chat = getChat(id);
+  actions.stop(id);
   deleteChat(id);
   if (actions.current() === id) actions.create();
   toast(`Deleted “${chat.title}”`, "Undo", () => {

@@ -13,6 +13,7 @@ const BANNERS = {
   stopping: "The server is stopping.",
   key: "The server wants an API key: see the settings.",
 };
+const STATES = { lost: "lost", unknown: "not connected" }; // of nodes, where there is more to say
 let model = null; // as /v1/models lists it
 let timer;
 let asking = false;
@@ -86,7 +87,7 @@ function node({ rank, address, state, memory }) {
   const parts = Object.entries(memory).map(([part, size]) => `${part.replace("_", " ")} ${gigabytes(size)}`);
   const made = element("li", { className: state, title: parts.join(", ") },
     element("span", { className: "dot" }), name);
-  made.append(element("span", { className: "soft" }, state === "ok" ? gigabytes(bytes) : state));
+  made.append(element("span", { className: "soft" }, STATES[state] ?? gigabytes(bytes)));
   return made;
 }
 
