@@ -53,6 +53,16 @@ class Answers:
         self._form = tool_format(template.source)
         self._thinking = None if self._form and self._form.always else thinking(template.source)
 
+    @property
+    def calls(self) -> bool:
+        """Whether the model can call functions."""
+        return self._form is not None
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it answers."""
+        return self._thinking is not None or bool(self._form and self._form.always)
+
     def check(self, tools: Tools) -> None:
         """Raise ApiError 400 if the chat template does not say how to call functions."""
         if self._form is None or not self._shows(tools):

@@ -12,6 +12,7 @@ from dllama import LLM
 from dllama.errors import ConfigError, ContextError, TemplateError
 from dllama.sampling.grammar import Grammar, Grammars, GrammarText
 from dllama.server.answers import Answers
+from dllama.server.facts import Facts
 from dllama.server.problems import ApiError
 from dllama.text.template import ChatTemplate
 from dllama.text.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ class Served:
         template: a TemplateError if there is no usable template.
         defaults: arguments of LLM.generate.
         grammars: compiles what requests ask for.
+        facts: sizes and kinds.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Served:
     template: ChatTemplate | TemplateError
     defaults: Mapping[str, Any] = field(default_factory=dict)
     grammars: Grammars = field(default_factory=lambda: Grammars(None, Path("the model")))
+    facts: Facts = field(default_factory=Facts)
 
     @classmethod
     def of(
@@ -76,6 +79,7 @@ class Served:
             template=_template(llm, template, variables),
             defaults=defaults,
             grammars=Grammars(llm.tokenizer, llm.model_path),
+            facts=Facts.of(llm.spec, llm.model_path),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Talk:
         self._joined = joined
         self.messages: list[dict[str, Any]] = []
         self._called: dict[str, str] = {}  # functions by the ids of calls
+        self._waiting: dict[str, str] = {}  # those without results
 
     def say(self, role: str, text: str) -> None:
         """Add a text."""
@@ -37,16 +38,27 @@ class Talk:
         """Add what the assistant thought before it said or did what follows."""
         self._answer("reasoning_content", "content", "tool_calls")["reasoning_content"] = text
 
-    def call(self, id: str, name: str, arguments: dict[str, Any]) -> None:
-        """Add a call of a function."""
+    def call(self, id: str | None, name: str, arguments: dict[str, Any]) -> None:
+        """Add a call of a function; without an id it gets one, of nine letters and digits."""
+        id = f"call{len(self._called):05}" if id is None else id
         called = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
         self._answer().setdefault("tool_calls", []).append(called)
-        self._called[id] = name
+        self._called[id] = self._waiting[id] = name
 
-    def result(self, id: str, text: str) -> None:
-        """Add what a call returned."""
+    def result(self, id: str | None, text: str, name: str | None = None) -> None:
+        """Add what a call returned. Without an id, it is that of the first call without a result.
+
+        Args:
+            id: of the call.
+            text: what it returned.
+            name: of the function, if it is known.
+        """
+        if id is None:
+            calls = self._waiting.items()
+            id = next((call for call, called in calls if name in (None, called)), "")
+        self._waiting.pop(id, None)
+        name = name or self._called.get(id)
         made = {"role": "tool", "content": text, "tool_call_id": id}
-        name = self._called.get(id)
         self.messages.append({**made, "name": name} if name else made)
 
     def _answer(self, *without: str) -> dict[str, Any]:
