@@ -7,11 +7,12 @@ its own name once its hash equals the one that the hub reports.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +32,9 @@ from dllama.converter.tokenizers.folder import COPIED
 from dllama.errors import ConfigError, DllamaError, ModelError, OutputError, UnsupportedError
 from dllama.json_file import read_json
 from dllama.model.weight_types import WeightType
+from dllama.scratch import locked
+
+log = logging.getLogger("dllama.converter")
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 PLAIN = re.compile(r"[\w-][\w.-]*")
@@ -113,6 +117,22 @@ class Hub:
         except OSError as error:
             raise OutputError(f"{target}: cannot write: {error.strerror or error}") from error
         return target
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from these files, and wait until they have done with them."""
+
+        def waiting() -> None:
+            log.warning("%s: waits for another process that downloads it", self.repo)
+
+        path = self.folder.with_name(f"{self.commit}.lock")
+        with ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(path, waiting))
+            except OSError as error:
+                raise OutputError(f"{path}: cannot lock: {error.strerror}") from error
+            yield
 
     def remove(self) -> None:
         """Remove all downloaded files."""

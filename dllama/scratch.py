@@ -1,4 +1,4 @@
-"""Folders for work in progress, which no process leaves behind for good.
+"""Folders for work in progress, which no process leaves behind for good, and locks.
 
 A folder is locked as long as its process lives. What a process left that was killed is removed by
 the next one that works at the same place.
@@ -14,12 +14,51 @@ import re
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 RANDOM = re.compile("[a-z0-9_]{8}")  # the end of a name
 YOUNG = 60.0  # seconds for which a folder may be without a lock, because its process begins
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Keep all other processes out that lock the same path.
+
+    Args:
+        path: of a file that is there as long as somebody holds the lock or waits for it.
+        waiting: called if another process is in.
+
+    Raises:
+        OSError: the file cannot be made or locked.
+    """
+    lock = _lock(path, waiting)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(path: Path, waiting: Callable[[], object]) -> int:
+    """Return a locked file with this path."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), path.stat()):
+                    return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)  # the process that held the lock has removed this file
 
 
 class Scratch:
@@ -92,10 +131,12 @@ def put(folder: Path, target: Path) -> None:
         for one in (*folders, *files):
             _sync(Path(name, one))
     _sync(folder)
-    if target.is_dir() and any(target.iterdir()):
+    try:
+        folder.rename(target)  # an empty folder gives way
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
         _exchange(folder, target)
-    else:
-        folder.rename(target)
     _sync(target.parent)
 
 

@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     """Download, convert, and report sizes and time."""
     output = checked_output(Path(args.output or args.repo.rpartition("/")[2]))
     hub = Hub(args.repo, args.revision, args.endpoint, progress=not args.quiet)
-    convert_and_report(download(hub, args.file, args.weights), output, args)
-    if not args.keep:
-        hub.remove()
+    with hub.alone():
+        convert_and_report(download(hub, args.file, args.weights), output, args)
+        if not args.keep:
+            hub.remove()
     return 0

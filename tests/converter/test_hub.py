@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import quantisers
@@ -70,6 +71,16 @@ def test_pulls_and_converts(server, tmp_path, converted, home):
     ).read_bytes()
     assert (model / "generation_config.json").read_bytes() == b"{}"
     assert not home.exists()
+
+
+def test_two_pulls_take_turns(server, tmp_path, home, caplog):
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(pull, server, "--output", str(tmp_path / name)) for name in "abaa"]
+        assert [one.result() for one in done] == [0, 0, 0, 0]
+    models = [(tmp_path / name / "model.m").read_bytes() for name in "ab"]
+    assert models[0] == models[1]
+    assert "owner/model: waits for another process that downloads it" in caplog.text
+    assert list(home.parent.iterdir()) == []
 
 
 def test_downloads_only_what_is_needed(server, home):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dllama import scratch
-from dllama.scratch import Scratch, put, sweep
+from dllama.scratch import Scratch, locked, put, sweep
 
 PREFIX = ".model.dllama-"
 
@@ -80,6 +81,26 @@ def test_the_old_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, mon
     with pytest.raises(PermissionError):
         put(new, target)
     assert (target / "model.m").read_text() == "old"
+
+
+def test_a_lock_keeps_others_out(tmp_path):
+    inside, waited = list[int](), list[int]()
+
+    def enter(number: int) -> None:
+        with locked(tmp_path / "lock", lambda: waited.append(number)):
+            inside.append(number)
+            assert len(inside) == 1
+            time.sleep(0.01)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as threads, locked(tmp_path / "lock", lambda: None):
+        done = [threads.submit(enter, number) for number in range(4)]
+        while len(waited) < 4:
+            time.sleep(0.01)
+        (tmp_path / "lock").unlink()  # as one who has left it does
+    for one in done:
+        one.result()
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_is_new_or_empty(tmp_path):
