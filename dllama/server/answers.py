@@ -74,7 +74,7 @@ class Answers:
 
     def history(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return messages as the chat template wants them."""
-        return self._form.history(messages) if self._form else messages
+        return self._form.history(messages, self._template.source) if self._form else messages
 
     def plan(self, prompt: str, tools: Tools | None, text: GrammarText | None) -> Plan:
         """Return the plan of the answer to a prompt.

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dllama.server.tools.base import Arguments, Begin, Content, Function, Reasoning
 
-FUNCTIONS = [Function(name, {"type": "object"}) for name in ("weather", "add")]
+PROPERTIES = {
+    "city": {"type": "string"},
+    "days": {"type": "array"},
+    "hot": {"type": ["boolean", "null"]},
+}
+FUNCTIONS = [
+    Function("weather", {"type": "object", "properties": PROPERTIES}),
+    Function("add", {"type": "object"}),
+]
 
 
 def calls(*pairs):

@@ -134,7 +134,7 @@ class TextParser(AnswerParser):
 
 
 class CallParser(AnswerParser):
-    """Finds calls.
+    """Finds calls. Its state is the method that takes what comes next.
 
     Args:
         functions: those that may be called.
@@ -143,6 +143,14 @@ class CallParser(AnswerParser):
     def __init__(self, functions: Sequence[Function]) -> None:
         super().__init__()
         self.functions = {function.name: function for function in functions}
+        self._step = self.first
+
+    def step(self) -> bool:
+        return self._step()
+
+    @abstractmethod
+    def first(self) -> bool:
+        """Take the beginning of an answer; as `step`."""
 
 
 class ToolFormat(ABC):
@@ -190,8 +198,8 @@ class ToolFormat(ABC):
         """Return how a grammar has an answer without calls, whose text is the grammar @text."""
         return "@text"
 
-    def history(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return messages as the templates of this format want them."""
+    def history(self, messages: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+        """Return messages as a chat template of this format wants them."""
         return messages
 
     def call_id(self) -> str:

@@ -62,7 +62,7 @@ class Harmony(ToolFormat):
         form = f'({special(FORM)} "json")?'
         return f'{special(CHANNEL)} "final" {form} {special(MESSAGE)} @text'
 
-    def history(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def history(self, messages: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
         """Return the messages. Beside a call a template takes content or a thought, not both."""
         return [
             {**message, "thinking": message["reasoning_content"]}
@@ -86,7 +86,7 @@ class HarmonyParser(CallParser):
     def thinking(self) -> bool:
         return not self._in_header and self._kind is Reasoning
 
-    def step(self) -> bool:
+    def first(self) -> bool:
         return self._read_header() if self._in_header else self._read_body()
 
     def _read_header(self) -> bool:

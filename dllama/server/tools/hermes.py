@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from dllama.server.tools.base import (
+    Arguments,
+    Begin,
     CallParser,
-    Content,
     Function,
     Special,
     ToolFormat,
@@ -14,10 +16,12 @@ from dllama.server.tools.base import (
     marked,
     quoted,
 )
-from dllama.server.tools.json_call import JsonCalls
+from dllama.server.tools.json_call import JsonCalls, parsed
+from dllama.server.tools.marked_call import MarkedCalls
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-OTHERS = ("<function=", "<arg_key>")  # between the same markers, but no JSON
+FENCES = ("```json", "```", "<tools>")
+BLOCK = re.compile(r"\s*(?:```(?:json)?|<tools>)?\s*(\{.*\})\s*(?:```|</tools>)?\s*", re.DOTALL)
 
 
 class Hermes(ToolFormat):
@@ -26,7 +30,7 @@ class Hermes(ToolFormat):
     markers = (OPEN, CLOSE)
 
     def recognises(self, source: str) -> bool:
-        return OPEN in source and not any(marker in source for marker in OTHERS)
+        return OPEN in source
 
     def parser(self, functions: Sequence[Function]) -> CallParser:
         return HermesParser(functions)
@@ -42,51 +46,50 @@ class Hermes(ToolFormat):
         return "\n".join([*lines, *call_rules(functions, call)])
 
 
-class HermesParser(JsonCalls):
-    """Text, and calls between markers. Spaces beside calls are no part of the text."""
+class HermesParser(MarkedCalls, JsonCalls):
+    """Text, and calls between markers.
+
+    Qwen2.5-Coder likes to answer with a block of JSON instead. If that is the whole answer and has
+    the name of a function, it is a call, too.
+    """
+
+    opens = (OPEN,)
 
     def __init__(self, functions: Sequence[Function]) -> None:
         super().__init__(functions)
-        self._spaces = ""  # before what comes next
-        self._called = False
+        self._step = self._block
 
-    def first(self) -> bool:
-        """Take text up to a call."""
-        text, marker = self.before((OPEN,))
-        kept = len(text.rstrip())
-        if kept:
-            self.give(Content(self._spaces + text[:kept]))
-            self._spaces = ""
-        self._spaces += text[kept:]
-        if marker:
-            self.begin_call(self._after_call)
-        elif self.ended and not self._called:
-            self.give(Content(self._spaces))
-            self._spaces = ""
-        return marker is not None
+    def opened(self, marker: str) -> None:
+        self.begin_call(self._after_call)
 
     def _after_call(self, called: bool) -> None:
-        """Go on after a call; what was none is text."""
-        self._called |= called
         if called:
-            self._spaces, self._step = "", self._close_marker
+            self._step = self._close_marker
         else:
-            self.give(Content(self._spaces + OPEN))
-            self._spaces, self._step = "", self.first
+            self.was_none(OPEN)
 
     def _close_marker(self) -> bool:
-        """Take spaces and the marker that closes a call."""
-        self.held = self.held.lstrip()
-        if self.may_begin(CLOSE):
+        return self.close_with(CLOSE)
+
+    def _block(self) -> bool:
+        """Wait for the end of an answer that may be a block with a call."""
+        if not self.ended and self._may_be_block():
             return False
-        if self.held.startswith(CLOSE):
-            self.take(len(CLOSE))
-        self._step = self._skip
+        found = BLOCK.fullmatch(self.held) if self.ended else None
+        call = self.whole(parsed(found[1])) if found else None
+        if call and call[0] in self.functions:
+            self.take(len(self.held))
+            self.give(Begin(call[0]))
+            self.give(Arguments(call[1]))
+        self._step = self.first
         return True
 
-    def _skip(self) -> bool:
-        """Take the spaces after a call."""
-        self.held = self.held.lstrip()
-        if self.held:
-            self._step = self.first
-        return bool(self.held)
+    def _may_be_block(self) -> bool:
+        """Whether all that came may be the beginning of a block with a call."""
+        rest = self.held.lstrip()
+        if any(fence.startswith(rest) for fence in FENCES):
+            return True
+        fence = next((fence for fence in FENCES if rest.startswith(fence)), "")
+        head = "".join(rest[len(fence) :].split())
+        starts = [f'{{"name":"{name}"' for name in self.functions]
+        return any(head.startswith(start) or start.startswith(head) for start in starts)

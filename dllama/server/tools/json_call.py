@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from dllama.server.tools.base import Arguments, Begin, CallParser, Content, Function
+from dllama.server.tools.base import Arguments, Begin, CallParser, Content
 
 STRING = r'"(?:[^"\\]|\\.)*"'
 # What begins an object whose arguments can be passed on while they come.
@@ -44,21 +43,7 @@ class ObjectEnd:
 
 
 class JsonCalls(CallParser):
-    """A parser with a state for calls that are JSON objects.
-
-    The state is the method that takes what comes next.
-    """
-
-    def __init__(self, functions: Sequence[Function]) -> None:
-        super().__init__(functions)
-        self._step = self.first
-
-    def step(self) -> bool:
-        return self._step()
-
-    @abstractmethod
-    def first(self) -> bool:
-        """Take the beginning of an answer; as `step`."""
+    """A parser of calls that are JSON objects."""
 
     def rest(self) -> bool:
         """Take all that comes as text."""
@@ -94,7 +79,7 @@ class JsonCalls(CallParser):
     def _read_head(self) -> bool:
         """Take the name, or the whole object if the arguments do not come after that."""
         head = HEAD.match(self.held)
-        name = _parsed(head[1]) if head else None
+        name = parsed(head[1]) if head else None
         if head and isinstance(name, str) and self.is_function(name):
             self.take(head.end())
             self.give(Begin(name))
@@ -105,7 +90,7 @@ class JsonCalls(CallParser):
         end = ObjectEnd().find(rest) if rest.startswith("{") else 0 if rest else None
         if end is None and not self.ended:
             return False
-        call = self._whole(_parsed(rest[:end]))
+        call = self.whole(parsed(rest[:end]))
         if call:
             self.take(spaces + (end or 0))
             self.give(Begin(call[0]))
@@ -130,19 +115,19 @@ class JsonCalls(CallParser):
         """Whether a name makes an object a call."""
         return bool(name)
 
-    def _whole(self, value: Any) -> tuple[str, str] | None:
+    def whole(self, value: Any) -> tuple[str, str] | None:
         """Return name and arguments of a call; None if a value is none."""
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             return None
         if not self.is_function(value["name"]):
             return None
         found: Any = next((value[key] for key in KEYS if key in value), {})
-        if isinstance(found, str) and isinstance(_parsed(found), dict):
+        if isinstance(found, str) and isinstance(parsed(found), dict):
             return value["name"], found
         return value["name"], json.dumps(found or {}, ensure_ascii=False)
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Return the value of a text of JSON; None if it is broken."""
     try:
         return json.loads(text, strict=False)

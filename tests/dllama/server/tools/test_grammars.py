@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 
@@ -13,19 +14,24 @@ from tokenizers import decoders, models
 from dllama.sampling.grammar import Grammars, GrammarText
 from dllama.server.answers import Answers
 from dllama.server.tool_fields import Tools
-from dllama.server.tools import ALL, tool_format
+from dllama.server.tools import tool_format
 from dllama.server.tools.base import Function
+from dllama.server.tools.deepseek import CALL, CALL_END, CLOSE, OPEN, SEPARATOR, DeepSeek
+from dllama.server.tools.gemma import FunctionGemma, Gemma
+from dllama.server.tools.glm import Glm
 from dllama.server.tools.harmony import Harmony
 from dllama.server.tools.hermes import Hermes
 from dllama.server.tools.llama import Llama
 from dllama.server.tools.mistral import Mistral
+from dllama.server.tools.qwen_coder import QwenCoder
 from dllama.text.template import ChatTemplate
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.tokenizer_config import TokenizerConfig
 
+DEEPSEEK = (OPEN, CLOSE, CALL, CALL_END, SEPARATOR)
 SPECIAL = [
     "[TOOL_CALLS]", "[ARGS]", "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>",
-    "<|call|>", "<|eom_id|>",
+    "<|call|>", "<|eom_id|>", "<|tool_call>", "<tool_call|>", '<|"|>', "<arg_key>", *DEEPSEEK,
 ]  # fmt: skip
 CITY = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"],
         "additionalProperties": False}  # fmt: skip
@@ -35,6 +41,17 @@ ROME, ONE, TWO = '{"city": "Rome"}', ("weather", '{"city": "Rome"}'), ("add", "{
 HEADER = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}"
 THINKS = "<|channel|>analysis<|message|>Hm.\n<|end|><|start|>assistant"
 HERMES = f'<tool_call>\n{{"name": "weather", "arguments": {ROME}}}\n</tool_call>'
+QWEN = """<tool_call>
+<function=weather>
+<parameter=city>
+Rome
+</parameter>
+</function>
+</tool_call>"""
+GLM = """<tool_call>weather
+<arg_key>city</arg_key>
+<arg_value>Rome</arg_value>
+</tool_call>"""
 LLAMA = '<|start_header_id|> "parameters" message.tool_calls'
 CASES = [
     (Hermes, "<tool_call>", HERMES, [ONE]),
@@ -46,6 +63,20 @@ CASES = [
     (Mistral, "[TOOL_CALLS]", f'[TOOL_CALLS][{{"name": "weather", "arguments": {ROME}}}]', [ONE]),
     (Mistral, "[TOOL_CALLS] [ARGS]", f"[TOOL_CALLS]weather[ARGS]{ROME}[TOOL_CALLS]add[ARGS]{{}}",
      [ONE, TWO]),
+    (QwenCoder, "<function= <parameter=", QWEN, [ONE]),
+    (QwenCoder, "<function= <parameter=",
+     f"{QWEN}\n<tool_call>\n<function=add>\n</function>\n</tool_call>", [ONE, TWO]),
+    (Glm, "<arg_key> <arg_value>", GLM, [ONE]),
+    (Glm, "<arg_key> <arg_value>", f"{GLM}\n<tool_call>add\n</tool_call>", [ONE, TWO]),
+    (Glm, "<arg_key> <arg_value>", GLM.replace("\n", ""), [ONE]),
+    (Gemma, "<|tool_call>", '<|tool_call>call:weather{city:<|"|>Rome<|"|>}<tool_call|>', [ONE]),
+    (Gemma, "<|tool_call>", '<|tool_call>call:weather{city:<|"|>Rome<|"|>}<tool_call|>'
+     "<|tool_call>call:add{}<tool_call|>", [ONE, TWO]),
+    (FunctionGemma, "<start_function_call>",
+     "<start_function_call>call:weather{city:<escape>Rome<escape>}<end_function_call>", [ONE]),
+    (DeepSeek, f"{OPEN}```json", f"{OPEN}{CALL}function{SEPARATOR}weather\n```json\n{ROME}\n```"
+     f"{CALL_END}\n{CALL}function{SEPARATOR}add\n```json\n{{}}\n```{CALL_END}{CLOSE}", [ONE, TWO]),
+    (DeepSeek, OPEN, f"{OPEN}{CALL}weather{SEPARATOR}{ROME}{CALL_END}{CLOSE}", [ONE]),
     (Harmony, "<|channel|> <|message|>", HEADER.format("weather", ROME), [ONE]),
     (Harmony, "<|channel|> <|message|>", THINKS + HEADER.format("add", "{}"), [TWO]),
 ]  # fmt: skip
@@ -92,7 +123,7 @@ def test_texts_that_fit(tokenizer, constraint, form, source, text, expected, for
     for token in ids:
         assert not fits.complete
         fits.advance(token)
-    may_go_on = several and not text.endswith("}]")
+    may_go_on = several and not text.endswith(("}]", CLOSE))
     assert fits.complete is not may_go_on
     parsed = found(parser, [text])
     assert [part for part in parsed if part[0] != "reasoning"] == calls(*expected)
@@ -168,23 +199,101 @@ def test_thoughts_come_before_calls(tokenizer, constraint, forced, after):
     assert found(parser, text) == [thought, *said, *calls(ONE)]
 
 
-def test_only_markers_are_part_of_the_text(tokenizer):
-    answers = Answers(tokenizer, ChatTemplate(""))
-    names = {
-        form: {tokenizer.name(token) for token in answers.special_ids(form.markers)} for form in ALL
-    }
-    harmony, mistral, hermes, llama = names.values()
-    assert harmony == {name for name in SPECIAL if name.startswith("<") and "eom" not in name}
-    assert (mistral, hermes, llama) == ({"[TOOL_CALLS]", "[ARGS]"}, set(), set())
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("<|channel|> <|message|>",
+         {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>"}),
+        ("[TOOL_CALLS]", {"[TOOL_CALLS]", "[ARGS]"}),
+        ("<tool_call>", set()),
+        ("<|tool_call>", {"<|tool_call>", "<tool_call|>", '<|"|>'}),
+        (OPEN, set(DEEPSEEK)),
+    ],
+)  # fmt: skip
+def test_only_markers_are_part_of_the_text(tokenizer, source, expected):
+    answers = Answers(tokenizer, ChatTemplate(source))
+    ids = answers.special_ids(tool_format(source).markers)
+    assert {tokenizer.name(token) for token in ids} == expected
 
 
 def test_formats_are_known_by_their_templates():
-    assert [type(form) for form in ALL] == [Harmony, Mistral, Hermes, Llama]
     for form, source, _, _ in CASES:
         assert isinstance(tool_format(source), form)
-    for source in ("", "{{ tools }}", "<tool_call>\n<function=", "<tool_call><arg_key>"):
+    assert tool_format("<tool_call>\n<function=example>\n<parameter=a>") is not None
+    for source in ("", "{{ tools }}", "<function="):
         assert tool_format(source) is None
     ids = {Mistral().call_id() for _ in range(9)}
     assert len(ids) == 9
     assert all(len(one) == 9 and one.isalnum() for one in ids)
     assert Hermes().call_id().startswith("call_")
+
+
+VALUES = {
+    "type": "object",
+    "properties": {
+        "size": {"$ref": "#/$defs/size"},
+        "note": {"type": "string"},
+        "count": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "Tags": {"type": "array", "items": {"enum": ["a", 1, True]}},
+        "any": {},
+    },
+    "required": ["note"],
+    "additionalProperties": False,
+    "$defs": {"size": {"type": "object", "properties": {
+        "in": {"$ref": "#/$defs/size"}, "x": {"type": "number"}},
+        "required": ["x"], "additionalProperties": False}},
+}  # fmt: skip
+NOTE = '{"note": "a<b>, \\"c\\""}'
+ALL_VALUES = (
+    '{"any": [{"b": null}, 0.5, "c"], "count": 7, "note": "", '
+    '"size": {"in": {"x": 0}, "x": -1.5e3}, "Tags": ["a", 1, true]}'
+)
+
+
+def gemma(arguments):
+    return f"<|tool_call>call:f{{{arguments}}}<tool_call|>"
+
+
+def keyed(*pairs):
+    rest = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in pairs)
+    return f"<tool_call>\n<function=f>\n{rest}</function>\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "expected"),
+    [
+        ("<|tool_call>", gemma('note:<|"|>a<b>, "c"<|"|>'), NOTE),
+        ("<|tool_call>",
+         gemma('any:[{b:null},0.5,<|"|>c<|"|>],count:7,note:<|"|><|"|>,size:{in:{x:0},x:-1.5e3},'
+               'Tags:[<|"|>a<|"|>,1,true]'), ALL_VALUES),
+        ("<|tool_call>", gemma('note:<|"|>a<|"|>,size:{}'), None),
+        ("<|tool_call>", gemma('count:<|"|>a<|"|>,note:<|"|>a<|"|>'), None),
+        ("<|tool_call>", gemma("count:1"), None),
+        ("<|tool_call>", gemma('note:<|"|>a<|"|>,other:1'), None),
+        ("<function= <parameter=", keyed(("note", 'a<b>, "c"')), NOTE),
+        ("<function= <parameter=",
+         keyed(("size", '{"in": {"x": 0}, "x": -1.5e3}'), ("note", ""), ("count", 7),
+               ("Tags", '["a", 1, true]'), ("any", '[{"b": null}, 0.5, "c"]')), ALL_VALUES),
+        ("<function= <parameter=", keyed(("size", "{}"), ("note", "a")), None),
+        ("<function= <parameter=", keyed(("note", "a"), ("count", "b")), None),
+        ("<function= <parameter=", keyed(("count", 1)), None),
+        ("<function= <parameter=", keyed(("note", "a"), ("other", "b")), None),
+    ],
+)  # fmt: skip
+def test_arguments_that_are_not_written_as_json(tokenizer, constraint, source, text, expected):
+    fits, parser = constraint(source, several=False, functions=[Function("f", VALUES)])
+    assert (fitting(fits, tokenizer, text) == text) is (expected is not None)
+    if expected:
+        name, (_, arguments) = found(parser, text)
+        assert name == ("call", "f")
+        assert json.loads(arguments) == json.loads(expected)
+
+
+def test_functions_that_take_anything(tokenizer, constraint):
+    anything = [Function("f", {"type": "object"})]
+    for source, text in (
+        ("<|tool_call>", gemma("a:{b:[1]}")),
+        ("<function= <parameter=", keyed(("a", "b"), ("c", 1))),
+    ):
+        fits, _ = constraint(source, several=False, functions=anything)
+        assert fitting(fits, tokenizer, text) == text

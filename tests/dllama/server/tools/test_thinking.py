@@ -93,12 +93,3 @@ def test_the_message_has_the_thought():
     assert made == {"content": "Yes.", "reasoning_content": "Hm."}
     cut = Answer(ThinkingParser(QWEN, INSIDE, TextParser())).whole(["Hm.\n"])
     assert cut == {"content": "", "reasoning_content": "Hm."}
-
-
-def test_thoughts_in_the_history_of_harmony():
-    """Its templates read another field, and refuse a thought beside a content with calls."""
-    message = {"role": "assistant", "content": "", "reasoning_content": "Hm."}
-    calls = {**message, "content": "So.", "tool_calls": [{}]}
-    assert Harmony().history([message, calls, {"role": "user", "content": "a"}]) == [
-        {**message, "thinking": "Hm."}, calls, {"role": "user", "content": "a"},
-    ]  # fmt: skip

@@ -1,0 +1,54 @@
+"""Calls and their results in the messages of a request, as templates of some formats want them."""
+
+from __future__ import annotations
+
+from dllama.server.tools.deepseek import DeepSeek
+from dllama.server.tools.gemma import Gemma
+from dllama.server.tools.harmony import Harmony
+from dllama.server.tools.hermes import Hermes
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "\u65e5"}}}
+USER = {"role": "user", "content": "Rain?"}
+CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}
+RESULTS = [
+    {"role": "tool", "content": '{"rain": 1}', "name": "f"},
+    {"role": "tool", "content": "[1]"},
+]
+ANSWER = {"role": "assistant", "content": "Yes."}
+RESPONSES = [{"name": "f", "response": {"rain": 1}}, {"name": "unknown", "response": "[1]"}]
+
+
+def test_gemma_has_results_in_the_message_with_the_calls():
+    messages = [USER, CALLS, *RESULTS, ANSWER, USER]
+    merged = {**CALLS, "tool_responses": RESPONSES}
+    source = "{{ message['tool_responses'] }}"
+    assert Gemma().history(messages, source) == [USER, {**merged, "content": "Yes."}, USER]
+    assert Gemma().history(messages[:4], source) == [USER, merged]
+    again = [USER, CALLS, *RESULTS, CALLS, RESULTS[0], ANSWER]
+    assert Gemma().history(again, source) == [
+        USER, merged, {**CALLS, "content": "Yes.", "tool_responses": RESPONSES[:1]},
+    ]  # fmt: skip
+    assert Gemma().history(messages, f"{source} message['role'] == 'tool'") is messages
+
+
+def test_deepseek_has_arguments_as_text():
+    function = {"name": "f", "arguments": '{"a": "\u65e5"}'}
+    called = [{"id": "1", "type": "function", "function": function}] * 2
+    for text, content in (("", None), ("So.", "So.")):
+        made = DeepSeek().history([USER, {**CALLS, "content": text}, *RESULTS], "")
+        assert made == [
+            USER, {"role": "assistant", "content": content, "tool_calls": called}, *RESULTS,
+        ]  # fmt: skip
+
+
+def test_harmony_has_another_name_for_thoughts():
+    """Beside calls its templates take content or a thought, not both."""
+    message = {"role": "assistant", "content": "", "reasoning_content": "Hm."}
+    calls = {**message, "content": "So.", "tool_calls": [{}]}
+    thought = {**message, "thinking": "Hm."}
+    assert Harmony().history([message, calls, USER], "") == [thought, calls, USER]
+
+
+def test_others_take_messages_as_they_are():
+    messages = [USER, CALLS, *RESULTS, ANSWER]
+    assert Hermes().history(messages, "") is messages
