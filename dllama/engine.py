@@ -16,7 +16,8 @@ from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
 from dllama.draft_model import Drafts, drafts_of, model_drafts
 from dllama.drafts import Costs
-from dllama.generation import Generation, TextMaker, TextOptions
+from dllama.errors import ConfigError
+from dllama.generation import Generation
 from dllama.model_path import model_name, open_model, tokenizer_of
 from dllama.model_runner import ModelRunner
 from dllama.options.option import documented
@@ -27,6 +28,7 @@ from dllama.sampling.grammar import Constraint, Grammar
 from dllama.sampling.sampler import Sampler
 from dllama.scheduler import Scheduler
 from dllama.text.stream import Token
+from dllama.text_maker import TextMaker, TextOptions
 
 log = logging.getLogger("dllama.engine")
 
@@ -241,6 +243,7 @@ class LLM:
         self._end_current()
         return self._runner.logits(current, given)
 
+    @documented(options.SAMPLING_OPTIONS)
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -256,6 +259,7 @@ class LLM:
         stop_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
         schema: dict[str, Any] | str | None = None,
         regex: str | None = None,
         choice: Sequence[str] | None = None,
@@ -269,16 +273,13 @@ class LLM:
         Args:
             prompt: text, or token ids; empty to go on from what is pending.
             max_tokens: most to generate; None: until the context is full.
-            temperature: 0 takes the likeliest token.
-            top_p: sample from the likeliest tokens with this total probability.
-            top_k: sample from so many of the likeliest tokens; 0: from all.
-            min_p: sample from tokens at least this times as likely as the likeliest.
-            repetition_penalty: above 1, tokens of the sequence become less likely.
-            seed: the same one gives the same text; None: a new one every time.
+        {arguments}
             stop: strings before which the text ends.
             stop_ids: ids with which it ends, as with an end-of-sequence id.
             ignore_eos: do not end with an end-of-sequence id.
             logprobs: give tokens their log-probability, and this many alternatives; None: neither.
+            prompt_logprobs: first yield the sequence up to here, the prompt included, in the same
+                way; all of it is evaluated again. With max_tokens 0 that is all.
             schema: a JSON schema, as a dict or JSON; the text is JSON that fits it.
             regex: all of the text matches it.
             choice: the text is one of these.
@@ -297,12 +298,14 @@ class LLM:
         settings = TextOptions(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_ids=stop_ids,
-            ignore_eos=ignore_eos, logprobs=logprobs, schema=schema, regex=regex, choice=choice,
-            grammar=grammar, special=special,
+            ignore_eos=ignore_eos, logprobs=logprobs, prompt_logprobs=prompt_logprobs,
+            schema=schema, regex=regex, choice=choice, grammar=grammar, special=special,
         )  # fmt: skip
         current = self._sequences.current
         known = current.tokens + current.pending
         new = self._texts.ids(prompt, known)
+        if not new and not current.pending and max_tokens != 0 and prompt_logprobs is None:
+            raise ConfigError("the prompt is empty and no token is pending")
         self._text = self._texts.make(known + new, current.position, max_tokens, settings)
         return self._scheduler.run(self._text, current, new)
 

@@ -1,67 +1,18 @@
-"""A text while it is generated: its options, and how what was drawn turns into tokens."""
+"""A text while it is generated: how what was drawn turns into tokens."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from dllama import options
-from dllama.draft_model import Drafts
 from dllama.drafts import Drafter
-from dllama.errors import ConfigError, DllamaError
+from dllama.errors import DllamaError
 from dllama.runtime.sequence import Sequence
 from dllama.runtime.sequences import Sequences
-from dllama.sampling.grammar import Constraint, Grammar, Grammars, GrammarText, Mask
-from dllama.sampling.sampler import Sampler, SamplerConfig
-from dllama.text.stream import End, TextStream, Token, stop_strings
-from dllama.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class TextOptions(SamplerConfig):
-    """How to generate a text; arguments of LLM.generate.
-
-    Attributes:
-        stop: strings before which the text ends.
-        stop_ids: ids with which it ends.
-        ignore_eos: whether it goes on after an end-of-sequence id.
-        logprobs: how many alternatives tokens come with; None for no log-probabilities.
-        schema: a JSON schema that the text is to fit, as a dict or as JSON.
-        regex: a regular expression that it is to match.
-        choice: texts of which it is to be one.
-        grammar: a grammar that it is to follow, as text or compiled (Grammars.compile).
-        special: ids of special tokens that add their names to the text.
-        stops: the strings of `stop`.
-        source: the one of schema, regex, choice and grammar that is given, or None.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    stop: str | Ids[str] | None = None
-    stop_ids: Ids[int] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    schema: dict[str, Any] | str | None = None
-    regex: str | None = None
-    choice: Ids[str] | None = None
-    grammar: str | Grammar | None = None
-    special: Ids[int] = ()
-    stops: tuple[str, ...] = field(init=False)
-    source: GrammarText | Grammar | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        options.LOGPROBS.argument(self.logprobs)
-        object.__setattr__(self, "stops", stop_strings(self.stop))
-        source = GrammarText.of(
-            schema=self.schema, regex=self.regex, choice=self.choice, grammar=self.grammar
-        )
-        compiled = isinstance(self.grammar, Grammar)
-        object.__setattr__(self, "source", self.grammar if compiled else source)
+from dllama.sampling.grammar import Constraint, Mask
+from dllama.sampling.sampler import Sampler
+from dllama.text.stream import End, TextStream, Token
 
 
 class Generation:
@@ -79,12 +30,14 @@ class Generation:
         constraint: says which tokens may come; None for all.
         first: how many tokens were drawn before, so that random numbers go on after theirs.
         draft: whether what is drawn may turn out wrong.
+        prompt_logprobs: how many alternatives ids of the prompt come with; None if they do not.
 
     Attributes:
         ids: of the prompt and all that was drawn.
         ends: ids that end the text.
         sequence: where it is evaluated; None until it is its turn.
         prompt: how many ids the prompt has.
+        scored: ids of the prompt whose log-probabilities are known or not wanted.
         cached: prompt ids that need not be evaluated, since a sequence has them.
         count: how many tokens were taken.
         drafted: how many ids were proposed and checked.
@@ -105,6 +58,7 @@ class Generation:
         constraint: Constraint | None = None,
         first: int = 0,
         draft: bool = False,
+        prompt_logprobs: int | None = None,
     ) -> None:
         self.ids = ids
         self.ends = ends
@@ -123,23 +77,29 @@ class Generation:
         self._limit = limit
         self._draft = draft
         self._stream = stream
+        self.prompt_logprobs = prompt_logprobs
+        self.scored = self.prompt if prompt_logprobs is None else 0
+        self._given: deque[Token] = deque()  # of the prompt, and not taken yet
         self._drawn: deque[Token] = deque()
         self._cancelled = False
         self._interrupted = False
         self._stopped = False
         self._complete = False
         self._error: DllamaError | None = None
+        if self.unscored:
+            self.score([Token(ids[0], "")])
 
     @property
     def over(self) -> bool:
         """Whether nothing more is drawn. There may be tokens to take."""
         ended = self.end is not None or self._cancelled or self._error is not None
-        return ended or self._stopped or self._complete or self.left == 0
+        finished = self.left == 0 and not self.unscored
+        return ended or self._stopped or self._complete or finished
 
     @property
     def done(self) -> bool:
         """Whether no token follows those that were taken."""
-        return self._cancelled or (self.over and not self._drawn)
+        return self._cancelled or (self.over and not self._drawn and not self._given)
 
     @property
     def cut(self) -> bool:
@@ -155,6 +115,11 @@ class Generation:
     def certain(self) -> int:
         """How many of its ids cannot turn out wrong."""
         return self.prompt if self._draft else len(self.ids)
+
+    @property
+    def unscored(self) -> int:
+        """How many ids of the prompt have yet to get their log-probabilities."""
+        return self.prompt - self.scored
 
     @property
     def left(self) -> int:
@@ -225,6 +190,11 @@ class Generation:
             self.constraint.advance(token)
             self._complete = self.constraint.complete
 
+    def score(self, tokens: Ids[Token]) -> None:
+        """Add the next tokens of the prompt, with their log-probabilities."""
+        self.scored += len(tokens)
+        self._given.extend(replace(token, given=True) for token in tokens)
+
     def drew(self, tokens: Ids[Token], drafted: int, accepted: int) -> None:
         """Add what a pass has drawn, and what is certain to follow, if anything.
 
@@ -249,11 +219,13 @@ class Generation:
         """
         if self._cancelled:
             return None
+        if self._given:
+            return self._take_given()
         if not self._drawn:
             if self._error is not None:
                 raise self._error
             return None
-        assert self.sequence is not None
+        assert self.sequence
         token = self._drawn.popleft()
         self._sequences.append(self.sequence, token.id)
         self.count += 1
@@ -271,101 +243,8 @@ class Generation:
             self._drawn.clear()
         return replace(token, text=text, end=self.end, stop=self._stream.found)
 
-
-class TextMaker:
-    """Makes texts of a model.
-
-    Args:
-        sequences: of the model.
-        tokenizer: of the model, or None.
-        model: path of the model, for messages.
-        drafts: what proposes tokens.
-    """
-
-    def __init__(
-        self, sequences: Sequences, tokenizer: Tokenizer | None, model: Path, drafts: Drafts
-    ) -> None:
-        self._grammars = Grammars(tokenizer, model)
-        self._sequences = sequences
-        self._tokenizer = tokenizer
-        self._model = model
-        self._drafts = drafts
-
-    def ids(self, prompt: str | Ids[int], known: Ids[int] = ()) -> list[int]:
-        """Return the ids of a prompt that follows known ones. At the beginning it may get a bos.
-
-        Raises:
-            ConfigError: an id is out of range, there is no tokenizer, or there are no ids at all.
-        """
-        if not isinstance(prompt, str):
-            ids = self._sequences.check(prompt)
-        elif self._tokenizer is None:
-            raise ConfigError(f"the prompt is text, but {self._model} has no tokenizer")
-        else:
-            ids = self._sequences.check(self._tokenizer.prompt_ids(prompt, not known))
-        if not ids and not known:
-            raise ConfigError("the prompt is empty and there is no token to begin with")
-        return ids
-
-    def alone(
-        self, prompt: str | Ids[int], max_tokens: int | None, settings: dict[str, Any]
-    ) -> Generation:
-        """Return a text that begins with a prompt; arguments and errors are those of `make`."""
-        return self.make(self.ids(prompt), 0, max_tokens, TextOptions(**settings))
-
-    def make(
-        self, ids: list[int], evaluated: int, max_tokens: int | None, options: TextOptions
-    ) -> Generation:
-        """Return a text that begins with these ids.
-
-        Args:
-            ids: at least one.
-            evaluated: how many of them a sequence has already.
-            max_tokens: most to generate; None: until the context is full.
-            options: how.
-
-        Raises:
-            ConfigError: an option does not suit the model.
-            ContextError: ids and max_tokens do not fit.
-        """
-        if options.stops and self._tokenizer is None:
-            raise ConfigError(f"stop is {options.stop!r}, but {self._model} has no tokenizer")
-        limit = self._sequences.limit(evaluated, len(ids) - evaluated, max_tokens)
-        eos = () if options.ignore_eos or self._tokenizer is None else self._tokenizer.eos_ids
-        ends = (*eos, *self._sequences.check(options.stop_ids))
-        sampler, constraint = Sampler(options), self._constraint(options, ends)
-        return Generation(
-            self._sequences,
-            ids,
-            limit,
-            sampler,
-            TextStream(self._tokenizer, options.stops, options.special),
-            ends,
-            options.logprobs,
-            self._drafts.drafter(sampler, len(ids), constraint),
-            constraint,
-        )
-
-    def draft(
-        self,
-        ids: list[int],
-        count: int,
-        sampler: Sampler,
-        first: int,
-        constraint: Constraint | None,
-    ) -> Generation:
-        """Return what goes on with ids of another model's text; arguments are those of LLM.draft.
-
-        It ends where that text would, if there is a constraint.
-        """
-        stream, ends = TextStream(None, ()), constraint.ends if constraint else ()
-        return Generation(
-            self._sequences, ids, count, sampler, stream, ends, None, None, constraint, first, True
-        )
-
-    def _constraint(self, options: TextOptions, ends: Ids[int]) -> Constraint | None:
-        """Return the constraint of a new text; ConfigError if its grammar cannot be used."""
-        made = options.source
-        if isinstance(made, GrammarText):
-            made = self._grammars.compile(made)
-        return made.constraint(ends) if made else None
+    def _take_given(self) -> Token:
+        """Return the next token of the prompt, which may be the last of all."""
+        token = self._given.popleft()
+        last = self._limit == 0 and not self._given and not self.unscored
+        return replace(token, end=End.LENGTH if last else None)

@@ -24,7 +24,7 @@ from dllama.runtime.sequence import Part, Sequence
 from dllama.runtime.sequences import Sequences
 from dllama.runtime.stats import DECODE, MIXED, PREFILL
 from dllama.sampling.lockstep import Asking, Row, together
-from dllama.sampling.log_probabilities import log_probabilities
+from dllama.sampling.log_probabilities import given_log_probabilities, log_probabilities
 from dllama.text.stream import Token
 
 # Most prompt ids of a pass that also generates tokens, which all have to wait for it.
@@ -44,6 +44,7 @@ class Turn:
         text: the text.
         rows: how many pending ids are evaluated.
         drafted: ids that may follow all pending ones.
+        given: tokens of the prompt, with log-probabilities.
         drawn: tokens that were sampled.
         certain: tokens that can only follow these.
         error: why none could be sampled.
@@ -52,6 +53,7 @@ class Turn:
     text: Generation
     rows: int
     drafted: list[int] = field(default_factory=list)
+    given: list[Token] = field(default_factory=list)
     drawn: list[Token] = field(default_factory=list)
     certain: list[Token] = field(default_factory=list)
     error: ModelError | None = None
@@ -64,9 +66,24 @@ class Turn:
 
     @property
     def wanted(self) -> range:
-        """Rows whose logits are wanted: the last pending id, and what follows it."""
-        rows = self.rows + len(self.drafted)
-        return range(self.rows - 1, rows) if self.rows == len(self.sequence.pending) else range(0)
+        """Rows whose logits are wanted: those that score, and then those that draw."""
+        scoring, drawing = self.scoring, self.drawing
+        return range(scoring.start, drawing.stop) if scoring and drawing else scoring or drawing
+
+    @property
+    def scoring(self) -> range:
+        """Rows before ids of the prompt that are to have log-probabilities."""
+        text, position = self.text, self.sequence.position
+        if not text.unscored:
+            return range(0)
+        first = max(0, text.scored - 1 - position)
+        return range(first, min(self.rows, text.prompt - 1 - position))
+
+    @property
+    def drawing(self) -> range:
+        """Rows that draw tokens: the last pending id, and what is drafted after it."""
+        last = self.rows == len(self.sequence.pending) and self.text.left > 0
+        return range(self.rows - 1, self.rows + len(self.drafted)) if last else range(0)
 
     @property
     def accepted(self) -> int:
@@ -111,14 +128,6 @@ class Scheduler:
         """Begin a text in a sequence of its own when it is its turn."""
         self._waiting.append(text)
 
-    def attach(self, text: Generation, sequence: Sequence) -> None:
-        """Begin a text in a sequence, instead of any other one there."""
-        for other in self._texts:
-            if other.sequence is sequence:
-                other.cancel()
-        self._drop()
-        self._begin(text, sequence)
-
     def remove(self, text: Generation) -> None:
         """End a text. Its sequence keeps what was taken."""
         text.cancel()
@@ -135,19 +144,25 @@ class Scheduler:
         for text in [*self._texts, *self._waiting]:
             text.interrupt()
 
-    def next(self, text: Generation) -> Token | None:
-        """Return the next token of a text, after as many passes as that takes; None at its end."""
-        while (token := text.take()) is None and not text.done:
-            self.step()
-        return token
+    def run(self, text: Generation, sequence: Sequence, prompt: Ids[int]) -> Iterator[Token]:
+        """Yield the tokens of a text that extends a sequence by a prompt.
 
-    def run(self, text: Generation, sequence: Sequence, new: list[int]) -> Iterator[Token]:
-        """Yield the tokens of a text that extends a sequence by new ids."""
-        self.attach(text, sequence)
-        self._sequences.extend(sequence, new)
+        It takes the place of any other text there.
+        """
+        for other in self._texts:
+            if other.sequence is sequence:
+                other.cancel()
+        self._drop()
+        if text.unscored:
+            self._sequences.give_way(sequence)
+        self._begin(text, sequence)
+        self._sequences.extend(sequence, prompt)
         try:
-            while (token := self.next(text)) is not None:
-                yield token
+            while (token := text.take()) is not None or not text.done:
+                if token is None:
+                    self.step()
+                else:
+                    yield token
         finally:
             self.remove(text)
 
@@ -215,10 +230,12 @@ class Scheduler:
                 return
             if not self._comes(text):
                 self._waiting.remove(text)
-                self._begin(text, self._sequences.open(text.ids))
+                self._begin(text, self._sequences.open(text.ids, afresh=text.unscored > 0))
 
     def _comes(self, text: Generation) -> bool:
-        """Whether another text is just reading what this one begins with."""
+        """Whether another text is just reading what this one begins with, and can share."""
+        if text.unscored:
+            return False
         known = self._sequences.known(text.ids)
         return any(
             one.waits
@@ -233,10 +250,14 @@ class Scheduler:
         turns = [Turn(text, rows) for text, rows in zip(texts, self._rows(texts), strict=True)]
         others = [text.sequence for text in self._texts if text not in texts]
         planned: list[Turn] = []
+        scores = self._config.logits - len(turns)  # besides the row of each text that draws
         for at, turn in enumerate(turns):
             later = [one.sequence for one in reversed(turns[at + 1 :])]
             spare = [one for one in (*others, *later) if one]
             turn.rows = min(turn.rows, len(turn.sequence.pending))
+            if turn.text.unscored:
+                turn.rows = min(turn.rows, 1 + scores)
+                scores -= max(0, turn.rows - 1)
             if turn.rows == 0 or (at and not self._may_begin(turn.sequence)):
                 continue
             if self._sequences.reserve(turn.sequence, turn.rows, spare):
@@ -291,7 +312,7 @@ class Scheduler:
     def _sample(self, turns: list[Turn]) -> None:
         """Draw the tokens of all wanted rows."""
         rows = iter(self._runner.rows())
-        draws = [_draw(turn, [next(rows) for _ in turn.wanted]) for turn in turns]
+        draws = [_sampled(turn, [next(rows) for _ in turn.wanted]) for turn in turns]
         self._runner.drive(together(draws))
 
     def _commit(self, turn: Turn) -> None:
@@ -302,15 +323,37 @@ class Scheduler:
             text.fail(turn.error)
             return
         self._sequences.evaluated(sequence, turn.rows, turn.accepted)
+        text.score(turn.given)
         text.drew(turn.drawn + turn.certain, len(turn.drafted), turn.accepted)
 
 
+def _sampled(turn: Turn, rows: Ids[Row]) -> Asking[None]:
+    """Score the prompt and draw tokens with the wanted rows of a text, or note why that fails."""
+    scored = len(turn.scoring)
+    yield from together([_score(turn, rows[:scored]), _draw(turn, rows[scored:])])
+
+
+def _score(turn: Turn, rows: Ids[Row]) -> Asking[None]:
+    """Score ids of the prompt, or note why that fails."""
+    text, first = turn.text, turn.text.scored
+    ids = text.ids[first : first + len(rows)]
+    try:
+        found = yield from given_log_probabilities(rows, ids, text.prompt_logprobs or 0)
+    except ModelError as error:
+        turn.error = error
+        return
+    pairs = zip(ids, found, strict=True)
+    turn.given = [Token(token, "", logprob=one.token, top=one.best) for token, one in pairs]
+
+
 def _draw(turn: Turn, rows: Ids[Row]) -> Asking[None]:
-    """Draw tokens from the wanted rows of a text, or note why that fails."""
+    """Draw tokens, or note why that fails."""
     text = turn.text
+    if not rows:
+        return
     number = text.first + len(text.ids) - text.prompt
     try:
-        masks = text.masks(turn.drafted) if rows else []
+        masks = text.masks(turn.drafted)
         drafted = turn.drafted[: len(masks) - 1] if masks else turn.drafted
         ids = yield from text.sampler.sample(
             rows[: len(drafted) + 1], text.ids, number, drafted, text.ends, masks

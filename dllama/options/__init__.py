@@ -155,6 +155,8 @@ LOGPROBS = Option(
     least=0, most=1000,
 )  # fmt: skip
 
+PROMPT_LOGPROBS = replace(LOGPROBS, name="prompt_logprobs")
+
 # What the text has to fit.
 JSON_SCHEMA = Option(
     "json_schema", str, "a file with a JSON schema; the text is JSON that fits it", metavar="FILE"

@@ -151,14 +151,14 @@ def checked(options: Iterable[Option], content: Mapping[str, object]) -> dict[st
     return values
 
 
-def documented(options: Iterable[Option]) -> Callable[[type[T]], type[T]]:
-    """A decorator that puts the list of options where a class's docstring has {arguments}."""
+def documented(options: Iterable[Option]) -> Callable[[T], T]:
+    """A decorator that puts the list of options where a docstring has {arguments}."""
 
-    def document(cls: type[T]) -> type[T]:
+    def document(one: T) -> T:
         lines = "\n".join(_documentation(option) for option in options)
-        if cls.__doc__:  # there is none under python -OO
-            cls.__doc__ = cleandoc(cls.__doc__).replace("{arguments}", lines)
-        return cls
+        if one.__doc__:  # there is none under python -OO
+            one.__doc__ = cleandoc(one.__doc__).replace("{arguments}", lines)
+        return one
 
     return document
 

@@ -78,13 +78,19 @@ class Sequences:
         self.current = self._open(ids)
         return self.current.position
 
-    def open(self, ids: list[int]) -> Sequence:
+    def open(self, ids: list[int], afresh: bool = False) -> Sequence:
         """Return a sequence of these ids for a text of its own; the current one stays as it is.
 
         Args:
             ids: at least one; they fit.
+            afresh: whether all of them are pending, whatever other sequences have.
         """
-        return self._open(ids, self.current)
+        if not afresh:
+            return self._open(ids, self.current)
+        made = self._empty()
+        self.extend(made, ids)
+        self._use(made)
+        return made
 
     def _open(self, ids: list[int], keep: Sequence | None = None) -> Sequence:
         """Return a sequence of these ids that nobody else works on, few of them pending.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from dllama.sampling.lockstep import Asking, Row
+from dllama.errors import ModelError
+from dllama.sampling.lockstep import Asking, Row, together
 from dllama.sampling.questions import Score
+from dllama.sampling.shard import best_top
 
 
 class LogProbs(NamedTuple):
@@ -36,3 +39,25 @@ def log_probabilities(row: Row, token: int, count: int) -> Asking[LogProbs]:
     return LogProbs(
         logit - normaliser, tuple((one, value - normaliser) for one, value in best[:count])
     )
+
+
+def given_log_probabilities(
+    rows: Sequence[Row], tokens: Sequence[int], count: int
+) -> Asking[list[LogProbs]]:
+    """Return the log probabilities of tokens that were not drawn, as those of a prompt.
+
+    Args:
+        rows: whose logits they have.
+        tokens: one for each row.
+        count: how many of the most likely tokens to return beside each.
+
+    Raises:
+        ModelError: a logit is NaN or infinite, or all are -inf.
+    """
+    try:
+        for row in rows:
+            best_top(row.tops())
+    except ValueError as error:
+        raise ModelError(f"the model's logits are not usable: {error}") from error
+    asked = zip(rows, tokens, strict=True)
+    return (yield from together([log_probabilities(*one, count) for one in asked]))

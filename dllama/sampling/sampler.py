@@ -37,7 +37,7 @@ from dllama.sampling.questions import (
     Weigh,
     WeighBefore,
 )
-from dllama.sampling.shard import Cut, Draw, Masses, Top
+from dllama.sampling.shard import Cut, Draw, Masses, Top, best_top
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,7 @@ def choose(
     Raises:
         ValueError: a logit is NaN or infinite, or all are -inf.
     """
-    for logit, token in tops:
-        if math.isnan(logit) or logit == math.inf:
-            raise ValueError(f"logit {token} is not a number or infinite")
-    best, token = min(tops, key=lambda top: (-top[0], top[1]))
-    if best == -math.inf:
-        raise ValueError("all logits are -inf")
+    best, token = best_top(tops)
     if is_greedy(config):
         return token
     draw = Draw(min(config.temperature, MOST_TEMPERATURE), seed, number)

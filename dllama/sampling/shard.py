@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,17 @@ from numpy.typing import NDArray
 from dllama._kernels.ops import sampling
 
 Top = tuple[float, int]  # the largest logit and its id, the lowest of several
+
+
+def best_top(tops: Sequence[Top]) -> Top:
+    """Return the best of the tops of all shards; ValueError if the logits are not usable."""
+    for logit, token in tops:
+        if math.isnan(logit) or logit == math.inf:
+            raise ValueError(f"logit {token} is not a number or infinite")
+    best, token = min(tops, key=lambda top: (-top[0], top[1]))
+    if best == -math.inf:
+        raise ValueError("all logits are -inf")
+    return best, token
 
 
 class Draw(NamedTuple):

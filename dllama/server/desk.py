@@ -144,6 +144,7 @@ class Desk:
             "stop_ids": () if options.ignore_eos else stop_ids,
             "ignore_eos": options.ignore_eos,
             "logprobs": 0 if options.top is None and options.chooses else options.top,
+            "prompt_logprobs": options.top if options.echo else None,
             "grammar": grammar,
             "special": options.special,
         }
@@ -199,5 +200,6 @@ def likeliest(texts: Sequence[Text], count: int, tries: int) -> list[Text]:
 
 def _mean(text: Text) -> float:
     """Return the mean log probability of the tokens of a text."""
-    values = [token.logprob for token in text.tokens if token.logprob is not None]
+    made = [token for token in text.tokens if not token.given]
+    values = [token.logprob for token in made if token.logprob is not None]
     return sum(values) / max(1, len(values))

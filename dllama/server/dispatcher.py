@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dllama import LLM
+from dllama import LLM, Token
 from dllama.errors import ContextError, DllamaError, GrammarError, ProtocolError
 from dllama.options import QUEUE
 from dllama.server.job_queue import JobQueue
@@ -249,7 +249,7 @@ class Dispatcher:
         last: Done | ApiError
         try:
             while (token := work.text.take()) is not None:
-                self._count(work)
+                self._count(work, token)
                 work.job.deliver(token)
         except Exception as error:
             self._end(work, self._failed(error))
@@ -264,12 +264,16 @@ class Dispatcher:
             last = Done(reason, work.text.cached, work.text.count, work.text.prompt)
         self._end(work, last)
 
-    def _count(self, work: Work) -> None:
-        """Count the token that was taken last."""
+    def _count(self, work: Work, token: Token) -> None:
+        """Count a token."""
         now = time.monotonic()
-        if work.text.count == 1:
+        if not work.counted:
+            work.counted = True
             self._metrics.prompt.inc(len(work.job.prompt))
             self._metrics.cached.inc(work.text.cached)
+        if token.given:
+            return
+        if work.text.count == 1:
             self._metrics.first_seconds.observe(now - work.job.since)
         else:
             self._metrics.token_seconds.observe(now - work.last)

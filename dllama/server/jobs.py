@@ -87,9 +87,11 @@ class Work:
         text: what is generated.
         begun: when its turn came (time.monotonic).
         last: when it last got a token.
+        counted: whether its prompt is in the metrics.
     """
 
     job: Job
     text: Generation
     begun: float
     last: float
+    counted: bool = False

@@ -47,6 +47,7 @@ class Options:
         special: ids of special tokens whose names are part of the text.
         count: texts for each prompt.
         tries: how many are generated for each prompt, of which the likeliest are returned.
+        echo: whether a text begins with its prompt.
         index: which of the texts that are returned this is about.
         id: of the request, unique.
         created: Unix time in seconds.
@@ -64,6 +65,7 @@ class Options:
     special: tuple[int, ...] = ()
     count: int = 1
     tries: int = 1
+    echo: bool = False
     index: int = 0
     id: str = field(default_factory=lambda: secrets.token_hex(12), compare=False)
     created: int = field(default_factory=lambda: int(time.time()), compare=False)

@@ -22,7 +22,7 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Token:
-    """A generated token and the text that it completes.
+    """A token and the text that it completes.
 
     The text may be empty, when the token ends in the middle of a character or may begin a stop
     string. It then comes with a later token. The texts of all tokens joined are the generated text.
@@ -31,10 +31,11 @@ class Token:
         id: token id.
         text: text that became certain with this token.
         logprob: natural logarithm of the token's probability under the model alone, without
-            temperature, penalty or filters. None unless requested.
+            temperature, penalty or filters. None unless requested, and for the first of a text.
         top: (id, logprob) of the most likely tokens, best first.
         end: why the text ends with this token; None if it goes on.
         stop: the stop string that came next, if one did.
+        given: whether it is one of the prompt and not generated; it has no text then.
     """
 
     id: int
@@ -43,6 +44,7 @@ class Token:
     top: tuple[tuple[int, float], ...] = ()
     end: End | None = None
     stop: str | None = None
+    given: bool = False
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:

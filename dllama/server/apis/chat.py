@@ -21,6 +21,7 @@ from dllama.server.requests import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take
 from dllama.server.served import Served
 from dllama.server.tool_fields import take_tools
 from dllama.server.tools.answer import Answer
+from dllama.text.stream import End
 from dllama.text.template_variables import checked_variables
 
 
@@ -115,6 +116,8 @@ class ChatFormat(OpenAIFormat):
     def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         content = []
         for token in tokens:
+            if token.end is End.EOS:
+                continue
             top = [self._entry(*pair) for pair in token.top]
             content.append({**self._entry(token.id, token.logprob), "top_logprobs": top})
         return {"content": content, "refusal": None}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -28,7 +29,8 @@ def routes(desk: Desk) -> list[Route]:
 
     async def answer(request: Request) -> JobResponse:
         parsed = await read_json(request, parse_completion)
-        return await desk.complete(request, parsed.prompts, parsed.options, CompletionFormat)
+        made = partial(CompletionFormat, prompts=parsed.prompts)
+        return await desk.complete(request, parsed.prompts, parsed.options, made)
 
     return [Route("/v1/completions", answer, methods=["POST"])]
 
@@ -45,10 +47,10 @@ def parse_completion(body: object) -> CompletionRequest:
     """Parse a body; ApiError 400 if it is wrong."""
     fields = Fields(body)
     prompts = _prompts(fields.take("prompt"))
-    limit = fields.integer("max_tokens", 1, MAX_TOKENS)
+    limit = fields.integer("max_tokens", 0, MAX_TOKENS)
     top = fields.integer("logprobs", 0, MAX_TOP)
     count, tries = _counts(fields)
-    fields.only("echo", [False])
+    echo = fields.boolean("echo")
     fields.only("suffix", [""])
     options = take_options(fields, DEFAULT_TOKENS if limit is None else limit, top, count, tries)
     if len(prompts) * tries > MAX_JOBS:
@@ -56,7 +58,7 @@ def parse_completion(body: object) -> CompletionRequest:
         raise ApiError(400, message, param="prompt", code="invalid_value")
     if options.stream and options.chooses:
         raise ApiError(400, "best_of above n needs stream to be false", param="best_of")
-    return CompletionRequest(prompts, options)
+    return CompletionRequest(prompts, replace(options, echo=echo))
 
 
 def _counts(fields: Fields) -> tuple[int, int]:
@@ -89,35 +91,67 @@ def _prompt(value: object, where: str) -> str | list[int]:
 
 
 class CompletionFormat(OpenAIFormat):
-    """The text, in chunks or as a whole."""
+    """The text, in chunks or as a whole.
+
+    Args:
+        served: the model.
+        options: options of the request.
+        prompt: ids of the prompt.
+        prompts: all prompts of the request, as it has them.
+    """
 
     prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, served: Served, options: Options, prompt: Sequence[int]) -> None:
+    def __init__(
+        self,
+        served: Served,
+        options: Options,
+        prompt: Sequence[int],
+        prompts: Sequence[str | list[int]],
+    ) -> None:
         super().__init__(served, options)
-        self._offset = 0  # characters sent so far
+        asked = prompts[options.index // options.count]
+        self._echo = ""
+        if options.echo:
+            self._echo = asked if isinstance(asked, str) else self._decoded(prompt)
+        self._offset = 0  # characters before the next token
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        tokenizer = self._served.tokenizer
+        return "" if tokenizer is None else tokenizer.decode(ids)
 
     def text(self, texts: Sequence[str]) -> dict[str, Any]:
-        return {"text": "".join(texts)}
+        return {"text": self._echo + "".join(texts)}
 
     def part(self, text: str) -> dict[str, Any]:
         return {"text": text}
 
     def first_choice(self) -> dict[str, Any] | None:
-        return None
+        if not self._options.echo:
+            return None
+        return {**self.part(self._echo), "logprobs": None, "finish_reason": None}
 
     def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(self.spell(token.id)[0])
-        tops = [{self._label(one): value for one, value in token.top} for token in tokens]
         return {
             "tokens": [self._label(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": tops,
-            "text_offset": offsets,
+            "top_logprobs": [self._top(token) for token in tokens],
+            "text_offset": [self._next_offset(token.id) for token in tokens],
         }
+
+    def _top(self, token: Token) -> dict[str, float] | None:
+        """Return the likeliest tokens and the token itself; None for the first of a prompt."""
+        if token.logprob is None:
+            return None
+        top = {self._label(one): value for one, value in token.top}
+        return {**top, self._label(token.id): token.logprob}
+
+    def _next_offset(self, token: int) -> int:
+        """Return where the text of the next token begins. Special tokens have none."""
+        offset, tokenizer = self._offset, self._served.tokenizer
+        if tokenizer is not None and not tokenizer.is_special(token):
+            self._offset += len(self.spell(token)[0])
+        return offset
 
     def _label(self, token: int) -> str:
         """Return the text of an id, which names it in the response.

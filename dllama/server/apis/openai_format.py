@@ -11,7 +11,6 @@ from dllama.server.jobs import Done
 from dllama.server.requests import Options
 from dllama.server.responses import ResponseFormat
 from dllama.server.served import Served
-from dllama.text.stream import End
 
 
 class OpenAIFormat(ResponseFormat):
@@ -112,10 +111,8 @@ class OpenAIFormat(ResponseFormat):
         return raw.decode(errors="replace"), list(raw)
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        """Return the log probabilities of all tokens but an EOS; None if not requested."""
-        if self._options.top is None:
-            return None
-        return self.logprobs([token for token in tokens if token.end is not End.EOS])
+        """Return the log probabilities of tokens; None if not requested."""
+        return None if self._options.top is None else self.logprobs(tokens)
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         content = {

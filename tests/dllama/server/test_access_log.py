@@ -67,7 +67,7 @@ def test_a_stream_that_ends_by_an_error_says_why():
 
         delivery = Delivery()
         delivery.put(0, ApiError(503, "a worker is lost"))
-        formats = [CompletionFormat(Served("m", 0, 1, 1, None, None), OPTIONS, [1])]
+        formats = [CompletionFormat(Served("m", 0, 1, 1, None, None), OPTIONS, [1], [[1]])]
         await JobResponse(delivery, formats, True, lambda: None, list)(scope, receive, send)
         return line(scope, 200, Exchange.of(scope), 0.0), b"".join(sent)
 

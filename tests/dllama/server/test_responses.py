@@ -32,7 +32,7 @@ def test_parts_of_characters_have_names_of_their_own(served):
     tokens = [
         Token(one, "", -0.5, tuple((other, -float(other)) for other in ids)) for one in ids[:2]
     ] + [Token(ids[2], "\u65e5", -0.5, ((ids[2], -0.5),))]
-    (choice,) = CompletionFormat(served, OPTIONS, [1]).whole(tokens, Done("length", 0, 3))[
+    (choice,) = CompletionFormat(served, OPTIONS, [1], [[1]]).whole(tokens, Done("length", 0, 3))[
         "choices"
     ]
     assert choice["text"] == "\u65e5"
@@ -46,6 +46,8 @@ def test_parts_of_characters_have_names_of_their_own(served):
 def test_ids_of_a_model_without_a_tokenizer(served):
     ids = replace(served, tokenizer=None)
     tokens = [Token(7, "", -0.5, ((7, -0.5), (9, -1.0)))]
-    (choice,) = CompletionFormat(ids, OPTIONS, [1]).whole(tokens, Done("length", 0, 1))["choices"]
+    (choice,) = CompletionFormat(ids, OPTIONS, [1], [[1]]).whole(tokens, Done("length", 0, 1))[
+        "choices"
+    ]
     assert choice["logprobs"]["tokens"] == ["token_id:7"]
     assert choice["logprobs"]["top_logprobs"] == [{"token_id:7": -0.5, "token_id:9": -1.0}]
