@@ -174,6 +174,7 @@ def test_an_answer_can_be_stopped_regenerated_and_brought_back(page, server):
     server.gate.shut(after=6)
     say(page, "Who are you?")
     wait_until(lambda: any(texts(page, ".growing > .text")))
+    assert len(texts(page, ".growing .end")) == 1  # which has the caret
     assert not find(page, "#send").is_displayed()
     find(page, "#stop").click()
     wait_until(lambda: server.count("dllama_requests_running") == 0)

@@ -34,6 +34,14 @@ function edit(message, text, foot, edited) {
   box.focus();
 }
 
+const BLOCKS = ".block, p, ul, ol, li, blockquote, h3, h4, h5, h6, .code, pre, pre > code";
+
+/** Return the last block in the last block, and so on. */
+function endOf(box) {
+  const last = box.lastElementChild;
+  return last?.matches(BLOCKS) ? endOf(last) : box;
+}
+
 /** The view of an answer, which may still be growing. */
 export class AnswerView {
   /** `actions` are {regenerate()}. */
@@ -63,6 +71,8 @@ export class AnswerView {
     this.summary.textContent = growing && thinking ? "Thinking…" : "Thoughts";
     this.thinking.show(thoughts);
     this.markdown.show(text);
+    this.end?.classList.remove("end");
+    if (growing) (this.end = endOf(this.text)).classList.add("end"); // where the caret is
     this.status.textContent = growing ? status : "";
   }
 
