@@ -26,7 +26,7 @@ REPEATED: dict[str, Any] = {
     "top_p": None, "truncation": "disabled", "user": None,
 }  # fmt: skip
 # What these ask for is never there, or they limit tools that are never there.
-IGNORED = ("max_tool_calls", "prompt_cache_options")
+IGNORED = ("max_tool_calls", "prompt_cache_options", "client_metadata")
 LOGPROBS = "message.output_text.logprobs"
 
 
