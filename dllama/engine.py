@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from dllama import options
 from dllama._kernels import cpu
+from dllama.checks import shown
 from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
 from dllama.draft_model import Drafts, drafts_of, model_drafts
 from dllama.drafts import Costs
+from dllama.embedding import Embedding
 from dllama.errors import ConfigError
 from dllama.generation import Generation
 from dllama.model_path import model_name, open_model, tokenizer_of
@@ -24,8 +26,7 @@ from dllama.options.option import documented
 from dllama.progress import Progress
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
-from dllama.sampling.grammar import Constraint, Grammar
-from dllama.sampling.sampler import Sampler
+from dllama.sampling.grammar import Grammar
 from dllama.scheduler import Scheduler
 from dllama.text.stream import Token
 from dllama.text_maker import TextMaker, TextOptions
@@ -358,10 +359,37 @@ class LLM:
         """
         self._scheduler.step()
 
+    def embed(
+        self, texts: Iterable[str | Sequence[int]], pooling: str = options.POOLING.default
+    ) -> NDArray[np.float32]:
+        """Return a vector for each text, of `parallel` texts in a pass. See generate for errors.
+
+        Args:
+            texts: a list of texts, or of lists of token ids, none of them empty.
+            pooling: "mean" takes the mean of the states of all tokens after the final norm, "last"
+                that of the last one.
+
+        Returns:
+            float32 (texts, dim), each of length 1.
+        """
+        if isinstance(texts, str):
+            raise ConfigError(f"texts is {shown(texts)}, expected a list of texts")
+        made = [Embedding.of(self._texts, self._sequences, text, pooling) for text in texts]
+        list(self._scheduler.run_all(made))  # they yield no tokens
+        return np.array([text.vector for text in made], np.float32).reshape(-1, self.spec.dim)
+
+    def submit_embedding(self, text: str | Sequence[int], pooling: str) -> Embedding:
+        """Begin to read a text; step works on it. It has its vector when it is done. See embed."""
+        made = Embedding.of(self._texts, self._sequences, text, pooling)
+        self._scheduler.add(made)
+        return made
+
     def _open_drafts(self, draft: str | Path, most: int, costs: Costs) -> Drafts:
         """Return what proposes tokens; a small model is opened on this machine alone."""
         if drafts := drafts_of(draft, costs):
             return drafts
+        from dllama.small_llm import SmallLLM  # which is an LLM itself
+
         small = SmallLLM(draft, threads=self.threads, contexts=self.parallel, draft_tokens=most)
         return model_drafts(small, self.model_path, self.tokenizer, costs)
 
@@ -370,25 +398,3 @@ class LLM:
         if self._text is not None:
             self._scheduler.remove(self._text)
             self._text = None
-
-
-class SmallLLM(LLM):
-    """A model that drafts texts of another one."""
-
-    _drafting = True
-
-    def draft(
-        self, ids: Sequence[int], count: int, sampler: Sampler, first: int,
-        constraint: Constraint | None = None,
-    ) -> list[int]:  # fmt: skip
-        """Return what this model draws after the ids of a text.
-
-        Args:
-            ids: of the text.
-            count: how many ids to draw; they fit.
-            sampler: of the text.
-            first: how many tokens of the text were drawn.
-            constraint: a fork of the text's, or None.
-        """
-        text = self._texts.draft([*ids], count, sampler, first, constraint)
-        return [token.id for _, token in self._scheduler.run_all([text])]

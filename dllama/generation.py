@@ -43,7 +43,11 @@ class Generation:
         drafted: how many ids were proposed and checked.
         accepted: how many of these turned out right.
         end: why the text ended; None if it goes on.
+        afresh: whether all ids are evaluated, those that another sequence has, too.
+        kept: whether its sequence is kept when it has ended, for others to go on from.
     """
+
+    afresh, kept = False, True
 
     def __init__(
         self,
@@ -79,6 +83,7 @@ class Generation:
         self._stream = stream
         self.prompt_logprobs = prompt_logprobs
         self.scored = self.prompt if prompt_logprobs is None else 0
+        self.afresh = self.afresh or prompt_logprobs is not None
         self._given: deque[Token] = deque()  # of the prompt, and not taken yet
         self._drawn: deque[Token] = deque()
         self._cancelled = False

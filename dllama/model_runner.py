@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterator
+from collections.abc import Sequence as Ids
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -133,6 +134,10 @@ class ModelRunner:
             self.root.run(ids, batch, want)
         self._sequences.copied(parts)
         self._ended = time.perf_counter()
+
+    def states(self, rows: Ids[int]) -> NDArray[np.float32]:
+        """Return rows of the last pass after the final norm: float32 (rows, dim)."""
+        return self.root.states(rows)
 
     def rows(self) -> list[Row]:
         """Return the wanted rows of the last pass, as the sampler reads them."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from dllama.cluster.protocol import Want
 from dllama.drafts import Costs
+from dllama.embedding import Embedding
 from dllama.errors import ModelError
 from dllama.generation import Generation
 from dllama.model_runner import ModelRunner
@@ -182,6 +183,7 @@ class Scheduler:
         finally:
             for _, text in running:
                 self.remove(text)
+            self._drop()
 
     def step(self) -> None:
         """Run a pass for the texts whose tokens were all taken; there may be nothing to do.
@@ -199,6 +201,7 @@ class Scheduler:
         self._runner.run([turn.part() for turn in turns], Want.TOP if wants else Want.NOTHING)
         if wants:
             self._sample(turns)
+        self._embed(turns)
         seconds = time.perf_counter() - begin
         for turn in turns:
             self._commit(turn)
@@ -215,6 +218,8 @@ class Scheduler:
         for text in self._texts:
             if text.done and text.sequence:
                 text.sequence.busy = False
+                if not text.kept:
+                    self._sequences.forget(text.sequence)
         self._texts = [text for text in self._texts if not text.done]
         self._waiting = [text for text in self._waiting if not text.done]
 
@@ -230,15 +235,16 @@ class Scheduler:
                 return
             if not self._comes(text):
                 self._waiting.remove(text)
-                self._begin(text, self._sequences.open(text.ids, afresh=text.unscored > 0))
+                self._begin(text, self._sequences.open(text.ids, text.afresh))
 
     def _comes(self, text: Generation) -> bool:
         """Whether another text is just reading what this one begins with, and can share."""
-        if text.unscored:
+        if text.afresh:
             return False
         known = self._sequences.known(text.ids)
         return any(
             one.waits
+            and one.kept
             and not one.begun
             and common_prefix(text.ids[:-1], one.ids) >= known + WORTH_WAITING
             for one in self._texts
@@ -314,6 +320,16 @@ class Scheduler:
         rows = iter(self._runner.rows())
         draws = [_sampled(turn, [next(rows) for _ in turn.wanted]) for turn in turns]
         self._runner.drive(together(draws))
+
+    def _embed(self, turns: list[Turn]) -> None:
+        """Hand texts that are embedded the states of their rows."""
+        first = 0
+        for turn in turns:
+            if isinstance(turn.text, Embedding):
+                wanted = turn.text.states(turn.rows)
+                rows = range(first + wanted.start, first + wanted.stop)
+                turn.text.read(self._runner.states(rows))
+            first += turn.rows + len(turn.drafted)
 
     def _commit(self, turn: Turn) -> None:
         """Note what a pass has evaluated and drawn."""

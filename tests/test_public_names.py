@@ -48,6 +48,7 @@ def test_methods_and_attributes_of_the_engine():
         "close",
         "contexts",
         "continue_from",
+        "embed",
         "eval",
         "generate",
         "generate_many",
@@ -60,6 +61,7 @@ def test_methods_and_attributes_of_the_engine():
         "rewind",
         "step",
         "submit",
+        "submit_embedding",
         "tokens",
     }
     with dllama.LLM() as llm:

@@ -67,6 +67,7 @@ cdef class Executor:
     cdef Memory positions, lengthened, row_blocks, wanted, spans, tables
     cdef Bindings bindings
     cdef list ops                   # keeps alive what the stages point to
+    cdef object final_norm          # that of the wanted rows
     cdef list stage_tasks           # the task of each stage
     cdef tuple caches               # KVCache or StateCache of each shape in graph.caches
     cdef list windows               # of the caches; 0: no window
@@ -127,6 +128,8 @@ cdef class Executor:
         for task in tasks:
             op = OPS[task.op](self.bindings, task)
             self.ops.append(op)
+            if task.op == "norm" and task.tail:
+                self.final_norm = op
             self.run_.scratch_width = max(self.run_.scratch_width, (op.scratch + 15) // 16 * 16)
             for s in range(op.n_stages):
                 stages[self.run_.n_stages] = op.stages[s]
@@ -272,6 +275,23 @@ cdef class Executor:
             rows[n], least = <int32_t> row, row + 1
         self.run_.shared.batch.n_wanted = len(wanted)
         return 0
+
+    def states(self, rows):
+        """Rows of the last pass as the final norm leaves them, whether their logits were wanted or not.
+
+        Args:
+            rows: of the batch.
+
+        Returns:
+            float32 (len(rows), D), D numbers of the residual stream.
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        wanted = np.array(rows, np.int64)
+        if ((wanted < 0) | (wanted >= self.run_.shared.batch.rows)).any():
+            raise ValueError(f"there are {self.run_.shared.batch.rows} rows, not {list(rows)}")
+        return self.final_norm.of_rows(wanted)
 
     def tasks(self):
         """The task of each stage, in the order of milliseconds()."""

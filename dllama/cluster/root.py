@@ -141,6 +141,13 @@ class Root:
             return node.logits
         return self._coordinator.logits(node.logits)
 
+    def states(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return rows of the last pass after the final norm: float32 (rows, dim).
+
+        The root has the whole residual stream when a pass ends, so no worker is asked.
+        """
+        return self._opened().states(rows)
+
     def rows(self) -> list[Row]:
         """Return the wanted rows, as the sampler reads them.
 

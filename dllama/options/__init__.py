@@ -218,6 +218,11 @@ QUEUE = Option(
 )  # fmt: skip
 SERVED = replace(PARALLEL, help="requests that are answered at once", default=8)
 
+POOLING = Option(
+    "pooling", str, "how a text becomes an embedding if a request does not say: by the mean of the "
+    "states of all tokens, or the state of the last", default="mean", choices=("mean", "last"),
+)  # fmt: skip
+
 # Reports.
 JSON = Option("json", str, "write the results to FILE", metavar="FILE")
 QUIET = Option("quiet", bool, "print nothing but the result", default=False)

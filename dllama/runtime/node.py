@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,10 @@ class Node:
         """
         self.logits = self._executor.run(ids, batch.spans, batch.wanted, batch.copies, encoding)
         return self.logits
+
+    def states(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return rows of the last pass after the final norm: float32 (rows, dim)."""
+        return self._executor.states(rows)
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of weights, kv_cache (of all sequences) and buffers."""

@@ -5,9 +5,11 @@ T: rows of the task. D: columns of a row.
 
 from libc.stdint cimport int64_t, uint8_t
 
+import numpy as np
+
 from dllama._kernels.op cimport Bindings, Op, Pass, row_of, rows_of
 from dllama._kernels.ops.elementwise cimport (
-    Activation, activate, dl_isa, dl_rows, put_blocks, put_row,
+    Activation, activate, dl_floats, dl_isa, dl_rows, float_kernels, put_blocks, put_row,
 )
 from dllama._kernels.weight_types cimport dl_quants, dl_quants_of
 
@@ -65,12 +67,17 @@ cdef inline void _put_cut(const Pass *run, const RowOp *r, int64_t i, const floa
     put_blocks(run.floats, r.dst, T, i // cuts, first, end - first, x + 32 * first)
 
 
+cdef inline void _norm_of(const dl_floats *f, const RowOp *r, const float *x, float *y) noexcept nogil:
+    """y[D] = the norm of x[D]."""
+    if r.centred:
+        f.layernorm(x, r.weight, r.bias, r.epsilon, r.width, y)
+    else:
+        f.rmsnorm(x, r.weight, r.epsilon, r.width, y)
+
+
 cdef inline void _norm(const Pass *run, const RowOp *r, int64_t t, float *y) noexcept nogil:
     """y[D] = the norm of row t."""
-    if r.centred:
-        run.floats.layernorm(_row(run, r, t), r.weight, r.bias, r.epsilon, r.width, y)
-    else:
-        run.floats.rmsnorm(_row(run, r, t), r.weight, r.epsilon, r.width, y)
+    _norm_of(run.floats, r, _row(run, r, t), y)
 
 
 cdef int norm_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
@@ -107,6 +114,15 @@ cdef class NormOp(Op):
         else:
             self.op.dst = b.rows(task.dst)
             self.stage(cut_items, norm_item, &self.op)
+
+    def of_rows(self, const int64_t[::1] rows):
+        """Norms of rows of src as they are now: float32 (len(rows), D). The rows must exist."""
+        cdef int64_t n = rows.shape[0], i
+        norms = np.empty((n, self.op.width), np.float32)
+        cdef float[:, ::1] out = norms
+        for i in range(n):
+            _norm_of(float_kernels(), &self.op, self.op.src + rows[i] * self.op.width, &out[i, 0])
+        return norms
 
 
 cdef int encode_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:

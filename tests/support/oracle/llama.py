@@ -22,7 +22,14 @@ KV_TYPES = {
 }
 
 
-def forward(
+def forward(tensors: Tensors, spec: ModelSpec, tokens: Sequence[int], **options) -> ops.Array:
+    """Logits float64 (T, vocab) after each of the tokens; options: those of `states`."""
+    logits = ops.matmul(states(tensors, spec, tokens, **options), tensors["output"])
+    logits = logits * spec.logits_scale
+    return ops.softcap(logits, spec.logits_cap) if spec.logits_cap else logits
+
+
+def states(
     tensors: Tensors,
     spec: ModelSpec,
     tokens: Sequence[int],
@@ -32,7 +39,7 @@ def forward(
     jitter: float = 0.0,
     residual: float = 1.0,
 ) -> ops.Array:
-    """Logits float64 (T, vocab) after each of the tokens.
+    """What the last layer makes of each of the tokens, after the final norm: float64 (T, dim).
 
     halves: RoPE turns pairs (i, i + S/2) instead of (2i, 2i+1); None: as
     spec.rope_type says. kv_type: how keys and values are stored.
@@ -61,9 +68,7 @@ def forward(
             y = noise(ops.matmul(noise(h), weights["layer_input_up"]))
             x = x + _norm(weights, "layer_input_post_norm", spec, y)
         x = x * np.float64(weights.get("scale", 1.0))
-    x = noise(_norm(tensors, "final_norm", spec, x))
-    logits = ops.matmul(x, tensors["output"]) * spec.logits_scale
-    return ops.softcap(logits, spec.logits_cap) if spec.logits_cap else logits
+    return noise(_norm(tensors, "final_norm", spec, x))
 
 
 def _post_normed(weights, name, spec, y):
