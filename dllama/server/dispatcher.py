@@ -80,7 +80,7 @@ class Dispatcher:
     def cluster(self) -> dict[str, Any]:
         """Return what goes on, as /cluster shows it."""
         return {
-            "state": self.state.value,
+            **self.status.as_json(details=True),
             "running": len(self._running),
             "waiting": self.waiting,
             "tokens_per_s": round(self._meter.rate(), 2) if self._running else 0.0,

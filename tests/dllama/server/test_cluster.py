@@ -77,7 +77,7 @@ def test_a_stream_says_its_place(server):
     threads[1].start()
     wait_until(lambda: server.dispatcher.waiting == 1)
     seen = json.loads(http(f"{server.url}/cluster")[2])
-    assert (seen["state"], seen["running"], seen["waiting"]) == ("ok", 1, 1)
+    assert (seen["status"], seen["running"], seen["waiting"]) == ("ok", 1, 1)
     (node,) = seen["nodes"]
     assert (node["rank"], node["address"], node["state"]) == (0, None, "ok")
     assert node["memory"]["weights"] > 0

@@ -30,6 +30,7 @@ from serving import http, serving, wait_until
 
 from dllama.server.apis.chat import parse_chat
 from dllama.server.problems import ApiError
+from dllama.server.status import State, Status
 
 WIDTHS = (1280, 375)
 
@@ -252,6 +253,16 @@ def test_who_waits_is_told_how_many_come_first(page, server):
     for thread in threads:
         thread.join()
     answered(page, 1)
+
+
+def test_the_page_follows_the_state_of_the_server(page, server, monkeypatch):
+    status = Status(State.LOADING, "loading", 0.437)
+    with monkeypatch.context() as patch:
+        patch.setattr(server.dispatcher, "status", status)
+        wait_until(lambda: texts(page, "#banner") == ["The model is being loaded… 43 %"])
+        assert find(page, "#state").accessible_name == "server status: loading"
+    wait_until(lambda: not find(page, "#banner").is_displayed())
+    assert find(page, "#state").accessible_name == "server status: ok"
 
 
 def test_the_oldest_turns_make_room(page, server):

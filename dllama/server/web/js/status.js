@@ -40,11 +40,11 @@ export async function look() {
 async function ask() {
   try {
     const seen = await getJson("cluster", AbortSignal.timeout(PATIENCE));
-    if (!model) showModel((await getJson("v1/models")).data[0]);
-    showState(seen.state);
+    if (seen.status !== "ok") model = null; // it may be another one afterwards
+    else if (!model) showModel((await getJson("v1/models")).data[0]);
+    showState(seen.status, seen.percent);
     showNodes(seen);
-    if (seen.state !== "ok") model = null; // it may be another one afterwards
-    return seen.nodes.length > 1 ? EVERY.cluster : EVERY.alone;
+    return seen.nodes.length > 1 || seen.status !== "ok" ? EVERY.cluster : EVERY.alone;
   } catch (error) {
     const wantsKey = error.status === 401;
     if (wantsKey && $("state").dataset.state !== "key") openSettings(true, "key");
@@ -61,15 +61,15 @@ function showModel(found) {
   document.title = `${found.id} · dllama`;
 }
 
-function showState(state) {
-  const shown = $("state");
-  if (shown.dataset.state === state) return;
-  shown.dataset.state = state;
+/** Show a state, and the percents of the model that are loaded, if it is being loaded. */
+function showState(state, percent) {
   const name = `server status: ${state}`;
-  shown.setAttribute("aria-label", name);
-  shown.title = name;
-  $("banner").textContent = BANNERS[state] ?? "";
-  $("banner").hidden = !(state in BANNERS);
+  $("state").dataset.state = state;
+  $("state").setAttribute("aria-label", name);
+  $("state").title = name;
+  const banner = [BANNERS[state], percent === undefined ? "" : `${percent} %`].filter(Boolean).join(" ");
+  if ($("banner").textContent !== banner) $("banner").textContent = banner; // else it is read aloud again
+  $("banner").hidden = !banner;
 }
 
 function showNodes({ nodes, running, waiting, tokens_per_s: speed }) {
@@ -78,7 +78,7 @@ function showNodes({ nodes, running, waiting, tokens_per_s: speed }) {
   if (speed) parts.unshift(`${speed.toFixed(1)} tokens/s`);
   if (waiting) parts.push(`${waiting} waiting`);
   $("speed").textContent = parts.join(" · ");
-  $("cluster").hidden = false;
+  $("cluster").hidden = nodes.length === 0;
 }
 
 function node({ rank, address, state, memory }) {
