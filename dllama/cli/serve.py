@@ -1,4 +1,4 @@
-"""`dllama serve`: OpenAI's HTTP API and a chat page, for one model."""
+"""`dllama serve`: HTTP APIs and a chat page, for one model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ dllama serve llama --workers 10.0.0.2:9999 10.0.0.3:9999"""
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
     parser = add_command(
-        subparsers, "serve", run, "Serve a model over HTTP: OpenAI's API, and a page to chat.",
+        subparsers, "serve", run,
+        "Serve a model over HTTP: the APIs of OpenAI, Anthropic and Ollama, and a page to chat.",
         EXAMPLES,
     )  # fmt: skip
     groups = {

@@ -43,8 +43,8 @@ def _add_message(talk: Talk, value: object, where: str) -> None:
     if isinstance(content, str):
         talk.say(role, content)
         return
-    if not isinstance(content, list):
-        raise wrong(f"{where}.content", content, "a string or a list of blocks")
+    if not isinstance(content, list) or not content:
+        raise wrong(f"{where}.content", content, "a string or a list of at least one block")
     for index, block in enumerate(content):
         _add_block(talk, role, block, f"{where}.content[{index}]")
 

@@ -39,6 +39,9 @@ def parse_message(body: object, limited: bool = True) -> Conversation:
     talk = Talk(joined=("system", "user", "assistant"))
     add_system(talk, fields.take("system"))
     add_messages(talk, fields.take("messages"))
+    if limited and talk.messages[-1:] and talk.messages[-1]["role"] == "assistant":
+        message = "messages: the last one is of the assistant, and this server does not continue it"
+        raise ApiError(400, message, param="messages", code="unsupported_value")
     limit = fields.integer("max_tokens", 1, MAX_TOKENS)
     if limit is None and limited:
         raise required("max_tokens")

@@ -37,6 +37,7 @@ def test_blocks_become_messages():
             text("So?"),
         ]},
         {"role": "assistant", "content": "It rains."},
+        {"role": "user", "content": "So?"},
     ]  # fmt: skip
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"city": "Rome"}}}
     system = [text("x-anthropic-billing-header: cch=1;"), text("Be short."), text("Be kind.")]
@@ -49,6 +50,7 @@ def test_blocks_become_messages():
         {"role": "tool", "content": "", "tool_call_id": "2", "name": "f"},
         {"role": "user", "content": "So?"},
         {"role": "assistant", "content": "It rains."},
+        {"role": "user", "content": "So?"},
     ]  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def test_choices(choice, expected):
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": [{"role": "tool", "content": ""}]}, "messages[0].role", "one of user"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
-        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content", "a list of blocks"),
+        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content", "a list of at"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]},
          "messages[0].content[0].type", "supports only text, tool_result in"),
         ({"messages": [{"role": "user", "content": [USE]}]},
@@ -113,6 +115,8 @@ def test_choices(choice, expected):
          "messages[0].content[0].tool_use_id", "is missing"),
         ({"messages": [{"role": "user", "content": [{**text("a"), "x": 1}]}]},
          "messages[0].content[0].x", "unknown field"),
+        ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "messages", "the last one"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least one"),
         ({"system": [{"type": "image"}]}, "system[0].type", "supports only 'text'"),
         ({"max_tokens": None}, "max_tokens", "is missing"),
         ({"stop_sequences": [""]}, "stop_sequences", "non-empty"),
