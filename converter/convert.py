@@ -156,7 +156,11 @@ def read_spec(
     quantised.read_scheme(config, files, path)
     check_keys(config, family.KEYS | quantised.KEYS, path)
     spec: ModelSpec = family.read_config(config, weights, path)
-    read_header(write_header(spec, path), path)
+    try:
+        header = write_header(spec, path)
+    except OverflowError:  # of a product
+        raise FormatError(path, "a number", "too large", "what a float32 can have") from None
+    read_header(header, path)
     return family, spec
 
 

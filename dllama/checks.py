@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from dllama.errors import ConfigError
 
@@ -72,10 +72,46 @@ def integer(name: str, value: object, least: float = -math.inf, most: float = ma
     return int(value)
 
 
-def shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """A value for a message, cut where it is long; not even a moment's work for a huge one."""
+    text = _beginning(value, [most])
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _beginning(value: object, left: list[int]) -> str:
+    """What repr() gives, or a beginning of it that is too long for a message.
+
+    Args:
+        value: may contain itself, or the same list many times.
+        left: how many characters there is room for; each call takes what it writes.
+    """
+    left[0] -= 2  # brackets, or what is between two values
+    if left[0] < 0:
+        return "..."
+    if type(value) in (list, tuple, dict):
+        return _container(value, left)
+    if isinstance(value, (str, bytes)):
+        text = repr(value[: left[0] + 3])
+    elif isinstance(value, int) and value.bit_length() > 4 * MOST_SHOWN:
+        text = f"an integer of {value.bit_length()} bits"
+    else:
+        text = repr(value)
+    left[0] -= len(text)
+    return text
+
+
+def _container(value: Any, left: list[int]) -> str:
+    parts = []
+    for one in value:
+        part = _beginning(one, left)
+        parts.append(f"{part}: {_beginning(value[one], left)}" if type(value) is dict else part)
+        if left[0] < 0 and len(parts) < len(value):
+            parts.append("...")
+            break
+    text = ", ".join(parts)
+    if isinstance(value, tuple):
+        return f"({text},)" if len(value) == 1 else f"({text})"
+    return f"[{text}]" if isinstance(value, list) else f"{{{text}}}"
 
 
 def one_line(text: str) -> str:

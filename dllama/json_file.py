@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from dllama.errors import FormatError, ModelError
 from dllama.git_lfs import refuse_pointer
+
+ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -29,8 +32,24 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     refuse_pointer(data, path)
     try:
         value = json.loads(data)
+        check_unicode(value, data)
     except (ValueError, RecursionError) as error:
         raise FormatError(path, "JSON", f"broken ({error})", "an object") from error
     if not isinstance(value, dict):
         raise FormatError(path, "JSON", type(value).__name__, "an object")
     return value
+
+
+def check_unicode(value: object, data: bytes) -> None:
+    """Raise ValueError if a text of a JSON value has half a surrogate pair.
+
+    Args:
+        value: what `data` stands for. No text can have such a half where this is UTF-8, unless it
+            is escaped.
+        data: JSON.
+    """
+    if ESCAPE.search(data):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text is not valid Unicode: it has half a surrogate pair") from None

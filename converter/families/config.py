@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dllama.checks import is_flag, is_integer, is_number
+from dllama.checks import is_flag, is_integer, is_number, shown
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.spec import HiddenAct
 
 Config = dict[str, Any]
 
-# Model files store numbers as float32.
-MOST = 3.4e38
+# Model files store numbers as float32 and int32.
+LEAST, MOST = 1.2e-38, 3.4e38
+MOST_SIZE = (1 << 31) - 1
 SLIDING = "sliding_attention"
 # Of Qwen2 and Qwen3, if the config has none.
 MAX_WINDOW_LAYERS = 28
@@ -36,8 +37,8 @@ def size(config: Config, field: str, path: object, default: int | None = None) -
     value = config.get(field)
     if value is None:
         value = default
-    if not is_integer(value, 1):
-        raise FormatError(path, field, repr(value), "a positive integer")
+    if not is_integer(value, 1, MOST_SIZE):
+        raise FormatError(path, field, shown(value), f"an integer from 1 to {MOST_SIZE}")
     return value
 
 
@@ -46,8 +47,8 @@ def number(config: Config, field: str, path: object, default: float | None = Non
     value = config.get(field)
     if value is None:
         value = default
-    if not is_number(value, 0, MOST, above=True):
-        raise FormatError(path, field, repr(value), "a positive number")
+    if not is_number(value, LEAST, MOST):
+        raise FormatError(path, field, shown(value), "a positive number of float32")
     return float(value)
 
 
@@ -57,8 +58,8 @@ def numbers(config: Config, field: str, count: int, path: object) -> list[float]
     if value is None:
         return [1.0] * count
     given = value if isinstance(value, list) else []
-    if len(given) != count or not all(is_number(one, 0, MOST, above=True) for one in given):
-        raise FormatError(path, field, repr(value), f"a list of {count} positive numbers")
+    if len(given) != count or not all(is_number(one, LEAST, MOST) for one in given):
+        raise FormatError(path, field, shown(value), f"a list of {count} positive numbers")
     return [float(one) for one in given]
 
 
@@ -67,7 +68,7 @@ def flag(config: Config, field: str, path: object, default: bool) -> bool:
     value = config.get(field)
     value = default if value is None else value
     if not is_flag(value):
-        raise FormatError(path, field, repr(value), "true or false")
+        raise FormatError(path, field, shown(value), "true or false")
     return value
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dllama.checks import shown
 from dllama.errors import UnsupportedError
 
 Config = dict[str, Any]
@@ -85,7 +86,7 @@ def check_keys(config: Config, known: frozenset[str], path: object) -> None:
                 raise UnsupportedError(f"{path}: {key} {value!r} is not supported")
         elif value:
             raise UnsupportedError(
-                f"{path}: {key} {_shown(value)} is not known for this model_type, and may change "
+                f"{path}: {key} {shown(value)} is not known for this model_type, and may change "
                 "what the model computes (delete the field if it does not)"
             )
 
@@ -98,9 +99,3 @@ def _check_code(auto_map: object, path: object) -> None:
                 f"{path}: auto_map names {auto_map[name]!r}: the model has code of its own, which "
                 "is not run"
             )
-
-
-def _shown(value: object) -> str:
-    """Return a value as it stands in a message, cut after a line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

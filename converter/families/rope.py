@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dllama.checks import is_number
-from dllama.converter.families.config import Config, flag, number, size
+from dllama.checks import is_number, shown
+from dllama.converter.families.config import MOST, Config, flag, number, size
 from dllama.errors import FormatError, UnsupportedError
 from dllama.model.spec import ModelSpec, RopeScaling, RopeType
 
@@ -138,6 +138,8 @@ def read_rope(
     if isinstance(scaling, RopeScaling):
         fields |= {"rope_type": RopeType.LLAMA31, "rope_scaling": scaling}
     elif isinstance(scaling, Yarn):
+        if theta <= 1:
+            raise FormatError(path, "rope_theta", theta, "more than 1 with YaRN")
         fields["rope_frequencies"] = scaling.frequencies(theta, rotated)
         fields["rope_factor"] = scaling.attention
     elif scaling:
@@ -156,7 +158,10 @@ def score_factor(config: Config, path: object) -> float:
         rope = _object(config, name, path)
         if rope and _kind(rope, name, path) == "yarn" and rope.get("mscale_all_dim"):
             factor, mscale = (number(rope, key, path) for key in ("factor", "mscale_all_dim"))
-            return _magnitude(factor, mscale) ** 2
+            square = _magnitude(factor, mscale) ** 2
+            if square > MOST:
+                raise FormatError(path, f"{name}.mscale_all_dim", mscale, "a smaller number")
+            return square
     return 1.0
 
 
@@ -208,8 +213,8 @@ def _value(
         if given.get(field) is not None
     ]
     if len(set(values)) > 1:
-        shown = ", ".join(f"{value:g}" for value in values)
-        raise FormatError(path, field, f"{shown} in different places", "one value")
+        given = ", ".join(f"{value:g}" for value in values)
+        raise FormatError(path, field, f"{given} in different places", "one value")
     return next(iter(values), default)
 
 
@@ -220,12 +225,15 @@ def _check_original(config: Config, path: object) -> None:
         raise UnsupportedError(f"{path}: {ORIGINAL} is {original}, but no rope_scaling reads it")
 
 
-def _kind(rope: dict[str, Any], name: str, path: object) -> object:
+def _kind(rope: dict[str, Any], name: str, path: object) -> str:
     """Return the type, which has an old and a new key."""
     new, old = rope.get("rope_type"), rope.get("type")
     if new is not None and old is not None and new != old:
         raise FormatError(path, f"{name}.type", repr(old), f"{new!r} as in rope_type")
-    return new or old or "default"
+    kind = new or old or "default"
+    if not isinstance(kind, str):
+        raise FormatError(path, f"{name}.rope_type", shown(kind), "a name")
+    return kind
 
 
 def _scaling(rope: dict[str, Any], name: str, config: Config, path: object) -> Scaling | None:

@@ -65,7 +65,8 @@ PART = re.compile(rf"(?:model\.)?({PARTS})\.")
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether a config is that of a model with several parts, of which one is text."""
-    return config.get("model_type") in MODELS
+    kind = config.get("model_type")
+    return isinstance(kind, str) and kind in MODELS
 
 
 def text_config(config: dict[str, Any], path: object) -> dict[str, Any]:

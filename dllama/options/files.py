@@ -15,6 +15,8 @@ from dllama.json_file import read_json_if_any
 from dllama.options import SHARES, THREADS
 from dllama.options.option import Option
 
+MAX_DEPTH = 16
+
 
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     """The options that a YAML file sets, by name.
@@ -49,10 +51,27 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses what is nested deeper than any option, before time and stack are used up."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested more than {MAX_DEPTH} deep")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
 def _entries(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     """The keys and values of a YAML file."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise InputError(f"config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -113,6 +132,8 @@ def _value(option: Option, node: yaml.Node, where: str) -> Any:
         return option.take([value] if one else value)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{where}: {error}") from error
+    except (AttributeError, LookupError, TypeError) as error:  # of PyYAML, for wrong tags
+        raise ConfigError(f"{where}: {node.tag} does not fit the value") from error
 
 
 def _names(options: Sequence[Option]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from dllama.json_file import check_unicode
 from dllama.server.problems import ApiError, shown
 from dllama.server.threads import LONG, in_thread
 
@@ -47,7 +48,9 @@ async def read_json(request: Request, parse: Callable[[Any], T]) -> T:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        return json.loads(raw, parse_constant=_not_json)
+        value = json.loads(raw, parse_constant=_not_json)
+        check_unicode(value, raw)
+        return value
     except (ValueError, RecursionError) as error:
         why = "too deeply nested" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body is not JSON: {why}", code="invalid_json") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dllama import checks
 from dllama.errors import DllamaError
 
 # OpenAI's error `type` for an HTTP status; all others are invalid_request_error.
@@ -59,5 +60,5 @@ class ApiError(DllamaError):
 
 def shown(value: object) -> str:
     """Format a value from a request for a message: short, and pure ASCII."""
-    text = ascii(value)
+    text = checks.shown(value, 81).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -258,7 +258,7 @@ def test_bfloat16_sources(source, tmp_path):
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
           "high_freq_factor": 1, "original_max_position_embeddings": 32}},
          FormatError, r"config\.json: rope_scaling_high is 1"),
-        ({"rms_norm_eps": 1e-60}, FormatError, r"config\.json: norm_epsilon_f32 is 0"),
+        ({"rms_norm_eps": 1e-60}, FormatError, r"config\.json: rms_norm_eps is 1e-60"),
         ({"hidden_size": None}, FormatError, "hidden_size is None"),
         ({"hidden_size": "128"}, FormatError, "hidden_size is '128'"),
         ({"num_hidden_layers": 0}, FormatError, "num_hidden_layers is 0"),

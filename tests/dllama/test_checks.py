@@ -71,6 +71,23 @@ def test_long_values_are_cut():
     assert checks.shown([1, 2]) == "[1, 2]"
 
 
+def test_values_are_shown_as_python_does():
+    values = [(), (1,), (1, "a"), [], [None], {}, {"a": [b"b", {}]}, 1.5, True, "it's"]
+    for value in [*values, values, *([[]] * n for n in range(30)), list(range(40))]:
+        text = repr(value)
+        assert checks.shown(value) == (text if len(text) <= 100 else text[:97] + "...")
+
+
+def test_huge_values_are_shown_at_once():
+    nested, endless = list[object](), list[object]()
+    for _ in range(100):
+        nested = [nested, nested]
+    endless.append(endless)
+    for value in (nested, endless, [0] * 10**7, {n: n for n in range(10**5)}):
+        assert len(checks.shown(value)) == 100
+    assert checks.shown([10**5000]) == "[an integer of 16610 bits]"
+
+
 def test_no_other_file_asks_whether_a_value_is_a_bool():
     """Which is how an integer is told from a flag, and easily forgotten."""
     asks = re.compile(r"isinstance\([^()]*,\s*\(?[^()]*\bbool\b")

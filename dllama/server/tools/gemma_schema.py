@@ -103,6 +103,6 @@ class SchemaRules:
         """Return a value that is given."""
         if isinstance(value, str):
             return f"{self._quote} {quoted(value)} {self._quote}"
-        if isinstance(value, (bool, int, float)):
+        if isinstance(value, (int, float)):  # true and false, too
             return quoted(json.dumps(value))
         return SCALARS["null"] if value is None else f"{self._name}_any"

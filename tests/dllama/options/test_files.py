@@ -95,6 +95,11 @@ def test_an_empty_file_sets_nothing(read, text):
         ("stop: !!python/name:os.system x", "line 1: stop: could not determine a constructor"),
         ("- steps", "found no keys, expected lines of the form key: value"),
         ("steps: [", "not YAML"),
+        ("[" * 5000, "not YAML: nested more than 16 deep"),
+        ("stop: " + "[" * 5000 + "]" * 5000, "not YAML: nested more than 16 deep"),
+        ("steps: !!bool maybe", "tag:yaml.org,2002:bool does not fit the value"),
+        ("steps: !!timestamp 99-99-99", "tag:yaml.org,2002:timestamp does not fit the value"),
+        ("steps: [&a [1, 1], &b [*a, *a], &c [*b, *b]]", "found [[1, 1], [[1, 1], [1, 1]], "),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(read, text, message):
