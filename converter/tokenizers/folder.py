@@ -16,14 +16,20 @@ from dllama.errors import OutputError, UnsupportedError
 from dllama.json_file import read_json_if_any
 from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
 from dllama.text.tokenizer import begins_with, open_fast
-from dllama.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
+from dllama.text.tokenizer_config import (
+    TEMPLATE_FILE,
+    TOOL_TEMPLATE_FILE,
+    TokenizerConfig,
+    read_tokenizer_config,
+)
 from dllama.text.tokenizer_file import TokenizerData, write_tokenizer
 
 COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
+    TOOL_TEMPLATE_FILE,
 )
 # Classes of tokenizer_config.json.
 LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
@@ -179,6 +185,8 @@ def _copy(source: Path, output: Path) -> None:
     for name in COPIED:
         if (source / name).is_file():
             try:
+                if (output / name).parent != output:
+                    (output / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / name, output / name)
             except OSError as error:
                 raise OutputError(f"{output / name}: cannot write: {error.strerror}") from error

@@ -28,9 +28,10 @@ from dllama.converter.tokenizers.sentencepiece import (
     Style as SentencePieceStyle,
 )
 from dllama.errors import DllamaError, FormatError, UnsupportedError
-from dllama.text.tokenizer_config import TokenizerConfig
+from dllama.text.tokenizer_config import TokenizerConfig, by_tools
 
 KEY = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
 NO_ID = (-1, 0xFFFFFFFF)  # ids that say that there is none
 # Keys after KEY that this module reads, and those that do not change what a text becomes.
 READ = frozenset({
@@ -92,7 +93,10 @@ class _Reader:
             bos_id=self._id("bos_token_id", bos_id),
             eos_ids=self._eos_ids(eos_id),
             add_bos=None,  # the tokenizer itself adds it
-            chat_template=typed(self._metadata, "tokenizer.chat_template", str, self._path),
+            chat_template=by_tools(
+                typed(self._metadata, TEMPLATE, str, self._path),
+                typed(self._metadata, f"{TEMPLATE}.tool_use", str, self._path),
+            ),
         )
         return SourceTokenizer(self._path, tokenizer, config)
 

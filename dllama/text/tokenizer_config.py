@@ -13,6 +13,7 @@ from dllama.git_lfs import refuse_pointer
 from dllama.json_file import read_json_if_any
 
 TEMPLATE_FILE = "chat_template.jinja"
+TOOL_TEMPLATE_FILE = "additional_chat_templates/tool_use.jinja"
 
 
 @dataclass(frozen=True)
@@ -116,15 +117,35 @@ def _ids(path: Path, key: str, values: dict[str, Any], vocab_size: int) -> Itera
 
 
 def _chat_template(folder: Path, configured: object) -> str | None:
-    """Return the template of chat_template.jinja, or the default one of tokenizer_config.json."""
-    path = folder / TEMPLATE_FILE
-    if path.is_file():
-        return _read_text(path)
+    """Return the chat template of a folder.
+
+    It is that of chat_template.jinja, or the default one of tokenizer_config.json. Either may have
+    another one beside it for conversations with tools.
+    """
+    if (folder / TEMPLATE_FILE).is_file():
+        tools = folder / TOOL_TEMPLATE_FILE
+        return by_tools(
+            _read_text(folder / TEMPLATE_FILE), _read_text(tools) if tools.is_file() else None
+        )
     if isinstance(configured, list):
         entries = [entry for entry in configured if isinstance(entry, dict)]
         named = {entry.get("name"): entry.get("template") for entry in entries}
-        configured = named.get("default")
+        return by_tools(named.get("default"), named.get("tool_use"))
     return configured if isinstance(configured, str) else None
+
+
+def by_tools(default: object, tool_use: object) -> str | None:
+    """Return one template for two; what is no text is not there.
+
+    Args:
+        default: source of a template.
+        tool_use: source of that for conversations with tools.
+    """
+    if not isinstance(default, str) or not isinstance(tool_use, str):
+        return default if isinstance(default, str) else None
+    # A template loses the line break at its end, and a tag the one after it.
+    texts = [f"\n{text.removesuffix(chr(10))}{{{{ '' }}}}" for text in (tool_use, default)]
+    return "{% if tools %}" + "{% else %}".join(texts) + "{% endif %}"
 
 
 def _read_text(path: Path) -> str:

@@ -238,7 +238,9 @@ def call_rules(functions: Sequence[Function], call: Callable[[Function, str], st
     return lines
 
 
-def marked(marker: str, section: str, several: bool, between: str = "") -> list[str]:
+def marked(
+    marker: str, section: str, several: bool, between: str = "", begins: str = "TEXT", *others: str
+) -> list[str]:
     """Return the rules "calls" and "mixed" of a format whose calls come after a marker.
 
     Args:
@@ -246,12 +248,18 @@ def marked(marker: str, section: str, several: bool, between: str = "") -> list[
         section: what comes after it.
         several: whether there may be more markers than one.
         between: what is between two sections.
+        begins: the terminal with which answers begin.
+        others: what else an answer may be.
     """
     lazy = "" if marker.startswith("<[") else "[lazy]"  # a text never has special tokens
     more = f"({between} {marker} {section})*" if several else ""
-    mixed = f"(upto {section})* TEXT" if several else f"TEXT | upto {section}"
-    calls = f"calls: {marker} {section} {more}"
-    return [calls, f"mixed: {mixed}", f"upto{lazy}: TEXT {marker}"]
+    later = f"(upto {section})* TEXT" if several else ""
+    return [
+        f"calls: {marker} {section} {more}",
+        f"mixed: {' | '.join([begins, f'first {section} {later}', *others])}",
+        f"first{lazy}: {begins} {marker}",
+        f"upto{lazy}: TEXT {marker}",
+    ]
 
 
 def _overlap(text: str, marker: str) -> int:

@@ -16,7 +16,7 @@ from dllama.server.tools.base import (
     marked,
     quoted,
 )
-from dllama.server.tools.json_call import JsonCalls, parsed
+from dllama.server.tools.json_call import JsonCalls, ObjectEnd, parsed
 from dllama.server.tools.marked_call import MarkedCalls
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -39,18 +39,28 @@ class Hermes(ToolFormat):
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
         def call(function: Function, arguments: str) -> str:
-            head = quoted(f'\n{{"name": "{function.name}", "arguments": ')
-            return f"{head} {arguments} {quoted('}' + chr(10))} {special(CLOSE)}"
+            head = quoted(f'{{"name": "{function.name}", "arguments": ')
+            return f'{head} {arguments} "}}"'
 
-        lines = marked(special(OPEN), "call", several, quoted("\n"))
-        return "\n".join([*lines, *call_rules(functions, call)])
+        section = f"{quoted(chr(10))} call {quoted(chr(10))} {special(CLOSE)}"
+        names = "|".join(re.escape(function.name) for function in functions)
+        block = f'\\s*(```(json)?\\s*)?\\{{"name": "({names})"(.|\\n)*'
+        more = '("\\n" call)*' if several else ""
+        return "\n".join(
+            [
+                *marked(special(OPEN), section, several, quoted("\n"), "FREE", "block"),
+                f"FREE: TEXT & ~/{block}/",
+                f'block: "```json\\n" call {more} "\\n```" | call {more}',
+                *call_rules(functions, call),
+            ]
+        )
 
 
 class HermesParser(MarkedCalls, JsonCalls):
     """Text, and calls between markers.
 
-    Qwen2.5-Coder likes to answer with a block of JSON instead. If that is the whole answer and has
-    the name of a function, it is a call, too.
+    Qwen2.5-Coder likes to answer with objects of JSON alone, or in a block of code. If they are
+    the whole answer and have names of functions, they are calls, too.
     """
 
     opens = (OPEN,)
@@ -72,17 +82,28 @@ class HermesParser(MarkedCalls, JsonCalls):
         return self.close_with(CLOSE)
 
     def _block(self) -> bool:
-        """Wait for the end of an answer that may be a block with a call."""
+        """Wait for the end of an answer that may be a block with calls."""
         if not self.ended and self._may_be_block():
             return False
         found = BLOCK.fullmatch(self.held) if self.ended else None
-        call = self.whole(parsed(found[1])) if found else None
-        if call and call[0] in self.functions:
-            self.take(len(self.held))
-            self.give(Begin(call[0]))
-            self.give(Arguments(call[1]))
+        for name, arguments in self._calls(found[1]) if found else ():
+            self.held = ""
+            self.give(Begin(name))
+            self.give(Arguments(arguments))
         self._step = self.first
         return True
+
+    def _calls(self, text: str) -> list[tuple[str, str]]:
+        """Return the calls in a text of JSON objects; [] if there is anything else."""
+        calls: list[tuple[str, str]] = []
+        while text:
+            end = ObjectEnd().find(text) if text.startswith("{") else None
+            call = self.whole(parsed(text[:end] if end else text + "}"))  # one brace is forgiven
+            if call is None or call[0] not in self.functions:
+                return []
+            calls.append(call)
+            text = text[end:].lstrip(" \r\n,;") if end else ""
+        return calls
 
     def _may_be_block(self) -> bool:
         """Whether all that came may be the beginning of a block with a call."""

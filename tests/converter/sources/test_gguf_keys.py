@@ -12,6 +12,7 @@ from dllama.converter.families.rope import linear
 from dllama.converter.gguf_model import GgufModel
 from dllama.errors import DllamaError, FormatError, UnsupportedError
 from dllama.model.spec import RopeType
+from dllama.text.tokenizer_config import by_tools
 
 gguf = pytest.importorskip("gguf")
 ggufmodel = pytest.importorskip("ggufmodel")
@@ -210,6 +211,9 @@ def test_the_tokenizer_comes_from_the_file(model, path):
         assert tokenizer.chat_template == "{{ messages }}"
         assert tokenizer.special_tokens == {"bos_token": "b", "eos_token": "c"}
     assert [*path.parent.iterdir()] == [path]
+    two = {"tokenizer.chat_template": "D", "tokenizer.chat_template.tool_use": "T"}
+    with model({**TOKENIZER, **two}) as opened:
+        assert opened.tokenizer().chat_template == by_tools("D", "T")
     model({**TOKENIZER, "tokenizer.chat_template": 5}).close()
     with pytest.raises(FormatError, match="chat_template is a int"):
         dllama.LLM(path)

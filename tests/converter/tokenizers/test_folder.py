@@ -190,6 +190,14 @@ def test_chat_templates(template: object, source: Path, output: Path) -> None:
     convert_tokenizer(open_tokenizer(source), output, 2048)
     assert read_tokenizer(output / "tokenizer.t").chat_template == "é J"
     assert (output / "chat_template.jinja").read_text(encoding="utf-8") == "é J"
+    tools = "additional_chat_templates/tool_use.jinja"
+    (source / tools).parent.mkdir()
+    (source / tools).write_text("T")
+    convert_tokenizer(open_tokenizer(source), output, 2048)
+    assert (output / tools).read_text() == "T"
+    both = Tokenizer.open(output).chat_template
+    assert both != "é J"
+    assert read_tokenizer(output / "tokenizer.t").chat_template == both
 
 
 def test_a_wrong_id_names_the_file(source: Path, output: Path) -> None:

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, normalizers
 
 import dllama
 from dllama.errors import ConfigError, ContextError, FormatError, ModelError
+from dllama.text.template import ChatTemplate, Message
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.tokenizer_file import TokenizerData, read_tokenizer, write_tokenizer
 
@@ -336,10 +337,40 @@ def test_broken_config_files_are_errors(name: str, text: str, message: str, tmp_
 def test_chat_templates(tmp_path: Path) -> None:
     shutil.copy(DEMO / "tokenizer.json", tmp_path)
     config = tmp_path / "tokenizer_config.json"
-    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}, 3]
+    named = [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}, 3]
     config.write_text(json.dumps({"chat_template": named}))
     assert Tokenizer.open(tmp_path).chat_template == "D"
+    config.write_text(json.dumps({"chat_template": named[:1]}))
+    assert Tokenizer.open(tmp_path).chat_template is None
     config.write_text(json.dumps({"chat_template": "S"}))
     assert Tokenizer.open(tmp_path).chat_template == "S"
     (tmp_path / "chat_template.jinja").write_text("J")
     assert Tokenizer.open(tmp_path).chat_template == "J"
+
+
+SPACED = "  {% if messages %}\n {{ messages | length }} \n\n  {% endif %}\nD\n"
+MACROS = (
+    "\n{%- macro say(what) %}{{ what }}{% endmacro %}\n{% set n = tools | length %}\n{{ say(n) }} T"
+)
+
+
+@pytest.mark.parametrize(
+    ("default", "tool_use"), [("D\n\n", MACROS), (SPACED, f"{SPACED}\n "), ("", "T")]
+)
+def test_a_template_for_tools(default: str, tool_use: str, tmp_path: Path) -> None:
+    """Each of both writes what it would write alone."""
+    shutil.copy(DEMO / "tokenizer.json", tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    named = [{"name": "tool_use", "template": tool_use}, {"name": "default", "template": default}]
+    config.write_text(json.dumps({"chat_template": named}))
+    in_config = Tokenizer.open(tmp_path).chat_template
+    config.write_text("{}")
+    (tmp_path / "chat_template.jinja").write_text(default)
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(tool_use)
+    both = Tokenizer.open(tmp_path).chat_template
+    assert both == in_config is not None
+    messages = [Message("user", "a")]
+    for source, variables in ((default, {}), (tool_use, {"tools": [{}]})):
+        alone = ChatTemplate(source).render(messages, variables=variables)
+        assert ChatTemplate(both).render(messages, variables=variables) == alone
