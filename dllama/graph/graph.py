@@ -6,6 +6,7 @@ dllama.graph.build makes the Graph of a node from a ModelSpec and a Shard. The e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dllama._kernels.tasks import Kind, Storage, Then
 from dllama.graph.shard import Shard
@@ -180,8 +181,7 @@ class CacheShape:
     delta: Delta | None = None
 
 
-@dataclass(frozen=True)
-class TensorSlice:
+class TensorSlice(NamedTuple):
     """Some rows and columns of a tensor of the file, and their place in a matrix or a vector.
 
     Row i of the slice becomes row at + i of the matrix or, if block is not 0, row
