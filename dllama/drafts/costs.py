@@ -78,12 +78,13 @@ class Costs:
             0 to `most`. Where nothing pays for long, sometimes 1 nevertheless, so that chances and
             costs are measured again.
         """
-        extra = seconds / self._seconds()
-        best, depth, tokens, right = GAIN * rows / self.relative(rows), 0, float(rows), 1.0
+        extra, cost = seconds / self._seconds(), self.relative(rows)
+        best, depth, tokens, right = GAIN * rows / cost, 0, float(rows), 1.0
         for n, chance in enumerate(chances[: max(0, most)], 1):
             right *= chance
             tokens += right
-            rate = tokens / (self.relative(rows + n) + n * extra)
+            cost = max(cost, self.relative(rows + n))  # measures may say that more rows take less
+            rate = tokens / (cost + n * extra)
             if rate > best:
                 best, depth = rate, n
         if depth:

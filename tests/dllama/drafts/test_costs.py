@@ -140,3 +140,11 @@ def test_free_text_gets_no_slower(points, others):
     ids = words(TEXT)
     played = play(ids, 300, NgramDrafter(), shape(points), others=others)
     assert played.seconds < 1.01 * (len(ids) - 300) * shape(points)(1 + others)
+
+
+def test_more_rows_are_never_taken_for_less_work():
+    """A pass over one row met a busy machine, and no other such pass follows that could tell."""
+    costs = learned({1: 1.0, 2: 0.7, 64: 60.0}, 2)
+    assert costs.relative(2) < 0.8
+    assert costs.worth([0.01], 1, 1) == 0
+    assert costs.worth([0.5], 1, 1) == 1
