@@ -12,6 +12,9 @@ from ggufarchs import WRITERS, Tensors, rename, stack_experts
 from numpy.typing import NDArray
 from oracle.huggingface import read_safetensors
 
+from dllama.model.file import encode as blocks_of
+from dllama.model.weight_types import WeightType
+
 Type = gguf.GGMLQuantizationType
 FLOATS = (
     "ffn_gate_inp",
@@ -27,11 +30,18 @@ def write_folder(path: Path, folder: Path, kind: str = "F32", **metadata: Any) -
     Returns:
         The tensors as NumPy arrays of bytes, by GGUF's names.
     """
-    config = json.loads((folder / "config.json").read_text())
-    writer = WRITERS[config["model_type"]]
     tensors: Tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors.update(read_safetensors(file))
+    config = json.loads((folder / "config.json").read_text())
+    return write_model(path, tensors, config, kind, **metadata)
+
+
+def write_model(
+    path: Path, tensors: Tensors, config: dict[str, Any], kind: str, **metadata: Any
+) -> dict[str, Any]:
+    """Write a model with tensors of Hugging Face's names; see write_folder."""
+    writer = WRITERS[config["model_type"]]
     found = stack_experts(writer.tensors(tensors, config))
     renamed = rename(found, writer.arch, config["num_hidden_layers"])
     stored = {name: encode(name, tensor, kind) for name, tensor in renamed.items()}
@@ -57,7 +67,11 @@ def encode(name: str, tensor: NDArray[Any], kind: str) -> tuple[NDArray[Any], Ty
     part = name.removesuffix(".weight").rpartition(".")[2]
     if tensor.ndim == 1 or not name.endswith(".weight") or part in FLOATS or part.endswith("norm"):
         return tensor.astype(np.float32), Type.F32
-    return gguf.quantize(tensor.astype(np.float32), Type[kind]), Type[kind]
+    numbers = tensor.astype(np.float32)
+    if kind.endswith("_K"):
+        blocks = blocks_of(numbers, WeightType[kind.replace("_", "")])
+        return blocks.reshape(*tensor.shape[:-1], -1), Type[kind]
+    return gguf.quantize(numbers, Type[kind]), Type[kind]
 
 
 def read(path: Path) -> tuple[dict[str, tuple[NDArray[Any], Type]], dict[str, Any]]:
