@@ -69,6 +69,18 @@ class Fields:
             raise wrong(self._where + name, value, "a string")
         return value
 
+    def nested(self, name: str) -> Fields:
+        """Take a JSON object; an absent field is an empty one."""
+        value = self.take(name)
+        return Fields({} if value is None else value, f"{self._where}{name}.")
+
+    def items(self, name: str, expected: str) -> list[Any]:
+        """Take a list; an absent field is an empty one."""
+        value = self.take(name)
+        if value is not None and not isinstance(value, list):
+            raise wrong(self._where + name, value, expected)
+        return value or []
+
     def only(self, name: str, allowed: Iterable[object], hint: str = "") -> None:
         """Accept a field only with values that change nothing."""
         value = self.take(name)

@@ -58,10 +58,8 @@ def parse_message(body: object, limited: bool = True) -> Conversation:
 
 def _tools(fields: Fields) -> Tools | None:
     """Take the functions that may be called."""
-    given = fields.take("tools")
-    if given is not None and not isinstance(given, list):
-        raise wrong("tools", given, "a list of functions")
-    asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given or [])]
+    given = fields.items("tools", "a list of functions")
+    asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given)]
     choice, several = _choice(fields.take("tool_choice"))
     return offered(asked, choice, several)
 
@@ -96,7 +94,7 @@ def _choice(value: object) -> tuple[Choice, bool]:
 
 def _output(fields: Fields) -> tuple[str | None, GrammarText | None]:
     """Take what the answer is to be like: how much effort, and which JSON."""
-    output = Fields(fields.take("output_config") or {}, "output_config.")
+    output = fields.nested("output_config")
     effort, given = output.text("effort"), output.take("format")
     output.end()
     name = "output_config.format"

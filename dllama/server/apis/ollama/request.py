@@ -43,10 +43,8 @@ class OllamaRequest:
 def parse_chat(body: object) -> OllamaRequest:
     """Parse a body of /api/chat; ApiError 400 if it is wrong."""
     fields = Fields(body)
-    talk, given = Talk(joined=()), fields.take("messages") or []
-    if not isinstance(given, list):
-        raise wrong("messages", given, "a list of messages")
-    for index, message in enumerate(given):
+    talk = Talk(joined=())
+    for index, message in enumerate(fields.items("messages", "a list of messages")):
         _add_message(talk, message, f"messages[{index}]")
     tools = take_tools(fields)
     return OllamaRequest(_conversation(fields, talk, tools))
@@ -100,10 +98,7 @@ def _add_answer(talk: Talk, fields: Fields, text: str, where: str) -> None:
     if thoughts := fields.text("thinking"):
         talk.think(thoughts)
     talk.say("assistant", text)
-    calls = fields.take("tool_calls") or []
-    if not isinstance(calls, list):
-        raise wrong(f"{where}.tool_calls", calls, "a list of calls")
-    for index, call in enumerate(calls):
+    for index, call in enumerate(fields.items("tool_calls", "a list of calls")):
         _add_call(talk, call, f"{where}.tool_calls[{index}]")
 
 
@@ -129,8 +124,7 @@ def _conversation(fields: Fields, talk: Talk, tools: Tools | None) -> Conversati
         fields.only(name, [False] if name == "logprobs" else [False, True])
     fields.only("top_logprobs", [0])
     stream = fields.boolean("stream") if "stream" in fields else True
-    given = Fields(fields.take("options") or {}, "options.")
-    options = _options(given, {"model": fields.text("model"), "stream": stream})
+    options = _options(fields.nested("options"), {"model": fields.text("model"), "stream": stream})
     fields.ignore(["keep_alive"])
     fields.end()
     return Conversation(talk.messages, fitting(options, grammar), variables, tools)

@@ -90,8 +90,8 @@ def _messages(fields: Fields, store: Store) -> tuple[Items, Items, list[dict[str
 
 def _check_rest(fields: Fields) -> None:
     """Take the fields that have only some values here, or none that matter."""
-    include = fields.take("include") or []
-    if not isinstance(include, list) or LOGPROBS in include:
+    include = fields.items("include", "a list of what is wanted")
+    if LOGPROBS in include:
         raise ApiError(400, f"include is {shown(include)}, which this server does not support",
                        param="include", code="unsupported_value")  # fmt: skip
     fields.only("top_logprobs", [0])
@@ -99,17 +99,15 @@ def _check_rest(fields: Fields) -> None:
     fields.only("background", [False])
     fields.only("response_format", [], ": use text.format instead")
     fields.ignore(IGNORED)
-    obfuscation = Fields(fields.take("stream_options") or {}, "stream_options.")
+    obfuscation = fields.nested("stream_options")
     obfuscation.ignore(["include_obfuscation"])
     obfuscation.end()
 
 
 def _tools(fields: Fields) -> Tools | None:
     """Take the functions that may be called."""
-    given = fields.take("tools")
-    if given is not None and not isinstance(given, list):
-        raise wrong("tools", given, "a list of functions")
-    asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given or [])]
+    given = fields.items("tools", "a list of functions")
+    asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given)]
     choice, several = _choice(fields.take("tool_choice")), take_several(fields)
     return offered(asked, choice, several)
 
@@ -165,7 +163,7 @@ def _format(value: object) -> GrammarText | None:
 
 def _variables(fields: Fields) -> dict[str, Any]:
     """Take the variables of the chat template."""
-    reasoning = Fields(fields.take("reasoning") or {}, "reasoning.")
+    reasoning = fields.nested("reasoning")
     effort = reasoning.text("effort")
     reasoning.ignore(["summary", "generate_summary"])
     reasoning.end()
