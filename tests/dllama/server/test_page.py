@@ -105,7 +105,9 @@ def test_a_conversation(page, server):
     assert all(answers)
     for part in ("12 tokens", "tokens/s", "first after", "cut at the maximum length"):
         assert part in texts(page, ".assistant .note")[0]
+    find(page, "#prompt").send_keys("A draft")
     page.refresh()  # which forgets nothing
+    wait_until(lambda: find(page, "#prompt").get_property("value") == "A draft")
     answered(page, 2)
     assert texts(page, ".assistant > .text") == answers
     click(page, "New chat", "#side")
@@ -169,6 +171,24 @@ def test_what_a_model_thinks_is_told_apart(page):
         "a < b": ["", "a < b", False],
     }
     assert imported(page, "thinking.js", script, [*cases]) == [*cases.values()]
+
+
+def test_what_a_model_thinks_is_folded(browser, tmp_path):
+    template = tmp_path / "thinks.jinja"
+    template.write_text("{{ messages[-1].content }}\n<think>\n{# </think> #}")
+    with serving(template=template) as server:
+        load(browser, server)
+        limit(browser, 6)
+        say(browser, "Who are you?")
+        answered(browser, 1)
+        assert "6 tokens" in texts(browser, ".assistant .note")[0]
+        assert texts(browser, ".assistant > .text") == [""]
+        assert texts(browser, ".assistant .foot button") == ["Regenerate"]
+        summary = find(browser, ".thinking summary")
+        assert summary.text.startswith("Thought for")
+        assert not find(browser, ".thinking .text").is_displayed()
+        summary.click()
+        assert find(browser, ".thinking .text").text
 
 
 def test_an_answer_can_be_stopped_regenerated_and_brought_back(page, server):

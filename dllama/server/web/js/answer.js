@@ -61,7 +61,7 @@ async function receive(job, sampling, goesOn) {
   const system = systemPrompt();
   fit(chat, system, contextLength(), sampling.max_completion_tokens ?? 0);
   const messages = requestMessages(chat, system, goesOn);
-  const clock = { asked: performance.now(), first: 0, started: 0 };
+  const clock = { asked: performance.now(), first: 0 };
   let usage = null;
   let reason = "";
   const body = { messages, stream: true, stream_options: { include_usage: true }, ...sampling,
@@ -73,6 +73,7 @@ async function receive(job, sampling, goesOn) {
     if (!choice) continue;
     reason = choice.finish_reason ?? reason;
     if (take(message, choice.delta)) clock.first ||= performance.now();
+    if (message.content === "" && clock.first) message.thought = (performance.now() - clock.first) / 1000;
     grow(job);
   }
   if (usage) {

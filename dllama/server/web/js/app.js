@@ -21,7 +21,9 @@ function changed(id, elsewhere = false) {
 
 startTheme();
 startSettings(look);
-startSidebar({ current: currentId, open: openChat, create: beginChat, stop: stopChat, model: modelName });
+startSidebar({
+  current: currentId, open: openChat, create: beginChat, busy: isAnswering, stop: stopChat, model: modelName,
+});
 startComposer();
 startStatus();
 await startChats({ changed, broken, busy: isAnswering });

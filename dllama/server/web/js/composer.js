@@ -4,10 +4,14 @@ import { isRunning, say, stopChat } from "./conversation.js";
 import { $, fitHeight } from "./dom.js";
 import { samplingFields } from "./settings.js";
 
+const DRAFT = "dllama.draft";
+
 export function startComposer() {
   const box = $("prompt");
   $("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
-  box.addEventListener("input", () => fitHeight(box));
+  box.value = kept();
+  fitHeight(box);
+  box.addEventListener("input", () => { fitHeight(box); keep(box.value); });
   box.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -15,6 +19,15 @@ export function startComposer() {
   });
   $("stop").addEventListener("click", () => stopChat());
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.defaultPrevented) stopChat(); });
+}
+
+// What was not sent yet is kept in the tab.
+function kept() {
+  try { return sessionStorage.getItem(DRAFT) ?? ""; } catch { return ""; }
+}
+
+function keep(text) {
+  try { sessionStorage.setItem(DRAFT, text); } catch { /* not kept */ }
 }
 
 /** Show whether an answer is being generated. */
@@ -30,6 +43,7 @@ function send() {
   const text = box.value.trim();
   if (!text || isRunning() || !samplingFields()) return;
   box.value = "";
+  keep("");
   fitHeight(box);
   say(text);
 }

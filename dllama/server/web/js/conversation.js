@@ -4,6 +4,7 @@ import { answer, runningIn, startAnswers, stopAnswer } from "./answer.js";
 import { getChat, newChat, saveChat } from "./chats.js";
 import { $, element } from "./dom.js";
 import { AnswerView, userView } from "./message_view.js";
+import { samplingFields } from "./settings.js";
 import { toast } from "./toast.js";
 
 const NEAR = 80; // pixels from the end within which the view follows a growing answer
@@ -87,7 +88,7 @@ function draw() {
 
 function makeView(message) {
   if (message.role === "user") return { item: userView(message, (text) => edit(message, text)) };
-  const view = new AnswerView(message, { regenerate });
+  const view = new AnswerView(message, { regenerate, goOn: () => answer(chat, message) });
   const job = runningIn(chat);
   if (job?.message === message) view.show(true, job.status);
   else view.finish();
@@ -149,6 +150,7 @@ function regenerate() {
 
 /** Drop the messages from `index` on and answer again; `note` offers to undo that. */
 async function replace(index, note, change) {
+  if (!samplingFields()) return;
   const before = [...chat.messages];
   const where = chat;
   stopAnswer(chat);

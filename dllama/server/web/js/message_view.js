@@ -44,7 +44,7 @@ function endOf(box) {
 
 /** The view of an answer, which may still be growing. */
 export class AnswerView {
-  /** `actions` are {regenerate()}. */
+  /** `actions` are {regenerate(), goOn()}. */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -68,12 +68,16 @@ export class AnswerView {
     this.item.classList.toggle("growing", growing);
     this.item.setAttribute("aria-busy", String(growing));
     this.details.hidden = !thoughts;
-    this.summary.textContent = growing && thinking ? "Thinking…" : "Thoughts";
+    const seconds = this.message.thought ? `Thought for ${this.message.thought.toFixed(1)} s` : "Thoughts";
+    this.summary.textContent = growing && thinking ? "Thinking…" : seconds;
     this.thinking.show(thoughts);
     this.markdown.show(text);
     this.end?.classList.remove("end");
     if (growing) (this.end = endOf(this.text)).classList.add("end"); // where the caret is
     this.status.textContent = growing ? status : "";
+    this.error.hidden = growing || !this.message.error;
+    this.error.textContent = this.message.error ?? "";
+    if (growing) this.foot.replaceChildren();
   }
 
   /** Show a message that has ended. */
@@ -82,11 +86,9 @@ export class AnswerView {
     this.markdown = new Markdown(this.text);
     this.text.replaceChildren();
     this.show(false);
-    this.error.hidden = !this.message.error;
-    this.error.textContent = this.message.error ?? "";
   }
 
-  /** Show what can be done with a message; only the last one can be made again. */
+  /** Show what can be done with a message; only the last one can go on or be made again. */
   settle(last) {
     const { cut, note, error, content } = this.message;
     this.foot.replaceChildren();

@@ -5,7 +5,7 @@ import { $, button, element, iconButton } from "./dom.js";
 import { exportAll, exportChat } from "./export.js";
 import { toast } from "./toast.js";
 
-let actions; // {current(), open(id), create(), stop(id), model()}
+let actions; // {current(), open(id), create(), busy(id), stop(id), model()}
 let listed = "";
 
 export function startSidebar(given) {
@@ -33,7 +33,7 @@ export function startSidebar(given) {
 export function showChats() {
   if ($("chats").querySelector("input")) return; // one is being renamed
   const found = findChats($("search").value);
-  const list = JSON.stringify([actions.current(), found.map(({ id, title }) => [id, title])]);
+  const list = JSON.stringify([actions.current(), found.map(({ id, title }) => [id, title, actions.busy(id)])]);
   if (list === listed && found.length) return; // it keeps its focus
   listed = list;
   $("chats").replaceChildren(...found.map(item));
@@ -60,7 +60,9 @@ function item(chat) {
     iconButton("rename", `Rename ${chat.title}`, () => rename(row, chat.id)),
     iconButton("export", `Export ${chat.title}`, () => exportChat(getChat(chat.id), actions.model())),
     iconButton("delete", `Delete ${chat.title}`, () => remove(chat.id)));
-  const row = element("li", { className: current ? "current" : "" }, name, tools);
+  const row = element("li", {}, name, tools);
+  row.classList.toggle("current", current);
+  row.classList.toggle("busy", actions.busy(chat.id));
   return row;
 }
 
