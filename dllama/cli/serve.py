@@ -31,6 +31,7 @@ from dllama.options import (
     LOG_QUIET,
     MODEL,
     MODEL_OPTIONS,
+    POOLING,
     PORT,
     QUEUE,
     SAMPLING_OPTIONS,
@@ -124,6 +125,7 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
             template_name(llm, values),
             template_variables(values),
             values.get(ALIAS.name),
+            values.get(POOLING.name, POOLING.default),
         )
         desk.open(served)
 

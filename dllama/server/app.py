@@ -12,7 +12,16 @@ from starlette.routing import Route
 
 from dllama.server import page
 from dllama.server.access_log import AccessLog
-from dllama.server.apis import anthropic, chat, completions, models, ollama, responses, tokens
+from dllama.server.apis import (
+    anthropic,
+    chat,
+    completions,
+    embeddings,
+    models,
+    ollama,
+    responses,
+    tokens,
+)
 from dllama.server.connection import OneLength
 from dllama.server.desk import Desk
 from dllama.server.dispatcher import RETRY_AFTER, Dispatcher
@@ -23,7 +32,7 @@ from dllama.server.problems import ApiError, shown
 from dllama.server.status import State
 from dllama.server.threads import turns
 
-APIS = (chat, completions, models, tokens, responses, anthropic, ollama)
+APIS = (chat, completions, embeddings, models, tokens, responses, anthropic, ollama)
 
 
 def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Access) -> Starlette:

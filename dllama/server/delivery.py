@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -70,46 +71,31 @@ class UnwantedError(Exception):
     """Nobody wants the response any more."""
 
 
-class JobResponse:
-    """The response to a request, as an ASGI application.
-
-    A stream begins at once, and tells again and again that it waits, so that neither the client nor
-    a proxy gives up. So an ApiError ends it as an event; without a stream it is raised.
+class PendingResponse(ABC):
+    """The response to a request whose jobs are queued, as an ASGI application.
 
     Args:
         delivery: the events of the jobs.
-        formats: of the texts that are returned. In a stream, text i is that of job i.
-        stream: whether to stream them.
         cancel: called when the client disconnects, and at the end.
-        choose: picks the texts to return from those of all jobs; in a stream all are returned.
     """
 
-    def __init__(
-        self,
-        delivery: Delivery,
-        formats: Sequence[ResponseFormat],
-        stream: bool,
-        cancel: Callable[[], None],
-        choose: Callable[[Sequence[Text]], Sequence[Text]],
-    ) -> None:
+    def __init__(self, delivery: Delivery, cancel: Callable[[], None]) -> None:
         self._delivery = delivery
-        self._formats = formats
-        self._stream = stream
         self._cancel = cancel
-        self._choose = choose
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         watch = asyncio.create_task(self._watch(receive))
         try:
             with contextlib.suppress(UnwantedError):
-                if self._stream:
-                    await self._send_stream(scope, send)
-                else:
-                    await self._send_whole(scope, receive, send)
+                await self._respond(scope, receive, send)
         finally:
             watch.cancel()
             self._cancel()
+
+    @abstractmethod
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response; UnwantedError if a job was cancelled."""
 
     async def _watch(self, receive: Receive) -> None:
         """Cancel the jobs when the client disconnects."""
@@ -123,6 +109,39 @@ class JobResponse:
             if event and isinstance(event[1], Done) and event[1].reason == "cancelled":
                 raise UnwantedError
             yield event
+
+
+class JobResponse(PendingResponse):
+    """The response to a request for texts.
+
+    A stream begins at once, and tells again and again that it waits, so that neither the client nor
+    a proxy gives up. So an ApiError ends it as an event; without a stream it is raised.
+
+    Args:
+        delivery, cancel: as in PendingResponse.
+        formats: of the texts that are returned. In a stream, text i is that of job i.
+        stream: whether to stream them.
+        choose: picks the texts to return from those of all jobs; in a stream all are returned.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        formats: Sequence[ResponseFormat],
+        stream: bool,
+        cancel: Callable[[], None],
+        choose: Callable[[Sequence[Text]], Sequence[Text]],
+    ) -> None:
+        super().__init__(delivery, cancel)
+        self._formats = formats
+        self._stream = stream
+        self._choose = choose
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._stream:
+            await self._send_stream(scope, send)
+        else:
+            await self._send_whole(scope, receive, send)
 
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send one JSON object."""

@@ -22,6 +22,7 @@ from dllama.server.served import Served
 from dllama.server.threads import in_thread
 from dllama.server.tool_fields import Tools
 from dllama.server.tools.answer import Answer
+from dllama.server.vectors import EmbeddingRequest, Pieces, VectorResponse
 
 # Makes the format of a text from the model, the options and the ids of the prompt.
 MakeFormat = Callable[[Served, Options, Sequence[int]], ResponseFormat]
@@ -113,6 +114,43 @@ class Desk:
         ids, _ = await in_thread(request, self._planned, asked)
         return len(ids)
 
+    async def embed(
+        self, request: Request, asked: EmbeddingRequest, pieces: Pieces
+    ) -> VectorResponse:
+        """Embed texts; errors are those of `chat`."""
+        self.check_model(asked.model)
+        served, delivery = self.served, Delivery(len(asked.texts))
+        texts = await in_thread(request, self._embedded, asked)
+        jobs = [
+            Job(
+                prompt=ids,
+                max_tokens=0,
+                deliver=partial(delivery.put, number),
+                pooling=asked.pooling or served.pooling,
+                client=_client(request),
+                request=Exchange.of(request.scope),
+            )
+            for number, ids in enumerate(texts)
+        ]
+        self._dispatcher.submit(*jobs)
+        return VectorResponse(delivery, partial(self._cancel, jobs), pieces)
+
+    def _embedded(self, asked: EmbeddingRequest) -> list[list[int]]:
+        """Return the ids of the texts; ApiError 400 names the one that is wrong."""
+        found = []
+        for index, text in enumerate(asked.texts):
+            try:
+                found.append(self.served.embedded_ids(text, asked.truncate))
+            except ApiError as error:
+                name = f"input[{index}]" if len(asked.texts) > 1 else "input"
+                message = f"{name}: {error}"
+                raise ApiError(error.status, message, param=name, code=error.code) from None
+        return found
+
+    def _cancel(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._dispatcher.cancel(job)
+
     async def complete(
         self, request: Request, prompts: list[str | list[int]], options: Options, made: MakeFormat
     ) -> JobResponse:
@@ -149,7 +187,6 @@ class Desk:
             "special": options.special,
         }
         delivery = Delivery(len(prompts) * options.tries)
-        client = request.client.host if request.client else ""
         exchange = Exchange.of(request.scope)
         jobs = [
             Job(
@@ -157,7 +194,7 @@ class Desk:
                 max_tokens=self.served.limit(len(ids), options.max_tokens),
                 deliver=partial(delivery.put, number),
                 options=_numbered(arguments, number % options.tries),
-                client=client,
+                client=_client(request),
                 request=exchange,
                 moved=_nobody if number else partial(delivery.put, number),
             )
@@ -167,12 +204,13 @@ class Desk:
         texts = enumerate(ids for ids in prompts for _ in range(options.count))
         formats = [made(self.served, replace(options, index=index), ids) for index, ids in texts]
         choose = partial(likeliest, count=options.count, tries=options.tries)
-
-        def cancel() -> None:
-            for job in jobs:
-                self._dispatcher.cancel(job)
-
+        cancel = partial(self._cancel, jobs)
         return JobResponse(delivery, formats, options.stream, cancel, choose)
+
+
+def _client(request: Request) -> str:
+    """Return the address that identifies a client."""
+    return request.client.host if request.client else ""
 
 
 def _nobody(place: Place) -> None:

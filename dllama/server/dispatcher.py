@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dllama import LLM, Token
+from dllama.embedding import Embedding
 from dllama.errors import ContextError, DllamaError, GrammarError, ProtocolError
+from dllama.generation import Generation
 from dllama.options import QUEUE
 from dllama.server.job_queue import JobQueue
 from dllama.server.jobs import Done, Job, Work
@@ -213,7 +215,7 @@ class Dispatcher:
         if not self._running:
             model.stats.clear()
         try:
-            text = model.submit(job.prompt, job.max_tokens, **job.options)
+            text = _begun(model, job)
         except Exception as error:
             job.deliver(self._failed(error))
             return
@@ -247,10 +249,14 @@ class Dispatcher:
     def _deliver(self, work: Work) -> None:
         """Deliver the tokens that a pass brought, and the end if this is one."""
         last: Done | ApiError
+        vector = None
         try:
             while (token := work.text.take()) is not None:
                 self._count(work, token)
                 work.job.deliver(token)
+            if isinstance(work.text, Embedding) and work.text.done and not work.text.cut:
+                self._count_prompt(work)
+                vector = work.text.vector
         except Exception as error:
             self._end(work, self._failed(error))
             return
@@ -261,7 +267,7 @@ class Dispatcher:
         else:
             ended = work.text.end in (End.EOS, End.STOP, End.COMPLETE)
             reason = "cancelled" if work.text.cut else "stop" if ended else "length"
-            last = Done(reason, work.text.cached, work.text.count, work.text.prompt)
+            last = Done(reason, work.text.cached, work.text.count, work.text.prompt, vector)
         self._end(work, last)
 
     def _count(self, work: Work, token: Token) -> None:
@@ -269,8 +275,7 @@ class Dispatcher:
         now = time.monotonic()
         if not work.counted:
             work.counted = True
-            self._metrics.prompt.inc(len(work.job.prompt))
-            self._metrics.cached.inc(work.text.cached)
+            self._count_prompt(work)
         if token.given:
             return
         if work.text.count == 1:
@@ -278,9 +283,15 @@ class Dispatcher:
         else:
             self._metrics.token_seconds.observe(now - work.last)
         self._metrics.generated.inc()
-        work.job.request.take(work.text, now)
+        work.job.request.take(now)
         self._meter.add(now)
         work.last = now
+
+    def _count_prompt(self, work: Work) -> None:
+        """Count a prompt that is evaluated."""
+        self._metrics.prompt.inc(len(work.job.prompt))
+        self._metrics.cached.inc(work.text.cached)
+        work.job.request.read(work.text)
 
     def _end(self, work: Work, last: Done | ApiError) -> None:
         """Deliver the last event of a job."""
@@ -365,3 +376,10 @@ class Dispatcher:
         """Create the error that tells why there is no model now."""
         message = f"{self.status.reason}, try again later"
         return ApiError(503, message, code="unavailable", retry_after=RETRY_AFTER)
+
+
+def _begun(model: LLM, job: Job) -> Generation:
+    """Begin the text of a job; errors are those of LLM.submit."""
+    if job.pooling:
+        return model.submit_embedding(job.prompt, job.pooling)
+    return model.submit(job.prompt, job.max_tokens, **job.options)

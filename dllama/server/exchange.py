@@ -44,11 +44,13 @@ class Exchange:
         """Note that the turn of a text has come."""
         self.begun = now if self.begun is None else self.begun
 
-    def take(self, text: Generation, now: float) -> None:
+    def read(self, text: Generation) -> None:
+        """Note that the prompt of a text is evaluated."""
+        self.prompt += text.prompt
+        self.cached += text.cached
+
+    def take(self, now: float) -> None:
         """Note a token of a text that was just taken."""
-        if text.count == 1:
-            self.prompt += text.prompt
-            self.cached += text.cached
         self.first = now if self.first is None else self.first
         self.last = now
         self.generated += 1
@@ -57,8 +59,9 @@ class Exchange:
     def costs(self) -> list[str]:
         """What it took, in words."""
         found = []
-        if self.generated:
+        if self.prompt:
             found += [f"{self.prompt} prompt tokens ({self.cached} cached)"]
+        if self.generated:
             found += [f"{self.generated} generated"]
         if self.begun is not None:
             found += [f"queue {self.begun - self.since:.2f} s"]

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dllama import Token
 from dllama.generation import Generation
 from dllama.server.exchange import Exchange
@@ -22,12 +25,14 @@ class Done:
         cached: prompt tokens that did not have to be evaluated again.
         generated: generated tokens, including an EOS.
         prompt: tokens of the prompt.
+        vector: the embedding, float32 (dim,), if that was asked for.
     """
 
     reason: str
     cached: int = 0
     generated: int = 0
     prompt: int = 0
+    vector: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Job:
         place: the last one.
         cancelled: set by Dispatcher.cancel.
         since: when the job was created (time.monotonic).
+        pooling: how to embed the prompt, instead of generating; "" to generate.
     """
 
     prompt: Sequence[int]
@@ -69,6 +75,7 @@ class Job:
     place: Place | None = None
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
+    pooling: str = ""
 
     def move(self, before: int | None) -> None:
         """Note a place in the queue, and tell if it is a new one."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from dllama import LLM
 from dllama.errors import ConfigError, ContextError, TemplateError
+from dllama.options import POOLING
 from dllama.sampling.grammar import Grammar, Grammars, GrammarText
 from dllama.server.answers import Answers
 from dllama.server.facts import Facts
@@ -39,6 +40,7 @@ class Served:
         defaults: arguments of LLM.generate.
         grammars: compiles what requests ask for.
         facts: sizes and kinds.
+        pooling: how texts are embedded if a request does not say.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Served:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     grammars: Grammars = field(default_factory=lambda: Grammars(None, Path("the model")))
     facts: Facts = field(default_factory=Facts)
+    pooling: str = POOLING.default
 
     @classmethod
     def of(
@@ -59,6 +62,7 @@ class Served:
         template: str | Path | None = None,
         variables: Mapping[str, Any] | None = None,
         name: str | None = None,
+        pooling: str = POOLING.default,
     ) -> Served:
         """Describe an open model.
 
@@ -69,6 +73,7 @@ class Served:
             defaults: default arguments of LLM.generate.
             template, variables: as in ChatTemplate.of, which also lists the errors.
             name: of the model; None for that of its folder or file.
+            pooling: how texts are embedded if a request does not say.
         """
         return cls(
             name=name or llm.name,
@@ -80,6 +85,7 @@ class Served:
             defaults=defaults,
             grammars=Grammars(llm.tokenizer, llm.model_path),
             facts=Facts.of(llm.spec, llm.model_path),
+            pooling=pooling,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -178,6 +184,19 @@ class Served:
             raise _too_long(error) from None
         except ConfigError as error:
             raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
+
+    def embedded_ids(self, text: str | list[int], truncate: bool) -> list[int]:
+        """Return the ids of a text that is embedded; ApiError 400.
+
+        Args:
+            text: a text or ids.
+            truncate: whether to leave out what the context does not hold.
+        """
+        try:
+            ids = self._ids(text) if isinstance(text, str) else text
+            return self._checked(ids[: self.seq_len] if truncate else ids)
+        except ConfigError as error:
+            raise ApiError(400, str(error), code="invalid_value") from None
 
     def grammar(self, text: GrammarText | None) -> Grammar | None:
         """Compile what a request asks for; ApiError 400.

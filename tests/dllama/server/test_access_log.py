@@ -27,17 +27,16 @@ class Text:
     """A text, as far as an exchange looks at it."""
 
     def __init__(self, prompt, cached):
-        self.prompt, self.cached, self.count = prompt, cached, 0
+        self.prompt, self.cached = prompt, cached
 
 
 def test_what_an_answer_took():
     exchange = Exchange(since=100.0)
     assert line(SCOPE, 499, exchange, 100.5) == "10.0.0.9 POST /v1/completions 499 in 0.50 s"
     exchange.begin(101.0)
-    text = Text(12, 8)
+    exchange.read(Text(12, 8))
     for at in (102.0, 102.5, 103.0):
-        text.count += 1
-        exchange.take(text, at)
+        exchange.take(at)
     assert line(SCOPE, 200, exchange, 103.2) == (
         "10.0.0.9 POST /v1/completions 200 in 3.20 s, 12 prompt tokens (8 cached), 3 generated, "
         "queue 1.00 s, first token 2.00 s, 2.0 tokens/s"
@@ -48,9 +47,8 @@ def test_several_texts_of_a_request_count_together():
     exchange = Exchange(since=0.0)
     for at in (1.0, 2.0):
         exchange.begin(at)
-        text = Text(5, 1)
-        text.count = 1
-        exchange.take(text, at + 1.0)
+        exchange.read(Text(5, 1))
+        exchange.take(at + 1.0)
     assert (exchange.prompt, exchange.cached, exchange.generated) == (10, 2, 2)
     assert (exchange.begun, exchange.first, exchange.last) == (1.0, 2.0, 3.0)
 

@@ -1,4 +1,4 @@
-"""Ollama's API: /api/chat, /api/generate, and what its clients ask about models."""
+"""Ollama's API: /api/chat, /api/generate, /api/embed, and what its clients ask about models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dllama.server.apis.ollama.catalogue import VERSION, named, running, shown, tags
+from dllama.server.apis.ollama.embed import parse_embed, pieces
 from dllama.server.apis.ollama.format import (
     ChatFormat,
     GenerateFormat,
@@ -46,6 +47,11 @@ def routes(desk: Desk) -> list[Route]:
         conversation = replace(asked.conversation, options=options)
         return await desk.chat(request, conversation, partial(kind, exchange))
 
+    async def embed(request: Request) -> ASGIApp:
+        served, exchange = desk.served, Exchange.of(request.scope)
+        asked = await read_json(request, partial(parse_embed, served))
+        return await desk.embed(request, asked, partial(pieces, served, exchange))
+
     async def show(request: Request) -> Response:
         desk.check_model(named(await read_json(request, parse_show), desk.served))
         return JSONResponse(shown(desk.served))
@@ -62,6 +68,7 @@ def routes(desk: Desk) -> list[Route]:
     return [
         Route("/api/chat", chat, methods=["POST"]),
         Route("/api/generate", generate, methods=["POST"]),
+        Route("/api/embed", embed, methods=["POST"]),
         Route("/api/show", show, methods=["POST"]),
         Route("/api/tags", list_all),
         Route("/api/ps", list_running),

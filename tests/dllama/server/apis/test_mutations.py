@@ -8,11 +8,16 @@ from functools import partial
 import pytest
 from tooling import CITY
 
+from dllama import TemplateError
 from dllama.server.apis.anthropic.request import parse_message
+from dllama.server.apis.embeddings import parse_embeddings
+from dllama.server.apis.ollama.embed import parse_embed
 from dllama.server.apis.ollama.request import parse_chat, parse_generate
 from dllama.server.apis.responses.request import parse_response
 from dllama.server.apis.responses.store import Store
+from dllama.server.facts import Facts
 from dllama.server.problems import ApiError
+from dllama.server.served import Served
 
 FUNCTION = {"name": "f", "parameters": CITY}
 RESPONSE = {
@@ -53,6 +58,9 @@ CHAT = {
     "options": {"num_predict": 5, "stop": ["a"], "repeat_penalty": 1.1, "repeat_last_n": -1},
 }  # fmt: skip
 PROMPT = {"model": "m", "prompt": "a", "system": "a", "raw": True, "suffix": "", "format": CITY}
+SERVED = Served("m", 0, 9, 9, None, TemplateError("none"), facts=Facts(width=4))
+VECTORS = {"model": "m", "input": ["a", [5]], "pooling": "last", "dimensions": 4}
+EMBED = {"model": "m", "input": ["a", "b"], "dimensions": 4, "truncate": True}
 WRONG = [None, True, -1, 10**400, "\ud800", [], {}, [None], {"type": ["a"]}, {"type": "text"}]
 
 
@@ -88,8 +96,9 @@ def refusal(parse, body):
 @pytest.mark.parametrize(
     ("parse", "body"),
     [(partial(parse_response, store=Store()), RESPONSE), (parse_message, MESSAGE),
-     (parse_chat, CHAT), (parse_generate, PROMPT)],
-    ids=["responses", "messages", "chat", "generate"],
+     (parse_chat, CHAT), (parse_generate, PROMPT), (partial(parse_embeddings, SERVED), VECTORS),
+     (partial(parse_embed, SERVED), EMBED)],
+    ids=["responses", "messages", "chat", "generate", "embeddings", "embed"],
 )  # fmt: skip
 def test_wrong_values_anywhere(parse, body):
     assert refusal(parse, body) is None
