@@ -6,13 +6,17 @@ entry is the name of the transport, its object an instance of Transport (dllama.
 
 from __future__ import annotations
 
+import ipaddress
 from importlib import import_module
 from importlib.metadata import entry_points
 
 from dllama.errors import ConfigError
 from dllama.transports.base import Listener, Transport
+from dllama.transports.sockets import parse_tcp
 
-__all__ = ["BUILTIN", "Listener", "Transport", "get", "names", "of_address", "scheme_of"]
+__all__ = [
+    "BUILTIN", "Listener", "Transport", "get", "is_public", "names", "of_address", "scheme_of",
+]  # fmt: skip
 
 BUILTIN = ("blocking", "nonblocking", "unix")
 GROUP = "dllama.transports"
@@ -53,6 +57,17 @@ def of_address(address: str) -> Transport:
         if (transport := get(name)).scheme == scheme:
             return transport
     raise ConfigError(f"address is {address!r}: no transport has the scheme {scheme!r}")
+
+
+def is_public(address: str) -> bool:
+    """Whether other machines can reach a listener at this address."""
+    if of_address(address).local:
+        return False
+    host, _ = parse_tcp(address.partition("://")[2] or address)
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def _checked(found: object, name: str) -> Transport:

@@ -23,7 +23,9 @@ from dllama.cli.parser import Parser, UsageError
 from dllama.cli.signals import Terminated, ending_raises
 from dllama.errors import ConfigError, DllamaError
 
-COMMANDS = ("run", "chat", "serve", "worker", "convert", "pull", "bench", "perplexity", "info")
+COMMANDS = (
+    "run", "chat", "serve", "worker", "convert", "pull", "bench", "perplexity", "info", "secret",
+)  # fmt: skip
 DESCRIPTION = "Run Llama-family language models on several ordinary CPU machines at once."
 EPILOG = """\
 examples:

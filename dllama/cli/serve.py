@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dllama import LLM
-from dllama.cli.addresses import check_guarded, is_public
+from dllama.cli.addresses import check_guarded
 from dllama.cli.options import (
     ONE_OF,
     open_model,
@@ -20,7 +20,7 @@ from dllama.cli.options import (
     template_variables,
 )
 from dllama.cli.parser import add_command, add_options
-from dllama.cluster.protocol import read_secret
+from dllama.cluster.secrets import read_secret
 from dllama.errors import ConfigError
 from dllama.options import (
     ALIAS,
@@ -40,6 +40,7 @@ from dllama.options import (
     TEMPLATE,
     TEMPLATE_KWARGS,
 )
+from dllama.transports import is_public
 from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")

@@ -11,7 +11,7 @@ from dllama import transports
 from dllama.cli.addresses import check_guarded
 from dllama.cli.parser import add_command, add_option
 from dllama.cluster.layout import thread_count
-from dllama.cluster.protocol import read_secret
+from dllama.cluster.secrets import read_secret
 from dllama.cluster.worker import Worker
 from dllama.options import WORKER_LISTEN, WORKER_OPTIONS
 

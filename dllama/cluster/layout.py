@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dllama import options, transports
 from dllama._kernels import cpu
-from dllama.cluster.protocol import read_secret
+from dllama.cluster.secrets import VARIABLE, check_length, read_secret
 from dllama.errors import ConfigError
 from dllama.transports import Transport
 
@@ -47,7 +47,10 @@ class Layout:
         count = node_count(nodes, workers)
         chosen = transport_of(transport, count, workers)
         by_rank = node_threads(threads, count, local=not workers)
-        return cls(chosen, tuple(workers), read_secret(secret_file), tuple(by_rank))
+        secret = read_secret(secret_file)
+        for address in workers:
+            check_length(secret, address, f"secret_file {secret_file}" if secret_file else VARIABLE)
+        return cls(chosen, tuple(workers), secret, tuple(by_rank))
 
     @property
     def world_size(self) -> int:

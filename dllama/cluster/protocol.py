@@ -13,11 +13,10 @@ import json
 import os
 import struct
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 from dllama._kernels.comm.link import Link
-from dllama.errors import AuthenticationError, ConfigError, NodeError, ProtocolError
+from dllama.errors import AuthenticationError, NodeError, ProtocolError
 
 VERSION = 7
 MAGIC = b"dllama\r\n"
@@ -202,28 +201,3 @@ def _parse(link: Link, content: bytearray) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ProtocolError(f"{link.peer} sent a JSON {type(value).__name__}, expected an object")
     return value
-
-
-def read_secret(path: str | Path | None, variable: str = "DLLAMA_SECRET") -> bytes | None:
-    """Read a secret, without white space at its ends.
-
-    Args:
-        path: a file; None for the environment variable.
-        variable: its name.
-
-    Returns:
-        The secret, or None if there is neither.
-
-    Raises:
-        ConfigError: the file cannot be read, or is empty.
-    """
-    if path is None:
-        found = os.fsencode(os.environ.get(variable, "")).strip()
-        return found or None
-    try:
-        secret = Path(path).expanduser().read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(f"secret file {path}: {error.strerror}") from error
-    if not secret:
-        raise ConfigError(f"secret file {path} is empty")
-    return secret

@@ -53,13 +53,13 @@ def test_ctrl_c_ends_it_behind_the_running_answer():
 
 
 def test_options_and_a_file_of_options(tmp_path):
-    (tmp_path / "key").write_text("open sesame".replace(" ", "-") + "\n")
+    (tmp_path / "key").write_text("open-sesame-please\n")
     config = tmp_path / "serve.yaml"
     config.write_text(
         f"host: 0.0.0.0\nport: 1\napi_key_file: {tmp_path}/key\nmax_seq_len: 64\nnodes: 2\n"
     )
     process, url = start("--config", str(config), "--port", "0", "--alias", "bard")
-    with complete(url.replace("0.0.0.0", "127.0.0.1"), "open-sesame", max_tokens=100,
+    with complete(url.replace("0.0.0.0", "127.0.0.1"), "open-sesame-please", max_tokens=100,
                   ignore_eos=True) as answer:  # fmt: skip
         found = json.load(answer)
     process.terminate()

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import dllama
-from dllama.cli.addresses import is_public
+from dllama.transports import is_public
 
 LIMIT = 60
 
@@ -77,7 +77,7 @@ def test_where_others_can_connect(address, public):
 
 
 def test_a_public_address_needs_a_secret_or_a_word(tmp_path):
-    (tmp_path / "secret").write_text("open sesame\n")
+    (tmp_path / "secret").write_text("a secret of 19 bytes\n")
     for words in (["--insecure"], ["--secret-file", str(tmp_path / "secret")]):
         process, _ = start("--listen", "0.0.0.0:0", *words)
         process.terminate()
