@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from dllama.errors import TemplateError
 from dllama.sampling.grammar import GrammarText
-from dllama.server.problems import ApiError
 from dllama.server.tool_fields import Tools
 from dllama.server.tools import tool_format
 from dllama.server.tools.answer import Answer, Tally
 from dllama.server.tools.base import AnswerParser, TextParser, ToolFormat, quoted
 from dllama.server.tools.thinking import Place, ThinkingParser, thinking
+from dllama.server.tools.told import Told
 from dllama.text.template import ChatTemplate
 from dllama.text.tokenizer import Tokenizer
 
+TOLD = Told()
 PROBE = {"role": "user", "content": "a"}
 ANY_TEXT = "TEXT: /(.|\\n)*/"
 
@@ -51,11 +52,12 @@ class Answers:
         self._tokenizer = tokenizer
         self._template = template
         self._form = tool_format(template.source)
+        self._shown: bool | None = None  # whether the template shows functions, once it is known
         self._thinking = None if self._form and self._form.always else thinking(template.source)
 
     @property
     def calls(self) -> bool:
-        """Whether the model can call functions."""
+        """Whether the chat template knows functions."""
         return self._form is not None
 
     @property
@@ -63,18 +65,17 @@ class Answers:
         """Whether the model thinks before it answers."""
         return self._thinking is not None or bool(self._form and self._form.always)
 
-    def check(self, tools: Tools) -> None:
-        """Raise ApiError 400 if the chat template does not say how to call functions."""
-        if self._form is None or not self._shows(tools):
-            message = "tools: the chat template of the model has no functions, or in a form"
-            raise ApiError(
-                400, f"{message} that this server does not know", param="tools",
-                code="unsupported_value",
-            )  # fmt: skip
-
-    def history(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return messages as the chat template wants them."""
-        return self._form.history(messages, self._template.source) if self._form else messages
+    def prepared(
+        self, messages: list[dict[str, Any]], variables: Mapping[str, Any]
+    ) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
+        """Return messages and variables as the chat template wants them."""
+        given = variables.get("tools")
+        tools = given if isinstance(given, list) else None
+        form = self._calls(tools)
+        messages = form.history(messages, self._template.source)
+        if tools and form is TOLD:
+            return TOLD.tell(messages, tools), {**variables, "tools": None}
+        return messages, variables
 
     def plan(self, prompt: str, tools: Tools | None, text: GrammarText | None) -> Plan:
         """Return the plan of the answer to a prompt.
@@ -85,16 +86,24 @@ class Answers:
             text: what a text is to fit; None for any.
         """
         place = self._thinking.place(prompt) if self._thinking else Place.AFTER
-        form = self._form if tools or (self._form and self._form.always) else None
+        form = self._form if self._form and self._form.always else None
+        if tools:
+            form = self._calls(tools.asked)
         markers = form.markers if form else ()
         if self._thinking:
             markers += (self._thinking.open, self._thinking.close)
         return Plan(
             partial(self._answer, form, place, tools, Tally()),
-            self._grammar(place, tools, text),
+            self._grammar(form, place, tools, text),
             self.special_ids(markers),
             self.special_ids(form.ends) if form and tools else (),
         )
+
+    def _calls(self, tools: Sequence[dict[str, Any]] | None) -> ToolFormat:
+        """Return how calls of these functions are written."""
+        if self._form is None or (tools and not self._shows(tools)):
+            return TOLD
+        return self._form
 
     def _answer(
         self, form: ToolFormat | None, place: Place, tools: Tools | None, tally: Tally
@@ -118,10 +127,13 @@ class Answers:
         return quoted(marker) if token is None else f"<[{token}]>"
 
     def _grammar(
-        self, place: Place, tools: Tools | None, text: GrammarText | None
+        self,
+        form: ToolFormat | None,
+        place: Place,
+        tools: Tools | None,
+        text: GrammarText | None,
     ) -> GrammarText | None:
         """Return what an answer is to fit: it may think first, and then call or say something."""
-        form = self._form
         lines, body = [ANY_TEXT], ""
         thinks = form.thinks(self.spelling) if form else ""
         if self._thinking:
@@ -144,13 +156,15 @@ class Answers:
         lenient = tools is not None and not tools.forced and not tools.strict
         return GrammarText("lark", around, "tools", lenient)
 
-    def _shows(self, tools: Tools) -> bool:
-        """Whether the chat template tells the model of a function."""
-        try:
-            text = self._template.render([PROBE], variables={"tools": tools.asked})
-        except TemplateError:
-            return True  # the rendering of the request tells what is wrong
-        return tools.asked[0]["function"]["name"] in text
+    def _shows(self, tools: Sequence[dict[str, Any]]) -> bool:
+        """Whether the chat template tells the model of functions."""
+        if self._shown is None:
+            try:
+                text = self._template.render([PROBE], variables={"tools": tools})
+                self._shown = tools[0]["function"]["name"] in text
+            except (TemplateError, LookupError, TypeError):
+                return True  # the rendering of the request tells what is wrong
+        return self._shown
 
     def _special_id(self, marker: str) -> int | None:
         """Return the id of a special token; None if the text is none."""

@@ -103,7 +103,6 @@ class Desk:
         answers, tools = self.served.answers, asked.tools
         variables = asked.variables
         if tools:
-            answers.check(tools)
             variables = {**variables, "tools": tools.asked}
         text, ids = self.served.chat_prompt(asked.messages, variables)
         return ids, answers.plan(text, tools, asked.options.grammar)

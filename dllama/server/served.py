@@ -136,7 +136,7 @@ class Served:
             begins: whether the next message is begun.
             most: as in Tokenizer.encode.
         """
-        messages = self.answers.history(messages)
+        messages, variables = self.answers.prepared(messages, variables)
         assert not isinstance(self.template, TemplateError)
         try:
             text = self.template.render(messages, begins, variables)

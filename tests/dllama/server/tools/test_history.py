@@ -6,6 +6,7 @@ from dllama.server.tools.deepseek import DeepSeek
 from dllama.server.tools.gemma import Gemma
 from dllama.server.tools.harmony import Harmony
 from dllama.server.tools.hermes import Hermes
+from dllama.server.tools.told import Told
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "\u65e5"}}}
 USER = {"role": "user", "content": "Rain?"}
@@ -52,3 +53,29 @@ def test_harmony_has_another_name_for_thoughts():
 def test_others_take_messages_as_they_are():
     messages = [USER, CALLS, *RESULTS, ANSWER]
     assert Hermes().history(messages, "") is messages
+
+
+def test_calls_as_text_for_templates_without_functions():
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": "\\u65e5"}}\n</tool_call>'
+    first, second = (f"<tool_response>\n{one['content']}\n</tool_response>" for one in RESULTS)
+    results = {"role": "user", "content": f"{first}\n{second}"}
+    text = {"role": "assistant", "content": f"{call}\n{call}"}
+    messages = [USER, CALLS, *RESULTS, ANSWER, USER]
+    assert Told().history(messages, "") == [USER, text, results, ANSWER, USER]
+    said = {**CALLS, "content": "So."}
+    made = Told().history([said, *RESULTS, USER], "")
+    joined = {"role": "user", "content": f"{first}\n{second}\nRain?"}
+    assert made == [{"role": "assistant", "content": f"So.\n{call}\n{call}"}, joined]
+
+
+def test_a_message_tells_of_functions():
+    tools = [{"function": {"name": "f"}}, {"function": {"name": "g"}}]
+    system = {"role": "system", "content": "Be short."}
+    (told,) = Told().tell([], tools)
+    assert told["role"] == "user"
+    assert '{"function": {"name": "f"}}\n{"function": {"name": "g"}}' in told["content"]
+    text = told["content"]
+    assert Told().tell([USER, ANSWER], tools) == [{**USER, "content": f"{text}\n\nRain?"}, ANSWER]
+    both = Told().tell([system, USER], tools)
+    assert both == [{**system, "content": f"Be short.\n\n{text}"}, USER]
+    assert Told().tell([ANSWER], tools) == [told, ANSWER]

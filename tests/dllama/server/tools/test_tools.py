@@ -229,9 +229,15 @@ def test_what_cannot_be_done(ask, fields, param, message):
 
 
 def test_a_template_without_functions():
+    """The model is told of them in a message, and a grammar can make it call one."""
     with serving(limit=2) as plain, connect(plain.url) as client:
-        asked = {"model": "demo", "messages": ASKED, "tools": [WEATHER], "max_tokens": 2}
-        with pytest.raises(openai.BadRequestError, match="chat template") as found:
-            client.chat.completions.create(**asked)
-        assert found.value.param == "tools"
-        assert client.chat.completions.create(**asked, tool_choice="none").choices
+        asked = {"model": "demo", "messages": ASKED, "tools": [WEATHER], "max_tokens": 90}
+        made = client.chat.completions.create(
+            **asked, tool_choice="required", parallel_tool_calls=False
+        )
+        (call,) = made.choices[0].message.tool_calls
+        assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+        without = client.chat.completions.create(**asked, tool_choice="none")
+        assert without.usage.prompt_tokens < made.usage.prompt_tokens
+        odd = {"chat_template_kwargs": {"tools": [1]}}
+        assert client.chat.completions.create(**asked | {"tools": []}, extra_body=odd).choices
