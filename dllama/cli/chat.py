@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dllama.cli.options import open_model, sampling, settings, template_name, te
 from dllama.cli.parser import add_command, add_options
 from dllama.cli.prompt import prompt_text
 from dllama.cli.report import drafts, plural, result
+from dllama.cli.typing_ahead import kept
 from dllama.conversation import Conversation, read_messages, required_tokenizer, to_json
 from dllama.errors import (
     ConfigError,
@@ -48,7 +50,8 @@ dllama chat llama --template plain           a model that knows no chat format
 dllama chat llama --quiet < questions.txt    a message per line"""
 HELP = """\
 A line is a message. A backslash at its end continues it in the next line; lines between \"\"\"
-and \"\"\" are one message. Ctrl-C stops an answer, Ctrl-D ends the conversation.
+and \"\"\" are one message. Ctrl-C stops an answer, Ctrl-D ends the conversation, Tab completes a
+command.
 
 /system [TEXT]  show the instructions for the model, or change them ("" for none)
 /reset          forget all messages
@@ -62,6 +65,8 @@ To begin a message with a slash, type two: //"""
 DEMO_NOTE = (
     "The built-in model has learnt plays, not conversations. It talks like a character of a play."
 )
+# Commands of other programs for what is no text.
+MEDIA = ("audio", "document", "file", "image", "images", "picture", "video", "voice")
 # Errors that leave the model and the conversation as they were.
 HARMLESS = (ConfigError, ContextError, FormatError, InputError, OutputError, TemplateError)
 
@@ -142,6 +147,7 @@ class _Chat:
             "stats": self._stats,
             "exit": self._exit,
         }
+        console.complete([f"/{name}" for name in self._commands])
 
     def greet(self) -> None:
         """Say which model this is, and how to get help."""
@@ -187,7 +193,7 @@ class _Chat:
         """Show the answer to a message as it comes, and then its length and speed."""
         given, steps = list[Token](), self._llm.stats.count
         try:
-            with on_interrupt(self._llm.interrupt) as pressed:
+            with kept(), on_interrupt(self._llm.interrupt) as pressed:
                 tokens = self._say(text)
                 if pressed.is_set():  # before there was anything to stop
                     self._llm.interrupt()
@@ -214,7 +220,7 @@ class _Chat:
         name, _, argument = line.partition(" ")
         command = self._commands.get(name.strip())
         if command is None:
-            raise ConfigError(f"no command /{name.strip()}: /help lists them")
+            raise ConfigError(_unknown(name.strip(), [*self._commands]))
         command(argument.strip())
 
     def _help(self, _: str) -> None:
@@ -248,6 +254,15 @@ class _Chat:
 
     def _exit(self, _: str) -> None:
         self._ended = True
+
+
+def _unknown(name: str, commands: list[str]) -> str:
+    """What to say of a command that there is not."""
+    if name in MEDIA:
+        return f"no command /{name}: models read and write text only"
+    near = get_close_matches(name, commands, 1)
+    hint = f"perhaps /{near[0]}" if near else "/help lists them"
+    return f"no command /{name}: {hint}; two slashes begin a message with one"
 
 
 def _file(name: str, command: str) -> str:

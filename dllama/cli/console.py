@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 
-with contextlib.suppress(ImportError):  # without it, lines cannot be edited
-    import readline  # noqa: F401  (it edits the lines that input() reads)
+from dllama.cli.markdown import Markdown
+
+try:
+    import readline  # it edits the lines that input() reads
+except ImportError:
+    readline = None  # type: ignore[assignment]
 
 FENCE = '"""'
 FIRST, NEXT = "> ", ". "
@@ -34,6 +39,7 @@ class Console:
         self.interactive = sys.stdin.isatty()
         self._quiet = quiet
         self._open = False  # whether the last line on stdout has not ended
+        self._markdown: Markdown | None = None  # of the answer that is being shown
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")
         self._deaf = False
@@ -112,26 +118,53 @@ class Console:
         print(prompt, end="", file=sys.stderr, flush=True)
         return input()
 
+    def complete(self, words: Sequence[str]) -> None:
+        """Make Tab complete these words at the beginning of a message."""
+        if readline is None or not self.interactive:
+            return
+
+        def matching(begun: str, number: int) -> str | None:
+            found = [word for word in words if readline.get_begidx() == 0 if word.startswith(begun)]
+            return found[number] if number < len(found) else None
+
+        readline.set_completer(matching)
+        readline.set_completer_delims(" ")
+        libedit = "libedit" in (readline.__doc__ or "")
+        readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+
     def show(self, text: str) -> None:
-        """Show a part of an answer at once."""
+        """Show a part of an answer at once; in a terminal, with colours for its Markdown."""
         if not text:
             return
+        self._open = not text.endswith("\n")
         if sys.stdout.isatty():
             text = text.translate(_HARMLESS)
+            if _has_colours():
+                self._markdown = self._markdown or Markdown()
+                text = self._markdown.push(text)
         sys.stdout.write(text)
         sys.stdout.flush()
-        self._open = not text.endswith("\n")
 
     def end_line(self) -> None:
-        """End the line of an answer, unless it has ended."""
+        """End an answer, and its last line unless that has ended."""
+        if self._markdown:
+            sys.stdout.write(self._markdown.end())
+            self._markdown = None
         if self._open:
-            self.show("\n")
+            sys.stdout.write("\n")
+            self._open = False
+        sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Show something that is not part of an answer."""
         if not self._quiet:
             self.end_line()
             print(text, file=sys.stderr, flush=True)
+
+
+def _has_colours() -> bool:
+    """Whether the terminal may show colours; see no-color.org."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

@@ -21,12 +21,13 @@ class Terminal:
 
     Attributes:
         text: everything shown so far, without escape sequences and carriage returns.
+        raw: the same with them.
     """
 
     def __init__(self, code: str, words: Sequence[str] = (), **environment: str) -> None:
         self.text = ""
         self._seen = 0
-        self._raw = b""
+        self.raw = b""
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, *words],
@@ -90,8 +91,8 @@ class Terminal:
         data = b""
         with contextlib.suppress(OSError):  # EIO: the other end is closed
             data = os.read(self._master, 1 << 16)
-        self._raw += data
-        self.text = COLOURS.sub("", self._raw.decode(errors="replace"))
+        self.raw += data
+        self.text = COLOURS.sub("", self.raw.decode(errors="replace"))
         return bool(data)
 
 

@@ -140,6 +140,8 @@ def test_save_replaces_conversations_only(chat, tmp_path):
     ("lines", "status", "message"),
     [
         ("/fly\n", 2, "no command /fly: /help lists them"),
+        ("/sav x\n", 2, "no command /sav: perhaps /save"),
+        ("/image x.png\n", 2, "no command /image: models read and write text only"),
         ("/save\n", 2, "/save needs the name of a file"),
         ("/load /none\n", 1, "/none: No such file"),
         ("/save /none/x\n", 1, "/none/x: cannot write: /none is not a folder"),
@@ -288,7 +290,7 @@ def test_in_a_terminal(chat_model, answers, tmp_path):
         assert answers[0].strip() in shown
         for command, note in (
             ("/help", "/exit +end the conversation"),
-            ("/fly", "(no command /fly: /help lists them)"),
+            ("/fly", "(no command /fly: /help lists them; two slashes begin a message with one)"),
             ("/load /none", "(/none: No such file or directory)"),
             ("a" * 300, "the message does not fit"),
         ):
