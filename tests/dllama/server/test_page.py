@@ -52,7 +52,7 @@ RICH = r"""
    - nested
 - [x] done
 
-> costs of $5 and $6
+> costs of $5 and $6, and $\frac{x$
 
 ```python
 def f(x):
@@ -128,7 +128,7 @@ def test_markdown_becomes_elements_and_never_html(page, server, width):
     assert find(page, f"{inside}td:last-child").value_of_css_property("text-align") == "right"
     assert texts(page, f"{inside}ol li li") == ["nested"]
     assert find(page, f"{inside}input").is_selected()
-    assert texts(page, f"{inside}blockquote") == ["costs of $5 and $6"]
+    assert texts(page, f"{inside}blockquote") == ["costs of $5 and $6, and \\frac{x"]
     assert texts(page, f"{inside}.hljs-string") == ['"<b>"']
     assert len(texts(page, f"{inside}.katex-html")) == 2
     assert texts(page, f"{inside}.katex-error") == []

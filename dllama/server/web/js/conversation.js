@@ -12,6 +12,7 @@ const LAST = "dllama.current";
 let chat = newChat();
 let views = new Map(); // message -> its view, which has an `item`
 let drawing = false;
+let cost = 0; // milliseconds that drawing a growing answer took
 const divider = element("li", { className: "divider" });
 let changed = () => {};
 
@@ -111,20 +112,24 @@ function leftOut(count) {
   return divider;
 }
 
-/** Draw a growing answer, at most once in each frame. */
+/** Draw a growing answer, at most once in each frame, and less often if drawing it takes long. */
 function grew(where, message) {
   if (where !== chat) return;
   if (!views.has(message)) { draw(); toEnd(); }
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    const job = runningIn(chat);
-    if (!job || !views.has(job.message)) return;
-    const follow = nearEnd();
-    views.get(job.message).show(true, job.status);
-    if (follow) toEnd();
-  });
+  setTimeout(() => requestAnimationFrame(drawGrowing), 3 * cost);
+}
+
+function drawGrowing() {
+  const begin = performance.now();
+  drawing = false;
+  const job = runningIn(chat);
+  if (!job || !views.has(job.message)) return;
+  const follow = nearEnd();
+  views.get(job.message).show(true, job.status);
+  if (follow) toEnd();
+  cost = performance.now() - begin;
 }
 
 function ended(where, message) {

@@ -4,7 +4,7 @@ import "../vendor/katex/katex.min.js";
 import { element } from "./dom.js";
 
 const PAIRS = [["$$", "$$", true], ["\\[", "\\]", true], ["\\(", "\\)", false], ["$", "$", false]];
-const OPTIONS = { throwOnError: false, strict: "ignore", trust: false, maxSize: 30, maxExpand: 300 };
+const OPTIONS = { strict: "ignore", trust: false, maxSize: 30, maxExpand: 300 };
 
 /** Teach a parser formulas. */
 export function addMath(parser) {
@@ -13,40 +13,41 @@ export function addMath(parser) {
     { alt: ["paragraph", "reference", "blockquote", "list"] });
 }
 
-/** Draw a formula. */
+/** Draw a formula; one that KaTeX does not understand stays text. */
 export function formula(text, display) {
   const drawn = element(display ? "div" : "span", { className: display ? "formula" : "" });
   if (display) drawn.tabIndex = 0;
-  globalThis.katex.render(text, drawn, { ...OPTIONS, displayMode: display });
+  try { globalThis.katex.render(text, drawn, { ...OPTIONS, displayMode: display }); }
+  catch (error) { drawn.replaceChildren(element("code", { title: error.message }, text.trim())); }
   return drawn;
 }
 
 function inlineRule(state, silent) {
-  const rest = state.src.slice(state.pos);
-  const pair = PAIRS.find(([open]) => rest.startsWith(open));
+  const pair = PAIRS.find(([open]) => state.src.startsWith(open, state.pos));
   if (!pair) return false;
   const [open, close, display] = pair;
-  const end = closing(rest, open, close);
-  if (end < 0) return false;
-  if (!silent) push(state, "math", rest.slice(open.length, end), display);
-  state.pos += end + close.length;
+  const begin = state.pos + open.length;
+  const end = closing(state, begin, close);
+  const content = end < 0 ? "" : state.src.slice(begin, end);
+  if (!content.trim() || (open === "$" && isMoney(content, state.src[end + 1]))) return false;
+  if (!silent) push(state, "math", content, display);
+  state.pos = end + close.length;
   return true;
 }
 
-/** Find the end of a formula; -1 if the text is none. A single $ may also be money. */
-function closing(text, open, close) {
-  let at = open.length;
-  for (;;) {
-    const end = text.indexOf(close, at);
-    if (end < 0) return -1;
-    at = end + close.length;
-    if (close.startsWith("$") && text[end - 1] === "\\") continue;
-    const content = text.slice(open.length, end);
-    if (!content.trim()) return -1;
-    if (open !== "$") return end;
-    const tight = !/^\s|\s$|\n\n/.test(content);
-    return tight && !/[0-9]/.test(text[at] ?? "") ? end : -1;
-  }
+/** Find the end of a formula, -1 if there is none; `state` remembers that, for texts with many beginnings. */
+function closing(state, begin, close) {
+  state.unclosed ??= new Set();
+  if (state.unclosed.has(close)) return -1;
+  let end = state.src.indexOf(close, begin);
+  while (close.startsWith("$") && state.src[end - 1] === "\\") end = state.src.indexOf(close, end + 1);
+  if (end < 0) state.unclosed.add(close);
+  return end;
+}
+
+/** Whether single dollars are no marks of a formula: it has no spaces inside them, and no digit follows. */
+function isMoney(content, next = "") {
+  return /^\s|\s$/.test(content) || /[0-9]/.test(next);
 }
 
 /** Lines from one that begins with $$ or \[ to one that ends with the counterpart. */
