@@ -134,14 +134,17 @@ class Conversation:
         """Generate an answer in a context that holds `used` ids."""
         room = self._llm.seq_len - used + 1
         stops = stop_strings(self._options.get("stop"))
-        options = {**self._options, "stop": (*self._template.stops, *stops)}
+        ends = () if self._options.get("ignore_eos") else self._template.stop_ids
+        options = {
+            **self._options,
+            "stop": (*self._template.stops, *stops),
+            "stop_ids": (*ends, *self._options.get("stop_ids", ())),
+        }
         if options.get("seed") is not None:  # the same seed could repeat the last answer
             options["seed"] = (options["seed"] + len(self.turns)) % (MAX_SEED + 1)
-        ignore_eos = options.get("ignore_eos", False)
         return self._llm.generate(
             [],
             room if self._steps is None else min(room, self._steps),
-            stop_ids=() if ignore_eos else self._template.stop_ids,
             **options,
         )
 

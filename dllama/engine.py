@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,11 @@ class LLM:
         top_k: int = options.TOP_K.default,
         min_p: float = options.MIN_P.default,
         repetition_penalty: float = options.REPETITION_PENALTY.default,
+        frequency_penalty: float = options.FREQUENCY_PENALTY.default,
+        presence_penalty: float = options.PRESENCE_PENALTY.default,
+        min_tokens: int = options.MIN_TOKENS.default,
         seed: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         stop: str | Sequence[str] | None = None,
         stop_ids: Sequence[int] = (),
         ignore_eos: bool = False,
@@ -275,15 +279,13 @@ class LLM:
             prompt: text, or token ids; empty to go on from what is pending.
             max_tokens: most to generate; None: until the context is full.
         {arguments}
-            stop: strings before which the text ends.
-            stop_ids: ids with which it ends, as with an end-of-sequence id.
+            logit_bias: what to add to the logits of token ids, each from -100 to 100.
+            stop, stop_ids: strings before which the text ends; ids with which it ends.
             ignore_eos: do not end with an end-of-sequence id.
             logprobs: give tokens their log-probability, and this many alternatives; None: neither.
-            prompt_logprobs: first yield the sequence up to here, the prompt included, in the same
-                way; all of it is evaluated again. With max_tokens 0 that is all.
+            prompt_logprobs: first yield the sequence and prompt in the same way, evaluated again.
             schema: a JSON schema, as a dict or JSON; the text is JSON that fits it.
-            regex: all of the text matches it.
-            choice: the text is one of these.
+            regex, choice: all of the text matches this; it is one of these.
             grammar: in Lark's notation or GBNF. Only one of the four can be given (extra grammar).
             special: ids of special tokens that add their names to the text.
 
@@ -298,16 +300,14 @@ class LLM:
         """
         settings = TextOptions(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_ids=stop_ids,
-            ignore_eos=ignore_eos, logprobs=logprobs, prompt_logprobs=prompt_logprobs,
-            schema=schema, regex=regex, choice=choice, grammar=grammar, special=special,
+            repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty, min_tokens=min_tokens, seed=seed,
+            logit_bias=logit_bias, stop=stop, stop_ids=stop_ids, ignore_eos=ignore_eos,
+            logprobs=logprobs, prompt_logprobs=prompt_logprobs, schema=schema, regex=regex,
+            choice=choice, grammar=grammar, special=special,
         )  # fmt: skip
         current = self._sequences.current
-        known = current.tokens + current.pending
-        new = self._texts.ids(prompt, known)
-        if not new and not current.pending and max_tokens != 0 and prompt_logprobs is None:
-            raise ConfigError("the prompt is empty and no token is pending")
-        self._text = self._texts.make(known + new, current.position, max_tokens, settings)
+        self._text, new = self._texts.extending(current, prompt, max_tokens, settings)
         return self._scheduler.run(self._text, current, new)
 
     def generate_many(

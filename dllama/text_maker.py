@@ -11,6 +11,7 @@ from dllama import options
 from dllama.draft_model import Drafts
 from dllama.errors import ConfigError
 from dllama.generation import Generation
+from dllama.runtime.sequence import Sequence
 from dllama.runtime.sequences import Sequences
 from dllama.sampling.grammar import Constraint, Grammar, Grammars, GrammarText
 from dllama.sampling.sampler import Sampler, SamplerConfig
@@ -100,6 +101,24 @@ class TextMaker:
             raise ConfigError("the prompt is empty and there is no token to begin with")
         return ids
 
+    def extending(
+        self,
+        sequence: Sequence,
+        prompt: str | Ids[int],
+        max_tokens: int | None,
+        options: TextOptions,
+    ) -> tuple[Generation, list[int]]:
+        """Return a text that goes on with a sequence and a prompt, and the ids of this.
+
+        Other arguments and errors are those of `make`.
+        """
+        known = sequence.tokens + sequence.pending
+        new = self.ids(prompt, known)
+        made = self.make(known + new, sequence.position, max_tokens, options)
+        if not (new or sequence.pending or made.unscored or made.over):
+            raise ConfigError("the prompt is empty and no token is pending")
+        return made, new
+
     def alone(
         self, prompt: str | Ids[int], max_tokens: int | None, settings: dict[str, Any]
     ) -> Generation:
@@ -126,13 +145,14 @@ class TextMaker:
         limit = self._sequences.limit(evaluated, len(ids) - evaluated, max_tokens)
         eos = () if options.ignore_eos or self._tokenizer is None else self._tokenizer.eos_ids
         ends = (*eos, *self._sequences.check(options.stop_ids))
+        self._sequences.check([*(options.logit_bias or {})])
         sampler, constraint = Sampler(options), self._constraint(options, ends)
         return Generation(
             self._sequences,
             ids,
             limit,
             sampler,
-            TextStream(self._tokenizer, options.stops, options.special),
+            TextStream(self._tokenizer, options.stops, options.special, options.min_tokens),
             ends,
             options.logprobs,
             self._drafts.drafter(sampler, len(ids), constraint),

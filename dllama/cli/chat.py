@@ -119,6 +119,7 @@ def _conversation(llm: LLM, values: dict[str, Any]) -> Conversation:
         values.get("system"),
         values.get("steps"),
         stop=tuple(values.get("stop", ())),
+        stop_ids=tuple(values.get("stop_ids", ())),
         ignore_eos=values.get("ignore_eos", False),
         **sampling(llm, values),
     )

@@ -16,7 +16,7 @@ from dllama.converter import convert
 from dllama.converter.recipe import CALIBRATED, TYPES, WEIGHTS, Importance
 from dllama.converter.sources.checkpoint import open_checkpoint
 from dllama.errors import ConfigError
-from dllama.options import CONVERSION_OPTIONS, OUTPUT
+from dllama.options.conversion import CONVERSION_OPTIONS, OUTPUT
 
 EXAMPLES = """\
 dllama convert Llama-3.2-1B --output llama

@@ -16,10 +16,12 @@ from dllama.options import (
     DRAFT_OPTIONS,
     FILE_OPTIONS,
     GRAMMAR_OPTIONS,
+    LOGIT_BIAS,
     MODEL_OPTIONS,
     PARALLEL,
     SAMPLING_OPTIONS,
 )
+from dllama.options.biases import parse_bias
 from dllama.options.files import generation_defaults, read_config
 from dllama.progress import Progress, Report, nobody
 from dllama.text.template import PLAIN
@@ -73,6 +75,8 @@ def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
     defaults = {} if folder is None else generation_defaults(folder, SAMPLING_OPTIONS)
     given = {option.name: values[option.name] for option in SAMPLING_OPTIONS
              if option.name in values}  # fmt: skip
+    if biases := values.get(LOGIT_BIAS.name):
+        given[LOGIT_BIAS.name] = dict(map(parse_bias, biases))
     return defaults | given
 
 

@@ -10,7 +10,7 @@ from dllama.cli.convert import add_conversion_options, convert_and_report
 from dllama.cli.parser import add_command, add_option
 from dllama.converter.convert import checked_output
 from dllama.converter.hub import Hub, download
-from dllama.options import PULL_OPTIONS
+from dllama.options.conversion import PULL_OPTIONS
 
 EXAMPLES = """\
 dllama pull TinyLlama/TinyLlama-1.1B-Chat-v1.0 --output tinyllama

@@ -112,6 +112,7 @@ def _generate(
         prompt,
         values.get("steps", _default_steps(llm, prompt)),
         stop=values.get("stop", ()),
+        stop_ids=values.get("stop_ids", ()),
         ignore_eos=values.get("ignore_eos", False),
         grammar=grammar,
         **sampling(llm, values),

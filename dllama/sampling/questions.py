@@ -1,14 +1,13 @@
 """What the sampler asks about a row, and how questions and replies go through messages.
 
-A question is asked about every vocabulary shard. On another node it arrives as a JSON object, and
-so does the reply. Neither side trusts the other one.
+Those that also change its logits are in changes.py. A question is asked about every vocabulary
+shard. On another node it arrives as a JSON object, and so does the reply. Neither side trusts the
+other one.
 """
 
 from __future__ import annotations
 
-import base64
 import math
-import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -17,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama._kernels.ops.sampling import MAX_OCTAVE, OCTAVES
-from dllama.options import MAX_SEED
-from dllama.sampling.shard import Cut, Draw, Likelihood, Masses, Shard, Top, Winners
+from dllama.options import MAX_SEED, TEMPERATURE
+from dllama.sampling.shard import Cut, Draw, Likelihood, Masses, Shard, Winners
 
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
+LEAST_TEMPERATURE = 1e-6  # below it, the likeliest token is taken
 MAX_NUMBER = 1 << 31  # of ids, counts and tokens drawn
-MOST_IDS = 1 << 16  # of a Penalise
-MOST_MASK = 1 << 19  # bytes of an Allow
 MOST_BEST = 1 << 14  # tokens of a Best
 WORDS = 200  # bytes of JSON at most without the numbers, of a question and its reply
 NUMBER = 26  # bytes of JSON at most of a number and the signs around it
@@ -63,91 +60,6 @@ class Question(ABC, Generic[T]):
     @abstractmethod
     def size(self) -> int:
         """Return the bytes of JSON that the question and its reply have at most."""
-
-
-@dataclass(frozen=True)
-class Penalise(Question[Top]):
-    """Makes tokens less likely in all later questions but Score; the reply is the new top.
-
-    In the top of a shard with a logit that is not usable, the logit is NaN.
-
-    Args:
-        ids: int64 (n,), at most MOST_IDS and each once.
-        penalty: above 1 if they are to be less likely.
-    """
-
-    ids: NDArray[np.int64]
-    penalty: float
-    name = "penalise"
-
-    def answer(self, shard: Shard) -> Top:
-        shard.penalise(self.ids, self.penalty)
-        return shard.marked_top()
-
-    def as_json(self) -> Json:
-        raw = self.ids.astype("<i4").tobytes()
-        return {"ids": base64.b64encode(raw).decode(), "penalty": self.penalty}
-
-    @classmethod
-    def from_json(cls, content: Json) -> Penalise:
-        raw = base64.b64decode(content["ids"], validate=True)
-        ids, penalty = np.frombuffer(raw, "<i4").astype(np.int64), float(content["penalty"])
-        if (ids[:1] < 0).any() or (np.diff(ids) <= 0).any() or not 0 < penalty < math.inf:
-            raise ValueError(f"ids {ids}, penalty {penalty}")
-        return cls(ids, penalty)
-
-    def reply_as_json(self, reply: Top) -> Json:
-        return {"logit": reply[0], "token": reply[1]}
-
-    def read_reply(self, content: Json, ids: range) -> Top:
-        return float(content["logit"]), read_token(content["token"], ids)
-
-    def size(self) -> int:
-        return WORDS + NUMBER * 3 + 4 * -(-4 * len(self.ids) // 3)
-
-
-@dataclass(frozen=True)
-class Allow(Question[Top]):
-    """Makes all other tokens impossible in all later questions but Score; the reply is the new top.
-
-    In the top of a shard with a logit that is not usable, the logit is NaN.
-
-    Args:
-        mask: uint8 (n,), at most MOST_MASK, of the whole vocabulary: bit i % 8 of byte i // 8 is
-            token i.
-    """
-
-    mask: NDArray[np.uint8]
-    name = "allow"
-
-    def answer(self, shard: Shard) -> Top:
-        shard.allow(self.mask)
-        return shard.marked_top()
-
-    def as_json(self) -> Json:
-        packed = zlib.compress(self.mask.tobytes(), 1)  # with few tokens or nearly all, it is short
-        return {"mask": base64.b64encode(packed).decode()}
-
-    @classmethod
-    def from_json(cls, content: Json) -> Allow:
-        packed, reader = base64.b64decode(content["mask"], validate=True), zlib.decompressobj()
-        try:
-            raw = reader.decompress(packed, MOST_MASK)
-        except zlib.error as error:
-            raise ValueError(f"mask: {error}") from error
-        if not reader.eof or reader.unused_data:
-            raise ValueError(f"mask of {len(packed)} bytes")
-        return cls(np.frombuffer(raw, np.uint8))
-
-    def reply_as_json(self, reply: Top) -> Json:
-        return {"logit": reply[0], "token": reply[1]}
-
-    def read_reply(self, content: Json, ids: range) -> Top:
-        return float(content["logit"]), read_token(content["token"], ids)
-
-    def size(self) -> int:
-        most = len(self.mask) + len(self.mask) // 1000 + 16  # bytes that zlib makes of it
-        return WORDS + NUMBER * 2 + 4 * -(-most // 3)
 
 
 @dataclass(frozen=True)
@@ -322,11 +234,6 @@ class Score(Question[Likelihood]):
         return WORDS + NUMBER * (5 + 2 * self.count)
 
 
-KINDS: dict[str, type[Question[Any]]] = {
-    kind.name: kind for kind in (Penalise, Allow, Best, Weigh, Race, WeighBefore, Score)
-}
-
-
 def read_token(token: object, ids: range) -> int:
     """Return a token of the shard with these ids, or raise ValueError."""
     if type(token) is not int or token not in ids:
@@ -338,7 +245,7 @@ def _read_draw(content: Json) -> Draw:
     """Return the draw of a question, or raise ValueError."""
     temperature, seed, number = content["draw"]
     draw = Draw(float(temperature), int(seed), int(number))
-    if not LEAST_TEMPERATURE <= draw.temperature <= MOST_TEMPERATURE:
+    if not LEAST_TEMPERATURE <= draw.temperature <= TEMPERATURE.most:
         raise ValueError(f"temperature is {draw.temperature}")
     if not 0 <= draw.seed <= MAX_SEED or not 0 <= draw.number < MAX_NUMBER:
         raise ValueError(f"seed is {draw.seed}, number is {draw.number}")

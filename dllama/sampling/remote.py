@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dllama.errors import ProtocolError
+from dllama.sampling.changes import Allow, Penalise, Shift
 from dllama.sampling.lockstep import Questions, Replies
-from dllama.sampling.questions import KINDS, Question
+from dllama.sampling.questions import Best, Question, Race, Score, Weigh, WeighBefore
 from dllama.sampling.shard import Shard, Top
 
 TOP = struct.Struct("<dq")
@@ -21,6 +22,9 @@ WRONG = (KeyError, TypeError, ValueError, OverflowError)
 Json = dict[str, Any]
 # Sends a message to the other nodes, does something meanwhile, and returns their replies.
 Exchange = Callable[[Json, Callable[[], None]], list[Json]]
+KINDS: dict[str, type[Question[Any]]] = {
+    kind.name: kind for kind in (Penalise, Shift, Allow, Best, Weigh, Race, WeighBefore, Score)
+}
 Nodes = Sequence[tuple[str, range]]  # name and ids of the other nodes' shards
 
 

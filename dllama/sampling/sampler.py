@@ -1,9 +1,11 @@
 """Sampling: from logits to the next token id.
 
 A grammar leaves only some tokens at first. Filters and their order are those of Hugging Face's
-transformers: repetition penalty, temperature, top-k, top-p, min-p. Among equal tokens, the lower id
-comes first. Of the tokens that remain, the one with the largest logit / temperature + Gumbel number
-is drawn. The Gumbel number is a function of the seed, the number of the draw and the token id.
+transformers: repetition penalty, temperature, top-k, top-p, min-p. After the repetition penalty
+come the frequency and presence penalties of OpenAI's API, and biases (penalties.py). Among equal
+tokens, the lower id comes first. Of the tokens that remain, the one with the largest logit /
+temperature + Gumbel number is drawn. The Gumbel number is a function of the seed, the number of the
+draw and the token id.
 
 The vocabulary may be sharded over nodes. `choose` asks all shards the same few questions, whose
 replies are small, and finds the same token for every number of nodes. The rows of a pass ask
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,16 +25,15 @@ from numpy.typing import NDArray
 from dllama import options
 from dllama._kernels.ops import sampling
 from dllama.errors import ModelError
+from dllama.options.biases import checked_biases
+from dllama.sampling.changes import Allow, Change
 from dllama.sampling.grammar import Mask
 from dllama.sampling.lockstep import Asking, Row, together
+from dllama.sampling.penalties import Penalties
 from dllama.sampling.questions import (
     LEAST_TEMPERATURE,
     MOST_BEST,
-    MOST_IDS,
-    MOST_TEMPERATURE,
-    Allow,
     Best,
-    Penalise,
     Race,
     Weigh,
     WeighBefore,
@@ -47,11 +48,15 @@ class SamplerConfig:
     Attributes:
         temperature: 0 takes the best token.
         top_p: keep the fewest best tokens whose probabilities add up to this.
-        top_k: keep the best k tokens; 0 keeps all.
+        top_k: keep the best k tokens; 0 and -1 keep all.
         min_p: drop tokens whose probability is below this fraction of the best token's.
         repetition_penalty: logits of tokens in the context are divided by this if positive, else
             multiplied by it (Keskar et al. 2019, CTRL).
+        frequency_penalty: what is subtracted from a token's logit for each time that it was drawn.
+        presence_penalty: what is subtracted if it was drawn at all.
+        min_tokens: no id ends the text before so many are drawn.
         seed: None picks a random one.
+        logit_bias: what is added to the logits of token ids; None for nothing.
 
     Raises:
         ConfigError: a value is out of range.
@@ -62,12 +67,17 @@ class SamplerConfig:
     top_k: int = options.TOP_K.default
     min_p: float = options.MIN_P.default
     repetition_penalty: float = options.REPETITION_PENALTY.default
+    frequency_penalty: float = options.FREQUENCY_PENALTY.default
+    presence_penalty: float = options.PRESENCE_PENALTY.default
+    min_tokens: int = options.MIN_TOKENS.default
     seed: int | None = options.SEED.default
+    logit_bias: Mapping[int, float] | None = None
 
     def __post_init__(self) -> None:
         for option in options.SAMPLING_OPTIONS:
             if option is not options.SEED or self.seed is not None:
                 option.require(getattr(self, option.name))
+        checked_biases(self.logit_bias)
 
 
 class Sampler:
@@ -75,6 +85,7 @@ class Sampler:
 
     def __init__(self, config: SamplerConfig) -> None:
         self._config = config
+        self._biases = checked_biases(config.logit_bias)
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
 
     def sample(
@@ -105,11 +116,13 @@ class Sampler:
         def last(at: int, token: int | ModelError) -> bool:
             return at == len(drafted) or token != drafted[at] or token in ends
 
-        penalised = self._config.repetition_penalty != 1.0
-        known = np.unique(np.asarray(history, np.int64)) if penalised else None
+        penalties = Penalties(self._config, self._biases, history, number, ends)
+        changes = [
+            penalties.changes(drafted[:at], masks[at] if masks else None) for at in range(len(rows))
+        ]
         draws = [
-            self._draw(row, known, drafted[:at], number + at, masks[at] if masks else None)
-            for at, row in enumerate(rows)
+            self._draw(row, made, number + at)
+            for at, (row, made) in enumerate(zip(rows, changes, strict=True))
         ]
         tokens: list[int] = []
         for found in (yield from together(draws, last)):
@@ -118,35 +131,23 @@ class Sampler:
             tokens.append(found)
         return tokens
 
-    def _draw(
-        self,
-        row: Row,
-        known: NDArray[np.int64] | None,
-        drafted: Sequence[int],
-        number: int,
-        mask: Mask | None,
-    ) -> Asking[int | ModelError]:
+    def _draw(self, row: Row, changes: Sequence[Change], number: int) -> Asking[int | ModelError]:
         """Draw a token.
 
         Args:
-            row: after known and drafted ids.
-            known: ids that are less likely, ascending; None for no penalty.
-            drafted: more such ids.
+            row: of the logits.
+            changes: of these.
             number: how many tokens were drawn before.
-            mask: the tokens that are possible; None for all.
         """
         try:
-            if mask is not None:
-                if known is None and is_greedy(self._config):
-                    best = _best_allowed(row, mask)
-                    if best is not None:
-                        return best
-                tops = yield from row.ask(Allow(mask))
-            elif known is None:
-                tops = row.tops()
-            if known is not None:
-                ids = np.union1d(known, np.asarray(drafted, np.int64)) if drafted else known
-                tops = yield from _penalise(row, ids, self._config.repetition_penalty)
+            if is_greedy(self._config) and len(changes) == 1 and isinstance(changes[0], Allow):
+                best = _best_allowed(row, changes[0].mask)
+                if best is not None:
+                    return best
+            tops: list[Top] = []
+            for change in changes:
+                tops = yield from row.ask(change)
+            tops = tops or row.tops()
             return (yield from choose(row, tops, self._config, self._seed, number))
         except ValueError as error:
             return ModelError(f"the model's logits are not usable: {error}")
@@ -169,22 +170,14 @@ def _best_allowed(row: Row, mask: Mask) -> int | None:
     return token if usable and allowed else None
 
 
-def _penalise(row: Row, ids: NDArray[np.int64], penalty: float) -> Asking[list[Top]]:
-    """Make tokens less likely, and return the new top of every shard."""
-    tops: list[Top] = []
-    for first in range(0, len(ids), MOST_IDS):
-        tops = yield from row.ask(Penalise(ids[first : first + MOST_IDS], penalty))
-    return tops or row.tops()
-
-
 def choose(
     row: Row, tops: Sequence[Top], config: SamplerConfig, seed: int, number: int
 ) -> Asking[int]:
-    """Choose a token. The repetition penalty must have been applied before.
+    """Choose a token of logits that were changed before.
 
     Args:
         row: logits of the last pass.
-        tops: of its shards, with the penalty.
+        tops: of its shards, with the changes.
         config: filters and temperature.
         seed: replaces config.seed, which may be None.
         number: how many tokens were drawn before.
@@ -195,9 +188,9 @@ def choose(
     best, token = best_top(tops)
     if is_greedy(config):
         return token
-    draw = Draw(min(config.temperature, MOST_TEMPERATURE), seed, number)
+    draw = Draw(config.temperature, seed, number)
     least = best + draw.temperature * math.log(config.min_p) if config.min_p else -math.inf
-    if config.top_k:
+    if config.top_k > 0:
         return (yield from _from_best(row, config, draw, least))
     if config.top_p == 1.0:
         races = yield from row.ask(Race(draw, Cut(least=least)))

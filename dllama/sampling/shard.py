@@ -118,6 +118,19 @@ class Shard:
         at = ids - self._offset
         self._logits = penalised(self._logits, at[(at >= 0) & (at < len(self._logits))], penalty)
 
+    def shift(self, ids: NDArray[np.int64], amounts: NDArray[np.float32]) -> None:
+        """Add to the logits of tokens for all later calls but `likelihood`.
+
+        Args:
+            ids: int64 (m,), each at most once; those of other shards do not count.
+            amounts: float32 (m,); -inf makes a token impossible.
+        """
+        at = ids - self._offset
+        own = (at >= 0) & (at < len(self._logits))
+        self._logits = self._logits.copy()
+        with np.errstate(all="ignore"):
+            self._logits[at[own]] += amounts[own]
+
     def allow(self, mask: NDArray[np.uint8]) -> None:
         """Make tokens impossible for all later calls but `likelihood`.
 

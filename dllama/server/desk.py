@@ -23,6 +23,7 @@ from dllama.server.threads import in_thread
 from dllama.server.tool_fields import Tools
 from dllama.server.tools.answer import Answer
 from dllama.server.vectors import EmbeddingRequest, Pieces, VectorResponse
+from dllama.text.template import Begin
 
 # Makes the format of a text from the model, the options and the ids of the prompt.
 MakeFormat = Callable[[Served, Options, Sequence[int]], ResponseFormat]
@@ -45,12 +46,14 @@ class Conversation:
         options: those of all requests.
         variables: of the chat template.
         tools: functions that may be called; None if there are none.
+        begin: what comes after the last message.
     """
 
     messages: list[dict[str, Any]]
     options: Options
     variables: dict[str, Any]
     tools: Tools | None = None
+    begin: Begin = Begin.NEXT
 
 
 class Desk:
@@ -104,7 +107,7 @@ class Desk:
         variables = asked.variables
         if tools:
             variables = {**variables, "tools": tools.asked}
-        text, ids = self.served.chat_prompt(asked.messages, variables)
+        text, ids = self.served.chat_prompt(asked.messages, variables, asked.begin)
         return ids, answers.plan(text, tools, asked.options.grammar)
 
     async def count(self, request: Request, asked: Conversation) -> int:
@@ -173,12 +176,14 @@ class Desk:
         stop_ids: Sequence[int] = (),
     ) -> JobResponse:
         """Queue the jobs of a request and return its response, which is sent while they run."""
+        self.served.check_ids("logit_bias", options.sampling.get("logit_bias", ()))
+        self.served.check_ids("stop_token_ids", options.stop_ids)
         grammar = await in_thread(request, self.served.grammar, options.grammar)
         arguments = {
             **self.served.defaults,
             **options.sampling,
             "stop": options.stop,
-            "stop_ids": () if options.ignore_eos else stop_ids,
+            "stop_ids": (*options.stop_ids, *(() if options.ignore_eos else stop_ids)),
             "ignore_eos": options.ignore_eos,
             "logprobs": 0 if options.top is None and options.chooses else options.top,
             "prompt_logprobs": options.top if options.echo else None,

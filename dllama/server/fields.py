@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dllama.checks import expected_text, is_flag, is_integer, is_number
+from dllama.options.option import Option
 from dllama.server.problems import ApiError, shown
 
 
@@ -54,6 +55,16 @@ class Fields:
         if not is_number(value, least, most):
             raise wrong(self._where + name, value, expected_text("a number", least, most))
         return float(value)
+
+    def option(self, option: Option) -> Any:
+        """Take a number as the option of the command line takes it; 2.0 counts as an integer."""
+        value = self.take(option.name)
+        if option.type is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        try:
+            return None if value is None else option.check(value)
+        except ValueError:
+            raise wrong(self._where + option.name, value, option.expected) from None
 
     def boolean(self, name: str) -> bool:
         """Take true or false; an absent field is false."""

@@ -1,7 +1,7 @@
 """What all requests for a text have, checked and converted for the rest of the server.
 
-The fields top_k, min_p, repetition_penalty, ignore_eos, regex, choice and grammar are extensions
-with the names of `LLM.generate`.
+Besides OpenAI's there are fields that are named after arguments of `LLM.generate`, as those of vLLM
+are.
 """
 
 from __future__ import annotations
@@ -11,23 +11,40 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dllama.errors import ConfigError
-from dllama.options import MAX_SEED, MAX_TOP_K
+from dllama.checks import is_integer
+from dllama.options import MAX_SEED, SAMPLING_OPTIONS, SEED
+from dllama.options import MAX_TOKENS as MAX_TOKENS
+from dllama.options.biases import MOST_BIAS, is_bias
 from dllama.sampling.grammar import GrammarText
-from dllama.sampling.sampler import SamplerConfig
 from dllama.server.fields import Fields, wrong
 from dllama.server.grammar_fields import take_grammar
 from dllama.server.problems import ApiError
 
-MAX_TOKENS = 1 << 31
 MAX_TOP = 20  # alternatives to a token
 MAX_STOPS = 16
 MAX_TEXTS = 128  # that are generated for a prompt
-# These tell who asks, or how to bill, store or route the response.
+EXPECTED_BIAS = f"a number from {-MOST_BIAS:g} to {MOST_BIAS:g} for a token id"
+# These tell who asks, how to bill, store or route the response, or how to be faster.
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-    "prompt_cache_retention", "verbosity",
+    "prompt_cache_retention", "prediction", "cache_salt", "cache_prompt", "priority", "request_id",
+    "id_slot",
 )  # fmt: skip
+# Fields of other servers, with the values that ask for nothing else than what this one does.
+HARMLESS: dict[str, list[object]] = {
+    "verbosity": ["medium"],
+    "use_beam_search": [False],
+    "length_penalty": [1, 1.0],
+    "skip_special_tokens": [True],
+    "spaces_between_special_tokens": [True],
+    "include_stop_str_in_output": [False],
+    "bad_words": [[]],
+    "return_token_ids": [False],
+    "return_tokens_as_token_ids": [False],
+    "timings_per_token": [False],
+}
+# Names of llama.cpp, and those that stand for the same here.
+RENAMED = {"repeat_penalty": "repetition_penalty", "n_predict": "max_tokens"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,7 @@ class Options:
         max_tokens: None means as many as the context holds.
         sampling: arguments of LLM.generate that the request sets.
         stop: strings that end the text.
+        stop_ids: token ids that end it.
         ignore_eos: whether to go on after an EOS.
         stream: whether to stream the response.
         include_usage: whether a stream ends with the usage.
@@ -63,6 +81,7 @@ class Options:
     top: int | None
     grammar: GrammarText | None = None
     special: tuple[int, ...] = ()
+    stop_ids: tuple[int, ...] = ()
     count: int = 1
     tries: int = 1
     echo: bool = False
@@ -80,15 +99,17 @@ def take_options(
     fields: Fields, max_tokens: int | None, top: int | None, count: int = 1, tries: int = 1
 ) -> Options:
     """Take the fields that all kinds have; no others may be left then."""
-    for name in ("frequency_penalty", "presence_penalty"):
-        fields.only(name, [0, 0.0], ": use repetition_penalty instead")
-    fields.only("logit_bias", [{}])
+    for name, allowed in HARMLESS.items():
+        fields.only(name, allowed)
+    for name, other in RENAMED.items():
+        fields.only(name, [], f": use {other} instead")
     stream = fields.boolean("stream")
     options = Options(
         model=fields.text("model"),
         max_tokens=max_tokens,
         sampling=_sampling(fields),
         stop=take_stops(fields, "stop"),
+        stop_ids=_stop_ids(fields.take("stop_token_ids")),
         ignore_eos=fields.boolean("ignore_eos"),
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
@@ -97,6 +118,7 @@ def take_options(
         count=count,
         tries=tries,
     )
+    _check_least(options)
     fields.ignore(IGNORED)
     fields.end()
     return options
@@ -104,22 +126,45 @@ def take_options(
 
 def _sampling(fields: Fields) -> dict[str, Any]:
     """Take the sampling fields that are present."""
-    values: dict[str, Any] = {
-        "temperature": fields.number("temperature", 0, 2),
-        "top_p": fields.number("top_p", 0, 1),
-        "top_k": fields.integer("top_k", 0, MAX_TOP_K),
-        "min_p": fields.number("min_p", 0, 1),
-        "repetition_penalty": fields.number("repetition_penalty", 0, 100),
-        "seed": fields.integer("seed", -(1 << 63), MAX_SEED),
-    }
+    options = [option for option in SAMPLING_OPTIONS if option is not SEED]
+    values: dict[str, Any] = {option.name: fields.option(option) for option in options}
+    values["seed"] = fields.integer("seed", -(1 << 63), MAX_SEED)
+    values["logit_bias"] = _biases(fields.take("logit_bias"))
     given = {name: value for name, value in values.items() if value is not None}
     if "seed" in given:
         given["seed"] &= MAX_SEED  # OpenAI allows negative seeds
-    try:
-        SamplerConfig(**given)
-    except ConfigError as error:
-        raise ApiError(400, str(error), param=str(error).split()[0], code="invalid_value") from None
     return given
+
+
+def _biases(value: object) -> dict[int, float] | None:
+    """Return what to add to the logits of token ids, which JSON has as texts."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise wrong("logit_bias", value, "a JSON object with a number for each token id")
+    biases: dict[int, float] = {}
+    for name, bias in value.items():
+        token = int(name) if name.isascii() and name.isdigit() else -1
+        if not is_bias(token, bias):
+            raise wrong(f"logit_bias.{ascii(name)[1:-1]}", bias, EXPECTED_BIAS)
+        biases[token] = bias
+    return biases
+
+
+def _stop_ids(value: object) -> tuple[int, ...]:
+    """Return the token ids that end the text."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(is_integer(token, 0) for token in value):
+        raise wrong("stop_token_ids", value, "a list of token ids")
+    return tuple(value)
+
+
+def _check_least(options: Options) -> None:
+    """Raise ApiError 400 if a text is to have more tokens than it may have."""
+    least, most = options.sampling.get("min_tokens", 0), options.max_tokens
+    if most is not None and least > most:
+        raise wrong("min_tokens", least, f"at most the limit of tokens, which is {most}")
 
 
 def fitting(options: Options, grammar: GrammarText | None) -> Options:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from dllama.sampling.grammar import Grammar, Grammars, GrammarText
 from dllama.server.answers import Answers
 from dllama.server.facts import Facts
 from dllama.server.problems import ApiError
-from dllama.text.template import ChatTemplate
+from dllama.text.template import Begin, ChatTemplate
 from dllama.text.tokenizer import Tokenizer
 
 
@@ -108,15 +108,16 @@ class Served:
         return Answers(self.tokenizer, self.template)
 
     def chat_prompt(
-        self, messages: list[dict[str, Any]], variables: Mapping[str, Any]
+        self, messages: list[dict[str, Any]], variables: Mapping[str, Any], begin: Begin
     ) -> tuple[str, list[int]]:
-        """Return a conversation with its next message begun, as text and ids; ApiError 400.
+        """Return a conversation that fits, as text and ids; ApiError 400.
 
         Args:
             messages: of the conversation.
             variables: of the template, besides those of the server.
+            begin: what comes after the last message.
         """
-        text, ids = self.rendered(messages, variables, most=self.seq_len)
+        text, ids = self.rendered(messages, variables, begin, most=self.seq_len)
         try:
             return text, self._checked(ids)
         except ConfigError as error:
@@ -126,25 +127,31 @@ class Served:
         self,
         messages: list[dict[str, Any]],
         variables: Mapping[str, Any],
-        begins: bool = True,
+        begin: Begin,
         most: int | None = None,
     ) -> tuple[str, list[int]]:
         """Return a conversation as text and ids; ApiError 400.
 
         Args:
-            messages, variables: as in `chat_prompt`.
-            begins: whether the next message is begun.
+            messages, variables, begin: as in `chat_prompt`.
             most: as in Tokenizer.encode.
         """
         messages, variables = self.answers.prepared(messages, variables)
         assert not isinstance(self.template, TemplateError)
         try:
-            text = self.template.render(messages, begins, variables)
+            text = self.template.render_begun(messages, begin, variables)
             return text, self._tokenizer.encode(text, add_bos=False, most=most)
         except ContextError as error:
             raise _too_long(error) from None
         except (ConfigError, TemplateError) as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
+
+    def check_ids(self, name: str, ids: Iterable[int]) -> None:
+        """Raise ApiError 400 unless all ids of a field are tokens."""
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                message = f"token id is {token}, expected 0 to {self.vocab_size - 1}"
+                raise ApiError(400, f"{name}: {message}", param=name, code="invalid_value")
 
     def text_ids(self, text: str, special: bool) -> list[int]:
         """Return the ids of a text, however many; ApiError 400.
@@ -160,10 +167,7 @@ class Served:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of ids, with the names of special tokens; ApiError 400."""
-        for token in ids:
-            if not 0 <= token < self.vocab_size:
-                message = f"token id is {token}, expected 0 to {self.vocab_size - 1}"
-                raise ApiError(400, message, param="tokens", code="invalid_value")
+        self.check_ids("tokens", ids)
         tokenizer = self._tokenizer
         special = (number for number, token in enumerate(ids) if tokenizer.is_special(token))
         first = next(special, len(ids))

@@ -64,19 +64,25 @@ class TextStream:
         tokenizer: None makes every text empty.
         stops: strings that end the text; they are not part of it.
         special: ids of special tokens that add their names to the text. Others add nothing.
+        least: no stop string counts that begins in so many of the first tokens.
 
     Attributes:
         found: the stop string that was found; None before that.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer | None, stops: Sequence[str], special: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer | None,
+        stops: Sequence[str],
+        special: Sequence[int] = (),
+        least: int = 0,
     ) -> None:
         self.found: str | None = None
         names = {} if tokenizer is None else {token: tokenizer.name(token) for token in special}
         self._names = names
         self._decoder = tokenizer.stream() if tokenizer is not None else None
         self._stops = tuple(stops)
+        self._free = least  # tokens that are not searched
         self._held = ""
 
     def push(self, token: int) -> str:
@@ -87,6 +93,10 @@ class TextStream:
             self._held += self._decoder.flush() + self._names[token]
         else:
             self._held += self._decoder.push(token)
+        if self._free:
+            self._free -= 1
+            text, self._held = self._held, ""
+            return text
         return self._release(self._open_length())
 
     def flush(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ ASSISTANT:
 {% endif %}
 """
 MAX_SOURCE = 1 << 20
+
+
+class Begin(Enum):
+    """What comes after the last message of a conversation."""
+
+    NEXT = "next"  # the next answer is begun
+    NOTHING = "nothing"
+    REST = "rest"  # the last message goes on: it has no end
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,26 @@ class ChatTemplate:
                 "add_generation_prompt": add_generation_prompt,
             }
         )
+
+    def render_begun(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        begin: Begin,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Render the text of a conversation with what comes after its last message.
+
+        TemplateError as for render, and if the last message goes on, but is not in the text as it
+        is.
+        """
+        text = self.render(messages, begin is Begin.NEXT, variables)
+        if begin is not Begin.REST:
+            return text
+        content = messages[-1]["content"].lstrip()
+        for part in (content, content.rstrip()):
+            if part and (at := text.rfind(part)) >= 0:
+                return text[: at + len(part)]
+        raise TemplateError(f"{self.name} changes the last message, so that it cannot go on")
 
     def _render(self, values: dict[str, Any] | None) -> str:
         """Render with all values, or only check the source."""

@@ -22,6 +22,7 @@ from dllama.server.served import Served
 from dllama.server.tool_fields import take_tools
 from dllama.server.tools.answer import Answer
 from dllama.text.stream import End
+from dllama.text.template import Begin
 from dllama.text.template_variables import checked_variables
 
 
@@ -39,6 +40,7 @@ def parse_chat(body: object) -> Conversation:
     fields = Fields(body)
     messages = parse_messages(fields.take("messages"))
     variables = take_variables(fields)
+    begin = take_begin(fields, messages)
     limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
     old_limit = fields.integer("max_tokens", 1, MAX_TOKENS)
     wants = fields.boolean("logprobs")
@@ -46,6 +48,8 @@ def parse_chat(body: object) -> Conversation:
     if top is not None and not wants:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     fields.only("modalities", [["text"]])
+    for name in ("echo", "add_special_tokens"):
+        fields.only(name, [False])
     fields.only("functions", [[]], ": use tools instead")
     fields.only("function_call", ["none", "auto"], ": use tool_choice instead")
     tools = take_tools(fields)
@@ -57,7 +61,25 @@ def parse_chat(body: object) -> Conversation:
         count=count,
         tries=count,
     )
-    return Conversation(messages, options, variables, tools)
+    return Conversation(messages, options, variables, tools, begin)
+
+
+def take_begin(fields: Fields, messages: list[dict[str, Any]]) -> Begin:
+    """Take the fields that say what comes after the last message, as in vLLM's API."""
+    name = "add_generation_prompt"
+    begins = fields.boolean(name) if name in fields else None
+    if not fields.boolean("continue_final_message"):
+        return Begin.NOTHING if begins is False else Begin.NEXT
+    last = messages[-1]
+    why = ""
+    if begins:
+        why = "needs add_generation_prompt to be false"
+    elif last["role"] != "assistant" or not last["content"].strip() or "tool_calls" in last:
+        why = "needs an answer of the assistant with text, and no calls, as the last message"
+    if why:
+        name = "continue_final_message"
+        raise ApiError(400, f"{name} {why}", param=name, code="invalid_value")
+    return Begin.REST
 
 
 def take_variables(fields: Fields) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def parse_completion(body: object) -> CompletionRequest:
     count, tries = _counts(fields)
     echo = fields.boolean("echo")
     fields.only("suffix", [""])
+    fields.only("add_special_tokens", [True])
     options = take_options(fields, DEFAULT_TOKENS if limit is None else limit, top, count, tries)
     if len(prompts) * tries > MAX_JOBS:
         message = f"{len(prompts)} prompts with {tries} texts each are more than {MAX_JOBS} texts"

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dllama.server.apis.chat import take_variables
+from dllama.server.apis.chat import take_begin, take_variables
 from dllama.server.body import read_json
 from dllama.server.desk import Desk
 from dllama.server.fields import Fields, required, wrong
@@ -72,11 +72,9 @@ def _conversation(fields: Fields) -> Callable[[Served], list[int]]:
     messages, variables = parse_messages(fields.take("messages")), take_variables(fields)
     if tools := take_tools(fields):
         variables = {**variables, "tools": tools.asked}
-    name = "add_generation_prompt"
-    begins = fields.boolean(name) if name in fields else True
+    begin = take_begin(fields, messages)
     fields.only("add_special_tokens", [False], ": the chat template writes them")
-    fields.only("continue_final_message", [False])
-    return lambda served: served.rendered(messages, variables, begins)[1]
+    return lambda served: served.rendered(messages, variables, begin)[1]
 
 
 def _answer(served: Served, ids: list[int], named: bool) -> dict[str, Any]:

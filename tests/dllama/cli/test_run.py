@@ -42,6 +42,29 @@ def run(capsys):
     return run
 
 
+def test_options_of_tokens(run, greedy):
+    """Biases forbid and end; the penalties and min_tokens reach the text."""
+    first = greedy[0].id
+    _, text, _ = run("MACBETH:\n", "--steps", "8", "--quiet", "--stop-ids", str(first), "7")
+    assert text == "\n"
+    words = [
+        "--logit-bias",
+        f"{first}=-100",
+        "--frequency-penalty",
+        "0.5",
+        "--stop-ids",
+        str(first),
+    ]
+    words += ["--presence-penalty", "0.1", "--min-tokens", "2"]
+    _, text, _ = run("MACBETH:\n", "--steps", "8", "--quiet", *words)
+    with dllama.LLM(threads=2) as llm:
+        tokens = llm.generate(
+            "MACBETH:\n", 8, temperature=0.0, logit_bias={first: -100}, frequency_penalty=0.5,
+            presence_penalty=0.1, min_tokens=2, stop_ids=[first],
+        )  # fmt: skip
+        assert text == "".join(token.text for token in tokens) + "\n"
+
+
 def test_prints_the_prompt_and_the_text(run, greedy):
     status, out, _ = run("--steps", "8")
     assert status == 0
@@ -169,7 +192,7 @@ def test_generation_config_gives_defaults(run, tmp_path, greedy):
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / "generation_config.json").write_text('{"do_sample": true, "top_k": 1}')
     words = ["--model", str(tmp_path), "--steps", "8", "--quiet", "--prompt", "MACBETH:\n"]
-    _, out, _ = run(*words, "--temperature", "3")
+    _, out, _ = run(*words, "--temperature", "2")
     assert out == "".join(token.text for token in greedy) + "\n"
 
 

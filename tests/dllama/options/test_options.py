@@ -27,7 +27,8 @@ COMMANDS = SUBPARSERS.choices
 VALUES = [value if isinstance(value, tuple) else (value,) for value in vars(options).values()]
 LISTED = {option for values in VALUES for option in values if isinstance(option, Option)}
 # What an option takes, where any text does not do.
-TEXTS = {"transport": "unix", "workers": "127.0.0.1:9999", "listen": "127.0.0.1:8080"}
+TEXTS = {"transport": "unix", "workers": "127.0.0.1:9999", "listen": "127.0.0.1:8080",
+         "logit_bias": "15=-2.5"}  # fmt: skip
 CONFIG = RunConfig((1.0, 2.0), seq_len=64, kv_cache="f16", batch=8, logits=4, buffer="q80")
 
 
@@ -171,7 +172,8 @@ def test_llm_refuses_shares_that_are_none():
 def test_sampling_has_the_defaults_of_the_list():
     generate = inspect.signature(dllama.LLM.generate).parameters
     config = {field.name: field.default for field in fields(SamplerConfig)}
-    assert list(config) == [option.name for option in options.SAMPLING_OPTIONS]
+    names = [option.name for option in options.SAMPLING_OPTIONS]
+    assert list(config) == [*names, "logit_bias"]
     for option in options.SAMPLING_OPTIONS:
         assert config[option.name] == generate[option.name].default == option.default
 

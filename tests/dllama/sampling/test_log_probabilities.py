@@ -10,8 +10,8 @@ from rows import Nodes, here, row_of
 
 import dllama
 from dllama.errors import ConfigError
+from dllama.sampling.changes import Penalise
 from dllama.sampling.log_probabilities import log_probabilities
-from dllama.sampling.questions import Penalise
 
 
 def expected(logits: np.ndarray) -> np.ndarray:

@@ -15,23 +15,19 @@ from dllama._kernels.ops.sampling import OCTAVES
 from dllama.cluster.protocol import MAX_JSON
 from dllama.errors import ProtocolError
 from dllama.options import MAX_SEED
+from dllama.sampling.changes import MOST_IDS, MOST_MASK, Allow, Penalise, Shift
 from dllama.sampling.lockstep import Row, together
 from dllama.sampling.log_probabilities import log_probabilities
 from dllama.sampling.questions import (
-    KINDS,
     MAX_NUMBER,
     MOST_BEST,
-    MOST_IDS,
-    MOST_MASK,
-    Allow,
     Best,
-    Penalise,
     Race,
     Score,
     Weigh,
     WeighBefore,
 )
-from dllama.sampling.remote import ask, check_tops, reply
+from dllama.sampling.remote import KINDS, ask, check_tops, reply
 from dllama.sampling.sampler import Sampler, SamplerConfig
 from dllama.sampling.shard import Cut, Draw, Likelihood, Masses, Shard, Winners
 
@@ -42,7 +38,8 @@ CONFIGS = [
     SamplerConfig(temperature=1.3, top_p=0.95, min_p=0.01, seed=1),
     SamplerConfig(temperature=1.0, top_k=20, seed=1),
 ]
-PENALISED = [SamplerConfig(**{**vars(config), "repetition_penalty": 1.3}) for config in CONFIGS]
+PENALTIES = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "logit_bias": {7: 1.5}}
+PENALISED = [SamplerConfig(**{**vars(config), **PENALTIES}) for config in CONFIGS]
 
 
 @pytest.mark.parametrize("config", [*CONFIGS, *PENALISED], ids=str)
@@ -72,7 +69,7 @@ def test_messages_do_not_grow_in_number_with_rows(config, penalised, rng):
         nodes = Nodes(logits[:rows], (100, 150))
         nodes.drive(together([sampler.sample([row], [3, 9], 0) for row in nodes.rows]))
         counts.append(len(nodes.messages))
-    assert counts == [penalised + (config.temperature > 0)] * 3
+    assert counts == [2 * penalised + (config.temperature > 0)] * 3
 
 
 def test_the_best_may_be_the_whole_vocabulary(rng):
@@ -116,6 +113,7 @@ IDS = np.full(1000, MAX_NUMBER - 1)
 LONGEST = [
     (Penalise(np.arange(MOST_IDS), TINY), (TINY, MAX_NUMBER)),
     (Penalise(np.arange(2), TINY), (TINY, MAX_NUMBER)),
+    (Shift(np.arange(MOST_IDS), np.full(MOST_IDS, LONG, np.float32)), (TINY, MAX_NUMBER)),
     (Allow(np.frombuffer(np.random.default_rng(1).bytes(MOST_MASK), np.uint8)), (TINY, MAX_NUMBER)),
     (Best(MAX_NUMBER - 1, 1000), (IDS, np.full(1000, LONG, np.float32))),
     (Weigh(DRAW), Masses(-(1 << 22), [1 << 64] * OCTAVES)),
@@ -135,6 +133,7 @@ def test_no_question_and_reply_are_longer_than_they_say(question, answer):
 
 RIGHT = {
     "penalise": (Penalise(np.arange(2), 1.5), {"logit": 0.5, "token": 3}),
+    "shift": (Shift(np.arange(2), np.ones(2, np.float32)), {"logit": 0.5, "token": 3}),
     "allow": (Allow(np.array([7], np.uint8)), {"logit": 0.5, "token": 3}),
     "best": (Best(0, 2), {"ids": [4, 3], "logits": [1.0, 0.5]}),
     "weigh": (Weigh(Draw(1.0, 1, 0)), {"octave": 3, "sums": [7] * OCTAVES}),
@@ -150,6 +149,8 @@ WRONG_REPLIES = [
     ("penalise", {"token": 2}),
     ("penalise", {"token": 6}),
     ("penalise", {"token": 3.0}),
+    ("shift", {"logit": None}),
+    ("shift", {"token": 6}),
     ("allow", {"logit": None}),
     ("allow", {"token": 6}),
     ("best", {"ids": [4]}),
@@ -240,12 +241,17 @@ def ids_of(*ids: int) -> str:
     return base64.b64encode(np.array(ids, "<i4").tobytes()).decode()
 
 
+def amounts_of(*amounts: float) -> str:
+    return base64.b64encode(np.array(amounts, "<f4").tobytes()).decode()
+
+
 def mask_of(*parts: bytes) -> str:
     return base64.b64encode(b"".join(parts)).decode()
 
 
 GOOD = {
     "penalise": {"ids": ids_of(1, 2), "penalty": 1.5},
+    "shift": {"ids": ids_of(1, 2), "amounts": amounts_of(0.5, -math.inf)},
     "allow": {"mask": mask_of(zlib.compress(b"\x06"))},
     "best": {"first": 0, "count": 2},
     "weigh": {"draw": [0.8, 3, 0]},
@@ -261,6 +267,9 @@ WRONG_QUESTIONS = [
     *[("penalise", {"ids": ids}) for ids in
       (None, "x", "A", "AAA=", "\xff", [1], ids_of(-1), ids_of(2, 1), ids_of(1, 1))],
     *[("penalise", {"penalty": value}) for value in (None, "x", 0, -1, math.nan, math.inf)],
+    *[("shift", {"ids": ids}) for ids in (None, "x", ids_of(2, 1), ids_of(1))],
+    *[("shift", {"amounts": amounts}) for amounts in
+      (None, "x", amounts_of(1), amounts_of(1, math.nan), amounts_of(math.inf, 1))],
     *[("allow", {"mask": mask}) for mask in
       (None, 5, "x", "", "AA==", mask_of(b"\x06"), mask_of(zlib.compress(b"\x06")[:-1]),
        mask_of(zlib.compress(b"\x06"), b"\x00"), mask_of(zlib.compress(bytes(MOST_MASK + 1))))],

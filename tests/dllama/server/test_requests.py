@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from dllama.server.apis.chat import parse_chat
 from dllama.server.apis.completions import parse_completion
 from dllama.server.problems import ApiError
+from dllama.server.requests import HARMLESS, IGNORED
+from dllama.text.template import Begin
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -27,19 +32,76 @@ def test_everything_at_once():
             "top_p": 0.5, "top_k": 4.0, "min_p": 0.1, "repetition_penalty": 1.1, "seed": -1,
             "stop": "x", "stream": True, "stream_options": {"include_usage": True},
             "logprobs": True, "top_logprobs": 3, "n": 1, "user": "me", "tools": [],
-            "response_format": {"type": "text"}, "frequency_penalty": 0, "logit_bias": {},
-            "presence_penalty": 0.0, "ignore_eos": True, "tool_choice": "auto",
-            "metadata": {"a": 1},
+            "response_format": {"type": "text"}, "frequency_penalty": -2,
+            "logit_bias": {"50": -100},
+            "presence_penalty": 0.5, "ignore_eos": True, "tool_choice": "auto",
+            "metadata": {"a": 1}, "min_tokens": 2, "stop_token_ids": [7, 8],
         }
     ).options  # fmt: skip
     assert options.sampling == {
         "temperature": 1.0, "top_p": 0.5, "top_k": 4, "min_p": 0.1, "repetition_penalty": 1.1,
-        "seed": (1 << 64) - 1,
+        "seed": (1 << 64) - 1, "frequency_penalty": -2.0, "presence_penalty": 0.5, "min_tokens": 2,
+        "logit_bias": {50: -100},
     }  # fmt: skip
     assert (options.model, options.max_tokens, options.stop, options.top) == ("m", 5, ("x",), 3)
     assert options.stream
     assert options.include_usage
     assert options.ignore_eos
+    assert options.stop_ids == (7, 8)
+
+
+def test_what_comes_after_the_last_message():
+    answer = [*HELLO, {"role": "assistant", "content": "I am"}]
+    for fields, begin in (
+        ({}, Begin.NEXT),
+        ({"add_generation_prompt": True}, Begin.NEXT),
+        ({"add_generation_prompt": False}, Begin.NOTHING),
+        ({"continue_final_message": True}, Begin.REST),
+        ({"continue_final_message": True, "add_generation_prompt": False}, Begin.REST),
+    ):
+        assert parse_chat({"messages": answer, **fields}).begin is begin
+
+
+def test_fields_that_ask_for_what_this_server_does_anyway():
+    """Those of other servers count only with other values; some never do."""
+    given = {name: values[0] for name, values in HARMLESS.items() if values}
+    ignored = dict.fromkeys(IGNORED, "anything")
+    plain = parse_chat({"messages": HELLO})
+    assert parse_chat({"messages": HELLO, **given, **ignored}) == plain
+
+
+def test_the_documentation_says_what_becomes_of_every_field():
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text(encoding="utf-8")
+    rows = {
+        line.split("|")[1].strip(): re.findall("`([a-z_]+)`", line.split("|")[2])
+        for line in page.partition("All fields of OpenAI")[2].splitlines()
+        if line.startswith(("| supported", "| ignored", "| refused"))
+    }
+    completion = ("prompt", "best_of", "echo", "suffix")
+    for what, names in rows.items():
+        for name in names:
+            body = {name: {"an": "object"}}
+            found = None
+            try:
+                if name in completion:
+                    parse_completion({"prompt": "a", **body})
+                else:
+                    parse_chat({"messages": HELLO, **body})
+            except ApiError as error:
+                found = error.code
+            expected = {
+                "refused, but for": ("unsupported_value",),
+                "ignored": (None,),
+                "refused, OpenAI's": ("unknown_parameter",),
+                "refused, vLLM's": ("unknown_parameter",),
+                "refused, llama.cpp's": ("unknown_parameter", "unsupported_value"),
+            }
+            codes = next((to for begin, to in expected.items() if what.startswith(begin)), None)
+            if codes is None:  # supported
+                assert found not in ("unknown_parameter", "unsupported_value"), name
+            else:
+                assert found in codes, name
+    assert sum(map(len, rows.values())) > 100
 
 
 def test_variables_of_the_template():
@@ -101,7 +163,7 @@ def test_numbers_of_texts():
         ({"temperature": 2.1}, "temperature", "temperature is 2.1, expected a number from 0 to 2"),
         ({"temperature": float("inf")}, "temperature", "temperature is inf"),
         ({"temperature": 10**400}, "temperature", "expected a number from 0 to 2"),
-        ({"top_p": 0}, "top_p", "top_p is 0.0, expected a number of more than 0"),
+        ({"top_p": 0}, "top_p", "top_p is 0, expected a number of more than 0"),
         ({"seed": 1 << 64}, "seed", "seed is"),
         ({"stop": ["a", ""]}, "stop", "non-empty strings"),
         ({"stop": ["a"] * 17}, "stop", "a list of at most 16 strings"),
@@ -109,8 +171,26 @@ def test_numbers_of_texts():
         ({"n": True}, "n", "n is True"),
         ({"functions": [{"name": "f"}]}, "functions", "use tools instead"),
         ({"function_call": {"name": "f"}}, "function_call", "use tool_choice instead"),
-        ({"frequency_penalty": 1}, "frequency_penalty", "use repetition_penalty"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "does not support"),
+        ({"frequency_penalty": 3}, "frequency_penalty", "expected a number from -2 to 2"),
+        ({"presence_penalty": "1"}, "presence_penalty", "expected a number from -2 to 2"),
+        ({"repetition_penalty": 101}, "repetition_penalty", "more than 0 and at most 100"),
+        ({"top_k": -2}, "top_k", "expected an integer from -1"),
+        ({"logit_bias": [5]}, "logit_bias", "expected a JSON object with a number for each"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "is 101, expected a number from -100 to 100"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "expected a number from -100 to 100 for a"),
+        ({"stop_token_ids": [1, -1]}, "stop_token_ids", "expected a list of token ids"),
+        ({"max_tokens": 3, "min_tokens": 4}, "min_tokens", "is 4, expected at most the limit"),
+        ({"min_tokens": -1}, "min_tokens", "expected an integer from 0"),
+        ({"verbosity": "low"}, "verbosity", "'low', which this server does not support"),
+        ({"use_beam_search": True}, "use_beam_search", "does not support"),
+        ({"repeat_penalty": 1.1}, "repeat_penalty", "use repetition_penalty instead"),
+        ({"add_generation_prompt": 1}, "add_generation_prompt", "expected true or false"),
+        ({"continue_final_message": True}, "continue_final_message", "an answer of the assistant"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "continue_final_message",
+            "needs add_generation_prompt to be false",
+        ),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs to be true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
         ({"stream_options": {}}, "stream_options", "needs stream to be true"),

@@ -12,7 +12,7 @@ import pytest
 import dllama
 from dllama.errors import DllamaError, InputError, TemplateError
 from dllama.text import template_process
-from dllama.text.template import ChatTemplate, Message
+from dllama.text.template import Begin, ChatTemplate, Message
 from dllama.text.template_variables import parse_variables
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.tokenizer_file import TokenizerData, write_tokenizer
@@ -24,6 +24,26 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 def render(source: str, messages=TALK, **options) -> str:
     return ChatTemplate(source, "the template", TOKENS).render(messages, **options)
+
+
+def test_a_last_message_that_goes_on() -> None:
+    """It has no end, and what it says twice is not cut at the first time."""
+    source = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
+    made = ChatTemplate(source, "the template")
+
+    def rest(*contents: str) -> str:
+        talk = [{"role": role, "content": one} for role, one in zip("ua", contents, strict=True)]
+        return made.render_begun(talk, Begin.REST)
+
+    assert rest("Hi", "Hi") == "<u>Hi</s><a>Hi"
+    assert rest("a", " I am ") == "<u>a</s><a>I am"
+    plain = ChatTemplate("{% for m in messages %}{{ m.content }}</s>{% endfor %}")
+    talk = [{"role": "assistant", "content": "I am "}]
+    assert plain.render_begun(talk, Begin.REST) == "I am "
+    assert plain.render_begun(talk, Begin.NOTHING) == "I am </s>"
+    shouts = ChatTemplate("{{ messages[0].content | upper }}", "the template")
+    with pytest.raises(TemplateError, match="the template changes the last message"):
+        shouts.render_begun(talk, Begin.REST)
 
 
 def test_what_templates_of_models_do() -> None:
