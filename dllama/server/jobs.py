@@ -40,7 +40,7 @@ class Place:
     """The place of a job in the queue.
 
     Attributes:
-        before: how many jobs come before it; None when its turn has come.
+        before: how many requests come before it; None when its turn has come.
     """
 
     before: int | None

@@ -9,6 +9,7 @@ import pytest
 from serving import http, wait_until
 
 from dllama.errors import TransportError
+from dllama.server.exchange import Exchange
 from dllama.server.job_queue import JobQueue
 from dllama.server.jobs import Job
 from dllama.server.meter import Meter
@@ -41,6 +42,22 @@ def test_turns_come_as_they_were_told():
         jobs.append((waiting(queue, client, told), told))
     expected = sorted(jobs, key=lambda pair: pair[1][-1])
     assert [queue.take() for _ in jobs] == [job for job, _ in expected]
+
+
+def test_a_request_for_many_texts_lets_newer_ones_go_first():
+    queue, big, other = JobQueue(8), Exchange(), Exchange()
+    many = [Job((1,), 1, lambda event: None, client="a", request=big) for _ in range(500)]
+    assert queue.add(*many) == []
+    assert queue.take() is many[0]
+    told = []
+    small = waiting(queue, "a", told)
+    beside = Job((1,), 1, lambda event: None, client="b", request=other)
+    queue.add(beside)
+    assert (len(queue), queue.requests, told) == (501, 3, [0, 1])
+    assert [queue.take() for _ in range(3)] == [beside, small, many[1]]
+    assert queue.remove(many[7])
+    assert [queue.take() for _ in range(497)] == [*many[2:7], *many[8:]]
+    assert (len(queue), queue.requests) == (0, 0)
 
 
 def test_tokens_per_second_are_those_of_now():
