@@ -1,4 +1,4 @@
-"""Structured output as LangChain and Instructor ask for it, where they are installed."""
+"""Structured output as other clients ask for it, where they are installed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def test_langchain(server, method, schema):
     assert isinstance(answer, schema or dict)
 
 
-def test_instructor(server):
+@pytest.mark.parametrize("mode", ["JSON_SCHEMA", "TOOLS"])
+def test_instructor(server, mode):
     instructor = pytest.importorskip("instructor")
     with connect(server.url) as client:
-        asked = instructor.from_openai(client, mode=instructor.Mode.JSON_SCHEMA)
+        asked = instructor.from_openai(client, mode=instructor.Mode[mode])
         answer = asked.chat.completions.create(
             model="demo",
             messages=[{"role": "user", "content": ASKED}],
@@ -40,3 +41,31 @@ def test_instructor(server):
             max_retries=0,
         )
     assert isinstance(answer, Person)
+
+
+@pytest.mark.parametrize("output", ["NativeOutput", "ToolOutput"])
+def test_pydantic_ai(server, output):
+    clients = pytest.importorskip("pydantic_ai")
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    provider = OpenAIProvider(base_url=f"{server.url}/v1", api_key="none")
+    asked = clients.Agent(
+        OpenAIChatModel("demo", provider=provider),
+        output_type=getattr(clients, output)(Person),
+        model_settings={"parallel_tool_calls": False},
+        retries=0,
+    )
+    assert isinstance(asked.run_sync(ASKED).output, Person)
+
+
+def test_llama_index(server):
+    """It makes a tool of the model of the answer, which has to be called."""
+    clients = pytest.importorskip("llama_index.llms.openai_like")
+    from llama_index.core.prompts import PromptTemplate
+
+    model = clients.OpenAILike(
+        model="demo", api_base=f"{server.url}/v1", api_key="none", is_chat_model=True,
+        is_function_calling_model=True, timeout=LIMIT, max_retries=0,
+    )  # fmt: skip
+    assert isinstance(model.structured_predict(Person, PromptTemplate(ASKED)), Person)

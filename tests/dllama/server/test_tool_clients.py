@@ -1,12 +1,17 @@
-"""Tools as LangChain and Instructor ask for them, where they are installed."""
+"""Tools as other clients ask for them, where they are installed. The chat template has none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import pydantic
 import pytest
 from serving import LIMIT, connect
+
+from dllama.sampling.grammar import GrammarText
+
+CALL = '<tool_call>\n{"name": "Weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
 class Weather(pydantic.BaseModel):
@@ -56,3 +61,21 @@ def test_instructor(server):
             max_retries=0,
         )  # fmt: skip
     assert isinstance(answer, Weather)
+
+
+def test_instructor_with_several_calls(server, monkeypatch):
+    """It leaves the choice to the model, so the model is made to call."""
+    instructor = pytest.importorskip("instructor")
+    text = [f"{CALL}\n{CALL.replace('Rome', 'Paris')}"]
+
+    def grammar(self, asked):
+        return self.grammars.compile(GrammarText("choice", text, "choice"))
+
+    monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
+    with connect(server.url) as client:
+        asked = instructor.from_openai(client, mode=instructor.Mode.PARALLEL_TOOLS)
+        answers = asked.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": "Rain?"}], max_retries=0,
+            response_model=Iterable[Weather], max_tokens=120,
+        )  # fmt: skip
+        assert [one.city for one in answers] == ["Rome", "Paris"]
