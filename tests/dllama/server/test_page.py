@@ -220,6 +220,13 @@ def test_a_page_that_is_closed_in_mid_answer_keeps_what_came(page, server):
     after = texts(page, ".assistant > .text")
     assert after[0].startswith(before[0])
     assert "cut when the page was closed" in texts(page, ".assistant .note")[0]
+    server.gate.open()
+    limit(page, 4)
+    click(page, "Continue")
+    wait_until(lambda: "4 tokens" in "".join(texts(page, ".assistant .note")))
+    (longer,) = texts(page, ".assistant > .text")
+    assert longer.startswith(after[0])
+    assert len(longer) > len(after[0])
 
 
 def test_a_message_can_be_edited(page, server):

@@ -94,6 +94,10 @@ export class AnswerView {
     this.foot.replaceChildren();
     if (this.item.classList.contains("growing")) return;
     if (content) this.foot.append(copyButton(() => partsOf(this.message).text, "quiet"));
+    const { text, thinking } = partsOf(this.message);
+    if (last && cut && cut !== "running" && text.trim() && !thinking) {
+      this.foot.append(button("Continue", this.actions.goOn, "quiet"));
+    }
     if (last) this.foot.append(button(error && !content ? "Try again" : "Regenerate", this.actions.regenerate, "quiet"));
     const elsewhere = cut === "running" ? "growing in another window" : cut;
     const notes = [elsewhere, note].filter(Boolean).join(" · ");
