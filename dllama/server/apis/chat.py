@@ -13,7 +13,7 @@ from dllama.server.apis.openai_format import OpenAIFormat
 from dllama.server.body import read_json
 from dllama.server.delivery import JobResponse
 from dllama.server.desk import Conversation, Desk
-from dllama.server.fields import Fields
+from dllama.server.fields import Fields, wrong
 from dllama.server.jobs import Done
 from dllama.server.messages import parse_messages
 from dllama.server.problems import ApiError
@@ -41,8 +41,7 @@ def parse_chat(body: object) -> Conversation:
     messages = parse_messages(fields.take("messages"))
     variables = take_variables(fields)
     begin = take_begin(fields, messages)
-    limit = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
-    old_limit = fields.integer("max_tokens", 1, MAX_TOKENS)
+    limit = _limit(fields)
     wants = fields.boolean("logprobs")
     top = fields.integer("top_logprobs", 0, MAX_TOP)
     if top is not None and not wants:
@@ -56,12 +55,21 @@ def parse_chat(body: object) -> Conversation:
     count = fields.integer("n", 1, MAX_TEXTS) or 1
     options = take_options(
         fields,
-        old_limit if limit is None else limit,
+        limit,
         (top or 0) if wants else None,
         count=count,
         tries=count,
     )
     return Conversation(messages, options, variables, tools, begin)
+
+
+def _limit(fields: Fields) -> int | None:
+    """Take the limit of tokens, which has a new and an old name."""
+    names = ("max_completion_tokens", "max_tokens")
+    limit, old = (fields.integer(name, 1, MAX_TOKENS) for name in names)
+    if limit is not None and old not in (None, limit):
+        raise wrong(names[1], old, f"as much as {names[0]}, which is {limit}")
+    return old if limit is None else limit
 
 
 def take_begin(fields: Fields, messages: list[dict[str, Any]]) -> Begin:
