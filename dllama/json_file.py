@@ -48,7 +48,7 @@ def check_unicode(value: object, data: bytes) -> None:
             is escaped.
         data: JSON.
     """
-    if ESCAPE.search(data):
+    if b"\\u" in data and ESCAPE.search(data):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -90,13 +90,15 @@ class TextMaker:
 
         Raises:
             ConfigError: an id is out of range, there is no tokenizer, or there are no ids at all.
+            ContextError: the prompt is so long that encoding it would be a waste.
         """
         if not isinstance(prompt, str):
             ids = self._sequences.check(prompt)
         elif self._tokenizer is None:
             raise ConfigError(f"the prompt is text, but {self._model} has no tokenizer")
         else:
-            ids = self._sequences.check(self._tokenizer.prompt_ids(prompt, not known))
+            most = self._sequences.seq_len
+            ids = self._sequences.check(self._tokenizer.prompt_ids(prompt, not known, most))
         if not ids and not known:
             raise ConfigError("the prompt is empty and there is no token to begin with")
         return ids

@@ -28,6 +28,6 @@ def written_ids(text: str) -> list[int]:
         ) from None
 
 
-def prompt_ids(llm: LLM, text: str) -> list[int]:
-    """The ids of a prompt at the beginning of a context."""
-    return llm.tokenizer.encode(text) if llm.tokenizer else written_ids(text)
+def prompt_ids(llm: LLM, text: str, most: int | None = None) -> list[int]:
+    """The ids of a prompt at the beginning of a context; for `most` see Tokenizer.encode."""
+    return llm.tokenizer.encode(text, most=most) if llm.tokenizer else written_ids(text)

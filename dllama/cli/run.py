@@ -121,7 +121,7 @@ def _generate(
 
 def _default_steps(llm: LLM, prompt: str | list[int]) -> int:
     """DEFAULT_STEPS, or fewer if the context is short. The last token takes no position."""
-    ids = prompt_ids(llm, prompt) if isinstance(prompt, str) else prompt
+    ids = prompt_ids(llm, prompt, llm.seq_len) if isinstance(prompt, str) else prompt
     return max(1, min(DEFAULT_STEPS, llm.seq_len - max(1, len(ids)) + 1))
 
 

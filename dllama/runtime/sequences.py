@@ -35,6 +35,7 @@ class Sequences:
             becomes so long is evaluated again.
 
     Attributes:
+        seq_len: most positions of a sequence.
         current: the sequence that LLM works on.
     """
 
@@ -42,7 +43,7 @@ class Sequences:
         self, vocab_size: int, seq_len: int, pools: Ids[BlockPool], switch: int = 0
     ) -> None:
         self.vocab_size = vocab_size
-        self._seq_len = seq_len
+        self.seq_len = seq_len
         self._pools = pools
         self._switch = switch or sys.maxsize
         self.current = self._empty()
@@ -72,8 +73,8 @@ class Sequences:
         ids = self.check(tokens)
         if not ids:
             raise ConfigError("there are no tokens to continue from")
-        if len(ids) > self._seq_len:
-            raise ContextError(f"{len(ids)} tokens do not fit in a context of {self._seq_len}")
+        if len(ids) > self.seq_len:
+            raise ContextError(f"{len(ids)} tokens do not fit in a context of {self.seq_len}")
         self.current.pending = []
         self.current = self._open(ids)
         return self.current.position
@@ -155,7 +156,7 @@ class Sequences:
 
     def before_switch(self, sequence: Sequence) -> int:
         """Return how many more positions a sequence may have with its frequencies."""
-        end = self._seq_len if sequence.lengthened else min(self._switch, self._seq_len)
+        end = self.seq_len if sequence.lengthened else min(self._switch, self.seq_len)
         return end - sequence.position
 
     def _use(self, sequence: Sequence) -> None:
@@ -346,9 +347,9 @@ class Sequences:
 
     def require(self, position: int, count: int) -> None:
         """Raise ContextError unless `count` more tokens fit after a position."""
-        if position + count > self._seq_len:
+        if position + count > self.seq_len:
             raise ContextError(
-                f"{count} tokens do not fit after {position} in a context of {self._seq_len}: "
+                f"{count} tokens do not fit after {position} in a context of {self.seq_len}: "
                 "shorten them, reset the context, or raise max_seq_len"
             )
 
@@ -366,7 +367,7 @@ class Sequences:
         """
         self.require(position, prompt)
         if max_tokens is None:
-            return self._seq_len - position - prompt + 1
+            return self.seq_len - position - prompt + 1
         count = integer("max_tokens", max_tokens, 0)
         self.require(position, prompt + max(0, count - 1))
         return count

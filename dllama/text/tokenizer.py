@@ -200,17 +200,18 @@ class Tokenizer:
         """The number of bytes that a token can stand for."""
         return max(len(self.spell(token)) for token in range(self.vocab_size))
 
-    def prompt_ids(self, text: str, begins: bool) -> list[int]:
+    def prompt_ids(self, text: str, begins: bool, most: int | None = None) -> list[int]:
         """Encode a prompt.
 
         Args:
             text: the prompt.
             begins: whether it begins a sequence. It may get a BOS then, and is one if it is empty.
+            most: as for encode.
 
         Raises:
-            ConfigError: as for encode.
+            ConfigError, ContextError: as for encode.
         """
-        ids = self.encode(text, add_bos=None if begins else False)
+        ids = self.encode(text, None if begins else False, most)
         return [self.bos_id] if not ids and begins and self.bos_id is not None else ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -107,6 +107,7 @@ def test_wrong_usage(fails, words, message):
         (("run", "--json", "{tmp}"), "is a folder, expected a file to write"),
         (("perplexity", __file__, "--json", "/none/x.json"), "/none/x.json: cannot write"),
         (("run", "--prompt", "x " * 600), "do not fit after 0 in a context of 512"),
+        (("run", "--prompt", "x " * 90_000), "a text of 180000 bytes has more than 512 tokens"),
         (("run", "--steps", "600"), "do not fit after 0 in a context of 512"),
         (("convert", "/none", "--output", "{tmp}/x"), "/none"),
     ],
