@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from dllama.server.tools.base import AnswerParser, Event, Reasoning, Special, quoted
 
-SPACES = r"/\s{0,4}/"  # around a thought; more would let a small model write nothing else
+SPACES = r"/\s{0,4}/"  # after a thought; more would let a small model write nothing else
 
 
 class Place(Enum):
@@ -57,7 +57,7 @@ class Thinking:
     def begin(self, place: Place, special: Special) -> str:
         """Return what a grammar begins with."""
         header = quoted(self.header) if self.header else ""
-        optional = f"({SPACES} {special(self.open)} {header} thought)?"
+        optional = f'("\\n"? {special(self.open)} {header} thought)?'
         return {Place.BEFORE: optional, Place.INSIDE: "thought", Place.AFTER: ""}[place]
 
 

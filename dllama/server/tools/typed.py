@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from typing import Any
 
@@ -56,21 +57,34 @@ def as_json(text: str, allowed: frozenset[str]) -> str:
     """Return the JSON of a value that is written as text.
 
     Args:
-        text: a string as it is, or another value as JSON.
+        text: a string as it is, or another value as JSON or as Python writes it.
         allowed: the types that it may have.
     """
-    plain = text.strip()
-    plain = PYTHON.get(plain, plain)
     if allowed == TEXT:
         return quoted(text)
+    plain = text.strip()
+    plain = PYTHON.get(plain, plain)
     try:
         found = type_of(json.loads(plain))
     except (ValueError, RecursionError):
-        return quoted(text)
+        return _python(plain, allowed) or quoted(text)
     fits = found in allowed or (found == "integer" and "number" in allowed)
     if "string" in allowed and (found == "string" or not fits):
         return quoted(text)
     return plain
+
+
+def _python(text: str, allowed: frozenset[str]) -> str | None:
+    """Return the JSON of a list or a dict as Python writes it; None if it is none.
+
+    Some templates write them so, hence some models, too.
+    """
+    try:
+        value = ast.literal_eval(text)
+        made = json.dumps(value, ensure_ascii=False)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return made if isinstance(value, (list, dict)) and type_of(value) in allowed else None
 
 
 def quoted(text: str) -> str:
