@@ -211,7 +211,7 @@ def test_an_answer_can_be_stopped_regenerated_and_brought_back(page, server):
 
 
 def test_a_page_that_is_closed_in_mid_answer_keeps_what_came(page, server):
-    server.gate.shut(after=6)
+    server.gate.shut(after=3)
     say(page, "Who are you?")
     wait_until(lambda: any(texts(page, ".growing > .text")))
     before = texts(page, ".growing > .text")
@@ -221,9 +221,8 @@ def test_a_page_that_is_closed_in_mid_answer_keeps_what_came(page, server):
     assert after[0].startswith(before[0])
     assert "cut when the page was closed" in texts(page, ".assistant .note")[0]
     server.gate.open()
-    limit(page, 4)
     click(page, "Continue")
-    wait_until(lambda: "4 tokens" in "".join(texts(page, ".assistant .note")))
+    wait_until(lambda: "first after" in "".join(texts(page, ".assistant .note")))
     (longer,) = texts(page, ".assistant > .text")
     assert longer.startswith(after[0])
     assert len(longer) > len(after[0])
@@ -341,8 +340,7 @@ def test_a_server_that_wants_a_key_loses_a_worker_and_cannot_be_reached(browser)
         assert [name.split()[0] for name in texts(browser, "#nodes li")] == ["root", "worker"]
         (worker,) = server.dispatcher._model._runner.root.worker_pids
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: len(texts(browser, "#nodes .lost")) == 1)
-        assert "lost" in texts(browser, "#banner")[0]
+        wait_until(lambda: len(texts(browser, "#nodes .lost, #banner:not([hidden])")) == 2)
         wait_until(lambda: find(browser, "#state").accessible_name == "server status: ok")
         assert texts(browser, "#nodes .lost") == []
     wait_until(lambda: "cannot be reached" in texts(browser, "#banner")[0])
