@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dllama.text.template import Begin
+
 
 class Talk:
     """A conversation that grows item by item.
@@ -23,6 +25,13 @@ class Talk:
         self.messages: list[dict[str, Any]] = []
         self._called: dict[str, str] = {}  # functions by the ids of calls
         self._waiting: dict[str, str] = {}  # those without results
+
+    @property
+    def begin(self) -> Begin:
+        """What comes next if a text of the assistant at the end is one that is to go on."""
+        last = self.messages[-1] if self.messages else {"role": "", "content": ""}
+        begun = last["role"] == "assistant" and last["content"].strip() and "tool_calls" not in last
+        return Begin.REST if begun else Begin.NEXT
 
     def say(self, role: str, text: str) -> None:
         """Add a text."""

@@ -39,9 +39,6 @@ def parse_message(body: object, limited: bool = True) -> Conversation:
     talk = Talk(joined=("system", "user", "assistant"))
     add_system(talk, fields.take("system"))
     add_messages(talk, fields.take("messages"))
-    if limited and talk.messages[-1:] and talk.messages[-1]["role"] == "assistant":
-        message = "messages: the last one is of the assistant, and this server does not continue it"
-        raise ApiError(400, message, param="messages", code="unsupported_value")
     limit = fields.integer("max_tokens", 1, MAX_TOKENS)
     if limit is None and limited:
         raise required("max_tokens")
@@ -53,7 +50,7 @@ def parse_message(body: object, limited: bool = True) -> Conversation:
     fields.ignore(IGNORED)
     options = fitting(take_options(fields, limit, None), grammar)
     options = replace(options, stop=options.stop + stops)
-    return Conversation(talk.messages, options, variables, tools)
+    return Conversation(talk.messages, options, variables, tools, talk.begin)
 
 
 def _tools(fields: Fields) -> Tools | None:

@@ -127,7 +127,7 @@ def _conversation(fields: Fields, talk: Talk, tools: Tools | None) -> Conversati
     options = _options(fields.nested("options"), {"model": fields.text("model"), "stream": stream})
     fields.ignore(["keep_alive"])
     fields.end()
-    return Conversation(talk.messages, fitting(options, grammar), variables, tools)
+    return Conversation(talk.messages, fitting(options, grammar), variables, tools, talk.begin)
 
 
 def _options(fields: Fields, more: dict[str, Any]) -> Options:

@@ -130,3 +130,12 @@ def test_errors(messages, server):
     for path in ("messages", "messages/count_tokens"):
         status, _, raw = http(f"{server.url}/v1/{path}", {"messages": []})
         assert (status, raw[:49]) == (400, b'{"type":"error","error":{"type":"invalid_request_')
+
+
+def test_an_answer_that_is_begun_goes_on(messages, client):
+    begun = [*ASKED, {"role": "assistant", "content": "It rains"}]
+    answer = messages.create(model="demo", max_tokens=4, messages=begun)
+    chat = client.chat.completions.create(
+        model="demo", max_tokens=4, messages=begun, extra_body={"continue_final_message": True}
+    )
+    assert answer.content[0].text == chat.choices[0].message.content

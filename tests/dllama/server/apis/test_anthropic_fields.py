@@ -8,6 +8,7 @@ from tooling import CITY
 from dllama.server.apis.anthropic.format import MessageFormat
 from dllama.server.apis.anthropic.request import parse_message
 from dllama.server.problems import ApiError
+from dllama.text.template import Begin
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"name": "f", "input_schema": CITY}
@@ -73,6 +74,13 @@ def test_fields():
     assert parse_message({"messages": HELLO}, limited=False).options.max_tokens is None
 
 
+def test_a_last_answer_goes_on():
+    begun = [*HELLO, {"role": "assistant", "content": "It"}]
+    assert parse(messages=begun).begin is Begin.REST
+    for told in (HELLO, [*HELLO, {"role": "assistant", "content": [text("It"), USE]}]):
+        assert parse(messages=told).begin is Begin.NEXT
+
+
 @pytest.mark.parametrize("name", ["output_format", "output_config"])
 def test_schemas(name):
     given = {"type": "json_schema", "schema": CITY}
@@ -115,7 +123,6 @@ def test_choices(choice, expected):
          "messages[0].content[0].tool_use_id", "is missing"),
         ({"messages": [{"role": "user", "content": [{**text("a"), "x": 1}]}]},
          "messages[0].content[0].x", "unknown field"),
-        ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "messages", "the last one"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least one"),
         ({"system": [{"type": "image"}]}, "system[0].type", "supports only 'text'"),
         ({"max_tokens": None}, "max_tokens", "is missing"),

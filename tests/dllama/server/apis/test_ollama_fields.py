@@ -20,6 +20,7 @@ from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 from dllama.server.tools.base import Function
 from dllama.server.tools.hermes import Hermes
+from dllama.text.template import Begin
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": CITY}}
@@ -74,6 +75,11 @@ def test_options():
         assert parse(options={"num_predict": limit}).options.max_tokens is None
     assert parse(options={"seed": -1}).options.sampling == {}
     assert parse(tools=[TOOL]).tools.functions[0].name == "f"
+
+
+def test_a_last_answer_goes_on():
+    begun = [*HELLO, {"role": "assistant", "content": "It"}]
+    assert (parse(messages=begun).begin, parse().begin) == (Begin.REST, Begin.NEXT)
 
 
 def test_thinking_and_formats():
