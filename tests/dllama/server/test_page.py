@@ -344,6 +344,9 @@ def test_a_server_that_wants_a_key_loses_a_worker_and_cannot_be_reached(browser)
         wait_until(lambda: find(browser, "#state").accessible_name == "server status: ok")
         assert texts(browser, "#nodes .lost") == []
     wait_until(lambda: "cannot be reached" in texts(browser, "#banner")[0])
+    say(browser, "Are you there?")
+    wait_until(lambda: texts(browser, ".assistant .error") == ["the server cannot be reached"])
+    assert texts(browser, ".assistant .foot button") == ["Try again"]
     browser.get_log("browser")  # holds what could not be fetched
 
 

@@ -33,6 +33,7 @@ export async function answer(chat, message = null) {
   if (!sampling || running.has(chat.id)) return;
   const made = message ?? { role: "assistant", content: "", reasoning: "" };
   if (!message) chat.messages.push(made);
+  fit(chat, systemPrompt(), contextLength(), sampling.max_completion_tokens ?? 0);
   Object.assign(made, { cut: "running", error: "", note: "", model: modelName() });
   const job = { chat, message: made, controller: new AbortController(), status: "", saved: 0 };
   running.set(chat.id, job);
@@ -50,8 +51,8 @@ async function generate(job, sampling, goesOn) {
     message.cut = controller.signal.aborted ? "stopped" : "cut by an error";
     if (controller.signal.aborted) return;
     if (error.code === "context_length_exceeded" && dropTurn(chat)) return generate(job, sampling, goesOn);
-    message.error = error instanceof TypeError ? "the server cannot be reached" : error.message;
-    if (!(error instanceof TypeError || error instanceof ServerError)) throw error;
+    message.error = error.message;
+    if (!(error instanceof ServerError)) throw error;
   }
 }
 
@@ -59,7 +60,6 @@ async function generate(job, sampling, goesOn) {
 async function receive(job, sampling, goesOn) {
   const { chat, message } = job;
   const system = systemPrompt();
-  fit(chat, system, contextLength(), sampling.max_completion_tokens ?? 0);
   const messages = requestMessages(chat, system, goesOn);
   const clock = { asked: performance.now(), first: 0 };
   let usage = null;

@@ -29,12 +29,21 @@ export async function getJson(path, signal) {
  */
 export async function* streamChat(body, signal) {
   const options = { method: "POST", headers: headers(), body: JSON.stringify(body), signal };
-  const response = await fetch("v1/chat/completions", options);
+  const response = await reached(fetch("v1/chat/completions", options));
   if (!response.ok) throw await failure(response);
   for await (const event of events(response)) {
     const error = event.data?.error;
     if (error) throw new ServerError(error.message, error.code);
     yield event;
+  }
+}
+
+/** Wait for the network; ServerError if it fails, AbortError if it was given up. */
+async function reached(promise) {
+  try { return await promise; }
+  catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerError("the server cannot be reached", "offline");
   }
 }
 
@@ -51,7 +60,7 @@ async function* events(response) {
   const reader = response.body.getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reached(reader.read());
     rest += decoder.decode(value, { stream: !done });
     const parts = rest.split("\n\n");
     rest = parts.pop();
