@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Ids
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 from dllama import options
 from dllama.errors import ModelError
 from dllama.generation import Generation
+from dllama.model_path import model_folder
+from dllama.options.files import pooling_default
 from dllama.runtime.sequences import Sequences
 from dllama.sampling.sampler import Sampler, SamplerConfig
 from dllama.text.stream import TextStream
 from dllama.text_maker import TextMaker
-
-LAST = "last"
 
 
 class Embedding(Generation):
@@ -36,14 +37,14 @@ class Embedding(Generation):
 
     def __init__(self, sequences: Sequences, ids: list[int], pooling: str) -> None:
         super().__init__(sequences, ids, 0, Sampler(SamplerConfig()), TextStream(None, ()), ())
-        self._first = self.prompt - 1 if pooling == LAST else 0
+        self._first = self.prompt - 1 if pooling == options.LAST else 0
         self._read = self._first  # the first id whose state is wanted, and not in the sum
         self._sum: NDArray[np.float64] | float = 0.0
         self._vector: NDArray[np.float32] | None = None
 
     @classmethod
     def of(
-        cls, texts: TextMaker, sequences: Sequences, text: str | Ids[int], pooling: str
+        cls, texts: TextMaker, sequences: Sequences, text: str | Ids[int], pooling: str | None
     ) -> Embedding:
         """Return a text that is read from its beginning.
 
@@ -51,16 +52,17 @@ class Embedding(Generation):
             texts: makes texts of the model.
             sequences: all of the model.
             text: text or token ids.
-            pooling: last or mean.
+            pooling: last or mean; None for that of the model (own_pooling).
 
         Raises:
             ConfigError: pooling is another word, or the text has no ids or wrong ones.
+            FormatError: the model's folder names another pooling.
             ContextError: the text does not fit.
         """
-        options.POOLING.require(pooling)
+        chosen = options.POOLING.argument(pooling) or own_pooling(texts.model)
         ids = texts.ids(text)
         sequences.require(0, len(ids))
-        return cls(sequences, ids, pooling)
+        return cls(sequences, ids, chosen)
 
     @property
     def over(self) -> bool:
@@ -95,6 +97,12 @@ class Embedding(Generation):
         self._read += len(states)
         if self._read == self.prompt:
             self._vector = _normalised(np.asarray(self._sum) / (self.prompt - self._first))
+
+
+def own_pooling(model: Path) -> str:
+    """Return how texts are embedded by a model, as its folder says; errors of pooling_default."""
+    folder = model_folder(model)
+    return options.MEAN if folder is None else pooling_default(folder)
 
 
 def _normalised(vector: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -360,14 +360,14 @@ class LLM:
         self._scheduler.step()
 
     def embed(
-        self, texts: Iterable[str | Sequence[int]], pooling: str = options.POOLING.default
+        self, texts: Iterable[str | Sequence[int]], pooling: str | None = None
     ) -> NDArray[np.float32]:
         """Return a vector for each text, of `parallel` texts in a pass. See generate for errors.
 
         Args:
             texts: a list of texts, or of lists of token ids, none of them empty.
             pooling: "mean" takes the mean of the states of all tokens after the final norm, "last"
-                that of the last one.
+                that of the last one; None: what the model's folder says, or else the mean.
 
         Returns:
             float32 (texts, dim), each of length 1.
@@ -378,7 +378,7 @@ class LLM:
         list(self._scheduler.run_all(made))  # they yield no tokens
         return np.array([text.vector for text in made], np.float32).reshape(-1, self.spec.dim)
 
-    def submit_embedding(self, text: str | Sequence[int], pooling: str) -> Embedding:
+    def submit_embedding(self, text: str | Sequence[int], pooling: str | None) -> Embedding:
         """Begin to read a text; step works on it. It has its vector when it is done. See embed."""
         made = Embedding.of(self._texts, self._sequences, text, pooling)
         self._scheduler.add(made)

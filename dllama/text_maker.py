@@ -82,7 +82,7 @@ class TextMaker:
         self._grammars = Grammars(tokenizer, model)
         self._sequences = sequences
         self._tokenizer = tokenizer
-        self._model = model
+        self.model = model
         self._drafts = drafts
 
     def ids(self, prompt: str | Ids[int], known: Ids[int] = ()) -> list[int]:
@@ -95,7 +95,7 @@ class TextMaker:
         if not isinstance(prompt, str):
             ids = self._sequences.check(prompt)
         elif self._tokenizer is None:
-            raise ConfigError(f"the prompt is text, but {self._model} has no tokenizer")
+            raise ConfigError(f"the prompt is text, but {self.model} has no tokenizer")
         else:
             most = self._sequences.seq_len
             ids = self._sequences.check(self._tokenizer.prompt_ids(prompt, not known, most))
@@ -143,7 +143,7 @@ class TextMaker:
             ContextError: ids and max_tokens do not fit.
         """
         if options.stops and self._tokenizer is None:
-            raise ConfigError(f"stop is {options.stop!r}, but {self._model} has no tokenizer")
+            raise ConfigError(f"stop is {options.stop!r}, but {self.model} has no tokenizer")
         limit = self._sequences.limit(evaluated, len(ids) - evaluated, max_tokens)
         eos = () if options.ignore_eos or self._tokenizer is None else self._tokenizer.eos_ids
         ends = (*eos, *self._sequences.check(options.stop_ids))

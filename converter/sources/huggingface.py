@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from dllama.converter.sources.multimodal import (
     is_multimodal,
@@ -28,6 +28,9 @@ FILES: dict[str, type[SafetensorsFile | PytorchFile]] = {
 }
 INDEX = ".index.json"
 ADAPTER = "adapter_config.json"
+# The name of the embedding in models for embeddings, which are saved without a head.
+HEADLESS = "embed_tokens.weight"
+T = TypeVar("T")
 
 
 class HuggingFaceFolder:
@@ -57,6 +60,8 @@ class HuggingFaceFolder:
         if multimodal:
             warn_of_parts(tensors, path)
             tensors, self.absent = text_tensors(tensors), text_tensors(self.absent)
+        if HEADLESS in {*tensors, *self.absent}:
+            tensors, self.absent = _with_head(tensors), _with_head(self.absent)
         self.tensors: Mapping[str, Stored] = tensors
         if scheme:
             found = scheme.matrices(tensors, self.absent, self.config_path)
@@ -101,6 +106,14 @@ class HuggingFaceFolder:
                 f"{index}: names the file {file!r} for {name}, which is not in the folder"
             )
         return FormatError(index, name, f"not in {file}", "a tensor of that file")
+
+
+def _with_head(tensors: Mapping[str, T]) -> dict[str, T]:
+    """The tensors of a model that was saved without its head, as one with a head names them."""
+    return {
+        name if name.startswith("lm_head.") else f"model.{name}": one
+        for name, one in tensors.items()
+    }
 
 
 def refuse_adapter(path: Path) -> NoReturn:

@@ -14,6 +14,7 @@ from dllama.converter.tokenizers.added import add_tokens, add_unknown_tokens
 from dllama.converter.tokenizers.sentencepiece import Style, read_sentencepiece
 from dllama.errors import OutputError, UnsupportedError
 from dllama.json_file import read_json_if_any
+from dllama.options.files import POOLING_FILE
 from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
 from dllama.text.tokenizer import begins_with, open_fast
 from dllama.text.tokenizer_config import (
@@ -30,6 +31,7 @@ COPIED = (
     "generation_config.json",
     TEMPLATE_FILE,
     TOOL_TEMPLATE_FILE,
+    POOLING_FILE,
 )
 # Classes of tokenizer_config.json.
 LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")

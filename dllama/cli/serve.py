@@ -126,7 +126,7 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
             template_name(llm, values),
             template_variables(values),
             values.get(ALIAS.name),
-            values.get(POOLING.name, POOLING.default),
+            values.get(POOLING.name),
         )
         desk.open(served)
 

@@ -240,9 +240,11 @@ QUEUE = Option(
 )  # fmt: skip
 SERVED = replace(PARALLEL, help="requests that are answered at once", default=8)
 
+MEAN, LAST = "mean", "last"
 POOLING = Option(
     "pooling", str, "how a text becomes an embedding if a request does not say: by the mean of the "
-    "states of all tokens, or the state of the last", default="mean", choices=("mean", "last"),
+    "states of all tokens, or the state of the last", choices=(MEAN, LAST),
+    otherwise="what the folder of the model says, or mean",
 )  # fmt: skip
 
 # Reports.

@@ -12,10 +12,16 @@ import yaml
 from dllama.checks import shown
 from dllama.errors import ConfigError, FormatError, InputError
 from dllama.json_file import read_json_if_any
-from dllama.options import SHARES, THREADS
+from dllama.options import LAST, MEAN, SHARES, THREADS
 from dllama.options.option import Option
 
 MAX_DEPTH = 16
+
+
+# How sentence-transformers says that texts are embedded: flags, later one word.
+POOLING_FILE = "1_Pooling/config.json"
+FLAG = "pooling_mode_"
+POOLING_MODES = {"mean_tokens": MEAN, "mean": MEAN, "lasttoken": LAST}
 
 
 def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
@@ -155,6 +161,25 @@ def generation_defaults(folder: Path, options: Sequence[Option]) -> dict[str, An
         return {}
     given = [option for option in options if config.get(option.name) is not None]
     return {option.name: _stored(option, config[option.name], path) for option in given}
+
+
+def pooling_default(folder: Path) -> str:
+    """How a model's folder says that texts are embedded, in a file of sentence-transformers.
+
+    Raises:
+        FormatError: it says something else than a mean or the last state.
+        ModelError: the file cannot be read.
+    """
+    path = folder / POOLING_FILE
+    config = read_json_if_any(path)
+    given = [name for name, value in config.items() if name.startswith(FLAG) and value is True]
+    given += [config["pooling_mode"]] if "pooling_mode" in config else []
+    modes = [str(name).removeprefix(FLAG) for name in given]
+    if not modes:
+        return MEAN
+    if len(modes) > 1 or modes[0] not in POOLING_MODES:
+        raise FormatError(path, "pooling mode", shown(", ".join(modes)), "mean_tokens or lasttoken")
+    return POOLING_MODES[modes[0]]
 
 
 def _stored(option: Option, value: object, path: Path) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllama import LLM
+from dllama.embedding import own_pooling
 from dllama.errors import ConfigError, ContextError, TemplateError
-from dllama.options import POOLING
+from dllama.options import MEAN
 from dllama.sampling.grammar import Grammar, Grammars, GrammarText
 from dllama.server.answers import Answers
 from dllama.server.facts import Facts
@@ -52,7 +53,7 @@ class Served:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     grammars: Grammars = field(default_factory=lambda: Grammars(None, Path("the model")))
     facts: Facts = field(default_factory=Facts)
-    pooling: str = POOLING.default
+    pooling: str = MEAN
 
     @classmethod
     def of(
@@ -62,7 +63,7 @@ class Served:
         template: str | Path | None = None,
         variables: Mapping[str, Any] | None = None,
         name: str | None = None,
-        pooling: str = POOLING.default,
+        pooling: str | None = None,
     ) -> Served:
         """Describe an open model.
 
@@ -73,7 +74,8 @@ class Served:
             defaults: default arguments of LLM.generate.
             template, variables: as in ChatTemplate.of, which also lists the errors.
             name: of the model; None for that of its folder or file.
-            pooling: how texts are embedded if a request does not say.
+            pooling: how texts are embedded if a request does not say; None: as the model's folder
+                says.
         """
         return cls(
             name=name or llm.name,
@@ -85,7 +87,7 @@ class Served:
             defaults=defaults,
             grammars=Grammars(llm.tokenizer, llm.model_path),
             facts=Facts.of(llm.spec, llm.model_path),
-            pooling=pooling,
+            pooling=pooling or own_pooling(llm.model_path),
         )
 
     def as_json(self) -> dict[str, Any]:
