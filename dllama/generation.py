@@ -38,6 +38,7 @@ class Generation:
         sequence: where it is evaluated; None until it is its turn.
         prompt: how many ids the prompt has.
         scored: ids of the prompt whose log-probabilities are known or not wanted.
+        scores: the known ones, if they are wanted.
         cached: prompt ids that need not be evaluated, since a sequence has them.
         count: how many tokens were taken.
         drafted: how many ids were proposed and checked.
@@ -83,7 +84,7 @@ class Generation:
         self._stream = stream
         self.prompt_logprobs = prompt_logprobs
         self.scored = self.prompt if prompt_logprobs is None else 0
-        self.afresh = self.afresh or prompt_logprobs is not None
+        self.scores: list[Token] = []
         self._given: deque[Token] = deque()  # of the prompt, and not taken yet
         self._drawn: deque[Token] = deque()
         self._cancelled = False
@@ -195,10 +196,19 @@ class Generation:
             self.constraint.advance(token)
             self._complete = self.constraint.complete
 
+    @property
+    def shareable(self) -> int:
+        """How many of its first ids need not be evaluated if another sequence has them."""
+        if self.afresh:
+            return 0
+        return self.scored - 1 if self.unscored else len(self.ids)
+
     def score(self, tokens: Ids[Token]) -> None:
         """Add the next tokens of the prompt, with their log-probabilities."""
-        self.scored += len(tokens)
-        self._given.extend(replace(token, given=True) for token in tokens)
+        given = [replace(token, given=True) for token in tokens]
+        self.scored += len(given)
+        self.scores += given
+        self._given += given
 
     def drew(self, tokens: Ids[Token], drafted: int, accepted: int) -> None:
         """Add what a pass has drawn, and what is certain to follow, if anything.

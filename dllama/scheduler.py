@@ -11,22 +11,21 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field, replace
 
 from dllama.cluster.protocol import Want
 from dllama.drafts import Costs
 from dllama.embedding import Embedding
-from dllama.errors import ModelError
 from dllama.generation import Generation
 from dllama.model_runner import ModelRunner
 from dllama.run_config import RunConfig
 from dllama.runtime.prefix import common_prefix
-from dllama.runtime.sequence import Part, Sequence
+from dllama.runtime.sequence import Sequence
 from dllama.runtime.sequences import Sequences
-from dllama.runtime.stats import DECODE, MIXED, PREFILL
-from dllama.sampling.lockstep import Asking, Row, together
-from dllama.sampling.log_probabilities import given_log_probabilities, log_probabilities
+from dllama.runtime.stats import DECODE, PREFILL
+from dllama.sampling.lockstep import together
+from dllama.scored_prompts import ScoredPrompts
 from dllama.text.stream import Token
+from dllama.turn import Turn, phase_of, sampled
 
 # Most prompt ids of a pass that also generates tokens, which all have to wait for it.
 PROMPT_ROWS = 32
@@ -35,67 +34,6 @@ SEVERAL_ROWS = 64
 # A text waits for another one that is reading the same beginning, if it is so much longer than what
 # is known already.
 WORTH_WAITING = 16
-
-
-@dataclass
-class Turn:
-    """What a pass does for a text.
-
-    Attributes:
-        text: the text.
-        rows: how many pending ids are evaluated.
-        drafted: ids that may follow all pending ones.
-        given: tokens of the prompt, with log-probabilities.
-        drawn: tokens that were sampled.
-        certain: tokens that can only follow these.
-        error: why none could be sampled.
-    """
-
-    text: Generation
-    rows: int
-    drafted: list[int] = field(default_factory=list)
-    given: list[Token] = field(default_factory=list)
-    drawn: list[Token] = field(default_factory=list)
-    certain: list[Token] = field(default_factory=list)
-    error: ModelError | None = None
-
-    @property
-    def sequence(self) -> Sequence:
-        """Where the text is evaluated."""
-        assert self.text.sequence is not None
-        return self.text.sequence
-
-    @property
-    def wanted(self) -> range:
-        """Rows whose logits are wanted: those that score, and then those that draw."""
-        scoring, drawing = self.scoring, self.drawing
-        return range(scoring.start, drawing.stop) if scoring and drawing else scoring or drawing
-
-    @property
-    def scoring(self) -> range:
-        """Rows before ids of the prompt that are to have log-probabilities."""
-        text, position = self.text, self.sequence.position
-        if not text.unscored:
-            return range(0)
-        first = max(0, text.scored - 1 - position)
-        return range(first, min(self.rows, text.prompt - 1 - position))
-
-    @property
-    def drawing(self) -> range:
-        """Rows that draw tokens: the last pending id, and what is drafted after it."""
-        last = self.rows == len(self.sequence.pending) and self.text.left > 0
-        return range(self.rows - 1, self.rows + len(self.drafted)) if last else range(0)
-
-    @property
-    def accepted(self) -> int:
-        """How many drafted ids turned out right, so that another token was drawn after them."""
-        return max(0, len(self.drawn) - 1)
-
-    def part(self) -> Part:
-        """Return the rows of the text."""
-        ids = self.sequence.pending[: self.rows] + self.drafted
-        end = self.sequence.position + len(ids)
-        return Part(self.sequence, ids, self.wanted, max(0, end - self.text.certain))
 
 
 class Scheduler:
@@ -124,6 +62,7 @@ class Scheduler:
         self._draft_tokens = draft_tokens
         self._waiting: list[Generation] = []
         self._texts: list[Generation] = []  # that have a sequence, oldest first
+        self._scored = ScoredPrompts()
 
     def add(self, text: Generation) -> None:
         """Begin a text in a sequence of its own when it is its turn."""
@@ -135,10 +74,11 @@ class Scheduler:
         self._drop()
 
     def clear(self) -> None:
-        """End all texts."""
+        """End all texts, and forget what is known of prompts."""
         for text in [*self._texts, *self._waiting]:
             text.cancel()
         self._drop()
+        self._scored.clear()
 
     def interrupt(self) -> None:
         """End all texts with the tokens of the next pass, from any thread."""
@@ -197,7 +137,7 @@ class Scheduler:
         if not turns:
             return
         wants = any(turn.wanted for turn in turns)
-        phase, begin = _phase(turns), time.perf_counter()
+        phase, begin = phase_of(turns), time.perf_counter()
         self._runner.run([turn.part() for turn in turns], Want.TOP if wants else Want.NOTHING)
         if wants:
             self._sample(turns)
@@ -235,20 +175,28 @@ class Scheduler:
                 return
             if not self._comes(text):
                 self._waiting.remove(text)
-                self._begin(text, self._sequences.open(text.ids, text.afresh))
+                if text.unscored:
+                    text.score(self._scores(text)[text.scored :])
+                self._begin(text, self._sequences.open(text.ids, text.shareable))
 
     def _comes(self, text: Generation) -> bool:
         """Whether another text is just reading what this one begins with, and can share."""
         if text.afresh:
             return False
-        known = self._sequences.known(text.ids)
+        score = text.unscored > 0
+        known = len(self._scores(text)) if score else self._sequences.known(text.ids)
         return any(
             one.waits
             and one.kept
             and not one.begun
+            and (not score or one.unscored)
             and common_prefix(text.ids[:-1], one.ids) >= known + WORTH_WAITING
             for one in self._texts
         )
+
+    def _scores(self, text: Generation) -> list[Token]:
+        """Return the first tokens of a prompt whose log-probabilities are known."""
+        return self._scored.known(text.ids[: text.prompt], text.prompt_logprobs or 0)
 
     def _plan(self) -> list[Turn]:
         """Return what the next pass does, with room for it."""
@@ -318,7 +266,7 @@ class Scheduler:
     def _sample(self, turns: list[Turn]) -> None:
         """Draw the tokens of all wanted rows."""
         rows = iter(self._runner.rows())
-        draws = [_sampled(turn, [next(rows) for _ in turn.wanted]) for turn in turns]
+        draws = [sampled(turn, [next(rows) for _ in turn.wanted]) for turn in turns]
         self._runner.drive(together(draws))
 
     def _embed(self, turns: list[Turn]) -> None:
@@ -339,57 +287,8 @@ class Scheduler:
             text.fail(turn.error)
             return
         self._sequences.evaluated(sequence, turn.rows, turn.accepted)
-        text.score(turn.given)
+        if turn.given:
+            text.score(turn.given)
+            if not text.unscored:
+                self._scored.add(text.scores, text.prompt_logprobs or 0)
         text.drew(turn.drawn + turn.certain, len(turn.drafted), turn.accepted)
-
-
-def _sampled(turn: Turn, rows: Ids[Row]) -> Asking[None]:
-    """Score the prompt and draw tokens with the wanted rows of a text, or note why that fails."""
-    scored = len(turn.scoring)
-    yield from together([_score(turn, rows[:scored]), _draw(turn, rows[scored:])])
-
-
-def _score(turn: Turn, rows: Ids[Row]) -> Asking[None]:
-    """Score ids of the prompt, or note why that fails."""
-    text, first = turn.text, turn.text.scored
-    ids = text.ids[first : first + len(rows)]
-    try:
-        found = yield from given_log_probabilities(rows, ids, text.prompt_logprobs or 0)
-    except ModelError as error:
-        turn.error = error
-        return
-    pairs = zip(ids, found, strict=True)
-    turn.given = [Token(token, "", logprob=one.token, top=one.best) for token, one in pairs]
-
-
-def _draw(turn: Turn, rows: Ids[Row]) -> Asking[None]:
-    """Draw tokens, or note why that fails."""
-    text = turn.text
-    if not rows:
-        return
-    number = text.first + len(text.ids) - text.prompt
-    try:
-        masks = text.masks(turn.drafted)
-        drafted = turn.drafted[: len(masks) - 1] if masks else turn.drafted
-        ids = yield from text.sampler.sample(
-            rows[: len(drafted) + 1], text.ids, number, drafted, text.ends, masks
-        )
-        certain = text.constrain(ids)
-    except ModelError as error:
-        turn.error = error
-        return
-    turn.drawn = [Token(token, "") for token in ids]
-    turn.certain = [Token(token, "") for token in certain]
-    if text.logprobs is not None:
-        asked = [log_probabilities(*one, text.logprobs) for one in zip(rows, ids, strict=False)]
-        found = yield from together(asked)
-        turn.drawn = [
-            replace(token, logprob=one.token, top=one.best)
-            for token, one in zip(turn.drawn, found, strict=True)
-        ]
-
-
-def _phase(turns: list[Turn]) -> str:
-    """Return what the pass of these turns is called in statistics."""
-    begun = [turn.text.begun for turn in turns]
-    return DECODE if all(begun) else MIXED if any(begun) else PREFILL

@@ -79,21 +79,18 @@ class Sequences:
         self.current = self._open(ids)
         return self.current.position
 
-    def open(self, ids: list[int], afresh: bool = False) -> Sequence:
+    def open(self, ids: list[int], most: int | None = None) -> Sequence:
         """Return a sequence of these ids for a text of its own; the current one stays as it is.
 
         Args:
             ids: at least one; they fit.
-            afresh: whether all of them are pending, whatever other sequences have.
+            most: how many of them may be those of another sequence; None for all but the last.
         """
-        if not afresh:
-            return self._open(ids, self.current)
-        made = self._empty()
-        self.extend(made, ids)
-        self._use(made)
-        return made
+        return self._open(ids, self.current, most)
 
-    def _open(self, ids: list[int], keep: Sequence | None = None) -> Sequence:
+    def _open(
+        self, ids: list[int], keep: Sequence | None = None, most: int | None = None
+    ) -> Sequence:
         """Return a sequence of these ids that nobody else works on, few of them pending.
 
         The sequence with the longest common prefix goes on if at most its generated ids differ.
@@ -104,8 +101,9 @@ class Sequences:
         Args:
             ids: at least one; they fit.
             keep: a sequence that stays as it is.
+            most: as for `open`.
         """
-        kept, best = self._longest(ids)
+        kept, best = self._longest(ids, most)
         given = min(best.given, best.position)
         if best.busy or best is keep or kept < max(1, given - SEAM, (given + 1) // 2):
             best = self._fork(best, kept)
@@ -119,12 +117,12 @@ class Sequences:
         """Return how many ids at the beginning a sequence would keep that is opened now."""
         return self._longest(ids)[0]
 
-    def _longest(self, ids: list[int]) -> tuple[int, Sequence]:
+    def _longest(self, ids: list[int], most: int | None = None) -> tuple[int, Sequence]:
         """Return the longest prefix that can go on, and whose it is; rather one not busy.
 
-        At least the last id is left out.
+        At least the last id is left out. For `most` see `open`.
         """
-        before, lengthened = ids[:-1], len(ids) > self._switch
+        before, lengthened = ids[:-1][:most], len(ids) > self._switch
         shared = [
             (one.resumable(common_prefix(one.tokens, before)), not one.busy, one)
             for one in self._by_use

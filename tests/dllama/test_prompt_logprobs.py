@@ -89,3 +89,33 @@ def test_refuses_a_number_out_of_range(converted):
         llm.eval([1])
         with pytest.raises(dllama.ConfigError, match="the prompt is empty and no token is pending"):
             llm.generate([])
+
+
+def test_what_prompts_share_is_evaluated_once(converted, rng):
+    """As in a multiple-choice task: the same question with several answers, at once and again."""
+    question = rng.integers(0, 192, 60).tolist()
+    prompts = [question + rng.integers(0, 192, n).tolist() for n in (5, 9, 1, 7)]
+    options = {"threads": 1, "max_seq_len": 128, "parallel": 4}
+    with dllama.LLM(converted(MODEL, "f32"), **options) as llm:
+        values = [expected(llm, ids) for ids in prompts]
+        llm.reset()
+        for _ in range(2):
+            found = [[] for _ in prompts]
+            for number, token in llm.generate_many(prompts, 0, prompt_logprobs=1):
+                found[number].append(token)
+            for ids, tokens, scored in zip(prompts, found, values, strict=True):
+                assert [token.id for token in tokens] == ids
+                np.testing.assert_allclose(scores(tokens)[1:], scored, atol=1e-12)
+                assert all(len(token.top) == 1 for token in tokens[1:])
+                assert tokens[-1].end is End.LENGTH
+        evaluated = sum(step.tokens for step in llm.stats.phase("prefill"))
+        assert 60 + 5 + 9 + 1 + 7 <= evaluated <= 60 + 5 + 10 + 2 + 8 + 4
+        llm.stats.clear()
+        more = [token for _, token in llm.generate_many(prompts[:1], 2, prompt_logprobs=3)]
+        assert all(len(token.top) == 3 for token in more[1:65])
+        fewer = [
+            token for _, token in llm.generate_many(prompts[:1], 2, prompt_logprobs=0, **GREEDY)
+        ]
+        assert scores(more) == scores(fewer)
+        assert not any(token.top for token in fewer)
+        assert [step.tokens for step in llm.stats.phase("prefill")] == [65, 1]
