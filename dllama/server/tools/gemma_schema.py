@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dllama.server.tools.base import quoted
+from dllama.server.tools.base import json_rule, quoted
 from dllama.server.tools.typed import CHOICES, resolved, types
 
 WHOLE = "-?(0|[1-9][0-9]*)"
@@ -15,13 +15,15 @@ SCALARS = {
     "null": '("null" | "None")',
     "number": f"/{WHOLE}(\\.[0-9]+)?([eE][+-]?[0-9]+)?/",
 }
+BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
+MOST_ITEMS = 1000
 
 
 class SchemaRules:
     """Makes rules, of which one is a value that fits a schema.
 
-    Keys come in the order of the alphabet, as templates write them. Bounds of numbers, lengths and
-    patterns are left out.
+    Keys come in the order of the alphabet, as templates write them. Lengths, patterns and formats
+    of strings are left out.
 
     Args:
         name: of this rule; names of all others begin with it.
@@ -79,9 +81,22 @@ class SchemaRules:
         if kind == "object":
             return self._object(schema)
         if kind == "array":
-            item = self._value(schema["items"]) if "items" in schema else f"{self._name}_any"
-            return f'"[" ({item} ("," {item})*)? "]"'
+            return self._array(schema)
+        if kind in ("integer", "number") and BOUNDS & schema.keys():
+            self._count += 1
+            bounds = {key: schema[key] for key in BOUNDS & schema.keys()}
+            name = f"{self._name}_{self._count}"
+            self.lines.append(json_rule(name, {"type": kind, **bounds}, lenient=True))
+            return name
         return SCALARS.get(kind, f"{self._quote} {self._name}_rest")
+
+    def _array(self, schema: dict[str, Any]) -> str:
+        item = self._value(schema["items"]) if "items" in schema else f"{self._name}_any"
+        least, most = (_count(schema.get(key)) for key in ("minItems", "maxItems"))
+        if most == 0:
+            return '"[]"'
+        more = f'("," {item}){{{max(least or 0, 1) - 1},{"" if most is None else most - 1}}}'
+        return f'"[" {item} {more} "]"' if least else f'"[" ({item} {more})? "]"'
 
     def _object(self, schema: dict[str, Any]) -> str:
         """Return an object; a comma is before all but the first of those keys that are there."""
@@ -106,3 +121,8 @@ class SchemaRules:
         if isinstance(value, (int, float)):  # true and false, too
             return quoted(json.dumps(value))
         return SCALARS["null"] if value is None else f"{self._name}_any"
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of items; None if it is none that a grammar can have."""
+    return value if type(value) is int and 0 <= value <= MOST_ITEMS else None
