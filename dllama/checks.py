@@ -114,6 +114,15 @@ def _container(value: Any, left: list[int]) -> str:
     return f"[{text}]" if isinstance(value, list) else f"{{{text}}}"
 
 
+# Control characters other than tab and newline could move the cursor of a terminal, or worse.
+_HARMLESS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
+
+
+def harmless(text: str) -> str:
+    """A text from outside for a terminal: U+FFFD in place of control characters."""
+    return text.translate(_HARMLESS)
+
+
 def one_line(text: str) -> str:
     """A text from outside for a line of a log: what is not printable, line ends too, is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

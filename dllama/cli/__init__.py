@@ -118,7 +118,7 @@ def _report(error: Exception) -> int:
         sys.stdout.flush()
     except OSError:
         _abandon_stdout()
-    message = " ".join(str(error).split())
+    message = one_line(" ".join(str(error).split()))
     if not isinstance(error, (DllamaError, OSError, MemoryError)):
         message = f"unexpected {type(error).__name__}: {message} (--debug shows where)"
     if isinstance(error, UsageError):

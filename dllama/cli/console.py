@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 
+from dllama.checks import harmless
 from dllama.cli.markdown import Markdown
 
 try:
@@ -20,8 +21,6 @@ except ImportError:
 
 FENCE = '"""'
 FIRST, NEXT = "> ", ". "
-# Control characters other than tab and newline could move the cursor of a terminal, or worse.
-_HARMLESS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
 
 
 class Console:
@@ -138,7 +137,7 @@ class Console:
             return
         self._open = not text.endswith("\n")
         if sys.stdout.isatty():
-            text = text.translate(_HARMLESS)
+            text = harmless(text)
             if _has_colours():
                 self._markdown = self._markdown or Markdown()
                 text = self._markdown.push(text)
@@ -159,7 +158,7 @@ class Console:
         """Show something that is not part of an answer."""
         if not self._quiet:
             self.end_line()
-            print(text, file=sys.stderr, flush=True)
+            print(harmless(text), file=sys.stderr, flush=True)
 
 
 def _has_colours() -> bool:

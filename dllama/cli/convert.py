@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dllama.calibration import calibrate
+from dllama.checks import one_line
 from dllama.cli.files import read_text
 from dllama.cli.parser import add_command, add_option
 from dllama.cluster.layout import thread_count
@@ -67,7 +68,7 @@ def convert_and_report(source: Path, output: Path, args: argparse.Namespace) -> 
         progress=not args.quiet,
     )
     for warning in report.warnings:
-        print(f"dllama: warning: {warning}", file=sys.stderr)
+        print(f"dllama: warning: {one_line(warning)}", file=sys.stderr)
     if not args.quiet:
         rate = (report.read_bytes + report.written_bytes) / report.seconds / 1e9
         print(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dllama import LLM
+from dllama.checks import harmless
 from dllama.cli.files import check_output, write_json
 from dllama.cli.grammar import compiled, grammar_text
 from dllama.cli.options import open_model, sampling, settings
@@ -139,5 +140,5 @@ def _print_text(
 
 
 def _show(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

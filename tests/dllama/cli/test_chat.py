@@ -220,13 +220,6 @@ def test_the_demo_model_speaks(monkeypatch, capsys):
     assert "\n\n" not in out
 
 
-def test_control_characters_do_not_reach_a_terminal(monkeypatch, capsys):
-    console = Console()
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    console.show("a\x1b[2J\x9b\x07\tb\n\u00e9")
-    assert capsys.readouterr().out == "a\ufffd[2J\ufffd\ufffd\tb\n\u00e9"
-
-
 def test_the_second_interrupt_is_not_caught():
     calls = []
     with on_interrupt(lambda: calls.append(1)) as pressed:

@@ -1,4 +1,5 @@
-"""`dllama chat` in a terminal: colours, Tab, and what is typed while an answer comes."""
+"""`dllama chat` in a terminal: colours, Tab, what is typed while an answer comes, and what no
+terminal should get."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 from terminal import Terminal
 
 from dllama.cli.console import Console
+from dllama.cli.run import _show
 
 # A model that says the same again and again, in Markdown and slowly.
 CODE = """\
@@ -69,3 +71,15 @@ def test_where_there_are_colours(terminal, environment, expected, monkeypatch, c
     console.end_line()
     console.end_line()
     assert capsys.readouterr().out == expected
+
+
+def test_control_characters_do_not_reach_a_terminal(monkeypatch, capsys):
+    console = Console()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    text, harmless = "a\x1b[2J\x9b\x07\tb\n\u00e9", "a\ufffd[2J\ufffd\ufffd\tb\n\u00e9"
+    console.show(text)
+    assert capsys.readouterr().out == harmless
+    _show(text)
+    assert capsys.readouterr().out == harmless
+    console.note(text)
+    assert capsys.readouterr() == ("\n", f"{harmless}\n")

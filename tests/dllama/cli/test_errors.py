@@ -191,6 +191,14 @@ def test_a_defect_is_one_line_too(fails, monkeypatch):
     assert status == 1
 
 
+def test_control_characters_of_an_error_are_escaped(fails, monkeypatch):
+    def refuse(args):
+        raise dllama.ProtocolError("a\x1b[2J\nb\x9b")
+
+    monkeypatch.setattr("dllama.cli.run.settings", refuse)
+    assert fails("run") == (1, "dllama: error: a\\x1b[2J b\\x9b")
+
+
 @pytest.mark.parametrize("words", [("--debug", "run"), ("run", "--debug")])
 def test_debug_shows_the_traceback(words):
     with pytest.raises(dllama.ModelError):
