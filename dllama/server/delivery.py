@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -18,7 +19,7 @@ from dllama.server.problems import ApiError
 from dllama.server.responses import ResponseFormat
 
 Event = Token | Done | Place | ApiError
-QUIET = 10.0  # seconds without a token after which a stream says that it waits
+QUIET = 10.0  # seconds without a piece after which a stream says that it waits
 
 
 class Text(NamedTuple):
@@ -163,51 +164,79 @@ class JobResponse(PendingResponse):
 
     async def _send_stream(self, scope: Scope, send: Send) -> None:
         """Send the objects as they come."""
-        first = self._formats[0]
-        await _start(send, first.media_type)
-        await _send_text(send, first.waiting)
+        first, body = self._formats[0], StreamBody(send)
+        await body.begin(first.media_type)
+        await body.add(first.wait())
         begun: set[int] = set()
         ends: dict[int, Done] = {}
         try:
             async for event in self._events():
-                if event is None:
-                    await _send_text(send, first.waiting)
-                    continue
-                job, one = event
-                format = self._formats[job]
-                if isinstance(one, Place):
-                    await _send_text(send, format.place(one))
-                    continue
-                await self._send(send, [] if job in begun else format.opening())
-                begun.add(job)
-                if isinstance(one, Done):
-                    ends[job] = one
-                    await self._send(send, format.closing(one))
-                else:
-                    await self._send(send, format.piece(one))
+                if event is not None:
+                    job, one = event
+                    await body.add(self._said(job, one, job in begun))
+                    if not isinstance(one, Place):
+                        begun.add(job)
+                    if isinstance(one, Done):
+                        ends[job] = one
+                if event is None or body.quiet:
+                    await body.add(first.wait())
             last = first.summary([ends[job] for job in sorted(ends)])
-            await self._send(send, last, first.end())
+            await body.add("".join(map(first.frame, last)) + first.end())
         except ApiError as error:
             Exchange.of(scope).error = error
-            await self._send(send, [first.error(error)])
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await body.add(first.frame(first.error(error)))
+        await body.end()
 
-    async def _send(self, send: Send, values: Sequence[dict[str, Any]], end: str = "") -> None:
-        """Send objects in their frames, and what comes after them."""
-        await _send_text(send, "".join(map(self._formats[0].frame, values)) + end)
+    def _said(self, job: int, event: Token | Done | Place, begun: bool) -> str:
+        """Return what a stream says of an event of a job.
+
+        Args:
+            job, event: the job and its event.
+            begun: whether the job has had a token, or is done.
+        """
+        format = self._formats[job]
+        if isinstance(event, Place):
+            return format.place(event)
+        values = [] if begun else format.opening()
+        more = format.closing(event) if isinstance(event, Done) else format.piece(event)
+        return "".join(map(format.frame, [*values, *more]))
 
 
-async def _start(send: Send, media_type: str) -> None:
-    """Send the headers of a stream, which ask proxies not to buffer it."""
-    headers = {
-        b"content-type": media_type.encode(),
-        b"cache-control": b"no-store",
-        b"x-accel-buffering": b"no",
-    }
-    await send({"type": "http.response.start", "status": 200, "headers": list(headers.items())})
+class StreamBody:
+    """The body of a response that is sent in pieces.
 
+    Args:
+        send: as in ASGI.
+    """
 
-async def _send_text(send: Send, text: str) -> None:
-    """Send a part of the body, unless it is empty."""
-    if text:
-        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._last = time.monotonic()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing was sent for a while."""
+        return time.monotonic() > self._last + QUIET
+
+    async def begin(self, media_type: str) -> None:
+        """Send the headers, which ask proxies not to buffer."""
+        headers = {
+            b"content-type": media_type.encode(),
+            b"cache-control": b"no-store",
+            b"x-accel-buffering": b"no",
+        }
+        start = {"type": "http.response.start", "status": 200}
+        await self._send({**start, "headers": list(headers.items())})
+
+    async def add(self, text: str) -> None:
+        """Send a piece, unless it is empty."""
+        if text:
+            self._last = time.monotonic()
+            await self._put(text, more=True)
+
+    async def end(self) -> None:
+        """Send the end."""
+        await self._put("", more=False)
+
+    async def _put(self, text: str, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": more})

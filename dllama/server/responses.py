@@ -19,11 +19,9 @@ class ResponseFormat(ABC):
 
     Attributes:
         media_type: of a stream.
-        waiting: what a stream sends now and then while nothing comes; clients ignore it.
     """
 
     media_type = "text/event-stream; charset=utf-8"
-    waiting = ": waiting\n\n"
 
     @abstractmethod
     def whole(self, tokens: Sequence[Token], done: Done) -> dict[str, Any]:
@@ -55,10 +53,15 @@ class ResponseFormat(ABC):
         """Return the objects of a stream that come after all texts, from the ends of all jobs."""
         return []
 
+    def wait(self) -> str:
+        """Return what a stream sends at its beginning, and whenever it had nothing for a while.
+
+        It tells nothing new, but some clients give up on a stream without it.
+        """
+        return ": waiting\n\n"
+
     def place(self, place: Place) -> str:
         """Return what a stream sends when its place in the queue changes; clients ignore it."""
-        if not self.waiting:
-            return ""
         return ": started\n\n" if place.before is None else f": waiting {place.before}\n\n"
 
     def error(self, error: ApiError) -> dict[str, Any]:

@@ -31,8 +31,6 @@ class MessageFormat(PartsFormat):
         served, options, prompt, answer: as for PartsFormat.
     """
 
-    waiting = 'event: ping\ndata: {"type":"ping"}\n\n'
-
     def __init__(
         self,
         stops: Sequence[str],
@@ -43,8 +41,15 @@ class MessageFormat(PartsFormat):
     ) -> None:
         super().__init__(served, options, prompt, answer)
         self._stops = stops
+        self._opened = False
+
+    def wait(self) -> str:
+        return "".join(map(self.frame, self.opening() or [{"type": "ping"}]))
 
     def opening(self) -> Objects:
+        if self._opened:
+            return []
+        self._opened = True
         message = self._message([], None, Done("", prompt=self.prompt))
         return [{"type": "message_start", "message": message}]
 

@@ -13,7 +13,7 @@ from dllama.server.apis.ollama.catalogue import listed
 from dllama.server.apis.parts import Objects, Part, PartsFormat
 from dllama.server.errors import ollama_error
 from dllama.server.exchange import Exchange
-from dllama.server.jobs import Done
+from dllama.server.jobs import Done, Place
 from dllama.server.problems import ApiError
 from dllama.server.requests import Options
 from dllama.server.responses import compact
@@ -31,7 +31,6 @@ class OllamaFormat(PartsFormat):
     """
 
     media_type = "application/x-ndjson"
-    waiting = ""
 
     def __init__(
         self,
@@ -48,6 +47,12 @@ class OllamaFormat(PartsFormat):
     @abstractmethod
     def said(text: str, thoughts: str, calls: Objects) -> dict[str, Any]:
         """Return the fields that hold an answer, or a piece of one."""
+
+    def wait(self) -> str:
+        return self.frame(self._chunk("", "", []))
+
+    def place(self, place: Place) -> str:
+        return ""
 
     def opening(self) -> Objects:
         return []

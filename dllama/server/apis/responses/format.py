@@ -41,10 +41,13 @@ class ResponseObject(PartsFormat):
         self._store = store
         self._count = -1  # number of the last event
 
+    def wait(self) -> str:
+        return "".join(map(self.frame, self.opening() or [self._progress("in_progress")]))
+
     def opening(self) -> Objects:
-        response = self._response("in_progress", [])
-        kinds = ("response.created", "response.in_progress")
-        return [self._event(kind, response=response) for kind in kinds]
+        if self._count >= 0:
+            return []
+        return [self._progress("created"), self._progress("in_progress")]
 
     def begin(self, part: Part) -> Objects:
         item = self._item(part, "in_progress")
@@ -95,6 +98,10 @@ class ResponseObject(PartsFormat):
 
     def frame(self, value: dict[str, Any]) -> str:
         return f"event: {value['type']}\ndata: {compact(value)}\n\n"
+
+    def _progress(self, kind: str) -> dict[str, Any]:
+        """Return an event that tells that the response is being made."""
+        return self._event(f"response.{kind}", response=self._response("in_progress", []))
 
     def _response(self, status: str, output: Objects) -> dict[str, Any]:
         return {

@@ -107,6 +107,17 @@ def test_streams_have_the_same_parts(formats):
     assert [len(piece.get("tool_calls", ())) for piece in pieces] == [0] * 4 + [1, 0]
 
 
+def test_streams_that_wait(formats):
+    """A client hears of the response at once, and something new whenever it has to wait."""
+    response, message, chat = formats([])
+    assert ["event: response.created" in response.wait() for _ in range(2)] == [True, False]
+    assert "event: response.in_progress" in response.wait()
+    assert ["event: message_start" in message.wait() for _ in range(2)] == [True, False]
+    assert message.wait() == 'event: ping\ndata: {"type":"ping"}\n\n'
+    assert '"content":""},"done":false}' in chat.wait()
+    assert [made.opening() for made in (response, message, chat)] == [[], [], []]
+
+
 def test_white_space_alone_is_a_text(formats):
     response, message, chat = (whole(made, 2) for made in formats([{"content": "\n"}] * 2))
     assert response["output"][0]["content"][0]["text"] == "\n\n"
