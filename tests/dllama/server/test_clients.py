@@ -1,4 +1,4 @@
-"""Structured output as other clients ask for it, where they are installed."""
+"""What other clients ask for, where they are installed: structured output and embeddings."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def test_langchain(server, method, schema):
     )
     answer = model.with_structured_output(schema, method=method).invoke(ASKED)
     assert isinstance(answer, schema or dict)
+
+
+def test_embeddings_of_langchain(server, client):
+    clients = pytest.importorskip("langchain_openai")
+    made = clients.OpenAIEmbeddings(
+        base_url=f"{server.url}/v1", api_key="none", model="demo", check_embedding_ctx_length=False
+    )
+    first, second = made.embed_documents(["MACBETH:\n", "Hail!"])
+    assert made.embed_query("MACBETH:\n") == first != second
+    (found,) = client.embeddings.create(model="demo", input="MACBETH:\n").data
+    assert first == pytest.approx(found.embedding, abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["JSON_SCHEMA", "TOOLS"])
