@@ -14,7 +14,7 @@ from dllama.server.tools import tool_format
 from dllama.server.tools.answer import Answer, Tally
 from dllama.server.tools.base import AnswerParser, TextParser, ToolFormat, quoted
 from dllama.server.tools.thinking import Place, ThinkingParser, thinking
-from dllama.server.tools.told import Told
+from dllama.server.tools.told import Told, tell
 from dllama.text.template import ChatTemplate
 from dllama.text.tokenizer import Tokenizer
 
@@ -69,12 +69,12 @@ class Answers:
         self, messages: list[dict[str, Any]], variables: Mapping[str, Any]
     ) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
         """Return messages and variables as the chat template wants them."""
-        given = variables.get("tools")
+        given, source = variables.get("tools"), self._template.source
         tools = given if isinstance(given, list) else None
         form = self._calls(tools)
-        messages = form.history(messages, self._template.source)
-        if tools and form is TOLD:
-            return TOLD.tell(messages, tools), {**variables, "tools": None}
+        messages = form.history(messages, source)
+        if tools and not (form is self._form and self._shows(tools)):
+            return tell(messages, tools, form.example(source)), {**variables, "tools": None}
         return messages, variables
 
     def plan(self, prompt: str, tools: Tools | None, text: GrammarText | None) -> Plan:
@@ -101,9 +101,10 @@ class Answers:
 
     def _calls(self, tools: Sequence[dict[str, Any]] | None) -> ToolFormat:
         """Return how calls of these functions are written."""
-        if self._form is None or (tools and not self._shows(tools)):
-            return TOLD
-        return self._form
+        form = self._form
+        if form and (not tools or form.example(self._template.source) or self._shows(tools)):
+            return form
+        return TOLD
 
     def _answer(
         self, form: ToolFormat | None, place: Place, tools: Tools | None, tally: Tally

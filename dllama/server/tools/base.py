@@ -202,6 +202,13 @@ class ToolFormat(ABC):
         """Return messages as a chat template of this format wants them."""
         return messages
 
+    def example(self, source: str) -> str:
+        """Return a call of NAME, for chat templates that do not show functions.
+
+        It is empty if all templates of this format show them.
+        """
+        return ""
+
     def call_id(self) -> str:
         """Return the id of a new call."""
         return f"call_{secrets.token_hex(12)}"

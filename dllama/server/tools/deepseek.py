@@ -58,6 +58,14 @@ class DeepSeek(ToolFormat):
         lines = marked(special(OPEN), f"{one} {more} {special(CLOSE)}", several=False)
         return "\n".join([*lines, *call_rules(functions, older if fenced else newer)])
 
+    def example(self, source: str) -> str:
+        """Return a call. DeepSeek's own templates show no functions."""
+        arguments = '{"KEY": "VALUE"}'
+        call = f"NAME{SEPARATOR}{arguments}"
+        if FENCE in source:
+            call = f"function{SEPARATOR}NAME\n{FENCE}\n{arguments}\n```"
+        return f"{OPEN}{CALL}{call}{CALL_END}{CLOSE}"
+
     def history(self, messages: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
         """Return messages whose calls have arguments as text, and no content if that is empty."""
         return [

@@ -10,14 +10,32 @@ from dllama.server.tools.hermes import CLOSE, OPEN, Hermes
 
 RESULT, RESULT_END = "<tool_response>", "</tool_response>"
 CALL = json.dumps({"name": "NAME", "arguments": {"KEY": "VALUE"}})
-BEFORE = "You can call these functions:\n<tools>\n"
-AFTER = f"""
-</tools>
-To call one, answer with its name and its arguments as JSON between two markers:
+EXAMPLE = f"""\
 {OPEN}
 {CALL}
 {CLOSE}
 You will then get the result between {RESULT} and {RESULT_END}."""
+
+
+def tell(
+    messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], example: str
+) -> list[dict[str, Any]]:
+    """Return messages that tell of functions, in the first one of the system or of the user.
+
+    Args:
+        messages: of a conversation.
+        tools: the functions.
+        example: a call of NAME.
+    """
+    shown = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = f"You can call these functions:\n<tools>\n{shown}\n</tools>\n"
+    text += f"To call one, answer with its name and its arguments as JSON in this form:\n{example}"
+    for at, message in enumerate(messages):
+        if message["role"] in ("system", "user"):
+            parts = [message["content"], text]
+            joined = "\n\n".join(parts if message["role"] == "system" else parts[::-1])
+            return [*messages[:at], {**message, "content": joined}, *messages[at + 1 :]]
+    return [{"role": "user", "content": text}, *messages]
 
 
 class Told(Hermes):
@@ -41,18 +59,8 @@ class Told(Hermes):
             after_result = message["content"].endswith(RESULT_END) and message["role"] == "user"
         return made
 
-    def tell(
-        self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """Return messages that tell of functions, in the first one of the system or of the user."""
-        shown = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-        text = f"{BEFORE}{shown}{AFTER}"
-        for at, message in enumerate(messages):
-            if message["role"] in ("system", "user"):
-                parts = [message["content"], text]
-                joined = "\n\n".join(parts if message["role"] == "system" else parts[::-1])
-                return [*messages[:at], {**message, "content": joined}, *messages[at + 1 :]]
-        return [{"role": "user", "content": text}, *messages]
+    def example(self, source: str) -> str:
+        return EXAMPLE
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

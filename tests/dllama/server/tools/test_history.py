@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dllama.server.tools.deepseek import DeepSeek
+import pytest
+from calls import calls, found
+
+from dllama.model_path import DEMO
+from dllama.server.answers import Answers
+from dllama.server.tools.base import Function
+from dllama.server.tools.deepseek import OPEN, DeepSeek
 from dllama.server.tools.gemma import Gemma
 from dllama.server.tools.harmony import Harmony
 from dllama.server.tools.hermes import Hermes
-from dllama.server.tools.told import Told
+from dllama.server.tools.told import Told, tell
+from dllama.text.template import ChatTemplate
+from dllama.text.tokenizer import Tokenizer
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "\u65e5"}}}
 USER = {"role": "user", "content": "Rain?"}
@@ -71,11 +79,42 @@ def test_calls_as_text_for_templates_without_functions():
 def test_a_message_tells_of_functions():
     tools = [{"function": {"name": "f"}}, {"function": {"name": "g"}}]
     system = {"role": "system", "content": "Be short."}
-    (told,) = Told().tell([], tools)
+    (told,) = tell([], tools, "EXAMPLE")
     assert told["role"] == "user"
     assert '{"function": {"name": "f"}}\n{"function": {"name": "g"}}' in told["content"]
     text = told["content"]
-    assert Told().tell([USER, ANSWER], tools) == [{**USER, "content": f"{text}\n\nRain?"}, ANSWER]
-    both = Told().tell([system, USER], tools)
+    assert text.endswith("form:\nEXAMPLE")
+    assert tell([USER, ANSWER], tools, "EXAMPLE") == [
+        {**USER, "content": f"{text}\n\nRain?"},
+        ANSWER,
+    ]
+    both = tell([system, USER], tools, "EXAMPLE")
     assert both == [{**system, "content": f"Be short.\n\n{text}"}, USER]
-    assert Told().tell([ANSWER], tools) == [told, ANSWER]
+    assert tell([ANSWER], tools, "EXAMPLE") == [told, ANSWER]
+
+
+@pytest.mark.parametrize("form", [DeepSeek, Told])
+@pytest.mark.parametrize("source", ["", "```json"])
+def test_examples_are_calls(form, source):
+    """They are what the parser finds."""
+    text = form().example(source).partition("\nYou")[0]
+    named = [Function("NAME", {"type": "object"})]
+    assert found(form().parser(named), text) == calls(("NAME", '{"KEY": "VALUE"}'))
+    assert Hermes().example(source) == ""
+
+
+def test_templates_that_show_no_functions():
+    tokenizer = Tokenizer.open(DEMO)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for source, example, kept in (
+        ("{{ messages }}", "<tool_call>", False),
+        (OPEN, OPEN, False),
+        (f"{{{{ tools }}}} {OPEN}", "", True),
+        ("<tool_call>", "<tool_call>", False),
+        ("{{ tools }} <tool_call>", "", True),
+        ("{{ tools }}", "<tool_call>", False),
+    ):
+        answers = Answers(tokenizer, ChatTemplate(source))
+        messages, variables = answers.prepared([USER], {"tools": tools})
+        assert variables["tools"] == (tools if kept else None), source
+        assert example in messages[0]["content"]
