@@ -290,6 +290,7 @@ def test_in_a_terminal(chat_model, answers, tmp_path):
             terminal.type(command + "\n")
             assert note.replace(" +", " " * 11) in terminal.wait_for("\n> ")
         terminal.type("half a mess")
+        terminal.wait_for("half a mess")  # Ctrl-C discards what nobody has read yet
         terminal.press("\x03", r"\(Ctrl-D or /exit ends the conversation\)\n> ")
         terminal.type("\n")
         terminal.wait_for("> ")
