@@ -12,6 +12,8 @@ from typing import Any
 
 from dllama.sampling.grammar import WHITESPACE
 
+NOTES = ("$comment", "description", "title")  # keywords of a schema
+VALUES = ("const", "enum")
 Special = Callable[[str], str]  # a marker of a template -> what stands for it in a Lark grammar
 
 
@@ -227,7 +229,20 @@ def quoted(text: str) -> str:
 def json_rule(name: str, schema: dict[str, Any], lenient: bool) -> str:
     """Return a rule that is JSON."""
     options = {"whitespace_pattern": WHITESPACE, "lenient": lenient}
-    return f"{name}: %json {json.dumps({**schema, 'x-guidance': options})}"
+    return f"{name}: %json {json.dumps({**_without_notes(schema), 'x-guidance': options})}"
+
+
+def _without_notes(schema: Any) -> Any:
+    """Return a schema without texts for readers, which can be most of it."""
+    if isinstance(schema, list):
+        return [_without_notes(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: value if key in VALUES else _without_notes(value)
+        for key, value in schema.items()
+        if key not in NOTES or not isinstance(value, str)  # else it is the name of a property
+    }
 
 
 def call_rules(functions: Sequence[Function], call: Callable[[Function, str], str]) -> list[str]:

@@ -15,7 +15,7 @@ from dllama.sampling.grammar import Grammars, GrammarText
 from dllama.server.answers import Answers
 from dllama.server.tool_fields import Tools
 from dllama.server.tools import tool_format
-from dllama.server.tools.base import Function
+from dllama.server.tools.base import Function, json_rule
 from dllama.server.tools.deepseek import CALL, CALL_END, CLOSE, OPEN, SEPARATOR, DeepSeek
 from dllama.server.tools.gemma import FunctionGemma, Gemma
 from dllama.server.tools.glm import Glm
@@ -290,6 +290,17 @@ def test_arguments_that_are_not_written_as_json(tokenizer, constraint, source, t
         name, (_, arguments) = found(parser, text)
         assert name == ("call", "f")
         assert json.loads(arguments) == json.loads(expected)
+
+
+def test_texts_for_readers_are_no_part_of_a_grammar():
+    """Else large sets of functions would be too large for one."""
+    notes = {"title": "T", "description": "D", "$comment": "C"}
+    shown = {"const": {"title": "a"}}
+    schema = {"properties": {"title": {"type": "string", **notes}, "all": [notes, shown]}, **notes}
+    _, _, rule = json_rule("a", schema, True).partition("%json ")
+    made = json.loads(rule)
+    assert made.pop("x-guidance")["lenient"]
+    assert made == {"properties": {"title": {"type": "string"}, "all": [{}, shown]}}
 
 
 def test_functions_that_take_anything(tokenizer, constraint):
