@@ -6,6 +6,7 @@ are.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from dllama.options.biases import MOST_BIAS, is_bias
 from dllama.sampling.grammar import GrammarText
 from dllama.server.fields import Fields, wrong
 from dllama.server.grammar_fields import take_grammar
-from dllama.server.problems import ApiError
+from dllama.server.problems import ApiError, shown
 
 MAX_TOP = 20  # alternatives to a token
 MAX_STOPS = 16
@@ -144,9 +145,10 @@ def _biases(value: object) -> dict[int, float] | None:
         raise wrong("logit_bias", value, "a JSON object with a number for each token id")
     biases: dict[int, float] = {}
     for name, bias in value.items():
-        token = int(name) if name.isascii() and name.isdigit() else -1
+        token = int(name) if re.fullmatch("[0-9]{1,10}", name) else -1
         if not is_bias(token, bias):
-            raise wrong(f"logit_bias.{ascii(name)[1:-1]}", bias, EXPECTED_BIAS)
+            message = f"logit_bias of {shown(name)} is {shown(bias)}, expected {EXPECTED_BIAS}"
+            raise ApiError(400, message, param="logit_bias", code="invalid_value")
         biases[token] = bias
     return biases
 
