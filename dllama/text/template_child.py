@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import resource
 import signal
-import struct
 import sys
 from datetime import datetime
 from functools import lru_cache
@@ -28,33 +27,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_MEMORY = 512 << 20  # bytes of address space
 MAX_TEXT = 1 << 24  # characters that a template may write
-LENGTH = struct.Struct("<Q")  # before each message: its length in bytes
 
 
 def main() -> None:
-    """Answer requests on stdin, until it ends.
+    """Answer requests on stdin, until it ends. Each is a line of JSON, and so is its answer.
 
     A request has the source of a template, the values that it finds (None only compiles it), and
     how many seconds it may compute. An answer has the text, or an error.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    while data := _read():
+    while line := sys.stdin.buffer.readline():
         try:
-            answer = json.dumps(_answer(json.loads(data)))
+            answer = json.dumps(_answer(json.loads(line)))
         except MemoryError:
             answer = json.dumps({"error": f"takes more than {MAX_MEMORY >> 20} MB of memory"})
         except RecursionError:
             answer = json.dumps({"error": "the messages are nested too deeply"})
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.buffer.write(LENGTH.pack(len(answer)) + answer.encode("ascii"))
+        sys.stdout.buffer.write(f"{answer}\n".encode("ascii"))
         sys.stdout.buffer.flush()
-
-
-def _read() -> bytes:
-    """Read a request; b"" if there are no more."""
-    head = sys.stdin.buffer.read(LENGTH.size)
-    return sys.stdin.buffer.read(*LENGTH.unpack(head)) if len(head) == LENGTH.size else b""
 
 
 def _answer(request: dict[str, Any]) -> dict[str, str]:

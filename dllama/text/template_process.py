@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from dllama.errors import TemplateError
-from dllama.text import template_child
-from dllama.text.template_child import LENGTH
 
 MAX_SECONDS = 5.0  # of computing, for one rendering
-SCRIPT = str(Path(template_child.__file__))
+SCRIPT = str(Path(__file__).with_name("template_child.py"))
 # Finds packages where this process does, without the time that `site` takes.
 START = "import runpy, sys; sys.path[:] = {path!r}; runpy.run_path({script!r}, None, '__main__')"
 
@@ -36,12 +34,12 @@ def render(source: str, values: dict[str, Any] | None) -> str:
     """
     try:
         request = {"source": source, "values": values, "seconds": MAX_SECONDS}
-        data = json.dumps(request).encode("ascii")
+        line = f"{json.dumps(request)}\n".encode("ascii")
     except (TypeError, ValueError) as error:
         raise TemplateError(f"its variables are not JSON ({error})") from error
     except RecursionError as error:
         raise TemplateError("the messages are nested too deeply") from error
-    answer = _process.ask(data)
+    answer = _process.ask(line)
     if "error" in answer:
         raise TemplateError(answer["error"])
     return answer["text"]
@@ -55,7 +53,7 @@ class _Process:
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0  # a fork of this process must not use the pipes of its parent
 
-    def ask(self, data: bytes) -> dict[str, str]:
+    def ask(self, line: bytes) -> dict[str, str]:
         """Send a request and return the answer; TemplateError if the process ended instead."""
         with self._lock:
             child = self._running()
@@ -63,11 +61,11 @@ class _Process:
             assert child.stdout is not None
             try:
                 with contextlib.suppress(BrokenPipeError):
-                    child.stdin.write(LENGTH.pack(len(data)) + data)
+                    child.stdin.write(line)
                     child.stdin.flush()
-                head = child.stdout.read(LENGTH.size)
-                if len(head) == LENGTH.size:
-                    answer: dict[str, str] = json.loads(child.stdout.read(*LENGTH.unpack(head)))
+                said = child.stdout.readline()
+                if said.endswith(b"\n"):
+                    answer: dict[str, str] = json.loads(said)
                     return answer
             except BaseException:  # Ctrl-C: an answer is left that belongs to no request
                 self.end()
