@@ -40,6 +40,15 @@ def say(conversation, text):
     return "".join(token.text for token in conversation.say(text))
 
 
+def test_ids_that_end_an_answer(llm, template):
+    """They do, besides the end of a turn, also where that is ignored."""
+    (first, second, *_) = Conversation(llm, template, steps=6, **GREEDY).say("Hello")
+    for options in (GREEDY, {"temperature": 0.0}):
+        llm.reset()
+        made = Conversation(llm, template, steps=6, stop_ids=(second.id,), **options)
+        assert say(made, "Hello") == ("" if first.id == second.id else first.text)
+
+
 def test_only_what_is_new_is_evaluated(llm, template):
     """The answers equal those of a context that is evaluated as a whole."""
     conversation = Conversation(llm, template, "Be brief.", 12, **GREEDY)
