@@ -34,11 +34,11 @@ debug: $(BIN)/python
 	DLLAMA_DEBUG=1 $(MAKE) build
 
 # Python is not built with the sanitizers, so their runtime must be loaded first. Leaks do not count,
-# since Python has some by design.
+# since Python has some by design. The process that renders templates has little memory, and may run out of it.
 sanitize:
 	$(PYTHON) -m venv $(SANITIZED)
 	DLLAMA_SANITIZE=address,undefined $(SANITIZED)/bin/pip install --quiet ".[test]"
-	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=64 LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 		$(SANITIZED)/bin/pytest -q -p no:cacheprovider -m "not slow" tests/dllama
 
 # mypy reads the package as it is installed, with the folders that lie beside dllama/ in it.

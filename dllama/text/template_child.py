@@ -17,6 +17,7 @@ import signal
 import sys
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError, nodes
@@ -25,7 +26,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_MEMORY = 512 << 20  # bytes of address space
+MAX_MEMORY = 512 << 20  # bytes that templates may take
 MAX_TEXT = 1 << 24  # characters that a template may write
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     A request has the source of a template, the values that it finds (None only compiles it), and
     how many seconds it may compute. An answer has the text, or an error.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    _limit_memory()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     while line := sys.stdin.buffer.readline():
         try:
@@ -47,6 +48,16 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.buffer.write(f"{answer}\n".encode("ascii"))
         sys.stdout.buffer.flush()
+
+
+def _limit_memory() -> None:
+    """Let the address space grow by MAX_MEMORY, unless there is a lower limit already."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MAX_MEMORY
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, str]:
