@@ -1,8 +1,8 @@
 """Connections of clients, and how long they may be silent.
 
-A connection waits until the headers of its next request are complete. The server keeps a limited
-number of those, for a limited time, so that clients that send nothing keep nobody out. A client
-that does not read its response loses its connection, too.
+A connection waits until its next request is complete. The server keeps a limited number of those,
+for a limited time, so that clients that send nothing keep nobody out. A client that does not read
+its response loses its connection, too.
 """
 
 from __future__ import annotations
@@ -101,16 +101,23 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _wait(self) -> None:
-        """Begin to wait for a request, unless there is one."""
-        asked = self.cycle is not None and not self.cycle.response_complete
-        if asked or self.transport.is_closing():
+        """Begin to wait for a request, or go on, unless all of one is here."""
+        begun = self.cycle is not None and not self.cycle.response_complete
+        if self.transport.is_closing() or (begun and not self.cycle.more_body):
             self._leave()
-        elif self not in self._lobby:
-            self._deadline = self.loop.call_later(HEADER_SECONDS, self.drop)
+            return
+        if self not in self._lobby:
             self._lobby.enter(self)
+        if begun:
+            self._stop_clock()  # bodies have a time of their own
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEADER_SECONDS, self.drop)
 
     def _leave(self) -> None:
         self._lobby.leave(self)
+        self._stop_clock()
+
+    def _stop_clock(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -13,6 +13,7 @@ from dllama.server import connection
 from dllama.server.connection import Lobby, network_of
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def connected(server) -> socket.socket:
@@ -30,14 +31,19 @@ def is_closed(one: socket.socket) -> bool:
     return True
 
 
-def test_silent_connections_make_room(server):
+@pytest.mark.parametrize("begun", [b"", GET[:-2], POST + b"Content-Length: 9\r\n\r\n1234"])
+def test_silent_connections_make_room(server, begun, monkeypatch):
+    monkeypatch.setattr(connection, "MAX_WAITING", 16)
     with ExitStack() as stack:
-        silent = [stack.enter_context(connected(server)) for _ in range(connection.MAX_WAITING)]
-        silent[0].sendall(GET[:-2])  # a request that never ends
-        assert http(f"{server.url}/health")[0] == 200
-        silent[-1].sendall(GET)
-        assert silent[-1].recv(100).startswith(b"HTTP/1.1 200")
+        silent = [stack.enter_context(connected(server)) for _ in range(16)]
+        for one in silent:
+            one.sendall(begun)
+        body = {"prompt": "a", "max_tokens": 1}
+        assert http(f"{server.url}/v1/completions", body)[0] == 200
         assert is_closed(silent[0])
+        silent[-1].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            silent[-1].recv(1)
 
 
 def test_headers_that_do_not_come_in_time(server, monkeypatch):
@@ -68,9 +74,8 @@ def send_for_ever(one: socket.socket, data: bytes) -> None:
 
 @pytest.mark.parametrize("length", [b"Content-Length: 6\r\n", b"Content-Length: 0\r\n"])
 def test_a_request_with_two_lengths_is_refused_and_closed(server, length):
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with connected(server) as one:
-        one.sendall(head + b"Transfer-Encoding: chunked\r\n" + length + b"\r\n0\r\n\r\n" + GET)
+        one.sendall(POST + b"Transfer-Encoding: chunked\r\n" + length + b"\r\n0\r\n\r\n" + GET)
         said = b""
         while part := one.recv(9999):
             said += part
