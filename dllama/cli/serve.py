@@ -100,11 +100,11 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
     """Open the model and answer requests."""
     from dllama.server.app import make_app
     from dllama.server.desk import Desk
-    from dllama.server.dispatcher import Dispatcher
-    from dllama.server.guard import Access
-    from dllama.server.metrics import Metrics
+    from dllama.server.http.guard import Access
+    from dllama.server.http.service import bind, serve, url_of
+    from dllama.server.queue.dispatcher import Dispatcher
+    from dllama.server.queue.metrics import Metrics
     from dllama.server.served import Served
-    from dllama.server.service import bind, serve, url_of
 
     metrics = Metrics()
     limit = values.get("queue", QUEUE.default)

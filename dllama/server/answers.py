@@ -9,7 +9,7 @@ from typing import Any
 
 from dllama.errors import TemplateError
 from dllama.sampling.grammar import GrammarText
-from dllama.server.tool_fields import Tools
+from dllama.server.fields.tools import Tools
 from dllama.server.tools import tool_format
 from dllama.server.tools.answer import Answer, Tally
 from dllama.server.tools.base import AnswerParser, TextParser, ToolFormat, quoted

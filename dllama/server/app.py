@@ -10,8 +10,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dllama.server import page
-from dllama.server.access_log import AccessLog
 from dllama.server.apis import (
     anthropic,
     chat,
@@ -22,15 +20,17 @@ from dllama.server.apis import (
     responses,
     tokens,
 )
-from dllama.server.connection import OneLength
 from dllama.server.desk import Desk
-from dllama.server.dispatcher import RETRY_AFTER, Dispatcher
-from dllama.server.errors import error_response
-from dllama.server.guard import Access, Guard
-from dllama.server.metrics import CONTENT_TYPE, Metrics
+from dllama.server.http import page
+from dllama.server.http.access_log import AccessLog
+from dllama.server.http.connection import OneLength
+from dllama.server.http.errors import error_response
+from dllama.server.http.guard import Access, Guard
+from dllama.server.http.threads import turns
 from dllama.server.problems import ApiError, shown
-from dllama.server.status import State
-from dllama.server.threads import turns
+from dllama.server.queue.dispatcher import RETRY_AFTER, Dispatcher
+from dllama.server.queue.metrics import CONTENT_TYPE, Metrics
+from dllama.server.queue.status import State
 
 APIS = (chat, completions, embeddings, models, tokens, responses, anthropic, ollama)
 

@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
-from dllama.server.exchange import Exchange
-from dllama.server.jobs import Done, Place
+from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
+from dllama.server.queue.jobs import Done, Place
 from dllama.server.responses import ResponseFormat
 
 Event = Token | Done | Place | ApiError

@@ -12,15 +12,15 @@ from starlette.requests import Request
 from dllama.options import MAX_SEED
 from dllama.server.answers import Plan
 from dllama.server.delivery import Delivery, JobResponse, Text
-from dllama.server.dispatcher import Dispatcher
-from dllama.server.exchange import Exchange
-from dllama.server.jobs import Job, Place
+from dllama.server.fields.options import Options
+from dllama.server.fields.tools import Tools
+from dllama.server.http.exchange import Exchange
+from dllama.server.http.threads import in_thread
 from dllama.server.problems import ApiError, shown
-from dllama.server.requests import Options
+from dllama.server.queue.dispatcher import Dispatcher
+from dllama.server.queue.jobs import Job, Place
 from dllama.server.responses import ResponseFormat
 from dllama.server.served import Served
-from dllama.server.threads import in_thread
-from dllama.server.tool_fields import Tools
 from dllama.server.tools.answer import Answer
 from dllama.server.vectors import EmbeddingRequest, Pieces, VectorResponse
 from dllama.text.template import Begin

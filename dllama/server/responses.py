@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import Token
-from dllama.server.jobs import Done, Place
 from dllama.server.problems import ApiError
+from dllama.server.queue.jobs import Done, Place
 
 
 class ResponseFormat(ABC):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from dllama.server.delivery import Delivery, PendingResponse
-from dllama.server.fields import required, wrong
-from dllama.server.jobs import Done
+from dllama.server.fields.json_object import required, wrong
+from dllama.server.queue.jobs import Done
 
 MAX_INPUTS = 2048  # as in OpenAI's API
 

@@ -16,11 +16,11 @@ import openai
 import dllama
 from dllama.server.app import make_app
 from dllama.server.desk import Desk
-from dllama.server.dispatcher import Dispatcher
-from dllama.server.guard import Access
-from dllama.server.metrics import Metrics
+from dllama.server.http.guard import Access
+from dllama.server.http.service import HttpServer, bind, url_of
+from dllama.server.queue.dispatcher import Dispatcher
+from dllama.server.queue.metrics import Metrics
 from dllama.server.served import Served
-from dllama.server.service import HttpServer, bind, url_of
 
 LIMIT = 60.0  # seconds that anything may take on a busy machine
 

@@ -10,16 +10,16 @@ from starlette.routing import Route
 
 from dllama import Token
 from dllama.server.apis.openai_format import OpenAIFormat
-from dllama.server.body import read_json
 from dllama.server.delivery import JobResponse
 from dllama.server.desk import Conversation, Desk
-from dllama.server.fields import Fields, wrong
-from dllama.server.jobs import Done
-from dllama.server.messages import parse_messages
+from dllama.server.fields.json_object import Fields, wrong
+from dllama.server.fields.messages import parse_messages
+from dllama.server.fields.options import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take_options
+from dllama.server.fields.tools import take_tools
+from dllama.server.http.body import read_json
 from dllama.server.problems import ApiError
-from dllama.server.requests import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take_options
+from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
-from dllama.server.tool_fields import take_tools
 from dllama.server.tools.answer import Answer
 from dllama.text.stream import End
 from dllama.text.template import Begin

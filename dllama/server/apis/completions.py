@@ -12,12 +12,12 @@ from starlette.routing import Route
 
 from dllama import Token
 from dllama.server.apis.openai_format import OpenAIFormat
-from dllama.server.body import read_json
 from dllama.server.delivery import JobResponse
 from dllama.server.desk import Desk
-from dllama.server.fields import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.options import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take_options
+from dllama.server.http.body import read_json
 from dllama.server.problems import ApiError
-from dllama.server.requests import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take_options
 from dllama.server.served import Served
 
 DEFAULT_TOKENS = 16  # as in OpenAI's API

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from dllama.options import POOLING
-from dllama.server.body import read_json
 from dllama.server.desk import Desk
-from dllama.server.fields import Fields, wrong
-from dllama.server.jobs import Done
-from dllama.server.requests import IGNORED
+from dllama.server.fields.json_object import Fields, wrong
+from dllama.server.fields.options import IGNORED
+from dllama.server.http.body import read_json
+from dllama.server.queue.jobs import Done
 from dllama.server.responses import compact
 from dllama.server.served import Served
 from dllama.server.vectors import (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama import Token, __version__
-from dllama.server.jobs import Done
-from dllama.server.requests import Options
+from dllama.server.fields.options import Options
+from dllama.server.queue.jobs import Done
 from dllama.server.responses import ResponseFormat
 from dllama.server.served import Served
 

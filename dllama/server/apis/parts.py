@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllama import Token
-from dllama.server.jobs import Done
-from dllama.server.requests import Options
+from dllama.server.fields.options import Options
+from dllama.server.queue.jobs import Done
 from dllama.server.responses import ResponseFormat
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer

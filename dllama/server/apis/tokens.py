@@ -13,14 +13,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dllama.server.apis.chat import take_begin, take_variables
-from dllama.server.body import read_json
 from dllama.server.desk import Desk
-from dllama.server.fields import Fields, required, wrong
-from dllama.server.messages import parse_messages
+from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.messages import parse_messages
+from dllama.server.fields.tools import take_tools
+from dllama.server.http.body import read_json
+from dllama.server.http.threads import in_thread
 from dllama.server.problems import ApiError
 from dllama.server.served import Served
-from dllama.server.threads import in_thread
-from dllama.server.tool_fields import take_tools
 
 
 def routes(desk: Desk) -> list[Route]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from dllama import Token
 from dllama.server import delivery
-from dllama.server.jobs import Done
+from dllama.server.queue.jobs import Done
 from dllama.server.responses import ResponseFormat
 
 

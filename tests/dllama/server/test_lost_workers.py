@@ -15,7 +15,7 @@ import openai
 import pytest
 from serving import LIMIT, connect, http, serving, wait_until
 
-from dllama.server import dispatcher as dispatcher_module
+from dllama.server.queue import dispatcher as dispatcher_module
 
 PROMPT = "MACBETH:\n"
 

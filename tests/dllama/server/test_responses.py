@@ -10,8 +10,8 @@ from dllama import TemplateError, Token
 from dllama.model_path import DEMO
 from dllama.server.apis.chat import ChatFormat
 from dllama.server.apis.completions import CompletionFormat
-from dllama.server.jobs import Done
-from dllama.server.requests import Options
+from dllama.server.fields.options import Options
+from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 from dllama.server.tools.base import TextParser

@@ -9,7 +9,7 @@ from serving import connect, wait_until
 from dllama import Token
 from dllama.server.delivery import Text
 from dllama.server.desk import likeliest
-from dllama.server.jobs import Done
+from dllama.server.queue.jobs import Done
 
 PROMPTS = ["MACBETH:\n", [2043, 5, 9], "JULIET:\n"]
 ASKED = [{"role": "user", "content": "Who are you?"}]

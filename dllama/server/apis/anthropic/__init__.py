@@ -10,9 +10,9 @@ from starlette.routing import Route
 
 from dllama.server.apis.anthropic.format import MessageFormat
 from dllama.server.apis.anthropic.request import parse_message
-from dllama.server.body import read_json
 from dllama.server.delivery import JobResponse
 from dllama.server.desk import Desk
+from dllama.server.http.body import read_json
 
 
 def routes(desk: Desk) -> list[Route]:

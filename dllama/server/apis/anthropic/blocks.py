@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dllama.server.apis.talk import Talk
-from dllama.server.fields import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 
 # What Claude Code puts before its instructions. It is different in every request, so that no prompt

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama.server.apis.parts import Objects, Part, PartsFormat
-from dllama.server.errors import anthropic_error
-from dllama.server.jobs import Done
+from dllama.server.fields.options import Options
+from dllama.server.http.errors import anthropic_error
 from dllama.server.problems import ApiError
-from dllama.server.requests import Options
+from dllama.server.queue.jobs import Done
 from dllama.server.responses import compact
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer

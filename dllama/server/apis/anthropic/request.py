@@ -10,11 +10,11 @@ from dllama.server.apis.anthropic.blocks import add_messages, add_system
 from dllama.server.apis.chat import take_variables
 from dllama.server.apis.talk import Talk
 from dllama.server.desk import Conversation
-from dllama.server.fields import Fields, required, wrong
-from dllama.server.grammar_fields import schema_text
+from dllama.server.fields.grammar import schema_text
+from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.options import MAX_TOKENS, fitting, take_options, take_stops
+from dllama.server.fields.tools import Choice, Tools, offered, take_function
 from dllama.server.problems import ApiError, shown
-from dllama.server.requests import MAX_TOKENS, fitting, take_options, take_stops
-from dllama.server.tool_fields import Choice, Tools, offered, take_function
 
 # These tell who asks, or how to bill, store, route or cache; or they let Anthropic's server shorten
 # the conversation, which is never necessary.

@@ -20,9 +20,9 @@ from dllama.server.apis.ollama.format import (
     loaded,
 )
 from dllama.server.apis.ollama.request import OllamaRequest, parse_chat, parse_generate, parse_show
-from dllama.server.body import read_json
 from dllama.server.desk import Desk
-from dllama.server.exchange import Exchange
+from dllama.server.http.body import read_json
+from dllama.server.http.exchange import Exchange
 
 
 def routes(desk: Desk) -> list[Route]:

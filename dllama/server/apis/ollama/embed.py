@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from dllama.server.apis.ollama.catalogue import listed, named
-from dllama.server.exchange import Exchange
-from dllama.server.fields import Fields
-from dllama.server.jobs import Done
+from dllama.server.fields.json_object import Fields
+from dllama.server.http.exchange import Exchange
+from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
 from dllama.server.vectors import EmbeddingRequest, as_json, numbers, parse_input
 

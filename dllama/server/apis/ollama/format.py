@@ -11,11 +11,11 @@ from typing import Any
 
 from dllama.server.apis.ollama.catalogue import listed
 from dllama.server.apis.parts import Objects, Part, PartsFormat
-from dllama.server.errors import ollama_error
-from dllama.server.exchange import Exchange
-from dllama.server.jobs import Done, Place
+from dllama.server.fields.options import Options
+from dllama.server.http.errors import ollama_error
+from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
-from dllama.server.requests import Options
+from dllama.server.queue.jobs import Done, Place
 from dllama.server.responses import compact
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer

@@ -9,10 +9,10 @@ from dllama.sampling.grammar import GrammarText
 from dllama.server.apis.chat import take_variables
 from dllama.server.apis.talk import Talk
 from dllama.server.desk import Conversation
-from dllama.server.fields import Fields, required, wrong
-from dllama.server.grammar_fields import ANY_OBJECT, schema_text
-from dllama.server.requests import MAX_TOKENS, Options, fitting, take_options
-from dllama.server.tool_fields import Tools, take_tools
+from dllama.server.fields.grammar import ANY_OBJECT, schema_text
+from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.options import MAX_TOKENS, Options, fitting, take_options
+from dllama.server.fields.tools import Tools, take_tools
 
 ROLES = ("system", "user", "assistant", "tool")
 EFFORTS = ("low", "medium", "high", "max")

@@ -10,9 +10,9 @@ from starlette.routing import Route
 from dllama.server.apis.responses.format import ResponseObject
 from dllama.server.apis.responses.request import parse_response
 from dllama.server.apis.responses.store import Store
-from dllama.server.body import read_json
 from dllama.server.delivery import JobResponse
 from dllama.server.desk import Desk
+from dllama.server.http.body import read_json
 
 
 def routes(desk: Desk) -> list[Route]:

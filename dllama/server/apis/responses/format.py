@@ -8,9 +8,9 @@ from typing import Any
 from dllama.server.apis.parts import Objects, Part, PartsFormat
 from dllama.server.apis.responses.request import ResponseRequest
 from dllama.server.apis.responses.store import Store
-from dllama.server.jobs import Done
+from dllama.server.fields.options import Options
 from dllama.server.problems import ApiError
-from dllama.server.requests import Options
+from dllama.server.queue.jobs import Done
 from dllama.server.responses import compact
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer

@@ -7,8 +7,8 @@ from typing import Any
 
 from dllama.server.apis.responses.store import Items, Store
 from dllama.server.apis.talk import Talk
-from dllama.server.fields import Fields, required, wrong
-from dllama.server.messages import parse_arguments
+from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.messages import parse_arguments
 from dllama.server.problems import ApiError, shown
 
 ROLES = ("user", "assistant", "system", "developer")

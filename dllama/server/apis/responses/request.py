@@ -12,11 +12,11 @@ from dllama.server.apis.responses.items import add_item, parse_input
 from dllama.server.apis.responses.store import Items, Store
 from dllama.server.apis.talk import Talk
 from dllama.server.desk import Conversation
-from dllama.server.fields import Fields, required, wrong
-from dllama.server.grammar_fields import schema_text
+from dllama.server.fields.grammar import schema_text
+from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.options import MAX_TOKENS, fitting, take_options
+from dllama.server.fields.tools import Choice, Tools, offered, take_function, take_several
 from dllama.server.problems import ApiError, shown
-from dllama.server.requests import MAX_TOKENS, fitting, take_options
-from dllama.server.tool_fields import Choice, Tools, offered, take_function, take_several
 
 # A response repeats these fields.
 REPEATED: dict[str, Any] = {

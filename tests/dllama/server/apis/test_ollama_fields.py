@@ -12,10 +12,10 @@ from dllama.errors import TemplateError
 from dllama.server.apis.ollama.catalogue import listed, named, shown
 from dllama.server.apis.ollama.format import ChatFormat
 from dllama.server.apis.ollama.request import parse_chat, parse_generate, parse_show
-from dllama.server.exchange import Exchange
 from dllama.server.facts import Facts
-from dllama.server.jobs import Done
+from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
+from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 from dllama.server.tools.base import Function

@@ -13,7 +13,7 @@ from tokenizers import decoders, models
 
 from dllama.sampling.grammar import Grammars, GrammarText
 from dllama.server.answers import Answers
-from dllama.server.tool_fields import Tools
+from dllama.server.fields.tools import Tools
 from dllama.server.tools import tool_format
 from dllama.server.tools.base import Function, json_rule
 from dllama.server.tools.deepseek import CALL, CALL_END, CLOSE, OPEN, SEPARATOR, DeepSeek

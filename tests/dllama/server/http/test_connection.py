@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from serving import http
 
-from dllama.server import connection
-from dllama.server.connection import Lobby, network_of
+from dllama.server.http import connection
+from dllama.server.http.connection import Lobby, network_of
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -11,12 +11,12 @@ import pytest
 from serving import LIMIT, http, wait_until
 
 from dllama.cli import LineFormatter
-from dllama.server.access_log import line
 from dllama.server.apis.completions import CompletionFormat
 from dllama.server.delivery import Delivery, JobResponse
-from dllama.server.exchange import Exchange
+from dllama.server.fields.options import Options
+from dllama.server.http.access_log import line
+from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
-from dllama.server.requests import Options
 from dllama.server.served import Served
 
 OPTIONS = Options(None, None, {}, (), False, True, False, None)

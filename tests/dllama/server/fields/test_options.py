@@ -9,8 +9,8 @@ import pytest
 
 from dllama.server.apis.chat import parse_chat
 from dllama.server.apis.completions import parse_completion
+from dllama.server.fields.options import HARMLESS, IGNORED
 from dllama.server.problems import ApiError
-from dllama.server.requests import HARMLESS, IGNORED
 from dllama.text.template import Begin
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -96,7 +96,7 @@ def error_of(name):
 
 
 def test_the_documentation_says_what_becomes_of_every_field():
-    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "serve.md").read_text(encoding="utf-8")
     table = page.partition("All fields of OpenAI's two APIs")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| ([sir].*?) \| (.*) \|$", table, re.MULTILINE))
     assert rows.keys() == ERRORS.keys()

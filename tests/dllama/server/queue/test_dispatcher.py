@@ -8,11 +8,11 @@ import pytest
 from serving import LIMIT, Gate, GatedLLM, wait_until
 
 from dllama import Token
-from dllama.server.dispatcher import Dispatcher
-from dllama.server.jobs import Done, Job
-from dllama.server.metrics import Metrics
 from dllama.server.problems import ApiError
-from dllama.server.status import State
+from dllama.server.queue.dispatcher import Dispatcher
+from dllama.server.queue.jobs import Done, Job
+from dllama.server.queue.metrics import Metrics
+from dllama.server.queue.status import State
 
 PROMPT = (5, 9, 17)
 

@@ -30,7 +30,7 @@ from serving import http, serving, wait_until
 
 from dllama.server.apis.chat import parse_chat
 from dllama.server.problems import ApiError
-from dllama.server.status import State, Status
+from dllama.server.queue.status import State, Status
 
 WIDTHS = (1280, 375)
 

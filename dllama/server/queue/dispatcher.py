@@ -13,13 +13,13 @@ from dllama.embedding import Embedding
 from dllama.errors import ContextError, DllamaError, GrammarError, ProtocolError
 from dllama.generation import Generation
 from dllama.options import QUEUE
-from dllama.server.job_queue import JobQueue
-from dllama.server.jobs import Done, Job, Work
-from dllama.server.meter import Meter
-from dllama.server.metrics import Metrics
-from dllama.server.nodes import NodeView, nodes_of, nodes_without
 from dllama.server.problems import ApiError
-from dllama.server.status import State, Status
+from dllama.server.queue.job_queue import JobQueue
+from dllama.server.queue.jobs import Done, Job, Work
+from dllama.server.queue.meter import Meter
+from dllama.server.queue.metrics import Metrics
+from dllama.server.queue.nodes import NodeView, nodes_of, nodes_without
+from dllama.server.queue.status import State, Status
 from dllama.text.stream import End
 
 log = logging.getLogger("dllama.server")

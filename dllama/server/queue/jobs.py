@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dllama import Token
 from dllama.generation import Generation
-from dllama.server.exchange import Exchange
+from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
 
 

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dllama.server.errors import error_response
+from dllama.server.http.errors import error_response
 from dllama.server.problems import ApiError
 
 HEADER_SECONDS = 10.0  # for the headers of a request, and between two requests

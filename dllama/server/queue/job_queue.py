@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from dllama.server.exchange import Exchange
-from dllama.server.jobs import Job
+from dllama.server.http.exchange import Exchange
+from dllama.server.queue.jobs import Job
 
 MOST_CLIENTS = 10_000  # whose last turns are remembered
 

@@ -17,8 +17,8 @@ from dllama.options import MAX_SEED, SAMPLING_OPTIONS, SEED
 from dllama.options import MAX_TOKENS as MAX_TOKENS
 from dllama.options.biases import MOST_BIAS, is_bias
 from dllama.sampling.grammar import GrammarText
-from dllama.server.fields import Fields, wrong
-from dllama.server.grammar_fields import take_grammar
+from dllama.server.fields.grammar import take_grammar
+from dllama.server.fields.json_object import Fields, wrong
 from dllama.server.problems import ApiError, shown
 
 MAX_TOP = 20  # alternatives to a token

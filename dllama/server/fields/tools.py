@@ -8,7 +8,7 @@ from typing import Any
 
 from dllama.checks import is_flag
 from dllama.sampling.json_schema import closed
-from dllama.server.fields import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 from dllama.server.tools.base import Function
 

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from dllama.server.app import cors
-from dllama.server.guard import Access, Guard
+from dllama.server.http.guard import Access, Guard
 from dllama.server.problems import ApiError
 
 KEY = "gehé1m".encode()

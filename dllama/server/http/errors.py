@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from dllama.server.exchange import Exchange
+from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
 
 # Anthropic's error `type` for an HTTP status; all others are invalid_request_error.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dllama.sampling.grammar import GrammarText
-from dllama.server.fields import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}

@@ -65,7 +65,7 @@ def test_no_other_file_is_served(url, name):
 
 
 def test_a_wheel_holds_all_files():
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
     (pattern,) = re.findall(r'^"dllama.server" = \["(.*)"\]$', text, re.MULTILINE)
     command = build_py(Distribution({"package_data": {"dllama.server": [pattern]}}))

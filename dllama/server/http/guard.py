@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dllama.server.errors import error_response
+from dllama.server.http.errors import error_response
 from dllama.server.problems import ApiError, shown
 
 # Open without a key: these reveal nothing, and the page itself asks for the key.

@@ -10,8 +10,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dllama.checks import one_line
-from dllama.server.exchange import Exchange
-from dllama.server.metrics import Metrics
+from dllama.server.http.exchange import Exchange
+from dllama.server.queue.metrics import Metrics
 
 log = logging.getLogger("dllama.server")
 

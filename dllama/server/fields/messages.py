@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dllama.server.fields import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 
 from dllama import LLM
 from dllama.errors import TransportError
-from dllama.server.connection import Connection, Lobby
-from dllama.server.dispatcher import GRACE, Dispatcher
+from dllama.server.http.connection import Connection, Lobby
+from dllama.server.queue.dispatcher import GRACE, Dispatcher
 from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dllama.server import threads
-from dllama.server.body import _Values
+from dllama.server.http import threads
+from dllama.server.http.body import _Values
+from dllama.server.http.threads import in_thread, turns
 from dllama.server.problems import ApiError
-from dllama.server.threads import in_thread, turns
 
 VALUE = {"a": [1, 2, {}], "b\\": "[,{", 'c"': '\\"[,', "d": "\\\\", "e": []}
 

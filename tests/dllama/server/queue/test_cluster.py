@@ -9,11 +9,11 @@ import pytest
 from serving import http, wait_until
 
 from dllama.errors import TransportError
-from dllama.server.exchange import Exchange
-from dllama.server.job_queue import JobQueue
-from dllama.server.jobs import Job
-from dllama.server.meter import Meter
-from dllama.server.nodes import NodeView, nodes_without
+from dllama.server.http.exchange import Exchange
+from dllama.server.queue.job_queue import JobQueue
+from dllama.server.queue.jobs import Job
+from dllama.server.queue.meter import Meter
+from dllama.server.queue.nodes import NodeView, nodes_without
 
 
 def waiting(queue, client, told):

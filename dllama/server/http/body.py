@@ -14,8 +14,8 @@ from typing import Any, NoReturn, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from dllama.json_file import check_unicode
+from dllama.server.http.threads import LONG, in_thread
 from dllama.server.problems import ApiError, shown
-from dllama.server.threads import LONG, in_thread
 
 MAX_BODY = 4 << 20  # bytes
 MAX_VALUES = 1 << 17

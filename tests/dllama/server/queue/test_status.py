@@ -9,8 +9,8 @@ import pytest
 from serving import LIMIT, GatedLLM, Server, http
 
 from dllama.progress import Progress
-from dllama.server.service import url_of
-from dllama.server.status import State, Status
+from dllama.server.http.service import url_of
+from dllama.server.queue.status import State, Status
 
 
 def test_what_each_state_says():
