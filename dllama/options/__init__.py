@@ -132,7 +132,7 @@ MIN_P = Option(
 )  # fmt: skip
 REPETITION_PENALTY = Option(
     "repetition_penalty", float, "above 1, tokens of the context become less likely", default=1.0,
-    metavar="R", least=0, most=100, above=True,
+    metavar="R", least=0.01, most=100,
 )  # fmt: skip
 FREQUENCY_PENALTY = Option(
     "frequency_penalty", float, "lowers the logit of a token by P for each time that it was "

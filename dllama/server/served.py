@@ -185,7 +185,8 @@ class Served:
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """Return the ids of a prompt; ApiError 400."""
         try:
-            return self._checked(self._ids(prompt) if isinstance(prompt, str) else prompt)
+            ids = self._ids(prompt, self.seq_len) if isinstance(prompt, str) else prompt
+            return self._checked(ids)
         except ContextError as error:
             raise _too_long(error) from None
         except ConfigError as error:
@@ -199,8 +200,11 @@ class Served:
             truncate: whether to leave out what the context does not hold.
         """
         try:
-            ids = self._ids(text) if isinstance(text, str) else text
+            most = None if truncate else self.seq_len
+            ids = self._ids(text, most) if isinstance(text, str) else text
             return self._checked(ids[: self.seq_len] if truncate else ids)
+        except ContextError as error:
+            raise _too_long(error) from None
         except ConfigError as error:
             raise ApiError(400, str(error), code="invalid_value") from None
 
@@ -236,11 +240,11 @@ class Served:
             return Stops((), ())
         return Stops(self.template.stops, self.template.stop_ids)
 
-    def _ids(self, prompt: str) -> list[int]:
-        """Encode a text; an empty one becomes BOS."""
+    def _ids(self, prompt: str, most: int | None) -> list[int]:
+        """Encode a text; an empty one becomes BOS. For `most` see Tokenizer.encode."""
         if self.tokenizer is None:
             raise ConfigError("the prompt is text, but the model has no tokenizer: send ids")
-        ids = self.tokenizer.encode(prompt, most=self.seq_len)
+        ids = self.tokenizer.encode(prompt, most=most)
         bos = self.tokenizer.bos_id
         return ids if ids or bos is None else [bos]
 

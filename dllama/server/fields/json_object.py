@@ -9,6 +9,8 @@ from dllama.checks import expected_text, is_flag, is_integer, is_number
 from dllama.options.option import Option
 from dllama.server.problems import ApiError, shown
 
+MOST_NAME = 64  # characters
+
 
 class Fields:
     """A JSON object of a request. A null field counts as absent.
@@ -107,9 +109,14 @@ class Fields:
     def end(self) -> None:
         """Raise an error if any fields are left."""
         for name in self._left:
-            word = ascii(self._where + name)[1:-1]
+            param = self._where + short(name)
             message = f"unknown field {shown(self._where + name)}"
-            raise ApiError(400, message, param=word, code="unknown_parameter")
+            raise ApiError(400, message, param=param, code="unknown_parameter")
+
+
+def short(name: str) -> str:
+    """Return the name of a field that a client has made up, in ASCII and not too long."""
+    return ascii(name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}...")[1:-1]
 
 
 def wrong(name: str, value: object, expected: str) -> ApiError:

@@ -217,8 +217,8 @@ def test_only_logits_that_count_must_be_usable(nodes: int) -> None:
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_a_penalty_that_no_logit_survives_is_an_error(nodes: int) -> None:
-    split = Nodes(np.ones((1, 30), np.float32), (8, 16)[: nodes - 1])
-    sampler = Sampler(SamplerConfig(repetition_penalty=1e-300))
+    split = Nodes(np.full((1, 30), 1e38, np.float32), (8, 16)[: nodes - 1])
+    sampler = Sampler(SamplerConfig(repetition_penalty=0.01))
     with pytest.raises(ModelError, match="logit 20 is not a number or infinite"):
         split.drive(sampler.sample(split.rows, [20], 0))
 
@@ -230,7 +230,8 @@ def test_a_penalty_that_no_logit_survives_is_an_error(nodes: int) -> None:
         ("temperature", None), ("temperature", "hot"), ("top_p", None), ("top_k", None),
         ("top_p", 0.0), ("top_p", 1.01), ("top_p", math.nan), ("top_k", -2), ("top_k", 1.5),
         ("min_p", -0.1), ("min_p", 1.5), ("repetition_penalty", 0.0),
-        ("repetition_penalty", math.inf), ("seed", -1), ("seed", 1 << 64), ("seed", "one"),
+        ("repetition_penalty", 1e-300), ("repetition_penalty", math.inf),
+        ("seed", -1), ("seed", 1 << 64), ("seed", "one"),
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(option: str, value: object) -> None:

@@ -60,7 +60,8 @@ def test_ollama(server, vectors):
         np.testing.assert_array_equal(np.float32(found.embeddings), vectors["mean"])
         assert (found.model, found.prompt_eval_count > 3) == ("demo:latest", True)
         assert found.load_duration + found.total_duration > 0
-        assert len(made.embed("demo:latest", long).embeddings[0]) == 256
+        for text in (long, "a " * 60_000):  # the second surely is longer, whatever its tokens
+            assert len(made.embed("demo:latest", text).embeddings[0]) == 256
         with pytest.raises(ollama.ResponseError, match="the context holds 512"):
             made.embed("demo", long, truncate=False)
 
@@ -77,6 +78,7 @@ def test_ollama(server, vectors):
         ({"input": [[5], [99999]]}, "input[1]", "input[1]: token id is 99999"),
         ({"input": ["a"] * 2049}, "input", "a list of 1 to 2048"),
         ({"input": "a " * 600}, "input", "the context holds 512"),
+        ({"input": ["a", "a " * 60_000]}, "input[1]", "has more than 512 tokens"),
         ({"input": "a", "dimensions": 64}, "dimensions", "vectors of this model have 256 numbers"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format", "one of float, base64"),
         ({"input": "a", "pooling": "cls"}, "pooling", "expected one of mean, last"),
