@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama.errors import ConfigError, GrammarError
-from dllama.sampling.json_schema import closed
+from dllama.sampling.json_schema import bounded, closed
 from dllama.text.tokenizer import Tokenizer
 
 # Between the values of JSON: nothing, a space, or a line break and an indentation. Any number of
@@ -242,7 +242,7 @@ def _refuse_empty(grammar: Grammar, name: str) -> None:
 def _schema(library: Any, text: GrammarText) -> str:
     options: dict[str, Any] = {"whitespace_pattern": WHITESPACE, "lenient": text.lenient}
     schema = json.loads(text.value) if isinstance(text.value, str) else text.value
-    value = json.dumps(closed(schema))
+    value = json.dumps(closed(bounded(schema)))
     return str(library.LLMatcher.grammar_from_json_schema(value, defaults=options))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllama.checks import is_flag
-from dllama.sampling.json_schema import closed
+from dllama.sampling.json_schema import bounded, closed
 from dllama.server.fields.json_object import Fields, required, wrong
 from dllama.server.problems import ApiError, shown
 from dllama.server.tools.base import Function
@@ -162,7 +162,7 @@ def _is_deep(value: object) -> bool:
 
 def _function(tool: dict[str, Any]) -> Function:
     """Return a function whose schema can be a rule of a grammar."""
-    schema = closed({"type": "object", **tool["parameters"]})
+    schema = closed(bounded({"type": "object", **tool["parameters"]}))
     return Function(tool["name"], schema, lenient=not tool.get("strict", False))
 
 
