@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dllama.server.fields.messages import Arguments
 from dllama.text.template import Begin
 
 
@@ -18,11 +19,13 @@ class Talk:
 
     Attributes:
         messages: as parse_messages returns them.
+        arguments: parses those of calls that have them as texts.
     """
 
     def __init__(self, joined: tuple[str, ...] = ("system",)) -> None:
         self._joined = joined
         self.messages: list[dict[str, Any]] = []
+        self.arguments = Arguments()
         self._called: dict[str, str] = {}  # functions by the ids of calls
         self._waiting: dict[str, str] = {}  # those without results
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.http.body import MAX_VALUES, Values
 from dllama.server.problems import ApiError, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -26,8 +27,9 @@ def parse_messages(value: object) -> list[dict[str, Any]]:
         raise wrong("messages", value, "a list of at least one message")
     messages: list[dict[str, Any]] = []
     called: dict[str, str] = {}  # functions by the ids of calls
+    arguments = Arguments()
     for index, item in enumerate(value):
-        message = _message(item, f"messages[{index}]")
+        message = _message(item, f"messages[{index}]", arguments)
         for call in message.get("tool_calls", ()):
             called[call["id"]] = call["function"]["name"]
         if message["role"] == "tool" and message.get("tool_call_id") in called:
@@ -36,13 +38,15 @@ def parse_messages(value: object) -> list[dict[str, Any]]:
     return messages
 
 
-def _message(value: object, where: str) -> dict[str, Any]:
+def _message(value: object, where: str, arguments: Arguments) -> dict[str, Any]:
     fields = Fields(value, f"{where}.")
     role = fields.text("role")
     if role not in ROLES:
         raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
     made: dict[str, Any] = {"role": "system" if role == "developer" else role}
-    calls = _calls(fields.take("tool_calls"), f"{where}.tool_calls") if role == "assistant" else []
+    calls: list[dict[str, Any]] = []
+    if role == "assistant":
+        calls = _calls(fields.take("tool_calls"), f"{where}.tool_calls", arguments)
     content = fields.take("content")
     made["content"] = "" if content is None and calls else _content(content, f"{where}.content")
     if calls:
@@ -61,16 +65,16 @@ def _message(value: object, where: str) -> dict[str, Any]:
     return made
 
 
-def _calls(value: object, where: str) -> list[dict[str, Any]]:
+def _calls(value: object, where: str, arguments: Arguments) -> list[dict[str, Any]]:
     """Return the calls of an answer."""
     if value is None:
         return []
     if not isinstance(value, list):
         raise wrong(where, value, "a list of calls")
-    return [_call(call, f"{where}[{index}]") for index, call in enumerate(value)]
+    return [_call(call, f"{where}[{index}]", arguments) for index, call in enumerate(value)]
 
 
-def _call(value: object, where: str) -> dict[str, Any]:
+def _call(value: object, where: str, arguments: Arguments) -> dict[str, Any]:
     fields = Fields(value, f"{where}.")
     kind, name = fields.text("type"), fields.text("id")
     if kind not in (None, "function"):
@@ -82,22 +86,39 @@ def _call(value: object, where: str) -> dict[str, Any]:
     called = function.text("name")
     if not called:
         raise required(f"{where}.function.name")
-    arguments = function.text("arguments")
+    text = function.text("arguments")
     function.end()
-    parsed = parse_arguments(arguments, f"{where}.function.arguments")
+    parsed = arguments.parsed(text, f"{where}.function.arguments")
     made = {"name": called, "arguments": parsed}
     return {"id": name or "", "type": "function", "function": made}
 
 
-def parse_arguments(text: str | None, where: str) -> dict[str, Any]:
-    """Parse the arguments of a call; ApiError 400 if they are no JSON object."""
-    try:
-        parsed = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise wrong(where, text, "a JSON object as a string")
-    return parsed
+class Arguments:
+    """The arguments of all calls of a request: JSON in texts of JSON.
+
+    They may have as many values as a body may have outside of texts, for the same reason.
+    """
+
+    def __init__(self) -> None:
+        self._values = Values()
+
+    def parsed(self, text: str | None, where: str) -> dict[str, Any]:
+        """Parse those of a call; ApiError 400 if they are no JSON object, 413 if all are too many.
+
+        A text without a closing quote cannot hide values of the next ones: it is no JSON.
+        """
+        text = text or "{}"
+        self._values.add(text.encode(errors="replace"))
+        if self._values.count > MAX_VALUES:
+            message = f"the arguments of the calls have more than {MAX_VALUES} values"
+            raise ApiError(413, message, param=where, code="body_too_long")
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise wrong(where, text, "a JSON object as a string")
+        return parsed
 
 
 def _given(fields: Fields, name: str, where: str) -> object:

@@ -62,7 +62,7 @@ async def _read(request: Request) -> bytes:
     It keeps reading for a while after the limit: a client whose connection closes while it still
     sends does not see the response.
     """
-    body, count, values = bytearray(), 0, _Values()
+    body, count, values = bytearray(), 0, Values()
     async for part in request.stream():
         count += len(part)
         if count <= MAX_BODY and values.count <= MAX_VALUES:
@@ -77,7 +77,7 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-class _Values:
+class Values:
     """Counts the values of JSON that comes in parts: commas and opening brackets outside strings.
 
     Attributes:

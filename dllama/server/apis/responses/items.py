@@ -8,7 +8,6 @@ from typing import Any
 from dllama.server.apis.responses.store import Items, Store
 from dllama.server.apis.talk import Talk
 from dllama.server.fields.json_object import Fields, required, wrong
-from dllama.server.fields.messages import parse_arguments
 from dllama.server.problems import ApiError, shown
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -63,7 +62,8 @@ def _call(talk: Talk, fields: Fields, where: str) -> None:
     name, call = fields.text("name"), fields.text("call_id")
     if name is None or call is None:
         raise required(f"{where}.{'name' if name is None else 'call_id'}")
-    talk.call(call, name, parse_arguments(fields.text("arguments"), f"{where}.arguments"))
+    arguments = talk.arguments.parsed(fields.text("arguments"), f"{where}.arguments")
+    talk.call(call, name, arguments)
 
 
 def _output(talk: Talk, fields: Fields, where: str) -> None:

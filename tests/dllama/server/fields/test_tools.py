@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dllama.server.apis.chat import parse_chat
+from dllama.server.apis.responses.request import parse_response
+from dllama.server.apis.responses.store import Store
 from dllama.server.problems import ApiError
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -134,3 +136,20 @@ def test_wrong_messages(message, param, expected):
         parse(messages=[message])
     assert expected in str(found.value)
     assert found.value.param == f"messages[0].{param}"
+
+
+def test_arguments_of_all_calls_have_as_many_values_as_a_body(monkeypatch):
+    """They are JSON in texts, where the values of a body are not counted."""
+    monkeypatch.setattr("dllama.server.fields.messages.MAX_VALUES", 8)
+    call = {"id": "1", "function": {"name": "f", "arguments": '{"a": [1, 2, ",[{"]}'}}
+
+    def message(calls):
+        return {"role": "assistant", "tool_calls": [call] * calls}
+
+    assert len(parse(messages=[message(1), message(1)]).messages) == 2
+    with pytest.raises(ApiError, match="the arguments of the calls have more than 8") as found:
+        parse(messages=[message(1), message(2)])
+    assert (found.value.status, found.value.code) == (413, "body_too_long")
+    items = [{"type": "function_call", "call_id": "1", **call["function"]}] * 3
+    with pytest.raises(ApiError, match="have more than 8 values"):
+        parse_response({"input": items}, Store())

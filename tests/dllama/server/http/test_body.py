@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from dllama.server.http import threads
-from dllama.server.http.body import _Values
+from dllama.server.http.body import Values
 from dllama.server.http.threads import in_thread, turns
 from dllama.server.problems import ApiError
 
@@ -19,7 +19,7 @@ VALUE = {"a": [1, 2, {}], "b\\": "[,{", 'c"': '\\"[,', "d": "\\\\", "e": []}
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_values_are_counted(size):
-    raw, values = json.dumps(VALUE).encode(), _Values()
+    raw, values = json.dumps(VALUE).encode(), Values()
     for first in range(0, len(raw), size):
         values.add(raw[first : first + size])
     assert values.count == 10
