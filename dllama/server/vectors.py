@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from dllama.checks import is_integer
 from dllama.server.delivery import Delivery, PendingResponse
-from dllama.server.fields.json_object import required, wrong
+from dllama.server.fields.json_object import is_ids, required, wrong
 from dllama.server.queue.jobs import Done
 
 MAX_INPUTS = 2048  # as in OpenAI's API
@@ -38,20 +39,15 @@ def parse_input(value: object) -> list[str | list[int]]:
     """Parse the field `input`: a text, ids, or a list of them; ApiError 400."""
     if value is None:
         raise required("input")
-    one = isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0]))
+    one = isinstance(value, str) or (isinstance(value, list) and value and is_integer(value[0]))
     texts = [value] if one else value
     if not isinstance(texts, list) or not 1 <= len(texts) <= MAX_INPUTS:
         raise wrong("input", value, f"a text, token ids, or a list of 1 to {MAX_INPUTS} of them")
     for index, text in enumerate(texts):
-        ids = isinstance(text, list) and all(map(_is_id, text))
-        if not text or not (ids or isinstance(text, str)):
+        if not text or not (isinstance(text, str) or is_ids(text)):
             name = "input" if one else f"input[{index}]"
             raise wrong(name, text, "a text or token ids, not empty")
     return texts
-
-
-def _is_id(value: object) -> bool:
-    return type(value) is int
 
 
 # Yields the parts of a body from the ends of all jobs, in the order of the texts.

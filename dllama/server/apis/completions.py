@@ -14,7 +14,7 @@ from dllama import Token
 from dllama.server.apis.openai_format import OpenAIFormat
 from dllama.server.delivery import JobResponse
 from dllama.server.desk import Desk
-from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, is_ids, required, wrong
 from dllama.server.fields.options import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take_options
 from dllama.server.http.body import read_json
 from dllama.server.problems import ApiError
@@ -84,7 +84,7 @@ def _prompts(value: object) -> list[str | list[int]]:
 
 def _prompt(value: object, where: str) -> str | list[int]:
     """Check a prompt."""
-    if isinstance(value, list) and all(type(token) is int for token in value):
+    if is_ids(value):
         return value
     if not isinstance(value, str):
         raise wrong(where, value, "a string or a list of token ids")

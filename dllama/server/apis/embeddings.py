@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from dllama.options import POOLING
 from dllama.server.desk import Desk
-from dllama.server.fields.json_object import Fields, wrong
+from dllama.server.fields.json_object import Fields
 from dllama.server.fields.options import IGNORED
 from dllama.server.http.body import read_json
 from dllama.server.queue.jobs import Done
@@ -48,22 +48,14 @@ def parse_embeddings(served: Served, body: object) -> tuple[EmbeddingRequest, st
     """
     fields = Fields(body)
     texts = parse_input(fields.take("input"))
-    encoding = _word(fields, "encoding_format", ENCODINGS) or "float"
-    pooling = _word(fields, "pooling", POOLING.choices or ())
+    encoding = fields.word("encoding_format", ENCODINGS, "float")
+    pooling = fields.word("pooling", POOLING.choices or (), served.pooling)
     width = served.facts.width
     fields.only("dimensions", [width], f": vectors of this model have {width} numbers")
     asked = EmbeddingRequest(fields.text("model"), texts, pooling)
     fields.ignore(IGNORED)
     fields.end()
     return asked, encoding
-
-
-def _word(fields: Fields, name: str, words: Sequence[str]) -> str | None:
-    """Take one of several words; None if the field is absent."""
-    word = fields.text(name)
-    if word is not None and word not in words:
-        raise wrong(name, word, f"one of {', '.join(words)}")
-    return word
 
 
 def _pieces(served: Served, encoding: str, ends: Sequence[Done]) -> Iterator[str]:

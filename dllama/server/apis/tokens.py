@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from dllama.server.apis.chat import take_begin, take_variables
 from dllama.server.desk import Desk
-from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, is_ids, wrong
 from dllama.server.fields.messages import parse_messages
 from dllama.server.fields.tools import take_tools
 from dllama.server.http.body import read_json
@@ -38,11 +38,9 @@ def routes(desk: Desk) -> list[Route]:
     async def detokenize(request: Request) -> Response:
         fields = await read_json(request, Fields)
         desk.check_model(fields.text("model"))
-        ids = fields.take("tokens")
+        ids = fields.given("tokens")
         fields.end()
-        if ids is None:
-            raise required("tokens")
-        if not isinstance(ids, list) or any(type(token) is not int for token in ids):
+        if not is_ids(ids):
             raise wrong("tokens", ids, "a list of token ids")
         text = await in_thread(request, desk.served.text_of, ids)
         return JSONResponse({"prompt": text, "content": text})
@@ -58,11 +56,9 @@ def _text(fields: Fields) -> Callable[[Served], list[int]]:
     if "content" in fields and "prompt" in fields:
         raise ApiError(400, "prompt and content: only one of the two can be given", param="content")
     old = "content" in fields
-    text = fields.text("content" if old else "prompt")
-    if text is None:
-        raise required("prompt")
+    text = fields.given_text("content" if old else "prompt")
     name = "add_special" if old else "add_special_tokens"
-    special = fields.boolean(name) if name in fields else not old
+    special = fields.boolean(name, not old)
     fields.only("parse_special", [True])
     return lambda served: served.text_ids(text, special)
 

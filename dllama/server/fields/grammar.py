@@ -6,9 +6,10 @@ from typing import Any
 
 from dllama.sampling.grammar import GrammarText
 from dllama.server.fields.json_object import Fields, required, wrong
-from dllama.server.problems import ApiError, shown
+from dllama.server.problems import ApiError
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+FORMATS = ("text", "json_object", "json_schema")
 
 
 def take_grammar(fields: Fields) -> GrammarText | None:
@@ -17,13 +18,17 @@ def take_grammar(fields: Fields) -> GrammarText | None:
     Raises:
         ApiError: 400: one is wrong, or there are several.
     """
-    found = [
+    return only_one(
         _response_format(fields.take("response_format")),
         _text(fields, "regex"),
         _choice(fields.take("choice")),
         _text(fields, "grammar"),
-    ]
-    given = [text for text in found if text]
+    )
+
+
+def only_one(*texts: GrammarText | None) -> GrammarText | None:
+    """Return the one of some texts that is there, or None; ApiError 400 if there are several."""
+    given = [text for text in texts if text]
     if len(given) > 1:
         names = " and ".join(text.name.partition(".")[0] for text in given)
         raise ApiError(
@@ -51,18 +56,13 @@ def _response_format(value: object) -> GrammarText | None:
     if value is None:
         return None
     fields = Fields(value, "response_format.")
-    kind = fields.text("type")
+    kind = fields.word("type", FORMATS)
     if kind == "json_schema":
         text: GrammarText | None = _json_schema(fields.take("json_schema"))
     elif kind == "json_object":
         text = schema_text(fields.take("schema"), "response_format.schema", strict=True)
-    elif kind == "text":
-        text = None
     else:
-        message = f"response_format.type is {shown(kind)}, expected text, json_object or"
-        raise ApiError(
-            400, f"{message} json_schema", param="response_format.type", code="invalid_value"
-        )
+        text = None
     fields.end()
     return text
 

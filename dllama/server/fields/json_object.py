@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, TypeGuard
 
 from dllama.checks import expected_text, is_flag, is_integer, is_number
 from dllama.options.option import Option
@@ -38,6 +38,13 @@ class Fields:
         """Take a field without checking it; None if absent."""
         return self._left.pop(name, None)
 
+    def given(self, name: str) -> Any:
+        """Take a field that has to be there, without checking it."""
+        value = self.take(name)
+        if value is None:
+            raise required(self._where + name)
+        return value
+
     def integer(self, name: str, least: int, most: int) -> int | None:
         """Take an integer in a range; 2.0 counts as one."""
         value = self.take(name)
@@ -68,18 +75,50 @@ class Fields:
         except ValueError:
             raise wrong(self._where + option.name, value, option.expected) from None
 
-    def boolean(self, name: str) -> bool:
-        """Take true or false; an absent field is false."""
+    def boolean(self, name: str, default: bool = False) -> bool:
+        """Take true or false."""
         value = self.take(name)
-        if value is not None and not is_flag(value):
+        if value is None:
+            return default
+        if not is_flag(value):
             raise wrong(self._where + name, value, "true or false")
-        return bool(value)
+        return value
 
     def text(self, name: str) -> str | None:
         """Take a string."""
         value = self.take(name)
         if value is not None and not isinstance(value, str):
             raise wrong(self._where + name, value, "a string")
+        return value
+
+    def given_text(self, name: str) -> str:
+        """Take a string that has to be there."""
+        value = self.text(name)
+        if value is None:
+            raise required(self._where + name)
+        return value
+
+    def word(self, name: str, words: Collection[str], default: str | None = None) -> str:
+        """Take one of some strings; without a default, it has to be there."""
+        value = self.text(name)
+        value = default if value is None else value
+        if value is None or value not in words:
+            raise wrong(self._where + name, value, f"one of {', '.join(words)}")
+        return value
+
+    def kind(self, supported: Collection[str], default: str | None = None, hint: str = "") -> str:
+        """Take the field `type`; without a default, it has to be there.
+
+        Other types than those supported may be known to clients, so the error says that they are
+        not supported.
+        """
+        value = self.text("type")
+        value = default if value is None else value
+        if value is None or value not in supported:
+            name = f"{self._where}type"
+            only = ", ".join(map(repr, supported))
+            message = f"{name} is {shown(value)}, this server supports only {only}{hint}"
+            raise ApiError(400, message, param=name, code="unsupported_value")
         return value
 
     def nested(self, name: str) -> Fields:
@@ -117,6 +156,11 @@ class Fields:
 def short(name: str) -> str:
     """Return the name of a field that a client has made up, in ASCII and not too long."""
     return ascii(name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}...")[1:-1]
+
+
+def is_ids(value: object) -> TypeGuard[list[int]]:
+    """Whether a value is a list of integers, as token ids are."""
+    return isinstance(value, list) and all(map(is_integer, value))
 
 
 def wrong(name: str, value: object, expected: str) -> ApiError:

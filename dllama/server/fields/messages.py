@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from dllama.server.fields.json_object import Fields, required, wrong
 from dllama.server.http.body import MAX_VALUES, Values
-from dllama.server.problems import ApiError, shown
+from dllama.server.problems import ApiError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -40,15 +41,14 @@ def parse_messages(value: object) -> list[dict[str, Any]]:
 
 def _message(value: object, where: str, arguments: Arguments) -> dict[str, Any]:
     fields = Fields(value, f"{where}.")
-    role = fields.text("role")
-    if role not in ROLES:
-        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    role = fields.word("role", ROLES)
     made: dict[str, Any] = {"role": "system" if role == "developer" else role}
     calls: list[dict[str, Any]] = []
     if role == "assistant":
         calls = _calls(fields.take("tool_calls"), f"{where}.tool_calls", arguments)
     content = fields.take("content")
-    made["content"] = "" if content is None and calls else _content(content, f"{where}.content")
+    silent = content is None and calls
+    made["content"] = "" if silent else parse_content(content, f"{where}.content")
     if calls:
         made["tool_calls"] = calls
     if role == "assistant":
@@ -76,11 +76,9 @@ def _calls(value: object, where: str, arguments: Arguments) -> list[dict[str, An
 
 def _call(value: object, where: str, arguments: Arguments) -> dict[str, Any]:
     fields = Fields(value, f"{where}.")
-    kind, name = fields.text("type"), fields.text("id")
-    if kind not in (None, "function"):
-        message = f"{where}.type is {shown(kind)}, this server supports only 'function'"
-        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
-    function = Fields(_given(fields, "function", where), f"{where}.function.")
+    fields.kind(["function"], default="function")
+    name = fields.text("id")
+    function = Fields(fields.given("function"), f"{where}.function.")
     fields.ignore(["index"])
     fields.end()
     called = function.text("name")
@@ -121,31 +119,32 @@ class Arguments:
         return parsed
 
 
-def _given(fields: Fields, name: str, where: str) -> object:
-    value = fields.take(name)
-    if value is None:
-        raise required(f"{where}.{name}")
-    return value
+def parse_content(
+    value: object, where: str, kinds: Sequence[str] = ("text",), ignored: Sequence[str] = ()
+) -> str:
+    """Return the text of a message, which may be split into parts; ApiError 400.
 
-
-def _content(value: object, where: str) -> str:
-    """Return the text of a message, which may be split into parts."""
+    Args:
+        value: of the field.
+        where: the field.
+        kinds: what parts may be.
+        ignored: fields of parts that do not matter.
+    """
     if isinstance(value, str):
         return value
     if value is None:
         raise required(where)
     if not isinstance(value, list):
         raise wrong(where, value, "a string or a list of parts")
-    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(value))
+    parts = enumerate(value)
+    return "".join(parse_part(part, f"{where}[{at}]", kinds, ignored) for at, part in parts)
 
 
-def _part(value: object, where: str) -> str:
+def parse_part(value: object, where: str, kinds: Sequence[str], ignored: Sequence[str] = ()) -> str:
+    """Return the text of a part; arguments and errors are those of `parse_content`."""
     fields = Fields(value, f"{where}.")
-    kind, text = fields.text("type"), fields.text("text")
-    if kind != "text":
-        message = f"{where}.type is {shown(kind)}, this server supports only 'text'"
-        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
-    if text is None:
-        raise required(f"{where}.text")
+    fields.kind(kinds)
+    text = fields.given_text("text")
+    fields.ignore(ignored)
     fields.end()
     return text

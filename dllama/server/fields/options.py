@@ -12,13 +12,12 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dllama.checks import is_integer
 from dllama.options import MAX_SEED, SAMPLING_OPTIONS, SEED
 from dllama.options import MAX_TOKENS as MAX_TOKENS
 from dllama.options.biases import MOST_BIAS, is_bias
 from dllama.sampling.grammar import GrammarText
-from dllama.server.fields.grammar import take_grammar
-from dllama.server.fields.json_object import Fields, wrong
+from dllama.server.fields.grammar import only_one, take_grammar
+from dllama.server.fields.json_object import Fields, is_ids, wrong
 from dllama.server.problems import ApiError, shown
 
 MAX_TOP = 20  # alternatives to a token
@@ -157,7 +156,7 @@ def _stop_ids(value: object) -> tuple[int, ...]:
     """Return the token ids that end the text."""
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(is_integer(token, 0) for token in value):
+    if not is_ids(value):
         raise wrong("stop_token_ids", value, "a list of token ids")
     return tuple(value)
 
@@ -171,11 +170,7 @@ def _check_least(options: Options) -> None:
 
 def fitting(options: Options, grammar: GrammarText | None) -> Options:
     """Return options with a grammar that another field asks for; ApiError 400 for a second one."""
-    if grammar and options.grammar:
-        names = f"{grammar.name} and {options.grammar.name}"
-        raise ApiError(400, f"{names}: a request can have only one of them",
-                       param=options.grammar.name, code="invalid_value")  # fmt: skip
-    return replace(options, grammar=grammar or options.grammar)
+    return replace(options, grammar=only_one(grammar, options.grammar))
 
 
 def take_stops(fields: Fields, name: str) -> tuple[str, ...]:

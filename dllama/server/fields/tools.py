@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dllama.checks import is_flag
 from dllama.sampling.json_schema import bounded, closed
-from dllama.server.fields.json_object import Fields, required, wrong
-from dllama.server.problems import ApiError, shown
+from dllama.server.fields.json_object import Fields, wrong
+from dllama.server.problems import ApiError
 from dllama.server.tools.base import Function
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -61,20 +60,10 @@ def take_tools(fields: Fields) -> Tools | None:
     Raises:
         ApiError: 400: one is wrong.
     """
-    given, choice = fields.take("tools"), fields.take("tool_choice")
-    several = take_several(fields)
-    if given is not None and not isinstance(given, list):
-        raise wrong("tools", given, "a list of functions")
-    asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given or [])]
-    return offered(asked, _choice(choice), several)
-
-
-def take_several(fields: Fields) -> bool:
-    """Take parallel_tool_calls: whether there may be more calls than one; by default, yes."""
-    value = fields.take("parallel_tool_calls")
-    if value is not None and not is_flag(value):
-        raise wrong("parallel_tool_calls", value, "true or false")
-    return value is not False
+    given, choice = fields.items("tools", "a list of functions"), fields.take("tool_choice")
+    several = fields.boolean("parallel_tool_calls", True)
+    asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given)]
+    return offered(asked, parse_choice(choice, nested=True), several)
 
 
 def offered(asked: list[dict[str, Any]], choice: Choice, several: bool) -> Tools | None:
@@ -107,13 +96,9 @@ def offered(asked: list[dict[str, Any]], choice: Choice, several: bool) -> Tools
 
 def _tool(value: object, where: str) -> dict[str, Any]:
     fields = Fields(value, f"{where}.")
-    kind, given = fields.text("type"), fields.take("function")
-    if kind != "function":
-        message = f"{where}.type is {shown(kind)}, this server supports only 'function'"
-        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
+    fields.kind(["function"])
+    given = fields.given("function")
     fields.end()
-    if given is None:
-        raise required(f"{where}.function")
     function = Fields(given, f"{where}.function.")
     made = take_function(function, f"{where}.function")
     function.end()
@@ -130,9 +115,7 @@ def take_function(fields: Fields, where: str, schema: str = "parameters") -> dic
         where: what has these fields.
         schema: the field with the schema of the arguments.
     """
-    name, description = fields.text("name"), fields.text("description")
-    if name is None:
-        raise required(f"{where}.name")
+    name, description = fields.given_text("name"), fields.text("description")
     if not NAME.fullmatch(name):
         raise wrong(f"{where}.name", name, "1 to 128 letters, digits, '_', '-' and '.'")
     parameters = fields.take(schema)
@@ -166,18 +149,21 @@ def _function(tool: dict[str, Any]) -> Function:
     return Function(tool["name"], schema, lenient=not tool.get("strict", False))
 
 
-def _choice(value: object) -> Choice:
-    """Return what tool_choice says."""
+def parse_choice(value: object, nested: bool) -> Choice:
+    """Return what tool_choice says; ApiError 400.
+
+    Args:
+        value: of the field.
+        nested: whether a choice has the name of a function in an object of its own.
+    """
     if value in (None, "none", "auto", "required"):
         return Choice(str(value or "auto"))
     if not isinstance(value, dict) or value.get("type") != "function":
         raise wrong("tool_choice", value, CHOICES)
     fields = Fields(value, "tool_choice.")
     fields.take("type")
-    function = Fields(fields.take("function"), "tool_choice.function.")
-    fields.end()
-    name = function.text("name")
+    function = fields.nested("function") if nested else fields
+    name = function.given_text("name")
     function.end()
-    if name is None:
-        raise required("tool_choice.function.name")
-    return Choice("required", name, "tool_choice.function.name")
+    fields.end()
+    return Choice("required", name, f"tool_choice.{'function.' if nested else ''}name")

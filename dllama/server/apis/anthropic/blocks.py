@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from dllama.server.apis.talk import Talk
 from dllama.server.fields.json_object import Fields, required, wrong
-from dllama.server.problems import ApiError, shown
+from dllama.server.fields.messages import parse_part
 
 # What Claude Code puts before its instructions. It is different in every request, so that no prompt
 # would begin like an earlier one, and it tells the model nothing.
@@ -34,12 +33,8 @@ def add_messages(talk: Talk, value: object) -> None:
 
 def _add_message(talk: Talk, value: object, where: str) -> None:
     fields = Fields(value, f"{where}.")
-    role, content = fields.text("role"), fields.take("content")
+    role, content = fields.word("role", BLOCKS), fields.given("content")
     fields.end()
-    if role not in BLOCKS:
-        raise wrong(f"{where}.role", role, f"one of {', '.join(BLOCKS)}")
-    if content is None:
-        raise required(f"{where}.content")
     if isinstance(content, str):
         talk.say(role, content)
         return
@@ -51,13 +46,9 @@ def _add_message(talk: Talk, value: object, where: str) -> None:
 
 def _add_block(talk: Talk, role: str, value: object, where: str) -> None:
     fields = Fields(value, f"{where}.")
-    kind, blocks = fields.text("type"), BLOCKS[role]
-    if kind not in blocks:
-        message = f"{where}.type is {shown(kind)}, this server supports only {', '.join(blocks)}"
-        raise ApiError(400, f"{message} in messages of the role {role}", param=f"{where}.type",
-                       code="unsupported_value")  # fmt: skip
+    kind = fields.kind(BLOCKS[role], hint=f" in messages of the role {role}")
     if kind == "text":
-        talk.say(role, _given(fields, "text", where))
+        talk.say(role, fields.given_text("text"))
     else:
         OTHERS[kind](talk, fields, where)
     fields.ignore(IGNORED)
@@ -65,7 +56,7 @@ def _add_block(talk: Talk, role: str, value: object, where: str) -> None:
 
 
 def _call(talk: Talk, fields: Fields, where: str) -> None:
-    name, call = _given(fields, "name", where), _given(fields, "id", where)
+    name, call = fields.given_text("name"), fields.given_text("id")
     arguments = fields.take("input")
     if not isinstance(arguments, dict):
         raise wrong(f"{where}.input", arguments, "a JSON object")
@@ -75,7 +66,7 @@ def _call(talk: Talk, fields: Fields, where: str) -> None:
 
 def _result(talk: Talk, fields: Fields, where: str) -> None:
     """Add the result of a call. That it is an error is not said: its text says so."""
-    call = _given(fields, "tool_use_id", where)
+    call = fields.given_text("tool_use_id")
     texts = _texts(fields.take("content"), f"{where}.content")
     fields.boolean("is_error")
     talk.result(call, "\n\n".join(texts))
@@ -83,7 +74,7 @@ def _result(talk: Talk, fields: Fields, where: str) -> None:
 
 def _thinking(talk: Talk, fields: Fields, where: str) -> None:
     fields.ignore(["signature"])
-    talk.think(_given(fields, "thinking", where))
+    talk.think(fields.given_text("thinking"))
 
 
 def _secret(talk: Talk, fields: Fields, where: str) -> None:
@@ -113,24 +104,5 @@ def _texts(value: object, where: str) -> list[str]:
         return [value] if value else []
     if not isinstance(value, list):
         raise wrong(where, value, "a string or a list of blocks")
-    return [_text(block, f"{where}[{index}]") for index, block in enumerate(value)]
-
-
-def _text(value: object, where: str) -> str:
-    fields = Fields(value, f"{where}.")
-    kind = fields.text("type")
-    if kind != "text":
-        message = f"{where}.type is {shown(kind)}, this server supports only 'text'"
-        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
-    text = _given(fields, "text", where)
-    fields.ignore(IGNORED)
-    fields.end()
-    return text
-
-
-def _given(fields: Fields, name: str, where: str) -> str:
-    text: Any = fields.text(name)
-    if text is None:
-        raise required(f"{where}.{name}")
-    assert isinstance(text, str)
-    return text
+    blocks = enumerate(value)
+    return [parse_part(block, f"{where}[{at}]", ["text"], IGNORED) for at, block in blocks]

@@ -11,10 +11,9 @@ from dllama.server.apis.chat import take_variables
 from dllama.server.apis.talk import Talk
 from dllama.server.desk import Conversation
 from dllama.server.fields.grammar import schema_text
-from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.json_object import Fields, required
 from dllama.server.fields.options import MAX_TOKENS, fitting, take_options, take_stops
 from dllama.server.fields.tools import Choice, Tools, offered, take_function
-from dllama.server.problems import ApiError, shown
 
 # These tell who asks, or how to bill, store, route or cache; or they let Anthropic's server shorten
 # the conversation, which is never necessary.
@@ -63,10 +62,7 @@ def _tools(fields: Fields) -> Tools | None:
 
 def _tool(value: object, where: str) -> dict[str, Any]:
     fields = Fields(value, f"{where}.")
-    kind = fields.text("type")
-    if kind not in (None, "custom"):
-        message = f"{where}.type is {shown(kind)}, this server supports only 'custom'"
-        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
+    fields.kind(["custom"], default="custom")
     made = take_function(fields, where, "input_schema")
     fields.only("input_examples", [[]])
     fields.ignore(TOOL_IGNORED)
@@ -79,14 +75,12 @@ def _choice(value: object) -> tuple[Choice, bool]:
     if value is None:
         return Choice("auto"), True
     fields = Fields(value, "tool_choice.")
-    kind, name = fields.text("type"), fields.text("name")
+    kind = fields.word("type", CHOICES)
+    name = fields.given_text("name") if kind == "tool" else None
     alone = fields.boolean("disable_parallel_tool_use")
+    fields.ignore(["name"])
     fields.end()
-    if kind not in CHOICES:
-        raise wrong("tool_choice.type", kind, f"one of {', '.join(CHOICES)}")
-    if kind == "tool" and name is None:
-        raise required("tool_choice.name")
-    return Choice(CHOICES[kind], name if kind == "tool" else None, "tool_choice.name"), not alone
+    return Choice(CHOICES[kind], name, "tool_choice.name"), not alone
 
 
 def _output(fields: Fields) -> tuple[str | None, GrammarText | None]:
@@ -100,12 +94,9 @@ def _output(fields: Fields) -> tuple[str | None, GrammarText | None]:
     if given is None:
         return effort, None
     form = Fields(given, f"{name}.")
-    kind, schema = form.text("type"), form.take("schema")
+    form.word("type", ["json_schema"])
+    schema = form.given("schema")
     form.end()
-    if kind != "json_schema":
-        raise wrong(f"{name}.type", kind, "json_schema")
-    if schema is None:
-        raise required(f"{name}.schema")
     return effort, schema_text(schema, f"{name}.schema", strict=False)
 
 
@@ -114,9 +105,7 @@ def _variables(fields: Fields, effort: str | None) -> dict[str, Any]:
     given = fields.take("chat_template_kwargs")
     asked = take_variables(Fields({"chat_template_kwargs": given, "reasoning_effort": effort}))
     thinking = Fields(fields.take("thinking") or {"type": "adaptive"}, "thinking.")
-    kind = thinking.text("type")
+    kind = thinking.word("type", THINKING)
     thinking.ignore(["budget_tokens", "display"])
     thinking.end()
-    if kind not in THINKING:
-        raise wrong("thinking.type", kind, f"one of {', '.join(THINKING)}")
     return {**THINKING[kind], **asked}

@@ -20,7 +20,7 @@ def parse_embed(served: Served, body: object) -> EmbeddingRequest:
     texts = parse_input(fields.take("input"))
     width = served.facts.width
     fields.only("dimensions", [width], f": vectors of this model have {width} numbers")
-    truncate = fields.boolean("truncate") if "truncate" in fields else True
+    truncate = fields.boolean("truncate", True)
     model = named(fields.text("model"), served)
     fields.ignore(["keep_alive", "options"])  # how a model is loaded
     fields.end()

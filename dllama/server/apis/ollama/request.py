@@ -77,9 +77,7 @@ def parse_show(body: object) -> str:
 
 def _add_message(talk: Talk, value: object, where: str) -> None:
     fields = Fields(value, f"{where}.")
-    role, text = fields.text("role"), fields.text("content") or ""
-    if role not in ROLES:
-        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    role, text = fields.word("role", ROLES), fields.text("content") or ""
     fields.only("images", [[]])
     if role == "tool":
         name = fields.text("tool_name") or fields.text("name")
@@ -105,9 +103,7 @@ def _add_answer(talk: Talk, fields: Fields, text: str, where: str) -> None:
 def _add_call(talk: Talk, value: object, where: str) -> None:
     fields = Fields(value, f"{where}.")
     function = Fields(fields.take("function"), f"{where}.function.")
-    name, arguments = function.text("name"), function.take("arguments")
-    if name is None:
-        raise required(f"{where}.function.name")
+    name, arguments = function.given_text("name"), function.take("arguments")
     if arguments is not None and not isinstance(arguments, dict):
         raise wrong(f"{where}.function.arguments", arguments, "a JSON object")
     function.ignore(["index", "description"])
@@ -123,7 +119,7 @@ def _conversation(fields: Fields, talk: Talk, tools: Tools | None) -> Conversati
     for name in ("logprobs", "truncate", "shift"):
         fields.only(name, [False] if name == "logprobs" else [False, True])
     fields.only("top_logprobs", [0])
-    stream = fields.boolean("stream") if "stream" in fields else True
+    stream = fields.boolean("stream", True)
     options = _options(fields.nested("options"), {"model": fields.text("model"), "stream": stream})
     fields.ignore(["keep_alive"])
     fields.end()

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dllama.checks import is_flag
 from dllama.sampling.grammar import GrammarText
 from dllama.server.apis.chat import take_variables
 from dllama.server.apis.responses.items import add_item, parse_input
 from dllama.server.apis.responses.store import Items, Store
 from dllama.server.apis.talk import Talk
 from dllama.server.desk import Conversation
-from dllama.server.fields.grammar import schema_text
-from dllama.server.fields.json_object import Fields, required, wrong
+from dllama.server.fields.grammar import FORMATS, schema_text
+from dllama.server.fields.json_object import Fields
 from dllama.server.fields.options import MAX_TOKENS, fitting, take_options
-from dllama.server.fields.tools import Choice, Tools, offered, take_function, take_several
+from dllama.server.fields.tools import Tools, offered, parse_choice, take_function
 from dllama.server.problems import ApiError, shown
 
 # A response repeats these fields.
@@ -60,13 +59,11 @@ def parse_response(body: object, store: Store) -> ResponseRequest:
     tools = _tools(fields)
     grammar = _format(fields.take("text"))
     variables = _variables(fields)
-    store_it = fields.take("store")
-    if store_it is not None and not is_flag(store_it):
-        raise wrong("store", store_it, "true or false")
+    stored = fields.boolean("store", True)
     _check_rest(fields)
     options = take_options(fields, limit, None)
     asked = Conversation(messages, fitting(options, grammar), variables, tools)
-    return ResponseRequest(asked, earlier + items, store_it is not False, repeated)
+    return ResponseRequest(asked, earlier + items, stored, repeated)
 
 
 def _messages(fields: Fields, store: Store) -> tuple[Items, Items, list[dict[str, Any]]]:
@@ -108,34 +105,16 @@ def _tools(fields: Fields) -> Tools | None:
     """Take the functions that may be called."""
     given = fields.items("tools", "a list of functions")
     asked = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given)]
-    choice, several = _choice(fields.take("tool_choice")), take_several(fields)
-    return offered(asked, choice, several)
+    choice = parse_choice(fields.take("tool_choice"), nested=False)
+    return offered(asked, choice, fields.boolean("parallel_tool_calls", True))
 
 
 def _tool(value: object, where: str) -> dict[str, Any]:
     fields = Fields(value, f"{where}.")
-    kind = fields.text("type")
-    if kind != "function":
-        message = f"{where}.type is {shown(kind)}, this server supports only 'function'"
-        raise ApiError(400, message, param=f"{where}.type", code="unsupported_value")
+    fields.kind(["function"])
     made = take_function(fields, where)
     fields.end()
     return made
-
-
-def _choice(value: object) -> Choice:
-    """Return what tool_choice says."""
-    if value in (None, "none", "auto", "required"):
-        return Choice(str(value or "auto"))
-    if not isinstance(value, dict) or value.get("type") != "function":
-        raise wrong("tool_choice", value, "none, auto, required or a function")
-    fields = Fields(value, "tool_choice.")
-    fields.take("type")
-    name = fields.text("name")
-    fields.end()
-    if name is None:
-        raise required("tool_choice.name")
-    return Choice("required", name, "tool_choice.name")
 
 
 def _format(value: object) -> GrammarText | None:
@@ -149,12 +128,8 @@ def _format(value: object) -> GrammarText | None:
     if given is None:
         return None
     fields = Fields(given, "text.format.")
-    kind = fields.text("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise wrong("text.format.type", kind, "text, json_object or json_schema")
-    schema = fields.take("schema") if kind == "json_schema" else None
-    if kind == "json_schema" and schema is None:
-        raise required("text.format.schema")
+    kind = fields.word("type", FORMATS)
+    schema = fields.given("schema") if kind == "json_schema" else None
     strict = fields.boolean("strict")
     fields.ignore(["name", "description"])
     fields.end()

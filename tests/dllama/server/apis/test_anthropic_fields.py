@@ -114,7 +114,7 @@ def test_choices(choice, expected):
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content", "a list of at"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]},
-         "messages[0].content[0].type", "supports only text, tool_result in"),
+         "messages[0].content[0].type", "supports only 'text', 'tool_result' in"),
         ({"messages": [{"role": "user", "content": [USE]}]},
          "messages[0].content[0].type", "is 'tool_use'"),
         ({"messages": [{"role": "assistant", "content": [{**USE, "input": "a"}]}]},

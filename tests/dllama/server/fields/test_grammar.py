@@ -61,8 +61,8 @@ def test_grammars(fields, grammar):
 
 WRONG = [
     ({"response_format": "json"}, "response_format", "expected a JSON object"),
-    ({"response_format": {}}, "response_format.type", "expected text, json_object or json_schema"),
-    ({"response_format": {"type": "xml"}}, "response_format.type", "is 'xml', expected text"),
+    ({"response_format": {}}, "response_format.type", "one of text, json_object, json_schema"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "is 'xml', expected one of"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
     ({"response_format": {"type": "json_schema", "json_schema": {"schema": []}}}, FIELD, "is []"),
     ({"response_format": {"type": "json_schema", "json_schema": {"strict": 1}}},

@@ -181,7 +181,7 @@ def test_numbers_of_texts():
         ({"logit_bias": {"x": 1}}, "logit_bias", "of 'x' is 1, expected a number from -100 to 100"),
         ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "99... is 1, expected a number from -100"),
         ({"a" * 5000: 1}, f"{'a' * 64}...", "unknown field 'aaa"),
-        ({"stop_token_ids": [1, -1]}, "stop_token_ids", "expected a list of token ids"),
+        ({"stop_token_ids": [1, "2"]}, "stop_token_ids", "expected a list of token ids"),
         ({"max_tokens": 3, "min_tokens": 4}, "min_tokens", "is 4, expected at most the limit"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "which is 4"),
         ({"min_tokens": -1}, "min_tokens", "expected an integer from 0"),
