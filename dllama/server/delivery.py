@@ -7,13 +7,14 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
 from dllama.server.http.exchange import Exchange
+from dllama.server.http.long_json import LongJson
 from dllama.server.problems import ApiError
 from dllama.server.queue.jobs import Done, Place
 from dllama.server.responses import ResponseFormat
@@ -156,11 +157,16 @@ class JobResponse(PendingResponse):
                 ends[job] = one
             elif isinstance(one, Token):
                 tokens.setdefault(job, []).append(one)
-        texts = [Text(tokens.get(job, []), ends[job]) for job in sorted(ends)]
+        texts = [Text(tokens.pop(job, []), ends[job]) for job in sorted(ends)]
+        values = sum(3 + len(text.tokens) for text in texts)
+        values += sum(len(token.top) for text in texts for token in text.tokens)
+        await LongJson(values, partial(self._body, texts))(scope, receive, send)
+
+    def _body(self, texts: Sequence[Text]) -> dict[str, Any]:
+        """Return the JSON of all texts."""
         chosen = zip(self._formats, self._choose(texts), strict=True)
         parts = [format.whole(text.tokens, text.done) for format, text in chosen]
-        body = self._formats[0].merged(parts, [text.done for text in texts])
-        await JSONResponse(body)(scope, receive, send)
+        return self._formats[0].merged(parts, [text.done for text in texts])
 
     async def _send_stream(self, scope: Scope, send: Send) -> None:
         """Send the objects as they come."""

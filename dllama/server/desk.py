@@ -25,6 +25,7 @@ from dllama.server.tools.answer import Answer
 from dllama.server.vectors import EmbeddingRequest, Pieces, VectorResponse
 from dllama.text.template import Begin
 
+MAX_SCORED = 1 << 20  # log probabilities of the prompts of a request
 # Makes the format of a text from the model, the options and the ids of the prompt.
 MakeFormat = Callable[[Served, Options, Sequence[int]], ResponseFormat]
 
@@ -176,6 +177,7 @@ class Desk:
         stop_ids: Sequence[int] = (),
     ) -> JobResponse:
         """Queue the jobs of a request and return its response, which is sent while they run."""
+        _check_scored(sum(map(len, prompts)), options)
         self.served.check_ids("logit_bias", options.sampling.get("logit_bias", ()))
         self.served.check_ids("stop_token_ids", options.stop_ids)
         grammar = await in_thread(request, self.served.grammar, options.grammar)
@@ -210,6 +212,15 @@ class Desk:
         choose = partial(likeliest, count=options.count, tries=options.tries)
         cancel = partial(self._cancel, jobs)
         return JobResponse(delivery, formats, options.stream, cancel, choose)
+
+
+def _check_scored(ids: int, options: Options) -> None:
+    """Raise ApiError 400 if log probabilities of prompts would take too much memory."""
+    if options.echo and options.top is not None:
+        count = ids * options.tries * (1 + options.top)
+        if count > MAX_SCORED:
+            message = f"{count} log probabilities of prompts are too many, at most {MAX_SCORED}"
+            raise ApiError(400, message, param="logprobs", code="invalid_value")
 
 
 def _client(request: Request) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from starlette.requests import Request
@@ -111,15 +111,19 @@ class CompletionFormat(OpenAIFormat):
         prompts: Sequence[str | list[int]],
     ) -> None:
         super().__init__(served, options)
-        asked = prompts[options.index // options.count]
-        self._echo = ""
-        if options.echo:
-            self._echo = asked if isinstance(asked, str) else self._decoded(prompt)
+        self._asked = prompts[options.index // options.count]
+        self._prompt = prompt
         self._offset = 0  # characters before the next token
 
-    def _decoded(self, ids: Sequence[int]) -> str:
+    @cached_property
+    def _echo(self) -> str:
+        """What the text begins with. Many ids take long to decode, so not before it is needed."""
         tokenizer = self._served.tokenizer
-        return "" if tokenizer is None else tokenizer.decode(ids)
+        if not self._options.echo:
+            return ""
+        if isinstance(self._asked, str):
+            return self._asked
+        return "" if tokenizer is None else tokenizer.decode(self._prompt)
 
     def text(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"text": self._echo + "".join(texts)}

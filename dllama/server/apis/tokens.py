@@ -6,6 +6,7 @@ What llama.cpp calls `content` and `add_special` is understood, too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from dllama.server.fields.json_object import Fields, is_ids, wrong
 from dllama.server.fields.messages import parse_messages
 from dllama.server.fields.tools import take_tools
 from dllama.server.http.body import read_json
+from dllama.server.http.long_json import LongJson
 from dllama.server.http.threads import in_thread
 from dllama.server.problems import ApiError
 from dllama.server.served import Served
@@ -26,14 +28,14 @@ from dllama.server.served import Served
 def routes(desk: Desk) -> list[Route]:
     """Return the paths."""
 
-    async def tokenize(request: Request) -> Response:
+    async def tokenize(request: Request) -> LongJson:
         fields = await read_json(request, Fields)
         desk.check_model(fields.text("model"))
         named = fields.boolean("return_token_strs")
         encode = _conversation(fields) if "messages" in fields else _text(fields)
         fields.end()
         ids = await in_thread(request, encode, desk.served)
-        return JSONResponse(_answer(desk.served, ids, named))
+        return LongJson(len(ids), partial(_answer, desk.served, ids, named))
 
     async def detokenize(request: Request) -> Response:
         fields = await read_json(request, Fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import openai
 import pytest
 
 import dllama
@@ -82,6 +83,15 @@ def test_prompts_that_are_only_scored_count(server, client):
     assert server.count("dllama_prompt_tokens_total") == before + usage.prompt_tokens
     nothing = client.completions.create(model="demo", prompt=PROMPT, max_tokens=0)
     assert (nothing.choices[0].text, nothing.usage.completion_tokens) == ("", 0)
+
+
+def test_more_log_probabilities_than_memory_may_hold_are_refused(client, monkeypatch):
+    monkeypatch.setattr("dllama.server.desk.MAX_SCORED", 48)
+    assert len(ask(client, [5, 6, 7, 8], 0, logprobs=2, n=4).choices) == 4
+    with pytest.raises(openai.BadRequestError, match="60 log probabilities of prompts") as found:
+        ask(client, [5, 6, 7, 8], 0, logprobs=2, n=5)
+    assert found.value.param == "logprobs"
+    assert len(ask(client, [5, 6, 7, 8], 0, n=5).choices) == 5
 
 
 def test_an_end_of_sequence_has_a_log_probability(client):
