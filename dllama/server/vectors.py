@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from dllama.checks import is_integer
 from dllama.server.delivery import Delivery, PendingResponse
-from dllama.server.fields.json_object import is_ids, required, wrong
+from dllama.server.fields.json_object import Fields, is_ids, required, wrong
 from dllama.server.queue.jobs import Done
 
 MAX_INPUTS = 2048  # as in OpenAI's API
@@ -48,6 +48,11 @@ def parse_input(value: object) -> list[str | list[int]]:
             name = "input" if one else f"input[{index}]"
             raise wrong(name, text, "a text or token ids, not empty")
     return texts
+
+
+def check_width(fields: Fields, width: int) -> None:
+    """Take the field `dimensions`; ApiError 400 unless vectors have so many numbers anyway."""
+    fields.only("dimensions", [width], f": vectors of this model have {width} numbers")
 
 
 # Yields the parts of a body from the ends of all jobs, in the order of the texts.

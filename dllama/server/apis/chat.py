@@ -15,6 +15,7 @@ from dllama.server.desk import Conversation, Desk
 from dllama.server.fields.json_object import Fields, wrong
 from dllama.server.fields.messages import parse_messages
 from dllama.server.fields.options import MAX_TEXTS, MAX_TOKENS, MAX_TOP, Options, take_options
+from dllama.server.fields.template import take_begin, take_variables
 from dllama.server.fields.tools import take_tools
 from dllama.server.http.body import read_json
 from dllama.server.problems import ApiError
@@ -22,8 +23,6 @@ from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 from dllama.text.stream import End
-from dllama.text.template import Begin
-from dllama.text.template_variables import checked_variables
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -39,7 +38,7 @@ def parse_chat(body: object) -> Conversation:
     """Parse a body; ApiError 400 if it is wrong."""
     fields = Fields(body)
     messages = parse_messages(fields.take("messages"))
-    variables = take_variables(fields)
+    variables = take_variables(fields, fields.text("reasoning_effort"))
     begin = take_begin(fields, messages)
     limit = _limit(fields)
     wants = fields.boolean("logprobs")
@@ -53,13 +52,7 @@ def parse_chat(body: object) -> Conversation:
     fields.only("function_call", ["none", "auto"], ": use tool_choice instead")
     tools = take_tools(fields)
     count = fields.integer("n", 1, MAX_TEXTS) or 1
-    options = take_options(
-        fields,
-        limit,
-        (top or 0) if wants else None,
-        count=count,
-        tries=count,
-    )
+    options = take_options(fields, limit, (top or 0) if wants else None, count, tries=count)
     return Conversation(messages, options, variables, tools, begin)
 
 
@@ -70,36 +63,6 @@ def _limit(fields: Fields) -> int | None:
     if limit is not None and old not in (None, limit):
         raise wrong(names[1], old, f"as much as {names[0]}, which is {limit}")
     return old if limit is None else limit
-
-
-def take_begin(fields: Fields, messages: list[dict[str, Any]]) -> Begin:
-    """Take the fields that say what comes after the last message, as in vLLM's API."""
-    name = "add_generation_prompt"
-    begins = fields.boolean(name) if name in fields else None
-    if not fields.boolean("continue_final_message"):
-        return Begin.NOTHING if begins is False else Begin.NEXT
-    last = messages[-1]
-    why = ""
-    if begins:
-        why = "needs add_generation_prompt to be false"
-    elif last["role"] != "assistant" or not last["content"].strip() or "tool_calls" in last:
-        why = "needs an answer of the assistant with text, and no calls, as the last message"
-    if why:
-        name = "continue_final_message"
-        raise ApiError(400, f"{name} {why}", param=name, code="invalid_value")
-    return Begin.REST
-
-
-def take_variables(fields: Fields) -> dict[str, Any]:
-    """Take the variables of the chat template, as vLLM and llama.cpp do."""
-    value = fields.take("chat_template_kwargs")
-    try:
-        given = {} if value is None else checked_variables(value)
-    except ValueError as error:
-        message = f"chat_template_kwargs: {error}"
-        raise ApiError(400, message, param="chat_template_kwargs", code="invalid_value") from error
-    effort = fields.text("reasoning_effort")
-    return given if effort is None else {"reasoning_effort": effort, **given}
 
 
 class ChatFormat(OpenAIFormat):

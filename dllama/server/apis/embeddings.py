@@ -22,6 +22,7 @@ from dllama.server.vectors import (
     EmbeddingRequest,
     VectorResponse,
     as_json,
+    check_width,
     numbers,
     parse_input,
 )
@@ -50,8 +51,7 @@ def parse_embeddings(served: Served, body: object) -> tuple[EmbeddingRequest, st
     texts = parse_input(fields.take("input"))
     encoding = fields.word("encoding_format", ENCODINGS, "float")
     pooling = fields.word("pooling", POOLING.choices or (), served.pooling)
-    width = served.facts.width
-    fields.only("dimensions", [width], f": vectors of this model have {width} numbers")
+    check_width(fields, served.facts.width)
     asked = EmbeddingRequest(fields.text("model"), texts, pooling)
     fields.ignore(IGNORED)
     fields.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,15 @@ class Part:
     text: str = ""
     name: str = ""
     id: str = ""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a call; {} if they are no JSON object, for instance if cut."""
+        try:
+            value = json.loads(self.text or "{}")
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
 
 class PartsFormat(ResponseFormat):

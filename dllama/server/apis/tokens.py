@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dllama.server.apis.chat import take_begin, take_variables
 from dllama.server.desk import Desk
 from dllama.server.fields.json_object import Fields, is_ids, wrong
 from dllama.server.fields.messages import parse_messages
+from dllama.server.fields.template import take_begin, take_variables
 from dllama.server.fields.tools import take_tools
 from dllama.server.http.body import read_json
 from dllama.server.http.long_json import LongJson
@@ -67,7 +67,8 @@ def _text(fields: Fields) -> Callable[[Served], list[int]]:
 
 def _conversation(fields: Fields) -> Callable[[Served], list[int]]:
     """Take what stands for a conversation; the result encodes it."""
-    messages, variables = parse_messages(fields.take("messages")), take_variables(fields)
+    messages = parse_messages(fields.take("messages"))
+    variables = take_variables(fields, fields.text("reasoning_effort"))
     if tools := take_tools(fields):
         variables = {**variables, "tools": tools.asked}
     begin = take_begin(fields, messages)

@@ -222,7 +222,7 @@ def short_id() -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text as a string of a grammar."""
+    """Return a text as a string of JSON, which is also how a grammar has it."""
     return json.dumps(text, ensure_ascii=False)
 
 

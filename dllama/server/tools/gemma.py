@@ -20,7 +20,6 @@ from dllama.server.tools.base import (
 from dllama.server.tools.gemma_schema import SchemaRules
 from dllama.server.tools.marked_call import MarkedCalls
 from dllama.server.tools.typed import PYTHON
-from dllama.server.tools.typed import quoted as json_string
 
 NAME = re.compile(r"\s*call:\s*([A-Za-z0-9_.-]+)\s*(?=\{)")
 BARE = re.compile(r"\s*([^\s{}\[\],:\"<][^{}\[\],:\"<]*?)\s*(?=[{}\[\],:])")
@@ -157,7 +156,7 @@ class GemmaParser(MarkedCalls):
     def _read_string(self) -> bool:
         """Take some of a string."""
         text, marker = self.before((self._form.quote,))
-        self.give(Arguments(json_string(text)[1:-1] + ('"' if marker else "")))
+        self.give(Arguments(quoted(text)[1:-1] + ('"' if marker else "")))
         if marker:
             self._step = self._read_value
         return marker is not None
@@ -171,7 +170,7 @@ def _word(word: str, key: bool) -> str:
     plain = PYTHON.get(word, word)
     if not key and (plain in WORDS or _is_number(plain)):
         return plain
-    return json_string(word)
+    return quoted(word)
 
 
 def _is_number(word: str) -> bool:

@@ -7,10 +7,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from dllama.server.tools.base import Arguments, Begin, Function, json_rule
-from dllama.server.tools.base import quoted as literal
+from dllama.server.tools.base import Arguments, Begin, Function, json_rule, quoted
 from dllama.server.tools.marked_call import MarkedCalls
-from dllama.server.tools.typed import TEXT, as_json, quoted, resolved, types
+from dllama.server.tools.typed import TEXT, as_json, resolved, types
 
 DEFINITIONS = frozenset(("$defs", "definitions"))
 
@@ -120,12 +119,12 @@ def keyed_rules(at: int, function: Function, parts: Sequence[str], close: str) -
     for number, (key, value) in enumerate(properties.items()):
         name = f"value{at}_{number}"
         lines += _value_rules(name, value, function, close)
-        argument = f"({before} {literal(key)} {between} {name} {after})"
+        argument = f"({before} {quoted(key)} {between} {name} {after})"
         names.append(argument if key in required else f"{argument}?")
     if schema.get("additionalProperties") is not False:
         lines += _until(f"other{at}", close)
         names.append(f"({before} /[^<>\\n]{{1,64}}/ {between} other{at} {after})*")
-    return [f"arguments{at}: {' '.join(names) or literal('')}", *lines]
+    return [f"arguments{at}: {' '.join(names) or quoted('')}", *lines]
 
 
 def _value_rules(name: str, schema: Any, function: Function, close: str) -> list[str]:
@@ -134,7 +133,7 @@ def _value_rules(name: str, schema: Any, function: Function, close: str) -> list
     choices = resolved(schema, root).get("enum")
     allowed = types(schema, root)
     if allowed == TEXT and choices:
-        return [f"{name}: ({' | '.join(map(literal, choices))}) {close}"]
+        return [f"{name}: ({' | '.join(map(quoted, choices))}) {close}"]
     if "string" in allowed:
         return _until(name, close)
     whole = {**resolved(schema, root), **{key: root[key] for key in DEFINITIONS & root.keys()}}

@@ -6,6 +6,8 @@ import ast
 import json
 from typing import Any
 
+from dllama.server.tools.base import quoted
+
 ANY = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 TEXT = frozenset(("string",))
 MOST_DEPTH = 20  # of references
@@ -85,8 +87,3 @@ def _python(text: str, allowed: frozenset[str]) -> str | None:
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
     return made if isinstance(value, (list, dict)) and type_of(value) in allowed else None
-
-
-def quoted(text: str) -> str:
-    """Return a string of JSON."""
-    return json.dumps(text, ensure_ascii=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,16 +116,7 @@ def _block(part: Part) -> dict[str, Any]:
         return {"type": "text", "text": part.text}
     if part.kind == "reasoning":
         return {"type": "thinking", "thinking": part.text, "signature": ""}
-    return {"type": "tool_use", "id": part.id, "name": part.name, "input": _object(part.text)}
-
-
-def _object(text: str) -> dict[str, Any]:
-    """Return the arguments of a call; {} if they are no JSON object, for instance if cut."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.arguments}
 
 
 def _usage(done: Done) -> dict[str, int]:

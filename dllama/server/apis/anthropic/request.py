@@ -7,12 +7,12 @@ from typing import Any
 
 from dllama.sampling.grammar import GrammarText
 from dllama.server.apis.anthropic.blocks import add_messages, add_system
-from dllama.server.apis.chat import take_variables
 from dllama.server.apis.talk import Talk
 from dllama.server.desk import Conversation
 from dllama.server.fields.grammar import schema_text
 from dllama.server.fields.json_object import Fields, required
 from dllama.server.fields.options import MAX_TOKENS, fitting, take_options, take_stops
+from dllama.server.fields.template import take_variables
 from dllama.server.fields.tools import Choice, Tools, offered, take_function
 
 # These tell who asks, or how to bill, store, route or cache; or they let Anthropic's server shorten
@@ -102,8 +102,7 @@ def _output(fields: Fields) -> tuple[str | None, GrammarText | None]:
 
 def _variables(fields: Fields, effort: str | None) -> dict[str, Any]:
     """Take the variables of the chat template; how long the model thinks cannot be limited."""
-    given = fields.take("chat_template_kwargs")
-    asked = take_variables(Fields({"chat_template_kwargs": given, "reasoning_effort": effort}))
+    asked = take_variables(fields, effort)
     thinking = Fields(fields.take("thinking") or {"type": "adaptive"}, "thinking.")
     kind = thinking.word("type", THINKING)
     thinking.ignore(["budget_tokens", "display"])

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dllama.server.apis.ollama.catalogue import VERSION, named, running, shown, tags
+from dllama.server.apis.ollama.catalogue import VERSION, described, named, running, tags
 from dllama.server.apis.ollama.embed import parse_embed, pieces
 from dllama.server.apis.ollama.format import (
     ChatFormat,
@@ -54,7 +54,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def show(request: Request) -> Response:
         desk.check_model(named(await read_json(request, parse_show), desk.served))
-        return JSONResponse(shown(desk.served))
+        return JSONResponse(described(desk.served))
 
     async def list_all(request: Request) -> Response:
         return JSONResponse({"models": [tags(desk.served)]})

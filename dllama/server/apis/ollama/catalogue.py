@@ -26,7 +26,7 @@ def named(name: str | None, served: Served) -> str | None:
 
 def tags(served: Served) -> dict[str, Any]:
     """Return the model as /api/tags lists it."""
-    return {**_base(served), "modified_at": _time(served)}
+    return {**_base(served), "modified_at": time_text(served.created)}
 
 
 def running(served: Served) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def running(served: Served) -> dict[str, Any]:
     return {**_base(served), **more}
 
 
-def shown(served: Served) -> dict[str, Any]:
+def described(served: Served) -> dict[str, Any]:
     """Return what /api/show tells of the model."""
     facts, template = served.facts, served.template
     defaults = [f"{name} {value}" for name, value in served.defaults.items()]
@@ -43,7 +43,7 @@ def shown(served: Served) -> dict[str, Any]:
         "modelfile": f"FROM {served.name}",
         "parameters": "\n".join(defaults),
         "template": "" if isinstance(template, TemplateError) else template.source,
-        "modified_at": _time(served),
+        "modified_at": time_text(served.created),
         "details": _details(served),
         "model_info": {
             "general.architecture": facts.family,
@@ -97,5 +97,6 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _time(served: Served) -> str:
-    return datetime.fromtimestamp(served.created, timezone.utc).isoformat().replace("+00:00", "Z")
+def time_text(seconds: float) -> str:
+    """Return a Unix time as Ollama writes it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")

@@ -11,15 +11,14 @@ from dllama.server.fields.json_object import Fields
 from dllama.server.http.exchange import Exchange
 from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
-from dllama.server.vectors import EmbeddingRequest, as_json, numbers, parse_input
+from dllama.server.vectors import EmbeddingRequest, as_json, check_width, numbers, parse_input
 
 
 def parse_embed(served: Served, body: object) -> EmbeddingRequest:
     """Parse a body of /api/embed; ApiError 400 if it is wrong."""
     fields = Fields(body)
     texts = parse_input(fields.take("input"))
-    width = served.facts.width
-    fields.only("dimensions", [width], f": vectors of this model have {width} numbers")
+    check_width(fields, served.facts.width)
     truncate = fields.boolean("truncate", True)
     model = named(fields.text("model"), served)
     fields.ignore(["keep_alive", "options"])  # how a model is loaded

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import Any
 
-from dllama.server.apis.ollama.catalogue import listed
+from dllama.server.apis.ollama.catalogue import listed, time_text
 from dllama.server.apis.parts import Objects, Part, PartsFormat
 from dllama.server.fields.options import Options
 from dllama.server.http.errors import ollama_error
@@ -137,8 +135,7 @@ class RawFormat(GenerateFormat):
 
 def head(served: Served) -> dict[str, Any]:
     """Return the fields that every object of a response begins with."""
-    now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
-    return {"model": listed(served), "created_at": now}
+    return {"model": listed(served), "created_at": time_text(time.time())}
 
 
 def loaded(kind: type[OllamaFormat], served: Served) -> dict[str, Any]:
@@ -147,14 +144,7 @@ def loaded(kind: type[OllamaFormat], served: Served) -> dict[str, Any]:
 
 
 def _call(part: Part) -> dict[str, Any]:
-    """Return a call; the arguments are {} if they are no JSON object, for instance if cut."""
-    try:
-        arguments = json.loads(part.text or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        arguments = {}
-    return {"id": part.id, "function": {"name": part.name, "arguments": arguments}}
+    return {"id": part.id, "function": {"name": part.name, "arguments": part.arguments}}
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllama.sampling.grammar import GrammarText
-from dllama.server.apis.chat import take_variables
 from dllama.server.apis.talk import Talk
 from dllama.server.desk import Conversation
 from dllama.server.fields.grammar import ANY_OBJECT, schema_text
@@ -166,7 +165,7 @@ def _variables(fields: Fields) -> dict[str, Any]:
     if value is None:
         return {}
     if value in EFFORTS:
-        return take_variables(Fields({"reasoning_effort": value}))
+        return {"reasoning_effort": value}
     if value is not True and value is not False:
         raise wrong("think", value, f"true, false, {', '.join(EFFORTS)}")
     return {"enable_thinking": value}

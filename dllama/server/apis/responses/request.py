@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllama.sampling.grammar import GrammarText
-from dllama.server.apis.chat import take_variables
 from dllama.server.apis.responses.items import add_item, parse_input
 from dllama.server.apis.responses.store import Items, Store
 from dllama.server.apis.talk import Talk
@@ -14,6 +13,7 @@ from dllama.server.desk import Conversation
 from dllama.server.fields.grammar import FORMATS, schema_text
 from dllama.server.fields.json_object import Fields
 from dllama.server.fields.options import MAX_TOKENS, fitting, take_options
+from dllama.server.fields.template import take_variables
 from dllama.server.fields.tools import Tools, offered, parse_choice, take_function
 from dllama.server.problems import ApiError, shown
 
@@ -142,5 +142,4 @@ def _variables(fields: Fields) -> dict[str, Any]:
     effort = reasoning.text("effort")
     reasoning.ignore(["summary", "generate_summary"])
     reasoning.end()
-    given = fields.take("chat_template_kwargs")
-    return take_variables(Fields({"chat_template_kwargs": given, "reasoning_effort": effort}))
+    return take_variables(fields, effort)

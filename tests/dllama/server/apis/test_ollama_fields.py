@@ -9,7 +9,7 @@ from tooling import CITY
 
 from dllama import Token
 from dllama.errors import TemplateError
-from dllama.server.apis.ollama.catalogue import listed, named, shown
+from dllama.server.apis.ollama.catalogue import described, listed, named
 from dllama.server.apis.ollama.format import ChatFormat
 from dllama.server.apis.ollama.request import parse_chat, parse_generate, parse_show
 from dllama.server.facts import Facts
@@ -157,8 +157,8 @@ def test_names(served):
     assert (listed(served), named("a:latest", served), named("b", served)) == ("a:latest", "a", "b")
     tagged = replace(served, name="a:1b")
     assert (listed(tagged), named("a:1b", tagged)) == ("a:1b", "a:1b")
-    assert shown(served)["capabilities"] == ["completion"]
-    assert shown(served)["parameters"] == "top_k 5"
+    assert described(served)["capabilities"] == ["completion"]
+    assert described(served)["parameters"] == "top_k 5"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_names(served):
 )
 def test_sizes(served, count, text):
     large = replace(served, facts=Facts("llama", parameters=count))
-    assert shown(large)["details"]["parameter_size"] == text
+    assert described(large)["details"]["parameter_size"] == text
 
 
 def test_what_becomes_of_an_answer(served):
