@@ -24,16 +24,24 @@ def parse_input(value: object, store: Store) -> Items:
         return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
         raise wrong("input", value, "a string or a list of at least one item")
-    return [_resolved(item, f"input[{index}]", store) for index, item in enumerate(value)]
+    taken: set[str] = set()
+    return [_resolved(item, f"input[{index}]", store, taken) for index, item in enumerate(value)]
 
 
-def _resolved(item: object, where: str, store: Store) -> dict[str, Any]:
+def _resolved(item: object, where: str, store: Store, taken: set[str]) -> dict[str, Any]:
+    """Return an item, or the one that it refers to.
+
+    A request has an item only once, so that a short one cannot become a very long conversation.
+    """
     fields = Fields(item, f"{where}.")
     if fields.text("type") != "item_reference":
         assert isinstance(item, dict)
         return item
     name = fields.given_text("id")
     fields.end()
+    if name in taken:
+        raise wrong(f"{where}.id", name, "an item that did not come before")
+    taken.add(name)
     return store.item(name, f"{where}.id")
 
 

@@ -142,6 +142,27 @@ def test_the_store_forgets_what_was_not_used_for_long():
         store.conversation("d")
 
 
+def test_the_store_keeps_nothing_that_no_body_could_have(monkeypatch):
+    monkeypatch.setattr("dllama.server.apis.responses.store.MAX_VALUES", 9)
+    store = Store()
+    for name, values in (("few", 5), ("many", 9)):
+        store.keep(name, [{"role": "user", "content": "a", "annotations": [0] * values}], [])
+    assert len(store.conversation("few")) == 1
+    with pytest.raises(ApiError, match="does not keep such response"):
+        store.conversation("many")
+
+
+def test_a_request_has_an_item_only_once():
+    """A short one could become a very long conversation."""
+    store = Store()
+    store.keep("a", [], [{"type": "message", "role": "assistant", "id": "m", "content": "a" * 99}])
+    given = {"type": "item_reference", "id": "m"}
+    (message,) = parse_response({"input": [given]}, store).conversation.messages
+    assert message == {"role": "assistant", "content": "a" * 99}
+    with pytest.raises(ApiError, match=r"^input\[1\].id is 'm', expected an item that did not"):
+        parse_response({"input": [given, given]}, store)
+
+
 def test_an_error_ends_a_stream():
     """OpenAI's client looks into the field error, others at the event itself."""
     asked = parse()
