@@ -7,13 +7,17 @@ from typing import Any
 
 from dllama.checks import is_flag, is_integer, is_number, shown
 from dllama.errors import FormatError, UnsupportedError
+from dllama.model.header_keys import RANGES, Key
 from dllama.model.spec import HiddenAct
 
 Config = dict[str, Any]
 
-# Model files store numbers as float32 and int32.
+# Model files store numbers as float32.
 LEAST, MOST = 1.2e-38, 3.4e38
-MOST_SIZE = (1 << 31) - 1
+# Some of these are no sizes of model files: a window of 2^32 - 1 positions is none.
+MOST_SIZE = (1 << 32) - 1
+# Each of these many is looked at one by one before all of them are checked.
+MOST_LAYERS, MOST_WIDE = RANGES[Key.N_LAYERS][1], RANGES[Key.DIM][1]
 SLIDING = "sliding_attention"
 # Of Qwen2 and Qwen3, if the config has none.
 MAX_WINDOW_LAYERS = 28
@@ -37,8 +41,10 @@ def size(config: Config, field: str, path: object, default: int | None = None) -
     value = config.get(field)
     if value is None:
         value = default
-    if not is_integer(value, 1, MOST_SIZE):
-        raise FormatError(path, field, shown(value), f"an integer from 1 to {MOST_SIZE}")
+    wide = field == "hidden_size" or field.endswith("head_dim")
+    most = MOST_LAYERS if field == "num_hidden_layers" else MOST_WIDE if wide else MOST_SIZE
+    if not is_integer(value, 1, most):
+        raise FormatError(path, field, shown(value), f"an integer from 1 to {most}")
     return value
 
 

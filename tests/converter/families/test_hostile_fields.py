@@ -15,7 +15,7 @@ from dllama.json_file import parse_json
 from dllama.model.weight_types import WeightType
 
 VALUES = [
-    *(2**70, -(2**70), 10**400, 2**31, -1, 0, 1, 1.5, 1e308, 1e-320, -0.0),
+    *(2**70, -(2**70), 10**400, 2**31, 2**31 - 1, -1, 0, 1, 1.5, 1e308, 1e-320, -0.0),
     *(float("nan"), float("inf"), None, True, "", "1", "\ud800", "\x00", "a" * 5000),
     *([], [[]], [None], [2**70], {}, {"a": {"b": []}}, {"rope_type": 2**70, "factor": 1e308}),
 ]
@@ -51,7 +51,7 @@ def test_fields_of_all_families(fixtures):
     assert count > 1000
 
 
-@pytest.mark.parametrize("value", [2**70, 2**31, 10**400])
+@pytest.mark.parametrize("value", [2**70, 2**31 - 1, 4097, 10**400])
 def test_sizes_are_those_of_model_files(fixtures, value):
     path = fixtures / "llama-gqa" / "config.json"
     config = {**json.loads(path.read_text()), "num_hidden_layers": value}
