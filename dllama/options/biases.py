@@ -19,7 +19,9 @@ def parse_bias(text: str) -> tuple[int, float]:
     except ValueError:
         found = -1, 0.0
     if not is_bias(*found):
-        raise ValueError(f"found {shown(text)}, expected ID=B with B from -100 to 100")
+        raise ValueError(
+            f"found {shown(text)}, expected ID=B with B from {-MOST_BIAS:g} to {MOST_BIAS:g}"
+        )
     return found
 
 
@@ -30,9 +32,10 @@ def is_bias(token: object, bias: object) -> bool:
 
 def checked_biases(biases: Mapping[int, float] | None) -> dict[int, float]:
     """Return the biases by token id, ascending; ConfigError if there is a wrong one."""
-    if biases is not None and not isinstance(biases, Mapping):
-        raise ConfigError(f"logit_bias is {shown(biases)}, expected {EXPECTED}")
-    for token, bias in (biases or {}).items():
+    given = {} if biases is None else biases
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"logit_bias is {shown(given)}, expected {EXPECTED}")
+    for token, bias in given.items():
         if not is_bias(token, bias):
             raise ConfigError(f"logit_bias of {shown(token)} is {shown(bias)}, expected {EXPECTED}")
-    return {int(token): float(biases[token]) for token in sorted(biases or {})} if biases else {}
+    return {int(token): float(given[token]) for token in sorted(given)}

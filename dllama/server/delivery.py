@@ -17,7 +17,7 @@ from dllama.server.http.exchange import Exchange
 from dllama.server.http.long_json import LongJson
 from dllama.server.problems import ApiError
 from dllama.server.queue.jobs import Done, Place
-from dllama.server.responses import ResponseFormat
+from dllama.server.response_format import ResponseFormat
 
 Event = Token | Done | Place | ApiError
 QUIET = 10.0  # seconds without a piece after which a stream says that it waits

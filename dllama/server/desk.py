@@ -19,7 +19,7 @@ from dllama.server.http.threads import in_thread
 from dllama.server.problems import ApiError, shown
 from dllama.server.queue.dispatcher import Dispatcher
 from dllama.server.queue.jobs import Job, Place
-from dllama.server.responses import ResponseFormat
+from dllama.server.response_format import ResponseFormat
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 from dllama.server.vectors import EmbeddingRequest, Pieces, VectorResponse
@@ -180,17 +180,9 @@ class Desk:
         _check_scored(sum(map(len, prompts)), options)
         self.served.check_ids("logit_bias", options.sampling.get("logit_bias", ()))
         self.served.check_ids("stop_token_ids", options.stop_ids)
-        grammar = await in_thread(request, self.served.grammar, options.grammar)
         arguments = {
-            **self.served.defaults,
-            **options.sampling,
-            "stop": options.stop,
-            "stop_ids": (*options.stop_ids, *(() if options.ignore_eos else stop_ids)),
-            "ignore_eos": options.ignore_eos,
-            "logprobs": 0 if options.top is None and options.chooses else options.top,
-            "prompt_logprobs": options.top if options.echo else None,
-            "grammar": grammar,
-            "special": options.special,
+            **self._arguments(options, stop_ids),
+            "grammar": await in_thread(request, self.served.grammar, options.grammar),
         }
         delivery = Delivery(len(prompts) * options.tries)
         exchange = Exchange.of(request.scope)
@@ -212,6 +204,19 @@ class Desk:
         choose = partial(likeliest, count=options.count, tries=options.tries)
         cancel = partial(self._cancel, jobs)
         return JobResponse(delivery, formats, options.stream, cancel, choose)
+
+    def _arguments(self, options: Options, stop_ids: Sequence[int]) -> dict[str, Any]:
+        """Return the arguments of LLM.submit that all texts of a request have."""
+        return {
+            **self.served.defaults,
+            **options.sampling,
+            "stop": options.stop,
+            "stop_ids": (*options.stop_ids, *(() if options.ignore_eos else stop_ids)),
+            "ignore_eos": options.ignore_eos,
+            "logprobs": 0 if options.top is None and options.chooses else options.top,
+            "prompt_logprobs": options.top if options.echo else None,
+            "special": options.special,
+        }
 
 
 def _check_scored(ids: int, options: Options) -> None:

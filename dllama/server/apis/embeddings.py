@@ -16,7 +16,7 @@ from dllama.server.fields.json_object import Fields
 from dllama.server.fields.options import IGNORED
 from dllama.server.http.body import read_json
 from dllama.server.queue.jobs import Done
-from dllama.server.responses import compact
+from dllama.server.response_format import compact
 from dllama.server.served import Served
 from dllama.server.vectors import (
     EmbeddingRequest,

@@ -9,7 +9,7 @@ from typing import Any
 from dllama import Token, __version__
 from dllama.server.fields.options import Options
 from dllama.server.queue.jobs import Done
-from dllama.server.responses import ResponseFormat
+from dllama.server.response_format import ResponseFormat
 from dllama.server.served import Served
 
 

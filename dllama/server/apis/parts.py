@@ -11,7 +11,7 @@ from typing import Any
 from dllama import Token
 from dllama.server.fields.options import Options
 from dllama.server.queue.jobs import Done
-from dllama.server.responses import ResponseFormat
+from dllama.server.response_format import ResponseFormat
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 

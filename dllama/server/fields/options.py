@@ -14,7 +14,7 @@ from typing import Any
 
 from dllama.options import MAX_SEED, SAMPLING_OPTIONS, SEED
 from dllama.options import MAX_TOKENS as MAX_TOKENS
-from dllama.options.biases import MOST_BIAS, is_bias
+from dllama.options.biases import EXPECTED, is_bias
 from dllama.sampling.grammar import GrammarText
 from dllama.server.fields.grammar import only_one, take_grammar
 from dllama.server.fields.json_object import Fields, is_ids, wrong
@@ -23,7 +23,6 @@ from dllama.server.problems import ApiError, shown
 MAX_TOP = 20  # alternatives to a token
 MAX_STOPS = 16
 MAX_TEXTS = 128  # that are generated for a prompt
-EXPECTED_BIAS = f"a number from {-MOST_BIAS:g} to {MOST_BIAS:g} for a token id"
 # These tell who asks, how to bill, store or route the response, or how to be faster.
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -146,7 +145,7 @@ def _biases(value: object) -> dict[int, float] | None:
     for name, bias in value.items():
         token = int(name) if re.fullmatch("[0-9]{1,10}", name) else -1
         if not is_bias(token, bias):
-            message = f"logit_bias of {shown(name)} is {shown(bias)}, expected {EXPECTED_BIAS}"
+            message = f"logit_bias of {shown(name)} is {shown(bias)}, expected {EXPECTED}"
             raise ApiError(400, message, param="logit_bias", code="invalid_value")
         biases[token] = bias
     return biases

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from dllama import Token
 from dllama.server import delivery
 from dllama.server.queue.jobs import Done
-from dllama.server.responses import ResponseFormat
+from dllama.server.response_format import ResponseFormat
 
 
 class Silent(ResponseFormat):

@@ -10,7 +10,7 @@ from dllama.server.fields.options import Options
 from dllama.server.http.errors import anthropic_error
 from dllama.server.problems import ApiError
 from dllama.server.queue.jobs import Done
-from dllama.server.responses import compact
+from dllama.server.response_format import compact
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 

@@ -14,7 +14,7 @@ from dllama.server.http.errors import ollama_error
 from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
 from dllama.server.queue.jobs import Done, Place
-from dllama.server.responses import compact
+from dllama.server.response_format import compact
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 from dllama.server.tools.base import TextParser

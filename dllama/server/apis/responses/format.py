@@ -11,7 +11,7 @@ from dllama.server.apis.responses.store import Store
 from dllama.server.fields.options import Options
 from dllama.server.problems import ApiError
 from dllama.server.queue.jobs import Done
-from dllama.server.responses import compact
+from dllama.server.response_format import compact
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer
 

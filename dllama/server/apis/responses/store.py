@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dllama.server.http.body import MAX_BODY, MAX_VALUES, Values
 from dllama.server.problems import ApiError, shown
-from dllama.server.responses import compact
+from dllama.server.response_format import compact
 
 MAX_BYTES = 64 << 20  # of JSON
 Items = list[dict[str, Any]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from serving import connect, serving, wait_until
+from serving import serving
 from tooling import TEMPLATE
 
 from dllama.sampling.grammar import GrammarText
@@ -28,17 +28,3 @@ def says(monkeypatch):
         monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
 
     return say
-
-
-@pytest.fixture
-def server(running):
-    """The server without requests of earlier tests."""
-    wait_until(lambda: running.count("dllama_requests_running") == 0)
-    return running
-
-
-@pytest.fixture
-def client(server):
-    """OpenAI's client, connected to the server."""
-    with connect(server.url) as made:
-        yield made
