@@ -38,13 +38,21 @@ def test_bodies_that_are_wrong(server, body, status, message):
     assert headers["content-type"] == "application/json"
 
 
-def test_wrong_paths_methods_and_types(server):
+def test_wrong_paths_and_methods(server):
     url = f"{server.url}/v1/completions"
     assert http(f"{server.url}/v1/other")[0] == 404
     status, headers, _ = http(url)
     assert (status, headers["allow"]) == (405, "POST")
-    for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        status, _, raw = http(url, {"prompt": "a"}, **{"content-type": kind})
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_browsers_have_to_declare_json(server, kind):
+    """A page of another site can make a browser send the other types without permission."""
+    headers = {"content-type": kind}
+    asked = f"{server.url}/tokenize", {"prompt": "a"}
+    assert http(*asked, **headers)[0] == 200
+    for name, value in (("origin", "null"), ("sec-fetch-site", "cross-site")):
+        status, _, raw = http(*asked, **headers, **{name: value})
         assert status == 415
         assert "expected 'application/json'" in json.loads(raw)["error"]["message"]
 
