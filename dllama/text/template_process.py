@@ -20,6 +20,7 @@ from typing import Any
 from dllama.errors import TemplateError
 
 MAX_SECONDS = 5.0  # of computing, for one rendering
+MAX_WAIT = 60.0  # seconds until a process that does not even compute is ended
 SCRIPT = str(Path(__file__).with_name("template_child.py"))
 # Finds packages where this process does, without the time that `site` takes.
 START = "import runpy, sys; sys.path[:] = {path!r}; runpy.run_path({script!r}, None, '__main__')"
@@ -54,24 +55,41 @@ class _Process:
         self._owner = 0  # a fork of this process must not use the pipes of its parent
 
     def ask(self, line: bytes) -> dict[str, str]:
-        """Send a request and return the answer; TemplateError if the process ended instead."""
+        """Send a request and return the answer; TemplateError if the process ended instead.
+
+        If the template has not made it end, another process gets the request once more.
+        """
         with self._lock:
-            child = self._running()
-            assert child.stdin is not None
-            assert child.stdout is not None
-            try:
-                with contextlib.suppress(BrokenPipeError):
-                    child.stdin.write(line)
-                    child.stdin.flush()
-                said = child.stdout.readline()
-                if said.endswith(b"\n"):
-                    answer: dict[str, str] = json.loads(said)
-                    return answer
-            except BaseException:  # Ctrl-C: an answer is left that belongs to no request
-                self.end()
-                raise
+            said, status = self._said(line)
+            if not said and status != -signal.SIGPROF:
+                said, status = self._said(line)
+            if not said:
+                raise TemplateError(_reason(status))
+            answer: dict[str, str] = json.loads(said)
+            return answer
+
+    def _said(self, line: bytes) -> tuple[bytes, int]:
+        """Return the answer of the process; or nothing, and the status with which it ended."""
+        child = self._running()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        waiting = threading.Timer(MAX_WAIT, child.kill)
+        waiting.daemon = True
+        waiting.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(line)
+                child.stdin.flush()
+            said = child.stdout.readline()
+        except BaseException:  # Ctrl-C: an answer is left that belongs to no request
             self.end()
-            raise TemplateError(_reason(child.returncode))
+            raise
+        finally:
+            waiting.cancel()
+        if said.endswith(b"\n"):
+            return said, 0
+        self.end()
+        return b"", child.returncode
 
     def end(self) -> None:
         """End the process, if it is there."""

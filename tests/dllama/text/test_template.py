@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -341,3 +343,21 @@ def test_the_process_is_replaced_when_it_is_killed() -> None:
     child.kill()
     child.wait()
     assert render("{{ 2 }}") == "2"
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_another_process_answers_when_one_is_killed_or_hangs(
+    monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    if not killed:
+        monkeypatch.setattr(template_process, "MAX_WAIT", 2.0)
+    assert render("{{ 1 }}") == "1"
+    child = template_process._process._child
+    assert child is not None
+    child.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(render, "{{ 2 }}")
+        if killed:
+            child.kill()
+        assert found.result(60) == "2"
+    assert child.returncode == -signal.SIGKILL
