@@ -112,7 +112,7 @@ class HeldStates(HeldBlocks):
 
     The last state may lag behind the end of the sequence, since it does not take in positions that
     may turn out wrong. What these change is kept in the block of the first of them. So a sequence
-    can go on at any position from that of its last state on, or behind a whole block that is still
+    can go on at any position from that of its last state on, or after a whole block that is still
     there.
 
     Attributes:
