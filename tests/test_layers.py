@@ -28,7 +28,26 @@ LAYERS = """
     server
     cli __main__
 """
-LEVELS = {name: level for level, line in enumerate(LAYERS.split("\n")) for name in line.split()}
+# The same for dllama/server/.
+SERVER_LAYERS = """
+    problems facts tools
+    queue
+    http response_format
+    fields delivery
+    answers vectors
+    served
+    desk
+    apis
+    app __init__
+"""
+
+
+def levels(layers: str) -> dict[str, int]:
+    """The level of each name."""
+    return {name: level for level, line in enumerate(layers.split("\n")) for name in line.split()}
+
+
+LEVELS, SERVER_LEVELS = levels(LAYERS), levels(SERVER_LAYERS)
 # What the converter may not see, though it is below: it knows files, not how they are run.
 HIDDEN_FROM_CONVERTER = {"graph", "sampling", "drafts", "transports", "run_config"}
 # Packages whose folders lie beside dllama/.
@@ -37,9 +56,9 @@ SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 CIMPORT = re.compile(r"^\s*(?:from\s+(dllama[\w.]*)\s+c?import|cimport\s+(dllama[\w.]*))", re.M)
 
 
-def layer(module: str) -> str:
-    """The name of a module's layer: what follows `dllama`."""
-    return [*module.split("."), "__init__"][1]
+def layer(module: str, package: str = "dllama") -> str:
+    """The name of a module's layer: what follows the package."""
+    return [*module.removeprefix(package).split("."), "__init__"][1]
 
 
 def imports(path: Path) -> set[str]:
@@ -72,13 +91,16 @@ def sources() -> dict[str, set[str]]:
     return modules
 
 
-def upward(modules: dict[str, set[str]]) -> list[str]:
-    """Imports that go up."""
+def upward(
+    modules: dict[str, set[str]], levels: dict[str, int] = LEVELS, package: str = "dllama"
+) -> list[str]:
+    """Imports that go up in a package."""
     return [
         f"{module} imports {other}"
         for module, others in modules.items()
         for other in sorted(others)
-        if LEVELS[layer(other)] > LEVELS[layer(module)]
+        if module.startswith(package) and other.startswith(package)
+        if levels[layer(other, package)] > levels[layer(module, package)]
     ]
 
 
@@ -86,6 +108,7 @@ def test_no_import_goes_up():
     found = sources()
     assert len(found) > 80
     assert upward(found) == []
+    assert upward(found, SERVER_LEVELS, "dllama.server") == []
 
 
 def test_the_converter_does_not_know_how_models_run():

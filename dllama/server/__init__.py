@@ -1,5 +1,5 @@
-"""An HTTP server with OpenAI's API, for one model and many clients.
+"""An HTTP server with the APIs of OpenAI, Anthropic and Ollama, for one model and many clients.
 
-One thread owns the model and takes requests from a queue (dispatcher.py). Another one speaks HTTP
-(app.py). Needs the packages of the extra `serve`.
+One thread owns the model and takes jobs from a queue (queue/dispatcher.py). Another one speaks HTTP
+(http/service.py). Needs the packages of the extra `serve`.
 """

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from dllama import Token
-from dllama.server.http.exchange import Exchange
 from dllama.server.http.long_json import LongJson
 from dllama.server.problems import ApiError
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.jobs import Done, Place
 from dllama.server.response_format import ResponseFormat
 

@@ -14,10 +14,10 @@ from dllama.server.answers import Plan
 from dllama.server.delivery import Delivery, JobResponse, Text
 from dllama.server.fields.options import Options
 from dllama.server.fields.tools import Tools
-from dllama.server.http.exchange import Exchange
 from dllama.server.http.threads import in_thread
 from dllama.server.problems import ApiError, shown
 from dllama.server.queue.dispatcher import Dispatcher
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.jobs import Job, Place
 from dllama.server.response_format import ResponseFormat
 from dllama.server.served import Served

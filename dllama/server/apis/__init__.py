@@ -1,1 +1,1 @@
-"""The APIs of the server: one file for each, with its paths, its fields and its responses."""
+"""The APIs of the server: one file or folder for each, with its paths, fields and responses."""

@@ -10,7 +10,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dllama.checks import one_line
-from dllama.server.http.exchange import Exchange
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.metrics import Metrics
 
 log = logging.getLogger("dllama.server")

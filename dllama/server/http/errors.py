@@ -7,8 +7,8 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
+from dllama.server.queue.exchange import Exchange
 
 # Anthropic's error `type` for an HTTP status; all others are invalid_request_error.
 ANTHROPIC_TYPES = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from dllama.server.http.exchange import Exchange
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.jobs import Job
 
 MOST_CLIENTS = 10_000  # whose last turns are remembered

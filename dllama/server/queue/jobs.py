@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dllama import Token
 from dllama.generation import Generation
-from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
+from dllama.server.queue.exchange import Exchange
 
 
 @dataclass(frozen=True)

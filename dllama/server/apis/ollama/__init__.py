@@ -22,7 +22,7 @@ from dllama.server.apis.ollama.format import (
 from dllama.server.apis.ollama.request import OllamaRequest, parse_chat, parse_generate, parse_show
 from dllama.server.desk import Desk
 from dllama.server.http.body import read_json
-from dllama.server.http.exchange import Exchange
+from dllama.server.queue.exchange import Exchange
 
 
 def routes(desk: Desk) -> list[Route]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from dllama.server.apis.ollama.catalogue import listed, named
 from dllama.server.fields.json_object import Fields
-from dllama.server.http.exchange import Exchange
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
 from dllama.server.vectors import EmbeddingRequest, as_json, check_width, numbers, parse_input

@@ -11,8 +11,8 @@ from dllama.server.apis.ollama.catalogue import listed, time_text
 from dllama.server.apis.parts import Objects, Part, PartsFormat
 from dllama.server.fields.options import Options
 from dllama.server.http.errors import ollama_error
-from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.jobs import Done, Place
 from dllama.server.response_format import compact
 from dllama.server.served import Served

@@ -13,8 +13,8 @@ from dllama.server.apis.ollama.catalogue import described, listed, named
 from dllama.server.apis.ollama.format import ChatFormat
 from dllama.server.apis.ollama.request import parse_chat, parse_generate, parse_show
 from dllama.server.facts import Facts
-from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
 from dllama.server.tools.answer import Answer

@@ -10,7 +10,7 @@ from dllama.server.apis.ollama.format import ChatFormat
 from dllama.server.apis.responses.format import ResponseObject
 from dllama.server.apis.responses.request import parse_response
 from dllama.server.apis.responses.store import Store
-from dllama.server.http.exchange import Exchange
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.jobs import Done
 from dllama.server.served import Served
 from dllama.server.tools.answer import Tally

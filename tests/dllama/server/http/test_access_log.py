@@ -15,8 +15,8 @@ from dllama.server.apis.completions import CompletionFormat
 from dllama.server.delivery import Delivery, JobResponse
 from dllama.server.fields.options import Options
 from dllama.server.http.access_log import line
-from dllama.server.http.exchange import Exchange
 from dllama.server.problems import ApiError
+from dllama.server.queue.exchange import Exchange
 from dllama.server.served import Served
 
 OPTIONS = Options(None, None, {}, (), False, True, False, None)

@@ -9,7 +9,7 @@ import pytest
 from serving import http, wait_until
 
 from dllama.errors import TransportError
-from dllama.server.http.exchange import Exchange
+from dllama.server.queue.exchange import Exchange
 from dllama.server.queue.job_queue import JobQueue
 from dllama.server.queue.jobs import Job
 from dllama.server.queue.meter import Meter
