@@ -274,7 +274,9 @@ def marked(
         others: what else an answer may be.
     """
     lazy = "" if marker.startswith("<[") else "[lazy]"  # a text never has special tokens
-    more = f"({between} {marker} {section})*" if several else ""
+    # A model may write what is between two sections before it knows that it has ended.
+    ending = f"({between})?" if between else ""
+    more = f"({between} {marker} {section})* {ending}" if several else ""
     later = f"(upto {section})* TEXT" if several else ""
     return [
         f"calls: {marker} {section} {more}",

@@ -46,11 +46,12 @@ class Hermes(ToolFormat):
         names = "|".join(re.escape(function.name) for function in functions)
         block = f'\\s*(```(json)?\\s*)?\\{{"name": "({names})"(.|\\n)*'
         more = '("\\n" call)*' if several else ""
+        ending = '"\\n"?' if several else ""
         return "\n".join(
             [
                 *marked(special(OPEN), section, several, quoted("\n"), "FREE", "block"),
                 f"FREE: TEXT & ~/{block}/",
-                f'block: "```json\\n" call {more} "\\n```" | call {more}',
+                f'block: "```json\\n" call {more} "\\n```" | call {more} {ending}',
                 *call_rules(functions, call),
             ]
         )

@@ -96,12 +96,12 @@ def tokenizer():
 def constraint(tokenizer):
     """constraint(source, ...): of an answer that may call one of FUNCTIONS, and its parser."""
 
-    def make(source, forced=True, several=True, text=None, prompt="", functions=FUNCTIONS):
+    def make(source, forced=True, several=True, text=None, prompt="", functions=FUNCTIONS, ends=()):
         answers = Answers(tokenizer, ChatTemplate(source))
         tools = Tools([], tuple(functions), forced, several) if functions else None
         plan = answers.plan(prompt, tools, text)
         grammar = Grammars(tokenizer, Path("m")).compile(plan.grammar)
-        return grammar.constraint(plan.ends), plan.answer()._parser
+        return grammar.constraint((*plan.ends, *ends)), plan.answer()._parser
 
     return make
 
@@ -127,6 +127,24 @@ def test_texts_that_fit(tokenizer, constraint, form, source, text, expected, for
     assert fits.complete is not may_go_on
     parsed = found(parser, [text])
     assert [part for part in parsed if part[0] != "reasoning"] == calls(*expected)
+
+
+OBJECT = f'{{"name": "weather", "arguments": {ROME}}}'
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [("<tool_call>", HERMES), ("<function= <parameter=", QWEN), ("<arg_key> <arg_value>", GLM),
+     ("<tool_call>", OBJECT)],
+)  # fmt: skip
+def test_a_line_break_forces_no_other_call(tokenizer, constraint, source, text):
+    """Models write it before they know that nothing follows."""
+    end = tokenizer.encode("[TOOL_CALLS]", add_bos=False)[0]
+    fits, parser = constraint(source, forced=text is not OBJECT, ends=[end])
+    for token in tokenizer.encode(f"{text}\n{text}\n", add_bos=False):
+        fits.advance(token)
+    assert fits.mask[end // 8] >> end % 8 & 1
+    assert found(parser, [f"{text}\n{text}\n"]) == calls(ONE, ONE)
 
 
 @pytest.mark.parametrize(("form", "source", "text", "expected"), CASES, ids=str)
