@@ -69,6 +69,7 @@ def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Acces
         },
     )
     app.state.turns = turns()
+    app.state.long_json = turns()
     return app
 
 

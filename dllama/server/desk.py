@@ -25,7 +25,8 @@ from dllama.server.tools.answer import Answer
 from dllama.server.vectors import EmbeddingRequest, Pieces, VectorResponse
 from dllama.text.template import Begin
 
-MAX_SCORED = 1 << 20  # log probabilities of the prompts of a request
+MAX_SCORED = 1 << 20  # log probabilities of the prompts of a request, each some 100 bytes
+MAX_SCORED_AT_ONCE = 4 * MAX_SCORED
 # Makes the format of a text from the model, the options and the ids of the prompt.
 MakeFormat = Callable[[Served, Options, Sequence[int]], ResponseFormat]
 
@@ -67,6 +68,7 @@ class Desk:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._served: Served | None = None
+        self._scored: dict[Exchange, int] = {}  # log probabilities of the prompts of requests
 
     def open(self, served: Served) -> None:
         """Take requests for a model, which was loaded, from now on."""
@@ -151,6 +153,7 @@ class Desk:
         return found
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
+        self._scored.pop(jobs[0].request, None)
         for job in jobs:
             self._dispatcher.cancel(job)
 
@@ -168,6 +171,23 @@ class Desk:
             message = f"the model {shown(name)} does not exist, expected {self.served.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
+    def _scored_in(self, ids: int, options: Options) -> int:
+        """Return how many log probabilities of its prompts a request gets.
+
+        Raises:
+            ApiError: 400: they would take too much memory; 429: those of all requests would.
+        """
+        if not options.echo or options.top is None:
+            return 0
+        count = ids * options.tries * (1 + options.top)
+        if count > MAX_SCORED:
+            message = f"{count} log probabilities of prompts are too many, at most {MAX_SCORED}"
+            raise ApiError(400, message, param="logprobs", code="invalid_value")
+        if sum(self._scored.values()) + count > MAX_SCORED_AT_ONCE:
+            message = "other requests get too many log probabilities of prompts, try again later"
+            raise ApiError(429, message, param="logprobs", code="queue_full", retry_after=5)
+        return count
+
     async def _respond(
         self,
         request: Request,
@@ -177,13 +197,13 @@ class Desk:
         stop_ids: Sequence[int] = (),
     ) -> JobResponse:
         """Queue the jobs of a request and return its response, which is sent while they run."""
-        _check_scored(sum(map(len, prompts)), options)
         self.served.check_ids("logit_bias", options.sampling.get("logit_bias", ()))
         self.served.check_ids("stop_token_ids", options.stop_ids)
         arguments = {
             **self._arguments(options, stop_ids),
             "grammar": await in_thread(request, self.served.grammar, options.grammar),
         }
+        scored = self._scored_in(sum(map(len, prompts)), options)
         delivery = Delivery(len(prompts) * options.tries)
         exchange = Exchange.of(request.scope)
         jobs = [
@@ -199,6 +219,7 @@ class Desk:
             for number, ids in enumerate(ids for ids in prompts for _ in range(options.tries))
         ]
         self._dispatcher.submit(*jobs)
+        self._scored[exchange] = scored
         texts = enumerate(ids for ids in prompts for _ in range(options.count))
         formats = [made(self.served, replace(options, index=index), ids) for index, ids in texts]
         choose = partial(likeliest, count=options.count, tries=options.tries)
@@ -217,15 +238,6 @@ class Desk:
             "prompt_logprobs": options.top if options.echo else None,
             "special": options.special,
         }
-
-
-def _check_scored(ids: int, options: Options) -> None:
-    """Raise ApiError 400 if log probabilities of prompts would take too much memory."""
-    if options.echo and options.top is not None:
-        count = ids * options.tries * (1 + options.top)
-        if count > MAX_SCORED:
-            message = f"{count} log probabilities of prompts are too many, at most {MAX_SCORED}"
-            raise ApiError(400, message, param="logprobs", code="invalid_value")
 
 
 def _client(request: Request) -> str:

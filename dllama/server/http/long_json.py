@@ -1,7 +1,7 @@
 """JSON of any length, which is made and sent while others are served.
 
 While json.dumps encodes a value, no other thread runs. So a long one is encoded in small steps, and
-in a thread.
+in a thread: one at a time, since threads that compute take turns, and others wait for all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anyio import to_thread
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-SHORT = 1000  # values that take no time
+SHORT = 1 << 13  # values that take some milliseconds
 STEP = 1 << 12  # parts of JSON, most of which are a name, a value or a sign
 
 
@@ -36,7 +36,8 @@ class LongJson:
         if not self._long:
             await JSONResponse(self._make())(scope, receive, send)
             return
-        pieces = await to_thread.run_sync(lambda: encoded(self._make()))
+        limiter = scope["app"].state.long_json
+        pieces = await to_thread.run_sync(lambda: encoded(self._make()), limiter=limiter)
         length = b"%d" % sum(map(len, pieces))
         headers = [(b"content-length", length), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import openai
 import pytest
+from serving import wait_until
 
 import dllama
 from dllama.perplexity import negative_log_likelihoods
@@ -92,6 +93,18 @@ def test_more_log_probabilities_than_memory_may_hold_are_refused(client, monkeyp
         ask(client, [5, 6, 7, 8], 0, logprobs=2, n=5)
     assert found.value.param == "logprobs"
     assert len(ask(client, [5, 6, 7, 8], 0, n=5).choices) == 5
+
+
+def test_requests_together_get_a_limited_number_of_log_probabilities(client, server, monkeypatch):
+    monkeypatch.setattr("dllama.server.desk.MAX_SCORED_AT_ONCE", 48)
+    server.gate.shut()
+    with ask(client, [5, 6, 7, 8], 0, logprobs=2, n=4, stream=True):
+        with pytest.raises(openai.RateLimitError, match="other requests get too many") as found:
+            ask(client, [5, 6, 7, 8], 0, logprobs=0)
+        assert found.value.response.headers["retry-after"] == "5"
+    server.gate.open()
+    wait_until(lambda: not server.desk._scored)
+    assert len(ask(client, [5, 6, 7, 8], 0, logprobs=2, n=4).choices) == 4
 
 
 def test_an_end_of_sequence_has_a_log_probability(client):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from dllama.server.http import long_json
 from dllama.server.http.long_json import LongJson
+from dllama.server.http.threads import turns
 
 VALUE = {"a": ["ä", 1.5, None, {"b": [True, "\u2028"]}] * 3, "c": {}}
 
@@ -17,7 +19,8 @@ VALUE = {"a": ["ä", 1.5, None, {"b": [True, "\u2028"]}] * 3, "c": {}}
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_it_is_the_same_in_pieces(monkeypatch, size):
     monkeypatch.setattr(long_json, "STEP", size)
-    asked = ({"type": "http"}, asyncio.Event().wait)
+    app = SimpleNamespace(state=SimpleNamespace(long_json=turns()))
+    asked = ({"type": "http", "app": app}, asyncio.Event().wait)
     sent = {values: [] for values in (long_json.SHORT, long_json.SHORT + 1)}
     made_in = []
 
