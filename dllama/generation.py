@@ -34,7 +34,7 @@ class Generation:
 
     Attributes:
         ids: of the prompt and all that was drawn.
-        ends: ids that end the text.
+        ends, sampler, logprobs, drafter, constraint, first, prompt_logprobs: as given.
         sequence: where it is evaluated; None until it is its turn.
         prompt: how many ids the prompt has.
         scored: ids of the prompt whose log-probabilities are known or not wanted.
@@ -58,6 +58,7 @@ class Generation:
         sampler: Sampler,
         stream: TextStream,
         ends: Ids[int],
+        *,
         logprobs: int | None = None,
         drafter: Drafter | None = None,
         constraint: Constraint | None = None,

@@ -156,9 +156,9 @@ class TextMaker:
             sampler,
             TextStream(self._tokenizer, options.stops, options.special, options.min_tokens),
             ends,
-            options.logprobs,
-            self._drafts.drafter(sampler, len(ids), constraint),
-            constraint,
+            logprobs=options.logprobs,
+            drafter=self._drafts.drafter(sampler, len(ids), constraint),
+            constraint=constraint,
             prompt_logprobs=options.prompt_logprobs,
         )
 
@@ -174,9 +174,16 @@ class TextMaker:
 
         It ends where that text would, if there is a constraint.
         """
-        stream, ends = TextStream(None, ()), constraint.ends if constraint else ()
         return Generation(
-            self._sequences, ids, count, sampler, stream, ends, None, None, constraint, first, True
+            self._sequences,
+            ids,
+            count,
+            sampler,
+            TextStream(None, ()),
+            constraint.ends if constraint else (),
+            constraint=constraint,
+            first=first,
+            draft=True,
         )
 
     def _constraint(self, options: TextOptions, ends: Ids[int]) -> Constraint | None:
