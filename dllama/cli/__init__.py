@@ -35,7 +35,7 @@ examples:
   dllama pull OWNER/NAME --output llama         the same from Hugging Face
   dllama run -m llama "Once upon a time"        a text by that model
   dllama run -m llama --nodes 4 "Once"          the same, shared by 4 processes
-  dllama serve llama                            OpenAI's HTTP API, and a page to chat
+  dllama serve llama                            APIs over HTTP, and a page to chat
 
 Each command explains itself: dllama COMMAND --help
 
