@@ -6,6 +6,7 @@ import pytest
 from serving import connect, serving, wait_until
 
 import dllama
+from dllama.sampling.grammar import GrammarText
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,19 @@ def client(server):
     """OpenAI's client, connected to the server."""
     with connect(server.url) as made:
         yield made
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """says(value, kind): the grammar of what the model answers from now on."""
+
+    def say(value, kind="choice"):
+        def grammar(self, asked):
+            return self.grammars.compile(GrammarText(kind, value, kind))
+
+        monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
+
+    return say
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import pydantic
 import pytest
 from serving import LIMIT, connect
 
-from dllama.sampling.grammar import GrammarText
-
 CALL = '<tool_call>\n{"name": "Weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
@@ -63,15 +61,10 @@ def test_instructor(server):
     assert isinstance(answer, Weather)
 
 
-def test_instructor_with_several_calls(server, monkeypatch):
+def test_instructor_with_several_calls(server, says):
     """It leaves the choice to the model, so the model is made to call."""
     instructor = pytest.importorskip("instructor")
-    text = [f"{CALL}\n{CALL.replace('Rome', 'Paris')}"]
-
-    def grammar(self, asked):
-        return self.grammars.compile(GrammarText("choice", text, "choice"))
-
-    monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
+    says([f"{CALL}\n{CALL.replace('Rome', 'Paris')}"])
     with connect(server.url) as client:
         asked = instructor.from_openai(client, mode=instructor.Mode.PARALLEL_TOOLS)
         answers = asked.chat.completions.create(

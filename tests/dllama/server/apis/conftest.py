@@ -6,8 +6,6 @@ import pytest
 from serving import serving
 from tooling import TEMPLATE
 
-from dllama.sampling.grammar import GrammarText
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
@@ -15,16 +13,3 @@ def running(tmp_path_factory):
     path.write_text(TEMPLATE)
     with serving(limit=2, template=path) as started:
         yield started
-
-
-@pytest.fixture
-def says(monkeypatch):
-    """says(text): what the model answers from now on."""
-
-    def say(text):
-        def grammar(self, asked):
-            return self.grammars.compile(GrammarText("choice", [text], "choice"))
-
-        monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
-
-    return say

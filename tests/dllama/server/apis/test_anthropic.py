@@ -49,7 +49,7 @@ def test_a_text(messages, client):
 
 
 def test_the_events_of_a_text(messages, says):
-    says("No rain.")
+    says(["No rain."])
     options = {"model": "demo", "max_tokens": 20, "messages": ASKED}
     with messages.stream(**options) as stream:
         kinds = [event.type for event in stream]
@@ -67,7 +67,7 @@ def test_the_events_of_a_text(messages, says):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_sequences(messages, says, stream):
-    says("No rain.")
+    says(["No rain."])
     options = {"model": "demo", "max_tokens": 20, "messages": ASKED, "stop_sequences": ["x", "ai"]}
     if stream:
         with messages.stream(**options) as events:
@@ -79,7 +79,7 @@ def test_stop_sequences(messages, says, stream):
 
 
 def test_calls(messages, says):
-    says(f"Look:\n{CALL}\n{CALL.replace('Rome', 'Paris')}")
+    says([f"Look:\n{CALL}\n{CALL.replace('Rome', 'Paris')}"])
     options = {"model": "demo", "max_tokens": 120, "messages": ASKED, "tools": [WEATHER]}
     with messages.stream(**options) as stream:
         pieces = [event.partial_json for event in stream if event.type == "input_json"]
@@ -93,7 +93,7 @@ def test_calls(messages, says):
         assert rome.id != paris.id
     choice = {"type": "auto", "disable_parallel_tool_use": True}
     assert len(messages.create(**options, tool_choice=choice).content) == 2
-    says(CALL)
+    says([CALL])
     cut = messages.create(**{**options, "max_tokens": 34})
     assert (cut.content[0].input, cut.stop_reason) == ({}, "max_tokens")
 

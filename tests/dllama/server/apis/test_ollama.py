@@ -35,7 +35,7 @@ def test_a_chat(ollama, client, name):
 
 
 def test_streams_are_lines(ollama, says, server):
-    says("No rain.")
+    says(["No rain."])
     pieces = list(ollama.chat("demo", messages=ASKED, stream=True))
     assert "".join(piece.message.content for piece in pieces) == "No rain."
     assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
@@ -49,7 +49,7 @@ def test_streams_are_lines(ollama, says, server):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_calls(ollama, says, stream):
-    says(f"Look:\n{CALL}\n{CALL.replace('Rome', 'Paris')}")
+    says([f"Look:\n{CALL}\n{CALL.replace('Rome', 'Paris')}"])
     answer = ollama.chat(
         "demo", messages=ASKED, tools=[WEATHER], options={"num_predict": 120}, stream=stream
     )

@@ -36,7 +36,7 @@ def test_a_text(client):
 
 
 def test_the_events_of_a_text(client, says):
-    says("No rain.")
+    says(["No rain."])
     events = list(client.responses.create(model="demo", input=ASKED, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     kinds = [event.type.removeprefix("response.") for event in events]
@@ -54,7 +54,7 @@ def test_the_events_of_a_text(client, says):
 
 
 def test_calls(client, says):
-    says(f"Look:\n{CALL}\n{CALL.replace('Rome', 'Paris')}")
+    says([f"Look:\n{CALL}\n{CALL.replace('Rome', 'Paris')}"])
     options = {"model": "demo", "input": ASKED, "tools": [WEATHER]}
     with client.responses.stream(**options) as stream:
         kinds = [event.type for event in stream]

@@ -7,20 +7,14 @@ import json
 import openai
 import pytest
 from serving import connect, serving, wait_until
+from tooling import CALL, CITY
 
-from dllama.sampling.grammar import GrammarText
 from dllama.server.tools.hermes import Hermes
 
-CITY = {
-    "type": "object",
-    "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
-    "required": ["city"],
-}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
 NOW = {"type": "function", "function": {"name": "now"}}
 NO_THOUGHTS = {"chat_template_kwargs": {"enable_thinking": False}}
 ASKED = [{"role": "user", "content": "Rain?"}]
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
 @pytest.fixture
@@ -40,19 +34,6 @@ def ask(running):
             return client.chat.completions.create(model="demo", **given)
 
         yield create
-
-
-@pytest.fixture
-def says(monkeypatch):
-    """says(value, kind): the grammar of what the model answers from now on."""
-
-    def say(text, kind="choice"):
-        def grammar(self, asked):
-            return self.grammars.compile(GrammarText(kind, text, kind))
-
-        monkeypatch.setattr("dllama.server.served.Served.grammar", grammar)
-
-    return say
 
 
 def joined(chunks):
