@@ -218,10 +218,10 @@ class Desk:
             )
             for number, ids in enumerate(ids for ids in prompts for _ in range(options.tries))
         ]
-        self._dispatcher.submit(*jobs)
-        self._scored[exchange] = scored
         texts = enumerate(ids for ids in prompts for _ in range(options.count))
         formats = [made(self.served, replace(options, index=index), ids) for index, ids in texts]
+        self._dispatcher.submit(*jobs)
+        self._scored[exchange] = scored
         choose = partial(likeliest, count=options.count, tries=options.tries)
         cancel = partial(self._cancel, jobs)
         return JobResponse(delivery, formats, options.stream, cancel, choose)

@@ -22,6 +22,8 @@ from dllama.server.problems import ApiError, shown
 
 MAX_TOP = 20  # alternatives to a token
 MAX_STOPS = 16
+MAX_STOP = 1024  # characters
+MAX_IDS = 4096  # in a field: the thread of the model looks at all of them for every token
 MAX_TEXTS = 128  # that are generated for a prompt
 # These tell who asks, how to bill, store or route the response, or how to be faster.
 IGNORED = (
@@ -139,8 +141,9 @@ def _biases(value: object) -> dict[int, float] | None:
     """Return what to add to the logits of token ids, which JSON has as texts."""
     if value is None:
         return None
-    if not isinstance(value, dict):
-        raise wrong("logit_bias", value, "a JSON object with a number for each token id")
+    if not isinstance(value, dict) or len(value) > MAX_IDS:
+        expected = f"a JSON object with a number for each token id, at most {MAX_IDS}"
+        raise wrong("logit_bias", value, expected)
     biases: dict[int, float] = {}
     for name, bias in value.items():
         token = int(name) if re.fullmatch("[0-9]{1,10}", name) else -1
@@ -155,8 +158,8 @@ def _stop_ids(value: object) -> tuple[int, ...]:
     """Return the token ids that end the text."""
     if value is None:
         return ()
-    if not is_ids(value):
-        raise wrong("stop_token_ids", value, "a list of token ids")
+    if not is_ids(value) or len(value) > MAX_IDS:
+        raise wrong("stop_token_ids", value, f"a list of at most {MAX_IDS} token ids")
     return tuple(value)
 
 
@@ -178,8 +181,8 @@ def take_stops(fields: Fields, name: str) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
         raise wrong(name, value, f"a string or a list of at most {MAX_STOPS} strings")
-    if any(not isinstance(text, str) or not text for text in stops):
-        raise wrong(name, value, "non-empty strings")
+    if any(not isinstance(text, str) or not 0 < len(text) <= MAX_STOP for text in stops):
+        raise wrong(name, value, f"non-empty strings of at most {MAX_STOP} characters")
     return tuple(stops)
 
 
