@@ -2,7 +2,8 @@
 
 The format is that of mistral_common/tokens/tokenizers/tekken.py of
 github.com/mistralai/mistral-common. Pairs merge as in tiktoken. An id is a special token's rank, or
-the rank of another token plus the number of special tokens.
+the rank of another token plus the number of special tokens. Files of version v3, as that of Mistral
+Nemo, do not list the special tokens: they have the names below, by rank.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from dllama.json_file import read_json
 FILE = "tekken.json"
 BOS, EOS = "<s>", "</s>"
 MOST = 1 << 20  # tokens
+USUAL = (
+    "<unk>", BOS, EOS, "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]",
+    "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
+    "[TOOL_CONTENT]",
+)  # fmt: skip
 
 
 def read_tekken(path: Path) -> Tokenizer:
@@ -60,6 +67,8 @@ def _size(path: Path, config: dict[str, Any], key: str) -> int:
 def _special(path: Path, entries: object, count: int) -> list[str]:
     """Return the names of all special tokens. Those without one are numbered."""
     names = [f"<SPECIAL_{index}>" for index in range(count)]
+    if entries is None:
+        return [*USUAL[:count], *names[len(USUAL) :]]
     for entry in _entries(path, "special_tokens", entries):
         rank, name = entry.get("rank"), entry.get("token_str")
         if not is_integer(rank, 0, count - 1) or not isinstance(name, str) or not name:

@@ -104,6 +104,22 @@ def test_same_ids_as_a_plain_encoder(source, tmp_path):
     assert tokenizer.is_special(9)
 
 
+@pytest.mark.parametrize("count", [COUNT, 30])
+def test_special_tokens_that_a_file_does_not_list(source, count):
+    """Files of version v3 do not have them: the names are known."""
+    made = content()
+    del made["special_tokens"]
+    made["config"]["default_num_special_tokens"] = count
+    (source / "tekken.json").write_text(json.dumps(made))
+    found = open_tokenizer(source)
+    names = [found.tokenizer.id_to_token(index) for index in range(count)]
+    assert names[:5] + names[9:10] == [*SPECIAL.values(), "[TOOL_CALLS]"]
+    assert names[19:21] == (["[TOOL_CONTENT]", "<SPECIAL_20>"] if count > COUNT else [])
+    assert (found.config.bos_id, found.config.eos_ids) == (1, (2,))
+    ids = found.tokenizer.encode("[INST]a[/INST]", add_special_tokens=False).ids
+    assert ids == [3, RANKS[b"a"] + count, 4]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -113,7 +129,7 @@ def test_same_ids_as_a_plain_encoder(source, tmp_path):
         ({"vocab": [{"rank": 1, "token_bytes": "AA=="}]}, r"vocab\[0\] is broken"),
         ({"vocab": [{"rank": 0, "token_bytes": "?"}]}, r"vocab\[0\] is broken"),
         ({"vocab": 3}, "vocab is 3, expected a list"),
-        ({"special_tokens": None}, "special_tokens is None"),
+        ({"special_tokens": 3}, "special_tokens is 3"),
         ({"special_tokens": [{"rank": 10, "token_str": "<s>"}]}, "rank below 10"),
         ({"special_tokens": []}, "without <s>"),
         ({"config": {**content()["config"], "pattern": "("}}, "tokenizer is broken"),
