@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from dllama.converter.tokenizers import tekken
 from dllama.converter.tokenizers.added import add_tokens, add_unknown_tokens
-from dllama.converter.tokenizers.sentencepiece import Style, read_sentencepiece
+from dllama.converter.tokenizers.sentencepiece import SPACE, Style, read_sentencepiece
 from dllama.errors import OutputError, UnsupportedError
 from dllama.json_file import read_json_if_any
 from dllama.options.files import POOLING_FILE
@@ -145,7 +145,15 @@ def _data(config: TokenizerConfig, tokenizer: HfTokenizer, vocab: list[bytes]) -
         eos_ids=config.eos_ids,
         add_bos=config.add_bos is True or begins_with(tokenizer, config.bos_id),
         chat_template=config.chat_template,
+        prefix_space=_puts_space(tokenizer),
     )
+
+
+def _puts_space(tokenizer: HfTokenizer) -> bool:
+    """Whether a text gets a space in front; byte-level ones count as if it did."""
+    found = tokenizer.encode("a", add_special_tokens=False).tokens[:1]
+    byte_level = is_byte_level(json.loads(tokenizer.to_str()))
+    return byte_level or not found or found[0].startswith(SPACE)
 
 
 def token_scores(tokenizer: HfTokenizer, count: int) -> list[float]:

@@ -7,8 +7,8 @@ vocabulary, told apart by their one-byte tokens:
 * Byte-level (Llama 3): every byte is one token, and merging starts from bytes. Hugging Face first
   splits text into words by rules in tokenizer.json that a .t file cannot hold, so ids may differ
   where a merge crosses a word boundary.
-* SentencePiece (Llama 2): merging starts from characters, with a space before the text. A
-  character without a token falls back to its bytes.
+* SentencePiece (Llama 2): merging starts from characters, with a space before the text unless the
+  file says no (Gemma). A character without a token falls back to its bytes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class ScoredBpe:
     def __init__(self, data: TokenizerData) -> None:
         self._scores = data.scores
         self._bytes, self._byte_level = _byte_ids(data.vocab)
+        self._prefix = "" if self._byte_level or not data.prefix_space else " "
         self._vocab = [_text(token) for token in data.vocab]
         self.special = _special_ids(data, self._byte_level)
         # A token may have the same text as a fallback byte. It comes later, and it wins.
@@ -57,8 +58,7 @@ class ScoredBpe:
             if part in self._names:
                 ids.append(self._names[part])
             elif part:
-                prefix = " " if index == 0 and not self._byte_level else ""
-                ids += self._encode_part(prefix + part)
+                ids += self._encode_part(part if index else self._prefix + part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -68,7 +68,7 @@ class ScoredBpe:
         """
         known = (i for i in ids if 0 <= i < len(self._vocab) and i not in self.special)
         text = b"".join(self._vocab[i] for i in known).decode(errors="replace")
-        return text if self._byte_level else text.removeprefix(" ")
+        return text.removeprefix(self._prefix)
 
     def spell(self, token: int) -> bytes:
         """Return the bytes of an id (a special token's name), or b"" outside the vocabulary."""

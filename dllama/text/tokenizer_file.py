@@ -20,7 +20,10 @@ MAX_HEADER = 8 + 8 * 64
 
 
 class Key(IntEnum):
-    """Header keys. Only older files have EOS_ID, CHAT_EOS_ID and the keys that are ignored."""
+    """Header keys. Only older files have EOS_ID, CHAT_EOS_ID and the keys that are ignored.
+
+    Keys from 1000 up are not in distributed-llama's files.
+    """
 
     VERSION = 0
     VOCAB_SIZE = 1
@@ -33,6 +36,7 @@ class Key(IntEnum):
     CHAT_STOP = 8
     N_EOS_TOKENS = 9
     ADD_BOS = 10
+    PREFIX_SPACE = 1000
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class TokenizerData:
         eos_ids: ids that end a text.
         add_bos: whether a text starts with BOS.
         chat_template: Jinja source, or None.
+        prefix_space: whether a SentencePiece vocabulary puts a space before a text.
     """
 
     vocab: list[bytes]
@@ -54,6 +59,7 @@ class TokenizerData:
     eos_ids: tuple[int, ...]
     add_bos: bool
     chat_template: str | None
+    prefix_space: bool = True
 
 
 def read_tokenizer(path: str | Path) -> TokenizerData:
@@ -99,6 +105,7 @@ class _Reader:
             eos_ids=tuple(dict.fromkeys(eos)),
             add_bos=values.get(Key.ADD_BOS, 1) == 1,
             chat_template=self._text(template) if template else None,
+            prefix_space=values.get(Key.PREFIX_SPACE, 1) == 1,
         )
 
     def _header(self) -> dict[Key, int]:
@@ -131,7 +138,8 @@ class _Reader:
             if key not in values:
                 raise self._error(key.name.lower(), "missing", "a value in the header")
         ranges |= {key: (0, len(self._data)) for key in (Key.CHAT_TEMPLATE, Key.CHAT_STOP)}
-        ranges |= {Key.N_EOS_TOKENS: (0, 4096), Key.ADD_BOS: (0, 1), Key.BOS_ID: (-1, MAX_VOCAB)}
+        ranges |= {Key.N_EOS_TOKENS: (0, 4096), Key.BOS_ID: (-1, MAX_VOCAB)}
+        ranges |= dict.fromkeys((Key.ADD_BOS, Key.PREFIX_SPACE), (0, 1))
         for key, (least, most) in ranges.items():
             if key in values and not least <= values[key] <= most:
                 raise self._error(key.name.lower(), values[key], f"{least} to {most}")
@@ -183,6 +191,7 @@ def write_tokenizer(path: str | Path, data: TokenizerData) -> None:
         *([(Key.CHAT_TEMPLATE, len(template))] if template else []),
         (Key.N_EOS_TOKENS, len(data.eos_ids)),
         (Key.ADD_BOS, int(data.add_bos)),
+        *([] if data.prefix_space else [(Key.PREFIX_SPACE, 0)]),
     ]
     body = b"".join(struct.pack("<ii", key, value) for key, value in pairs)
     parts = [struct.pack("<Ii", MAGIC, 8 + len(body)), body, template]

@@ -110,6 +110,28 @@ def test_sentencepiece_tokens_are_raw_bytes_too() -> None:
     assert vocab[262:] == [b"  ", "<｜end▁of｜>".encode()]
 
 
+@pytest.mark.parametrize("space", [True, False])
+def test_the_t_file_alone_puts_a_space_before_a_text_as_the_original(
+    space: bool, source: Path, output: Path
+) -> None:
+    original = piece_tokenizer()
+    if space:
+        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        original.normalizer = normalizers.Sequence(steps)
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        original.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    original.save(str(source / "tokenizer.json"))
+    put(source, "tokenizer_config.json", bos_token="<s>")
+    put(source, "generation_config.json", eos_token_id=2)
+    convert_tokenizer(open_tokenizer(source), output, 262)
+    (output / "tokenizer.json").unlink()
+    alone = Tokenizer.open(output / "tokenizer.t")
+    for text in ("a", " a", "a a", "b"):
+        ids = original.encode(text, add_special_tokens=False).ids
+        assert alone.encode(text) == ids, text
+        assert alone.decode(ids) == text
+
+
 def test_ids_without_a_token_get_a_name(source: Path, output: Path) -> None:
     tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["model"]["vocab"]["é"] = 2050

@@ -41,6 +41,7 @@ MINIMAL = {0: 1, 1: 2, 2: 1, 3: 0}
         DATA,
         replace(DATA, chat_template=None),
         replace(DATA, bos_id=-1, eos_ids=(), add_bos=False),
+        replace(DATA, prefix_space=False),
     ],
 )
 def test_reading_returns_what_was_written(tmp_path, data):
@@ -81,6 +82,7 @@ def test_keys_of_older_files_are_read(tmp_path):
         (build({**MINIMAL, 9: 5000}, tokens(b"a", b"b")), "n_eos_tokens"),
         (build({**MINIMAL, 9: 1}, struct.pack("<i", 9) + tokens(b"a", b"b")), "eos id"),
         (build({**MINIMAL, 10: 2}, tokens(b"a", b"b")), "add_bos"),
+        (build({**MINIMAL, 1000: 2}, tokens(b"a", b"b")), "prefix_space"),
         (build(MINIMAL, tokens(b"a")), "token 1"),
         (build(MINIMAL, tokens(b"a", b"b") + b"x"), "file size"),
         (build(MINIMAL, tokens(b"a") + struct.pack("<fI", 1.0, 1 << 31)), "token 1"),
