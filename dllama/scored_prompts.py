@@ -16,7 +16,7 @@ MOST = 1 << 17  # log-probabilities that are remembered
 class Scored(NamedTuple):
     """A prompt.
 
-    Args:
+    Attributes:
         ids: of the prompt.
         tokens: the same with their log-probabilities.
         top: how many alternatives they come with.

@@ -124,14 +124,14 @@ class Desk:
     ) -> VectorResponse:
         """Embed texts; errors are those of `chat`."""
         self.check_model(asked.model)
-        served, delivery = self.served, Delivery(len(asked.texts))
+        delivery = Delivery(len(asked.texts))
         texts = await in_thread(request, self._embedded, asked)
         jobs = [
             Job(
                 prompt=ids,
                 max_tokens=0,
                 deliver=partial(delivery.put, number),
-                pooling=asked.pooling or served.pooling,
+                pooling=asked.pooling,
                 client=_client(request),
                 request=Exchange.of(request.scope),
             )

@@ -25,13 +25,13 @@ class EmbeddingRequest:
     Attributes:
         model: None means any model.
         texts: texts or token ids.
-        pooling: None means that of the server.
+        pooling: how they are embedded.
         truncate: whether to leave out the end of a text that is longer than the context.
     """
 
     model: str | None
     texts: list[str | list[int]]
-    pooling: str | None = None
+    pooling: str
     truncate: bool = False
 
 

@@ -23,7 +23,7 @@ def parse_embed(served: Served, body: object) -> EmbeddingRequest:
     model = named(fields.text("model"), served)
     fields.ignore(["keep_alive", "options"])  # how a model is loaded
     fields.end()
-    return EmbeddingRequest(model, texts, truncate=truncate)
+    return EmbeddingRequest(model, texts, served.pooling, truncate)
 
 
 def pieces(served: Served, exchange: Exchange, ends: Sequence[Done]) -> Iterator[str]:

@@ -151,11 +151,11 @@ class ResponseObject(PartsFormat):
 
     def _usage(self, done: Done) -> dict[str, Any]:
         return {
-            "input_tokens": self.prompt,
+            "input_tokens": done.prompt,
             "input_tokens_details": {"cached_tokens": done.cached, "cache_write_tokens": 0},
             "output_tokens": done.generated,
             "output_tokens_details": {"reasoning_tokens": self.answer.tally.reasoning},
-            "total_tokens": self.prompt + done.generated,
+            "total_tokens": done.prompt + done.generated,
         }
 
 
