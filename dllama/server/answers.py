@@ -122,9 +122,9 @@ class Answers:
         found = (self._special_id(marker) for marker in markers)
         return tuple(token for token in found if token is not None)
 
-    def spelling(self, marker: str) -> str:
-        """Return a marker as grammars spell it."""
-        token = self._special_id(marker)
+    def spelling(self, marker: str, closing: Sequence[str] = ()) -> str:
+        """Return a marker as grammars spell it; `closing` are those of a ToolFormat."""
+        token = self._single(marker) if marker in closing else self._special_id(marker)
         return quoted(marker) if token is None else f"<[{token}]>"
 
     def _grammar(
@@ -144,7 +144,8 @@ class Answers:
             body = form.says(self.spelling) if form else "@text"
         if tools and form:
             source = self._template.source
-            lines.append(form.rules(tools.functions, tools.several, self.spelling, source))
+            special = partial(self.spelling, closing=form.closing)
+            lines.append(form.rules(tools.functions, tools.several, special, source))
             called = "calls" if tools.forced or text else "mixed"
             body = f"({body} | {called})" if body else called
         if not body:
@@ -169,5 +170,10 @@ class Answers:
 
     def _special_id(self, marker: str) -> int | None:
         """Return the id of a special token; None if the text is none."""
+        token = self._single(marker)
+        return token if token is not None and self._tokenizer.is_special(token) else None
+
+    def _single(self, marker: str) -> int | None:
+        """Return the id of the token that a text is; None if it is several."""
         ids = self._tokenizer.encode(marker, add_bos=False)
-        return ids[0] if len(ids) == 1 and self._tokenizer.is_special(ids[0]) else None
+        return ids[0] if len(ids) == 1 else None

@@ -161,11 +161,14 @@ class ToolFormat(ABC):
     Attributes:
         markers: what the parser looks for. Special tokens among them are part of the text.
         ends: special tokens that end an answer with calls.
+        closing: markers that stand only at the end of a call. If one is a token, special or not, a
+            grammar asks for that token: what comes after it was learnt with it, not with text.
         always: whether answers have this format without functions too.
     """
 
     markers: tuple[str, ...]
     ends: tuple[str, ...] = ()
+    closing: tuple[str, ...] = ()
     always = False
 
     @abstractmethod

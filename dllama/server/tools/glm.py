@@ -18,6 +18,7 @@ class Glm(ToolFormat):
     """Values are text or JSON, as the type of the argument is."""
 
     markers = (OPEN, CLOSE, KEY, KEY_END, VALUE, VALUE_END)
+    closing = (CLOSE,)
 
     def recognises(self, source: str) -> bool:
         return KEY in source and VALUE in source

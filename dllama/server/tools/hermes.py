@@ -28,6 +28,7 @@ class Hermes(ToolFormat):
     """<tool_call>, a line break, a JSON object, a line break, </tool_call>; any number of them."""
 
     markers = (OPEN, CLOSE)
+    closing = (CLOSE,)
 
     def recognises(self, source: str) -> bool:
         return OPEN in source

@@ -18,6 +18,7 @@ class QwenCoder(ToolFormat):
     """The name, the keys and the values have a line each."""
 
     markers = (OPEN, CLOSE)
+    closing = (CLOSE,)
 
     def recognises(self, source: str) -> bool:
         return FUNCTION in source and PARAMETER in source

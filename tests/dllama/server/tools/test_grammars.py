@@ -82,14 +82,19 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    """Every character is a token, and so is every special marker."""
+def characters_and(*markers):
+    """Return a tokenizer with a token for every character, special marker and other marker."""
     characters = string.ascii_letters + string.digits + string.punctuation + " \n"
     fast = Fast(models.BPE({name: at for at, name in enumerate([*SPECIAL, *characters])}, []))
     fast.decoder = decoders.Fuse()
     fast.add_special_tokens(SPECIAL)
+    fast.add_tokens(list(markers))
     return Tokenizer.of(fast, TokenizerConfig(None, (), False, None))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return characters_and()
 
 
 @pytest.fixture
@@ -145,6 +150,24 @@ def test_a_line_break_forces_no_other_call(tokenizer, constraint, source, text):
         fits.advance(token)
     assert fits.mask[end // 8] >> end % 8 & 1
     assert found(parser, [f"{text}\n{text}\n"]) == calls(ONE, ONE)
+
+
+@pytest.mark.parametrize("forced", [True, False])
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [("<tool_call>", HERMES), ("<function= <parameter=", QWEN), ("<arg_key> <arg_value>", GLM)],
+)
+def test_the_end_of_a_call_is_a_token_if_there_is_one(source, text, forced):
+    """A model that writes it in letters has never seen what comes then."""
+    tokenizer = characters_and("<tool_call>", "</tool_call>")
+    answers = Answers(tokenizer, ChatTemplate(source))
+    plan = answers.plan("", Tools([], tuple(FUNCTIONS), forced, True), None)
+    fits = Grammars(tokenizer, Path("m")).compile(plan.grammar).constraint(())
+    ids = tokenizer.encode(f"{text}\n{text}", add_bos=False)
+    assert fits.fitting(ids) == len(ids)
+    begun = tokenizer.encode(text.removesuffix("</tool_call>"), add_bos=False)
+    letters = [tokenizer.encode(one, add_bos=False)[0] for one in "</tool_call>"]
+    assert fits.fitting([*begun, *letters]) == len(begun)
 
 
 @pytest.mark.parametrize(("form", "source", "text", "expected"), CASES, ids=str)
