@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dllama.server.fields.messages import Arguments
+from dllama.server.fields.template import may_go_on
 from dllama.text.template import Begin
 
 
@@ -32,9 +33,7 @@ class Talk:
     @property
     def begin(self) -> Begin:
         """What comes next if a text of the assistant at the end is one that is to go on."""
-        last = self.messages[-1] if self.messages else {"role": "", "content": ""}
-        begun = last["role"] == "assistant" and last["content"].strip() and "tool_calls" not in last
-        return Begin.REST if begun else Begin.NEXT
+        return Begin.REST if may_go_on(self.messages) else Begin.NEXT
 
     def say(self, role: str, text: str) -> None:
         """Add a text."""

@@ -16,16 +16,22 @@ def take_begin(fields: Fields, messages: list[dict[str, Any]]) -> Begin:
     begins = fields.boolean(name) if name in fields else None
     if not fields.boolean("continue_final_message"):
         return Begin.NOTHING if begins is False else Begin.NEXT
-    last = messages[-1]
     why = ""
     if begins:
         why = "needs add_generation_prompt to be false"
-    elif last["role"] != "assistant" or not last["content"].strip() or "tool_calls" in last:
+    elif not may_go_on(messages):
         why = "needs an answer of the assistant with text, and no calls, as the last message"
     if why:
         name = "continue_final_message"
         raise ApiError(400, f"{name} {why}", param=name, code="invalid_value")
     return Begin.REST
+
+
+def may_go_on(messages: list[dict[str, Any]]) -> bool:
+    """Whether the last message is an answer with text and no calls, so that it may be continued."""
+    if not messages or messages[-1]["role"] != "assistant":
+        return False
+    return bool(messages[-1]["content"].strip()) and "tool_calls" not in messages[-1]
 
 
 def take_variables(fields: Fields, effort: str | None) -> dict[str, Any]:

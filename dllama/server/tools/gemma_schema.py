@@ -60,7 +60,7 @@ class SchemaRules:
     def _value(self, schema: Any) -> str:
         """Return the name of a rule of a value; a schema has one, however often it is used."""
         schema = resolved(schema, self._root)
-        if id(schema) not in self._known or not schema:
+        if id(schema) not in self._known or not schema:  # ids of empty ones may come again
             self._count += 1
             name = self._known[id(schema)] = f"{self._name}_{self._count}"
             self.lines.append(f"{name}: {self._kinds(schema)}")

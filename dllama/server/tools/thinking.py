@@ -45,7 +45,7 @@ class Thinking:
         return Place.AFTER if end.endswith(self.close) else Place.BEFORE
 
     def rules(self, special: Special) -> list[str]:
-        """Return the rule "thought" of a grammar, from behind the opening, and TEXT."""
+        """Return the rule "thought" of a grammar, from after the opening, and TEXT."""
         close, open = special(self.close), special(self.open)
         lazy = "[lazy]" if _is_text(close) else ""  # else no text has it
         lines = [f"inner{lazy}: ANY {close}", "ANY: /(.|\\n)*/", f"thought: inner {SPACES}"]
