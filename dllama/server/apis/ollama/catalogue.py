@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Any
@@ -76,7 +77,7 @@ def _details(served: Served) -> dict[str, Any]:
         "family": facts.family,
         "families": [facts.family],
         "parameter_size": _short(facts.parameters),
-        "quantization_level": facts.weights,
+        "quantization_level": re.sub(r"(?<=Q\d)(?=\w)", "_", facts.weights),  # Q4_K for Q4K
     }
 
 

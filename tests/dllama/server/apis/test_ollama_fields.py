@@ -169,6 +169,14 @@ def test_sizes(served, count, text):
     assert described(large)["details"]["parameter_size"] == text
 
 
+@pytest.mark.parametrize(
+    ("weights", "text"), [("Q4K", "Q4_K"), ("Q80", "Q8_0"), ("IQ4NL", "IQ4_NL"), ("MXFP4", "MXFP4")]
+)
+def test_types_of_weights(served, weights, text):
+    made = replace(served, facts=Facts("llama", weights=weights))
+    assert described(made)["details"]["quantization_level"] == text
+
+
 def test_what_becomes_of_an_answer(served):
     """A call that was cut has no arguments; an error ends a stream."""
     answer = Answer(Hermes().parser([Function("f", CITY)]), Hermes().call_id)
