@@ -263,6 +263,12 @@ def call_rules(functions: Sequence[Function], call: Callable[[Function, str], st
     return lines
 
 
+def object_call(function: Function, arguments: str, key: str = "arguments") -> str:
+    """Return a call that is a JSON object, for `call_rules`; key: of the arguments."""
+    head = quoted(f'{{"name": "{function.name}", "{key}": ')
+    return f'{head} {arguments} "}}"'
+
+
 def marked(
     marker: str, section: str, several: bool, between: str = "", begins: str = "TEXT", *others: str
 ) -> list[str]:

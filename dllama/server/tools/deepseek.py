@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllama.server.tools.base import (
-    Arguments,
     Begin,
     CallParser,
     Function,
@@ -18,7 +17,7 @@ from dllama.server.tools.base import (
     marked,
     quoted,
 )
-from dllama.server.tools.json_call import ObjectEnd
+from dllama.server.tools.json_call import JsonArguments
 from dllama.server.tools.marked_call import MarkedCalls
 
 OPEN, CLOSE = "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>"
@@ -86,7 +85,7 @@ def _as_text(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-class DeepSeekParser(MarkedCalls):
+class DeepSeekParser(MarkedCalls, JsonArguments):
     """Text up to the first marker, then calls, then text again."""
 
     opens = (OPEN, CALL)
@@ -117,13 +116,5 @@ class DeepSeekParser(MarkedCalls):
         if found:
             self.take(found.end())
             self.give(Begin(found[1] or self._kind))
-            self._end = ObjectEnd()
-            self._step = self._read_arguments
+            self.begin_arguments(self._between)
         return found is not None
-
-    def _read_arguments(self) -> bool:
-        end = self._end.find(self.held)
-        self.give(Arguments(self.take(len(self.held) if end is None else end)))
-        if end is not None:
-            self._step = self._between
-        return end is not None

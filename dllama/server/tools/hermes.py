@@ -14,6 +14,7 @@ from dllama.server.tools.base import (
     ToolFormat,
     call_rules,
     marked,
+    object_call,
     quoted,
 )
 from dllama.server.tools.json_call import JsonCalls, ObjectEnd, parsed
@@ -39,10 +40,6 @@ class Hermes(ToolFormat):
     def rules(
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
-        def call(function: Function, arguments: str) -> str:
-            head = quoted(f'{{"name": "{function.name}", "arguments": ')
-            return f'{head} {arguments} "}}"'
-
         section = f"{quoted(chr(10))} call {quoted(chr(10))} {special(CLOSE)}"
         names = "|".join(re.escape(function.name) for function in functions)
         block = f'\\s*(```(json)?\\s*)?\\{{"name": "({names})"(.|\\n)*'
@@ -53,7 +50,7 @@ class Hermes(ToolFormat):
                 *marked(special(OPEN), section, several, quoted("\n"), "FREE", "block"),
                 f"FREE: TEXT & ~/{block}/",
                 f'block: "```json\\n" call {more} "\\n```" | call {more} {ending}',
-                *call_rules(functions, call),
+                *call_rules(functions, object_call),
             ]
         )
 

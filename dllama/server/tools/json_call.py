@@ -42,6 +42,23 @@ class ObjectEnd:
         return None
 
 
+class JsonArguments(CallParser):
+    """A parser of calls whose arguments are a JSON object, which is passed on as it comes."""
+
+    def begin_arguments(self, after: Callable[[], bool]) -> None:
+        """Read arguments next, with which `held` begins, and then go on with another step."""
+        self._end = ObjectEnd()
+        self._then = after
+        self._step = self._read_arguments
+
+    def _read_arguments(self) -> bool:
+        end = self._end.find(self.held)
+        self.give(Arguments(self.take(len(self.held) if end is None else end)))
+        if end is not None:
+            self._step = self._then
+        return end is not None
+
+
 class JsonCalls(CallParser):
     """A parser of calls that are JSON objects."""
 

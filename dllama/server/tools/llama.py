@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from dllama.server.tools.base import (
     CallParser,
@@ -11,7 +12,7 @@ from dllama.server.tools.base import (
     Special,
     ToolFormat,
     call_rules,
-    quoted,
+    object_call,
 )
 from dllama.server.tools.json_call import JsonCalls
 
@@ -38,10 +39,7 @@ class Llama(ToolFormat):
     def rules(
         self, functions: Sequence[Function], several: bool, special: Special, source: str
     ) -> str:
-        def call(function: Function, arguments: str) -> str:
-            head = quoted(f'{{"name": "{function.name}", "parameters": ')
-            return f'{head} {arguments} "}}"'
-
+        call = partial(object_call, key="parameters")
         names = "|".join(re.escape(function.name) for function in functions)
         begun = f'\\s*\\{{"name": "({names})"(.|\\n)*'
         lines = ["calls: call", f"mixed: {special(TAG)}? (call | free)"]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from dllama.server.tools.base import (
-    Arguments,
     Begin,
     CallParser,
     Content,
@@ -15,10 +14,11 @@ from dllama.server.tools.base import (
     ToolFormat,
     call_rules,
     marked,
+    object_call,
     quoted,
     short_id,
 )
-from dllama.server.tools.json_call import JsonCalls, ObjectEnd
+from dllama.server.tools.json_call import JsonArguments, JsonCalls
 
 OPEN, ID, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 NAME = re.compile(r"\s*([A-Za-z0-9_.-]+)(?:\[CALL_ID\][^\[{]*)?\s*(?:\[ARGS\])?\s*(?=\{)")
@@ -41,23 +41,19 @@ class Mistral(ToolFormat):
         def newer(function: Function, arguments: str) -> str:
             return f"{quoted(function.name)} {special(ARGUMENTS)} {arguments}"
 
-        def older(function: Function, arguments: str) -> str:
-            head = quoted(f'{{"name": "{function.name}", "arguments": ')
-            return f'{head} {arguments} "}}"'
-
         if ARGUMENTS in source:
             lines = marked(special(OPEN), "call", several)
             return "\n".join([*lines, *call_rules(functions, newer)])
         more = ' (", " call)*' if several else ""
         lines = marked(special(OPEN), f'" "? "[" call{more} "]"', several=False)
-        return "\n".join([*lines, *call_rules(functions, older)])
+        return "\n".join([*lines, *call_rules(functions, object_call)])
 
     def call_id(self) -> str:
         """Return an id as the templates want it: nine letters and digits."""
         return short_id()
 
 
-class MistralParser(JsonCalls):
+class MistralParser(JsonCalls, JsonArguments):
     """Text up to the first marker, then calls."""
 
     def first(self) -> bool:
@@ -85,8 +81,7 @@ class MistralParser(JsonCalls):
         if match := NAME.match(self.held):
             self.take(match.end())
             self.give(Begin(match[1]))
-            self._end = ObjectEnd()
-            self._step = self._read_arguments
+            self.begin_arguments(self._which)
             return True
         if self.ended:
             self.give(Content(self.take(len(self.held))))
@@ -94,10 +89,3 @@ class MistralParser(JsonCalls):
 
     def _after_object(self, called: bool) -> None:
         self._step = self._which if called else self.rest
-
-    def _read_arguments(self) -> bool:
-        end = self._end.find(self.held)
-        self.give(Arguments(self.take(len(self.held) if end is None else end)))
-        if end is not None:
-            self._step = self._which
-        return end is not None
