@@ -28,6 +28,9 @@ MOST_REASON = 300  # characters of a reason in a message
 # Grammars beyond these take seconds to compile, and gigabytes.
 MAX_SOURCE = 1 << 17  # characters
 FUEL = 50_000  # of llguidance, for the expressions of a grammar; 4 of them are as much as "a?"
+# Of the parser, for a token. JSON takes up to 1000. An ambiguous grammar that takes more soon takes
+# seconds for a token, and all texts wait.
+MOST_ITEMS = 4000
 Mask = NDArray[np.uint8]  # (at least ceil(vocabulary / 8),): bit i % 8 of byte i // 8 is token i
 
 
@@ -212,7 +215,9 @@ class Grammars:
         with self._lock:
             if self._tokens is None:
                 self._tokens = _tokens(library, self._tokenizer)
-        limits = library.LLParserLimits(verbose_errors=False, initial_lexer_fuel=FUEL)
+        limits = library.LLParserLimits(
+            verbose_errors=False, initial_lexer_fuel=FUEL, step_max_items=MOST_ITEMS
+        )
         try:
             source = KINDS[text.kind](library, text)
             if text.around:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dllama.errors import ConfigError
+from dllama.errors import ConfigError, GrammarError
 from dllama.model_path import DEMO
 from dllama.sampling.grammar import Grammars, GrammarText
 from dllama.text.tokenizer import Tokenizer
@@ -270,3 +270,14 @@ def test_the_only_token_that_may_come_is_certain(rng):
                 break
             made.advance(token)
     assert seen == {False, True}
+
+
+def test_an_ambiguous_grammar_fails_before_it_takes_long():
+    """One of JSON in which values nest and repeat does not."""
+    made = constraint("grammar", 'start: s\ns: s s s | s s | /[a-z ]/ | ""')
+    with pytest.raises(GrammarError, match=r"^grammar cannot go on: .*[Tt]oo many items"):
+        made.masks(TOKENIZER.encode("a", add_bos=False) * 100)
+    made = constraint("schema", {"type": "object"})
+    text = json.dumps({"a": [{"b": [1, -2.5e3, None, "c d"] * 3}] * 3, "e": [[[]], {"f": {}}]})
+    ids = TOKENIZER.encode(text, add_bos=False)
+    assert len(made.masks(ids)) >= len(ids)
