@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +23,7 @@ from dllama.server.desk import Desk
 from dllama.server.http import page
 from dllama.server.http.access_log import AccessLog
 from dllama.server.http.connection import OneLength
+from dllama.server.http.cors import cors
 from dllama.server.http.errors import error_response
 from dllama.server.http.guard import Access, Guard
 from dllama.server.http.threads import turns
@@ -71,24 +71,6 @@ def make_app(desk: Desk, dispatcher: Dispatcher, metrics: Metrics, access: Acces
     app.state.turns = turns()
     app.state.long_json = turns()
     return app
-
-
-def cors(access: Access) -> list[Middleware]:
-    """Return what tells browsers that pages of other origins may use the server.
-
-    It comes before the guard: a preflight has no key, and pages may see why they are refused.
-    """
-    if not access.origins:
-        return []
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=access.origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["retry-after"],
-        allow_private_network=True,
-    )
-    return [cors]
 
 
 class Pages:

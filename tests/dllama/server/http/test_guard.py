@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dllama.server.app import cors
+from dllama.server.http.cors import cors
 from dllama.server.http.guard import Access, Guard
 from dllama.server.problems import ApiError
 
@@ -100,10 +100,13 @@ def test_pages_of_other_origins_that_may_use_it():
     assert ask(Access(None, True, ("*",)), origin=ORIGIN)[1]["access-control-allow-origin"] == "*"
 
 
-@pytest.mark.parametrize("origins", [(), ("https://other.example",)])
-def test_pages_of_other_origins_that_may_not(origins):
+@pytest.mark.parametrize(
+    ("origins", "status", "code"),
+    [((), 401, "invalid_api_key"), (("https://other.example",), 403, "foreign_origin")],
+)
+def test_pages_of_other_origins_that_may_not(origins, status, code):
     access = Access(KEY, True, origins)
-    status, found, _ = ask(access, "OPTIONS", **PREFLIGHT)
-    assert status in (400, 401)
+    refused, found, body = ask(access, "OPTIONS", **PREFLIGHT)
+    assert (refused, json.loads(body)["error"]["code"]) == (status, code)
     assert "access-control-allow-origin" not in found
     assert "access-control-allow-origin" not in ask(access, origin=ORIGIN, api_key=SENT)[1]
