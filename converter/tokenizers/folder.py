@@ -121,8 +121,7 @@ def _check_kind(path: Path, tokenizer: HfTokenizer) -> None:
 
 def token_bytes(tokenizer: HfTokenizer) -> list[bytes]:
     """Return the bytes of every token; an unused id gets a unique name."""
-    config = json.loads(tokenizer.to_str())
-    byte_level, literal = is_byte_level(config), literal_ids(config)
+    byte_level, literal = is_byte_level(tokenizer), literal_ids(tokenizer)
     names = {index: name for name, index in tokenizer.get_vocab(with_added_tokens=True).items()}
     vocab = []
     for index in range(max(names, default=-1) + 1):
@@ -152,8 +151,7 @@ def _data(config: TokenizerConfig, tokenizer: HfTokenizer, vocab: list[bytes]) -
 def _puts_space(tokenizer: HfTokenizer) -> bool:
     """Whether a text gets a space in front; byte-level ones count as if it did."""
     found = tokenizer.encode("a", add_special_tokens=False).tokens[:1]
-    byte_level = is_byte_level(json.loads(tokenizer.to_str()))
-    return byte_level or not found or found[0].startswith(SPACE)
+    return is_byte_level(tokenizer) or not found or found[0].startswith(SPACE)
 
 
 def token_scores(tokenizer: HfTokenizer, count: int) -> list[float]:

@@ -1,24 +1,26 @@
-"""The bytes that token names in a tokenizer.json stand for.
-
-`config` is always the parsed tokenizer.json.
-"""
+"""The bytes that token names in a tokenizer.json stand for."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from tokenizers import Tokenizer
+from tokenizers.decoders import Decoder
+from tokenizers.pre_tokenizers import PreTokenizer
 
 
-def is_byte_level(config: dict[str, Any]) -> bool:
+def is_byte_level(tokenizer: Tokenizer) -> bool:
     """Whether each character of a token name stands for one byte."""
-    return '"ByteLevel"' in json.dumps([config.get("pre_tokenizer"), config.get("decoder")])
+    return b'"ByteLevel"' in _state(tokenizer.pre_tokenizer) + _state(tokenizer.decoder)
 
 
-def literal_ids(config: dict[str, Any]) -> frozenset[int]:
+def has_byte_fallback(tokenizer: Tokenizer) -> bool:
+    """Whether tokens such as <0x41> are decoded to bytes."""
+    return b'"ByteFallback"' in _state(tokenizer.decoder)
+
+
+def literal_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Return the ids whose names are plain text, not an encoding of bytes."""
-    byte_level = is_byte_level(config)
-    added = config.get("added_tokens", [])
-    return frozenset(entry["id"] for entry in added if byte_level or entry["special"])
+    byte_level, added = is_byte_level(tokenizer), tokenizer.get_added_tokens_decoder()
+    return frozenset(index for index, token in added.items() if byte_level or token.special)
 
 
 def byte_level_bytes(name: str) -> bytes:
@@ -34,6 +36,11 @@ def piece_bytes(name: str) -> bytes:
         except ValueError:
             pass
     return name.replace("\u2581", " ").encode()
+
+
+def _state(part: PreTokenizer | Decoder | None) -> bytes:
+    """Return what tokenizer.json says of a part; all of the file takes long, and much memory."""
+    return bytes(part.__getstate__()) if part is not None else b""
 
 
 def byte_level_table() -> dict[str, int]:

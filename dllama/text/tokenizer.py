@@ -6,14 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tokenizers import Tokenizer as HfTokenizer
 
 from dllama.errors import ConfigError, ContextError, DllamaError, FormatError, ModelError
 from dllama.git_lfs import refuse_pointer
 from dllama.text.bpe import BYTE_NAME, ScoredBpe
-from dllama.text.spelling import byte_level_bytes, is_byte_level, literal_ids, piece_bytes
+from dllama.text.spelling import (
+    byte_level_bytes,
+    has_byte_fallback,
+    is_byte_level,
+    literal_ids,
+    piece_bytes,
+)
 from dllama.text.tokenizer_config import (
     TokenizerConfig,
     read_special_tokens,
@@ -292,10 +298,9 @@ class _Fast:
         unused = set(range(self.vocab_size)).difference(vocab.values())
         special = (index for index, token in added.items() if token.special)
         self.special = frozenset(unused.union(special))
-        config = json.loads(tokenizer.to_str())
-        self._literal = literal_ids(config)
-        self._byte_level = is_byte_level(config)
-        names = vocab if _has_byte_fallback(config) else {}
+        self._literal = literal_ids(tokenizer)
+        self._byte_level = is_byte_level(tokenizer)
+        names = vocab if has_byte_fallback(tokenizer) else {}
         self.fallback = frozenset(
             index for name, index in names.items() if BYTE_NAME.fullmatch(name.encode())
         )
@@ -347,11 +352,6 @@ def _scored_file(folder: Path) -> Path | None:
         return folder / "tokenizer.t"
     found = sorted(folder.glob("*.t"))
     return found[0] if len(found) == 1 and not (folder / "tokenizer.json").is_file() else None
-
-
-def _has_byte_fallback(config: dict[str, Any]) -> bool:
-    """Whether the decoder of a tokenizer.json turns tokens such as <0x41> into bytes."""
-    return '"ByteFallback"' in json.dumps(config.get("decoder"))
 
 
 def begins_with(tokenizer: HfTokenizer, bos_id: int | None) -> bool:
