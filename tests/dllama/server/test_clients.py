@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
+import openai
 import pydantic
 import pytest
 from serving import LIMIT, connect
@@ -60,14 +62,18 @@ def test_pydantic_ai(server, output):
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    provider = OpenAIProvider(base_url=f"{server.url}/v1", api_key="none")
-    asked = clients.Agent(
-        OpenAIChatModel("demo", provider=provider),
-        output_type=getattr(clients, output)(Person),
-        model_settings={"parallel_tool_calls": False},
-        retries=0,
-    )
-    assert isinstance(asked.run_sync(ASKED).output, Person)
+    async def ask():
+        url = f"{server.url}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", timeout=LIMIT) as client:
+            asked = clients.Agent(
+                OpenAIChatModel("demo", provider=OpenAIProvider(openai_client=client)),
+                output_type=getattr(clients, output)(Person),
+                model_settings={"parallel_tool_calls": False},
+                retries=0,
+            )
+            return (await asked.run(ASKED)).output
+
+    assert isinstance(asyncio.run(ask()), Person)
 
 
 def test_llama_index(server):
