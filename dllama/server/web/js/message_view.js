@@ -68,8 +68,9 @@ export class AnswerView {
     this.item.classList.toggle("growing", growing);
     this.item.setAttribute("aria-busy", String(growing));
     this.details.hidden = !thoughts;
-    const seconds = this.message.thought ? `Thought for ${this.message.thought.toFixed(1)} s` : "Thoughts";
-    this.summary.textContent = growing && thinking ? "Thinking…" : seconds;
+    const { thought } = this.message; // seconds, 0 if all came at once
+    const done = thought === undefined ? "Thoughts" : `Thought for ${thought.toFixed(1)} s`;
+    this.summary.textContent = growing && thinking ? "Thinking…" : done;
     this.thinking.show(thoughts);
     this.markdown.show(text);
     this.end?.classList.remove("end");
