@@ -90,17 +90,6 @@ class Served:
             pooling=pooling or own_pooling(llm.model_path),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the model as /v1/models lists it."""
-        return {
-            "id": self.name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "dllama",
-            "context_length": self.seq_len,
-            "max_model_len": self.seq_len,  # as vLLM calls it
-        }
-
     @cached_property
     def answers(self) -> Answers:
         """How the model answers in conversations; ApiError 400 if it has no chat template."""

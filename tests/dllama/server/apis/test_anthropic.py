@@ -20,12 +20,18 @@ class Person(pydantic.BaseModel):
 
 
 @pytest.fixture
-def messages(server):
-    """The messages of Anthropic's client, connected to the server."""
+def claude(server):
+    """Anthropic's client, connected to the server."""
     with anthropic.Anthropic(
         base_url=server.url, api_key="none", max_retries=0, timeout=LIMIT
     ) as made:
-        yield made.messages
+        yield made
+
+
+@pytest.fixture
+def messages(claude):
+    """The messages of Anthropic's client."""
+    return claude.messages
 
 
 def test_a_text(messages, client):
@@ -139,3 +145,11 @@ def test_an_answer_that_is_begun_goes_on(messages, client):
         model="demo", max_tokens=4, messages=begun, extra_body={"continue_final_message": True}
     )
     assert answer.content[0].text == chat.choices[0].message.content
+
+
+def test_models(claude, client):
+    (listed,) = claude.models.list()
+    (same,) = client.models.list()
+    assert (listed.type, listed.id, listed.display_name) == ("model", "demo", "demo")
+    assert listed.created_at.timestamp() == same.created
+    assert claude.models.retrieve("demo") == listed
