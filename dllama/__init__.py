@@ -26,7 +26,7 @@ from dllama.errors import (
 __version__ = "0.1.0"
 
 from dllama.engine import LLM
-from dllama.generation import Generation
+from dllama.scheduling.generation import Generation
 from dllama.text.stream import Token
 
 __all__ = [

@@ -17,9 +17,7 @@ from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
 from dllama.draft_model import Drafts, drafts_of, model_drafts
 from dllama.drafts import Costs
-from dllama.embedding import Embedding
 from dllama.errors import ConfigError
-from dllama.generation import Generation
 from dllama.model_path import model_name, open_model, tokenizer_of
 from dllama.model_runner import ModelRunner
 from dllama.options.option import documented
@@ -27,9 +25,11 @@ from dllama.progress import Progress
 from dllama.run_config import RunConfig
 from dllama.runtime.sequences import Sequences
 from dllama.sampling.grammar import Grammar
-from dllama.scheduler import Scheduler
+from dllama.scheduling.embedding import Embedding
+from dllama.scheduling.generation import Generation
+from dllama.scheduling.scheduler import Scheduler
+from dllama.scheduling.text_maker import TextMaker, TextOptions
 from dllama.text.stream import Token
-from dllama.text_maker import TextMaker, TextOptions
 
 log = logging.getLogger("dllama.engine")
 

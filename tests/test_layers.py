@@ -22,8 +22,7 @@ LAYERS = """
     converter
     runtime
     cluster
-    model_path model_runner draft_model generation text_maker
-    turn scored_prompts embedding scheduler engine small_llm
+    model_path model_runner draft_model scheduling engine small_llm
     conversation perplexity bench calibration __init__
     server
     cli __main__

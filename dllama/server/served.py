@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllama import LLM
-from dllama.embedding import own_pooling
 from dllama.errors import ConfigError, ContextError, TemplateError
 from dllama.options import MEAN
 from dllama.sampling.grammar import Grammar, Grammars, GrammarText
+from dllama.scheduling.embedding import own_pooling
 from dllama.server.answers import Answers
 from dllama.server.facts import Facts
 from dllama.server.problems import ApiError

@@ -10,7 +10,7 @@ from guesses import Guesses
 
 import dllama
 from dllama.model_path import DEMO
-from dllama.scheduler import Scheduler
+from dllama.scheduling.scheduler import Scheduler
 
 PLAY = """\
 MACBETH:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dllama import LLM, Token
-from dllama.embedding import Embedding
 from dllama.errors import ContextError, DllamaError, GrammarError, ProtocolError
-from dllama.generation import Generation
 from dllama.options import QUEUE
+from dllama.scheduling.embedding import Embedding
+from dllama.scheduling.generation import Generation
 from dllama.server.problems import ApiError
 from dllama.server.queue.job_queue import JobQueue
 from dllama.server.queue.jobs import Done, Job, Work

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from dllama.generation import Generation
+from dllama.scheduling.generation import Generation
 from dllama.server.problems import ApiError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllama import Token
-from dllama.generation import Generation
+from dllama.scheduling.generation import Generation
 from dllama.server.problems import ApiError
 from dllama.server.queue.exchange import Exchange
 

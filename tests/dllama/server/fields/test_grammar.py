@@ -157,7 +157,7 @@ def test_a_grammar_that_becomes_too_complex_is_an_error_of_the_request(server, m
     def constrain(self, ids):
         raise GrammarError("regex cannot go on: too many states")
 
-    monkeypatch.setattr("dllama.generation.Generation.constrain", constrain)
+    monkeypatch.setattr("dllama.scheduling.generation.Generation.constrain", constrain)
     status, _, body = http(f"{server.url}/v1/completions", {"prompt": "KING", "regex": "a+"})
     error = json.loads(body)["error"]
     assert (status, error["code"]) == (400, "grammar_too_complex")

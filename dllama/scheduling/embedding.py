@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from dllama import options
 from dllama.errors import ModelError
-from dllama.generation import Generation
 from dllama.model_path import model_folder
 from dllama.options.files import pooling_default
 from dllama.runtime.sequences import Sequences
 from dllama.sampling.sampler import Sampler, SamplerConfig
+from dllama.scheduling.generation import Generation
+from dllama.scheduling.text_maker import TextMaker
 from dllama.text.stream import TextStream
-from dllama.text_maker import TextMaker
 
 
 class Embedding(Generation):

@@ -10,11 +10,11 @@ from typing import Any
 from dllama import options
 from dllama.draft_model import Drafts
 from dllama.errors import ConfigError
-from dllama.generation import Generation
 from dllama.runtime.sequence import Sequence
 from dllama.runtime.sequences import Sequences
 from dllama.sampling.grammar import Constraint, Grammar, Grammars, GrammarText
 from dllama.sampling.sampler import Sampler, SamplerConfig
+from dllama.scheduling.generation import Generation
 from dllama.text.stream import TextStream, stop_strings
 from dllama.text.tokenizer import Tokenizer
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field, replace
 
 from dllama.errors import ModelError
-from dllama.generation import Generation
 from dllama.runtime.sequence import Part, Sequence
 from dllama.runtime.stats import DECODE, MIXED, PREFILL
 from dllama.sampling.lockstep import Asking, Row, together
 from dllama.sampling.log_probabilities import given_log_probabilities, log_probabilities
+from dllama.scheduling.generation import Generation
 from dllama.text.stream import Token
 
 

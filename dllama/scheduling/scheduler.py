@@ -14,8 +14,6 @@ from collections.abc import Sequence as Ids
 
 from dllama.cluster.protocol import Want
 from dllama.drafts import Costs
-from dllama.embedding import Embedding
-from dllama.generation import Generation
 from dllama.model_runner import ModelRunner
 from dllama.run_config import RunConfig
 from dllama.runtime.prefix import common_prefix
@@ -23,9 +21,11 @@ from dllama.runtime.sequence import Sequence
 from dllama.runtime.sequences import Sequences
 from dllama.runtime.stats import DECODE, PREFILL
 from dllama.sampling.lockstep import together
-from dllama.scored_prompts import ScoredPrompts
+from dllama.scheduling.embedding import Embedding
+from dllama.scheduling.generation import Generation
+from dllama.scheduling.scored_prompts import ScoredPrompts
+from dllama.scheduling.turn import Turn, phase_of, sampled
 from dllama.text.stream import Token
-from dllama.turn import Turn, phase_of, sampled
 
 # Most prompt ids of a pass that also generates tokens, which all have to wait for it.
 PROMPT_ROWS = 32
