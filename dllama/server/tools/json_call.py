@@ -59,7 +59,7 @@ class JsonArguments(CallParser):
         return end is not None
 
 
-class JsonCalls(CallParser):
+class JsonCalls(JsonArguments):
     """A parser of calls that are JSON objects."""
 
     def rest(self) -> bool:
@@ -74,33 +74,16 @@ class JsonCalls(CallParser):
             after: called after it with whether it was one. If not, `held` is as it was.
         """
         self._after = after
-        self._arguments: ObjectEnd | None = None
-        self._closing = False
-        self._step = self._read_call
+        self._step = self._read_object
 
-    def _read_call(self) -> bool:
-        """Take some of a call; False if that needs more text."""
-        if self._closing:
-            return self._close()
-        if self._arguments is None:
-            return self._read_head()
-        end = self._arguments.find(self.held)
-        more = bool(self.held)
-        self.give(Arguments(self.take(len(self.held) if end is None else end)))
-        if end is None and self.ended:
-            self._after(True)
-            return True
-        self._closing = end is not None
-        return self._closing or more
-
-    def _read_head(self) -> bool:
+    def _read_object(self) -> bool:
         """Take the name, or the whole object if the arguments do not come after that."""
         head = HEAD.match(self.held)
         name = parsed(head[1]) if head else None
         if head and isinstance(name, str) and self.is_function(name):
             self.take(head.end())
             self.give(Begin(name))
-            self._arguments = ObjectEnd()
+            self.begin_arguments(self._close)
             return True
         spaces = len(self.held) - len(self.held.lstrip())
         rest = self.held[spaces:]

@@ -18,7 +18,7 @@ from dllama.server.tools.base import (
     quoted,
     short_id,
 )
-from dllama.server.tools.json_call import JsonArguments, JsonCalls
+from dllama.server.tools.json_call import JsonCalls
 
 OPEN, ID, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 NAME = re.compile(r"\s*([A-Za-z0-9_.-]+)(?:\[CALL_ID\][^\[{]*)?\s*(?:\[ARGS\])?\s*(?=\{)")
@@ -53,7 +53,7 @@ class Mistral(ToolFormat):
         return short_id()
 
 
-class MistralParser(JsonCalls, JsonArguments):
+class MistralParser(JsonCalls):
     """Text up to the first marker, then calls."""
 
     def first(self) -> bool:
