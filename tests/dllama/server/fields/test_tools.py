@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from refusals import refused
 
 from dllama.server.apis.chat import parse_chat
 from dllama.server.apis.responses.request import parse_response
@@ -90,10 +91,8 @@ def test_schemas_that_are_nested_too_deeply():
     ids=str,
 )  # fmt: skip
 def test_wrong_fields(fields, param, message):
-    with pytest.raises(ApiError) as found:
+    with refused(param, message):
         parse(**fields)
-    assert message in str(found.value)
-    assert (found.value.status, found.value.param) == (400, param)
 
 
 def test_messages_as_the_template_gets_them():
