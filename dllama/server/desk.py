@@ -145,7 +145,7 @@ class Desk:
         found = []
         for index, text in enumerate(asked.texts):
             try:
-                found.append(self.served.embedded_ids(text, asked.truncate))
+                found.append(self.served.prompt_ids(text, asked.truncate))
             except ApiError as error:
                 name = f"input[{index}]" if len(asked.texts) > 1 else "input"
                 message = f"{name}: {error}"

@@ -139,10 +139,8 @@ class Served:
 
     def check_ids(self, name: str, ids: Iterable[int]) -> None:
         """Raise ApiError 400 unless all ids of a field are tokens."""
-        for token in ids:
-            if not 0 <= token < self.vocab_size:
-                message = f"token id is {token}, expected 0 to {self.vocab_size - 1}"
-                raise ApiError(400, f"{name}: {message}", param=name, code="invalid_value")
+        if message := self._wrong_id(ids):
+            raise ApiError(400, f"{name}: {message}", param=name, code="invalid_value")
 
     def text_ids(self, text: str, special: bool) -> list[int]:
         """Return the ids of a text, however many; ApiError 400.
@@ -171,31 +169,21 @@ class Served:
             raise ApiError(400, "the model has no tokenizer: send ids", code="no_tokenizer")
         return self.tokenizer
 
-    def prompt_ids(self, prompt: str | list[int]) -> list[int]:
-        """Return the ids of a prompt; ApiError 400."""
-        try:
-            ids = self._ids(prompt, self.seq_len) if isinstance(prompt, str) else prompt
-            return self._checked(ids)
-        except ContextError as error:
-            raise _too_long(error) from None
-        except ConfigError as error:
-            raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
-
-    def embedded_ids(self, text: str | list[int], truncate: bool) -> list[int]:
-        """Return the ids of a text that is embedded; ApiError 400.
+    def prompt_ids(self, prompt: str | list[int], truncate: bool = False) -> list[int]:
+        """Return the ids of a prompt, or of a text that is embedded; ApiError 400.
 
         Args:
-            text: a text or ids.
+            prompt: a text or ids.
             truncate: whether to leave out what the context does not hold.
         """
         try:
             most = None if truncate else self.seq_len
-            ids = self._ids(text, most) if isinstance(text, str) else text
+            ids = self._ids(prompt, most) if isinstance(prompt, str) else prompt
             return self._checked(ids[: self.seq_len] if truncate else ids)
         except ContextError as error:
             raise _too_long(error) from None
         except ConfigError as error:
-            raise ApiError(400, str(error), code="invalid_value") from None
+            raise ApiError(400, str(error), param="prompt", code="invalid_value") from None
 
     def grammar(self, text: GrammarText | None) -> Grammar | None:
         """Compile what a request asks for; ApiError 400.
@@ -244,10 +232,14 @@ class Served:
         if len(ids) > self.seq_len:
             message = f"the prompt has {len(ids)} tokens, the context holds {self.seq_len}"
             raise _too_long(message)
-        wrong = next((token for token in ids if not 0 <= token < self.vocab_size), None)
-        if wrong is not None:
-            raise ConfigError(f"token id is {wrong}, expected 0 to {self.vocab_size - 1}")
+        if message := self._wrong_id(ids):
+            raise ConfigError(message)
         return ids
+
+    def _wrong_id(self, ids: Iterable[int]) -> str:
+        """Return what is wrong with the first id that is no token; "" if all are tokens."""
+        wrong = next((token for token in ids if not 0 <= token < self.vocab_size), None)
+        return "" if wrong is None else f"token id is {wrong}, expected 0 to {self.vocab_size - 1}"
 
 
 def _too_long(why: object) -> ApiError:
