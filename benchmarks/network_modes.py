@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import statistics
 import subprocess
@@ -28,6 +27,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+
+from support.networks import MAX_NODES, Cable, NetworkError, Node, missing, network
 
 import dllama
 
@@ -44,18 +45,11 @@ MEASURES = (
 )
 WARM_UP = 4  # tokens
 PORT = 9999
-NETWORK = "10.77.0"
-MAX_NODES = 254  # hosts of the network
 READY = "listening at "
-COMMAND = 30.0  # seconds that a call of ip or tc may take
 STARTING = 60.0  # seconds that a worker may take to start
 QUIET = 0.3  # number of cores that may be busy before a run on an idle machine
 CALMING = 60.0  # seconds to wait for the machine to become idle
 LEAVING = 5.0  # seconds that a process may take to terminate
-# A link may send at once what its rate allows in this time. Timers are late, especially on virtual
-# machines, so a shorter time costs speed. A longer one lets short messages pass without a limit.
-BURST = 32e-6  # seconds
-LEAST_BURST = 4096  # bytes; two packets of Ethernet
 BUSY = """
 import os, sys
 while os.getppid() == int(sys.argv[1]):
@@ -76,12 +70,12 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args)))
         return
-    check_system()
+    check_system(args)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
     try:
         samples = run_all(args)
-    except BenchmarkError as error:
+    except (BenchmarkError, NetworkError) as error:
         sys.exit(f"network_modes.py: {error}")
     print(table(samples))
     if any(sample.get("others", 0.0) > QUIET for sample in samples):
@@ -132,13 +126,11 @@ def positive(text: str) -> float:
     return float(text)
 
 
-def check_system() -> None:
+def check_system(args: argparse.Namespace) -> None:
     """Exit with a message if this system cannot run the benchmark."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        sys.exit("network_modes.py: needs root, for network namespaces")
-    for program in ("ip", "tc"):
-        if shutil.which(program) is None:
-            sys.exit(f"network_modes.py: needs the program {program}: install iproute2")
+    lack = missing(delay=args.delay > 0)
+    if lack:
+        sys.exit(f"network_modes.py: {lack}")
 
 
 def leave(number: int, frame: object) -> NoReturn:
@@ -184,22 +176,15 @@ def idle_seconds() -> float:
 @contextlib.contextmanager
 def cluster(args: argparse.Namespace) -> Iterator[Root]:
     """Create namespaces with a worker in each but the first, and remove them afterwards."""
-    names = [f"dllama-{os.getpid()}-{rank}" for rank in range(args.nodes)]
     cores = divide_cores(args.nodes, args.threads)
-    with contextlib.ExitStack() as stack:
-        switch = stack.enter_context(namespace(f"dllama-{os.getpid()}-switch"))
-        run("ip", "-n", switch, "link", "add", "switch", "up", "type", "bridge")
-        for rank, name in enumerate(names):
-            stack.enter_context(namespace(name))
-            connect(name, rank, switch, args)
-        workers = [
-            stack.enter_context(worker(name, rank, cores[rank], args))
-            for rank, name in enumerate(names)
-            if rank > 0
-        ]
+    cable = Cable(
+        args.rate, args.delay, burst=args.burst, congestion_control=args.congestion_control
+    )
+    with network(args.nodes, cable) as nodes, contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(worker(node, cores[node.rank], args)) for node in nodes[1:]]
         for rank, process in enumerate(workers, 1):
             await_worker(process, rank)
-        yield Root(names[0], cores[0], args)
+        yield Root(nodes[0], cores[0], args)
 
 
 def divide_cores(nodes: int, threads: int) -> list[Cores]:
@@ -210,79 +195,20 @@ def divide_cores(nodes: int, threads: int) -> list[Cores]:
     return [set(cores[rank * threads : (rank + 1) * threads]) for rank in range(nodes)]
 
 
-@contextlib.contextmanager
-def namespace(name: str) -> Iterator[str]:
-    """Create a network namespace; processes that still run in it are killed at the end."""
-    try:
-        run("ip", "netns", "add", name)
-        yield name
-    finally:
-        with contextlib.suppress(BenchmarkError):
-            for pid in run("ip", "netns", "pids", name).split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            run("ip", "netns", "del", name)
-
-
-def connect(name: str, rank: int, switch: str, args: argparse.Namespace) -> None:
-    """Connect a namespace to the switch with a link that is limited in both directions."""
-    port = f"port{rank}"
-    pair = ("name", "uplink", "type", "veth", "peer", "name", port, "netns", switch)
-    run("ip", "-n", name, "link", "add", *pair)
-    run("ip", "-n", name, "address", "add", f"{host(rank)}/24", "dev", "uplink")
-    run("ip", "-n", switch, "link", "set", port, "master", "switch")
-    for where, device in ((name, "lo"), (name, "uplink"), (switch, port)):
-        run("ip", "-n", where, "link", "set", device, "up")
-    # Set per route, because the kernel's default may differ and is not ours to change.
-    control = ("congctl", args.congestion_control)
-    run("ip", "-n", name, "route", "replace", f"{NETWORK}.0/24", "dev", "uplink", *control)
-    burst = args.burst or max(LEAST_BURST, int(args.rate * 1e6 / 8 * BURST))
-    limit(switch, port, args.rate, burst, 0.0)
-    limit(name, "uplink", args.rate, burst, args.delay)
-
-
-def limit(where: str, device: str, rate: float, burst: int, delay: float) -> None:
-    """Limit the rate (Mbit/s) at which a device sends, after a delay (ms)."""
-    add = ("tc", "-n", where, "qdisc", "add", "dev", device)
-    parent: tuple[str, ...] = ("root",)
-    if delay > 0:
-        run(*add, "root", "handle", "1:", "netem", "delay", f"{delay}ms", "limit", "100000")
-        parent = ("parent", "1:1")
-    shape = ("tbf", "rate", f"{int(rate * 1e3)}kbit", "burst", str(burst), "latency", "50ms")
-    run(*add, *parent, *shape)
-
-
-def host(rank: int) -> str:
-    return f"{NETWORK}.{rank + 1}"
-
-
-def run(*command: str) -> str:
-    """Run a short command and return its output; BenchmarkError if it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND)
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{' '.join(command)}: took more than {COMMAND:g} s") from None
-    if done.returncode != 0:
-        raise BenchmarkError(f"{' '.join(command)}: {last_line(done.stderr)}")
-    return done.stdout
-
-
 def last_line(text: str) -> str:
     """Return the last line of an error message, which is the essential one of a traceback."""
     return (text.strip().splitlines() or ["failed"])[-1]
 
 
 @contextlib.contextmanager
-def worker(
-    name: str, rank: int, cores: Cores, args: argparse.Namespace
-) -> Iterator[subprocess.Popen[str]]:
+def worker(node: Node, cores: Cores, args: argparse.Namespace) -> Iterator[subprocess.Popen[str]]:
     """Start a worker in a namespace; its warnings go to stderr."""
-    process = subprocess.Popen(
+    process = node.popen(
         [
-            "ip", "netns", "exec", name, sys.executable, "-m", "dllama", "worker", "--insecure",
-            "--quiet", "--listen", f"{host(rank)}:{PORT}", "--threads", str(args.threads),
+            sys.executable, "-m", "dllama", "worker", "--insecure", "--quiet",
+            "--listen", f"{node.address()}:{PORT}", "--threads", args.threads,
         ],
-        stdout=subprocess.PIPE, text=True, **on(cores),
+        stdout=subprocess.PIPE, **on(cores),
     )  # fmt: skip
     with stopping(process):
         yield process
@@ -329,19 +255,16 @@ def busy_cores() -> Iterator[None]:
 class Root:
     """Runs this script again in the root's namespace, as the root of a cluster."""
 
-    def __init__(self, name: str, cores: Cores, args: argparse.Namespace) -> None:
-        self._enter = ["ip", "netns", "exec", name]
+    def __init__(self, node: Node, cores: Cores, args: argparse.Namespace) -> None:
+        self._node = node
         self._cores = cores
         self._args = args
 
     def sample(self, mode: str) -> Sample:
         """Run once in a new process; BenchmarkError if it fails or takes too long."""
-        command = [*self._enter, sys.executable, __file__, *options(self._args), "--measure", mode]
+        command = [sys.executable, __file__, *options(self._args), "--measure", mode]
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=self._args.timeout,
-                **on(self._cores),
-            )  # fmt: skip
+            done = self._node.run(command, self._args.timeout, **on(self._cores))
         except subprocess.TimeoutExpired:
             raise BenchmarkError(f"{mode}: no result in {self._args.timeout:g} s") from None
         if done.returncode != 0:
@@ -359,7 +282,7 @@ def options(args: argparse.Namespace) -> list[str]:
 
 def measure(args: argparse.Namespace) -> Sample:
     """Run a prompt and decode, after a warm-up; this runs in the root's process."""
-    workers = [f"{host(rank)}:{PORT}" for rank in range(1, args.nodes)]
+    workers = [f"{Node('', rank).address()}:{PORT}" for rank in range(1, args.nodes)]
     with dllama.LLM(
         args.model, workers=workers, transport=args.measure, threads=args.threads,
         all_reduce=args.all_reduce, buffer=args.buffer,

@@ -66,7 +66,7 @@ class Cable:
 class Node:
     """A namespace; its interfaces are lo and, for each cable, eth0, eth1, ..."""
 
-    def __init__(self, name: str, rank: int, cgroup: Path | None) -> None:
+    def __init__(self, name: str, rank: int, cgroup: Path | None = None) -> None:
         self.name = name
         self.rank = rank
         self.cgroup = cgroup
