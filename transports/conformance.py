@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -150,6 +151,52 @@ class Conformance:
             with raises(TransportTimeoutError, "0.2 s"):
                 near.recv_into(bytearray(4))
 
+    def test_a_peer_that_dribbles_is_given_up(self, tmp_path: Path) -> None:
+        """What a link is allowed in all counts from when it was said, or from earlier."""
+        with self.pair(tmp_path) as (near, far), background(dribble, far):
+            begin = time.monotonic()
+            near.allow(LIMIT)
+            near.recv_into(bytearray(2))
+            near.allow(0.3, begin - 0.1)
+            with raises(TransportTimeoutError, "not done within 0.3 s"):
+                near.recv_into(bytearray(1000))
+            assert 0.15 < time.monotonic() - begin < BUSY
+            near.close()
+
+    def test_signals_are_heeded(self, tmp_path: Path) -> None:
+        def heed(*_: object) -> None:
+            raise InterruptedError
+
+        before = signal.signal(signal.SIGALRM, heed)
+        try:
+            with self.pair(tmp_path) as (near, far):
+                for wait in (lambda: near.recv_into(bytearray(1)), lambda: near.wait(LIMIT)):
+                    signal.setitimer(signal.ITIMER_REAL, 0.05)
+                    begin = time.monotonic()
+                    with contextlib.suppress(InterruptedError):
+                        wait()
+                        raise AssertionError("the signal was not heeded")
+                    assert time.monotonic() - begin < BUSY
+                far.send(b"x")
+                near.recv_into(bytearray(1))
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    @staticmethod
+    def _interrupt_later(link: Link) -> None:
+        time.sleep(0.1)
+        link.interrupt()
+
+    def test_another_thread_ends_a_wait(self, tmp_path: Path) -> None:
+        with self.pair(tmp_path) as (near, far):
+            with background(self._interrupt_later, near):
+                with raises(TransportError, "closed"):
+                    near.recv_into(bytearray(1))
+                with raises(TransportError, "closed"):
+                    far.recv_into(bytearray(1))
+            near.close()
+            near.interrupt()
+
     def test_a_peer_that_does_not_read_is_given_up(self, tmp_path: Path) -> None:
         with self.pair(tmp_path) as (near, _):
             near.timeout = 0.2
@@ -235,6 +282,14 @@ class Conformance:
             found = bytearray(10)
             far.recv_into(found)
             assert found == b"still here"
+
+
+def dribble(link: Link) -> None:
+    """Send a byte every now and then until the other end has gone."""
+    with contextlib.suppress(TransportError):
+        while True:
+            link.send(b"x")
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager

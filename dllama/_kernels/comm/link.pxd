@@ -41,8 +41,9 @@ cdef class Link:
     cdef dl_link hot
     cdef public str peer            # name of the other end, for messages
     cdef public double timeout      # seconds without a byte after which a send or receive fails
-    cdef int64_t _limit(self)
-    cdef int _check(self, int error, str operation) except -1
+    cdef double _allowed            # seconds after which all of them fail, for messages
+    cdef int64_t _latest            # when, in nanoseconds of the monotonic clock
+    cdef int _transfer(self, char *data, int64_t n, bint sending) except -1
 
 
 cdef class SocketLink(Link):

@@ -1,6 +1,12 @@
 """Links to other nodes, as Python sees them: whole messages, with timeouts."""
 
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport isinf
+from libc.stdint cimport INT64_MAX
+
+import math
 import os
+import time
 
 from dllama.errors import TransportError, TransportTimeoutError
 
@@ -8,7 +14,9 @@ from dllama.errors import TransportError, TransportTimeoutError
 cdef extern from "errno.h" nogil:
     int ECANCELED
     int ECONNRESET
+    int EINTR
     int EPIPE
+    int ETIME
     int ETIMEDOUT
 
 cdef extern from "threads.h" nogil:
@@ -17,11 +25,15 @@ cdef extern from "threads.h" nogil:
 # Nanoseconds that a receiver spins before it sleeps: about the time between two tokens.
 cdef int64_t EAGER = 1000000
 
+# Nanoseconds of a wait after which signals are heeded.
+cdef int64_t LOOK = 100000000
+
 
 cdef class Link:
     """A connection to another node. Bytes arrive in order. One thread at a time may use it.
 
-    A link that failed stays failed and repeats its first error.
+    A link that failed stays failed and repeats its first error. Signals are heeded while it waits; a
+    handler's exception comes out of the method that waits.
 
     Attributes:
         peer: name of the other end, for messages.
@@ -30,31 +42,42 @@ cdef class Link:
 
     def __cinit__(self, *args, **kwargs):
         self.peer, self.timeout = "", 5.0
+        self._allowed, self._latest = math.inf, INT64_MAX
+
+    def allow(self, double seconds, since=None):
+        """Let everything that follows take so long in all, whatever moves.
+
+        Args:
+            seconds: inf for no limit but that of `timeout`.
+            since: when they began, in seconds of time.monotonic(); None: now.
+        """
+        cdef double begin = time.monotonic() if since is None else since
+        self._allowed = seconds
+        self._latest = INT64_MAX if isinf(seconds) else <int64_t> ((begin + seconds) * 1e9)
 
     def send(self, data):
         """Send all bytes of a C-contiguous buffer.
 
         Raises:
-            TransportTimeoutError: no byte moved for `timeout` seconds.
+            TransportTimeoutError: no byte moved for `timeout` seconds, or time is up (see allow).
             TransportError: the link failed.
         """
         cdef const unsigned char[::1] view = memoryview(data).cast("B")
         cdef int64_t n = view.shape[0]
         if n:
-            self._check(_move(&self.hot, <char *> &view[0], n, True, self._limit()), "sending to")
+            self._transfer(<char *> &view[0], n, True)
 
     def recv_into(self, buffer):
         """Receive until a writable C-contiguous buffer is full.
 
         Raises:
-            TransportTimeoutError: no byte moved for `timeout` seconds.
+            TransportTimeoutError: no byte moved for `timeout` seconds, or time is up (see allow).
             TransportError: the link failed.
         """
         cdef unsigned char[::1] view = memoryview(buffer).cast("B")
         cdef int64_t n = view.shape[0]
         if n:
-            self._check(_move(&self.hot, <char *> &view[0], n, False, self._limit()),
-                        "receiving from")
+            self._transfer(<char *> &view[0], n, False)
 
     def wait(self, double seconds):
         """Wait up to some seconds; return whether there is something to receive, or an error.
@@ -70,6 +93,11 @@ cdef class Link:
         if link.error == 0:
             link.ops.wait(&link, &events, 1, 0)
         return bool(link.error or events & DL_CLOSED and events & DL_READ)
+
+    def interrupt(self):
+        """End both directions, from any thread: a thread that waits gets an error. Still close it."""
+        if self.hot.error == 0:
+            self.hot.ops.shutdown(&self.hot)
 
     def close(self):
         """Close the connection. A second call does nothing."""
@@ -106,12 +134,12 @@ cdef class Link:
     def __exit__(self, *error):
         self.close()
 
-    cdef int64_t _limit(self):
-        return <int64_t> (self.timeout * 1e9)
-
-    cdef int _check(self, int error, str operation) except -1:
+    cdef int _transfer(self, char *data, int64_t n, bint sending) except -1:
+        cdef int64_t limit = <int64_t> (self.timeout * 1e9)
+        cdef int error = _move(&self.hot, data, n, sending, limit, self._latest)
         if error:
-            raise failure(error, operation, self.peer, self.timeout)
+            raise failure(error, "sending to" if sending else "receiving from", self.peer,
+                          self._allowed if error == -ETIME else self.timeout)
         return 0
 
 
@@ -122,11 +150,15 @@ cdef class SocketLink(Link):
         self._socket, self.peer = socket, peer
         self.hot.fd = socket.fileno()
 
-    def close(self):
-        if self._socket is not None:
+    def interrupt(self):
+        if self._socket is not None:  # else its descriptor may be another connection's by now
             self.hot.ops.shutdown(&self.hot)
-            self._socket.close()
-            self._socket = None
+
+    def close(self):
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            self.hot.ops.shutdown(&self.hot)
+            socket.close()
         Link.close(self)
 
     def detach(self):
@@ -138,13 +170,20 @@ cdef class SocketLink(Link):
         return socket
 
 
-cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit) noexcept:
-    """Send or receive n bytes. Returns 0 or a negative errno. Progress renews the time limit."""
-    cdef int64_t done = 0, moved, now, end
-    cdef int events
+cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit,
+               int64_t latest) except 1:
+    """Send or receive n bytes. Returns 0 or a negative errno.
+
+    Args:
+        limit: nanoseconds without progress.
+        latest: when to give up even if there is progress.
+    """
+    cdef int64_t done = 0, moved, begin, now, end
+    cdef int events, error = 0
     with nogil:
-        end = dl_now() + limit
-        while done < n:
+        begin = dl_now()
+        end = begin + limit
+        while done < n and not error:
             moved = (dl_link_send(link, data + done, n - done) if sending
                      else dl_link_recv(link, data + done, n - done))
             if moved < 0:
@@ -152,18 +191,30 @@ cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit
             done += moved
             now = dl_now()
             if moved:
-                end = now + limit
-            elif now >= end:
-                link.error = -ETIMEDOUT
-                return -ETIMEDOUT
-            else:
+                begin, end = now, now + limit
+            if done < n and now >= min(end, latest):
+                error = link.error = -ETIMEDOUT if now >= end else -ETIME
+            elif not moved:
                 events = DL_WRITE if sending else DL_READ
-                events |= DL_IDLE if now > end - limit + EAGER or link.crowded else 0
-                link.ops.wait(&link, &events, 1, end - now)
-    return 0
+                events |= DL_IDLE if now > begin + EAGER or link.crowded else 0
+                link.ops.wait(&link, &events, 1, min(end - now, latest - now, LOOK))
+                if now > begin + LOOK:
+                    with gil:
+                        _heed_signals(link, done)
+    return error
 
 
-cdef int _readable(dl_link *link, int64_t limit) noexcept:
+cdef int _heed_signals(dl_link *link, int64_t done) except -1:
+    """Raise what a signal handler raises. What is cut within `done` bytes cannot be used any more."""
+    try:
+        PyErr_CheckSignals()
+    except BaseException:
+        if done and not link.error:
+            link.error = -EINTR
+        raise
+
+
+cdef int _readable(dl_link *link, int64_t limit) except -1:
     cdef int events = 0
     cdef int64_t now, begin = dl_now(), eager = EAGER if limit <= 10 * EAGER else 0
     if link.error:
@@ -174,14 +225,19 @@ cdef int _readable(dl_link *link, int64_t limit) noexcept:
         while True:
             now = dl_now() - begin
             events = DL_READ | DL_IDLE
-            link.ops.wait(&link, &events, 1, 0 if now < eager else max(0, limit - now))
+            link.ops.wait(&link, &events, 1, 0 if now < eager else max(0, min(limit - now, LOOK)))
             if events & DL_READ or now >= limit:
                 return events & DL_READ
+            if now > LOOK:
+                with gil:
+                    _heed_signals(link, 0)
 
 
 cdef object failure(int error, str operation, str peer, double timeout):
     if error == -ETIMEDOUT:
         return TransportTimeoutError(f"{operation} {peer}: no byte moved for {timeout:g} s")
+    if error == -ETIME:
+        return TransportTimeoutError(f"{operation} {peer}: not done within {timeout:g} s")
     if error in (-ECONNRESET, -EPIPE):
         return TransportError(f"{operation} {peer}: the connection is closed")
     if error == -ECANCELED:
