@@ -9,7 +9,8 @@
     |   |-- ContextError                the tokens do not fit in the context
     |   `-- GrammarError                a grammar has become too complex to go on with
     |-- TransportError (ConnectionError)  a link to another node failed
-    |   `-- TransportTimeoutError (TimeoutError)  no byte moved in time
+    |   |-- TransportTimeoutError (TimeoutError)  no byte moved in time
+    |   `-- ExhaustedError              no file or no memory is left for a connection
     |-- ProtocolError (ValueError)      another node broke the protocol
     |   `-- NodeError                     another node reports that it cannot continue
     |-- AuthenticationError (PermissionError)  another node did not prove the secret
@@ -74,6 +75,10 @@ class TransportError(DllamaError, ConnectionError):
 
 class TransportTimeoutError(TransportError, TimeoutError):
     """No byte moved over a link within the timeout."""
+
+
+class ExhaustedError(TransportError):
+    """There is no file or no memory left for a connection now; there may be later."""
 
 
 class ProtocolError(DllamaError, ValueError):

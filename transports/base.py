@@ -35,6 +35,7 @@ class Listener(ABC):
             A link, or None after the timeout.
 
         Raises:
+            ExhaustedError: there is no room for a connection now. Wait before the next attempt.
             TransportError: the listener is closed.
         """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -11,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dllama._kernels.comm.link import Link
-from dllama.errors import ConfigError, TransportError, TransportTimeoutError
+from dllama.errors import ConfigError, ExhaustedError, TransportError, TransportTimeoutError
 from dllama.transports.base import Listener
 
 MakeLink = Callable[[socket.socket, str], Link]
 BACKLOG = 64
+# Errors of accept that say something of the listener. All others are those of a connection.
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+CLOSED = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 # Detects within half a minute of silence that the peer's machine or network is gone.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
@@ -49,6 +54,29 @@ def parse_unix(address: str) -> str:
     return path
 
 
+def network_of(peer: str) -> str:
+    """Return what the names of all links to one client have in common.
+
+    Args:
+        peer: HOST:PORT, [IPV6]:PORT, an address alone, or anything else.
+
+    Returns:
+        The address; of one in IPv6, the first half, since hosts choose the rest.
+    """
+    host = peer
+    with contextlib.suppress(ConfigError):
+        host, _ = parse_tcp(peer)
+    try:
+        parsed = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if parsed.version == 6 and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    if parsed.version == 4:
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
 class SocketListener(Listener):
     """Listens on a stream socket.
 
@@ -73,10 +101,11 @@ class SocketListener(Listener):
         try:
             self._server.settimeout(timeout)
             connection, peer = self._server.accept()
-        except (TimeoutError, BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return None
         except OSError as error:
-            raise TransportError(f"listening at {self.address}: {error.strerror}") from error
+            if error.errno in EXHAUSTED | CLOSED:
+                kind = ExhaustedError if error.errno in EXHAUSTED else TransportError
+                raise kind(f"listening at {self.address}: {error.strerror}") from error
+            return None
         name = format_tcp(*peer[:2]) if isinstance(peer, tuple) else self.address
         try:
             return self._make(prepared(connection), name)

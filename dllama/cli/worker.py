@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
-from typing import Any
+import threading
+from typing import Any, NoReturn
 
 from dllama import transports
 from dllama.cli.addresses import check_guarded
@@ -14,6 +16,12 @@ from dllama.cluster.layout import thread_count
 from dllama.cluster.secrets import read_secret
 from dllama.cluster.worker import Worker
 from dllama.options import WORKER_LISTEN, WORKER_OPTIONS
+from dllama.transports import Listener
+
+log = logging.getLogger("dllama.worker")
+
+TICK = 0.1  # seconds between looks at whether the worker was stopped
+LEAVING = 0.7  # seconds that a session has to end after a signal
 
 EXAMPLES = """\
 dllama worker
@@ -44,5 +52,41 @@ def run(args: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: worker.stop())
         print(f"listening at {listener.address}", flush=True)
-        worker.serve()
+        _serve(worker, listener)
     return 0
+
+
+def _serve(worker: Worker, listener: Listener) -> None:
+    """Serve until a signal comes; a session that does not end soon after that is cut.
+
+    In a thread of its own, since signals are handled in this one, whatever the session computes or
+    waits for.
+    """
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            worker.serve()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=serve, name="serve", daemon=True)
+    thread.start()
+    try:
+        while not worker.stopped and thread.is_alive():
+            thread.join(TICK)
+    finally:
+        worker.stop()
+        thread.join(LEAVING)
+        if thread.is_alive():
+            _cut(listener)
+    if errors:
+        raise errors[0]
+
+
+def _cut(listener: Listener) -> NoReturn:
+    """End this process in the middle of what its threads do."""
+    log.warning("stopped in the middle of a session")
+    listener.close()
+    logging.shutdown()
+    os._exit(0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dllama._kernels.comm.link import Link
 from dllama.cluster import protocol
+from dllama.cluster.at_once import at_once
 from dllama.cluster.coordinator import Coordinator
 from dllama.cluster.member import Member
 from dllama.cluster.messages import Join
@@ -26,6 +27,8 @@ from dllama.run_config import RunConfig
 from dllama.runtime.node import communicator_of, graph_of
 from dllama.transports import Transport
 
+LEAST = 0.01  # seconds that a connection may take, however late it is
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -88,9 +91,15 @@ class _Forming:
         self.members: list[Member] = []
         self.links: list[Link | None] = [None] * config.world_size
         self.opened: list[Link] = []
+        self.since = time.monotonic()
+        self.ended = False
 
     def form(self, progress: Progress) -> Coordinator:
-        """Do one thing after another, each with all workers at once."""
+        """Do one thing after another, each with all workers at once.
+
+        All until the workers are connected has to be done within the timeout. Then each piece of
+        the weights has.
+        """
         ranks = range(1, self.config.world_size)
         graphs = [graph_of(self.model.spec, self.config, rank, self.model.path) for rank in ranks]
         self.members = self._each(ranks, self._invite)
@@ -99,6 +108,8 @@ class _Forming:
             self.members, self._each(self.members, self._data_link), strict=True
         ):
             self.links[member.rank] = link
+        for link in self.opened:
+            link.allow(math.inf)
         self._send_weights(graphs, cached, progress)
         self._each(self.members, self._ready)
         for member, graph in zip(self.members, graphs, strict=True):
@@ -108,26 +119,36 @@ class _Forming:
 
     def close(self) -> None:
         """Close all connections."""
+        self.interrupt()
         for link in self.opened:
             link.close()
 
-    def _each(self, items: Sequence[Any], call: Callable[[Any], T]) -> list[T]:
+    def interrupt(self) -> None:
+        """Make all threads end that wait for a worker."""
+        self.ended = True
+        for link in self.opened:
+            link.interrupt()
+
+    def _each(self, items: Sequence[S], call: Callable[[S], T]) -> list[T]:
         """Call a function for all items at once; raise the first error after all calls ended."""
-        with ThreadPoolExecutor(len(items)) as pool:
-            return list(pool.map(call, items))
+        return at_once(call, items, self.interrupt)
 
     def _connect(self, rank: int) -> Link:
         """Connect to a worker and greet it."""
         address = self.addresses[rank - 1]
         name = f"worker {rank} ({address})"
         try:
-            link = self.transport.connect(address, self.config.timeout)
+            left = self.since + self.config.timeout - time.monotonic()
+            link = self.transport.connect(address, max(LEAST, left))
         except TransportError as error:
             named = type(error)(f"worker {rank}: {error}")
             named.rank = rank
             raise named from error
         self.opened.append(link)
+        if self.ended:  # a signal cut this short
+            link.close()
         link.peer, link.timeout, link.crowded = name, self.config.timeout, self.crowded
+        link.allow(link.timeout, self.since)
         protocol.greet(link, self.secret, caller=True)
         return link
 
@@ -176,7 +197,10 @@ class _Forming:
                 with lock:
                     count(size)
 
-            self._each(todo, lambda pair: self._send_to(pair[0], pair[1], moved))
+            def send(one: tuple[Member, Graph]) -> None:
+                self._send_to(*one, moved)
+
+            self._each(todo, send)
 
     def _send_to(self, member: Member, graph: Graph, moved: Callable[[int], None]) -> None:
         """Send the weights of one worker."""

@@ -55,7 +55,7 @@ class LocalWorkers:
             self.addresses = [self._address(process, end) for process in self._processes]
             _pin(0, sets[0] if sets else None)
         except BaseException:
-            self.stop()
+            self.stop(wait=False)
             raise
 
     def stop(self, wait: bool = True) -> None:
@@ -65,20 +65,28 @@ class LocalWorkers:
             wait: give them time to end by themselves, as they do once the root has disconnected.
         """
         end = time.monotonic() + LEAVING * wait
-        for process in self._processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, end - time.monotonic()))
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        try:
+            for process in self._processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, end - time.monotonic()))
+        finally:  # after another signal, too
+            self._kill()
         if self._processes:
             _pin(0, self._before)
         for log in self._logs:
             log.close()
         self._processes = []
         self.forget_addresses()
+
+    def _kill(self) -> None:
+        """End all workers that are still there."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+        for process in self._processes:
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
     def forget_addresses(self) -> None:
         """Remove the socket files. Nobody needs them once all nodes are connected."""

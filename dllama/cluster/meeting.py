@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from dllama._kernels.comm.link import Link
+from dllama.checks import shown
 from dllama.cluster import protocol
 from dllama.cluster.protocol import Kind
-from dllama.errors import ProtocolError, TransportError
+from dllama.errors import ProtocolError, TransportError, TransportTimeoutError
 
 log = logging.getLogger("dllama.worker")
 
@@ -65,9 +67,7 @@ class Meeting:
         """
         session, rank = content.get("session"), content.get("rank")
         if not session or type(session) is not str or type(rank) is not int:
-            raise ProtocolError(
-                f"{link.peer}: session {str(session)[:100]}, rank {str(rank)[:100]}"
-            )
+            raise ProtocolError(f"{link.peer}: session {shown(session)}, rank {shown(rank)}")
         with self._changed:
             known = self._changed.wait_for(
                 lambda: session == self._session or session in self._ended, timeout
@@ -82,23 +82,29 @@ class Meeting:
             self._links[rank] = link
             self._changed.notify_all()
 
-    def wait(self, root: Link, timeout: float) -> dict[int, Link]:
+    def wait(
+        self, root: Link, timeout: float, since: float, check: Callable[[], object]
+    ) -> dict[int, Link]:
         """Return the data links of all nodes of lower rank, by rank.
 
         Args:
             root: control link of the root.
             timeout: seconds to wait.
+            since: when they began, in seconds of time.monotonic().
+            check: called all the time meanwhile; its errors pass through.
 
         Raises:
-            TransportError: a node is late, or the root has gone.
+            TransportTimeoutError: a node is late.
+            TransportError: the root has gone.
         """
-        end = time.monotonic() + timeout
+        end = since + timeout
         with self._changed:
             while missing := set(self._ranks) - set(self._links):
+                check()
                 if root.ended():
                     raise TransportError(f"{root.peer} has gone: the connection is closed")
                 if time.monotonic() >= end:
-                    raise TransportError(
+                    raise TransportTimeoutError(
                         f"rank {min(missing)} did not connect within {timeout:g} s"
                     )
                 self._changed.wait(LOOK)

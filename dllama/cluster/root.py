@@ -53,6 +53,7 @@ class Root:
     ) -> None:
         self._local: LocalWorkers | None = None
         self._coordinator: Coordinator | None = None
+        self._node: Node | None = None
         self._config = config
         self._want = Want.NOTHING
         graph = graph_of(model.spec, config, 0, model.path)
@@ -64,7 +65,7 @@ class Root:
                 weights = load(graph, FileSource(model), threads, count)
             self._embeddings = weights.embeddings
             communicator = self._coordinator.communicator if self._coordinator else None
-            self._node: Node | None = Node(graph, weights, config, threads, communicator)
+            self._node = Node(graph, weights, config, threads, communicator)
         except MemoryError as error:
             self.close()
             raise ModelError(f"{model.path}: {error}") from error
@@ -205,11 +206,12 @@ class Root:
 
     def close(self) -> None:
         """Let the workers go and give the memory back. A second call does nothing."""
+        worked = self._node is not None and not (self._coordinator and self._coordinator.failed)
         self._node = None
         if self._coordinator:
             self._coordinator.close()
         if self._local:
-            self._local.stop(wait=not (self._coordinator and self._coordinator.failed))
+            self._local.stop(wait=worked)
 
     @property
     def worker_pids(self) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,9 +31,10 @@ from dllama.sampling.shard import Shard
 
 log = logging.getLogger("dllama.worker")
 
-TICK = 0.25  # seconds between looks at whether the worker was stopped
+TICK = 0.1  # seconds between looks at whether the worker was stopped
 SOON = 0.005  # seconds in which the next pass usually comes
 PIECE = 4096  # bytes to read at a time when nobody wants them
+FAREWELL = 0.25  # seconds that a root has to read why a worker leaves that was stopped
 
 
 class KeptWeights:
@@ -88,7 +90,9 @@ class Session:
         self._links: list[Link | None] = [None] * join.config.world_size
         self._node: Node | None = None
         self._shards: list[Shard] = []  # of the last pass, one for each wanted row
+        self._since = time.monotonic()
         root.timeout = join.config.timeout
+        root.allow(root.timeout, self._since)
 
     def run(self) -> None:
         """Form the cluster, take the weights, and evaluate passes until the root leaves.
@@ -106,7 +110,8 @@ class Session:
         key = _key(join, graph)
         protocol.send_json(self._root, Kind.ACCEPT, {"cached": self._kept.has(key)})
         self._connect()
-        weights = self._kept.get(key, lambda: load(graph, LinkSource(self._root), self._threads))
+        source = LinkSource(self._root, self._check)
+        weights = self._kept.get(key, lambda: load(graph, source, self._threads))
         communicator = communicator_of(graph, config, self._links, join.rank, {0: self._root})
         self._node = Node(graph, weights, config, self._threads, communicator)
         protocol.send_json(self._root, Kind.READY, {"memory": self._node.memory()})
@@ -129,8 +134,10 @@ class Session:
         }
         with contextlib.suppress(DllamaError):
             protocol.send_json(self._root, Kind.ERROR, content)
-            end = time.monotonic() + self._join.config.timeout
-            while (left := end - time.monotonic()) > 0 and not self._stopped.is_set():
+            begin, wait = time.monotonic(), self._join.config.timeout
+            while (left := begin + wait - time.monotonic()) > 0:
+                if self._stopped.is_set():
+                    wait = min(wait, FAREWELL)
                 if self._root.wait(min(TICK, left)):
                     self._root.timeout = left
                     self._root.recv_into(bytearray(PIECE))
@@ -144,34 +151,44 @@ class Session:
         self._meeting.end(self._join.session)
 
     def _connect(self) -> None:
-        """Connect to nodes of higher rank, and wait for those of lower rank."""
+        """Connect to nodes of higher rank, and wait for those of lower rank, all in one timeout."""
         join, timeout = self._join, self._join.config.timeout
         transport = transports.get(join.transport)
         for rank in range(join.rank + 1, join.config.world_size):
+            self._check()
             address = join.addresses[rank]
-            link = transport.connect(address, timeout)
+            link = transport.connect(address, max(SOON, self._since + timeout - time.monotonic()))
             self._links[rank] = link
             link.peer, link.timeout = f"worker {rank} ({address})", timeout
+            link.allow(timeout, self._since)
             protocol.greet(link, self._secret, caller=True)
             content = {"session": join.session, "rank": join.rank}
             protocol.send_json(link, Kind.PEER, content)
             protocol.receive_json(link, Kind.ACCEPT)
-        for rank, made in self._meeting.wait(self._root, timeout).items():
+            link.allow(math.inf)
+        met = self._meeting.wait(self._root, timeout, self._since, self._check)
+        for rank, made in met.items():
             made.peer = f"worker {rank} ({join.addresses[rank]})" if rank else "the root"
             self._links[rank] = transport.adopt(made)
         self._root = transport.adopt(self._root)
         self._root.timeout = timeout
+        self._root.allow(math.inf)
         for one in [*self._links, self._root]:
             if one is not None:
                 one.crowded = join.crowded
 
+    def _check(self) -> None:
+        """Raise ProtocolError if the worker was stopped."""
+        if self._stopped.is_set():
+            raise ProtocolError("this worker was stopped")
+
     def _message(self, node: Node) -> bool:
         """Do what one message of the root asks for; False when it leaves."""
+        self._check()
         ready = self._root.wait(SOON)
         while not ready:
+            self._check()
             ready = self._root.wait(TICK)
-            if self._stopped.is_set():
-                raise ProtocolError("this worker was stopped")
         kind, length = protocol.receive_header(self._root)
         caches = len(node.graph.caches)
         if kind == Kind.RUN and length <= most_bytes(self._join.config, caches):

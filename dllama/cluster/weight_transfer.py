@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +72,12 @@ def _send(link: Link, rows: NDArray[np.uint8], progress: Progress) -> None:
         rows: uint8 (n, bytes of a row).
         progress: called with the bytes of every piece that was sent.
     """
-    if link.wait(0.0):
-        receive_header(link)  # raises the error that the worker reports
-        raise ProtocolError(f"{link.peer} sent a message in the middle of the weights")
     checksum, count = 0, max(1, BYTES_AT_A_TIME // rows.shape[1])
     link.send(HEADER.pack(Kind.TENSOR, rows.size + CRC.size))
     for begin in range(0, len(rows), count):
+        if link.wait(0.0):
+            receive_header(link)  # raises the error that the worker reports
+            raise ProtocolError(f"{link.peer} sent a message in the middle of the weights")
         some = np.ascontiguousarray(rows[begin : begin + count])
         checksum = zlib.crc32(some.data, checksum)
         link.send(some.data)
@@ -90,9 +90,11 @@ class LinkSource:
 
     Args:
         link: control link of the root.
+        check: called before each piece; its errors pass through.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, check: Callable[[], object] = lambda: None) -> None:
+        self._check = check
         self.embeddings: dict[str, StoredRows] = {}
         self.link = link
         self.name = link.peer
@@ -129,6 +131,7 @@ class LinkSource:
         buffer = np.empty((min(most, count), row_bytes), np.uint8)
         checksum = 0
         for begin in range(0, count, most):
+            self._check()
             rows = buffer[: min(most, count - begin)]
             link.recv_into(rows.data)
             checksum = zlib.crc32(rows.data, checksum)

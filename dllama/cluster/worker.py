@@ -13,6 +13,8 @@ import time
 
 from dllama._kernels.comm.link import Link
 from dllama.cluster import protocol
+from dllama.cluster.acceptor import Acceptor
+from dllama.cluster.lobby import Lobby
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind
@@ -23,8 +25,7 @@ from dllama.transports import Listener
 log = logging.getLogger("dllama.worker")
 
 TICK = 0.25  # seconds between looks at whether the worker was stopped
-GREETING = 5.0  # seconds that a stranger has to say who it is
-MAX_STRANGERS = 64
+GREETING = 5.0  # seconds that a stranger has in all to say who it is and what it wants
 LEAVING = 0.5  # seconds at most that a root waits for another one that is leaving
 FIRST_ROOT = 60.0  # seconds that a worker for one root waits for it
 
@@ -50,16 +51,21 @@ class Worker:
         self._busy = threading.Lock()
         self._meeting = Meeting()
         self._kept = KeptWeights()
-        self._strangers = threading.Semaphore(MAX_STRANGERS)
+        self._lobby = Lobby(2 * GREETING)
         self._stopped = threading.Event()
 
     def serve(self) -> None:
-        """Serve roots until stop is called, or until the first one has left."""
-        acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
-        acceptor.start()
+        """Serve roots until stop is called, or until the first one has left.
+
+        Raises:
+            TransportError: the listener is closed.
+        """
+        acceptor = Acceptor(self._listener, self._lobby, self._greet)
         waiting = time.monotonic()
         try:
             while not self._stopped.is_set():
+                if acceptor.failure:
+                    raise acceptor.failure
                 try:
                     root, join = self._roots.get(timeout=TICK)
                 except queue.Empty:
@@ -72,57 +78,62 @@ class Worker:
                     return
         finally:
             self._stopped.set()
-            acceptor.join()
+            acceptor.stop()
 
     def stop(self) -> None:
         """Make serve return soon, from any thread."""
         self._stopped.set()
 
-    def _accept(self) -> None:
-        """Greet whoever connects, each in its own thread."""
-        while not self._stopped.is_set():
-            try:
-                link = self._listener.accept(TICK)
-            except TransportError as error:
-                log.error("%s", error)
-                self._stopped.set()
-                return
-            if link is None:
-                continue
-            if not self._strangers.acquire(blocking=False):
-                log.warning("%s is turned away: %d others are greeted", link.peer, MAX_STRANGERS)
-                link.close()
-                continue
-            threading.Thread(target=self._greet, args=(link,), daemon=True).start()
+    @property
+    def stopped(self) -> bool:
+        """Whether stop was called, or serve has returned."""
+        return self._stopped.is_set()
 
     def _greet(self, link: Link) -> None:
         """Find out what a connection is for, and refuse one that is for nothing."""
         link.timeout = GREETING
+        link.allow(GREETING)
         try:
-            protocol.greet(link, self._secret, caller=False)
-            kind, length = protocol.receive_header(link)
-            if kind not in (Kind.JOIN, Kind.PEER) or length > protocol.MAX_JSON:
-                raise ProtocolError(f"{link.peer} began with message {kind} of {length} bytes")
-            content = protocol.read_json(link, length)
-            if kind == Kind.JOIN:
-                self._invited(link, Join.from_json(content, link.peer))
-            else:
-                self._meeting.join(link, content, GREETING)
+            self._let_in(link, time.monotonic() + GREETING)
         except DllamaError as error:
-            if _left(link, error):
+            if self._lobby.leave(link):
+                log.warning("%s: it gives way to others, who it is was not known yet", link.peer)
+            elif _left(link, error):
                 log.info("%s left before it said what it wants", link.peer)
-                link.close()
             else:
                 self._refuse(link, error)
+            link.close()
+        except Exception as error:  # out of memory, or a bug here
+            log.error("%s: refused: %r", link.peer, error)
+            link.close()
         finally:
-            self._strangers.release()
+            self._lobby.leave(link)
+
+    def _let_in(self, link: Link, end: float) -> None:
+        """Hand a connection over to whom it is for.
+
+        Who has proved the secret is no stranger any more. Without a secret, everybody is one until
+        its session is there.
+        """
+        protocol.greet(link, self._secret, caller=False)
+        if self._secret is not None:
+            self._lobby.leave(link)
+        kind, length = protocol.receive_header(link)
+        if kind not in (Kind.JOIN, Kind.PEER) or length > protocol.MAX_JSON:
+            raise ProtocolError(f"{link.peer} began with message {kind} of {length} bytes")
+        content = protocol.read_json(link, length)
+        if kind == Kind.JOIN:
+            join = Join.from_json(content, link.peer)
+            self._lobby.leave(link)
+            self._invited(link, join)
+        else:
+            self._meeting.join(link, content, max(0.0, end - time.monotonic()))
 
     def _refuse(self, link: Link, error: DllamaError) -> None:
-        """Say why, and disconnect."""
+        """Say why."""
         log.warning("%s: refused: %s", link.peer, error)
         with contextlib.suppress(DllamaError):
             protocol.send_json(link, Kind.ERROR, {"message": str(error)})
-        link.close()
 
     def _invited(self, link: Link, join: Join) -> None:
         """Take a root unless there is one that stays."""

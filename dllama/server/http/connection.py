@@ -8,7 +8,6 @@ its response loses its connection, too.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections import Counter
 from typing import Any
 
@@ -18,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dllama.server.http.errors import error_response
 from dllama.server.problems import ApiError
+from dllama.transports.sockets import network_of
 
 HEADER_SECONDS = 10.0  # for the headers of a request, and between two requests
 STUCK_SECONDS = 30.0  # in which a client must read something
@@ -121,17 +121,6 @@ class Connection(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-def network_of(address: str) -> str:
-    """Return what the addresses of one client have in common."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 class OneLength:

@@ -10,7 +10,7 @@ import pytest
 from serving import http
 
 from dllama.server.http import connection
-from dllama.server.http.connection import Lobby, network_of
+from dllama.server.http.connection import Lobby
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -98,10 +98,3 @@ def test_the_address_with_most_connections_loses_its_oldest(monkeypatch):
     lobby = Lobby()
     waiting = [Waiting(lobby, network) for network in "aabbbb"]
     assert [one.dropped for one in waiting] == [False, False, True, True, False, False]
-
-
-def test_the_network_of_an_address():
-    assert network_of("10.1.2.3") == "10.1.2.3"
-    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:2") == "2001:db8::/64"
-    assert network_of("fe80::1%eth0") == "fe80::/64"
-    assert network_of("") == ""
