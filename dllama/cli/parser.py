@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dllama import transports
 from dllama.checks import shown
+from dllama.cluster.names import clean
 from dllama.errors import ConfigError
 from dllama.options import (
     ALIAS,
@@ -19,6 +20,7 @@ from dllama.options import (
     CORS_ORIGINS,
     HOST,
     LISTEN,
+    NAME,
     TEMPLATE_KWARGS,
     TRANSPORT,
     WORKER_LISTEN,
@@ -181,6 +183,12 @@ def check_named(name: str) -> None:
         raise ConfigError(f"found {shown(name)}, expected a name")
 
 
+def check_node_name(name: str) -> None:
+    """ConfigError for what cannot be the name of a node."""
+    if not name or clean(name) != name:
+        raise ConfigError(f"found {shown(name)}, expected letters, digits, spaces, - and _")
+
+
 def check_origin(text: str) -> None:
     """ConfigError for what is neither * nor the origin of a web page."""
     url = urlsplit(text)
@@ -203,6 +211,7 @@ TESTS: dict[Option, Callable[[str], object]] = {
     ALIAS: check_named,
     CORS_ORIGINS: check_origin,
     WORKER_LISTEN: check_address,
+    NAME: check_node_name,
     TEMPLATE_KWARGS: parse_variables,
 }
 

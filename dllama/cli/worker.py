@@ -13,6 +13,7 @@ from dllama import transports
 from dllama.cli.addresses import check_guarded
 from dllama.cli.parser import add_command, add_option
 from dllama.cluster.layout import thread_count
+from dllama.cluster.names import host_name
 from dllama.cluster.secrets import read_secret
 from dllama.cluster.worker import Worker
 from dllama.options import WORKER_LISTEN, WORKER_OPTIONS
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     transport = transports.of_address(address)
     check_guarded(address, secret, args.insecure, "--secret-file")
     with transport.listen(address) as listener:
-        worker = Worker(listener, threads, secret, args.once)
+        name = args.name or (host_name() if transports.is_public(address) else "")
+        worker = Worker(listener, threads, secret, args.once, name)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: worker.stop())
         print(f"listening at {listener.address}", flush=True)

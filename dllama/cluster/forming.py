@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dllama._kernels.comm.link import Link
-from dllama.cluster import protocol
+from dllama.cluster import names, protocol
 from dllama.cluster.at_once import at_once
 from dllama.cluster.coordinator import Coordinator
 from dllama.cluster.member import Member
@@ -133,21 +133,22 @@ class _Forming:
         """Call a function for all items at once; raise the first error after all calls ended."""
         return at_once(call, items, self.interrupt)
 
-    def _connect(self, rank: int) -> Link:
+    def _connect(self, rank: int, name: str = "") -> Link:
         """Connect to a worker and greet it."""
         address = self.addresses[rank - 1]
-        name = f"worker {rank} ({address})"
         try:
             left = self.since + self.config.timeout - time.monotonic()
             link = self.transport.connect(address, max(LEAST, left))
         except TransportError as error:
-            named = type(error)(f"worker {rank}: {error}")
+            who = f"worker {rank} ({name})" if name else f"worker {rank}"
+            named = type(error)(f"{who}: {error}")
             named.rank = rank
             raise named from error
         self.opened.append(link)
         if self.ended:  # a signal cut this short
             link.close()
-        link.peer, link.timeout, link.crowded = name, self.config.timeout, self.crowded
+        link.peer = names.worker(rank, name, address)
+        link.timeout, link.crowded = self.config.timeout, self.crowded
         link.allow(link.timeout, self.since)
         protocol.greet(link, self.secret, caller=True)
         return link
@@ -157,6 +158,7 @@ class _Forming:
         link = self._connect(rank)
         join = Join(
             session=self.session,
+            name=names.host_name(),
             rank=rank,
             addresses=("", *self.addresses),
             transport=self.transport.name,
@@ -170,12 +172,15 @@ class _Forming:
         return Member(rank, self.addresses[rank - 1], link)
 
     def _accepted(self, member: Member) -> bool:
-        """Wait for ACCEPT, and return whether the worker still has the weights."""
-        return bool(protocol.receive_json(member.control, Kind.ACCEPT).get("cached"))
+        """Wait for ACCEPT, note the worker's name, and return whether it still has the weights."""
+        content = protocol.receive_json(member.control, Kind.ACCEPT)
+        member.given_name = names.clean(content.get("name"))
+        member.control.peer = member.name
+        return bool(content.get("cached"))
 
     def _data_link(self, member: Member) -> Link:
         """Connect the data link."""
-        link = self._connect(member.rank)
+        link = self._connect(member.rank, member.given_name)
         protocol.send_json(link, Kind.PEER, {"session": self.session, "rank": 0})
         protocol.receive_json(link, Kind.ACCEPT)
         return link

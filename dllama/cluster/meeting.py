@@ -11,7 +11,7 @@ from typing import Any
 
 from dllama._kernels.comm.link import Link
 from dllama.checks import shown
-from dllama.cluster import protocol
+from dllama.cluster import names, protocol
 from dllama.cluster.protocol import Kind
 from dllama.errors import ProtocolError, TransportError, TransportTimeoutError
 
@@ -27,27 +27,29 @@ class Meeting:
     def __init__(self) -> None:
         self._session = ""
         self._ranks = range(0)
-        self._links: dict[int, Link] = {}
+        self._name = ""
+        self._links: dict[int, tuple[Link, str]] = {}  # and the name of the node
         # Nodes of these may still connect. That is nothing to complain about.
         self._ended: deque[str] = deque(maxlen=REMEMBERED)
         self._changed = threading.Condition()
 
-    def begin(self, session: str, rank: int) -> None:
+    def begin(self, session: str, rank: int, name: str) -> None:
         """Expect data links.
 
         Args:
             session: name of the session.
             rank: of this worker. Nodes of lower rank connect to it.
+            name: of this worker.
         """
         with self._changed:
-            self._session, self._ranks = session, range(rank)
+            self._session, self._ranks, self._name = session, range(rank), name
             self._links = {}
             self._changed.notify_all()
 
     def end(self, session: str) -> None:
         """Close the session's data links and expect no more."""
         with self._changed:
-            for link in self._links.values():
+            for link, _ in self._links.values():
                 link.close()
             self._links = {}
             self._session = ""
@@ -78,14 +80,14 @@ class Meeting:
                 return
             if not known or rank not in self._ranks or rank in self._links:
                 raise ProtocolError(f"{link.peer} wants to join a session that is not here")
-            protocol.send_json(link, Kind.ACCEPT, {})
-            self._links[rank] = link
+            protocol.send_json(link, Kind.ACCEPT, {"name": self._name})
+            self._links[rank] = link, names.clean(content.get("name"))
             self._changed.notify_all()
 
     def wait(
         self, root: Link, timeout: float, since: float, check: Callable[[], object]
-    ) -> dict[int, Link]:
-        """Return the data links of all nodes of lower rank, by rank.
+    ) -> dict[int, tuple[Link, str]]:
+        """Return the data links of all nodes of lower rank, and their names, by rank.
 
         Args:
             root: control link of the root.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dllama._kernels.comm.link import Link
-from dllama.cluster import protocol
+from dllama.cluster import names, protocol
 from dllama.cluster.protocol import Kind
 from dllama.errors import ProtocolError
 
@@ -15,15 +15,17 @@ class Member:
         rank: from 1 on.
         address: where the worker listens.
         control: the link for messages.
+        given_name: what the worker calls itself, "" for nothing.
         memory: bytes of weights, kv_cache and buffers.
         clock: nanoseconds that the worker's clock is ahead of the root's.
         vocab: ids of the worker's vocabulary shard.
     """
 
-    def __init__(self, rank: int, address: str, control: Link) -> None:
+    def __init__(self, rank: int, address: str, control: Link, name: str = "") -> None:
         self.rank = rank
         self.address = address
         self.control = control
+        self.given_name = name
         self.memory: dict[str, int] = {}
         self.clock = 0
         self.vocab = range(0)
@@ -31,7 +33,7 @@ class Member:
     @property
     def name(self) -> str:
         """What messages call this worker."""
-        return f"worker {self.rank} ({self.address})"
+        return names.worker(self.rank, self.given_name, self.address)
 
     def receive(self, kind: Kind, size: int) -> bytearray:
         """Receive a message.

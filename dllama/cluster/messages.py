@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dllama.cluster import names
 from dllama.errors import DllamaError, ProtocolError
 from dllama.model.header import read_header
 from dllama.model.spec import ModelSpec
@@ -19,6 +20,7 @@ class Join:
 
     Args:
         session: a random name, in hex, that nodes show when they connect to each other.
+        name: of the root.
         rank: of the worker.
         addresses: of all nodes by rank, "" for the root.
         transport: how nodes are connected.
@@ -30,6 +32,7 @@ class Join:
     """
 
     session: str
+    name: str
     rank: int
     addresses: tuple[str, ...]
     transport: str
@@ -51,6 +54,7 @@ class Join:
         except ValueError as error:
             raise ProtocolError(f"{peer}: {error}") from None
         values["addresses"] = tuple(values["addresses"])
+        values["name"] = names.clean(values["name"])
         join = cls(**values, config=RunConfig.from_json(content.get("config"), peer))
         world_size = len(join.addresses)
         shares = join.config.world_size
@@ -72,6 +76,7 @@ class Join:
 # What the fields of Join except config may be in a message.
 FIELDS = (
     Option("session", str, "the name of the session"),
+    Option("name", str, "of the root"),
     Option("rank", int, "of the worker", least=1, most=MAX_NODES - 1),
     Option("addresses", str, "of all nodes", several=True),
     Option("transport", str, "how nodes are connected"),

@@ -18,7 +18,7 @@ from typing import Any
 from dllama._kernels.comm.link import Link
 from dllama.errors import AuthenticationError, NodeError, ProtocolError
 
-VERSION = 7
+VERSION = 8
 MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")
@@ -43,6 +43,7 @@ class Kind(IntEnum):
     ASK = 10  # root to worker: JSON, questions about logits, or one about clock or times
     REPLY = 11  # worker to root: JSON
     BYE = 12  # root to worker: empty, the session ends
+    ABOUT = 13  # to a worker: JSON, a question about itself, the only message on its link
 
 
 class Want(IntEnum):

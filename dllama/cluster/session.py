@@ -16,7 +16,7 @@ import numpy as np
 from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
-from dllama.cluster import protocol
+from dllama.cluster import names, protocol
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind, Want
@@ -67,6 +67,7 @@ class Session:
         threads: for computing, unless the root names a number.
         secret: what nodes prove to each other; None for no proof.
         stopped: set when the worker is to stop.
+        name: of the worker, "" for none.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Session:
         threads: int,
         secret: bytes | None,
         stopped: threading.Event,
+        name: str = "",
     ) -> None:
         self._root = root
         self._join = join
@@ -86,6 +88,7 @@ class Session:
         self._kept = kept
         self._secret = secret
         self._stopped = stopped
+        self._name = name
         self._threads = join.threads if join.threads and cpu.openmp() else threads
         self._links: list[Link | None] = [None] * join.config.world_size
         self._node: Node | None = None
@@ -93,6 +96,7 @@ class Session:
         self._since = time.monotonic()
         root.timeout = join.config.timeout
         root.allow(root.timeout, self._since)
+        root.peer = f"root ({names.place(join.name, root.peer)})"
 
     def run(self) -> None:
         """Form the cluster, take the weights, and evaluate passes until the root leaves.
@@ -108,7 +112,9 @@ class Session:
         spec = join.spec(self._root.peer)
         graph = graph_of(spec, config, join.rank)
         key = _key(join, graph)
-        protocol.send_json(self._root, Kind.ACCEPT, {"cached": self._kept.has(key)})
+        protocol.send_json(
+            self._root, Kind.ACCEPT, {"cached": self._kept.has(key), "name": self._name}
+        )
         self._connect()
         source = LinkSource(self._root, self._check)
         weights = self._kept.get(key, lambda: load(graph, source, self._threads))
@@ -159,16 +165,17 @@ class Session:
             address = join.addresses[rank]
             link = transport.connect(address, max(SOON, self._since + timeout - time.monotonic()))
             self._links[rank] = link
-            link.peer, link.timeout = f"worker {rank} ({address})", timeout
+            link.peer, link.timeout = names.worker(rank, "", address), timeout
             link.allow(timeout, self._since)
             protocol.greet(link, self._secret, caller=True)
-            content = {"session": join.session, "rank": join.rank}
+            content = {"session": join.session, "rank": join.rank, "name": self._name}
             protocol.send_json(link, Kind.PEER, content)
-            protocol.receive_json(link, Kind.ACCEPT)
+            name = names.clean(protocol.receive_json(link, Kind.ACCEPT).get("name"))
+            link.peer = names.worker(rank, name, address)
             link.allow(math.inf)
         met = self._meeting.wait(self._root, timeout, self._since, self._check)
-        for rank, made in met.items():
-            made.peer = f"worker {rank} ({join.addresses[rank]})" if rank else "the root"
+        for rank, (made, name) in met.items():
+            made.peer = names.worker(rank, name, join.addresses[rank]) if rank else "the root"
             self._links[rank] = transport.adopt(made)
         self._root = transport.adopt(self._root)
         self._root.timeout = timeout

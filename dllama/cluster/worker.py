@@ -12,7 +12,8 @@ import threading
 import time
 
 from dllama._kernels.comm.link import Link
-from dllama.cluster import protocol
+from dllama.cluster import about, protocol
+from dllama.cluster.about import About
 from dllama.cluster.acceptor import Acceptor
 from dllama.cluster.lobby import Lobby
 from dllama.cluster.meeting import Meeting
@@ -26,6 +27,7 @@ log = logging.getLogger("dllama.worker")
 
 TICK = 0.25  # seconds between looks at whether the worker was stopped
 GREETING = 5.0  # seconds that a stranger has in all to say who it is and what it wants
+FIRST = (Kind.JOIN, Kind.PEER, Kind.ABOUT)  # what a connection may begin with
 LEAVING = 0.5  # seconds at most that a root waits for another one that is leaving
 FIRST_ROOT = 60.0  # seconds that a worker for one root waits for it
 
@@ -38,17 +40,28 @@ class Worker:
         threads: for computing.
         secret: what both sides of a connection prove; None for no proof.
         once: end after the first root.
+        name: what messages call it, "" for its address alone.
+
+    Attributes:
+        name: may change at any time.
     """
 
     def __init__(
-        self, listener: Listener, threads: int, secret: bytes | None = None, once: bool = False
+        self,
+        listener: Listener,
+        threads: int,
+        secret: bytes | None = None,
+        once: bool = False,
+        name: str = "",
     ) -> None:
+        self.name = name
         self._listener = listener
         self._threads = threads
         self._secret = secret
         self._once = once
         self._roots: queue.Queue[tuple[Link, Join]] = queue.Queue()
         self._busy = threading.Lock()
+        self._root: str | None = None  # name of the one that is served
         self._meeting = Meeting()
         self._kept = KeptWeights()
         self._lobby = Lobby(2 * GREETING)
@@ -119,15 +132,18 @@ class Worker:
         if self._secret is not None:
             self._lobby.leave(link)
         kind, length = protocol.receive_header(link)
-        if kind not in (Kind.JOIN, Kind.PEER) or length > protocol.MAX_JSON:
+        if kind not in FIRST or length > protocol.MAX_JSON:
             raise ProtocolError(f"{link.peer} began with message {kind} of {length} bytes")
         content = protocol.read_json(link, length)
         if kind == Kind.JOIN:
             join = Join.from_json(content, link.peer)
             self._lobby.leave(link)
             self._invited(link, join)
-        else:
+        elif kind == Kind.PEER:
             self._meeting.join(link, content, max(0.0, end - time.monotonic()))
+        else:
+            about.tell(link, content, About.here(self.name, self._threads, self._root))
+            link.close()
 
     def _refuse(self, link: Link, error: DllamaError) -> None:
         """Say why."""
@@ -139,7 +155,8 @@ class Worker:
         """Take a root unless there is one that stays."""
         if not self._busy.acquire(timeout=min(LEAVING, join.config.timeout / 2)):
             raise ProtocolError("this worker serves another root")
-        self._meeting.begin(join.session, join.rank)
+        self._root = join.name
+        self._meeting.begin(join.session, join.rank, self.name)
         self._roots.put((link, join))
 
     def _serve(self, root: Link, join: Join) -> None:
@@ -152,6 +169,7 @@ class Worker:
             threads=self._threads,
             secret=self._secret,
             stopped=self._stopped,
+            name=self.name,
         )
         begin = time.monotonic()
         try:
@@ -165,6 +183,7 @@ class Worker:
             session.report(error)
         finally:
             session.close()
+            self._root = None
             self._busy.release()
 
 

@@ -355,8 +355,13 @@ LOG_QUIET = replace(QUIET, help="log warnings only")
 WORKER_LISTEN = replace(
     LISTEN, help="HOST:PORT, [IPV6]:PORT or unix:/path", default="127.0.0.1:9999"
 )
+NAME = Option(
+    "name", str, "what messages call this worker: letters, digits, spaces, - and _", metavar="NAME",
+    otherwise="the host's name where other machines can connect",
+)  # fmt: skip
 WORKER_OPTIONS = (
     WORKER_LISTEN,
+    NAME,
     replace(THREADS, help="threads that compute", otherwise="one per core"),
     replace(SECRET_FILE, help="the secret that the root must know"),
     replace(INSECURE, help="allow other machines to connect without a secret"),
