@@ -11,27 +11,29 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from dllama.errors import ConfigError
-from dllama.transports.base import Listener, Transport
+from dllama.transports.base import Launched, Listener, Transport
 from dllama.transports.sockets import parse_tcp
 
 __all__ = [
-    "BUILTIN", "Listener", "Transport", "get", "is_public", "names", "of_address", "scheme_of",
+    "BUILTIN", "LAUNCHED", "Launched", "Listener", "Transport", "get", "is_public", "names",
+    "of_address", "scheme_of",
 ]  # fmt: skip
 
 BUILTIN = ("blocking", "nonblocking", "unix")
+LAUNCHED = ("mpi",)  # a launcher starts the nodes of these
 GROUP = "dllama.transports"
 DEFAULT_SCHEME = "tcp"
 
 
 def names() -> list[str]:
     """Return the names of all installed transports, the built-in ones first."""
-    others = {entry.name for entry in entry_points(group=GROUP)} - set(BUILTIN)
-    return [*BUILTIN, *sorted(others)]
+    own = (*BUILTIN, *LAUNCHED)
+    return [*own, *sorted({entry.name for entry in entry_points(group=GROUP)} - set(own))]
 
 
 def get(name: str) -> Transport:
     """Return the transport with a name; ConfigError lists the names that exist."""
-    if name in BUILTIN:
+    if name in (*BUILTIN, *LAUNCHED):
         return _checked(import_module(f"{__name__}.{name}").TRANSPORT, name)
     for entry in entry_points(group=GROUP, name=name):
         try:

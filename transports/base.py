@@ -9,10 +9,26 @@ of Transport. transports/conformance.py tests everything that this interface pro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from dllama._kernels.comm.link import Link
+
+
+@dataclass(frozen=True)
+class Launched:
+    """Nodes that a launcher such as mpirun started together.
+
+    Args:
+        rank: of this process.
+        addresses: of all nodes, by rank.
+        sharers: how many nodes run on the processors of this one, itself included.
+    """
+
+    rank: int
+    addresses: tuple[str, ...]
+    sharers: int
 
 
 class Listener(ABC):
@@ -20,9 +36,11 @@ class Listener(ABC):
 
     Attributes:
         address: where to connect to, in the form that Transport.connect takes.
+        ended: whether nobody will connect any more, since what started the nodes has ended.
     """
 
     address: str
+    ended: bool = False
 
     @abstractmethod
     def accept(self, timeout: float) -> Link | None:
@@ -56,8 +74,8 @@ class Transport(ABC):
     Attributes:
         name: users select the transport by it.
         scheme: scheme of its addresses. Transports with the same scheme can connect to each other.
-        local: whether only processes of this machine can connect. If not, an address is HOST:PORT,
-            with the scheme in front.
+        local: whether only processes of this machine, or that one launcher started, can connect. If
+            not, an address is HOST:PORT, with the scheme in front.
     """
 
     name: ClassVar[str]
@@ -102,3 +120,11 @@ class Transport(ABC):
             rank: of the node.
         """
         return f"{self.scheme}://127.0.0.1:0"
+
+    def launched(self) -> Launched | None:
+        """Return the nodes that a launcher started with this process; None: nodes have no launcher.
+
+        Raises:
+            ConfigError: they need one, but none has started this process.
+        """
+        return None

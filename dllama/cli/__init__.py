@@ -19,6 +19,7 @@ from typing import Any
 from dllama import __version__
 from dllama._kernels import cpu
 from dllama.checks import one_line
+from dllama.cli import launched
 from dllama.cli.parser import Parser, UsageError
 from dllama.cli.signals import Terminated, ending_raises
 from dllama.errors import ConfigError, DllamaError
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in words:
             raise
-        return _report(error)
+        return _report(error, launched.leaves_it_to_others(words))
 
 
 def _run(words: list[str]) -> int:
@@ -107,13 +108,16 @@ def _run(words: list[str]) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
     args = parser([command] if command in COMMANDS else COMMANDS).parse_args(words)
     cpu.isa()  # a wrong DLLAMA_ISA is an error of every command
-    status: int = args.run(args)
+    status = launched.run(args)
     sys.stdout.flush()
     return status
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, silent: bool = False) -> int:
     """Print an error as one line, below the usage where that is wrong; return the exit status."""
+    status = WRONG_USAGE if isinstance(error, ConfigError) else FAILED
+    if silent:
+        return status
     try:
         sys.stdout.flush()
     except OSError:
@@ -124,7 +128,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, UsageError):
         print(error.usage, file=sys.stderr, end="")
     print(f"dllama: error: {message or type(error).__name__}", file=sys.stderr)
-    return WRONG_USAGE if isinstance(error, ConfigError) else FAILED
+    return status
 
 
 def _abandon_stdout() -> None:

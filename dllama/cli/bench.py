@@ -121,7 +121,7 @@ def _work(values: dict[str, Any]) -> Work:
 
 def _cases(values: dict[str, Any]) -> list[Case]:
     """The cases that the options ask for, checked before any of them runs."""
-    workers = values.get("workers", [])
+    workers = values.setdefault("workers", _launched(values))
     nodes = values.get("nodes") or (list(range(1, len(workers) + 2)) if workers else [1, 2, 4])
     if workers and max(nodes) > len(workers) + 1:
         raise ConfigError(f"nodes is {max(nodes)}, but there are {len(workers)} workers")
@@ -136,6 +136,12 @@ def _cases(values: dict[str, Any]) -> list[Case]:
         values.get("all_reduce") or [None],
         values.get("parallel") or [1],
     )
+
+
+def _launched(values: dict[str, Any]) -> list[str]:
+    """The workers that a launcher started."""
+    found = [transports.get(name).launched() for name in values.get("transport", ())]
+    return [address for started in found if started for address in started.addresses[1:]]
 
 
 def _transports(workers: Sequence[str]) -> list[str]:

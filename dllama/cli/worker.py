@@ -51,14 +51,19 @@ def run(args: argparse.Namespace) -> int:
     with transport.listen(address) as listener:
         name = args.name or (host_name() if transports.is_public(address) else "")
         worker = Worker(listener, threads, secret, args.once, name)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: worker.stop())
+        heed_signals(worker)
         print(f"listening at {listener.address}", flush=True)
-        _serve(worker, listener)
+        serve(worker, listener)
     return 0
 
 
-def _serve(worker: Worker, listener: Listener) -> None:
+def heed_signals(worker: Worker) -> None:
+    """Stop a worker when Ctrl-C or SIGTERM comes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: worker.stop())
+
+
+def serve(worker: Worker, listener: Listener) -> None:
     """Serve until a signal comes; a session that does not end soon after that is cut.
 
     In a thread of its own, since signals are handled in this one, whatever the session computes or
@@ -66,13 +71,13 @@ def _serve(worker: Worker, listener: Listener) -> None:
     """
     errors: list[BaseException] = []
 
-    def serve() -> None:
+    def work() -> None:
         try:
             worker.serve()
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=serve, name="serve", daemon=True)
+    thread = threading.Thread(target=work, name="serve", daemon=True)
     thread.start()
     try:
         while not worker.stopped and thread.is_alive():

@@ -11,7 +11,7 @@ from dllama import options, transports
 from dllama._kernels import cpu
 from dllama.cluster.secrets import VARIABLE, check_length, read_secret
 from dllama.errors import ConfigError
-from dllama.transports import Transport
+from dllama.transports import Launched, Transport
 
 log = logging.getLogger("dllama.engine")
 
@@ -27,12 +27,14 @@ class Layout:
         addresses: of workers that run already; empty for workers on this machine.
         secret: what nodes prove to each other; None for no proof.
         threads: of every node by rank; 0 for what a worker was started with.
+        crowded: whether nodes that a launcher started share processors.
     """
 
     transport: Transport | None
     addresses: tuple[str, ...] = ()
     secret: bytes | None = None
     threads: tuple[int, ...] = (1,)
+    crowded: bool = False
 
     @classmethod
     def of(
@@ -44,13 +46,36 @@ class Layout:
         secret_file: str | Path | None,
     ) -> Layout:
         """Return the layout that options of LLM() ask for; ConfigError for a wrong one."""
+        started = transports.get(transport).launched() if transport else None
+        if started and not workers:
+            workers = started.addresses[1:]
         count = node_count(nodes, workers)
         chosen = transport_of(transport, count, workers)
+        if started and chosen:
+            return cls._launched(chosen, started, workers, threads)
         by_rank = node_threads(threads, count, local=not workers)
         secret = read_secret(secret_file)
         for address in workers:
             check_length(secret, address, f"secret_file {secret_file}" if secret_file else VARIABLE)
         return cls(chosen, tuple(workers), secret, tuple(by_rank))
+
+    @classmethod
+    def _launched(
+        cls,
+        transport: Transport,
+        started: Launched,
+        workers: Sequence[str],
+        threads: int | Sequence[int | None] | None,
+    ) -> Layout:
+        """Return the layout of nodes that a launcher started. It decides who they are."""
+        if started.rank:
+            raise ConfigError(
+                f"transport {transport.name}: this process is rank {started.rank}, but rank 0 is "
+                "the root"
+            )
+        by_rank = node_threads(threads, len(workers) + 1, local=False, sharers=started.sharers)
+        crowded = by_rank[0] * started.sharers > len(cpu.cores())
+        return cls(transport, tuple(workers), None, tuple(by_rank), crowded)
 
     @property
     def world_size(self) -> int:
@@ -86,7 +111,9 @@ def transport_of(name: str | None, nodes: int, workers: Sequence[str]) -> Transp
     return chosen if nodes > 1 else None
 
 
-def node_threads(threads: int | Sequence[int | None] | None, nodes: int, local: bool) -> list[int]:
+def node_threads(
+    threads: int | Sequence[int | None] | None, nodes: int, local: bool, sharers: int = 1
+) -> list[int]:
     """Return the threads of every node.
 
     Args:
@@ -94,6 +121,7 @@ def node_threads(threads: int | Sequence[int | None] | None, nodes: int, local: 
             default.
         nodes: how many.
         local: whether all of them are on this machine.
+        sharers: if not, how many of them share this one's cores.
 
     Returns:
         Threads by rank; 0 leaves the choice to a worker that runs already.
@@ -104,7 +132,7 @@ def node_threads(threads: int | Sequence[int | None] | None, nodes: int, local: 
         given = list(threads)
     else:
         given = [threads] * nodes if local else [threads] + [None] * (nodes - 1)
-    shared = nodes if local else 1
+    shared = nodes if local else sharers
     own = [thread_count(count, shared) for count in (given if local else given[:1])]
     return own + [options.THREADS.argument(count) or 0 for count in given[len(own) :]]
 

@@ -77,7 +77,7 @@ class Root:
         """Form the cluster, with workers on this machine unless others are named."""
         assert layout.transport is not None
         addresses: Sequence[str] = layout.addresses
-        secret, crowded = layout.secret, False
+        secret, crowded = layout.secret, layout.crowded
         if not addresses:
             self._local = LocalWorkers(layout.transport, layout.threads)
             addresses, secret = self._local.addresses, self._local.secret

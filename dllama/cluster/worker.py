@@ -41,9 +41,11 @@ class Worker:
         secret: what both sides of a connection prove; None for no proof.
         once: end after the first root.
         name: what messages call it, "" for its address alone.
+        patience: seconds that it waits for a root after a session has failed; None for any time.
 
     Attributes:
         name: may change at any time.
+        forsaken: whether it has ended since no root came after a session had failed.
     """
 
     def __init__(
@@ -53,7 +55,11 @@ class Worker:
         secret: bytes | None = None,
         once: bool = False,
         name: str = "",
+        patience: float | None = None,
     ) -> None:
+        self.forsaken = False
+        self._patience = patience
+        self._failed = False  # whether the last session did
         self.name = name
         self._listener = listener
         self._threads = threads
@@ -68,7 +74,7 @@ class Worker:
         self._stopped = threading.Event()
 
     def serve(self) -> None:
-        """Serve roots until stop is called, or until the first one has left.
+        """Serve roots until stop is called, until none can come, or the first one has left.
 
         Raises:
             TransportError: the listener is closed.
@@ -76,7 +82,7 @@ class Worker:
         acceptor = Acceptor(self._listener, self._lobby, self._greet)
         waiting = time.monotonic()
         try:
-            while not self._stopped.is_set():
+            while not (self._stopped.is_set() or self._listener.ended):
                 if acceptor.failure:
                     raise acceptor.failure
                 try:
@@ -85,8 +91,13 @@ class Worker:
                     if self._once and time.monotonic() > waiting + FIRST_ROOT:
                         log.warning("no root came within %g s", FIRST_ROOT)
                         return
+                    self.forsaken = self._failed and self._patience is not None
+                    self.forsaken &= time.monotonic() > waiting + (self._patience or 0.0)
+                    if self.forsaken:
+                        return
                     continue
                 self._serve(root, join)
+                waiting = time.monotonic()
                 if self._once:
                     return
         finally:
@@ -172,8 +183,10 @@ class Worker:
             name=self.name,
         )
         begin = time.monotonic()
+        self._failed = True
         try:
             session.run()
+            self._failed = False
             log.info("%s left after %.1f s", root.peer, time.monotonic() - begin)
         except (DllamaError, MemoryError, OSError) as error:
             log.warning("session of %s ended: %s", root.peer, error or "out of memory")

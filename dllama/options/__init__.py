@@ -81,8 +81,8 @@ WORKERS = Option(
     several=True,
 )  # fmt: skip
 TRANSPORT = Option(
-    "transport", str, "how nodes are connected: blocking, nonblocking, unix, or one that is "
-    "installed", metavar="NAME",
+    "transport", str, "how nodes are connected: blocking, nonblocking, unix, mpi (nodes are "
+    "what mpirun starts), or one that is installed", metavar="NAME",
     otherwise="unix for nodes of this machine, else what the addresses say",
 )  # fmt: skip
 BUFFER = Option(

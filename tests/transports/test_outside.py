@@ -62,7 +62,9 @@ def test_a_transport_of_another_package_passes_and_runs_a_cluster(installed):
 
 def test_it_is_listed(installed):
     rows = run(installed, "-m", "dllama", "info").stdout.splitlines()
-    assert rows[-1].split(maxsplit=1)[1] == ", ".join([*transports.BUILTIN, "masked"])
+    assert rows[-1].split(maxsplit=1)[1] == ", ".join(
+        [*transports.BUILTIN, *transports.LAUNCHED, "masked"]
+    )
 
 
 def test_a_transport_that_cannot_be_loaded(installed, tmp_path):

@@ -36,6 +36,7 @@ typedef struct {
 struct dl_link {
     const dl_link_ops *ops;
     int fd;           /* file descriptor, for transports that have one */
+    void *own;        /* what else a transport keeps for the link, or NULL */
     int crowded;      /* more threads than processors: a wait yields its processor at once */
     int error;        /* 0, or the first error, a negative errno */
     int64_t sent, received;

@@ -22,6 +22,7 @@ cdef extern from "comm/link.h" nogil:
     ctypedef struct dl_link:
         const dl_link_ops *ops
         int fd
+        void *own
         int crowded
         int error
         int64_t sent
