@@ -187,7 +187,7 @@ SHARED = {
 def random_model(path, **changes):
     """A model with all features of Grok and others, enough heads and units for 8 nodes."""
     spec = ModelSpec(
-        arch=Arch.LLAMA, dim=72, hidden_dim=512, n_layers=3, n_heads=8, n_kv_heads=4, head_dim=32,
+        arch=Arch.LLAMA, dim=136, hidden_dim=512, n_layers=3, n_heads=8, n_kv_heads=4, head_dim=32,
         vocab_size=96, seq_len=128, weight_type=WeightType.F32, hidden_act=HiddenAct.GELU,
         n_experts=5, n_active_experts=3, moe_hidden_dim=384, dense=(2,), topk_normalised=False,
         qkv_bias=True, post_norms=True,

@@ -13,8 +13,8 @@ from dllama._kernels.ops.matmul cimport GATED, Order
 from dllama._kernels.packed cimport PackedMatrix
 from dllama._kernels.ops.moe cimport (
     Experts, ExpertsSum, Routes, Routing, activate_item, add_biases, dispatch_item, gated_item,
-    gated_items, gated_job, route_item, sort_item, sum_experts, sum_item, sum_items, sum_scratch,
-    sum_shared,
+    gated_items, gated_job, route_item, sort_item, sum_experts, sum_item, sum_items,
+    sum_panels, sum_scratch, sum_shared,
 )
 from dllama._kernels.ops.segments cimport leaves_of, order_of
 
@@ -159,7 +159,7 @@ cdef class ExpertsActivateOp(ExpertsOp):
 
 
 cdef int64_t experts_sum_items(const Pass *run, const void *op) noexcept nogil:
-    return sum_items(&(<const ExpertsTask *> op).sum)
+    return sum_items(&(<const ExpertsTask *> op).sum, run.batch.rows)
 
 
 cdef int experts_sum_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
@@ -189,6 +189,7 @@ cdef class ExpertsSumOp(ExpertsOp):
             self._share(b, task.shared)
         x.then, x.dst, x.dim = task.then, b.floats(task.dst), b.rows(task.dst).k
         x.dst_stride = b.max_rows * x.dim
+        x.panels = sum_panels(x, b.threads)
         self.scratch = sum_scratch(x, b.max_rows)
         self.stage(experts_sum_items, experts_sum_item, &self.op)
 

@@ -75,6 +75,7 @@ cdef struct ExpertsSum:
     const dl_segment *shared_leaves # of the shared expert
     const dl_segment *order         # either, with additions
     int segments, then
+    int64_t panels                  # of an item that has few rows
     float *dst                      # [sums][T][dim]
     int64_t dim, dst_stride         # dst_stride: floats from one sum to the next
 
@@ -89,7 +90,9 @@ cdef int sum_experts(ExpertsSum *x, Routes routes, PackedMatrix matrix, const dl
                      Order order, Order leaves, int threads) except -1
 cdef int sum_shared(ExpertsSum *x, PackedMatrix matrix, const dl_rows *src, const float *factors,
                     Order order, Order leaves, int threads) except -1
-cdef int64_t sum_items(const ExpertsSum *x) noexcept nogil
+cdef int64_t sum_items(const ExpertsSum *x, int64_t T) noexcept nogil
 # scratch: [sum_scratch].
 cdef void sum_item(const ExpertsSum *x, int64_t T, int64_t i, float *scratch) noexcept nogil
+# Panels of an item that has few rows, so that each thread has some items.
+cdef int64_t sum_panels(const ExpertsSum *x, int threads)
 cdef int64_t sum_scratch(const ExpertsSum *x, int64_t T)

@@ -23,6 +23,11 @@ from dllama._kernels.ops.matmul cimport (
 )
 from dllama._kernels.ops.segments cimport add_products, put_sums
 
+# Rows for which an item of a sum has several panels: reading each expert's from end to end is then
+# most of the work. With more rows the sums would leave the cache.
+cdef enum:
+    FEW = 8
+
 cdef float LEFT = -INFINITY  # marks an expert or a group that cannot be chosen
 cdef float SMALLEST = 1e-20  # keeps the sum of sigmoids that these are divided by above 0
 
@@ -289,26 +294,44 @@ cdef int _in_order(ExpertsSum *x, Matmul *job, Order order) except -1:
     return 0
 
 
-cdef int64_t sum_items(const ExpertsSum *x) noexcept nogil:
-    return (x.dim + 15) // 16
+cdef inline int64_t _run(const ExpertsSum *x, int64_t T) noexcept nogil:
+    """Panels of an item. Those of an expert follow one another in memory."""
+    return x.panels if T <= FEW else 1
+
+
+cdef int64_t sum_items(const ExpertsSum *x, int64_t T) noexcept nogil:
+    cdef int64_t run = _run(x, T)
+    return ((x.dim + 15) // 16 + run - 1) // run
+
+
+cdef int64_t sum_panels(const ExpertsSum *x, int threads):
+    cdef int64_t panels = (x.dim + 15) // 16, run = 8
+    while run > 1 and panels < 4 * threads * run:
+        run //= 2
+    return run
 
 
 cdef int64_t sum_scratch(const ExpertsSum *x, int64_t T):
-    return T * x.segments * 16
+    return max(T, min(T, FEW) * x.panels) * x.segments * 16
 
 
 cdef void sum_item(const ExpertsSum *x, int64_t T, int64_t i, float *scratch) noexcept nogil:
-    """Columns 16 i to 16 i + 15 of the result, for all rows and all their experts."""
-    cdef int64_t h, t, width = x.segments * 16
-    memset(scratch, 0, T * width * sizeof(float))
+    """The columns of some panels, for all rows and all their experts."""
+    cdef int64_t run = _run(x, T), first = i * run, width = x.segments * 16, h, p, t
+    cdef int64_t count = min(run, (x.dim + 15) // 16 - first)
+    memset(scratch, 0, count * T * width * sizeof(float))
     if x.experts.job.w != NULL:
         for h in range(x.experts.routing.hits[0]):
-            _add_expert(x, x.experts.routing.hit[h], i, scratch)
-    if x.shared.w != NULL:
-        add_products(&x.shared, x.shared_leaves, x.segments, x.factors, T, i, scratch)
-    for t in range(T):
-        put_sums(x.order, x.segments, scratch + t * width, x.then == ADD, x.dst + t * x.dim + i * 16,
-                 x.dst_stride, min(16, x.dim - i * 16))
+            for p in range(count):
+                _add_expert(x, x.experts.routing.hit[h], first + p, scratch + p * T * width)
+    for p in range(count):
+        if x.shared.w != NULL:
+            add_products(&x.shared, x.shared_leaves, x.segments, x.factors, T, first + p,
+                         scratch + p * T * width)
+        for t in range(T):
+            put_sums(x.order, x.segments, scratch + (p * T + t) * width, x.then == ADD,
+                     x.dst + t * x.dim + (first + p) * 16, x.dst_stride,
+                     min(16, x.dim - (first + p) * 16))
 
 
 cdef inline void _add_expert(const ExpertsSum *x, int64_t expert, int64_t panel,
