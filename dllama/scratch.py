@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 RANDOM = re.compile("[a-z0-9_]{8}")  # the end of a name
-YOUNG = 60.0  # seconds for which a folder may be without a lock, because its process begins
+YOUNG = 60.0  # seconds
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
@@ -67,6 +67,7 @@ class Scratch:
     Args:
         parent: where it is. What others left there with the same prefix is removed.
         prefix: how its name begins. No other folder there may have such a name.
+        young: seconds for which a folder may be without a lock, because its process begins.
 
     Attributes:
         path: the folder.
@@ -75,8 +76,8 @@ class Scratch:
         OSError: it cannot be made.
     """
 
-    def __init__(self, parent: Path, prefix: str) -> None:
-        sweep(parent, prefix)
+    def __init__(self, parent: Path, prefix: str, young: float = YOUNG) -> None:
+        sweep(parent, prefix, young)
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self._lock: int | None = os.open(self.path, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -95,21 +96,21 @@ class Scratch:
             self._lock = None
 
 
-def sweep(parent: Path, prefix: str) -> None:
-    """Remove the folders of processes that do not live any more."""
+def sweep(parent: Path, prefix: str, young: float = YOUNG) -> None:
+    """Remove the folders of processes that do not live any more; the arguments are Scratch's."""
     for path in parent.iterdir():
         if path.name.startswith(prefix) and RANDOM.fullmatch(path.name, len(prefix)):
             with suppress(OSError):  # another process removes it, or it belongs to another user
-                _remove_left(path)
+                _remove_left(path, young)
 
 
-def _remove_left(path: Path) -> None:
+def _remove_left(path: Path, young: float) -> None:
     """Remove a folder unless a process has it; OSError."""
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = os.fstat(lock)
-        if found.st_uid == os.getuid() and time.time() - found.st_mtime > YOUNG:
+        if found.st_uid == os.getuid() and time.time() - found.st_mtime >= young:
             shutil.rmtree(path)
     finally:
         os.close(lock)
@@ -129,18 +130,18 @@ def put(folder: Path, target: Path) -> None:
     """
     for name, folders, files in os.walk(folder):
         for one in (*folders, *files):
-            _sync(Path(name, one))
-    _sync(folder)
+            sync(Path(name, one))
+    sync(folder)
     try:
         folder.rename(target)  # an empty folder gives way
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         _exchange(folder, target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -37,6 +37,14 @@ def away_from_the_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what commands note for later out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
     """Make child processes react to Ctrl-C, which a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

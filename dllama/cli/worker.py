@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dllama import transports
@@ -15,7 +16,9 @@ from dllama.cli.parser import add_command, add_option
 from dllama.cluster.layout import thread_count
 from dllama.cluster.names import host_name
 from dllama.cluster.secrets import read_secret
+from dllama.cluster.shard_folder import ShardFolder
 from dllama.cluster.worker import Worker
+from dllama.errors import ConfigError
 from dllama.options import WORKER_LISTEN, WORKER_OPTIONS
 from dllama.transports import Listener
 
@@ -24,9 +27,12 @@ log = logging.getLogger("dllama.worker")
 TICK = 0.1  # seconds between looks at whether the worker was stopped
 LEAVING = 0.7  # seconds that a session has to end after a signal
 
+GB = 10**9
+CACHE_GB = 20.0
 EXAMPLES = """\
 dllama worker
 dllama worker --listen 10.0.0.2:9999 --secret-file secret.txt
+dllama worker --listen 10.0.0.2:9999 --secret-file secret.txt --cache ~/.cache/dllama/shards
 dllama worker --listen unix:/run/user/1000/dllama.sock --threads 2"""
 
 
@@ -48,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
     address = args.listen or WORKER_LISTEN.default
     transport = transports.of_address(address)
     check_guarded(address, secret, args.insecure, "--secret-file")
+    folder = shard_folder(args)
     with transport.listen(address) as listener:
         name = args.name or (host_name() if transports.is_public(address) else "")
-        worker = Worker(listener, threads, secret, args.once, name)
+        worker = Worker(listener, threads, secret, args.once, name, folder=folder)
         heed_signals(worker)
         print(f"listening at {listener.address}", flush=True)
         serve(worker, listener)
@@ -97,3 +104,15 @@ def _cut(listener: Listener) -> NoReturn:
     listener.close()
     logging.shutdown()
     os._exit(0)
+
+
+def shard_folder(args: argparse.Namespace) -> ShardFolder | None:
+    """Return where weights are kept, None for memory alone; ConfigError if that cannot be."""
+    if args.cache is None:
+        if args.cache_size is not None:
+            raise ConfigError("--cache-size needs --cache DIR")
+        return None
+    try:
+        return ShardFolder(Path(args.cache).expanduser(), int((args.cache_size or CACHE_GB) * GB))
+    except OSError as error:
+        raise ConfigError(f"--cache {args.cache}: {error.strerror}") from error

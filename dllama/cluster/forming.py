@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dllama._kernels.comm.link import Link
 from dllama.cluster import names, protocol
@@ -16,7 +17,8 @@ from dllama.cluster.coordinator import Coordinator
 from dllama.cluster.member import Member
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind
-from dllama.cluster.weight_transfer import model_digest, send_weights
+from dllama.cluster.sent_weights import SentWeights
+from dllama.cluster.weight_transfer import nobody, send_weights
 from dllama.errors import ProtocolError, TransportError, TransportTimeoutError
 from dllama.graph.graph import Graph
 from dllama.graph.weights import graph_nbytes
@@ -88,6 +90,7 @@ class _Forming:
         self.threads = threads
         self.crowded = crowded
         self.session = secrets.token_hex(16)
+        self.sent = SentWeights(model)
         self.members: list[Member] = []
         self.links: list[Link | None] = [None] * config.world_size
         self.opened: list[Link] = []
@@ -102,15 +105,15 @@ class _Forming:
         """
         ranks = range(1, self.config.world_size)
         graphs = [graph_of(self.model.spec, self.config, rank, self.model.path) for rank in ranks]
-        self.members = self._each(ranks, self._invite)
-        cached = self._each(self.members, self._accepted)
+        self.members = self._each(graphs, self._invite)
+        accepted = self._each(self.members, self._accepted)
         for member, link in zip(
             self.members, self._each(self.members, self._data_link), strict=True
         ):
             self.links[member.rank] = link
         for link in self.opened:
             link.allow(math.inf)
-        self._send_weights(graphs, cached, progress)
+        self._give_weights(graphs, accepted, progress)
         self._each(self.members, self._ready)
         for member, graph in zip(self.members, graphs, strict=True):
             member.vocab = graph.shard.vocab
@@ -153,8 +156,9 @@ class _Forming:
         protocol.greet(link, self.secret, caller=True)
         return link
 
-    def _invite(self, rank: int) -> Member:
-        """Send JOIN on a new control link."""
+    def _invite(self, graph: Graph) -> Member:
+        """Send JOIN on a new control link to the worker of a graph."""
+        rank = graph.shard.rank
         link = self._connect(rank)
         join = Join(
             session=self.session,
@@ -163,7 +167,7 @@ class _Forming:
             addresses=("", *self.addresses),
             transport=self.transport.name,
             header=write_header(self.model.spec, self.model.path).hex(),
-            model=model_digest(self.model),
+            weights=self.sent.digest(graph),
             threads=self.threads[rank],
             crowded=self.crowded,
             config=self.config,
@@ -171,12 +175,12 @@ class _Forming:
         protocol.send_json(link, Kind.JOIN, join.as_json())
         return Member(rank, self.addresses[rank - 1], link)
 
-    def _accepted(self, member: Member) -> bool:
-        """Wait for ACCEPT, note the worker's name, and return whether it still has the weights."""
+    def _accepted(self, member: Member) -> dict[str, Any]:
+        """Wait for ACCEPT, note the worker's name, and return what it says of its weights."""
         content = protocol.receive_json(member.control, Kind.ACCEPT)
         member.given_name = names.clean(content.get("name"))
         member.control.peer = member.name
-        return bool(content.get("cached"))
+        return content
 
     def _data_link(self, member: Member) -> Link:
         """Connect the data link."""
@@ -185,36 +189,53 @@ class _Forming:
         protocol.receive_json(link, Kind.ACCEPT)
         return link
 
-    def _send_weights(self, graphs: list[Graph], cached: list[bool], progress: Progress) -> None:
-        """Send weights to the workers that do not have them."""
-        todo = [
-            (member, graph)
-            for member, graph, has in zip(self.members, graphs, cached, strict=True)
-            if not has
-        ]
-        if not todo:
-            return
-        total = sum(graph_nbytes(graph) for _, graph in todo)
+    def _give_weights(
+        self, graphs: list[Graph], accepted: list[dict[str, Any]], progress: Progress
+    ) -> None:
+        """Wait until all workers have their weights, and send those that a worker lacks."""
         lock = threading.Lock()
-        with byte_bar(total, "sending weights", progress) as count:
+        sends = not all(accept.get("cached") for accept in accepted)
+        what = "sending weights" if sends else "workers load weights"
+        with byte_bar(sum(map(graph_nbytes, graphs)), what, progress) as count:
 
             def moved(size: int) -> None:
                 with lock:
                     count(size)
 
-            def send(one: tuple[Member, Graph]) -> None:
-                self._send_to(*one, moved)
+            todo = list(zip(self.members, graphs, accepted, strict=True))
+            self._each(todo, lambda one: self._give(one[0], one[1], one[2], moved))
 
-            self._each(todo, send)
-
-    def _send_to(self, member: Member, graph: Graph, moved: Callable[[int], None]) -> None:
-        """Send the weights of one worker."""
+    def _give(
+        self, member: Member, graph: Graph, accept: dict[str, Any], moved: Callable[[int], None]
+    ) -> None:
+        """Give one worker its weights, unless it has them."""
+        if accept.get("cached") and self._has(member, graph_nbytes(graph), moved):
+            return
+        digest, keeps = hashlib.sha256(), accept.get("keeps")
         try:
-            send_weights(member.control, self.model, graph, moved)
+            send_weights(
+                member.control, self.model, graph, moved, digest.update if keeps else nobody
+            )
         except TransportTimeoutError:
             raise
         except TransportError as error:
             raise TransportError(f"{member.name}: {error}") from error
+        if keeps:
+            self.sent.remember(graph, digest.hexdigest())
+
+    def _has(self, member: Member, nbytes: int, moved: Callable[[int], None]) -> bool:
+        """Wait while a worker reads weights that it keeps; False if they are damaged."""
+        done = 0
+        while True:
+            content = protocol.receive_json(member.control, Kind.WEIGHTS)
+            have, now = content.get("have"), content.get("loaded")
+            if isinstance(have, bool):
+                moved((nbytes if have else 0) - done)
+                return have
+            if not isinstance(now, int) or not done < now <= nbytes:
+                raise ProtocolError(f"{member.name}: WEIGHTS is not as expected: {content}")
+            moved(now - done)
+            done = now
 
     def _ready(self, member: Member) -> None:
         """Wait for READY, and note the worker's memory and clock."""

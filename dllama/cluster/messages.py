@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dllama.checks import shown
 from dllama.cluster import names
 from dllama.errors import DllamaError, ProtocolError
 from dllama.model.header import read_header
@@ -12,6 +14,8 @@ from dllama.model.spec import ModelSpec
 from dllama.options import MAX_NODES, THREADS
 from dllama.options.option import Option, checked
 from dllama.run_config import RunConfig
+
+DIGEST = re.compile("([0-9a-f]{64})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Join:
         addresses: of all nodes by rank, "" for the root.
         transport: how nodes are connected.
         header: of the model file, in hex.
-        model: a digest of the model file, by which a worker knows weights that it still has.
+        weights: the SHA-256 of the bytes of the worker's shard, in hex, by which it knows weights
+            that it still has; "" if the root does not know it yet.
         threads: for computing; 0 for what the worker was started with.
         crowded: whether nodes share processors, so that waiting must not keep them busy.
         config: what all nodes agree on.
@@ -37,7 +42,7 @@ class Join:
     addresses: tuple[str, ...]
     transport: str
     header: str
-    model: str
+    weights: str
     threads: int
     crowded: bool
     config: RunConfig
@@ -73,6 +78,12 @@ class Join:
         return spec
 
 
+def _check_digest(text: str) -> None:
+    """Refuse what is no SHA-256 in hex; ValueError."""
+    if not DIGEST.fullmatch(text):
+        raise ValueError(f"found {shown(text)}, expected 64 digits in hex or none")
+
+
 # What the fields of Join except config may be in a message.
 FIELDS = (
     Option("session", str, "the name of the session"),
@@ -81,7 +92,7 @@ FIELDS = (
     Option("addresses", str, "of all nodes", several=True),
     Option("transport", str, "how nodes are connected"),
     Option("header", str, "of the model file"),
-    Option("model", str, "the digest of its content"),
+    Option("weights", str, "the SHA-256 of the shard", test=_check_digest),
     replace(THREADS, least=0),
     Option("crowded", bool, "whether nodes share processors"),
 )

@@ -44,6 +44,7 @@ class Kind(IntEnum):
     REPLY = 11  # worker to root: JSON
     BYE = 12  # root to worker: empty, the session ends
     ABOUT = 13  # to a worker: JSON, a question about itself, the only message on its link
+    WEIGHTS = 14  # worker to root: JSON, how far it has read the weights that it keeps
 
 
 class Want(IntEnum):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,12 @@ from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
 from dllama.cluster import names, protocol
+from dllama.cluster.kept_weights import KeptWeights
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind, Want
 from dllama.cluster.run_message import Run, most_bytes
-from dllama.cluster.weight_transfer import LinkSource
 from dllama.errors import DllamaError, ProtocolError, TransportTimeoutError
-from dllama.graph.graph import Graph
-from dllama.graph.weights import Weights, load
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.sampling.remote import reply, top_message
 from dllama.sampling.shard import Shard
@@ -37,25 +33,6 @@ PIECE = 4096  # bytes to read at a time when nobody wants them
 FAREWELL = 0.25  # seconds that a root has to read why a worker leaves that was stopped
 
 
-class KeptWeights:
-    """The weights that the last root sent, so that the next one need not send the same again."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[str, Weights] | None = None
-
-    def has(self, key: str) -> bool:
-        """Return whether the weights of this key are here."""
-        return self._kept is not None and self._kept[0] == key
-
-    def get(self, key: str, load: Callable[[], Weights]) -> Weights:
-        """Return the weights of this key, loaded if they are not here."""
-        if not self.has(key):
-            self._kept = None  # makes room for the new ones
-            self._kept = (key, load())
-        assert self._kept is not None
-        return self._kept[1]
-
-
 class Session:
     """What a worker does for one root, from JOIN to BYE. Run it once, then close it.
 
@@ -63,7 +40,7 @@ class Session:
         root: control link of the root.
         join: the root's invitation.
         meeting: where nodes of lower rank bring their data links.
-        kept: weights of the last session, replaced by those of this one.
+        kept: weights of earlier sessions.
         threads: for computing, unless the root names a number.
         secret: what nodes prove to each other; None for no proof.
         stopped: set when the worker is to stop.
@@ -111,13 +88,11 @@ class Session:
         log.info("%s: rank %d of %d nodes", self._root.peer, join.rank, config.world_size)
         spec = join.spec(self._root.peer)
         graph = graph_of(spec, config, join.rank)
-        key = _key(join, graph)
-        protocol.send_json(
-            self._root, Kind.ACCEPT, {"cached": self._kept.has(key), "name": self._name}
-        )
+        cached, keeps = self._kept.find(join.weights, graph), self._kept.keeps
+        accept = {"cached": cached, "keeps": keeps, "name": self._name}
+        protocol.send_json(self._root, Kind.ACCEPT, accept)
         self._connect()
-        source = LinkSource(self._root, self._check)
-        weights = self._kept.get(key, lambda: load(graph, source, self._threads))
+        weights = self._kept.get(join.weights, graph, self._root, self._threads, self._check)
         communicator = communicator_of(graph, config, self._links, join.rank, {0: self._root})
         self._node = Node(graph, weights, config, self._threads, communicator)
         protocol.send_json(self._root, Kind.READY, {"memory": self._node.memory()})
@@ -236,9 +211,3 @@ class Session:
         if question.get("ask") == "labels":
             return {"labels": node.labels()}
         return reply(self._shards, question, protocol.MAX_JSON)
-
-
-def _key(join: Join, graph: Graph) -> str:
-    """Return a name for the weights of a shard of a model."""
-    text = f"{join.model} {join.header} {graph.matrices}"
-    return hashlib.sha256(text.encode()).hexdigest()

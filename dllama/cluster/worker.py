@@ -15,11 +15,13 @@ from dllama._kernels.comm.link import Link
 from dllama.cluster import about, protocol
 from dllama.cluster.about import About
 from dllama.cluster.acceptor import Acceptor
+from dllama.cluster.kept_weights import KeptWeights
 from dllama.cluster.lobby import Lobby
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind
-from dllama.cluster.session import KeptWeights, Session
+from dllama.cluster.session import Session
+from dllama.cluster.shard_folder import ShardFolder
 from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.transports import Listener
 
@@ -28,7 +30,8 @@ log = logging.getLogger("dllama.worker")
 TICK = 0.25  # seconds between looks at whether the worker was stopped
 GREETING = 5.0  # seconds that a stranger has in all to say who it is and what it wants
 FIRST = (Kind.JOIN, Kind.PEER, Kind.ABOUT)  # what a connection may begin with
-LEAVING = 0.5  # seconds at most that a root waits for another one that is leaving
+LEAVING = 0.5  # seconds at most that a root waits for one that leaves, and who leaves for its disk
+WRITING = 60.0  # seconds at most that a worker whose only root has left waits for its disk
 FIRST_ROOT = 60.0  # seconds that a worker for one root waits for it
 
 
@@ -42,6 +45,7 @@ class Worker:
         once: end after the first root.
         name: what messages call it, "" for its address alone.
         patience: seconds that it waits for a root after a session has failed; None for any time.
+        folder: where shards are kept; None for memory alone.
 
     Attributes:
         name: may change at any time.
@@ -56,6 +60,7 @@ class Worker:
         once: bool = False,
         name: str = "",
         patience: float | None = None,
+        folder: ShardFolder | None = None,
     ) -> None:
         self.forsaken = False
         self._patience = patience
@@ -69,7 +74,7 @@ class Worker:
         self._busy = threading.Lock()
         self._root: str | None = None  # name of the one that is served
         self._meeting = Meeting()
-        self._kept = KeptWeights()
+        self._kept = KeptWeights(folder, keeps=folder is not None or not once)
         self._lobby = Lobby(2 * GREETING)
         self._stopped = threading.Event()
 
@@ -101,8 +106,9 @@ class Worker:
                 if self._once:
                     return
         finally:
-            self._stopped.set()
             acceptor.stop()
+            self._kept.close(LEAVING if self._stopped.is_set() else WRITING)
+            self._stopped.set()
 
     def stop(self) -> None:
         """Make serve return soon, from any thread."""

@@ -359,6 +359,14 @@ NAME = Option(
     "name", str, "what messages call this worker: letters, digits, spaces, - and _", metavar="NAME",
     otherwise="the host's name where other machines can connect",
 )  # fmt: skip
+CACHE = Option(
+    "cache", str, "keep weights in this folder, so that a worker that starts again need not get "
+    "them again", metavar="DIR",
+)  # fmt: skip
+CACHE_SIZE = Option(
+    "cache_size", float, "GB that they may take; what was not used for longest goes first",
+    metavar="GB", least=0.001, most=1e6, otherwise="20",
+)  # fmt: skip
 WORKER_OPTIONS = (
     WORKER_LISTEN,
     NAME,
@@ -366,6 +374,8 @@ WORKER_OPTIONS = (
     replace(SECRET_FILE, help="the secret that the root must know"),
     replace(INSECURE, help="allow other machines to connect without a secret"),
     Option("once", bool, "exit after the first root, or after a minute without one", default=False),
+    CACHE,
+    CACHE_SIZE,
     LOG_QUIET,
 )
 

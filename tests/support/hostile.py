@@ -38,10 +38,10 @@ def frame(kind: int, content: bytes | dict | list, length: int | None = None) ->
 class Served:
     """A worker in this process."""
 
-    def __init__(self, caplog) -> None:
+    def __init__(self, caplog, folder=None) -> None:
         self._caplog = caplog
         self._listener = transports.get("blocking").listen("127.0.0.1:0")
-        self._worker = worker.Worker(self._listener, 1)
+        self._worker = worker.Worker(self._listener, 1, folder=folder)
         self._thread = threading.Thread(target=self._worker.serve)
         self._thread.start()
         self.address = self._listener.address

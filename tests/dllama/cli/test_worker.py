@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import dllama
+from dllama.cli import main
 from dllama.transports import is_public
 
 LIMIT = 60
@@ -95,3 +96,34 @@ def test_an_address_in_use(tmp_path):
     expected = f"dllama: error: listening at {address}: Address already in use"
     assert second.stderr.startswith(expected)
     assert second.stderr.count("\n") == 1
+
+
+def test_weights_on_disk_are_not_sent_to_a_new_worker(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+    words = ["--listen", f"unix:{tmp_path}/socket", "--cache", f"{tmp_path}/shards", "--once"]
+    sent = []
+    for _ in range(2):
+        process, address = start(*words, "--cache-size", "0.1")
+        with dllama.LLM(workers=[address], threads=1) as llm:
+            llm.eval([1, 2, 3])
+            sent.append(llm._runner.root.traffic()[0])
+        _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0
+    assert "read " in err
+    assert sent[0] > 1_000_000 > 50_000 > sent[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--cache-size", "1"], "--cache-size needs --cache DIR"),
+        (["--cache", "/proc/none"], "--cache /proc/none: No such file or directory"),
+        (["--cache", __file__], f"--cache {__file__}: File exists"),
+        (["--cache", "x", "--cache-size", "0"], "found 0.0, expected a number from 0.001"),
+    ],
+)
+def test_a_cache_that_cannot_be(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["worker", *words]) in (1, 2)
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
