@@ -12,7 +12,7 @@ import pytest
 from dllama.cli import parser as command_line
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (".", "docs", "benchmarks", "dllama/demo")
+FOLDERS = (".", "docs", "docs/deploy", "benchmarks", "dllama/demo")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
