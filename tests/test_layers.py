@@ -21,7 +21,7 @@ LAYERS = """
     run_config
     converter
     runtime
-    cluster
+    cluster planning
     model_path model_runner draft_model scheduling engine small_llm
     conversation perplexity bench calibration __init__
     server

@@ -7,6 +7,9 @@ from dllama._kernels.comm.link import Link
 
 ALGORITHMS: dict[str, int]
 
+def chunk_borders(dim: int, n: int) -> list[int]: ...
+def takes_two_steps(algorithm: str, n: int, sums: int, nbytes: int) -> bool: ...
+
 class Communicator:
     dim: int
     max_rows: int

@@ -24,6 +24,26 @@ cdef extern from "errno.h" nogil:
 ALGORITHMS = {"auto": AUTO, "exchange": EXCHANGE, "two-step": TWO_STEP}
 
 
+def chunk_borders(int64_t dim, int64_t n):
+    """Columns before the chunk of each of n ranks, and dim: chunks are whole blocks."""
+    cdef int64_t blocks = (dim + dl_block_q80 - 1) // dl_block_q80, r
+    return [min(dim, (blocks * r + n - 1) // n * dl_block_q80) for r in range(n + 1)]
+
+
+def takes_two_steps(str algorithm, int64_t n, int64_t sums, int64_t nbytes):
+    """Whether an all-reduce has two steps.
+
+    Args:
+        algorithm: auto, exchange or two-step.
+        n: nodes.
+        sums: of all nodes together.
+        nbytes: of all rows of a sum.
+    """
+    if algorithm != "auto":
+        return algorithm == "two-step"
+    return nbytes > most_exchanged(n, sums)
+
+
 cdef class Communicator:
     """The links of a node to all others, and memory for collectives.
 
@@ -70,14 +90,14 @@ cdef class Communicator:
 
     def _allocate(self, int n, int64_t broadcast):
         """Cut dim into n chunks of whole blocks, and allocate memory for messages."""
-        cdef int64_t blocks = (self.dim + dl_block_q80 - 1) // dl_block_q80, most, widest = 0
+        cdef int64_t most, widest = 0
         cdef int64_t *borders
         cdef int64_t *offsets
         cdef int r
         self._borders, self._offsets = Memory((n + 1) * 8), Memory((n + 1) * 8)
         borders, offsets = <int64_t *> self._borders.data, <int64_t *> self._offsets.data
-        for r in range(n + 1):
-            borders[r] = min(self.dim, (blocks * r + n - 1) // n * dl_block_q80)
+        for r, border in enumerate(chunk_borders(self.dim, n)):
+            borders[r] = border
             offsets[r] = dl_type_bytes(self.wire, borders[r])
             widest = max(widest, offsets[r] - offsets[r - 1] if r else 0)
         most = max(1, self._most_sums[self.peers.rank]) * offsets[n]

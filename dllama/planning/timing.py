@@ -1,0 +1,209 @@
+"""How long a pass takes on nodes of given speeds and links.
+
+Nodes work at the same time and meet in every transfer. So a pass takes, for each piece of work
+between two transfers, the time of the slowest node, and for each round of a transfer, one latency
+and the time in which the busiest link sends or receives its bytes. Nothing overlaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dllama.graph.graph import Graph
+from dllama.model.weight_types import WeightType
+from dllama.planning.messages import Round, control, rounds_of
+from dllama.planning.work import Shape, Work, split_work, transfers
+from dllama.run_config import NUMBERS, RunConfig
+
+# Measured on one core of Zen 4, as parts of the multiply-adds per second of products: attention,
+# which computes in float32, and the numbers per second that other ops write.
+ATTENTION = 0.2
+NUMBERS_WRITTEN = 0.0075
+# Seconds that a pass takes beside its stages: planning it, entering the kernels, choosing a token.
+PASS = 150e-6
+# What Ethernet, IP and TCP add to a packet, and what a packet carries: bytes.
+PACKET, PAYLOAD = 90, 1448
+
+
+class Kernel(Protocol):
+    """What products with weights of one type reach."""
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes of weights per second with one row."""
+
+    @property
+    def compute(self) -> float:
+        """Multiply-adds per second with many rows."""
+
+
+class Speed(Protocol):
+    """How fast a node computes."""
+
+    @property
+    def stage(self) -> float:
+        """Seconds that each stage takes besides."""
+
+    @property
+    def kernels(self) -> Mapping[WeightType, Kernel]:
+        """By weight type, at least one."""
+
+
+@dataclass(frozen=True)
+class LinkSpeed:
+    """How fast a node is connected to all others.
+
+    Args:
+        rate: bytes per second, in each direction.
+        latency: seconds from the call that sends a short message until another node has it.
+        packet: bytes that a packet has besides; 0 for what is no network.
+    """
+
+    rate: float
+    latency: float
+    packet: int = PACKET
+
+    def seconds(self, nbytes: int, peers: int) -> float:
+        """The time in which bytes to or from some nodes pass."""
+        packets = max(peers, -(-nbytes // PAYLOAD)) if nbytes else 0
+        return (nbytes + packets * self.packet) / self.rate
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds by what they are spent on.
+
+    Args:
+        memory: reading weights, keys and values.
+        compute: multiply-adds, where these take longer than reading.
+        rate: bytes on links.
+        latency: messages on their way.
+        overhead: everything else.
+    """
+
+    memory: float = 0.0
+    compute: float = 0.0
+    rate: float = 0.0
+    latency: float = 0.0
+    overhead: float = 0.0
+
+    def __add__(self, other: Seconds) -> Seconds:
+        mine, others = vars(self), vars(other)
+        return Seconds(**{name: mine[name] + others[name] for name in mine})
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        total: float = sum(vars(self).values())
+        return total
+
+    @property
+    def inference(self) -> float:
+        """Those that the slowest nodes compute."""
+        return self.memory + self.compute + self.overhead
+
+    @property
+    def transfer(self) -> float:
+        """Those of links."""
+        return self.rate + self.latency
+
+    @property
+    def bound(self) -> str:
+        """What most of them are spent on: memory, compute, rate or latency."""
+        parts = {name: value for name, value in vars(self).items() if name != "overhead"}
+        return max(parts, key=lambda name: parts[name])
+
+
+@dataclass(frozen=True)
+class PassTime:
+    """What a pass takes.
+
+    Args:
+        seconds: from its beginning to its end.
+        nodes: seconds that each node computes, by rank.
+        sent: bytes that each node sends in transfers.
+        received: bytes that each node receives in transfers.
+    """
+
+    seconds: Seconds
+    nodes: tuple[float, ...]
+    sent: tuple[int, ...]
+    received: tuple[int, ...]
+
+
+def pass_time(
+    graphs: Sequence[Graph],
+    config: RunConfig,
+    speeds: Sequence[Speed],
+    links: Sequence[LinkSpeed],
+    shape: Shape,
+    embedded: int = 4,
+) -> PassTime:
+    """Predict a pass.
+
+    Args:
+        graphs: of all nodes, by rank.
+        config: what they agree on.
+        speeds: of the nodes.
+        links: of the nodes; nothing for one node.
+        shape: of the pass.
+        embedded: bytes in which the root sends a number of an embedding, 2 or 4.
+    """
+    kv_type = NUMBERS[config.kv_cache]
+    works = [split_work(graph, shape, kv_type) for graph in graphs]
+    computed = [
+        [work_seconds(work, speed) for work in parts]
+        for parts, speed in zip(works, speeds, strict=True)
+    ]
+    seconds = Seconds(overhead=PASS)
+    for together in zip(*computed, strict=True):
+        seconds += max(together, key=lambda one: one.total)
+    rounds = [
+        one
+        for task in (transfers(graphs[0]) if len(graphs) > 1 else ())
+        for one in rounds_of(task, graphs[0], config, shape.rows, embedded)
+    ]
+    told = control(graphs[0].spec, config, shape) if len(graphs) > 1 else []
+    for one in (*rounds, *told):
+        seconds += round_seconds(one, links)
+    return PassTime(
+        seconds,
+        tuple(sum(one.total for one in parts) for parts in computed),
+        tuple(sum(one.sent[rank] for one in rounds) for rank in range(len(graphs))),
+        tuple(sum(one.received[rank] for one in rounds) for rank in range(len(graphs))),
+    )
+
+
+def work_seconds(work: Work, speed: Speed) -> Seconds:
+    """The time of a node's work."""
+    memory = compute = 0.0
+    for kind, nbytes in work.reads.items():
+        bandwidth, products = _reached(speed, kind)
+        reading, multiplying = nbytes / bandwidth, work.products[kind] / products
+        memory += reading if reading > multiplying else 0.0
+        compute += multiplying if multiplying >= reading else 0.0
+    fastest = max(one.compute for one in speed.kernels.values())
+    reading = work.cache_bytes / max(one.bandwidth for one in speed.kernels.values())
+    attending = work.attended / (ATTENTION * fastest)
+    return Seconds(
+        memory=memory + (reading if reading > attending else 0.0),
+        compute=compute + (attending if attending >= reading else 0.0),
+        overhead=work.stages * speed.stage + work.numbers / (NUMBERS_WRITTEN * fastest),
+    )
+
+
+def _reached(speed: Speed, kind: WeightType) -> tuple[float, float]:
+    """Bandwidth and multiply-adds per second of a type; the least ones if it was not measured."""
+    found = [speed.kernels[kind]] if kind in speed.kernels else [*speed.kernels.values()]
+    return min(one.bandwidth for one in found), min(one.compute for one in found)
+
+
+def round_seconds(one: Round, links: Sequence[LinkSpeed]) -> Seconds:
+    """The time of a round of a transfer."""
+    busiest = max(
+        link.seconds(max(sent, received), one.peers)
+        for sent, received, link in zip(one.sent, one.received, links, strict=True)
+    )
+    return Seconds(rate=busiest, latency=max(link.latency for link in links))
