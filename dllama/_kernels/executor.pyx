@@ -6,6 +6,7 @@ matrix as one stream, and then takes items that other threads have not begun. A 
 items are done (team.h). The result does not depend on which thread computes an item.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 import numpy as np
@@ -25,6 +26,9 @@ from dllama._kernels.ops.kv_cache import block_positions
 from dllama._kernels.tasks import Kind, Storage
 
 
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
 cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
@@ -36,6 +40,8 @@ cdef struct Run:
     int64_t n_stages
     float *scratch                  # [threads][scratch_width]
     int64_t scratch_width
+    void *executor
+    unsigned long caller            # the thread that runs the pass
 
 
 cdef class Executor:
@@ -72,6 +78,7 @@ cdef class Executor:
     cdef tuple caches               # KVCache or StateCache of each shape in graph.caches
     cdef list windows               # of the caches; 0: no window
     cdef Communicator communicator
+    cdef object interruption        # what a signal handler raised in a pass
     cdef float *logits              # [max_logits][local_vocab]
     cdef readonly int64_t max_rows, max_logits, max_positions, sequences, vocab_size, local_vocab
     cdef readonly int64_t lag
@@ -102,7 +109,8 @@ cdef class Executor:
         self.local_vocab = self.bindings.rows("logits").k
         self._bind(graph.tasks)
         self._allocate()
-        self.team = start(threads, self.run_.n_stages, _count, _item, &self.run_)
+        self.run_.executor = <void *> self
+        self.team = start(threads, self.run_.n_stages, _count, _item, _look, &self.run_)
 
     def _cache(self, shape, int64_t positions, int64_t blocks, int kv_type):
         if shape.delta is not None:
@@ -177,6 +185,8 @@ cdef class Executor:
         Raises:
             ValueError: an argument is out of range; nothing was evaluated.
             TransportError: a node failed; the executor cannot be used any more.
+            What a signal handler raises: the batch is not evaluated; with other nodes, the executor
+                cannot be used any more.
         """
         cdef int64_t T = ids.shape[0], t
         cdef Run *run = &self.run_
@@ -196,9 +206,17 @@ cdef class Executor:
             (<Cache> self.caches[cache]).copy(source, target)
         run.shared.batch.rows, run.shared.batch.ids = T, &ids[0]
         run.shared.encoding = encoding
+        run.caller = PyThread_get_thread_ident()
         self.began = dl_now()
+        if self.communicator is not None:
+            self.communicator.peers.look, self.communicator.peers.work = _look, run
         with nogil:
             self.team.run()
+        if self.communicator is not None:
+            self.communicator.peers.look = NULL
+        if self.interruption is not None:
+            interruption, self.interruption = self.interruption, None
+            raise interruption
         if self.communicator is not None:
             self.communicator.check()
         if not run.shared.batch.n_wanted:
@@ -316,6 +334,25 @@ cdef class Executor:
         others = self.bindings.nbytes + sum(memory.nbytes for memory in own)
         others += self.communicator.nbytes if self.communicator is not None else 0
         return {"kv_cache": sum(cache.nbytes for cache in self.caches), "buffers": others}
+
+
+cdef int _look(void *work) noexcept nogil:
+    """Whether a signal handler has raised an exception, which ends the pass. Only the calling thread
+    heeds signals."""
+    if (<Run *> work).caller != PyThread_get_thread_ident():
+        return 0
+    with gil:
+        return _heed_signals(<Executor> (<Run *> work).executor)
+
+
+cdef int _heed_signals(Executor executor) noexcept:
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        executor.interruption = error
+        if executor.communicator is not None:
+            executor.communicator.peers.interrupted = 1
+    return executor.interruption is not None
 
 
 cdef int64_t _count(void *work, int64_t s) noexcept nogil:

@@ -28,6 +28,7 @@
 enum {
     DL_SPINS = 1000,       /* of a waiting thread before it lets others run: about 20 microseconds */
     DL_PATIENCE = 1000000, /* nanoseconds that it waits before it sleeps */
+    DL_LOOK = 100000000,   /* nanoseconds between two looks of the calling thread */
     DL_ITEM_BITS = 26,     /* of a number of items */
     DL_STAGE_BITS = 16,    /* of a stage */
 };
@@ -47,8 +48,10 @@ typedef struct {
 
 /* How many items a stage has. Called once for a stage, when all stages before it are done. */
 typedef int64_t (*dl_count_fn)(void *work, int64_t stage);
-/* Does an item. Nonzero: it failed, and the pass ends after this stage. */
+/* Does an item. Nonzero: it failed; no more items are begun, and the pass ends. */
 typedef int (*dl_item_fn)(void *work, int64_t stage, int64_t item, int thread);
+/* Called by the calling thread now and then in long passes. Nonzero: the pass is to end. */
+typedef int (*dl_look_fn)(void *work);
 
 struct dl_team;
 typedef struct {
@@ -62,7 +65,8 @@ typedef struct dl_team {
      * `stages` is open if no pass runs. */
     _Alignas(64) uint64_t open;
     int64_t opened;        /* when */
-    int failed;            /* an item of this pass has failed */
+    int failed;            /* an item of this pass has failed, or the pass is to end */
+    int64_t looked;        /* when the calling thread looked last whether to go on */
     _Alignas(64) int sleepers; /* threads that sleep until `open` changes, or are about to */
     _Alignas(64) uint64_t pass; /* the number of the last pass */
     int threads;
@@ -75,6 +79,7 @@ typedef struct dl_team {
     dl_member *members;    /* [threads - 1] */
     dl_count_fn count;
     dl_item_fn item;
+    dl_look_fn look;
     void *work;
     pthread_mutex_t mutex; /* of `changed` */
     pthread_cond_t changed;
@@ -120,18 +125,34 @@ static inline void dl_publish(dl_team *t, uint64_t open)
     pthread_mutex_unlock(&t->mutex);
 }
 
-static inline void dl_sleep(dl_team *t, uint64_t seen)
+static inline void dl_sleep(dl_team *t, uint64_t seen, int looks)
 {
+    struct timespec end;
+    int error = 0;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_nsec += DL_LOOK;
+    end.tv_sec += end.tv_nsec / 1000000000;
+    end.tv_nsec %= 1000000000;
     pthread_mutex_lock(&t->mutex);
     __atomic_add_fetch(&t->sleepers, 1, __ATOMIC_SEQ_CST);
-    while (__atomic_load_n(&t->open, __ATOMIC_SEQ_CST) == seen)
-        pthread_cond_wait(&t->changed, &t->mutex);
+    while (__atomic_load_n(&t->open, __ATOMIC_SEQ_CST) == seen && !error)
+        error = looks ? pthread_cond_timedwait(&t->changed, &t->mutex, &end)
+                      : pthread_cond_wait(&t->changed, &t->mutex);
     __atomic_sub_fetch(&t->sleepers, 1, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&t->mutex);
 }
 
-/* Wait until `open` is not what was seen, and return it. */
-static inline uint64_t dl_wait(dl_team *t, uint64_t seen)
+/* Look whether the pass is to end, unless this was done just now. */
+static inline void dl_look(dl_team *t)
+{
+    int64_t now = dl_now();
+    if (!t->look || now - t->looked < DL_LOOK) return;
+    t->looked = now;
+    if (t->look(t->work)) __atomic_store_n(&t->failed, 1, __ATOMIC_RELAXED);
+}
+
+/* Wait until `open` is not what was seen, and return it. The calling thread looks meanwhile. */
+static inline uint64_t dl_wait(dl_team *t, uint64_t seen, int looks)
 {
     uint64_t open;
     int64_t end = 0;
@@ -139,7 +160,8 @@ static inline uint64_t dl_wait(dl_team *t, uint64_t seen)
         if (spin < DL_SPINS) {
             dl_pause();
         } else if (end && dl_now() > end) {
-            dl_sleep(t, seen);
+            dl_sleep(t, seen, looks);
+            if (looks) dl_look(t);
         } else {
             if (!end) end = dl_now() + DL_PATIENCE;
             sched_yield();
@@ -179,9 +201,11 @@ static inline void dl_do_stage(dl_team *t, int thread, uint64_t open)
         int64_t owner = n % threads;
         int64_t first = items * owner / threads, end = items * (owner + 1) / threads;
         while ((i = dl_take(&t->shares[stage * threads + owner], pass, end - first)) >= 0) {
-            if (t->item(t->work, stage, first + i, thread))
+            if (!__atomic_load_n(&t->failed, __ATOMIC_RELAXED)
+                && t->item(t->work, stage, first + i, thread))
                 __atomic_store_n(&t->failed, 1, __ATOMIC_RELAXED);
             finished++;
+            if (thread == 0) dl_look(t);
         }
     }
     if (finished
@@ -189,19 +213,20 @@ static inline void dl_do_stage(dl_team *t, int thread, uint64_t open)
         dl_close(t, stage);
 }
 
-/* Run a pass. Returns when its last stage is done, or one in which an item has failed. */
+/* Run a pass. Returns when its last stage is done, or one in which an item has failed or the calling
+ * thread has seen that the pass is to end. */
 static inline void dl_team_run(dl_team *t)
 {
     uint64_t open;
     if (t->process != getpid()) t->sleepers = 0; /* after a fork: this thread is alone */
     t->failed = 0;
-    t->opened = dl_now();
+    t->opened = t->looked = dl_now();
     __atomic_store_n(&t->pass, t->pass + 1, __ATOMIC_RELAXED);
     dl_open(t, 0);
     open = __atomic_load_n(&t->open, __ATOMIC_ACQUIRE);
     while (dl_stage_of(open) != t->stages) {
         dl_do_stage(t, 0, open);
-        open = dl_wait(t, open);
+        open = dl_wait(t, open, 1);
     }
 }
 
@@ -215,7 +240,7 @@ static void *dl_member_main(void *argument)
 #endif
     while (!__atomic_load_n(&t->ends, __ATOMIC_RELAXED)) { /* set before `open`, which is acquired */
         if (dl_stage_of(open) != t->stages) dl_do_stage(t, member->number, open);
-        open = dl_wait(t, open);
+        open = dl_wait(t, open, 0);
     }
     return NULL;
 }

@@ -6,8 +6,10 @@ from dllama._kernels.memory cimport Memory
 
 # How many items a stage has. Called once for a stage, by the thread that finished the one before.
 ctypedef int64_t (*count_fn)(void *work, int64_t stage) noexcept nogil
-# Does an item on a thread, 0 to threads - 1. Nonzero: it failed, and the pass ends after the stage.
+# Does an item on a thread, 0 to threads - 1. Nonzero: it failed; no more are begun, the pass ends.
 ctypedef int (*team_item_fn)(void *work, int64_t stage, int64_t item, int thread) noexcept nogil
+# Called by the thread that runs a pass, now and then in long ones. Nonzero: the pass is to end.
+ctypedef int (*look_fn)(void *work) noexcept nogil
 
 cdef extern from "team.h" nogil:
     ctypedef struct dl_share:
@@ -24,6 +26,7 @@ cdef extern from "team.h" nogil:
         dl_member *members
         count_fn count
         team_item_fn item
+        look_fn look
         void *work
     enum:
         DL_STAGE_BITS
@@ -45,4 +48,5 @@ cdef class Team:
 
 # OSError if the threads do not start, ValueError for more stages than a team counts. Without OpenMP
 # there is one thread: the calling one.
-cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, void *work)
+cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, look_fn look,
+                void *work)

@@ -27,7 +27,8 @@ cdef class Team:
             dl_team_stop(self.team)
 
 
-cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, void *work):
+cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, look_fn look,
+                void *work):
     cdef Team made = Team()
     cdef dl_team *t
     cdef int error
@@ -41,7 +42,8 @@ cdef Team start(int threads, int64_t stages, count_fn count, team_item_fn item, 
     made.nbytes = sum(memory.nbytes for memory in (
         made._team, made._shares, made._progress, made._members))
     t = <dl_team *> made._team.data
-    t.stages, t.threads, t.count, t.item, t.work = stages, threads, count, item, work
+    t.stages, t.threads, t.work = stages, threads, work
+    t.count, t.item, t.look = count, item, look
     t.shares, t.progress = <dl_share *> made._shares.data, <dl_stage *> made._progress.data
     t.members = <dl_member *> made._members.data
     error = dl_team_start(t)

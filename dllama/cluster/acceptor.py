@@ -19,7 +19,7 @@ from dllama.transports import Listener
 
 log = logging.getLogger("dllama.worker")
 
-TICK = 0.25  # seconds between looks at whether to stop
+TICK = 0.1  # seconds between looks at whether to stop
 BACKOFF = 0.1  # seconds to wait when there are no files, threads or memory left
 SILENCE = 60.0  # seconds in which the same trouble is logged once
 

@@ -12,29 +12,28 @@ T = TypeVar("T")
 CUT = 0.3  # seconds that calls have to end once they are interrupted
 
 
-class _Call(Generic[S, T]):
-    """A call in a thread of its own."""
+class _Calls(Generic[S, T]):
+    """Calls in threads of their own. The first that fails interrupts the others."""
 
-    def __init__(self, function: Callable[[S], T], item: S) -> None:
+    def __init__(
+        self, function: Callable[[S], T], items: Sequence[S], interrupt: Callable[[], object]
+    ) -> None:
         self._function = function
-        self._item = item
-        self._results: list[T] = []
-        self._error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        self._interrupt = interrupt
+        self._lock = threading.Lock()
+        self.results: dict[int, T] = {}
+        self.errors: list[BaseException] = []
+        self.threads = [
+            threading.Thread(target=self._run, args=one, daemon=True) for one in enumerate(items)
+        ]
 
-    def _run(self) -> None:
+    def _run(self, number: int, item: S) -> None:
         try:
-            self._results.append(self._function(self._item))
+            self.results[number] = self._function(item)
         except BaseException as error:
-            self._error = error
-
-    def result(self) -> T:
-        """Wait for the end; return what the call returns, or raise what it raises."""
-        self.thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
+            with self._lock:
+                self.errors.append(error)
+            self._interrupt()
 
 
 def at_once(
@@ -42,26 +41,30 @@ def at_once(
 ) -> list[T]:
     """Call a function for all items at once.
 
-    If a signal handler raises an exception meanwhile, the calls are interrupted. Those that do not
-    end soon after that are left alone.
+    When a call fails, or a signal handler raises an exception meanwhile, the others are
+    interrupted. After a signal, those that do not end soon are left alone.
 
     Args:
         function: what to call, each time in another thread.
         items: its arguments.
-        interrupt: makes calls end soon.
+        interrupt: makes calls end soon; called from any thread, maybe several times.
 
     Returns:
         What the calls return. The first error is raised after all have ended.
     """
-    calls: list[_Call[S, T]] = []
+    calls = _Calls(function, items, interrupt)
     try:
-        calls.extend(_Call(function, item) for item in items)
-        for call in calls:
-            call.thread.join()
+        for thread in calls.threads:
+            thread.start()
+        for thread in calls.threads:
+            thread.join()
     except BaseException:
         interrupt()
         end = time.monotonic() + CUT
-        for call in calls:
-            call.thread.join(max(0.0, end - time.monotonic()))
+        for thread in calls.threads:
+            if thread.ident is not None:  # it was started
+                thread.join(max(0.0, end - time.monotonic()))
         raise
-    return [call.result() for call in calls]
+    if calls.errors:
+        raise calls.errors[0]
+    return [calls.results[number] for number in range(len(items))]

@@ -7,10 +7,12 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dllama._kernels.comm.link import Link
+from dllama.checks import shown
 from dllama.cluster import names, protocol
 from dllama.cluster.at_once import at_once
 from dllama.cluster.coordinator import Coordinator
@@ -113,8 +115,7 @@ class _Forming:
             self.links[member.rank] = link
         for link in self.opened:
             link.allow(math.inf)
-        self._give_weights(graphs, accepted, progress)
-        self._each(self.members, self._ready)
+        self._equip(graphs, accepted, progress)
         for member, graph in zip(self.members, graphs, strict=True):
             member.vocab = graph.shard.vocab
         communicator = communicator_of(graphs[0], self.config, self.links, 0, {})
@@ -129,11 +130,11 @@ class _Forming:
     def interrupt(self) -> None:
         """Make all threads end that wait for a worker."""
         self.ended = True
-        for link in self.opened:
+        for link in list(self.opened):
             link.interrupt()
 
     def _each(self, items: Sequence[S], call: Callable[[S], T]) -> list[T]:
-        """Call a function for all items at once; raise the first error after all calls ended."""
+        """Call a function for all items at once; the first error ends all calls and is raised."""
         return at_once(call, items, self.interrupt)
 
     def _connect(self, rank: int, name: str = "") -> Link:
@@ -189,11 +190,14 @@ class _Forming:
         protocol.receive_json(link, Kind.ACCEPT)
         return link
 
-    def _give_weights(
+    def _equip(
         self, graphs: list[Graph], accepted: list[dict[str, Any]], progress: Progress
     ) -> None:
-        """Wait until all workers have their weights, and send those that a worker lacks."""
-        lock = threading.Lock()
+        """Send weights to the workers that lack them, and wait until all are ready.
+
+        Those that are ready are asked for a sign of life as long as others are not.
+        """
+        lock, unready, all_ready = threading.Lock(), set(self.members), threading.Event()
         sends = not all(accept.get("cached") for accept in accepted)
         what = "sending weights" if sends else "workers load weights"
         with byte_bar(sum(map(graph_nbytes, graphs)), what, progress) as count:
@@ -202,8 +206,24 @@ class _Forming:
                 with lock:
                     count(size)
 
-            todo = list(zip(self.members, graphs, accepted, strict=True))
-            self._each(todo, lambda one: self._give(one[0], one[1], one[2], moved))
+            def equip(job: tuple[Member, Graph, dict[str, Any]]) -> None:
+                member, graph, accept = job
+                self._give(member, graph, accept, moved)
+                self._ready(member)
+                with lock:
+                    unready.remove(member)
+                    if not unready:
+                        all_ready.set()
+                self._stay_in_touch(member, all_ready)
+
+            self._each(list(zip(self.members, graphs, accepted, strict=True)), equip)
+
+    def _stay_in_touch(self, member: Member, done: threading.Event) -> None:
+        """Notice within the timeout if a worker falls silent while others are awaited."""
+        member.control.timeout = self.config.patience
+        while not done.wait(self.config.timeout - self.config.patience) and not self.ended:
+            self._ask_clock(member)
+        member.control.timeout = self.config.timeout
 
     def _give(
         self, member: Member, graph: Graph, accept: dict[str, Any], moved: Callable[[int], None]
@@ -233,20 +253,31 @@ class _Forming:
                 moved((nbytes if have else 0) - done)
                 return have
             if not isinstance(now, int) or not done < now <= nbytes:
-                raise ProtocolError(f"{member.name}: WEIGHTS is not as expected: {content}")
+                raise ProtocolError(f"{member.name}: WEIGHTS is not as expected: {shown(content)}")
             moved(now - done)
             done = now
 
     def _ready(self, member: Member) -> None:
         """Wait for READY, and note the worker's memory and clock."""
         content = protocol.receive_json(member.control, Kind.READY)
-        try:
+        with _expecting(member, Kind.READY):
             member.memory = {str(k): int(v) for k, v in content["memory"].items()}
-            begin = time.monotonic_ns()
-            protocol.send_json(member.control, Kind.ASK, {"ask": "clock"})
-            clock = int(protocol.receive_json(member.control, Kind.REPLY)["clock"])
-            member.clock = clock - (begin + time.monotonic_ns()) // 2
-        except ProtocolError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ProtocolError(f"{member.name}: READY is not as expected: {error}") from error
+        begin = time.monotonic_ns()
+        clock = self._ask_clock(member)
+        member.clock = clock - (begin + time.monotonic_ns()) // 2
+
+    def _ask_clock(self, member: Member) -> int:
+        """Ask a worker for the nanoseconds of its clock."""
+        protocol.send_json(member.control, Kind.ASK, {"ask": "clock"})
+        content = protocol.receive_json(member.control, Kind.REPLY)
+        with _expecting(member, Kind.REPLY):
+            return int(content["clock"])
+
+
+@contextmanager
+def _expecting(member: Member, kind: Kind) -> Iterator[None]:
+    """Turn errors of a message's content into a ProtocolError that names the worker."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ProtocolError(f"{member.name}: {kind.name} is not as expected: {error}") from error

@@ -155,6 +155,7 @@ class Session:
         self._root = transport.adopt(self._root)
         self._root.timeout = timeout
         self._root.allow(math.inf)
+        self._root.keep_alive(2 * timeout)
         for one in [*self._links, self._root]:
             if one is not None:
                 one.crowded = join.crowded

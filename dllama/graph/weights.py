@@ -17,6 +17,7 @@ from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
 
 Progress = Callable[[int], object]
+BYTES_AT_A_TIME = 1 << 24  # that are packed; signals are heeded in between
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,12 @@ def load(
         first = 0
         for rows in source.read(piece, whole.weight_type):
             if isinstance(whole, Matrix):
-                finite = _fill(matrices[whole.name], piece, first, rows, threads)
+                matrix = matrices[whole.name]
+                parts = _parts(rows, piece.block or 1)
+                finite = all(
+                    _fill(matrix, piece, first + begin, rows[begin:end], threads)
+                    for begin, end in parts
+                )
             else:
                 numbers = rows[0].view("<f4")
                 finite = bool(np.isfinite(numbers).all())
@@ -124,6 +130,13 @@ def load(
             first += len(rows)
             progress(rows.size)
     return Weights(matrices, vectors, source.embeddings)
+
+
+def _parts(rows: NDArray[np.uint8], block: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into parts of whole blocks, the first row and the end of each."""
+    count = max(1, BYTES_AT_A_TIME // rows.shape[1] // block) * block
+    for begin in range(0, len(rows), count):
+        yield begin, min(len(rows), begin + count)
 
 
 def _fill(

@@ -23,6 +23,9 @@ cdef struct Peers:
     dl_link *watched[MOST_NODES]    # control links: an exchange fails when one of them ends
     int watched_ranks[MOST_NODES]
     int n_watched
+    int interrupted                 # set to end an exchange soon
+    int (*look)(void *work) noexcept nogil  # called in long waits, nonzero: end; or NULL
+    void *work                      # for look
     int64_t patience                # nanoseconds without a byte before an exchange fails
     Failure failure
 

@@ -10,6 +10,7 @@ from dllama._kernels.comm.link cimport (
 
 cdef extern from "errno.h" nogil:
     int ECANCELED
+    int EINTR
     int ETIMEDOUT
 
 cdef extern from "threads.h" nogil:
@@ -24,6 +25,9 @@ cdef enum:
 # waking up does not matter.
 cdef int64_t URGENT = 2000000
 
+# Nanoseconds after which a wait looks whether the pass was interrupted.
+cdef int64_t INTERRUPTIBLE = 100000000
+
 # Nanoseconds without progress after which the peer may be waiting for this very processor.
 cdef int64_t LATE = 30000
 
@@ -33,7 +37,8 @@ cdef int exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_by
     cdef int64_t sent[MOST_NODES]
     cdef int64_t got[MOST_NODES]
     cdef int64_t moved, progress, left, now = dl_now(), end = now + peers.patience
-    cdef int r, rounds = 0
+    cdef int64_t looked = now
+    cdef int r, rounds = 0, interrupted = 0
     for r in range(peers.world_size):
         sent[r], got[r] = 0, 0
     while True:
@@ -64,6 +69,11 @@ cdef int exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_by
         now = dl_now()
         if end == 0:
             end = now + peers.patience
+        if now - looked > INTERRUPTIBLE:
+            looked = now
+            interrupted = peers.look is not NULL and peers.look(peers.work)
+        if interrupted or peers.interrupted:
+            return _fail(peers, -EINTR, 0 if peers.rank else 1, False)
         if now >= end:
             return _late(peers, sent, out_bytes, got, into_bytes)
         if _await(peers, sent, out_bytes, got, into_bytes, end - now, rounds % LOOK == 0):
@@ -109,7 +119,7 @@ cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, con
     for r in range(peers.n_watched):
         links[n], events[n] = peers.watched[r], DL_READ | DL_CLOSED
         n += 1
-    links[0].ops.wait(links, events, n, limit)
+    links[0].ops.wait(links, events, n, min(limit, INTERRUPTIBLE))
     if look:
         for r in range(peers.n_watched):
             events[first + r] = DL_READ | DL_CLOSED | DL_IDLE

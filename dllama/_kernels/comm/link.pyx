@@ -6,6 +6,7 @@ from libc.stdint cimport INT64_MAX
 
 import math
 import os
+import socket as sockets
 import time
 
 from dllama.errors import TransportError, TransportTimeoutError
@@ -94,6 +95,11 @@ cdef class Link:
             link.ops.wait(&link, &events, 1, 0)
         return bool(link.error or events & DL_CLOSED and events & DL_READ)
 
+    def keep_alive(self, double seconds):
+        """Fail within so many seconds if the peer's machine or the way to it has gone, even if
+        nothing is sent. A process that is only stopped has not gone. Of use for TCP alone.
+        """
+
     def interrupt(self):
         """End both directions, from any thread: a thread that waits gets an error. Still close it."""
         if self.hot.error == 0:
@@ -149,6 +155,19 @@ cdef class SocketLink(Link):
     def __cinit__(self, socket, str peer, *args, **kwargs):
         self._socket, self.peer = socket, peer
         self.hot.fd = socket.fileno()
+
+    def keep_alive(self, double seconds):
+        values = {
+            "TCP_KEEPIDLE": max(1, int(seconds / 4)),
+            "TCP_KEEPINTVL": max(1, int(seconds / 8)),
+            "TCP_KEEPCNT": 4,  # counts where there is no TCP_USER_TIMEOUT
+            "TCP_USER_TIMEOUT": int(750 * seconds),  # milliseconds, for bytes on the way too
+        }
+        if self._socket is None or self._socket.family == sockets.AF_UNIX:
+            return
+        for name, value in values.items():
+            if hasattr(sockets, name):
+                self._socket.setsockopt(sockets.IPPROTO_TCP, getattr(sockets, name), value)
 
     def interrupt(self):
         if self._socket is not None:  # else its descriptor may be another connection's by now
