@@ -9,6 +9,7 @@ from typing import Any
 
 from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
+from dllama.checks import shown
 from dllama.cluster import names, protocol
 from dllama.cluster.protocol import Kind
 from dllama.errors import ProtocolError
@@ -110,7 +111,7 @@ def tell(link: Link, content: dict[str, Any], about: About) -> None:
     """Reply to ABOUT; ProtocolError if the content is wrong."""
     fill = content.get("fill")
     if type(fill) is not int or not 0 <= fill <= MAX_FILL:
-        raise ProtocolError(f"{link.peer}: fill is {str(fill)[:100]}, expected 0 to {MAX_FILL}")
+        raise ProtocolError(f"{link.peer}: fill is {shown(fill)}, expected 0 to {MAX_FILL}")
     protocol.send_json(link, Kind.REPLY, {**about.as_json(), "fill": "x" * fill})
 
 

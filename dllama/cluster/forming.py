@@ -28,7 +28,7 @@ from dllama.model.header import write_header
 from dllama.model.stored_model import StoredModel
 from dllama.progress import SILENT, Progress, byte_bar
 from dllama.run_config import RunConfig
-from dllama.runtime.node import communicator_of, graph_of
+from dllama.runtime.node import MEMORY, communicator_of, graph_of
 from dllama.transports import Transport
 
 LEAST = 0.01  # seconds that a connection may take, however late it is
@@ -261,7 +261,7 @@ class _Forming:
         """Wait for READY, and note the worker's memory and clock."""
         content = protocol.receive_json(member.control, Kind.READY)
         with _expecting(member, Kind.READY):
-            member.memory = {str(k): int(v) for k, v in content["memory"].items()}
+            member.memory = {kind: int(content["memory"][kind]) for kind in MEMORY}
         begin = time.monotonic_ns()
         clock = self._ask_clock(member)
         member.clock = clock - (begin + time.monotonic_ns()) // 2

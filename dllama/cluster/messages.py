@@ -16,6 +16,7 @@ from dllama.options.option import Option, checked
 from dllama.run_config import RunConfig
 
 DIGEST = re.compile("([0-9a-f]{64})?", re.ASCII)
+MOST_TEXT = 300  # characters of an address, or of a name that is no message
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Join:
         except ValueError as error:
             raise ProtocolError(f"{peer}: {error}") from None
         values["addresses"] = tuple(values["addresses"])
+        for text in (values["session"], values["transport"], *values["addresses"]):
+            if len(text) > MOST_TEXT or not text.isprintable():
+                expected = f"at most {MOST_TEXT} printable characters"
+                raise ProtocolError(f"{peer}: found {shown(text)}, expected {expected}")
         values["name"] = names.clean(values["name"])
         join = cls(**values, config=RunConfig.from_json(content.get("config"), peer))
         world_size = len(join.addresses)

@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Any
 
 from dllama._kernels.comm.link import Link
+from dllama.checks import one_line
 from dllama.errors import AuthenticationError, NodeError, ProtocolError
 
 VERSION = 8
@@ -23,6 +24,7 @@ MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")
 MAX_JSON = 1 << 20  # bytes
+MOST_ERROR = 1000  # characters of an error that are shown
 ONE_PIECE = 1 << 16  # bytes of the longest content that is copied after its header
 PROOF_BYTES = hashlib.sha256().digest_size
 CALLER, LISTENER = b"caller", b"listener"
@@ -149,9 +151,8 @@ def receive_header(link: Link) -> tuple[int, int]:
 
 
 def _error_text(content: dict[str, Any]) -> str:
-    """Return the text of an ERROR as one printable line of bounded length."""
-    text = str(content.get("message", "unknown error"))[:1000]
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """Return the text of an ERROR as one line of bounded length, with escapes."""
+    return one_line(str(content.get("message", "unknown error"))[:MOST_ERROR])
 
 
 def receive(link: Link, kind: Kind, most: int) -> bytearray:

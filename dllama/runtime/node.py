@@ -20,6 +20,8 @@ from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.batch import Batch
 from dllama.runtime.block_pool import pools
 
+MEMORY = ("weights", "kv_cache", "buffers")  # what takes memory
+
 
 def graph_of(spec: ModelSpec, config: RunConfig, rank: int, path: object = "model") -> Graph:
     """Return the graph of one node.
@@ -141,7 +143,7 @@ class Node:
         return self._executor.states(rows)
 
     def memory(self) -> dict[str, int]:
-        """Return the bytes of weights, kv_cache (of all sequences) and buffers."""
+        """Return the bytes of each of MEMORY; kv_cache is that of all sequences."""
         return {"weights": self._weight_bytes, **self._executor.memory()}
 
     def times(self) -> tuple[float, float]:

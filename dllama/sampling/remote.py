@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from dllama.checks import shown
 from dllama.errors import ProtocolError
 from dllama.sampling.changes import Allow, Penalise, Shift
 from dllama.sampling.lockstep import Questions, Replies
@@ -81,7 +82,7 @@ def _read(questions: Questions, content: Json, name: str, ids: range) -> list[An
     """Read a node's replies to questions; ProtocolError names the node of a wrong one."""
     replies = content.get("replies")
     if not isinstance(replies, list) or len(replies) != len(questions):
-        found = len(replies) if isinstance(replies, list) else str(replies)[:100]
+        found = len(replies) if isinstance(replies, list) else shown(replies)
         raise ProtocolError(f"{name}: replies are {found}, expected {len(questions)}")
     parsed = []
     for (_, question), reply in zip(questions, replies, strict=True):
@@ -110,7 +111,7 @@ def reply(rows: Sequence[Shard], content: Json, most: int) -> Json:
             raise ValueError(f"{len(asked)} questions about {len(rows)} rows, {size} bytes")
         answers = [question.reply_as_json(question.answer(rows[row])) for row, question in asked]
     except WRONG as error:
-        raise ProtocolError(f"wrong questions {str(content)[:200]}: {error}") from error
+        raise ProtocolError(f"wrong questions {shown(content)}: {error}") from error
     return {"replies": answers}
 
 
@@ -118,7 +119,7 @@ def _question(content: Json, rows: int) -> tuple[int, Question[Any]]:
     """Read a question and the row that it is about."""
     row = content["row"]
     if type(row) is not int or not 0 <= row < rows:
-        raise ValueError(f"row {str(row)[:100]} of {rows}")
+        raise ValueError(f"row {shown(row)} of {rows}")
     return row, KINDS[content["ask"]].from_json(content)
 
 

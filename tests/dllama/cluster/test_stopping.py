@@ -8,7 +8,7 @@ import socket
 import time
 
 import pytest
-from failing import CALM, IDS, SOON, Later, addresses, wait_until
+from failing import CALM, IDS, SOON, Later, addresses, talk, wait_until
 from hostile import GREETING, ROOT, Between, frame, read
 
 import dllama
@@ -96,8 +96,6 @@ def test_a_busy_worker_does_not_only_heed_signals_when_it_is_idle(start):
         Later(0.3, lambda: process.signal(signal.SIGTERM)) as stop,
     ):
         with pytest.raises(dllama.DllamaError, match="worker 1"):
-            while True:
-                llm.reset()
-                llm.eval(IDS)
+            talk(llm)
         assert wait_until(lambda: not process.alive(), SECOND + SOON)
         assert time.monotonic() - stop.at < SECOND + SOON
