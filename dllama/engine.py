@@ -68,6 +68,7 @@ class LLM:
         requantise: bool = options.REQUANTISE.default,
         nodes: int = options.NODES.default,
         workers: Sequence[str] = (),
+        discover: bool = options.DISCOVER.default,
         transport: str | None = options.TRANSPORT.default,
         threads: int | Sequence[int | None] | None = options.THREADS.default,
         shares: Sequence[float] | None = options.SHARES.default,
@@ -85,7 +86,7 @@ class LLM:
         trace: bool = options.KEEP_TRACE.default,
         progress: bool | Progress = options.PROGRESS.default,
     ) -> None:
-        layout = Layout.of(nodes, workers, transport, threads, secret_file)
+        layout = Layout.of(nodes, workers, transport, threads, secret_file, discover)
         self.nodes, self.workers = layout.world_size, layout.addresses
         self.threads = layout.threads[0]
         self.transport: str | None = layout.transport.name if layout.transport else None
@@ -215,13 +216,10 @@ class LLM:
         self._runner.ping()
 
     def memory(self, rank: int = 0) -> dict[str, int]:
-        """Return the bytes that a node takes.
+        """Return the bytes of weights, kv_cache (of all sequences) and buffers that a node takes.
 
         Args:
             rank: of the node; 0 for this one.
-
-        Returns:
-            Bytes of weights, kv_cache (of all sequences) and buffers.
         """
         return self._runner.root.memory()[rank]
 

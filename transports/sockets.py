@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dllama._kernels.comm.link import Link
 from dllama.errors import ConfigError, ExhaustedError, TransportError, TransportTimeoutError
@@ -106,7 +107,7 @@ class SocketListener(Listener):
                 kind = ExhaustedError if error.errno in EXHAUSTED else TransportError
                 raise kind(f"listening at {self.address}: {error.strerror}") from error
             return None
-        name = format_tcp(*peer[:2]) if isinstance(peer, tuple) else self.address
+        name = _peer_name(peer) if isinstance(peer, tuple) else self.address
         try:
             return self._make(prepared(connection), name)
         except OSError:  # the peer has disconnected already
@@ -119,6 +120,15 @@ class SocketListener(Listener):
             self._server = None
             if self._path is not None:
                 self._path.unlink(missing_ok=True)
+
+
+def _peer_name(peer: tuple[Any, ...]) -> str:
+    """Name an IP peer, with the zone of a link-local address, and IPv4 as such."""
+    host = str(peer[0]).removeprefix("::ffff:") if "." in str(peer[0]) else str(peer[0])
+    if len(peer) == 4 and peer[3]:
+        with contextlib.suppress(OSError):
+            host = f"{host.partition('%')[0]}%{socket.if_indextoname(peer[3])}"
+    return format_tcp(host, peer[1])
 
 
 def prepared(connection: socket.socket) -> socket.socket:
@@ -136,11 +146,15 @@ def prepared(connection: socket.socket) -> socket.socket:
 
 
 def listen_tcp(address: str, make: MakeLink) -> Listener:
-    """Listen at HOST:PORT; port 0 picks a free port."""
+    """Listen at HOST:PORT; port 0 picks a free port, host :: takes IPv4 connections too."""
     host, port = parse_tcp(address)
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        server = socket.create_server(info[0][4][:2], family=info[0][0], backlog=BACKLOG)
+        family, place = info[0][0], info[0][4]
+        both = place[0] == "::" and socket.has_dualstack_ipv6()
+        server = socket.create_server(
+            place[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except OSError as error:
         raise TransportError(f"listening at {address}: {error.strerror}") from error
     return SocketListener(server, format_tcp(*server.getsockname()[:2]), make)

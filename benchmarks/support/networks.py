@@ -50,7 +50,8 @@ class Cable:
         rate: Mbit/s of each node in each direction; None for no limit.
         delay: ms of each node in each direction, more than the rate takes; needs netem.
         ipv4: nodes have IPv4 addresses.
-        ipv6: nodes have IPv6 addresses, one of them link-local.
+        ipv6: nodes have link-local IPv6 addresses.
+        private: and others of a private network, with ipv6.
         burst: bytes sent at once; None for what suits the rate.
         congestion_control: of TCP: cubic, bbr, ...; None for the kernel's default. IPv4 only.
     """
@@ -59,6 +60,7 @@ class Cable:
     delay: float = 0.0
     ipv4: bool = True
     ipv6: bool = False
+    private: bool = True
     burst: int | None = None
     congestion_control: str | None = None
 
@@ -234,7 +236,7 @@ def _connect(node: Node, switch: str, index: int, cable: Cable) -> None:
         if cable.congestion_control:  # the kernel's default may differ and is not ours to change
             route = f"10.77.{index}.0/24 dev {device} src {node.address(index)}"
             lines.append(f"route replace {route} congctl {cable.congestion_control}")
-    if cable.ipv6:
+    if cable.ipv6 and cable.private:
         lines.append(f"address add {node.address6(index)}/64 dev {device} nodad")
     _ip(node.name, *lines)
     _limit(switch, port, cable)

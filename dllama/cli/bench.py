@@ -18,6 +18,7 @@ from dllama.cli.options import ONE_OF, settings
 from dllama.cli.parser import add_command, add_options
 from dllama.cli.plot import plot
 from dllama.cli.prompt import prompt_ids, prompt_text
+from dllama.cluster.layout import found_workers
 from dllama.errors import ConfigError
 from dllama.options import (
     ALL_REDUCE,
@@ -86,10 +87,19 @@ def run(args: argparse.Namespace) -> int:
     if "plot" in values and find_spec("matplotlib") is None:
         raise ConfigError("--plot needs matplotlib: pip install 'dllama[plot]'")
     timelines: list[NodePass] = []
+    if values.pop("discover", False):
+        values["workers"] = _found(values)
     results = _measure(values, timelines)
     print(_table(results))
     _write_files(values, results, timelines)
     return 0
+
+
+def _found(values: dict[str, Any]) -> list[str]:
+    """The addresses of the workers that --discover finds; those of the first run stay."""
+    most, transport = max(values.get("nodes") or [1]), (values.get("transport") or [None])[0]
+    workers, secret_file = values.get("workers", ()), values.get("secret_file")
+    return [one.address for one in found_workers(most, workers, transport, secret_file)]
 
 
 def _measure(values: dict[str, Any], timelines: list[NodePass]) -> list[Result]:

@@ -32,6 +32,7 @@ OneOf = Sequence[Sequence[str]]
 ONE_OF: OneOf = (
     ("prompt", "prompt_file"),
     ("nodes", "workers"),
+    ("workers", "discover"),
     tuple(option.name for option in GRAMMAR_OPTIONS),
 )
 LLM_ARGUMENTS = tuple(

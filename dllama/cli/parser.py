@@ -20,13 +20,12 @@ from dllama.options import (
     CORS_ORIGINS,
     HOST,
     LISTEN,
-    NAME,
     TEMPLATE_KWARGS,
     TRANSPORT,
-    WORKER_LISTEN,
     WORKERS,
 )
 from dllama.options.option import Option
+from dllama.options.workers import NAME, WORKER_LISTEN
 from dllama.text.template_variables import parse_variables
 from dllama.transports.sockets import parse_tcp, parse_unix
 

@@ -6,7 +6,9 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,8 +21,9 @@ from dllama.cluster.secrets import read_secret
 from dllama.cluster.shard_folder import ShardFolder
 from dllama.cluster.worker import Worker
 from dllama.errors import ConfigError
-from dllama.options import WORKER_LISTEN, WORKER_OPTIONS
+from dllama.options.workers import WORKER_LISTEN, WORKER_OPTIONS
 from dllama.transports import Listener
+from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.worker")
 
@@ -31,6 +34,7 @@ GB = 10**9
 CACHE_GB = 20.0
 EXAMPLES = """\
 dllama worker
+dllama worker --announce --secret-file secret.txt
 dllama worker --listen 10.0.0.2:9999 --secret-file secret.txt
 dllama worker --listen 10.0.0.2:9999 --secret-file secret.txt --cache ~/.cache/dllama/shards
 dllama worker --listen unix:/run/user/1000/dllama.sock --threads 2"""
@@ -51,16 +55,19 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("dllama").setLevel(logging.WARNING if args.quiet else logging.INFO)
     secret = read_secret(args.secret_file)
     threads = thread_count(args.threads)
-    address = args.listen or WORKER_LISTEN.default
+    address = args.listen or (everywhere() if args.announce else WORKER_LISTEN.default)
     transport = transports.of_address(address)
     check_guarded(address, secret, args.insecure, "--secret-file")
+    if args.announce and not transports.is_public(address):
+        raise ConfigError(f"--announce: other machines cannot reach {address}")
     folder = shard_folder(args)
     with transport.listen(address) as listener:
         name = args.name or (host_name() if transports.is_public(address) else "")
         worker = Worker(listener, threads, secret, args.once, name, folder=folder)
         heed_signals(worker)
         print(f"listening at {listener.address}", flush=True)
-        serve(worker, listener)
+        with _announcement(worker, listener) if args.announce else nullcontext():
+            serve(worker, listener)
     return 0
 
 
@@ -68,6 +75,22 @@ def heed_signals(worker: Worker) -> None:
     """Stop a worker when Ctrl-C or SIGTERM comes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
+
+
+def everywhere() -> str:
+    """The port of workers at all addresses of this machine."""
+    port = parse_tcp(WORKER_LISTEN.default)[1]
+    return format_tcp("::" if socket.has_dualstack_ipv6() else "0.0.0.0", port)
+
+
+def _announcement(worker: Worker, listener: Listener) -> AbstractContextManager[object]:
+    """Announce a worker, whose name may change by that."""
+    from dllama.cluster.announcing import Announcement  # whose library takes a while to load
+
+    def renamed(name: str) -> None:
+        worker.name = name
+
+    return Announcement(worker.name, listener.address, renamed, lambda: worker.stopped)
 
 
 def serve(worker: Worker, listener: Listener) -> None:

@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 def form_cluster(
     addresses: Sequence[str],
+    given_names: Sequence[str],
     transport: Transport,
     secret: bytes | None,
     model: StoredModel,
@@ -51,6 +52,7 @@ def form_cluster(
 
     Args:
         addresses: of the workers, rank 1 first.
+        given_names: of the workers, as far as they are known before they are asked.
         transport: how nodes are connected.
         secret: what nodes prove to each other; None for no proof.
         model: the open model.
@@ -63,7 +65,7 @@ def form_cluster(
         TransportError, AuthenticationError, ProtocolError: a worker cannot be reached, refuses or
             fails. The message names it; nothing stays open.
     """
-    forming = _Forming(addresses, transport, secret, model, config, threads, crowded)
+    forming = _Forming(addresses, given_names, transport, secret, model, config, threads, crowded)
     try:
         return forming.form(progress)
     except BaseException:
@@ -77,6 +79,7 @@ class _Forming:
     def __init__(
         self,
         addresses: Sequence[str],
+        given_names: Sequence[str],
         transport: Transport,
         secret: bytes | None,
         model: StoredModel,
@@ -85,6 +88,7 @@ class _Forming:
         crowded: bool,
     ) -> None:
         self.addresses = addresses
+        self.names = given_names or [""] * len(addresses)
         self.transport = transport
         self.secret = secret
         self.model = model
@@ -160,7 +164,7 @@ class _Forming:
     def _invite(self, graph: Graph) -> Member:
         """Send JOIN on a new control link to the worker of a graph."""
         rank = graph.shard.rank
-        link = self._connect(rank)
+        link = self._connect(rank, self.names[rank - 1])
         join = Join(
             session=self.session,
             name=names.host_name(),

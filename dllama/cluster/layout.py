@@ -6,12 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dllama import options, transports
 from dllama._kernels import cpu
 from dllama.cluster.secrets import VARIABLE, check_length, read_secret
 from dllama.errors import ConfigError
 from dllama.transports import Launched, Transport
+
+if TYPE_CHECKING:
+    from dllama.cluster.found import Found
 
 log = logging.getLogger("dllama.engine")
 
@@ -28,6 +32,7 @@ class Layout:
         secret: what nodes prove to each other; None for no proof.
         threads: of every node by rank; 0 for what a worker was started with.
         crowded: whether nodes that a launcher started share processors.
+        names: of the workers, where they are known.
     """
 
     transport: Transport | None
@@ -35,6 +40,7 @@ class Layout:
     secret: bytes | None = None
     threads: tuple[int, ...] = (1,)
     crowded: bool = False
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -44,8 +50,18 @@ class Layout:
         transport: str | None,
         threads: int | Sequence[int | None] | None,
         secret_file: str | Path | None,
+        discover: bool = False,
     ) -> Layout:
-        """Return the layout that options of LLM() ask for; ConfigError for a wrong one."""
+        """Return the layout that options of LLM() ask for.
+
+        Raises:
+            ConfigError: an option is wrong.
+            TransportError: too few workers are found.
+        """
+        found: list[Found] = []
+        if options.DISCOVER.argument(discover):
+            found = found_workers(nodes, workers, transport, secret_file)
+            workers = [one.address for one in found]
         started = transports.get(transport).launched() if transport else None
         if started and not workers:
             workers = started.addresses[1:]
@@ -56,8 +72,9 @@ class Layout:
         by_rank = node_threads(threads, count, local=not workers)
         secret = read_secret(secret_file)
         for address in workers:
-            check_length(secret, address, f"secret_file {secret_file}" if secret_file else VARIABLE)
-        return cls(chosen, tuple(workers), secret, tuple(by_rank))
+            check_length(secret, address, _giver(secret_file))
+        names = tuple(one.name for one in found)
+        return cls(chosen, tuple(workers), secret, tuple(by_rank), names=names)
 
     @classmethod
     def _launched(
@@ -81,6 +98,31 @@ class Layout:
     def world_size(self) -> int:
         """Number of nodes."""
         return len(self.threads)
+
+
+def found_workers(
+    nodes: int | None, workers: Sequence[str], transport: str | None, secret_file: str | Path | None
+) -> list[Found]:
+    """Return the workers that `discover` finds, for the other options of LLM().
+
+    Raises:
+        ConfigError: another option does not go with it.
+        TransportError: there are none, or fewer than `nodes` says.
+    """
+    from dllama.cluster.discovery import find_workers  # whose library takes a while to load
+
+    if workers:
+        raise ConfigError("workers and discover: only one of the two can be given")
+    if transport is not None and transports.get(transport).scheme != transports.DEFAULT_SCHEME:
+        raise ConfigError(f"discover finds workers over TCP, which {transport} does not use")
+    count: int = options.NODES.argument(nodes)
+    wanted = count - 1 if count > 1 else None
+    return find_workers(read_secret(secret_file), wanted, _giver(secret_file))
+
+
+def _giver(secret_file: str | Path | None) -> str:
+    """Return what gives the secret, for messages."""
+    return f"secret_file {secret_file}" if secret_file else VARIABLE
 
 
 def node_count(nodes: int, workers: Sequence[str]) -> int:

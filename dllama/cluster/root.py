@@ -84,6 +84,7 @@ class Root:
             crowded = sum(layout.threads) > len(cpu.cores())
         coordinator = form_cluster(
             addresses,
+            layout.names,
             layout.transport,
             secret,
             model,

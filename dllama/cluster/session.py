@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import threading
 import time
 from typing import Any
@@ -29,6 +30,7 @@ log = logging.getLogger("dllama.worker")
 
 TICK = 0.1  # seconds between looks at whether the worker was stopped
 SOON = 0.005  # seconds in which the next pass usually comes
+ZONE = re.compile(r"%[^\]]+(?=\])")  # of a link-local address
 PIECE = 4096  # bytes to read at a time when nobody wants them
 FAREWELL = 0.25  # seconds that a root has to read why a worker leaves that was stopped
 
@@ -137,7 +139,7 @@ class Session:
         transport = transports.get(join.transport)
         for rank in range(join.rank + 1, join.config.world_size):
             self._check()
-            address = join.addresses[rank]
+            address = in_zone_of(self._root.peer, join.addresses[rank])
             link = transport.connect(address, max(SOON, self._since + timeout - time.monotonic()))
             self._links[rank] = link
             link.peer, link.timeout = names.worker(rank, "", address), timeout
@@ -212,3 +214,16 @@ class Session:
         if question.get("ask") == "labels":
             return {"labels": node.labels()}
         return reply(self._shards, question, protocol.MAX_JSON)
+
+
+def in_zone_of(root: str, address: str) -> str:
+    """Return an address that the root knows as this node has to write it.
+
+    The zone of a link-local address is a name of an interface, which is another one on each node.
+
+    Args:
+        root: what its link's peer is called, with its address.
+        address: of another worker.
+    """
+    own = ZONE.search(root)
+    return ZONE.sub(own[0], address) if own and "[fe80:" in address else address

@@ -73,12 +73,17 @@ BATCH_SIZE = Option(
 
 # Several nodes.
 NODES = Option(
-    "nodes", int, "split the model over this many processes on this machine", default=1,
-    metavar="N", least=1, most=MAX_NODES,
+    "nodes", int, "split the model over this many processes on this machine; with --discover, over "
+    "this many machines", default=1, metavar="N", least=1, most=MAX_NODES,
 )  # fmt: skip
 WORKERS = Option(
     "workers", str, "split the model over workers that already run", metavar="ADDRESS",
     several=True,
+)  # fmt: skip
+DISCOVER = Option(
+    "discover", bool, "split the model over all free workers of the local network that announce "
+    "themselves and know the secret, in the order of their names", default=False,
+    python="nodes says how many, this one included",
 )  # fmt: skip
 TRANSPORT = Option(
     "transport", str, "how nodes are connected: blocking, nonblocking, unix, mpi (nodes are "
@@ -281,7 +286,7 @@ PLOT = Option(
 # What each reader of the list takes, in the order in which it shows them.
 MODEL_OPTIONS = (MODEL, TOKENIZER, REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS)
 CLUSTER_OPTIONS = (
-    NODES, WORKERS, TRANSPORT, BUFFER, ALL_REDUCE, SHARES, TIMEOUT, SECRET_FILE,
+    NODES, WORKERS, DISCOVER, TRANSPORT, BUFFER, ALL_REDUCE, SHARES, TIMEOUT, SECRET_FILE,
 )  # fmt: skip
 DRAFT_OPTIONS = (DRAFT, DRAFT_TOKENS)
 SAMPLING_OPTIONS = (
@@ -309,8 +314,8 @@ SERVER_OPTIONS = (
 REPORT_OPTIONS = (JSON, QUIET)
 WORK_OPTIONS = (PROMPT_TOKENS, REPEATS, CSV, PLOT)
 LLM_OPTIONS = (
-    MODEL, TOKENIZER, REQUANTISE, NODES, WORKERS, TRANSPORT, THREADS, SHARES, BUFFER, ALL_REDUCE,
-    TIMEOUT, SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, PARALLEL, KV_CACHE, BATCH_SIZE, DRAFT,
+    MODEL, TOKENIZER, REQUANTISE, NODES, WORKERS, DISCOVER, TRANSPORT, THREADS, SHARES, BUFFER,
+    ALL_REDUCE, TIMEOUT, SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, PARALLEL, KV_CACHE, BATCH_SIZE, DRAFT,
     DRAFT_TOKENS, KEEP_TRACE, PROGRESS,
 )  # fmt: skip
 # A YAML file may hold the options of any command; each command takes its own.
@@ -350,34 +355,7 @@ BENCH_SAMPLING_OPTIONS = (
     *(option for option in SAMPLING_OPTIONS[1:] if option is not MIN_TOKENS),
 )
 
-# `dllama worker`.
 LOG_QUIET = replace(QUIET, help="log warnings only")
-WORKER_LISTEN = replace(
-    LISTEN, help="HOST:PORT, [IPV6]:PORT or unix:/path", default="127.0.0.1:9999"
-)
-NAME = Option(
-    "name", str, "what messages call this worker: letters, digits, spaces, - and _", metavar="NAME",
-    otherwise="the host's name where other machines can connect",
-)  # fmt: skip
-CACHE = Option(
-    "cache", str, "keep weights in this folder, so that a worker that starts again need not get "
-    "them again", metavar="DIR",
-)  # fmt: skip
-CACHE_SIZE = Option(
-    "cache_size", float, "GB that they may take; what was not used for longest goes first",
-    metavar="GB", least=0.001, most=1e6, otherwise="20",
-)  # fmt: skip
-WORKER_OPTIONS = (
-    WORKER_LISTEN,
-    NAME,
-    replace(THREADS, help="threads that compute", otherwise="one per core"),
-    replace(SECRET_FILE, help="the secret that the root must know"),
-    replace(INSECURE, help="allow other machines to connect without a secret"),
-    Option("once", bool, "exit after the first root, or after a minute without one", default=False),
-    CACHE,
-    CACHE_SIZE,
-    LOG_QUIET,
-)
 
 # `dllama info`: what the memory of a node depends on.
 INFO_OPTIONS = (

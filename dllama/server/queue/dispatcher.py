@@ -314,8 +314,7 @@ class Dispatcher:
         """Check that all workers are alive, or try to reconnect a lost cluster."""
         try:
             if self._model is None:
-                self._open()
-                log.warning("all workers are connected again")
+                log.warning("%d nodes are connected again", self._open().nodes)
                 self._set_state(State.READY)
             else:
                 self._model.ping()
@@ -346,7 +345,7 @@ class Dispatcher:
         self._nodes = nodes_without(self._nodes, getattr(error, "rank", None))
         before, self.status.lost = self.status.lost, str(error)
         if self._model is not None:
-            log.warning("%s: rejecting requests until all workers are connected again", error)
+            log.warning("%s: rejecting requests until the nodes are connected again", error)
             self._metrics.lost.inc()
             self._model.close()
             self._model, self._lost = None, time.monotonic()

@@ -1,0 +1,97 @@
+"""Listening for workers that are announced on the local network."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from zeroconf import Error, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
+
+from dllama.cluster.announcing import SERVICE, instance, open_multicast
+from dllama.cluster.interfaces import LINK_LOCAL, Interface, kind_of
+from dllama.errors import TransportError
+
+RESOLVING = 1500  # milliseconds in which an announced worker has to say where it is
+MAX_HEARD = 256  # workers
+MAX_ADDRESSES = 8  # of a worker
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An announced worker. Anybody can announce anything: nothing of it is proved.
+
+    Args:
+        name: of the worker.
+        hosts: IP addresses, with a zone where they need one.
+        port: where it listens.
+    """
+
+    name: str
+    hosts: tuple[str, ...]
+    port: int
+
+
+class Ear:
+    """Hears of workers; made by `listening`."""
+
+    def __init__(self, zeroconf: Zeroconf, places: list[Interface]) -> None:
+        self._zeroconf = zeroconf
+        self._places = places
+        self._names: queue.Queue[str] = queue.Queue()
+        self._known: set[str] = set()
+        ServiceBrowser(zeroconf, SERVICE, handlers=[self._changed])
+
+    def _changed(self, name: str, state_change: ServiceStateChange, **_: Any) -> None:
+        if state_change is ServiceStateChange.Added:
+            self._names.put(name)
+
+    def names(self, seconds: float) -> Iterator[str]:
+        """Yield names of services that were not heard of before, waiting for the first."""
+        try:
+            name = self._names.get(timeout=seconds)
+            while True:
+                if name not in self._known and len(self._known) < MAX_HEARD:
+                    self._known.add(name)
+                    yield name
+                name = self._names.get_nowait()
+        except queue.Empty:
+            return
+
+    def resolve(self, name: str) -> Heard | None:
+        """Return where a worker is; None if it does not say so in time, or has no name."""
+        info = ServiceInfo(SERVICE, name)
+        try:
+            known = info.request(self._zeroconf, RESOLVING)
+        except Error:
+            return None
+        if not known or not info.port or not instance(name):
+            return None
+        return Heard(instance(name), self._hosts(info), info.port)
+
+    def _hosts(self, info: ServiceInfo) -> tuple[str, ...]:
+        """Return the addresses of a worker; link-local ones if there are no others.
+
+        An announcement does not tell the zone of a link-local address, so all are tried.
+        """
+        bare = {host.partition("%")[0] for host in info.parsed_scoped_addresses()}
+        found = sorted(host for host in bare if kind_of(host) != LINK_LOCAL)
+        if not found:
+            own = [one.name for one in self._places if any(":" in ip for ip in one.addresses)]
+            found = [f"{host}%{name}" for host in sorted(bare) for name in own]
+        return tuple(found[:MAX_ADDRESSES])
+
+
+@contextmanager
+def listening(places: list[Interface]) -> Iterator[Ear]:
+    """Listen on interfaces during a `with` block; TransportError if that cannot be done."""
+    try:
+        zeroconf = open_multicast(places)
+    except (Error, OSError) as error:
+        raise TransportError(f"listening for workers: {error}") from error
+    try:
+        yield Ear(zeroconf, places)
+    finally:
+        zeroconf.close()

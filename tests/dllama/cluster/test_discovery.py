@@ -1,0 +1,141 @@
+"""Workers that are found in networks of namespaces: which, where, and what runs on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from namespaces import Cable, Node, need_namespaces, network
+
+from dllama.cluster.found import ANOTHER_SECRET, BUSY
+
+pytestmark = pytest.mark.slow
+
+SECRET, OTHER = "a secret of 19 bytes", "another of 19 bytes"
+LIMIT = 60.0  # seconds that anything may take on a busy machine
+RUN = ("run", "--discover", "--threads", "1", "--temperature", "0")
+
+
+def command(node: Node, *words, secret: str = SECRET) -> subprocess.Popen:
+    """Start a command of dllama on a node."""
+    return node.popen(
+        [sys.executable, "-m", "dllama", *words],
+        env={**os.environ, "DLLAMA_SECRET": secret},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Wait for the end of a command; return its status and what it printed."""
+    out, err = process.communicate(timeout=LIMIT)
+    return process.returncode, out, err
+
+
+def worker(node: Node, name: str, secret: str = SECRET) -> subprocess.Popen:
+    """Start a worker that announces itself."""
+    words = ("worker", "--announce", "--name", name, "--threads", "1")
+    return command(node, *words, secret=secret)
+
+
+def wait_for(process: subprocess.Popen, words: str) -> str:
+    """Read the log of a process up to a line with these words, and return the line."""
+    end, line = time.monotonic() + LIMIT, " "
+    while words not in line:
+        assert line, f"it ended without {words!r}"
+        assert time.monotonic() < end, words
+        line = process.stderr.readline()
+    return line
+
+
+@contextmanager
+def stopping(*processes: subprocess.Popen):
+    """End processes at the end of a `with` block."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.communicate(timeout=LIMIT)
+
+
+def test_free_busy_and_foreign_workers_and_one_that_comes_later(tmp_path):
+    need_namespaces()
+    with network(4, Cable(rate=10), Cable()) as (root, *others):
+        first, foreign = worker(others[0], "pi-2"), worker(others[1], "pi-3", OTHER)
+        later = worker(others[2], "pi-1")
+        later.send_signal(19)  # SIGSTOP
+        with stopping(first, foreign, later):
+            wait_for(first, "announced as pi-2")
+            wait_for(foreign, "announced as pi-3")
+            status, _, err = ended(command(root, *RUN, "--steps", "2"))
+            assert (status, "2 nodes over blocking" in err) == (0, True), err
+            assert "warning: pi-3 (10.77.0.3:9999) has another secret: not used" in err
+            later.send_signal(18)  # SIGCONT
+            wait_for(later, "announced as pi-1")
+            run = command(root, *RUN, "--steps", "500", "--ignore-eos", "--nodes", "3", "--quiet")
+            with stopping(run):
+                # By name, whoever was first. Over the faster network.
+                assert ", 10.77.1.1:" in (line := wait_for(later, "rank 1 of 3 nodes")), line
+                assert ", 10.77.1.1:" in (line := wait_for(first, "rank 2 of 3 nodes")), line
+                run.stdout.read(1)
+                file = tmp_path / "nodes.json"
+                status, out, err = ended(command(root, "nodes", "--json", str(file)))
+        assert status == 0, err
+        found = json.loads(file.read_text())["nodes"]
+        assert {one["name"]: (one["address"], one["state"]) for one in found} == {
+            "pi-1": ("10.77.1.4:9999", BUSY),
+            "pi-2": ("10.77.1.2:9999", BUSY),
+            "pi-3": ("10.77.0.3:9999", ANOTHER_SECRET),
+        }
+        assert found[0]["about"]["busy"] is True
+        assert found[2]["about"] is None
+        assert [line.split()[0] for line in out.splitlines()] == ["name", "pi-1", "pi-2", "pi-3"]
+        gone = ended(command(root, *RUN))
+        assert gone[:2] == (1, "")
+        assert gone[2].startswith("dllama: error: no workers found: listened 2.5 s for _dllama")
+        assert "eth0 (10.77.0.1), eth1 (10.77.1.1)" in gone[2]
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_networks_of_ipv6_alone(private):
+    need_namespaces()
+    cable = Cable(ipv4=False, ipv6=True, private=private)
+    with network(3, cable) as (root, *others):
+        one, two = worker(others[0], "same"), None
+        with stopping(one):
+            wait_for(one, "announced as same at")
+            two = worker(others[1], "same")
+            with stopping(two):
+                wait_for(two, "announced as same-2 at")
+                status, out, err = ended(command(root, *RUN, "--steps", "3", "--nodes", "3"))
+    assert status == 0, err
+    assert "3 nodes over blocking" in err
+    assert out.startswith("MACBETH:")
+
+
+def test_a_server_goes_on_with_the_workers_that_are_there():
+    need_namespaces()
+    with network(3) as (root, *others):
+        workers = [worker(node, f"pi-{rank}") for rank, node in enumerate(others, 1)]
+        for process in workers:
+            wait_for(process, "announced as")
+        words = ("serve", "--discover", "--threads", "1", "--timeout", "2")
+        with stopping(*workers, serve := command(root, *words)):
+            wait_for(workers[1], "rank 2 of 3 nodes")
+            assert serve.stdout.readline().startswith("listening at")
+            workers[0].kill()
+            assert "worker 1 (pi-1, 10.77.0.2:9999)" in wait_for(serve, "rejecting requests")
+            wait_for(workers[1], "rank 1 of 2 nodes")
+            wait_for(serve, "2 nodes are connected again")
+            back = worker(others[0], "pi-1")
+            with stopping(back):
+                wait_for(back, "announced as pi-1")
+                workers[1].kill()  # and the one that is back takes its place
+                wait_for(back, "rank 1 of 2 nodes")
