@@ -101,6 +101,7 @@ class LLM:
                 kv_cache=kv_cache, batch_size=batch_size,
                 drafted=most if self._drafting or str(draft) != "none" else 0,
             )  # fmt: skip
+            layout.check_sums(self._config.all_reduce)
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences.of(self.spec, self._config)
             self.tokenizer = tokenizer_of(stored, tokenizer)

@@ -17,6 +17,7 @@ from dllama.options.option import checked
 
 # Numbers of the KV cache, and of what nodes add up.
 NUMBERS = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
+OF_TRANSPORT = "mpi"  # the all-reduce that MPI has
 MAX_LOGITS = 1 << 24  # numbers of all logits of a pass
 # Bytes that sequences may take if nobody says how many to keep: those of the model divided by the
 # first number, or the second number if that is more.
@@ -34,7 +35,7 @@ class RunConfig:
         batch: most rows of a pass.
         logits: most rows of a pass whose logits are wanted.
         buffer: type of the numbers in an all-reduce: q80, f32 or f16.
-        all_reduce: auto, exchange or two-step.
+        all_reduce: auto, exchange, two-step or mpi.
         timeout: seconds after which a node that does not reply is given up.
         contexts: for how many sequences of full length there are KV blocks.
         parallel: most sequences in a pass.
@@ -93,7 +94,7 @@ class RunConfig:
             kv_cache=kv_type,
             batch=batch,
             logits=max(parallel, min(batch, MAX_LOGITS // spec.vocab_size)),
-            buffer=options.BUFFER.argument(buffer) or _buffer(spec),
+            buffer=_added(options.BUFFER.argument(buffer), all_reduce) or _buffer(spec),
             all_reduce=options.ALL_REDUCE.argument(all_reduce),
             timeout=options.TIMEOUT.argument(timeout),
             contexts=context_count(contexts, parallel, spec, seq_len, kv_type, batch, lag),
@@ -119,8 +120,8 @@ class RunConfig:
 
     @property
     def exact(self) -> bool:
-        """Whether an all-reduce sends numbers without rounding."""
-        return NUMBERS[self.buffer] is WeightType.F32
+        """Whether an all-reduce adds in the order of one node, without rounding."""
+        return NUMBERS[self.buffer] is WeightType.F32 and self.all_reduce != OF_TRANSPORT
 
     @property
     def patience(self) -> float:
@@ -186,6 +187,15 @@ def _context_length(max_seq_len: int | None, spec: ModelSpec) -> int:
     option = replace(options.MAX_SEQ_LEN, most=spec.seq_len)
     length: int | None = option.argument(max_seq_len)
     return min(spec.seq_len, options.DEFAULT_SEQ_LEN) if length is None else length
+
+
+def _added(buffer: str | None, all_reduce: str | None) -> str | None:
+    """Return the type of the numbers that are added, if it is said or follows from how."""
+    if all_reduce != OF_TRANSPORT:
+        return buffer
+    if buffer not in (None, "f32"):
+        raise ConfigError(f"buffer is {buffer}, expected f32: MPI adds no other numbers")
+    return "f32"
 
 
 def _buffer(spec: ModelSpec) -> str:

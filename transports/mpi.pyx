@@ -7,7 +7,7 @@ import atexit
 import re
 import time
 
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uintptr_t
 
 from dllama._kernels.comm.link cimport Link, dl_link, dl_link_ops, failure
 
@@ -29,8 +29,12 @@ cdef extern from "comm/mpi_stream.h" nogil:
         void *test
         void *get_count
         void *cancel
+        void *iallreduce
         dl_mpi_handle comm
         dl_mpi_handle byte
+        dl_mpi_handle real
+        dl_mpi_handle sum
+        dl_mpi_handle in_place
         int any_source
     ctypedef struct dl_mpi_stream:
         pass
@@ -41,6 +45,7 @@ cdef extern from "comm/mpi_stream.h" nogil:
     int64_t dl_mpi_link_recv(dl_link *link, void *data, int64_t n)
     void dl_mpi_wait(dl_link *const *links, int *events, int n, int64_t nanoseconds)
     void dl_mpi_shutdown(dl_link *link)
+    int dl_mpi_link_sum(dl_link *link, const float *src, float *dst, int64_t n)
     dl_mpi_stream *dl_mpi_open(const dl_mpi *mpi, int peer, int number, int opened)
     void dl_mpi_ring(dl_mpi_stream *s, int own)
     int dl_mpi_answered(dl_mpi_stream *s)
@@ -66,6 +71,7 @@ OPS.send_some = dl_mpi_link_send
 OPS.recv_some = dl_mpi_link_recv
 OPS.wait = dl_mpi_wait
 OPS.shutdown = dl_mpi_shutdown
+OPS.sum_some = dl_mpi_link_sum
 
 
 cdef class MpiLink(Link):
@@ -115,7 +121,10 @@ cdef class Ranks:
         self.mpi.test = <void *> <uintptr_t> functions["test"]
         self.mpi.get_count = <void *> <uintptr_t> functions["get_count"]
         self.mpi.cancel = <void *> <uintptr_t> functions["cancel"]
+        self.mpi.iallreduce = <void *> <uintptr_t> functions["iallreduce"]
         self.mpi.comm, self.mpi.byte = self.job.comm, self.job.byte
+        self.mpi.real, self.mpi.sum = self.job.real, self.job.sum
+        self.mpi.in_place = <dl_mpi_handle> <intptr_t> self.job.in_place
         self.mpi.any_source = self.job.any_source
         self.ending = []
         if self.job.rank:

@@ -19,6 +19,7 @@ FUNCTIONS = {
     "test": "MPI_Test",
     "get_count": "MPI_Get_count",
     "cancel": "MPI_Cancel",
+    "iallreduce": "MPI_Iallreduce",
 }
 
 
@@ -33,7 +34,7 @@ class MpiJob:
         addresses: of all ranks.
         sharers: how many ranks may run on the processors of this one, itself included.
         functions: addresses of functions of the MPI library, as the hot half calls them.
-        comm, byte, any_source: handles and constants.
+        comm, byte, real, sum, in_place, any_source: handles and constants.
 
     Raises:
         ConfigError: there is no MPI library here.
@@ -53,7 +54,8 @@ class MpiJob:
         self._comm = world.Dup()
         self._comm.Set_errhandler(mpi.ERRORS_RETURN)
         self.comm, self.byte = _handle(mpi, self._comm), _handle(mpi, mpi.BYTE)
-        self.any_source = int(mpi.ANY_SOURCE)
+        self.real, self.sum = _handle(mpi, mpi.FLOAT), _handle(mpi, mpi.SUM)
+        self.in_place, self.any_source = int(mpi.IN_PLACE), int(mpi.ANY_SOURCE)
         self.last_tag = int(self._comm.Get_attr(mpi.TAG_UB))
         library = ctypes.CDLL(mpi.__file__)
         self.functions = {key: _address(library, name) for key, name in FUNCTIONS.items()}

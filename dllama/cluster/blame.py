@@ -26,7 +26,8 @@ def blame(error: DllamaError, members: Sequence[Member], failed_rank: int | None
     Args:
         error: what the root noticed.
         members: all workers.
-        failed_rank: the node that the root's own exchange waited for, if it timed out.
+        failed_rank: the node that the root's own exchange waited for, if it timed out; 0 if it
+            waited for all of them.
     """
     silent, reports = list(members), list[NodeError]()
     late = isinstance(error, TransportTimeoutError)
@@ -53,7 +54,7 @@ def blame(error: DllamaError, members: Sequence[Member], failed_rank: int | None
         if report.blames is None:
             return report
     for member in silent:
-        if member.rank in {report.blames for report in reports} | suspects:
+        if failed_rank == 0 or member.rank in {report.blames for report in reports} | suspects:
             timeout = member.control.timeout
             hangs = TransportTimeoutError(f"{member.name} does not reply within {timeout:g} s")
             hangs.rank = member.rank

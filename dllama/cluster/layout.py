@@ -12,6 +12,7 @@ from dllama import options, transports
 from dllama._kernels import cpu
 from dllama.cluster.secrets import VARIABLE, check_length, read_secret
 from dllama.errors import ConfigError
+from dllama.run_config import OF_TRANSPORT
 from dllama.transports import Launched, Transport
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Layout:
         threads: of every node by rank; 0 for what a worker was started with.
         crowded: whether nodes that a launcher started share processors.
         names: of the workers, where they are known.
+        whole: whether these are all nodes that a launcher started.
     """
 
     transport: Transport | None
@@ -41,6 +43,7 @@ class Layout:
     threads: tuple[int, ...] = (1,)
     crowded: bool = False
     names: tuple[str, ...] = ()
+    whole: bool = False
 
     @classmethod
     def of(
@@ -92,7 +95,15 @@ class Layout:
             )
         by_rank = node_threads(threads, len(workers) + 1, local=False, sharers=started.sharers)
         crowded = by_rank[0] * started.sharers > len(cpu.cores())
-        return cls(transport, tuple(workers), None, tuple(by_rank), crowded)
+        whole = len(by_rank) == len(started.addresses)
+        return cls(transport, tuple(workers), None, tuple(by_rank), crowded, whole=whole)
+
+    def check_sums(self, all_reduce: str) -> None:
+        """ConfigError if the transport cannot add the numbers of these nodes itself."""
+        if all_reduce == OF_TRANSPORT and self.world_size > 1 and not self.whole:
+            raise ConfigError(
+                f"all_reduce is {all_reduce}, which needs --transport mpi and all ranks as nodes"
+            )
 
     @property
     def world_size(self) -> int:

@@ -95,8 +95,9 @@ BUFFER = Option(
     otherwise="q80 for q40 weights, f16 for other quantised weights, f32 for floats",
 )  # fmt: skip
 ALL_REDUCE = Option(
-    "all_reduce", str, "how nodes add up", default="auto",
-    choices=("auto", "exchange", "two-step"), otherwise="auto, by size and number of nodes",
+    "all_reduce", str, "how nodes add up; mpi leaves it to the MPI library, in float32, with other "
+    "last bits", default="auto", choices=("auto", "exchange", "two-step", "mpi"),
+    otherwise="auto, by size and number of nodes",
 )  # fmt: skip
 SHARES = Option(
     "shares", float, "how much of the model each node holds, the root first", metavar="A,B,...",

@@ -61,10 +61,13 @@ def test_the_conformance_suite():
 
 
 @needs_ranks
-def test_three_ranks_give_the_text_of_one_node():
+@pytest.mark.parametrize("all_reduce", ["auto", "mpi"])
+def test_three_ranks_give_the_text_of_one_node(all_reduce):
     with dllama.LLM(threads=1) as llm:
         text = "".join(t.text for t in llm.generate("MACBETH:\n", 24, temperature=0))
-    found = ended(3, *RUN, "MACBETH:\n", "--buffer", "f32", "--steps", "24")
+    found = ended(
+        3, *RUN, "MACBETH:\n", "--buffer", "f32", "--all-reduce", all_reduce, "--steps", "24"
+    )
     assert found.stdout == text + "\n"
     assert found.returncode == 0
     assert found.stderr == ""
@@ -79,9 +82,9 @@ def test_an_error_of_the_root_ends_all_ranks_with_one_message():
 
 
 @contextlib.contextmanager
-def begun():
+def begun(*options):
     """A run of two ranks that has begun its text: the launcher, and the process id of rank 1."""
-    words = command(2, *RUN, "--timeout", "1", "--steps", "500", "--ignore-eos", "MACBETH:")
+    words = command(2, *RUN, "--timeout", "1", "--steps", "500", "--ignore-eos", "A", *options)
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as launcher:
@@ -94,8 +97,9 @@ def begun():
 
 
 @needs_ranks
-def test_a_stopped_rank_is_named_and_ends_all():
-    with begun() as (launcher, rank):
+@pytest.mark.parametrize("all_reduce", ["auto", "mpi"])
+def test_a_stopped_rank_is_named_and_ends_all(all_reduce):
+    with begun("--all-reduce", all_reduce) as (launcher, rank):
         os.kill(rank, signal.SIGSTOP)
         _, said = launcher.communicate(timeout=LIMIT)
     assert launcher.returncode == 1
@@ -146,6 +150,13 @@ def test_without_a_launcher():
     found = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
     assert found.returncode == 2
     assert found.stderr.startswith("dllama: error: transport mpi: this process is the only rank")
+
+
+def test_only_mpi_has_an_all_reduce_of_its_own():
+    with pytest.raises(ConfigError, match="needs --transport mpi and all ranks as nodes"):
+        dllama.LLM(nodes=2, all_reduce="mpi")
+    with pytest.raises(ConfigError, match="buffer is q80, expected f32"):
+        dllama.LLM(nodes=2, all_reduce="mpi", buffer="q80")
 
 
 def test_without_mpi4py(monkeypatch):

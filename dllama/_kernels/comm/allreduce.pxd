@@ -15,6 +15,7 @@ cdef enum Algorithm:
     AUTO = 0                        # the faster one for the size
     EXCHANGE = 1                    # every node sends all of its rows to every other
     TWO_STEP = 2                    # reduce-scatter, then all-gather
+    OF_TRANSPORT = 3                # that of the transport itself: float32, one sum of each node
 
 
 # How many sums each node has for an all-reduce, and how all of them are added.

@@ -10,7 +10,7 @@ the result has the bits of a single node.
 from libc.stdint cimport INT64_MAX
 from libc.string cimport memcpy
 
-from dllama._kernels.comm.exchange cimport MOST_NODES, exchange
+from dllama._kernels.comm.exchange cimport MOST_NODES, exchange, transport_sum
 from dllama._kernels.weight_types cimport DL_SRC_F32, dl_type_bytes
 
 
@@ -113,6 +113,8 @@ cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil:
 
 
 cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil:
+    if a.algorithm == OF_TRANSPORT:
+        return 0
     return T * sums_of(a, a.peers.rank) * a.peers.world_size
 
 
@@ -160,6 +162,8 @@ cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
     cdef int64_t rows = T * sums_of(a, a.peers.rank)
     cdef int r, n = a.peers.world_size
     cdef bint chunked = two_step(a, T)
+    if a.algorithm == OF_TRANSPORT:
+        return transport_sum(a.peers, a.src if rows else NULL, <float *> a.received, T * a.dim)
     for r in range(n):
         out[r] = a.packed + (rows * a.offsets[r] if chunked else 0)
         out_bytes[r] = rows * (_row_bytes(a, r) if chunked else a.offsets[n])
@@ -186,6 +190,9 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef bint rounded = _rounded(a)
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
     cdef float *carry = NULL
+    if a.algorithm == OF_TRANSPORT:
+        _put(a, x, <float *> a.received + t * a.dim + a.borders[chunk], width)
+        return
     if a.carry != NULL and chunk == a.peers.rank:
         carry = a.carry + t * a.dim + a.borders[chunk]
     _find_rows(a, T, chunk, t, chunked, rows)

@@ -3,7 +3,7 @@
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 
 from dllama._kernels.comm.allreduce cimport (
-    AUTO, EXCHANGE, TWO_STEP, first_exchange, most_exchanged, pack_item, pack_items, reduce_item,
+    AUTO, EXCHANGE, OF_TRANSPORT, TWO_STEP, first_exchange, most_exchanged, pack_item, pack_items, reduce_item,
     reduce_items, second_exchange, sums_of, two_step, unpack_item, unpack_items,
 )
 from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_encoding, receive_row, send_row, spread
@@ -21,7 +21,7 @@ cdef extern from "errno.h" nogil:
     int ECANCELED
 
 
-ALGORITHMS = {"auto": AUTO, "exchange": EXCHANGE, "two-step": TWO_STEP}
+ALGORITHMS = {"auto": AUTO, "exchange": EXCHANGE, "two-step": TWO_STEP, "mpi": OF_TRANSPORT}
 
 
 def chunk_borders(int64_t dim, int64_t n):
@@ -53,14 +53,15 @@ cdef class Communicator:
         dim: numbers in a row.
         max_rows: most rows of a collective.
         wire: weight type of the numbers that all-reduces send.
-        algorithm: of all-reduces: auto, exchange or two-step.
+        algorithm: of all-reduces: auto, exchange or two-step; mpi for the one of the transport.
         timeout: seconds without a byte after which a collective fails.
         watched: control links by rank. An exchange fails when one of them ends.
         sums: by rank, most sums that a node has in an all-reduce; by default 1.
         widest: most numbers in a row of a broadcast; by default dim.
 
     Raises:
-        ConfigError: the number of nodes is out of range, or dim is not whole blocks of `wire`.
+        ConfigError: the number of nodes is out of range, dim is not whole blocks of `wire`, or the
+            transport has no all-reduce that adds such numbers.
     """
 
     def __init__(self, list links, int rank, *, int64_t dim, int64_t max_rows, int wire,
@@ -86,6 +87,11 @@ cdef class Communicator:
             self.peers.watched[self.peers.n_watched] = &(<Link?> watched[r]).hot
             self.peers.watched_ranks[self.peers.n_watched] = r
             self.peers.n_watched += 1
+        if self.algorithm == OF_TRANSPORT and (
+                self.peers.links[1 if rank == 0 else 0].ops.sum_some == NULL
+                or wire != dl_type_f32 or max(self._most_sums) > 1):
+            raise ConfigError(f"all_reduce is {algorithm}, expected auto, exchange or two-step for "
+                              f"this transport and {kind.name.decode()} buffers")
         self._allocate(n, max(dim, widest))
 
     def _allocate(self, int n, int64_t broadcast):
@@ -110,6 +116,8 @@ cdef class Communicator:
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest):
         """Most bytes that a first exchange receives: whole rows, or rows of the widest chunk."""
         cdef int64_t total = sum(self._most_sums), most = 0, sums
+        if self.algorithm == OF_TRANSPORT:
+            return self.max_rows * row
         if self.algorithm != EXCHANGE:
             most = total * self.max_rows * widest
         if self.algorithm != TWO_STEP:
@@ -149,6 +157,8 @@ cdef class Communicator:
         cdef Failure f = self.peers.failure
         if f.error == 0:
             return
+        if f.rank == self.peers.rank:
+            raise failure(f.error, "adding up with", "the other nodes", self.peers.patience / 1e9)
         links, watched = self._links
         link = links[f.rank] if f.error != -ECANCELED else watched[f.rank]
         raise failure(f.error, "sending to" if f.sending else "receiving from", link.peer,

@@ -34,3 +34,7 @@ cdef struct Peers:
 # may be 0. Returns 0, or -1 with peers.failure set.
 cdef int exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_bytes,
               uint8_t *const *into, const int64_t *into_bytes) noexcept nogil
+
+# dst [n] = the sum of src [n] of all nodes, by the transport itself, in its own order; src: NULL for
+# zeros. Returns 0, or -1 with peers.failure set; its rank is this node's if nobody knows who is late.
+cdef int transport_sum(Peers *peers, const float *src, float *dst, int64_t n) noexcept nogil

@@ -28,6 +28,9 @@ cdef int64_t URGENT = 2000000
 # Nanoseconds after which a wait looks whether the pass was interrupted.
 cdef int64_t INTERRUPTIBLE = 100000000
 
+# Nanoseconds between looks at a sum of the transport, which no link tells the end of.
+cdef int64_t NAP = 200000
+
 # Nanoseconds without progress after which the peer may be waiting for this very processor.
 cdef int64_t LATE = 30000
 
@@ -121,11 +124,50 @@ cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, con
         n += 1
     links[0].ops.wait(links, events, n, min(limit, INTERRUPTIBLE))
     if look:
-        for r in range(peers.n_watched):
-            events[first + r] = DL_READ | DL_CLOSED | DL_IDLE
-        if peers.n_watched:
-            links[first].ops.wait(&links[first], &events[first], peers.n_watched, 0)
+        return _watched_end(peers)
     for r in range(peers.n_watched):
         if events[first + r] & DL_CLOSED:
             return _fail(peers, -ECANCELED, peers.watched_ranks[r], False)
     return 0
+
+
+cdef int _watched_end(Peers *peers) noexcept nogil:
+    """Look at the control links. -1 if one has ended."""
+    cdef int events[MOST_NODES]
+    cdef int r
+    if peers.n_watched == 0:
+        return 0
+    for r in range(peers.n_watched):
+        events[r] = DL_READ | DL_CLOSED | DL_IDLE
+    peers.watched[0].ops.wait(peers.watched, events, peers.n_watched, 0)
+    for r in range(peers.n_watched):
+        if events[r] & DL_CLOSED:
+            return _fail(peers, -ECANCELED, peers.watched_ranks[r], False)
+    return 0
+
+
+cdef int transport_sum(Peers *peers, const float *src, float *dst, int64_t n) noexcept nogil:
+    cdef int other = 0 if peers.rank else 1, done, events, rounds = 0
+    cdef dl_link *link = peers.links[other]
+    cdef int64_t now, begin = dl_now(), looked = begin
+    while True:
+        done = link.ops.sum_some(link, src, dst, n)
+        if done > 0:
+            return 0
+        rounds += 1
+        now = dl_now()
+        if done == 0 and now - begin >= peers.patience:
+            done = -ETIMEDOUT
+        if now - looked > INTERRUPTIBLE:
+            looked = now
+            if peers.interrupted or peers.look is not NULL and peers.look(peers.work):
+                done = -EINTR
+        if done < 0:
+            _fail(peers, done, other if done == -EINTR else peers.rank, False)
+        if done < 0 or rounds % LOOK == 0 and _watched_end(peers):
+            link.ops.sum_some(link, NULL, NULL, -1)
+            return -1
+        events = DL_READ
+        if now - begin > LATE:
+            events |= DL_IDLE if now - begin > URGENT else DL_LATE
+        link.ops.wait(&link, &events, 1, NAP)

@@ -31,6 +31,11 @@ typedef struct {
     void (*wait)(dl_link *const *links, int *events, int n, int64_t nanoseconds);
     /* End both directions. The peer sees the end, and every wait on the link returns. */
     void (*shutdown)(dl_link *link);
+    /* Only where the transport has an all-reduce of its own, else NULL: dst [n] = the sum of src [n]
+     * over all nodes that it connects; src may be NULL for zeros. The first call begins, more calls
+     * with the same arguments go on. Returns 1 when it is done, 0 before, or a negative errno. With
+     * n < 0 what was begun is given up, and no other one can begin. */
+    int (*sum_some)(dl_link *link, const float *src, float *dst, int64_t n);
 } dl_link_ops;
 
 struct dl_link {

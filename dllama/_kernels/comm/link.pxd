@@ -19,6 +19,7 @@ cdef extern from "comm/link.h" nogil:
         int64_t (*recv_some)(dl_link *link, void *data, int64_t n) noexcept nogil
         void (*wait)(dl_link *const *links, int *events, int n, int64_t nanoseconds) noexcept nogil
         void (*shutdown)(dl_link *link) noexcept nogil
+        int (*sum_some)(dl_link *link, const float *src, float *dst, int64_t n) noexcept nogil
     ctypedef struct dl_link:
         const dl_link_ops *ops
         int fd

@@ -47,8 +47,11 @@ typedef struct {
     int (*test)(dl_mpi_handle *, int *, void *);
     int (*get_count)(const void *, dl_mpi_handle, int *);
     int (*cancel)(dl_mpi_handle *);
+    int (*iallreduce)(const void *, void *, int, dl_mpi_handle, dl_mpi_handle, dl_mpi_handle,
+                      dl_mpi_handle *);
     dl_mpi_handle comm; /* all ranks, for the messages of streams */
-    dl_mpi_handle byte; /* MPI_BYTE */
+    dl_mpi_handle byte, real, sum; /* MPI_BYTE, MPI_FLOAT, MPI_SUM */
+    dl_mpi_handle in_place;        /* MPI_IN_PLACE, an address */
     int any_source;     /* MPI_ANY_SOURCE */
 } dl_mpi;
 
@@ -217,6 +220,51 @@ static inline void dl_mpi_shutdown(dl_link *link)
         s->broken = -EIO;
     s->shut = 1;
     pthread_mutex_unlock(&dl_mpi_lock);
+}
+
+/* The all-reduce of MPI over all ranks. Its numbers are kept here meanwhile, so that a caller that
+ * gives up may free its own. One that was given up leaves the ranks out of step, so it is the last. */
+static struct {
+    float *numbers;
+    int64_t room;
+    int begun, broken;
+    dl_mpi_handle request;
+} dl_mpi_sum;
+
+static inline int dl_mpi_begin_sum(const dl_mpi *mpi, const float *src, int64_t n)
+{
+    if (dl_mpi_sum.broken || n > INT32_MAX) return -EIO;
+    if (n > dl_mpi_sum.room) {
+        free(dl_mpi_sum.numbers);
+        dl_mpi_sum.numbers = malloc((size_t)n * sizeof(float));
+        dl_mpi_sum.room = dl_mpi_sum.numbers ? n : 0;
+        if (!dl_mpi_sum.numbers) return -ENOMEM;
+    }
+    if (src) memcpy(dl_mpi_sum.numbers, src, (size_t)n * sizeof(float));
+    else memset(dl_mpi_sum.numbers, 0, (size_t)n * sizeof(float));
+    if (mpi->iallreduce((const void *)mpi->in_place, dl_mpi_sum.numbers, (int)n, mpi->real, mpi->sum,
+                        mpi->comm, &dl_mpi_sum.request))
+        return -EIO;
+    dl_mpi_sum.begun = 1;
+    return 0;
+}
+
+static inline int dl_mpi_link_sum(dl_link *link, const float *src, float *dst, int64_t n)
+{
+    const dl_mpi *mpi = ((dl_mpi_stream *)link->own)->mpi;
+    int done = 0;
+    pthread_mutex_lock(&dl_mpi_lock);
+    if (n < 0) dl_mpi_sum.broken = 1;
+    else if (!dl_mpi_sum.begun) done = dl_mpi_begin_sum(mpi, src, n);
+    if (n >= 0 && done == 0) done = dl_mpi_done(mpi, &dl_mpi_sum.request, NULL);
+    if (done > 0) {
+        memcpy(dst, dl_mpi_sum.numbers, (size_t)n * sizeof(float));
+        dl_mpi_sum.begun = 0;
+        link->sent += n * (int64_t)sizeof(float);
+        link->received += n * (int64_t)sizeof(float);
+    }
+    pthread_mutex_unlock(&dl_mpi_lock);
+    return done;
 }
 
 /* Stream `number` with a peer, which one of both opened. Returns NULL if there is no memory. */
