@@ -46,6 +46,7 @@ class LLM:
 
     Attributes:
         name: what to call the model.
+        node_names: of all nodes by rank, "" for a node that has none.
         spec: its shape.
         tokenizer: None if it has none.
         stats: what each pass cost.
@@ -106,6 +107,7 @@ class LLM:
             self._sequences = Sequences.of(self.spec, self._config)
             self.tokenizer = tokenizer_of(stored, tokenizer)
             root = Root(stored, self._config, layout, Progress.of(progress))
+        self.node_names = root.names()
         self._runner = ModelRunner(
             root, self._sequences, self._config, model=self.model_path, trace=trace
         )
@@ -217,11 +219,7 @@ class LLM:
         self._runner.ping()
 
     def memory(self, rank: int = 0) -> dict[str, int]:
-        """Return the bytes of weights, kv_cache (of all sequences) and buffers that a node takes.
-
-        Args:
-            rank: of the node; 0 for this one.
-        """
+        """Return the bytes of weights, kv_cache (of all sequences) and buffers of a node."""
         return self._runner.root.memory()[rank]
 
     def eval(self, tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -71,6 +71,7 @@ def test_methods_and_attributes_of_the_engine():
         "buffer",
         "model_path",
         "name",
+        "node_names",
         "nodes",
         "seq_len",
         "spec",

@@ -46,6 +46,7 @@ def _summary(llm: LLM) -> list[str]:
     summary = llm.stats.summary()
     lines = [
         _setup(llm),
+        *_workers(llm),
         f"prompt      {summary['prompt_tokens_per_s']:10.2f} tokens/s",
         f"generation  {summary['tokens_per_s']:10.2f} tokens/s",
         f"per token   {summary['avg_total_ms']:10.2f} ms: "
@@ -71,6 +72,13 @@ def _setup(llm: LLM) -> str:
     if llm.nodes == 1:
         return f"1 node, {threads}, {weights}"
     return f"{llm.nodes} nodes over {llm.transport}, {threads}, {weights}, {llm.buffer} buffer"
+
+
+def _workers(llm: LLM) -> list[str]:
+    """The workers that have names, in a line; none if there are no such."""
+    named = zip(llm.node_names[1:], llm.workers, strict=False)
+    words = [f"{name} ({address})" for name, address in named if name]
+    return [f"workers     {', '.join(words)}"] if words else []
 
 
 def plural(count: int, noun: str) -> str:

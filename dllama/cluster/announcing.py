@@ -127,6 +127,7 @@ def instance(name: str) -> str:
 
 def open_multicast(places: list[Interface]) -> Zeroconf:
     """Speak multicast DNS on interfaces, with the kinds of addresses that they have."""
+    logging.getLogger("zeroconf").setLevel(logging.CRITICAL)  # addresses that have just gone
     chosen: list[str | int] = []
     versions = set()
     for one in places:

@@ -8,13 +8,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from zeroconf import Error, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
+from zeroconf import (
+    DNSQuestionType,
+    Error,
+    ServiceBrowser,
+    ServiceInfo,
+    ServiceStateChange,
+    Zeroconf,
+)
 
 from dllama.cluster.announcing import SERVICE, instance, open_multicast
 from dllama.cluster.interfaces import LINK_LOCAL, Interface, kind_of
 from dllama.errors import TransportError
 
 RESOLVING = 1500  # milliseconds in which an announced worker has to say where it is
+# Replies go to all, since several programs of a machine share the port of multicast DNS, and only
+# one of them would get a reply to the machine.
+QUESTION = DNSQuestionType.QM
 MAX_HEARD = 256  # workers
 MAX_ADDRESSES = 8  # of a worker
 
@@ -42,7 +52,7 @@ class Ear:
         self._places = places
         self._names: queue.Queue[str] = queue.Queue()
         self._known: set[str] = set()
-        ServiceBrowser(zeroconf, SERVICE, handlers=[self._changed])
+        ServiceBrowser(zeroconf, SERVICE, handlers=[self._changed], question_type=QUESTION)
 
     def _changed(self, name: str, state_change: ServiceStateChange, **_: Any) -> None:
         if state_change is ServiceStateChange.Added:
@@ -64,7 +74,7 @@ class Ear:
         """Return where a worker is; None if it does not say so in time, or has no name."""
         info = ServiceInfo(SERVICE, name)
         try:
-            known = info.request(self._zeroconf, RESOLVING)
+            known = info.request(self._zeroconf, RESOLVING, QUESTION)
         except Error:
             return None
         if not known or not info.port or not instance(name):

@@ -74,7 +74,8 @@ def listen(secret: bytes | None, places: list[Interface], wanted: int | None) ->
                 if (answer := future.result()) is None:
                     continue
                 heard, found = answer
-                known[found.name] = found
+                if found.about or found.name not in known:  # nobody else takes its place
+                    known[found.name] = found
                 if found.state == BUSY and time.monotonic() < end - AGAIN:
                     asked.append(background(again, heard))
             free = sum(one.state == FREE and not one.here for one in known.values())
@@ -138,7 +139,8 @@ def too_few(
     """Say that there are too few workers, what was looked for and where, and what may help."""
     if not places:
         return "no workers found: no network interface of this machine leads to others"
-    number = "no workers" if not count else f"{count} of {wanted} workers"
+    none = "no usable workers" if others else "no workers"
+    number = f"{count} of {wanted} workers" if count else none
     where = ", ".join(map(str, places))
     text = f"{number} found: listened {LISTENING:g} s for _dllama._tcp on {where}"
     if others:

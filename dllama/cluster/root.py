@@ -193,6 +193,11 @@ class Root:
         members = self._coordinator.members if self._coordinator else []
         return [self._opened().memory(), *(member.memory for member in members)]
 
+    def names(self) -> list[str]:
+        """Return the names of the nodes by rank, "" for this one and those that have none."""
+        members = self._coordinator.members if self._coordinator else []
+        return ["", *(member.given_name for member in members)]
+
     def timelines(self) -> list[NodePass]:
         """Return the stages of the last pass on every node, in the root's time."""
         node = self._opened()

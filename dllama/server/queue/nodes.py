@@ -17,12 +17,14 @@ class NodeView:
 
     Attributes:
         rank: 0 is the server's own.
+        name: "" if it has none.
         address: where it listens; None if it is on the server's machine.
         memory: bytes of weights, kv_cache and buffers.
         state: OK, LOST, or UNKNOWN while the nodes are not connected.
     """
 
     rank: int
+    name: str
     address: str | None
     memory: dict[str, int]
     state: str = OK
@@ -31,6 +33,7 @@ class NodeView:
         """Return the node as /cluster lists it."""
         return {
             "rank": self.rank,
+            "name": self.name,
             "address": self.address,
             "state": self.state,
             "memory": self.memory,
@@ -40,7 +43,10 @@ class NodeView:
 def nodes_of(llm: LLM) -> list[NodeView]:
     """Return the nodes of an open model, by rank."""
     addresses = [None, *(llm.workers or [None] * (llm.nodes - 1))]
-    return [NodeView(rank, address, llm.memory(rank)) for rank, address in enumerate(addresses)]
+    return [
+        NodeView(rank, name, address, llm.memory(rank))
+        for rank, (name, address) in enumerate(zip(llm.node_names, addresses, strict=True))
+    ]
 
 
 def nodes_without(nodes: Sequence[NodeView], lost: int | None) -> list[NodeView]:

@@ -76,6 +76,7 @@ def test_free_busy_and_foreign_workers_and_one_that_comes_later(tmp_path):
             wait_for(foreign, "announced as pi-3")
             status, _, err = ended(command(root, *RUN, "--steps", "2"))
             assert (status, "2 nodes over blocking" in err) == (0, True), err
+            assert "\nworkers     pi-2 (10.77." in err
             assert "warning: pi-3 (10.77.0.3:9999) has another secret: not used" in err
             later.send_signal(18)  # SIGCONT
             wait_for(later, "announced as pi-1")

@@ -81,12 +81,12 @@ function showNodes({ nodes, running, waiting, tokens_per_s: speed }) {
   $("cluster").hidden = nodes.length === 0;
 }
 
-function node({ rank, address, state, memory }) {
+function node({ rank, name, address, state, memory }) {
   const bytes = Object.values(memory).reduce((sum, part) => sum + part, 0);
-  const name = rank ? address ?? `worker ${rank}` : "root";
+  const label = rank ? name || (address ?? `worker ${rank}`) : "root";
   const parts = Object.entries(memory).map(([part, size]) => `${part.replace("_", " ")} ${gigabytes(size)}`);
   const made = element("li", { className: state, title: parts.join(", ") },
-    element("span", { className: "dot" }), name);
+    element("span", { className: "dot" }), label);
   made.append(element("span", { className: "soft" }, STATES[state] ?? gigabytes(bytes)));
   return made;
 }

@@ -71,7 +71,7 @@ def test_tokens_per_second_are_those_of_now():
 
 
 def test_a_lost_worker_and_what_is_known_of_the_others():
-    nodes = [NodeView(rank, None, {}) for rank in range(4)]
+    nodes = [NodeView(rank, "", None, {}) for rank in range(4)]
     without = nodes_without(nodes, 2)
     assert [node.state for node in without] == ["ok", "unknown", "lost", "unknown"]
     assert [node.state for node in nodes_without(without, 1)] == ["ok", "lost", "lost", "unknown"]
