@@ -15,7 +15,7 @@ from dllama.model.tensors import typed
 from dllama.model.weight_types import WeightType
 from dllama.options.option import checked
 
-# Numbers of the KV cache, and of what nodes add up.
+# Numbers of the KV cache.
 NUMBERS = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
 OF_TRANSPORT = "mpi"  # the all-reduce that MPI has
 MAX_LOGITS = 1 << 24  # numbers of all logits of a pass
@@ -34,7 +34,7 @@ class RunConfig:
         kv_cache: type of the numbers in the KV cache: f32, f16 or q80.
         batch: most rows of a pass.
         logits: most rows of a pass whose logits are wanted.
-        buffer: type of the numbers in an all-reduce: q80, f32 or f16.
+        buffer: type of the numbers in an all-reduce: q80, q60, f16 or f32.
         all_reduce: auto, exchange, two-step or mpi.
         timeout: seconds after which a node that does not reply is given up.
         contexts: for how many sequences of full length there are KV blocks.
@@ -121,7 +121,7 @@ class RunConfig:
     @property
     def exact(self) -> bool:
         """Whether an all-reduce adds in the order of one node, without rounding."""
-        return NUMBERS[self.buffer] is WeightType.F32 and self.all_reduce != OF_TRANSPORT
+        return self.buffer == "f32" and self.all_reduce != OF_TRANSPORT
 
     @property
     def patience(self) -> float:
@@ -204,7 +204,7 @@ def _buffer(spec: ModelSpec) -> str:
     quantised = {kind for kind in kinds if kind.quantised}
     if not quantised:
         return "f32"
-    return "q80" if quantised == {WeightType.Q40} else "f16"
+    return "f16" if quantised == {WeightType.Q80} else "q80"
 
 
 def _kv_type(kv_cache: str, spec: ModelSpec) -> str:

@@ -115,7 +115,13 @@ class Conformance:
 
             def work(rank: int, links: list[Link | None], algorithm: str, out: Any) -> None:
                 communicator = Communicator(
-                    links, rank, dim=dim, max_rows=rows, wire=0, algorithm=algorithm, timeout=LIMIT
+                    links,
+                    rank,
+                    dim=dim,
+                    max_rows=rows,
+                    wire="f32",
+                    algorithm=algorithm,
+                    timeout=LIMIT,
                 )
                 own = np.full((rows, dim), 10.0**rank, np.float32)
                 communicator.all_reduce(own, out[rank])

@@ -91,8 +91,9 @@ TRANSPORT = Option(
     otherwise="unix for nodes of this machine, else what the addresses say",
 )  # fmt: skip
 BUFFER = Option(
-    "buffer", str, "type of the numbers that nodes add up", choices=("q80", "f32", "f16"),
-    otherwise="q80 for q40 weights, f16 for other quantised weights, f32 for floats",
+    "buffer", str, "type of the numbers that nodes add up: 8 or 6 bits with a scale for 32 "
+    "numbers, or floats", choices=("q80", "q60", "f16", "f32"),
+    otherwise="q80 for quantised weights, f16 if all of them are q80, f32 for floats",
 )  # fmt: skip
 ALL_REDUCE = Option(
     "all_reduce", str, "how nodes add up; mpi leaves it to the MPI library, in float32, with other "

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from dllama._kernels.comm.communicator import chunk_borders, takes_two_steps
+from dllama._kernels.comm.communicator import chunk_borders, takes_two_steps, wire_bytes
 from dllama.cluster import protocol
 from dllama.cluster.protocol import Want
 from dllama.cluster.run_message import Run
 from dllama.graph.graph import Graph, Task
 from dllama.model.spec import ModelSpec
-from dllama.model.weight_types import WeightType
 from dllama.planning.work import Shape
-from dllama.run_config import NUMBERS, RunConfig
+from dllama.run_config import RunConfig
 from dllama.runtime.batch import Batch, Span
 from dllama.runtime.block_pool import pools
 from dllama.sampling.remote import TOP
@@ -57,8 +56,7 @@ def rounds_of(task: Task, graph: Graph, config: RunConfig, rows: int, embedded: 
         held = [sum(map(len, parts)) for parts in task.held]
         return [_to_all([rows * FLOAT * columns for columns in held])]
     sums = [len(adds) for adds in task.adds]
-    kind = NUMBERS[config.buffer]
-    return all_reduce(sums, graph.spec.dim, kind, rows, config.all_reduce)
+    return all_reduce(sums, graph.spec.dim, config.buffer, rows, config.all_reduce)
 
 
 def broadcast(nbytes: int, nodes: int) -> list[Round]:
@@ -70,22 +68,24 @@ def broadcast(nbytes: int, nodes: int) -> list[Round]:
 
 
 def all_reduce(
-    sums: Sequence[int], dim: int, kind: WeightType, rows: int, algorithm: str
+    sums: Sequence[int], dim: int, buffer: str, rows: int, algorithm: str
 ) -> list[Round]:
     """All nodes add their sums.
 
     Args:
         sums: how many each node has.
         dim: numbers of a row.
-        kind: how numbers are sent.
+        buffer: how numbers are sent.
         rows: of the pass.
         algorithm: auto, exchange or two-step.
     """
-    nodes, total, row = len(sums), sum(sums), kind.nbytes(dim)
+    nodes, total, row = len(sums), sum(sums), wire_bytes(buffer, dim)
     if not takes_two_steps(algorithm, nodes, total, rows * row):
         return [_to_all([rows * row * count for count in sums])]
     borders = chunk_borders(dim, nodes)
-    chunks = [kind.nbytes(end) - kind.nbytes(begin) for begin, end in pairwise(borders)]
+    chunks = [
+        wire_bytes(buffer, end) - wire_bytes(buffer, begin) for begin, end in pairwise(borders)
+    ]
     scattered = Round(
         tuple(rows * count * (row - chunk) for count, chunk in zip(sums, chunks, strict=True)),
         tuple(rows * (total - count) * chunk for count, chunk in zip(sums, chunks, strict=True)),

@@ -67,7 +67,7 @@ def communicator_of(
         sums=[max(map(len, adds)) for adds in blocks],
         dim=graph.spec.dim,
         max_rows=config.batch,
-        wire=int(NUMBERS[config.buffer]),
+        wire=config.buffer,
         algorithm=config.all_reduce,
         timeout=config.patience,
         watched=watched,

@@ -6,8 +6,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from dllama._kernels.memory cimport Memory
-from dllama._kernels.weight_types cimport dl_quants
 from dllama._kernels.comm.exchange cimport Peers
+from dllama._kernels.comm.wire cimport dl_wire_fns
 
 
 # Which messages an all-reduce sends.
@@ -37,8 +37,8 @@ cdef class Additions:
 # items, second exchange (only if two_step), unpack items.
 cdef struct AllReduce:
     Peers *peers
-    const dl_quants *codec
-    int wire                        # weight type of the numbers sent
+    const dl_wire_fns *fns
+    int wire                        # form of the numbers sent
     int algorithm
     bint store                      # dst[t] = the sum, instead of +=
     int64_t dim

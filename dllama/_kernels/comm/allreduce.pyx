@@ -8,15 +8,9 @@ the result has the bits of a single node.
 """
 
 from libc.stdint cimport INT64_MAX
-from libc.string cimport memcpy
 
 from dllama._kernels.comm.exchange cimport MOST_NODES, exchange, transport_sum
-from dllama._kernels.weight_types cimport DL_SRC_F32, dl_type_bytes
-
-
-# Columns that reduce and unpack decode at a time: whole blocks.
-cdef enum:
-    STRIP = 64
+from dllama._kernels.comm.wire cimport DL_STRIP, dl_wire_bytes
 
 # Most sums that wait to be added: the depth of the tree.
 cdef enum:
@@ -123,28 +117,10 @@ cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef int64_t row = i // a.peers.world_size
     cdef const float *src = a.src + (row // T * a.sum_stride + row % T) * a.dim + a.borders[chunk]
     cdef uint8_t *dst = _row(a, a.packed, chunk, T * sums_of(a, a.peers.rank), row)
+    cdef float *carry = NULL
     if a.carry != NULL:
-        _pack_carried(a, src, a.carry + row * a.dim + a.borders[chunk], _width(a, chunk), dst)
-    else:
-        a.codec.encode(src, DL_SRC_F32, _width(a, chunk), a.wire, dst)
-
-
-cdef inline void _pack_carried(const AllReduce *a, const float *src, float *carry, int64_t width,
-                               uint8_t *dst) noexcept nogil:
-    """Encode src + carry; carry = what rounding takes from it."""
-    cdef float decoded[STRIP]
-    cdef int64_t begin = 0, count, i
-    cdef uint8_t *at
-    while begin < width:
-        count = min(STRIP, width - begin)
-        at = dst + dl_type_bytes(a.wire, begin)
-        for i in range(count):
-            carry[begin + i] = src[begin + i] if a.begins else src[begin + i] + carry[begin + i]
-        a.codec.encode(carry + begin, DL_SRC_F32, count, a.wire, at)
-        a.codec.decode(at, a.wire, count, decoded)
-        for i in range(count):
-            carry[begin + i] -= decoded[i]
-        begin += count
+        carry = a.carry + row * a.dim + a.borders[chunk]
+    a.fns.pack(src, carry, a.begins, _width(a, chunk), a.wire, dst)
 
 
 cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint chunked) noexcept nogil:
@@ -185,41 +161,30 @@ cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef int64_t width = _width(a, chunk), begin = 0, count
     cdef const uint8_t *rows[MOST_NODES]
     cdef uint8_t *reduced = a.reduced + t * _row_bytes(a, chunk)
-    cdef float sums[MOST_SUMS * STRIP]
-    cdef uint8_t strip[4 * STRIP]
+    cdef float sums[MOST_SUMS * DL_STRIP]
+    cdef uint8_t strip[4 * DL_STRIP]
     cdef bint rounded = _rounded(a)
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
     cdef float *carry = NULL
     if a.algorithm == OF_TRANSPORT:
-        _put(a, x, <float *> a.received + t * a.dim + a.borders[chunk], width)
+        a.fns.unpack(<float *> a.received + t * a.dim + a.borders[chunk], width, a.wire,
+                     not a.store, x)
         return
     if a.carry != NULL and chunk == a.peers.rank:
         carry = a.carry + t * a.dim + a.borders[chunk]
     _find_rows(a, T, chunk, t, chunked, rows)
     while begin < width:
-        count = min(STRIP, width - begin)
-        _sum(a, rows, dl_type_bytes(a.wire, begin), count, sums)
+        count = min(DL_STRIP, width - begin)
+        _sum(a, rows, dl_wire_bytes(a.wire, begin), count, sums)
         if chunked:
-            _round(a, sums, count, reduced + dl_type_bytes(a.wire, begin),
-                   carry + begin if carry != NULL else NULL)
+            a.fns.round(sums, carry, count, a.wire, reduced + dl_wire_bytes(a.wire, begin))
         else:
             if rounded:
-                _round(a, sums, count, strip, carry + begin if carry != NULL else NULL)
-            _put(a, x + begin, sums, count)
+                a.fns.round(sums, carry, count, a.wire, strip)
+            a.fns.unpack(sums, count, a.wire, not a.store, x + begin)
+        if carry != NULL:
+            carry += count
         begin += count
-
-
-cdef inline void _round(const AllReduce *a, float *sums, int64_t count, uint8_t *encoded,
-                        float *carry) noexcept nogil:
-    """Encode sums and decode them again. carry, unless it is NULL, gets what rounding takes."""
-    cdef int64_t i
-    if carry != NULL:
-        _add(carry, sums, count)
-    a.codec.encode(sums, DL_SRC_F32, count, a.wire, encoded)
-    a.codec.decode(encoded, a.wire, count, sums)
-    if carry != NULL:
-        for i in range(count):
-            carry[i] -= sums[i]
 
 
 cdef inline void _find_rows(const AllReduce *a, int64_t T, int chunk, int64_t t, bint chunked,
@@ -245,18 +210,11 @@ cdef inline void _sum(const AllReduce *a, const uint8_t *const *rows, int64_t sk
     cdef int i
     cdef float *top = sums
     for q in range(a.first_sum[a.peers.world_size]):
-        a.codec.decode(rows[q] + skip, a.wire, count, top)
+        a.fns.decode(rows[q] + skip, count, a.wire, top)
         for i in range(a.adds[q]):
-            _add(top - STRIP, top, count)
-            top -= STRIP
-        top += STRIP
-
-
-cdef inline void _put(const AllReduce *a, float *x, const float *sums, int64_t count) noexcept nogil:
-    if a.store:
-        memcpy(x, sums, count * sizeof(float))
-    else:
-        _add(x, sums, count)
+            _add(top - DL_STRIP, top, count)
+            top -= DL_STRIP
+        top += DL_STRIP
 
 
 cdef inline void _add(float *x, const float *y, int64_t count) noexcept nogil:
@@ -289,11 +247,11 @@ cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil:
     cdef int64_t t = i // a.peers.world_size, width = _width(a, chunk), begin = 0, count
     cdef const uint8_t *row = _row(a, a.packed, chunk, T, t)
     cdef float *x = a.dst + t * a.dim + a.borders[chunk]
-    cdef float strip[STRIP]
+    cdef float strip[DL_STRIP]
     if chunk == a.peers.rank:
         row = a.reduced + t * _row_bytes(a, chunk)
     while begin < width:
-        count = min(STRIP, width - begin)
-        a.codec.decode(row + dl_type_bytes(a.wire, begin), a.wire, count, strip)
-        _put(a, x + begin, strip, count)
+        count = min(DL_STRIP, width - begin)
+        a.fns.decode(row + dl_wire_bytes(a.wire, begin), count, a.wire, strip)
+        a.fns.unpack(strip, count, a.wire, not a.store, x + begin)
         begin += count

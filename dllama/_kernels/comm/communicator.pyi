@@ -5,8 +5,10 @@ from numpy.typing import NDArray
 
 from dllama._kernels.comm.link import Link
 
+WIRES: dict[str, int]
 ALGORITHMS: dict[str, int]
 
+def wire_bytes(wire: str, n: int) -> int: ...
 def chunk_borders(dim: int, n: int) -> list[int]: ...
 def takes_two_steps(algorithm: str, n: int, sums: int, nbytes: int) -> bool: ...
 
@@ -22,7 +24,7 @@ class Communicator:
         *,
         dim: int,
         max_rows: int,
-        wire: int,
+        wire: str,
         algorithm: str = "auto",
         timeout: float = 5.0,
         watched: dict[int, Link] | None = None,

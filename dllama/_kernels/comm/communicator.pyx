@@ -9,9 +9,7 @@ from dllama._kernels.comm.allreduce cimport (
 from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_encoding, receive_row, send_row, spread
 from dllama._kernels.ops.elementwise cimport dl_isa
 from dllama._kernels.comm.link cimport Link, failure
-from dllama._kernels.weight_types cimport (
-    dl_block_q80, dl_quants_of, dl_type_bytes, dl_type_f32, dl_weight_type, known,
-)
+from dllama._kernels.comm.wire cimport dl_wire, dl_wire_bytes, dl_wire_f32, dl_wire_fns, dl_wire_of
 from dllama._kernels.comm.exchange cimport MOST_NODES, Failure
 
 from dllama.errors import ConfigError
@@ -21,13 +19,27 @@ cdef extern from "errno.h" nogil:
     int ECANCELED
 
 
+cdef extern from "simd/wires.h" nogil:
+    const dl_wire_fns *dl_wire_fns_of(int isa)
+
+# Numbers that a chunk is a multiple of: a block of every form.
+cdef enum:
+    BLOCK = 32
+
+# The forms of simd/wire.h by name.
+WIRES = {dl_wire_of(wire).name.decode(): wire for wire in range(4)}
 ALGORITHMS = {"auto": AUTO, "exchange": EXCHANGE, "two-step": TWO_STEP, "mpi": OF_TRANSPORT}
+
+
+def wire_bytes(str wire, int64_t n):
+    """Bytes of n numbers, whole blocks, as all-reduces send them."""
+    return dl_wire_bytes(WIRES[wire], n)
 
 
 def chunk_borders(int64_t dim, int64_t n):
     """Columns before the chunk of each of n ranks, and dim: chunks are whole blocks."""
-    cdef int64_t blocks = (dim + dl_block_q80 - 1) // dl_block_q80, r
-    return [min(dim, (blocks * r + n - 1) // n * dl_block_q80) for r in range(n + 1)]
+    cdef int64_t blocks = (dim + BLOCK - 1) // BLOCK, r
+    return [min(dim, (blocks * r + n - 1) // n * BLOCK) for r in range(n + 1)]
 
 
 def takes_two_steps(str algorithm, int64_t n, int64_t sums, int64_t nbytes):
@@ -52,7 +64,7 @@ cdef class Communicator:
         rank: rank of this node.
         dim: numbers in a row.
         max_rows: most rows of a collective.
-        wire: weight type of the numbers that all-reduces send.
+        wire: how all-reduces send numbers: f32, f16, q80 or q60.
         algorithm: of all-reduces: auto, exchange or two-step; mpi for the one of the transport.
         timeout: seconds without a byte after which a collective fails.
         watched: control links by rank. An exchange fails when one of them ends.
@@ -64,20 +76,20 @@ cdef class Communicator:
             transport has no all-reduce that adds such numbers.
     """
 
-    def __init__(self, list links, int rank, *, int64_t dim, int64_t max_rows, int wire,
+    def __init__(self, list links, int rank, *, int64_t dim, int64_t max_rows, str wire,
                  str algorithm="auto", double timeout=5.0, dict watched=None, sums=None,
                  int64_t widest=0):
         cdef int n = len(links), r
         if not 2 <= n <= MOST_NODES or links[rank] is not None:
             raise ConfigError(f"a communicator has 2 to {MOST_NODES} nodes, found {n}")
-        cdef const dl_weight_type *kind = known(wire)
-        if dim % kind.block:
-            raise ConfigError(f"buffer is {kind.name.decode()}, but rows of {dim} numbers are not "
-                              f"whole blocks of {kind.block}")
+        cdef const dl_wire *form = dl_wire_of(WIRES[wire])
+        if dim % form.block:
+            raise ConfigError(f"buffer is {wire}, but rows of {dim} numbers are not whole blocks "
+                              f"of {form.block}")
         watched = watched or {}
         self._links = [links, watched]
         self._most_sums = [1] * n if sums is None else list(sums)
-        self.dim, self.max_rows, self.wire = dim, max_rows, wire
+        self.dim, self.max_rows, self.wire = dim, max_rows, WIRES[wire]
         self.algorithm = ALGORITHMS[algorithm]
         self.peers.world_size, self.peers.rank = n, rank
         self.peers.patience = <int64_t> (timeout * 1e9)
@@ -89,9 +101,9 @@ cdef class Communicator:
             self.peers.n_watched += 1
         if self.algorithm == OF_TRANSPORT and (
                 self.peers.links[1 if rank == 0 else 0].ops.sum_some == NULL
-                or wire != dl_type_f32 or max(self._most_sums) > 1):
+                or wire != "f32" or max(self._most_sums) > 1):
             raise ConfigError(f"all_reduce is {algorithm}, expected auto, exchange or two-step for "
-                              f"this transport and {kind.name.decode()} buffers")
+                              f"this transport and {wire} buffers")
         self._allocate(n, max(dim, widest))
 
     def _allocate(self, int n, int64_t broadcast):
@@ -104,14 +116,14 @@ cdef class Communicator:
         borders, offsets = <int64_t *> self._borders.data, <int64_t *> self._offsets.data
         for r, border in enumerate(chunk_borders(self.dim, n)):
             borders[r] = border
-            offsets[r] = dl_type_bytes(self.wire, borders[r])
+            offsets[r] = dl_wire_bytes(self.wire, borders[r])
             widest = max(widest, offsets[r] - offsets[r - 1] if r else 0)
         most = max(1, self._most_sums[self.peers.rank]) * offsets[n]
         most = max(most, 4 * broadcast)  # a broadcast uses the same memory
         self._packed = Memory(self.max_rows * most)
         self._received = Memory(self._receives(n, offsets[n], widest))
         self._reduced = Memory(self.max_rows * widest)
-        self._carry = Memory(0 if self.wire == dl_type_f32 else self.max_rows * self.dim * 4)
+        self._carry = Memory(0 if self.wire == dl_wire_f32 else self.max_rows * self.dim * 4)
 
     cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest):
         """Most bytes that a first exchange receives: whole rows, or rows of the widest chunk."""
@@ -186,7 +198,7 @@ cdef class Communicator:
                 a.first_sum[r + 1] - a.first_sum[r] > self._most_sums[r]
                 for r in range(self.peers.world_size)):
             raise ValueError("the additions do not fit the nodes of this communicator")
-        a.peers, a.codec, a.wire = &self.peers, dl_quants_of(dl_isa()), self.wire
+        a.peers, a.fns, a.wire = &self.peers, dl_wire_fns_of(dl_isa()), self.wire
         a.algorithm, a.store, a.dim = self.algorithm, store, self.dim
         a.src, a.sum_stride, a.dst = src, sum_stride, dst
         a.borders = <int64_t *> self._borders.data
@@ -197,7 +209,7 @@ cdef class Communicator:
         return 0
 
     cdef float *carry(self) except? NULL:
-        return NULL if self.wire == dl_type_f32 else self._carry.floats()
+        return NULL if self.wire == dl_wire_f32 else self._carry.floats()
 
     cdef Broadcast broadcast_job(self, float *x, int64_t dim) noexcept:
         cdef Broadcast b

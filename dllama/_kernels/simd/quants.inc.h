@@ -166,8 +166,9 @@ DL_INLINE void DL_FN(dl_decode_q40)(const uint8_t *src, int64_t n, float *dst)
 DL_INLINE void DL_FN(dl_decode_q80)(const uint8_t *src, int64_t n, float *dst)
 {
     for (; n > 0; n -= dl_block_q80, src += dl_bytes_q80, dst += dl_block_q80) {
-        float d = DL_FN(dl_scale_at)(src);
-        for (int j = 0; j < 32; j++) dst[j] = d * (float)(int8_t)src[2 + j];
+        VT d = V(set1)(DL_FN(dl_scale_at)(src));
+        V(store)(dst, V(mul)(d, V(load_i8)((const int8_t *)src + 2)));
+        V(store)(dst + 16, V(mul)(d, V(load_i8)((const int8_t *)src + 18)));
     }
 }
 

@@ -101,6 +101,21 @@ DL_INLINE void v16_store_i16_avx2(int16_t *p, v16_avx2 x)
     _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(w, 0xd8));
 }
 
+/* Each lane plus or minus the one that is 1, 2 or 4 lanes apart; products with 1 and -1 are exact. */
+DL_INLINE __m256 dl_hadamard8_avx2(__m256 x)
+{
+    __m256 ones = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1), twos = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+    __m256 fours = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+    x = _mm256_fmadd_ps(x, ones, _mm256_permute_ps(x, 0xb1));
+    x = _mm256_fmadd_ps(x, twos, _mm256_permute_ps(x, 0x4e));
+    return _mm256_fmadd_ps(x, fours, _mm256_permute2f128_ps(x, x, 1));
+}
+DL_INLINE v16_avx2 v16_hadamard_avx2(v16_avx2 x)
+{
+    __m256 a = dl_hadamard8_avx2(x.a), b = dl_hadamard8_avx2(x.b);
+    DL_PAIR(_mm256_add_ps(a, b), _mm256_sub_ps(a, b));
+}
+
 typedef struct { __m256i a, b; } v16_sums_avx2, v16_pairs_avx2;
 
 DL_INLINE v16_sums_avx2 v16_zero_sums_avx2(void)

@@ -58,6 +58,18 @@ DL_INLINE void v16_lookup_avx512(const int8_t *table, uint8_t *bytes)
 DL_INLINE void v16_store_i16_avx512(int16_t *p, v16_avx512 x)
 { _mm256_storeu_si256((__m256i *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x))); }
 
+/* Each lane plus or minus the one that is 1, 2, 4 or 8 lanes apart; products with 1 and -1 are exact. */
+DL_INLINE v16_avx512 v16_hadamard_avx512(v16_avx512 x)
+{
+    static const float signs[4][16] = {
+        {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1}, {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1},
+        {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1}, {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}};
+    x = _mm512_fmadd_ps(x, _mm512_loadu_ps(signs[0]), _mm512_permute_ps(x, 0xb1));
+    x = _mm512_fmadd_ps(x, _mm512_loadu_ps(signs[1]), _mm512_permute_ps(x, 0x4e));
+    x = _mm512_fmadd_ps(x, _mm512_loadu_ps(signs[2]), _mm512_shuffle_f32x4(x, x, 0xb1));
+    return _mm512_fmadd_ps(x, _mm512_loadu_ps(signs[3]), _mm512_shuffle_f32x4(x, x, 0x4e));
+}
+
 typedef __m512i v16_sums_avx512, v16_pairs_avx512;
 
 DL_INLINE v16_sums_avx512 v16_zero_sums_avx512(void) { return _mm512_set1_epi32(0); }

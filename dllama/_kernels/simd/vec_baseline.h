@@ -81,6 +81,17 @@ DL_INLINE void v16_lookup_baseline(const int8_t *table, uint8_t *bytes)
 DL_INLINE void v16_store_i16_baseline(int16_t *p, v16_baseline a)
 { for (int i = 0; i < 16; i++) p[i] = (int16_t)(int32_t)a.f[i]; }
 #undef DL_EACH
+/* The Walsh-Hadamard transform: lanes 1, then 2, 4 and 8 apart become their sum and difference. */
+DL_INLINE v16_baseline v16_hadamard_baseline(v16_baseline a)
+{
+    for (int apart = 1; apart < 16; apart *= 2)
+        for (int i = 0; i < 16; i++) {
+            if (i & apart) continue;
+            float x = a.f[i], y = a.f[i + apart];
+            a.f[i] = x + y, a.f[i + apart] = x - y;
+        }
+    return a;
+}
 
 /* 16 sums of int32, and 16 pairs of int8 that are added to them. */
 typedef struct { int32_t i[16]; } v16_sums_baseline;

@@ -88,6 +88,22 @@ DL_INLINE void v16_store_i16_neon(int16_t *p, v16_neon x)
     vst1q_s16(p + 8, dl_narrow_neon(x.q[2], x.q[3]));
 }
 
+/* Each lane plus or minus the one that is 1 or 2 lanes apart; products with 1 and -1 are exact. */
+DL_INLINE float32x4_t dl_hadamard4_neon(float32x4_t x)
+{
+    const float ones[4] = {1, -1, 1, -1}, twos[4] = {1, 1, -1, -1};
+    x = vfmaq_f32(vrev64q_f32(x), x, vld1q_f32(ones));
+    return vfmaq_f32(vextq_f32(x, x, 2), x, vld1q_f32(twos));
+}
+DL_INLINE v16_neon v16_hadamard_neon(v16_neon x)
+{
+    DL_UNROLL for (int i = 0; i < 4; i++) x.q[i] = dl_hadamard4_neon(x.q[i]);
+    v16_neon y = {{vaddq_f32(x.q[0], x.q[1]), vsubq_f32(x.q[0], x.q[1]),
+                   vaddq_f32(x.q[2], x.q[3]), vsubq_f32(x.q[2], x.q[3])}};
+    return (v16_neon){{vaddq_f32(y.q[0], y.q[2]), vaddq_f32(y.q[1], y.q[3]),
+                       vsubq_f32(y.q[0], y.q[2]), vsubq_f32(y.q[1], y.q[3])}};
+}
+
 typedef struct { int32x4_t q[4]; } v16_sums_neon;
 typedef struct { int16x8_t first[2], second[2]; } v16_pairs_neon;
 

@@ -122,7 +122,7 @@ def test_cases_are_all_combinations():
     ("words", "message"),
     [
         (["--nodes", "1,x"], "--nodes: found 'x', expected an integer"),
-        (["--buffer", "q80,f64"], "--buffer: found 'f64', expected one of q80, f32, f16"),
+        (["--buffer", "q80,f64"], "--buffer: found 'f64', expected one of q80, q60, f16, f32"),
         (["--all-reduce", "ring"], "--all-reduce: found 'ring', expected one of auto"),
         (["--transport", "unix,pigeon"], "transport is 'pigeon', expected one of"),
         (["--nodes", "3", "--workers", "127.0.0.1:1"], "nodes is 3, but there are 1 workers"),

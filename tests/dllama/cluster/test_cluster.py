@@ -70,9 +70,9 @@ def test_the_text_of_one_node(standing, macbeth, transport, nodes, all_reduce):
     assert found == ids
 
 
-@pytest.mark.parametrize("buffer", ["q80", "f16"])
+@pytest.mark.parametrize(("buffer", "most"), [("q80", 0.001), ("q60", 0.02), ("f16", 0.001)])
 @pytest.mark.parametrize("nodes", [2, 3, 4, 8])
-def test_short_buffers_change_little(standing, macbeth, nodes, buffer):
+def test_short_buffers_change_little(standing, macbeth, nodes, buffer, most):
     prompt, ids, logits = macbeth
     results = []
     workers = standing(nodes - 1)
@@ -82,7 +82,7 @@ def test_short_buffers_change_little(standing, macbeth, nodes, buffer):
             llm.reset()
             results.append(llm.eval([*prompt, *ids]))
     for result in results:
-        assert divergence(logits, result).mean() < 0.005
+        assert divergence(logits, result).mean() < most
 
 
 def divergence(logits, others):
@@ -97,7 +97,7 @@ def log_softmax(x):
 
 
 @pytest.mark.parametrize("transport", transports.BUILTIN)
-@pytest.mark.parametrize("buffer", ["q80", "f32"])
+@pytest.mark.parametrize("buffer", ["q80", "q60", "f32"])
 def test_the_same_bits_on_every_transport_and_thread_count(macbeth, transport, buffer):
     """For shares whose borders are not those of an even split."""
     prompt, shares = macbeth[0][:50], (3, 7, 4)
@@ -115,7 +115,7 @@ def test_the_same_bits_however_a_prompt_is_cut(macbeth, cuts):
     np.testing.assert_array_equal(np.concatenate(found), logits[:PROMPT])
 
 
-@pytest.mark.parametrize("buffer", ["q80", "f16"])
+@pytest.mark.parametrize("buffer", ["q80", "q60", "f16"])
 def test_short_buffers_give_the_same_bits_however_a_prompt_is_cut(standing, macbeth, buffer):
     """Few rows are exchanged and many take two steps; both round alike."""
     ids = macbeth[0][:64]

@@ -12,7 +12,7 @@ import pytest
 
 import dllama
 from dllama import cli, options
-from dllama._kernels.comm.communicator import ALGORITHMS
+from dllama._kernels.comm.communicator import ALGORITHMS, WIRES
 from dllama.cli.options import LLM_ARGUMENTS
 from dllama.errors import ConfigError, ProtocolError
 from dllama.options.files import read_config
@@ -221,5 +221,5 @@ def test_ranges_of_messages_are_those_of_the_options():
 
 def test_choices_are_those_of_the_kernels():
     assert set(options.ALL_REDUCE.choices) == set(ALGORITHMS)
-    assert set(options.BUFFER.choices) == set(NUMBERS)
+    assert set(options.BUFFER.choices) == set(WIRES)
     assert set(options.KV_CACHE.choices) == {"auto", *NUMBERS}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 import dllama
-from dllama.model.weight_types import WeightType
 from dllama.planning.messages import all_reduce, broadcast, control, rounds_of
 from dllama.planning.work import Shape, transfers
 from dllama.run_config import RunConfig
@@ -28,6 +27,7 @@ def predicted(spec, config, shape, embedded):
     [
         (None, {"nodes": 2}),
         (None, {"nodes": 4, "buffer": "f16"}),
+        (None, {"nodes": 3, "buffer": "q60"}),
         (None, {"nodes": 4, "all_reduce": "two-step"}),
         (None, {"nodes": 3, "buffer": "f32", "shares": [2, 1, 1]}),
         ("mixtral", {"nodes": 3, "all_reduce": "exchange"}),
@@ -49,6 +49,6 @@ def test_equal_those_that_the_root_counts(converted, name, options):
 @pytest.mark.parametrize("algorithm", ["exchange", "two-step", "auto"])
 def test_what_is_sent_is_received(nodes, algorithm):
     sums = [1 + rank % 2 for rank in range(nodes)]
-    rounds = all_reduce(sums, 288, WeightType.Q80, 7, algorithm) + broadcast(1001, nodes)
+    rounds = all_reduce(sums, 288, "q80", 7, algorithm) + broadcast(1001, nodes)
     assert all(sum(one.sent) == sum(one.received) for one in rounds)
     assert sum(sum(one.sent) for one in broadcast(1001, nodes)) == 1001 * (nodes - 1)

@@ -15,6 +15,7 @@
 #include "simd/quants.h"
 #include "simd/sampling.h"
 #include "simd/search.h"
+#include "simd/wires.h"
 
 enum { MOST = 1 << 15 };
 
@@ -386,6 +387,39 @@ static void check_deltas(void)
     }
 }
 
+/* What nodes send: packed with and without a carry, decoded, rounded again and unpacked. */
+static void check_wire(int wire, int64_t n)
+{
+    static float x[MOST], carry[2][MOST], back[2][MOST], out[2][MOST];
+    static uint8_t dst[2][4 * MOST];
+    const dl_wire_fns *f[2] = {dl_wire_fns_of(isa), dl_wire_fns_of(0)};
+    int64_t strip = n < DL_STRIP ? n : DL_STRIP;
+    for (int round = 0; round < 3; round++) {
+        fill_source((uint8_t *)x, DL_SRC_F32, n);
+        for (int i = 0; i < 2; i++) {
+            f[i]->pack(x, round ? carry[i] : NULL, round == 1, n, wire, dst[i]);
+            f[i]->decode(dst[i], n, wire, back[i]);
+        }
+        same(dst[0], dst[1], sizeof dst[0], "packed form and numbers", wire, (int)n);
+        same(carry[0], carry[1], sizeof carry[0], "carried form and numbers", wire, (int)n);
+        same(back[0], back[1], sizeof back[0], "received form and numbers", wire, (int)n);
+        for (int i = 0; i < 2; i++) {
+            f[i]->round(back[i], carry[i], strip, wire, dst[i]);
+            f[i]->unpack(back[i], n, wire, round, out[i]);
+        }
+        same(carry[0], carry[1], sizeof carry[0], "carried sum of form", wire, (int)n);
+        same(out[0], out[1], sizeof out[0], "unpacked form and numbers", wire, (int)n);
+    }
+}
+
+static void check_wires(void)
+{
+    for (int wire = 0; dl_wire_of(wire); wire++) {
+        check_wire(wire, 32), check_wire(wire, 64), check_wire(wire, 480);
+        if (dl_wire_of(wire)->block == 1) check_wire(wire, 7), check_wire(wire, 77);
+    }
+}
+
 /* Whether all but tiles is code of another instruction set. */
 static int has_vectors_of_the_one_before(void)
 {
@@ -407,6 +441,7 @@ int main(int argc, char **argv)
         check_search();
         check_sampling();
         check_deltas();
+        check_wires();
     }
     return 0;
 }

@@ -90,6 +90,11 @@ DL_NEW(dpwssd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
     return (__m512i){_mm256_add_epi32(x.a, _mm256_madd_epi16(y.a, z.a)),
                      _mm256_add_epi32(x.b, _mm256_madd_epi16(y.b, z.b))};
 }
+DL_NEW(swap_quarters, __m512)(__m512 x, int n)
+{
+    if (n == 0x4e) return (__m512){x.b, x.a};
+    return (__m512){_mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1)};
+}
 DL_NEW(dpbusd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 { return (__m512i){dl_emulated_dpbusd256(x.a, y.a, z.a), dl_emulated_dpbusd256(x.b, y.b, z.b)}; }
 
@@ -165,6 +170,10 @@ DL_NEW(dpbusd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 #define _mm512_dpwssd_epi32 dl_emulated_dpwssd_epi32
 #undef _mm512_dpbusd_epi32
 #define _mm512_dpbusd_epi32 dl_emulated_dpbusd_epi32
+#undef _mm512_permute_ps
+#define _mm512_permute_ps(x, n) ((__m512){_mm256_permute_ps((x).a, n), _mm256_permute_ps((x).b, n)})
+#undef _mm512_shuffle_f32x4 /* of a register with itself: quarters 1 or 2 apart change places */
+#define _mm512_shuffle_f32x4(x, y, n) dl_emulated_swap_quarters(x, n)
 #undef DL_NEW
 #undef DL_BOTH
 #undef DL_TWO
