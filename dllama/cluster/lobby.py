@@ -7,6 +7,7 @@ there are too many, one that waits gives way.
 from __future__ import annotations
 
 import resource
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,8 +16,10 @@ from dllama._kernels.comm.link import Link
 from dllama.transports.sockets import network_of
 
 MOST = 64
-MOST_OF_ONE = 32  # of one address
-SPARED = 0.25  # seconds in which a stranger does not have to give way: many nodes may come at once
+MEMORY = 72 << 20  # bytes of addresses that a thread may take: its stack, and an arena of malloc
+# Seconds in which a stranger does not have to give way, since many nodes may come at once. Where
+# there are few places it is less, or those who wait to be accepted would wait for too long.
+SPARED, LEAST_SPARED = 0.25, 0.05
 
 
 class Lobby:
@@ -31,17 +34,16 @@ class Lobby:
         self._since: dict[Link, float] = {}  # the one that waits longest first
         self._gone: set[Link] = set()  # those that had to give way, until they leave
         self._changed = threading.Condition()
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        few = 0 < files < 4 * MOST
-        self._most = max(1, files // 4) if few else MOST
-        self._most_of_one = max(1, self._most // 2) if few else MOST_OF_ONE
+        self._most = max(1, min(MOST, _quarter("NOFILE"), _quarter("AS") // MEMORY))
+        self._most_of_one = max(1, self._most // 2)
+        self._spared = max(min(SPARED, LEAST_SPARED), SPARED * self._most / MOST)
 
     def enter(self, link: Link) -> None:
         """Add a stranger. Another one may have to give way; wait until one may."""
         with self._changed:
             self._sweep()
             while (oldest := self._in_the_way(link)) is not None:
-                spared = self._since[oldest] + SPARED - time.monotonic()
+                spared = self._since[oldest] + self._spared - time.monotonic()
                 if spared <= 0:
                     self._drop(oldest)
                 else:
@@ -92,3 +94,9 @@ class Lobby:
         del self._since[link]
         self._gone.add(link)
         link.interrupt()
+
+
+def _quarter(kind: str) -> int:
+    """A quarter of what this process may have of something."""
+    limit, _ = resource.getrlimit(getattr(resource, f"RLIMIT_{kind}"))
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit // 4

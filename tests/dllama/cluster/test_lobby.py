@@ -86,8 +86,14 @@ def test_one_address_has_half_of_the_places(hurried):
     assert [one.ended for one in many] == [True] + [False] * 32
 
 
-def test_few_files_make_few_places(hurried, monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
+@pytest.mark.parametrize(
+    ("kind", "limit"), [(resource.RLIMIT_NOFILE, 40), (resource.RLIMIT_AS, 40 * lobby.MEMORY)]
+)
+def test_few_files_or_little_memory_make_few_places(hurried, monkeypatch, kind, limit):
+    limits = {kind: limit}
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (limits.get(kind, resource.RLIM_INFINITY),) * 2
+    )
     room = Lobby(100.0)
     many = [one for n in range(20) for one in strangers(f"10.0.1.{n}", 1)]
     for one in many:
