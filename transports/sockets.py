@@ -217,5 +217,6 @@ def connect_unix(address: str, timeout: float, make: MakeLink) -> Link:
 
 def _unreachable(address: str, error: OSError, timeout: float) -> TransportError:
     if isinstance(error, TimeoutError):
-        return TransportTimeoutError(f"connecting to {address}: no reply within {timeout:g} s")
+        within = max(0.1, round(timeout, 1))
+        return TransportTimeoutError(f"connecting to {address}: no reply within {within:g} s")
     return TransportError(f"connecting to {address}: {error.strerror or error}")
