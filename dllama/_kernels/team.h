@@ -29,6 +29,7 @@ enum {
     DL_SPINS = 1000,       /* of a waiting thread before it lets others run: about 20 microseconds */
     DL_PATIENCE = 1000000, /* nanoseconds that it waits before it sleeps */
     DL_LOOK = 100000000,   /* nanoseconds between two looks of the calling thread */
+    DL_ITEMS_UNSEEN = 16,  /* items that it does without a look at the clock */
     DL_ITEM_BITS = 26,     /* of a number of items */
     DL_STAGE_BITS = 16,    /* of a stage */
 };
@@ -205,7 +206,7 @@ static inline void dl_do_stage(dl_team *t, int thread, uint64_t open)
                 && t->item(t->work, stage, first + i, thread))
                 __atomic_store_n(&t->failed, 1, __ATOMIC_RELAXED);
             finished++;
-            if (thread == 0) dl_look(t);
+            if (thread == 0 && finished % DL_ITEMS_UNSEEN == 0) dl_look(t);
         }
     }
     if (finished
@@ -226,6 +227,7 @@ static inline void dl_team_run(dl_team *t)
     open = __atomic_load_n(&t->open, __ATOMIC_ACQUIRE);
     while (dl_stage_of(open) != t->stages) {
         dl_do_stage(t, 0, open);
+        dl_look(t);
         open = dl_wait(t, open, 1);
     }
 }
