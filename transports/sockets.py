@@ -6,8 +6,10 @@ import contextlib
 import errno
 import ipaddress
 import os
+import queue
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,13 +163,49 @@ def listen_tcp(address: str, make: MakeLink) -> Listener:
 
 
 def connect_tcp(address: str, timeout: float, make: MakeLink) -> Link:
-    """Connect to HOST:PORT; all addresses of the host are tried."""
+    """Connect to HOST:PORT; all addresses of the host are tried, within the timeout together."""
     host, port = parse_tcp(address)
+    end = time.monotonic() + timeout
+    error: OSError = TimeoutError()
     try:
-        connection = socket.create_connection((host, port), timeout)
-    except OSError as error:
-        raise _unreachable(address, error, timeout) from error
-    return make(prepared(connection), address)
+        found = _resolved(host, port, timeout)
+    except OSError as failed:
+        raise _unreachable(address, failed, timeout) from failed
+    for family, kind, protocol, _, place in found:
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            connection.connect(place)
+            return make(prepared(connection), address)
+        except OSError as failed:
+            connection.close()
+            error = failed
+        if time.monotonic() >= end:
+            break
+    raise _unreachable(address, error, timeout) from error
+
+
+def _resolved(host: str, port: int, timeout: float) -> list[Any]:
+    """Return what getaddrinfo does. A name server may be silent for longer than the timeout."""
+    with contextlib.suppress(socket.gaierror):
+        numeric = socket.AI_NUMERICHOST
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
+    replies: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            replies.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            replies.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        reply = replies.get(timeout=timeout)
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(reply, OSError):
+        raise reply
+    return reply
 
 
 def listen_unix(address: str, make: MakeLink) -> Listener:

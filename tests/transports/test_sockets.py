@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from dllama.transports.sockets import network_of
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from dllama.errors import TransportError, TransportTimeoutError
+from dllama.transports.blocking import BlockingLink
+from dllama.transports.sockets import connect_tcp, network_of
+
+CALM = 20.0  # a timeout that nothing should reach
+SOON = 2.5  # seconds that a busy machine may add to any time limit
 
 
 def test_the_network_of_an_address():
@@ -12,3 +24,44 @@ def test_the_network_of_an_address():
     assert network_of("fe80::1%eth0") == "fe80::/64"
     assert network_of("unix:/run/x.sock") == "unix:/run/x.sock"
     assert network_of("") == ""
+
+
+def test_a_silent_name_server_takes_no_longer_than_the_timeout(monkeypatch):
+    ended = threading.Event()
+
+    def silent(host, port, *_, flags=0, **__):
+        if not flags:
+            ended.wait(CALM)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    begin = time.monotonic()
+    with pytest.raises(TransportTimeoutError, match=r"nowhere:9: no reply within 0\.2 s"):
+        connect_tcp("nowhere:9", 0.2, BlockingLink)
+    assert time.monotonic() - begin < 0.2 + SOON
+    ended.set()
+    with pytest.raises(TransportError, match="nowhere:9: no such name"):
+        connect_tcp("nowhere:9", CALM, BlockingLink)
+
+
+def test_all_addresses_of_a_host_share_the_timeout(monkeypatch):
+    """And one that works counts, whatever stands before it."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):  # its queue is full
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(deaf.getsockname())
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+            many = [(*kind, deaf.getsockname())] * 20
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: many)
+            begin = time.monotonic()
+            with pytest.raises(TransportTimeoutError, match="no reply within"):
+                connect_tcp("deaf:9", 0.3, BlockingLink)
+            assert time.monotonic() - begin < 0.3 + SOON
+        closed = (*kind, ("127.0.0.1", 1))
+        both = [closed, (*kind, server.getsockname())]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+        connect_tcp("two:9", CALM, BlockingLink).close()
