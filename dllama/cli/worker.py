@@ -100,22 +100,23 @@ def serve(worker: Worker, listener: Listener) -> None:
     waits for.
     """
     errors: list[BaseException] = []
+    ended = threading.Event()  # Thread.join takes a thread for ended when a signal interrupts it
 
     def work() -> None:
         try:
             worker.serve()
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=work, name="serve", daemon=True)
-    thread.start()
+    threading.Thread(target=work, name="serve", daemon=True).start()
     try:
-        while not worker.stopped and thread.is_alive():
-            thread.join(TICK)
+        while not worker.stopped and not ended.wait(TICK):
+            pass
     finally:
         worker.stop()
-        thread.join(LEAVING)
-        if thread.is_alive():
+        if not ended.wait(LEAVING):
             _cut(listener)
     if errors:
         raise errors[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -23,6 +22,9 @@ class _Calls(Generic[S, T]):
         self._lock = threading.Lock()
         self.results: dict[int, T] = {}
         self.errors: list[BaseException] = []
+        self._running = len(items)
+        # Thread.join takes a thread for ended when a signal interrupts it.
+        self.ended = threading.Event()
         self.threads = [
             threading.Thread(target=self._run, args=one, daemon=True) for one in enumerate(items)
         ]
@@ -34,6 +36,11 @@ class _Calls(Generic[S, T]):
             with self._lock:
                 self.errors.append(error)
             self._interrupt()
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    self.ended.set()
 
 
 def at_once(
@@ -56,14 +63,11 @@ def at_once(
     try:
         for thread in calls.threads:
             thread.start()
-        for thread in calls.threads:
-            thread.join()
+        if items:
+            calls.ended.wait()
     except BaseException:
         interrupt()
-        end = time.monotonic() + CUT
-        for thread in calls.threads:
-            if thread.ident is not None:  # it was started
-                thread.join(max(0.0, end - time.monotonic()))
+        calls.ended.wait(CUT)
         raise
     if calls.errors:
         raise calls.errors[0]

@@ -43,6 +43,11 @@ def test_the_first_error_interrupts_the_others():
 @pytest.mark.parametrize("heeds", [True, False])
 def test_a_signal_interrupts_all_and_leaves_alone_what_does_not_end(heeds):
     ended, left = threading.Event(), threading.Event()
+    done = []
+
+    def work(item: int) -> None:
+        left.wait(CALM)
+        done.append(item)
 
     def heed(*_: object) -> None:
         raise InterruptedError
@@ -52,7 +57,8 @@ def test_a_signal_interrupts_all_and_leaves_alone_what_does_not_end(heeds):
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         begin = time.monotonic()
         with pytest.raises(InterruptedError):
-            at_once(lambda _: left.wait(CALM), range(2), left.set if heeds else ended.set)
+            at_once(work, range(2), left.set if heeds else ended.set)
+        assert len(done) == (2 if heeds else 0)
         assert time.monotonic() - begin < AT_ONCE
         assert left.is_set() == heeds
         assert ended.is_set() != heeds
