@@ -24,7 +24,7 @@ def ends(process, number: int = signal.SIGTERM) -> None:
     process.signal(number)
     assert wait_until(lambda: not process.alive(), SECOND + SOON)
     assert time.monotonic() - begin < SECOND + SOON
-    assert process._process.wait() == 0
+    assert process._process.wait() == (128 + number if number == signal.SIGHUP else 0)
 
 
 def connect(address: str) -> socket.socket:
@@ -35,7 +35,7 @@ def connect(address: str) -> socket.socket:
     return connection
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("waits_for", ["peers", "weights"])
 def test_a_worker_that_waits_for_a_silent_root(start, invitation, number, waits_for):
     (process,) = start()
