@@ -61,13 +61,12 @@ def test_the_conformance_suite():
 
 
 @needs_ranks
-@pytest.mark.parametrize("all_reduce", ["auto", "mpi"])
-def test_three_ranks_give_the_text_of_one_node(all_reduce):
+@pytest.mark.parametrize(("ranks", "all_reduce"), [(3, "auto"), (2, "mpi")])
+def test_ranks_give_the_text_of_one_node(ranks, all_reduce):
     with dllama.LLM(threads=1) as llm:
         text = "".join(t.text for t in llm.generate("MACBETH:\n", 24, temperature=0))
-    found = ended(
-        3, *RUN, "MACBETH:\n", "--buffer", "f32", "--all-reduce", all_reduce, "--steps", "24"
-    )
+    options = ("--buffer", "f32", "--all-reduce", all_reduce, "--steps", "24")
+    found = ended(ranks, *RUN, "MACBETH:\n", *options)
     assert found.stdout == text + "\n"
     assert found.returncode == 0
     assert found.stderr == ""
@@ -97,9 +96,8 @@ def begun(*options):
 
 
 @needs_ranks
-@pytest.mark.parametrize("all_reduce", ["auto", "mpi"])
-def test_a_stopped_rank_is_named_and_ends_all(all_reduce):
-    with begun("--all-reduce", all_reduce) as (launcher, rank):
+def test_a_stopped_rank_is_named_and_ends_all():
+    with begun("--all-reduce", "mpi") as (launcher, rank):
         os.kill(rank, signal.SIGSTOP)
         _, said = launcher.communicate(timeout=LIMIT)
     assert launcher.returncode == 1

@@ -29,6 +29,8 @@ from failing import (
 )
 
 import dllama
+from dllama import transports
+from dllama.cluster.worker import Worker
 from dllama.model_path import DEMO
 
 pytestmark = pytest.mark.slow
@@ -106,3 +108,25 @@ def test_ctrl_c_leaves_nothing(local_run):
         root.stdout.read()
         assert root.wait(10) == 130
     assert time.monotonic() - begin < AT_ONCE
+
+
+def test_a_worker_may_end_when_no_root_comes_after_one_that_was_killed():
+    with transports.get("blocking").listen("127.0.0.1:0") as listener:
+        peer = Worker(listener, 1, patience=0.3)
+        thread = threading.Thread(target=peer.serve)
+        thread.start()
+        try:
+            with dllama.LLM(workers=[listener.address], threads=1, timeout=CALM) as llm:
+                llm.eval(IDS)
+            thread.join(1.0)
+            assert thread.is_alive(), "the root has left, nothing has failed"
+            command = [sys.executable, "-c", ROOT, str(DEMO), listener.address]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as root:
+                for _ in range(10):
+                    assert first_line(root)
+                root.kill()
+            thread.join(TIMEOUT + SOON)
+            assert peer.forsaken
+        finally:
+            peer.stop()
+            thread.join(10)
