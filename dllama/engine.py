@@ -77,6 +77,7 @@ class LLM:
         all_reduce: str = options.ALL_REDUCE.default,
         timeout: float = options.TIMEOUT.default,
         secret_file: str | Path | None = options.SECRET_FILE.default,
+        plain: bool = options.PLAIN.default,
         max_seq_len: int | None = options.MAX_SEQ_LEN.default,
         contexts: int | None = options.CONTEXTS.default,
         parallel: int = options.PARALLEL.default,
@@ -87,7 +88,7 @@ class LLM:
         trace: bool = options.KEEP_TRACE.default,
         progress: bool | Progress = options.PROGRESS.default,
     ) -> None:
-        layout = Layout.of(nodes, workers, transport, threads, secret_file, discover)
+        layout = Layout.of(nodes, workers, transport, threads, secret_file, discover, plain)
         self.nodes, self.workers = layout.world_size, layout.addresses
         self.threads = layout.threads[0]
         self.transport: str | None = layout.transport.name if layout.transport else None

@@ -81,6 +81,11 @@ cdef class MpiLink(Link):
         self.peer = peer
         self.hot.ops = &OPS
 
+    @property
+    def exposed(self):
+        """Whether others may read or alter its bytes: whoever starts an MPI job decides that."""
+        return False
+
     def close(self):
         if self.hot.own != NULL:
             self.hot.ops.shutdown(&self.hot)

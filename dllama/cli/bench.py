@@ -99,7 +99,8 @@ def _found(values: dict[str, Any]) -> list[str]:
     """The addresses of the workers that --discover finds; those of the first run stay."""
     most, transport = max(values.get("nodes") or [1]), (values.get("transport") or [None])[0]
     workers, secret_file = values.get("workers", ()), values.get("secret_file")
-    return [one.address for one in found_workers(most, workers, transport, secret_file)]
+    plain = values.get("plain", False)
+    return [one.address for one in found_workers(most, workers, transport, secret_file, plain)]
 
 
 def _measure(values: dict[str, Any], timelines: list[NodePass]) -> list[Result]:

@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
     option = f"--secret-file {args.secret_file}" if args.secret_file else VARIABLE
     check_length(secret, discovery.ANYWHERE, option)
     places = interfaces.interfaces()
-    found = discovery.listen(secret, places, None)
+    found = discovery.listen(secret, places, None, args.plain)
     if not found:
         raise TransportError(discovery.too_few(0, None, (), places))
     told = [one for one in found if one.about]
-    chosen = {one.name: one for one in discovery.choose(told, secret)}
+    chosen = {one.name: one for one in discovery.choose(told, secret, args.plain)}
     found = [chosen.get(one.name, one) for one in found]
     print(_table(found))
     if args.json:

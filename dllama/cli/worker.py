@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     folder = shard_folder(args)
     with transport.listen(address) as listener:
         name = args.name or (host_name() if transports.is_public(address) else "")
-        worker = Worker(listener, threads, secret, args.once, name, folder=folder)
+        worker = Worker(listener, threads, secret, args.once, name, folder=folder, plain=args.plain)
         heed_signals(worker)
         print(f"listening at {listener.address}", flush=True)
         with _announcement(worker, listener) if args.announce else nullcontext():

@@ -24,7 +24,9 @@ AGAIN = 0.25  # seconds until a busy worker is asked again
 EQUAL = 1.25  # an interface that takes so much longer than another is slower
 
 
-def find_workers(secret: bytes | None, wanted: int | None = None, option: str = "") -> list[Found]:
+def find_workers(
+    secret: bytes | None, wanted: int | None = None, option: str = "", plain: bool = False
+) -> list[Found]:
     """Return the free workers of other machines that know the secret, by name.
 
     What cannot be used is logged, a line each.
@@ -33,23 +35,26 @@ def find_workers(secret: bytes | None, wanted: int | None = None, option: str = 
         secret: None for none.
         wanted: how many are needed; None for all that answer while this listens.
         option: that gives the secret, for messages.
+        plain: do without TLS.
 
     Raises:
         TransportError: there are none, or fewer than wanted.
     """
     check_length(secret, ANYWHERE, option)
     places = interfaces()
-    found = listen(secret, places, wanted)
+    found = listen(secret, places, wanted, plain)
     free = [one for one in found if one.state == FREE and not one.here]
     others = [_unusable(one) for one in found if one not in free]
     if len(free) < (wanted or 1):
         raise TransportError(too_few(len(free), wanted, others, places))
     for line in others:
         log.warning("%s: not used", line)
-    return choose(free[:wanted], secret)
+    return choose(free[:wanted], secret, plain)
 
 
-def listen(secret: bytes | None, places: list[Interface], wanted: int | None) -> list[Found]:
+def listen(
+    secret: bytes | None, places: list[Interface], wanted: int | None, plain: bool = False
+) -> list[Found]:
     """Return all workers that are announced, by name; for the arguments see find_workers."""
     if not places:
         return []
@@ -58,11 +63,11 @@ def listen(secret: bytes | None, places: list[Interface], wanted: int | None) ->
 
         def ask(name: str) -> tuple[Heard, Found] | None:
             heard = ear.resolve(name)
-            return (heard, meet(heard, secret, places)) if heard else None
+            return (heard, meet(heard, secret, places, plain)) if heard else None
 
         def again(heard: Heard) -> tuple[Heard, Found]:
             time.sleep(AGAIN)
-            return heard, meet(heard, secret, places)
+            return heard, meet(heard, secret, places, plain)
 
         known: dict[str, Found] = {}
         asked: list[Future[tuple[Heard, Found] | None]] = []
@@ -84,7 +89,7 @@ def listen(secret: bytes | None, places: list[Interface], wanted: int | None) ->
     return [known[name] for name in sorted(known)]
 
 
-def choose(found: Sequence[Found], secret: bytes | None) -> list[Found]:
+def choose(found: Sequence[Found], secret: bytes | None, plain: bool = False) -> list[Found]:
     """Give all workers addresses of the fastest network that all of them are in.
 
     So they reach each other, too. Networks are compared by how long a reply of some size takes
@@ -96,7 +101,7 @@ def choose(found: Sequence[Found], secret: bytes | None) -> list[Found]:
     chosen = next(iter(common.values()))
     if len(common) > 1:
         times = {
-            name: max(seconds_of(worker, path, secret) for worker, path in paths.items())
+            name: max(seconds_of(worker, path, secret, plain) for worker, path in paths.items())
             for name, paths in common.items()
         }
         least = min(times.values())

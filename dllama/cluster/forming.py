@@ -46,6 +46,7 @@ def form_cluster(
     *,
     threads: Sequence[int],
     crowded: bool = False,
+    plain: bool = False,
     progress: Progress = SILENT,
 ) -> Coordinator:
     """Connect to workers and give each its weights; close the result.
@@ -59,13 +60,16 @@ def form_cluster(
         config: what all nodes agree on.
         threads: by rank, 0 for what a worker was started with.
         crowded: whether nodes share processors.
+        plain: do without TLS.
         progress: who is told how far weights are sent.
 
     Raises:
         TransportError, AuthenticationError, ProtocolError: a worker cannot be reached, refuses or
             fails. The message names it; nothing stays open.
     """
-    forming = _Forming(addresses, given_names, transport, secret, model, config, threads, crowded)
+    forming = _Forming(
+        addresses, given_names, transport, secret, model, config, threads, crowded, plain
+    )
     try:
         return forming.form(progress)
     except BaseException:
@@ -86,6 +90,7 @@ class _Forming:
         config: RunConfig,
         threads: Sequence[int],
         crowded: bool,
+        plain: bool,
     ) -> None:
         self.addresses = addresses
         self.names = given_names or [""] * len(addresses)
@@ -95,6 +100,7 @@ class _Forming:
         self.config = config
         self.threads = threads
         self.crowded = crowded
+        self.plain = plain
         self.session = secrets.token_hex(16)
         self.sent = SentWeights(model)
         self.members: list[Member] = []
@@ -158,7 +164,7 @@ class _Forming:
         link.peer = names.worker(rank, name, address)
         link.timeout, link.crowded = self.config.timeout, self.crowded
         link.allow(link.timeout, self.since)
-        protocol.greet(link, self.secret, caller=True)
+        protocol.greet(link, self.secret, caller=True, plain=self.plain)
         return link
 
     def _invite(self, graph: Graph) -> Member:

@@ -72,13 +72,13 @@ def _label(name: str, address: str) -> str:
     return f"{name} ({address})"
 
 
-def meet(heard: Heard, secret: bytes | None, places: list[Interface]) -> Found:
+def meet(heard: Heard, secret: bytes | None, places: list[Interface], plain: bool = False) -> Found:
     """Ask an announced worker about itself, at all its addresses at the same time."""
     hosts = {format_tcp(host, heard.port): host for host in heard.hosts}
     if not hosts:
         return Found(heard.name, "?", NO_REPLY, f"{heard.name} is announced without an address")
     answers = _answers(
-        {background(talk, heard.name, address, secret): address for address in hosts}
+        {background(talk, heard.name, address, secret, plain): address for address in hosts}
     )
     right = {
         address: told
@@ -102,24 +102,29 @@ def meet(heard: Heard, secret: bytes | None, places: list[Interface]) -> Found:
 
 
 def talk(
-    name: str, address: str, secret: bytes | None, seconds: float = ANSWERING, fill: int = 0
+    name: str,
+    address: str,
+    secret: bytes | None,
+    plain: bool = False,
+    seconds: float = ANSWERING,
+    fill: int = 0,
 ) -> About:
     """Ask the worker at an address about itself; raises as connecting and greeting do."""
     begin = time.monotonic()
     with transports.of_address(address).connect(address, ANSWERING) as link:
         link.peer, link.timeout = _label(name, address), seconds
         link.allow(seconds, begin)
-        protocol.greet(link, secret, caller=True)
+        protocol.greet(link, secret, caller=True, plain=plain)
         return about.ask(link, fill)
 
 
-def seconds_of(name: str, path: Path, secret: bytes | None) -> float:
+def seconds_of(name: str, path: Path, secret: bytes | None, plain: bool = False) -> float:
     """Return how long a worker's reply of MAX_FILL bytes takes over a path; infinity if lost."""
     took = float("inf")
     for _ in range(PROBES):
         begin = time.monotonic()
         try:
-            talk(name, path.address, secret, PROBING, MAX_FILL)
+            talk(name, path.address, secret, plain, PROBING, MAX_FILL)
         except DllamaError:
             continue
         took = min(took, time.monotonic() - begin)

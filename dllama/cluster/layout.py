@@ -35,6 +35,7 @@ class Layout:
         crowded: whether nodes that a launcher started share processors.
         names: of the workers, where they are known.
         whole: whether these are all nodes that a launcher started.
+        plain: nodes do without TLS.
     """
 
     transport: Transport | None
@@ -44,6 +45,7 @@ class Layout:
     crowded: bool = False
     names: tuple[str, ...] = ()
     whole: bool = False
+    plain: bool = False
 
     @classmethod
     def of(
@@ -54,6 +56,7 @@ class Layout:
         threads: int | Sequence[int | None] | None,
         secret_file: str | Path | None,
         discover: bool = False,
+        plain: bool = False,
     ) -> Layout:
         """Return the layout that options of LLM() ask for.
 
@@ -63,7 +66,7 @@ class Layout:
         """
         found: list[Found] = []
         if options.DISCOVER.argument(discover):
-            found = found_workers(nodes, workers, transport, secret_file)
+            found = found_workers(nodes, workers, transport, secret_file, plain)
             workers = [one.address for one in found]
         started = transports.get(transport).launched() if transport else None
         if started and not workers:
@@ -77,7 +80,8 @@ class Layout:
         for address in workers:
             check_length(secret, address, _giver(secret_file))
         names = tuple(one.name for one in found)
-        return cls(chosen, tuple(workers), secret, tuple(by_rank), names=names)
+        plain = options.PLAIN.require(plain)
+        return cls(chosen, tuple(workers), secret, tuple(by_rank), names=names, plain=plain)
 
     @classmethod
     def _launched(
@@ -112,7 +116,11 @@ class Layout:
 
 
 def found_workers(
-    nodes: int | None, workers: Sequence[str], transport: str | None, secret_file: str | Path | None
+    nodes: int | None,
+    workers: Sequence[str],
+    transport: str | None,
+    secret_file: str | Path | None,
+    plain: bool,
 ) -> list[Found]:
     """Return the workers that `discover` finds, for the other options of LLM().
 
@@ -128,7 +136,7 @@ def found_workers(
         raise ConfigError(f"discover finds workers over TCP, which {transport} does not use")
     count: int = options.NODES.argument(nodes)
     wanted = count - 1 if count > 1 else None
-    return find_workers(read_secret(secret_file), wanted, _giver(secret_file))
+    return find_workers(read_secret(secret_file), wanted, _giver(secret_file), plain)
 
 
 def _giver(secret_file: str | Path | None) -> str:

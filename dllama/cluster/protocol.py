@@ -1,8 +1,9 @@
 """What nodes say to each other: greeting, proof of the secret, and framed messages.
 
-A connection begins with a Hello from both sides. If they have a secret, both then prove it with an
-HMAC-SHA256 of both nonces (RFC 2104), the caller first. Messages follow: kind and length, 4 bytes
-each, and the content. All numbers are little-endian. docs/protocol.md describes the whole exchange.
+A connection begins with a Hello from both sides, and TLS if one of them asks for it. If they have a
+secret, both then prove it with an HMAC-SHA256 (RFC 2104) of both Hellos and of what identifies the
+TLS connection, the caller first. Messages follow: kind and length, 4 bytes each, and the content.
+All numbers are little-endian. docs/protocol.md describes the whole exchange.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import hmac
 import json
 import os
 import struct
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any
 
 from dllama._kernels.comm.link import Link
 from dllama.checks import one_line
 from dllama.errors import AuthenticationError, NodeError, ProtocolError
+from dllama.transports import tls
 
 VERSION = 8
 MAGIC = b"dllama\r\n"
@@ -57,30 +59,63 @@ class Want(IntEnum):
     LOGITS = 2
 
 
-def greet(link: Link, secret: bytes | None, caller: bool) -> None:
-    """Exchange Hellos, and proofs if there is a secret. After an error, close the link.
+class Flag(IntFlag):
+    """What a Hello says about its sender."""
+
+    SECRET = 1  # it has a secret to prove
+    TLS = 2  # it can use TLS
+    ASKS_TLS = 4  # it does not go on without
+
+
+def greet(link: Link, secret: bytes | None, caller: bool, plain: bool = False) -> None:
+    """Exchange Hellos, encrypt the link, and exchange proofs. After an error, close the link.
+
+    Each side asks for TLS if the link leaves its machine, whatever the other one says; so nobody in
+    between can talk them out of it.
 
     Args:
         link: a new connection.
         secret: what both sides prove; None for no proof.
         caller: whether this side opened the connection.
+        plain: do without TLS.
 
     Raises:
-        ProtocolError: the other side is no node, or has another version.
-        AuthenticationError: one side has no secret, or another one.
+        ProtocolError: the other side is no node, or has another version, or only one side is plain.
+        AuthenticationError: one side has no secret, or another one, or somebody is in between.
         TransportError: the link failed.
     """
-    nonce = os.urandom(16)
-    link.send(HELLO.pack(MAGIC, VERSION, secret is not None, nonce))
-    theirs = _read_hello(link)
-    if theirs.secret != (secret is not None):
+    flags = Flag.SECRET if secret is not None else Flag(0)
+    if not plain:
+        flags |= Flag.TLS | Flag.ASKS_TLS if link.exposed else Flag.TLS
+    hello = HELLO.pack(MAGIC, VERSION, flags, os.urandom(16))
+    link.send(hello)
+    theirs, their_flags = _read_hello(link)
+    if (flags ^ their_flags) & Flag.SECRET:
         who = "has no secret, this node has one" if secret else "asks for a secret"
         raise AuthenticationError(f"{link.peer} {who} (see --secret-file)")
-    if secret is None:
-        return
+    binding = tls.secure(link, caller) if _encrypted(link, flags, their_flags) else b""
+    if secret is not None:
+        _prove(link, secret, caller, hello, theirs, binding)
+
+
+def _encrypted(link: Link, ours: Flag, theirs: Flag) -> bool:
+    """Whether to use TLS; ProtocolError if one side asks for it and the other one is plain."""
+    for asks, can, text in (
+        (theirs, ours, "asks for TLS, this node was started with --plain"),
+        (ours, theirs, "was started with --plain, this node asks for TLS"),
+    ):
+        if asks & Flag.ASKS_TLS and not can & Flag.TLS:
+            raise ProtocolError(f"{link.peer} {text}: give --plain everywhere or nowhere")
+    return bool((ours | theirs) & Flag.ASKS_TLS)
+
+
+def _prove(
+    link: Link, secret: bytes, caller: bool, hello: bytes, theirs: bytes, binding: bytes
+) -> None:
+    """Exchange proofs: HMACs of both Hellos, and of what identifies the TLS connection."""
     roles = (CALLER, LISTENER) if caller else (LISTENER, CALLER)
-    own = _proof(secret, roles[0], nonce, theirs.nonce)
-    expected = _proof(secret, roles[1], theirs.nonce, nonce)
+    own = hmac.digest(secret, roles[0] + hello + theirs + binding, "sha256")
+    expected = hmac.digest(secret, roles[1] + theirs + hello + binding, "sha256")
     found = bytearray(PROOF_BYTES)
     if caller:
         link.send(own)
@@ -88,35 +123,26 @@ def greet(link: Link, secret: bytes | None, caller: bool) -> None:
     else:
         link.recv_into(found)
     if not hmac.compare_digest(found, expected):
-        raise AuthenticationError(f"{link.peer} has another secret")
+        between = ", or somebody is between the two" if binding else ""
+        raise AuthenticationError(f"{link.peer} has another secret{between}")
     if not caller:
         link.send(own)
 
 
-class _Hello:
-    def __init__(self, secret: bool, nonce: bytes) -> None:
-        self.secret = secret
-        self.nonce = nonce
-
-
-def _read_hello(link: Link) -> _Hello:
+def _read_hello(link: Link) -> tuple[bytes, Flag]:
     """Read the other side's Hello. A stranger is recognised by its first bytes."""
     raw = bytearray(HELLO.size)
     link.recv_into(memoryview(raw)[: len(MAGIC)])
     if raw[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{link.peer} does not speak dllama's protocol")
     link.recv_into(memoryview(raw)[len(MAGIC) :])
-    _, version, secret, nonce = HELLO.unpack(raw)
+    _, version, flags, _ = HELLO.unpack(raw)
     if version != VERSION:
         raise ProtocolError(
             f"{link.peer} speaks version {version} of the protocol, this node {VERSION}: "
             f"run the same version of dllama everywhere"
         )
-    return _Hello(bool(secret), nonce)
-
-
-def _proof(secret: bytes, role: bytes, own: bytes, theirs: bytes) -> bytes:
-    return hmac.digest(secret, role + own + theirs, "sha256")
+    return bytes(raw), Flag(flags)
 
 
 def send(link: Link, kind: Kind, content: bytes | bytearray | memoryview = b"") -> None:

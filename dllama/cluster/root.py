@@ -91,6 +91,7 @@ class Root:
             self._config,
             threads=layout.threads,
             crowded=crowded,
+            plain=layout.plain,
             progress=progress,
         )
         if self._local:

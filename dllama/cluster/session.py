@@ -25,6 +25,7 @@ from dllama.errors import DllamaError, ProtocolError, TransportTimeoutError
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.sampling.remote import reply, top_message
 from dllama.sampling.shard import Shard
+from dllama.transports import tls
 
 log = logging.getLogger("dllama.worker")
 
@@ -45,6 +46,7 @@ class Session:
         kept: weights of earlier sessions.
         threads: for computing, unless the root names a number.
         secret: what nodes prove to each other; None for no proof.
+        plain: do without TLS.
         stopped: set when the worker is to stop.
         name: of the worker, "" for none.
     """
@@ -58,6 +60,7 @@ class Session:
         kept: KeptWeights,
         threads: int,
         secret: bytes | None,
+        plain: bool,
         stopped: threading.Event,
         name: str = "",
     ) -> None:
@@ -66,6 +69,7 @@ class Session:
         self._meeting = meeting
         self._kept = kept
         self._secret = secret
+        self._plain = plain
         self._stopped = stopped
         self._name = name
         self._threads = join.threads if join.threads and cpu.openmp() else threads
@@ -144,7 +148,7 @@ class Session:
             self._links[rank] = link
             link.peer, link.timeout = names.worker(rank, "", address), timeout
             link.allow(timeout, self._since)
-            protocol.greet(link, self._secret, caller=True)
+            protocol.greet(link, self._secret, caller=True, plain=self._plain)
             content = {"session": join.session, "rank": join.rank, "name": self._name}
             protocol.send_json(link, Kind.PEER, content)
             name = names.clean(protocol.receive_json(link, Kind.ACCEPT).get("name"))
@@ -153,8 +157,8 @@ class Session:
         met = self._meeting.wait(self._root, timeout, self._since, self._check)
         for rank, (made, name) in met.items():
             made.peer = names.worker(rank, name, join.addresses[rank]) if rank else "the root"
-            self._links[rank] = transport.adopt(made)
-        self._root = transport.adopt(self._root)
+            self._links[rank] = tls.adopt(transport, made)
+        self._root = tls.adopt(transport, self._root)
         self._root.timeout = timeout
         self._root.allow(math.inf)
         self._root.keep_alive(2 * timeout)

@@ -50,6 +50,7 @@ class Worker:
     Attributes:
         name: may change at any time.
         forsaken: whether it has ended since no root came after a session had failed.
+        plain: do without TLS.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Worker:
         name: str = "",
         patience: float | None = None,
         folder: ShardFolder | None = None,
+        plain: bool = False,
     ) -> None:
         self.forsaken = False
         self._patience = patience
@@ -70,6 +72,7 @@ class Worker:
         self._threads = threads
         self._secret = secret
         self._once = once
+        self._plain = plain
         self._roots: queue.Queue[tuple[Link, Join]] = queue.Queue()
         self._busy = threading.Lock()
         self._root: str | None = None  # name of the one that is served
@@ -145,7 +148,7 @@ class Worker:
         Who has proved the secret is no stranger any more. Without a secret, everybody is one until
         its session is there.
         """
-        protocol.greet(link, self._secret, caller=False)
+        protocol.greet(link, self._secret, caller=False, plain=self._plain)
         if self._secret is not None:
             self._lobby.leave(link)
         kind, length = protocol.receive_header(link)
@@ -185,6 +188,7 @@ class Worker:
             kept=self._kept,
             threads=self._threads,
             secret=self._secret,
+            plain=self._plain,
             stopped=self._stopped,
             name=self.name,
         )

@@ -112,6 +112,11 @@ SECRET_FILE = Option(
     "secret_file", str, "the secret that nodes prove to each other", metavar="FILE",
     otherwise="DLLAMA_SECRET, if set",
 )  # fmt: skip
+PLAIN = Option(
+    "plain", bool, "do without TLS, which encrypts what leaves this machine: others on the network "
+    "can then read prompts and texts, and alter them unseen, secret or not; all nodes must be told",
+    default=False,
+)  # fmt: skip
 
 # What LLM() takes besides.
 KEEP_TRACE = Option("trace", bool, "keep the timeline of every pass", default=False)
@@ -289,6 +294,7 @@ PLOT = Option(
 MODEL_OPTIONS = (MODEL, TOKENIZER, REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS)
 CLUSTER_OPTIONS = (
     NODES, WORKERS, DISCOVER, TRANSPORT, BUFFER, ALL_REDUCE, SHARES, TIMEOUT, SECRET_FILE,
+    PLAIN,
 )  # fmt: skip
 DRAFT_OPTIONS = (DRAFT, DRAFT_TOKENS)
 SAMPLING_OPTIONS = (
@@ -317,8 +323,8 @@ REPORT_OPTIONS = (JSON, QUIET)
 WORK_OPTIONS = (PROMPT_TOKENS, REPEATS, CSV, PLOT)
 LLM_OPTIONS = (
     MODEL, TOKENIZER, REQUANTISE, NODES, WORKERS, DISCOVER, TRANSPORT, THREADS, SHARES, BUFFER,
-    ALL_REDUCE, TIMEOUT, SECRET_FILE, MAX_SEQ_LEN, CONTEXTS, PARALLEL, KV_CACHE, BATCH_SIZE, DRAFT,
-    DRAFT_TOKENS, KEEP_TRACE, PROGRESS,
+    ALL_REDUCE, TIMEOUT, SECRET_FILE, PLAIN, MAX_SEQ_LEN, CONTEXTS, PARALLEL, KV_CACHE, BATCH_SIZE,
+    DRAFT, DRAFT_TOKENS, KEEP_TRACE, PROGRESS,
 )  # fmt: skip
 # A YAML file may hold the options of any command; each command takes its own.
 FILE_OPTIONS = (

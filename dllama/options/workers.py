@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dllama.options import INSECURE, JSON, LISTEN, LOG_QUIET, SECRET_FILE, THREADS
+from dllama.options import INSECURE, JSON, LISTEN, LOG_QUIET, PLAIN, SECRET_FILE, THREADS
 from dllama.options.option import Option
 
 # `dllama worker`.
@@ -36,7 +36,12 @@ WORKER_OPTIONS = (
     NAME,
     replace(THREADS, help="threads that compute", otherwise="one per core"),
     replace(SECRET_FILE, help="the secret that the root must know"),
-    replace(INSECURE, help="allow other machines to connect without a secret"),
+    replace(
+        INSECURE,
+        help="allow other machines to connect without a secret: anybody can use this "
+        "worker, and TLS only keeps out those who listen",
+    ),
+    PLAIN,
     Option("once", bool, "exit after the first root, or after a minute without one", default=False),
     CACHE,
     CACHE_SIZE,
@@ -44,4 +49,4 @@ WORKER_OPTIONS = (
 )
 
 # `dllama nodes`.
-NODES_OPTIONS = (SECRET_FILE, JSON)
+NODES_OPTIONS = (SECRET_FILE, PLAIN, JSON)

@@ -36,12 +36,12 @@ def frame(kind: int, content: bytes | dict | list, length: int | None = None) ->
 
 
 class Served:
-    """A worker in this process."""
+    """A worker in this process, at a host; the options are those of Worker."""
 
-    def __init__(self, caplog, folder=None) -> None:
+    def __init__(self, caplog, host: str = "127.0.0.1", **options) -> None:
         self._caplog = caplog
-        self._listener = transports.get("blocking").listen("127.0.0.1:0")
-        self._worker = worker.Worker(self._listener, 1, folder=folder)
+        self._listener = transports.get("blocking").listen(f"{host}:0")
+        self._worker = worker.Worker(self._listener, 1, **options)
         self._thread = threading.Thread(target=self._worker.serve)
         self._thread.start()
         self.address = self._listener.address

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 typedef struct dl_link dl_link;
+struct dl_tls;
 
 /* What wait waits for and reports: a set of bits for each link. */
 enum {
@@ -42,6 +43,7 @@ struct dl_link {
     const dl_link_ops *ops;
     int fd;           /* file descriptor, for transports that have one */
     void *own;        /* what else a transport keeps for the link, or NULL */
+    struct dl_tls *tls; /* what encrypts its bytes (tls.h), or NULL */
     int crowded;      /* more threads than processors: a wait yields its processor at once */
     int error;        /* 0, or the first error, a negative errno */
     int64_t sent, received;

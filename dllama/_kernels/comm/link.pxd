@@ -20,10 +20,13 @@ cdef extern from "comm/link.h" nogil:
         void (*wait)(dl_link *const *links, int *events, int n, int64_t nanoseconds) noexcept nogil
         void (*shutdown)(dl_link *link) noexcept nogil
         int (*sum_some)(dl_link *link, const float *src, float *dst, int64_t n) noexcept nogil
+    ctypedef struct dl_tls:
+        pass
     ctypedef struct dl_link:
         const dl_link_ops *ops
         int fd
         void *own
+        dl_tls *tls
         int crowded
         int error
         int64_t sent
@@ -46,6 +49,7 @@ cdef class Link:
     cdef double _allowed            # seconds after which all of them fail, for messages
     cdef int64_t _latest            # when, in nanoseconds of the monotonic clock
     cdef int _transfer(self, char *data, int64_t n, bint sending) except -1
+    cdef readonly object encryption # what hot.tls belongs to (tls.pyx), or None
 
 
 cdef class SocketLink(Link):

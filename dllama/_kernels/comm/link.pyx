@@ -4,6 +4,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isinf
 from libc.stdint cimport INT64_MAX
 
+import ipaddress
 import math
 import os
 import socket as sockets
@@ -13,6 +14,7 @@ from dllama.errors import TransportError, TransportTimeoutError
 
 
 cdef extern from "errno.h" nogil:
+    int EBADMSG
     int ECANCELED
     int ECONNRESET
     int EINTR
@@ -39,6 +41,7 @@ cdef class Link:
     Attributes:
         peer: name of the other end, for messages.
         timeout: seconds without progress after which send and recv_into fail.
+        encryption: the dllama._kernels.comm.tls.Encryption of its bytes, or None.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -111,6 +114,11 @@ cdef class Link:
             self.hot.error = -ECONNRESET
 
     @property
+    def exposed(self):
+        """Whether its bytes may leave this machine, so that others may read or alter them."""
+        return True
+
+    @property
     def failed(self):
         """Whether the link was closed or has failed."""
         return self.hot.error != 0
@@ -152,9 +160,9 @@ cdef class Link:
 cdef class SocketLink(Link):
     """A link over a connected stream socket, which it owns. The transport sets hot.ops."""
 
-    def __cinit__(self, socket, str peer, *args, **kwargs):
-        self._socket, self.peer = socket, peer
-        self.hot.fd = socket.fileno()
+    def __cinit__(self, connection, str peer, *args, **kwargs):
+        self._socket, self.peer = connection, peer
+        self.hot.fd = connection.fileno()
 
     def keep_alive(self, double seconds):
         values = {
@@ -174,19 +182,33 @@ cdef class SocketLink(Link):
             self.hot.ops.shutdown(&self.hot)
 
     def close(self):
-        socket, self._socket = self._socket, None
-        if socket is not None:
+        connection, self._socket = self._socket, None
+        if connection is not None:
             self.hot.ops.shutdown(&self.hot)
-            socket.close()
+            connection.close()
         Link.close(self)
+
+    @property
+    def exposed(self):
+        """Whether its bytes may leave this machine: not over Unix sockets and loopback."""
+        try:
+            return self._socket.family != sockets.AF_UNIX and not _loopback(self._socket.getpeername())
+        except (OSError, AttributeError):  # disconnected, or closed
+            return True
 
     def detach(self):
         """Return the socket for use by another link, and close this one."""
-        socket, self._socket = self._socket, None
-        if socket is None:
+        connection, self._socket = self._socket, None
+        if connection is None:
             raise failure(self.hot.error, "using", self.peer, self.timeout)
         Link.close(self)
-        return socket
+        return connection
+
+
+cdef bint _loopback(tuple peer) except -1:
+    """Whether an address, as sockets give it, is one of this machine alone."""
+    host = ipaddress.ip_address(peer[0].partition("%")[0])
+    return (getattr(host, "ipv4_mapped", None) or host).is_loopback
 
 
 cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit,
@@ -259,6 +281,8 @@ cdef object failure(int error, str operation, str peer, double timeout):
         return TransportTimeoutError(f"{operation} {peer}: not done within {timeout:g} s")
     if error in (-ECONNRESET, -EPIPE):
         return TransportError(f"{operation} {peer}: the connection is closed")
+    if error == -EBADMSG:
+        return TransportError(f"{operation} {peer}: the bytes were altered on their way")
     if error == -ECANCELED:
         return TransportError(f"{operation} {peer}: given up, as another node failed")
     return TransportError(f"{operation} {peer}: {os.strerror(-error)}")

@@ -72,7 +72,7 @@ ETH, WIFI = "eth0", "wlan0"
     ],
 )
 def test_the_fastest_network_of_all(monkeypatch, workers, times, expected):
-    def seconds_of(name, path, secret):
+    def seconds_of(name, path, secret, plain):
         return times[path.interface] + 0.01 * int(name)
 
     monkeypatch.setattr(discovery, "seconds_of", seconds_of)

@@ -28,7 +28,7 @@ def start(caplog, tmp_path, monkeypatch):
         def new() -> Served:
             ends.close()
             caplog.clear()
-            one = Served(caplog, ShardFolder(tmp_path / "shards", 1 << 30))
+            one = Served(caplog, folder=ShardFolder(tmp_path / "shards", 1 << 30))
             ends.callback(one.stop)
             return one
 
