@@ -1,10 +1,11 @@
-"""Compare the two TCP transports, blocking and nonblocking, over slow links on one machine.
+"""Compare the two TCP transports, or one with TLS and without, over slow links on one machine.
 
     sudo python benchmarks/network_modes.py --model tiny.m --threads 1 --json samples.json
+    sudo python benchmarks/network_modes.py --model tiny.m --nodes 2 --tls nonblocking
 
 Every node gets its own network namespace. A bridge joins them, and --rate limits both directions of
 every link. The machine's cores are divided among the nodes, so that each is like a machine of its
-own. The transports take turns, on an otherwise idle machine and with a busy loop on every core. A
+own. The two cases take turns, on an otherwise idle machine and with a busy loop on every core. A
 link adds no latency beyond its rate, unless --delay does.
 
 Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed, and
@@ -33,6 +34,7 @@ from support.networks import MAX_NODES, Cable, NetworkError, Node, missing, netw
 import dllama
 
 MODES = ("blocking", "nonblocking")
+WITH_TLS = ("plain", "TLS")
 MACHINES = ("idle", "loaded")
 # Label, key of a sample, and the factor from its unit to the table's.
 MEASURES = (
@@ -44,7 +46,7 @@ MEASURES = (
     ("prompt, tokens/s", "prompt_tokens_per_s", 1.0),
 )
 WARM_UP = 4  # tokens
-PORT = 9999
+PORTS = {"plain": 9998, "TLS": 9999}
 READY = "listening at "
 STARTING = 60.0  # seconds that a worker may take to start
 QUIET = 0.3  # number of cores that may be busy before a run on an idle machine
@@ -77,7 +79,7 @@ def main() -> None:
         samples = run_all(args)
     except (BenchmarkError, NetworkError) as error:
         sys.exit(f"network_modes.py: {error}")
-    print(table(samples))
+    print(table(samples, args))
     if any(sample.get("others", 0.0) > QUIET for sample in samples):
         print("\nThe idle machine was not idle: other programs ran.")
     if args.json:
@@ -101,12 +103,19 @@ def parse_arguments() -> argparse.Namespace:
     add("--repeats", type=between(1, 1000), default=5)
     add("--prompt-tokens", type=between(1, 1 << 20), default=64)
     add("--tokens", type=between(1, 1 << 20), default=64, help="decoded after the first one")
+    add("--machines", nargs="+", choices=MACHINES, default=MACHINES)
+    add("--tls", choices=MODES, help="compare this transport with TLS and without")
     add("--all-reduce", default="auto", help="auto, exchange or two-step")
     add("--buffer", help="q80, f32 or f16 (default: as the weights are)")
     add("--timeout", type=positive, default=600.0, metavar="S", help="seconds for one run")
     add("--json", metavar="FILE", help="save settings and all samples")
-    add("--measure", choices=MODES, help=argparse.SUPPRESS)
+    add("--measure", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def cases(args: argparse.Namespace) -> tuple[str, str]:
+    """Return what is compared."""
+    return WITH_TLS if args.tls else MODES
 
 
 def between(least: int, most: int) -> Callable[[str], int]:
@@ -141,13 +150,14 @@ def leave(number: int, frame: object) -> NoReturn:
 
 
 def run_all(args: argparse.Namespace) -> list[Sample]:
-    """Take all samples; the transports alternate, and so does the first of each pair."""
+    """Take all samples; the cases alternate, and so does the first of each pair."""
     samples: list[Sample] = []
     with cluster(args) as root:
-        root.sample(MODES[0])  # sends the weights, which the workers keep
+        for mode in cases(args):
+            root.sample(mode)  # sends the weights, which the workers keep
         for repeat in range(args.repeats):
-            order = MODES if repeat % 2 == 0 else MODES[::-1]
-            for machine in MACHINES:
+            order = cases(args) if repeat % 2 == 0 else cases(args)[::-1]
+            for machine in args.machines:
                 with busy_cores() if machine == "loaded" else contextlib.nullcontext():
                     for mode in order:
                         labels: Sample = {"machine": machine, "transport": mode, "repeat": repeat}
@@ -181,8 +191,13 @@ def cluster(args: argparse.Namespace) -> Iterator[Root]:
         args.rate, args.delay, burst=args.burst, congestion_control=args.congestion_control
     )
     with network(args.nodes, cable) as nodes, contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(worker(node, cores[node.rank], args)) for node in nodes[1:]]
-        for rank, process in enumerate(workers, 1):
+        workers = [
+            (node.rank, stack.enter_context(worker(node, cores[node.rank], args, port, case)))
+            for case, port in PORTS.items()
+            for node in nodes[1:]
+            if args.tls or case == "TLS"
+        ]
+        for rank, process in workers:
             await_worker(process, rank)
         yield Root(nodes[0], cores[0], args)
 
@@ -201,12 +216,15 @@ def last_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def worker(node: Node, cores: Cores, args: argparse.Namespace) -> Iterator[subprocess.Popen[str]]:
+def worker(
+    node: Node, cores: Cores, args: argparse.Namespace, port: int, case: str
+) -> Iterator[subprocess.Popen[str]]:
     """Start a worker in a namespace; its warnings go to stderr."""
     process = node.popen(
         [
             sys.executable, "-m", "dllama", "worker", "--insecure", "--quiet",
-            "--listen", f"{node.address()}:{PORT}", "--threads", args.threads,
+            "--listen", f"{node.address()}:{port}", "--threads", args.threads,
+            *(["--plain"] if case == "plain" else []),
         ],
         stdout=subprocess.PIPE, **on(cores),
     )  # fmt: skip
@@ -275,17 +293,18 @@ class Root:
 
 def options(args: argparse.Namespace) -> list[str]:
     """Return the arguments that the root's process needs."""
-    names = ("model", "nodes", "threads", "prompt_tokens", "tokens", "all_reduce", "buffer")
+    names = ("model", "tls", "nodes", "threads", "prompt_tokens", "tokens", "all_reduce", "buffer")
     given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 
 def measure(args: argparse.Namespace) -> Sample:
     """Run a prompt and decode, after a warm-up; this runs in the root's process."""
-    workers = [f"{Node('', rank).address()}:{PORT}" for rank in range(1, args.nodes)]
+    port = PORTS["plain" if args.measure == "plain" else "TLS"]
+    workers = [f"{Node('', rank, None).address()}:{port}" for rank in range(1, args.nodes)]
     with dllama.LLM(
-        args.model, workers=workers, transport=args.measure, threads=args.threads,
-        all_reduce=args.all_reduce, buffer=args.buffer,
+        args.model, workers=workers, transport=args.tls or args.measure, threads=args.threads,
+        all_reduce=args.all_reduce, buffer=args.buffer, plain=args.measure == "plain",
     ) as llm:  # fmt: skip
         prompt = [1 + index % (llm.spec.vocab_size - 1) for index in range(args.prompt_tokens)]
         for tokens in (WARM_UP, args.tokens + 1):
@@ -294,15 +313,17 @@ def measure(args: argparse.Namespace) -> Sample:
         return dict(llm.stats.summary())
 
 
-def table(samples: list[Sample]) -> str:
-    """Return a Markdown table: medians of both transports and of the ratios of paired runs."""
+def table(samples: list[Sample], args: argparse.Namespace) -> str:
+    """Return a Markdown table: medians of both cases and of the ratios of paired runs."""
+    first, second = cases(args)
     lines = [
-        "| machine | measure | blocking | nonblocking | nonblocking/blocking |",
+        f"| machine | measure | {first} | {second} | {second}/{first} |",
         "|---|---|---|---|---|",
     ]
-    for machine in MACHINES:
+    for machine in args.machines:
         for label, key, unit in MEASURES:
-            pairs = list(zip(*(column(samples, machine, mode, key) for mode in MODES), strict=True))
+            columns = (column(samples, machine, mode, key) for mode in (first, second))
+            pairs = list(zip(*columns, strict=True))
             rates = [unit * statistics.median(values) for values in zip(*pairs, strict=True)]
             ratio = statistics.median(b / a if a else float("nan") for a, b in pairs)
             lines.append(f"| {machine} | {label} | {rates[0]:.2f} | {rates[1]:.2f} | {ratio:.2f} |")
