@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SANITIZED := build/sanitized
 TYPED := build/typed
 
-.PHONY: help install test build debug sanitize lint bench clean
+.PHONY: help install test build debug sanitize lint bench wheels clean
 
 help:
 	@echo "install   create $(VENV), build and install dllama there"
@@ -16,6 +16,7 @@ help:
 	@echo "sanitize  run the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "lint      check style and types"
 	@echo "bench     time the kernels"
+	@echo "wheels    build and check wheels for x86-64 and aarch64 (PYTHON: for which Python)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +53,9 @@ lint:
 
 bench:
 	$(BIN)/python benchmarks/kernels.py
+
+wheels:
+	PYTHON=$(PYTHON) .ci/wheels
 
 clean:
 	rm -rf build dist *.egg-info
