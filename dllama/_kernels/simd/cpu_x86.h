@@ -1,61 +1,79 @@
-/* Features of x86-64 processors; included by cpu.h. */
+/* Features of x86-64 processors; included by cpu.h.
+ *
+ * They are read by cpuid: what __builtin_cpu_supports knows depends on the compiler and on the library
+ * that is linked, and may be nothing at all.
+ */
 #ifndef DL_CPU_X86_H
 #define DL_CPU_X86_H
 
 #include <cpuid.h>
 
-/* Features that __builtin_cpu_supports of some compilers does not know. */
-enum { DL_CPUID_READ = 1, DL_CPUID_F16C = 2, DL_CPUID_AVXVNNI = 4 };
+/* A bit for each feature, in the order of dl_features. */
+enum {
+    DL_HAS_SSE41, DL_HAS_AVX, DL_HAS_AVX2, DL_HAS_FMA, DL_HAS_F16C, DL_HAS_AVX512F,
+    DL_HAS_AVX512BW, DL_HAS_AVX512VL, DL_HAS_AVX512DQ, DL_HAS_AVX512VNNI, DL_HAS_AVX512BF16,
+    DL_HAS_AVXVNNI, DL_FEATURES,
+    DL_KNOWN = DL_FEATURES, /* cpuid was read */
+};
 
-/* F16C: cpuid leaf 1, ecx bit 29. AVX-VNNI: leaf 7, subleaf 1, eax bit 4. The result is kept, since
- * cpuid takes microseconds in a virtual machine. Whether the operating system saves the registers
- * is checked with AVX2. */
+/* Registers that the system saves (Intel's manual 1, section 13.3), if it says so. */
+DL_INLINE unsigned dl_saved(unsigned leaf1_ecx)
+{
+    unsigned low, high;
+    if (!(leaf1_ecx >> 27 & 1)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+DL_INLINE int dl_read_cpuid(void)
+{
+    unsigned a = 0, b = 0, c = 0, d, leaf1 = 0, most = 0, b7 = 0, c7 = 0, a71 = 0;
+    if (__get_cpuid(1, &a, &b, &c, &d)) leaf1 = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) most = a, b7 = b, c7 = c;
+    if (most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) a71 = a;
+    unsigned saved = dl_saved(leaf1);
+    unsigned avx = (saved & 0x6) == 0x6, avx512 = (saved & 0xe6) == 0xe6;
+#define DL_BIT(feature, word, bit, on) ((int)((word) >> (bit) & (on)) << (feature))
+    return 1 << DL_KNOWN | DL_BIT(DL_HAS_SSE41, leaf1, 19, 1u) | DL_BIT(DL_HAS_AVX, leaf1, 28, avx)
+        | DL_BIT(DL_HAS_AVX2, b7, 5, avx) | DL_BIT(DL_HAS_FMA, leaf1, 12, avx)
+        | DL_BIT(DL_HAS_F16C, leaf1, 29, avx) | DL_BIT(DL_HAS_AVX512F, b7, 16, avx512)
+        | DL_BIT(DL_HAS_AVX512BW, b7, 30, avx512) | DL_BIT(DL_HAS_AVX512VL, b7, 31, avx512)
+        | DL_BIT(DL_HAS_AVX512DQ, b7, 17, avx512) | DL_BIT(DL_HAS_AVX512VNNI, c7, 11, avx512)
+        | DL_BIT(DL_HAS_AVX512BF16, a71, 5, avx512) | DL_BIT(DL_HAS_AVXVNNI, a71, 4, avx);
+#undef DL_BIT
+}
+
+/* The result is kept, since cpuid takes microseconds in a virtual machine. */
 DL_INLINE int dl_cpuid(void)
 {
     static int known = 0;
     int found = __atomic_load_n(&known, __ATOMIC_RELAXED);
     if (!found) {
-        unsigned a = 0, b, c = 0, d;
-        found = DL_CPUID_READ;
-        if (__get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1)) found |= DL_CPUID_F16C;
-        if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1
-            && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1))
-            found |= DL_CPUID_AVXVNNI;
+        found = dl_read_cpuid();
         __atomic_store_n(&known, found, __ATOMIC_RELAXED);
     }
     return found;
 }
 
-DL_INLINE int dl_has_avx2(void)
-{
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-        && (dl_cpuid() & DL_CPUID_F16C);
-}
+DL_INLINE int dl_has(int feature) { return dl_cpuid() >> feature & 1; }
 
-DL_INLINE int dl_has_avxvnni(void) { return dl_has_avx2() && (dl_cpuid() & DL_CPUID_AVXVNNI); }
+DL_INLINE int dl_has_avx2(void) { return dl_has(DL_HAS_AVX2) && dl_has(DL_HAS_FMA) && dl_has(DL_HAS_F16C); }
+
+DL_INLINE int dl_has_avxvnni(void) { return dl_has_avx2() && dl_has(DL_HAS_AVXVNNI); }
 
 DL_INLINE int dl_has_avx512(void)
 {
-    return dl_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vnni");
+    return dl_has_avx2() && dl_has(DL_HAS_AVX512F) && dl_has(DL_HAS_AVX512BW) && dl_has(DL_HAS_AVX512VL)
+        && dl_has(DL_HAS_AVX512DQ) && dl_has(DL_HAS_AVX512VNNI);
 }
-
-enum { DL_FEATURES = 12 };
 
 DL_INLINE void dl_features(dl_feature *out)
 {
-    __builtin_cpu_init();
-#define DL_HAS(name) {name, __builtin_cpu_supports(name) != 0}
-    const dl_feature features[DL_FEATURES] = {
-        DL_HAS("sse4.1"), DL_HAS("avx"), DL_HAS("avx2"), DL_HAS("fma"),
-        {"f16c", (dl_cpuid() & DL_CPUID_F16C) != 0},
-        DL_HAS("avx512f"), DL_HAS("avx512bw"), DL_HAS("avx512vl"), DL_HAS("avx512dq"),
-        DL_HAS("avx512vnni"), DL_HAS("avx512bf16"), {"avxvnni", dl_has_avxvnni()},
+    static const char *const names[DL_FEATURES] = {
+        "sse4.1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq",
+        "avx512vnni", "avx512bf16", "avxvnni",
     };
-#undef DL_HAS
-    memcpy(out, features, sizeof features);
+    for (int i = 0; i < DL_FEATURES; i++) out[i] = (dl_feature){names[i], dl_has(i)};
 }
 
 #endif
