@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from dllama.errors import ModelError
+from dllama.errors import ConfigError, ModelError
 from dllama.model.file import ModelFile
 from dllama.model.formats import is_gguf
 from dllama.model.stored_model import StoredModel
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dllama.engine")
 
 DEMO = Path(__file__).parent / "demo"
+CONFIG = "config.json"
 
 
 def open_model(model: str | Path | None, requantise: bool = False) -> StoredModel:
@@ -41,6 +42,30 @@ def open_model(model: str | Path | None, requantise: bool = False) -> StoredMode
 
         return GgufModel(path, requantise)
     return ModelFile.open(path)
+
+
+def planned_model(model: str | None, weights: str | None, requantise: bool = False) -> StoredModel:
+    """Open a model, or what a config.json would become, for plans.
+
+    Args:
+        model: as open_model takes it, or a config.json, or a folder with one and without a model.
+        weights: type of the matrices of a model that is not converted yet, as for `convert`.
+        requantise: as open_model.
+
+    Raises:
+        ConfigError: weights are given for a model that has its own.
+        ModelError, FormatError, UnsupportedError: there is no model, or it is wrong.
+    """
+    from dllama.planning.unwritten import unwritten  # the converter takes a while to import
+
+    path = Path(model).expanduser() if model else DEMO
+    if path.is_dir() and not [*path.glob("*.m")] and (path / CONFIG).is_file():
+        path /= CONFIG
+    if path.suffix == ".json":
+        return unwritten(path, weights)
+    if weights is not None:
+        raise ConfigError(f"weights is for a {CONFIG}, and {model or 'the model'} has its own")
+    return open_model(model, requantise)
 
 
 def _file(path: Path) -> Path:

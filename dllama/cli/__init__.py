@@ -25,8 +25,8 @@ from dllama.cli.signals import Terminated, ending_raises
 from dllama.errors import ConfigError, DllamaError
 
 COMMANDS = (
-    "run", "chat", "serve", "worker", "nodes", "convert", "pull", "bench", "perplexity", "info",
-    "secret",
+    "run", "chat", "serve", "worker", "nodes", "convert", "pull", "bench", "plan", "perplexity",
+    "info", "secret",
 )  # fmt: skip
 DESCRIPTION = "Run Llama-family language models on several ordinary CPU machines at once."
 EPILOG = """\

@@ -7,6 +7,7 @@ from typing import Any
 
 from dllama.bench import Result
 from dllama.cli.files import write
+from dllama.planning.plan import Prediction
 
 Line = tuple[str | None, ...]
 
@@ -78,3 +79,33 @@ def _draw_times(axes: Any, results: Sequence[Result]) -> None:
     axes.set(ylabel="ms", title="time of a token")
     axes.tick_params(axis="x", rotation=60)
     axes.legend()
+
+
+def plot_plan(path: str, table: Sequence[Prediction]) -> None:
+    """Draw tokens per second by number of nodes, and the parts of a token's time.
+
+    OutputError names a file that cannot be written.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (speed, times) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    counts = [len(one.machines) for one in table]
+    speed.plot(counts, [one.tokens_per_s for one in table], marker="o", label="generation")
+    speed.plot(counts, [one.prompt_tokens_per_s for one in table], marker="o", label="prompt")
+    speed.set(xlabel="nodes", ylabel="tokens/s", title="predicted speed", yscale="log")
+    speed.set_xticks(counts, [str(count) for count in counts])
+    speed.legend()
+    bottom = [0.0] * len(table)
+    for name in vars(table[0].token.seconds):
+        parts = [1e3 * vars(one.token.seconds)[name] for one in table]
+        times.bar([str(count) for count in counts], parts, bottom=bottom, label=name)
+        bottom = [low + part for low, part in zip(bottom, parts, strict=True)]
+    times.set(xlabel="nodes", ylabel="ms", title="time of a token")
+    times.legend()
+    try:
+        write(path, lambda target: figure.savefig(target, format="png", dpi=120))
+    finally:
+        plt.close(figure)

@@ -378,3 +378,19 @@ INFO_OPTIONS = (
     CONTEXTS,
     PARALLEL,
 )
+
+# `dllama plan`: what is described or measured, and what is generated.
+CLUSTER = Option(
+    "cluster", str, "a YAML file that describes nodes and links", metavar="FILE",
+)  # fmt: skip
+PLAN_NODES = replace(
+    NODES, help="measure this machine and predict so many nodes on it", default=None
+)
+PLANNED_OPTIONS = (
+    replace(PROMPT_TOKENS, default=512, otherwise=""),
+    replace(STEPS, least=1, default=128, otherwise=""),
+    PARALLEL,
+)
+PLAN_OPTIONS = tuple(
+    PLAN_NODES if option is NODES else option for option in INFO_OPTIONS if option is not PARALLEL
+)

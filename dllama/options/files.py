@@ -41,7 +41,7 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     """
     known = {option.name: option for option in options}
     values: dict[str, Any] = {}
-    for key, node in _entries(path):
+    for key, node in entries(path):
         where = f"config {path}, line {key.start_mark.line + 1}: {key.value}"
         name = str(key.value).replace("-", "_")
         if name not in known:
@@ -53,7 +53,7 @@ def read_config(path: Path, options: Sequence[Option]) -> dict[str, Any]:
             if one in values:
                 raise ConfigError(f"{where}: {one} is given twice")
             is_node = isinstance(value, yaml.Node)
-            values[one] = _value(known[one], value, where) if is_node else value
+            values[one] = value_of(known[one], value, where) if is_node else value
     return values
 
 
@@ -74,7 +74,7 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
 
-def _entries(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
+def entries(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     """The keys and values of a YAML file."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
@@ -125,11 +125,11 @@ def _node(entry: yaml.Node, path: Path, known: Mapping[str, Option]) -> dict[str
         where = f"config {path}, line {key.start_mark.line + 1}: {name}"
         if name not in known or name in values:
             raise ConfigError(f"{where}: expected each of {_names(NODE_OPTIONS)} once at most")
-        values[name] = _value(known[name], node, where)
+        values[name] = value_of(known[name], node, where)
     return values
 
 
-def _value(option: Option, node: yaml.Node, where: str) -> Any:
+def value_of(option: Option, node: yaml.Node, where: str) -> Any:
     """The value of a key; ConfigError if the option does not take it."""
     try:
         loader = yaml.SafeLoader("")

@@ -1,0 +1,199 @@
+"""`dllama plan`: what a cluster will do with a model, before there is one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dllama.cli.files import check_output, write_json
+from dllama.cli.info import size
+from dllama.cli.parser import add_command, add_options
+from dllama.cli.plot import plot_plan
+from dllama.converter.recipe import WEIGHTS as TYPES
+from dllama.errors import ConfigError
+from dllama.model.stored_model import StoredModel
+from dllama.model_path import planned_model
+from dllama.options import (
+    CLUSTER,
+    JSON,
+    MODEL,
+    PLAN_OPTIONS,
+    PLANNED_OPTIONS,
+    PLOT,
+)
+from dllama.options.conversion import WEIGHTS
+from dllama.planning.description import read_cluster
+from dllama.planning.here import ThisMachine
+from dllama.planning.plan import Cluster, Planner, Prediction, Texts, best, described
+from dllama.planning.timing import Seconds
+from dllama.run_config import RunConfig
+from dllama.runtime.node import graph_of
+
+EXAMPLES = """\
+dllama plan llama --cluster cluster.yaml
+dllama plan llama --nodes 4 --threads 1
+dllama plan Llama-3.1-405B/config.json --weights q40 --cluster cluster.yaml --json plan.json"""
+ASSUMES = (
+    "Assumed: all nodes work at the same time and wait for the slowest in every transfer; nothing "
+    "overlaps; the likeliest token is taken; experts are equally likely; links carry nothing else."
+)
+HEADINGS = ("nodes", "tokens/s", "bound by", "prompt t/s", "bound by", "memory", "")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = add_command(
+        subparsers,
+        "plan",
+        run,
+        "Predict memory and speed of a model on a cluster, without running it.",
+        EXAMPLES,
+    )
+    weights = replace(
+        WEIGHTS, help="of a config.json: type that its weights are converted to", choices=TYPES,
+        otherwise="mixed",
+    )  # fmt: skip
+    groups = {
+        "model": (MODEL, weights),
+        "cluster": (CLUSTER, *PLAN_OPTIONS),
+        "text": PLANNED_OPTIONS,
+        "report": (JSON, PLOT),
+    }
+    add_options(parser, groups, MODEL, config=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the nodes will do, a table over their number, and what would help."""
+    if (args.cluster is None) == (args.nodes is None):
+        raise ConfigError("expected either --cluster FILE or --nodes N")
+    for path in (args.json, args.plot):
+        check_output(path)
+    if args.plot and find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib: pip install 'dllama[plot]'")
+    with planned_model(args.model, args.weights, bool(args.requantise)) as model:
+        cluster, count = _cluster(args, model)
+        planner = Planner(model, _texts(args), _settings(args))
+        asked = planner.predict(cluster(count), args.shares)
+        table = planner.table(cluster, count) if args.shares is None else [asked]
+        changes = planner.changes(cluster, count) if args.shares is None else {}
+    print("\n".join(_report(asked, table, changes)))
+    if args.json:
+        write_json(args.json, _as_json(asked, table, changes))
+    if args.plot:
+        plot_plan(args.plot, table)
+    return 0
+
+
+def _cluster(args: argparse.Namespace, model: StoredModel) -> tuple[Cluster, int]:
+    """The nodes that are described, or those of this machine, and how many."""
+    if args.cluster is not None:
+        found = read_cluster(Path(args.cluster))
+        machines = [replace(one, threads=args.threads or one.threads) for one in found]
+        return described(machines), len(machines)
+    graph = graph_of(model.spec, RunConfig.of(model.spec, 1), 0, model.path)
+    types = sorted({matrix.weight_type for matrix in graph.matrices})
+    return ThisMachine(types, args.threads), args.nodes
+
+
+def _texts(args: argparse.Namespace) -> Texts:
+    given = [getattr(args, option.name) or option.default for option in PLANNED_OPTIONS]
+    return Texts(*given)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of RunConfig.of."""
+    names = ("buffer", "all_reduce", "max_seq_len", "contexts", "kv_cache", "parallel")
+    return {name: vars(args)[name] for name in names if vars(args)[name] is not None}
+
+
+def _report(
+    asked: Prediction, table: Sequence[Prediction], changes: dict[str, Prediction]
+) -> Iterator[str]:
+    """The lines of the report."""
+    yield from _nodes(asked)
+    if asked.lacking:
+        yield f"does not fit: too little memory on {', '.join(asked.lacking)}"
+    yield ""
+    yield f"a token    {_parts(asked.token.seconds)}"
+    yield f"a prompt   {_parts(asked.prompt)} for {asked.texts.prompt} tokens"
+    yield ""
+    yield from _aligned([HEADINGS, *(_row(one, one is best(table)) for one in table)])
+    if changes:
+        yield ""
+    for what, one in changes.items():
+        more = one.tokens_per_s / asked.tokens_per_s - 1
+        prompt = one.prompt_tokens_per_s / asked.prompt_tokens_per_s - 1
+        yield f"with {what}: {more:+.0%} tokens/s, {prompt:+.0%} prompt tokens/s"
+    yield ""
+    yield ASSUMES
+
+
+def _nodes(asked: Prediction) -> Iterator[str]:
+    """A row for each node; nodes that are alike share one."""
+    rows = [("node", "share", "memory", "of", "ms/token", "ms/prompt")]
+    counts: list[int] = [1]
+    for rank, machine in enumerate(asked.machines):
+        row = (
+            machine.name,
+            f"{asked.shares[rank] / sum(asked.shares):.1%}",
+            size(sum(asked.memory[rank].values())),
+            "-" if machine.memory is None else size(int(machine.memory)),
+            f"{1e3 * asked.token.nodes[rank]:.1f}",
+            f"{1e3 * asked.prompt_nodes[rank]:.0f}",
+        )
+        if row[1:] == rows[-1][1:]:
+            counts[-1] += 1
+        else:
+            rows.append(row)
+            counts.append(1)
+    named = [
+        (f"{row[0]} and {count - 1} more" if count > 1 else row[0], *row[1:])
+        for row, count in zip(rows, counts, strict=True)
+    ]
+    yield from _aligned(named)
+
+
+def _parts(seconds: Seconds) -> str:
+    """What time is spent on."""
+    parts = {**vars(seconds)}
+    words = [f"{name} {1e3 * value:.3g}" for name, value in parts.items() if value > 0]
+    return f"{1e3 * seconds.total:.4g} ms ({', '.join(words)})"
+
+
+def _row(one: Prediction, chosen: bool) -> tuple[str, ...]:
+    row = one.row()
+    note = "too little memory" if one.lacking else "best" if chosen else ""
+    return (
+        str(row["nodes"]),
+        f"{row['tokens_per_s']:.2f}",
+        row["bound"],
+        f"{row['prompt_tokens_per_s']:.1f}",
+        row["prompt_bound"],
+        size(row["memory"]),
+        note,
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _as_json(
+    asked: Prediction, table: Sequence[Prediction], changes: dict[str, Prediction]
+) -> dict[str, Any]:
+    """All figures."""
+    chosen = best(table)
+    return {
+        **asked.as_json(),
+        "table": [{**one.row(), "best": one is chosen} for one in table],
+        "changes": {what: one.row() for what, one in changes.items()},
+        "assumes": ASSUMES,
+    }

@@ -1,0 +1,112 @@
+"""This machine as nodes of a cluster: measured, not described."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from dllama import transports
+from dllama._kernels import cpu
+from dllama._kernels.comm.communicator import Communicator
+from dllama._kernels.comm.link import Link
+from dllama.cluster.layout import LOCAL_TRANSPORT, thread_count
+from dllama.model.weight_types import WeightType
+from dllama.planning.description import Machine
+from dllama.planning.timing import LinkSpeed
+from dllama.runtime.speed import KernelSpeed, NodeSpeed, measure
+
+ALONE = LinkSpeed(1.0, 0.0)  # of a node without others; nobody uses it
+TIMEOUT = 5.0  # seconds without a byte
+SHORT, LONG = 64, 1 << 20  # numbers of a message
+TIMES = {SHORT: 300, LONG: 9}
+
+
+class ThisMachine:
+    """Nodes of this machine, which share its processors and its memory.
+
+    Args:
+        types: of weights.
+        threads: of each node; None for its part of the processors.
+    """
+
+    def __init__(self, types: Iterable[WeightType], threads: int | None) -> None:
+        self._types, self._threads = list(types), threads
+        self._measured: dict[int, NodeSpeed] = {}
+
+    def __call__(self, count: int) -> list[Machine]:
+        """So many nodes; what was not measured yet is measured."""
+        threads = thread_count(self._threads, count)
+        whole = self._speed(min(count * threads, len(cpu.cores())))
+        kernels = {
+            kind: KernelSpeed(one.bandwidth / count, one.compute / count)
+            for kind, one in whole.kernels.items()
+        }
+        stage = measure((), threads).stage
+        link = self._link if count > 1 else ALONE
+        speed = NodeSpeed(threads, stage, kernels)
+        return [Machine(f"node {rank}", speed, link, None, threads) for rank in range(count)]
+
+    def _speed(self, threads: int) -> NodeSpeed:
+        if threads not in self._measured:
+            self._measured[threads] = measure(self._types, threads)
+        return self._measured[threads]
+
+    @cached_property
+    def _link(self) -> LinkSpeed:
+        return measure_link(LOCAL_TRANSPORT)
+
+
+def measure_link(name: str) -> LinkSpeed:
+    """Measure a transport between two threads of this machine."""
+    transport = transports.get(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="dllama-") as folder,
+        transport.listen(transport.local_address(Path(folder), 0)) as listener,
+    ):
+        near = transport.connect(listener.address, TIMEOUT)
+        far = listener.accept(TIMEOUT)
+    assert far is not None
+    with contextlib.closing(near), contextlib.closing(far), ThreadPoolExecutor(1) as other:
+        latency, whole = [_both(other, near, far, numbers) for numbers in (SHORT, LONG)]
+    return LinkSpeed(4 * LONG / max(whole - latency, 1e-9), latency, 0)
+
+
+def _both(other: ThreadPoolExecutor, near: Link, far: Link, numbers: int) -> float:
+    """Seconds of an all-reduce between this thread and another one."""
+    begun = other.submit(exchange, far, 1, numbers)
+    found = exchange(near, 0, numbers)
+    begun.result(2 * TIMEOUT)
+    return found
+
+
+def exchange(link: Link, rank: int, numbers: int = SHORT) -> float:
+    """Measure an all-reduce of two nodes, which both call this.
+
+    Args:
+        link: to the other node.
+        rank: of this node, 0 or 1.
+        numbers: float32, that each sends to the other: SHORT or LONG.
+
+    Returns:
+        Seconds, the median of many.
+    """
+    links: list[Link | None] = [None, link] if rank == 0 else [link, None]
+    communicator = Communicator(
+        links, rank, dim=numbers, max_rows=1, wire="f32", algorithm="exchange",
+        timeout=TIMEOUT,
+    )  # fmt: skip
+    row, total = np.zeros((1, numbers), np.float32), np.zeros((1, numbers), np.float32)
+    taken = []
+    for _ in range(TIMES[numbers]):
+        begin = time.perf_counter()
+        communicator.all_reduce(row, total)
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)

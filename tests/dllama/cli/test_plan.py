@@ -1,0 +1,102 @@
+"""`dllama plan`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from dllama.cli import main
+from dllama.converter import convert
+
+NODE = "  - {name: pi-%d, memory: 8 GB, bandwidth: 9 GB/s, compute: 34 GMAC/s, threads: 1}\n"
+LINK = "link: {rate: 1 Gbit/s, latency: 80 us}\n"
+KEYS = {"tokens_per_s", "prompt_tokens_per_s", "bound", "prompt_bound", "memory", "fits"}
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A description of three nodes."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text("nodes:\n" + "".join(NODE % rank for rank in range(1, 4)) + LINK)
+    return path
+
+
+def planned(folder, *words):
+    """The figures of a plan."""
+    path = folder / "plan.json"
+    assert main(["plan", *map(str, words), "--json", str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_figures(cluster, tmp_path, capsys):
+    found = planned(tmp_path, "--cluster", cluster)
+    assert found.keys() == KEYS | {"nodes", "ms", "prompt_ms", "table", "changes", "assumes"}
+    assert [one["name"] for one in found["nodes"]] == ["pi-1", "pi-2", "pi-3"]
+    assert {"memory", "share", "ms", "prompt_ms"} <= found["nodes"][0].keys()
+    assert sum(one["share"] for one in found["nodes"]) == pytest.approx(1)
+    assert [one["nodes"] for one in found["table"]] == [1, 2, 3]
+    assert sum(one["best"] for one in found["table"]) == 1
+    assert found["table"][2]["tokens_per_s"] == found["tokens_per_s"]
+    assert found["bound"] == "latency"
+    changes = found["changes"]
+    assert changes.keys() == {"one more node", "a switch of 2.5 Gbit/s", "half the latency"}
+    assert changes["half the latency"]["tokens_per_s"] > 1.3 * found["tokens_per_s"]
+    out = capsys.readouterr().out
+    assert "with half the latency: +" in out
+    assert re.search(r"^1 .* best$", out, re.M)
+
+
+def test_memory_is_what_info_says(cluster, tmp_path, capsys):
+    found = planned(tmp_path, "--cluster", cluster, "--max-seq-len", "100")
+    capsys.readouterr()
+    assert main(["info", "--nodes", "3", "--threads", "1", "--max-seq-len", "100"]) == 0
+    said = re.findall(r"memory of node \d +(\S+) MB", capsys.readouterr().out)
+    assert said == [f"{one['memory'] / 1e6:.2f}" for one in found["nodes"]]
+
+
+def test_a_config_is_planned_like_the_model_that_it_becomes(cluster, fixtures, tmp_path):
+    for name in ("llama-gqa", "gemma3", "qwen3-moe"):
+        convert(fixtures / name, tmp_path / name, "q80", progress=False)
+        config = tmp_path / f"{name}.json"
+        config.write_text((fixtures / name / "config.json").read_text())
+        words = ("--cluster", cluster, "--prompt-tokens", "10", "--steps", "4")
+        made = planned(tmp_path, tmp_path / name, *words)
+        assert planned(tmp_path, config, "--weights", "q80", *words) == made
+
+
+def test_too_little_memory(cluster, tmp_path, capsys):
+    cluster.write_text(cluster.read_text().replace("8 GB", "1 MB", 1))
+    found = planned(tmp_path, "--cluster", cluster)
+    assert found["fits"] is False
+    assert "does not fit: too little memory on pi-1" in capsys.readouterr().out
+
+
+def test_slow_nodes_get_less(cluster, tmp_path):
+    cluster.write_text(cluster.read_text().replace("9 GB/s", "3 GB/s", 1))
+    shares = [one["share"] for one in planned(tmp_path, "--cluster", cluster)["nodes"]]
+    assert shares[0] < 0.8 * shares[1]
+    given = planned(tmp_path, "--cluster", cluster, "--shares", "2,1,1")
+    assert [one["share"] for one in given["nodes"]] == [0.5, 0.25, 0.25]
+
+
+def test_this_machine(tmp_path):
+    found = planned(tmp_path, "--nodes", "2", "--threads", "1", "--prompt-tokens", "8")
+    assert [one["nodes"] for one in found["table"]] == [1, 2]
+    assert found["ms"]["latency"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "expected either --cluster FILE or --nodes N"),
+        (["--nodes", "2", "--cluster", "x"], "expected either --cluster FILE or --nodes N"),
+        (["--cluster", "nothing.yaml"], "config nothing.yaml: No such file"),
+        (["--nodes", "2", "--weights", "q40"], "weights is for a config.json"),
+        (["--nodes", "2", "--prompt-tokens", "0"], "expected an integer"),
+    ],
+)
+def test_errors(words, said, capsys):
+    assert main(["plan", *words]) != 0
+    assert said in capsys.readouterr().err
