@@ -11,9 +11,8 @@ from typing import Any
 
 from dllama.cli.files import check_output, write_json
 from dllama.cli.info import size
-from dllama.cli.parser import add_command, add_options
+from dllama.cli.parser import add_command, add_option, add_options
 from dllama.cli.plot import plot_plan
-from dllama.converter.recipe import WEIGHTS as TYPES
 from dllama.errors import ConfigError
 from dllama.model.stored_model import StoredModel
 from dllama.model_path import planned_model
@@ -25,7 +24,7 @@ from dllama.options import (
     PLANNED_OPTIONS,
     PLOT,
 )
-from dllama.options.conversion import WEIGHTS
+from dllama.options.conversion import PLANNED_WEIGHTS
 from dllama.planning.description import read_cluster
 from dllama.planning.here import ThisMachine
 from dllama.planning.plan import Cluster, Planner, Prediction, Texts, best, described
@@ -53,17 +52,14 @@ def add_parser(subparsers: Any) -> None:
         "Predict memory and speed of a model on a cluster, without running it.",
         EXAMPLES,
     )
-    weights = replace(
-        WEIGHTS, help="of a config.json: type that its weights are converted to", choices=TYPES,
-        otherwise="mixed",
-    )  # fmt: skip
     groups = {
-        "model": (MODEL, weights),
+        "model": (MODEL,),
         "cluster": (CLUSTER, *PLAN_OPTIONS),
         "text": PLANNED_OPTIONS,
         "report": (JSON, PLOT),
     }
     add_options(parser, groups, MODEL, config=False)
+    add_option(parser, PLANNED_WEIGHTS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,10 @@ OUTPUT_WEIGHTS = Option(
     "output_weights", str, "type of the output matrix, and of an embedding that is tied to it",
     otherwise="that of the other weights",
 )  # fmt: skip
+PLANNED_WEIGHTS = replace(
+    WEIGHTS, help="of a config.json: type that its weights are converted to",
+    otherwise="mixed, or its own for MXFP4",
+)  # fmt: skip
 CALIBRATION = Option(
     "calibration", str,
     "a text: round weights so that the model changes least where it reads such texts",
