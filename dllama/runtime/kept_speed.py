@@ -1,0 +1,119 @@
+"""The measured speed of this machine, kept in the user's cache folder from start to start.
+
+A file holds what was measured with a number of threads on one machine, with one version of dllama
+and one set of kernels, under one limit of processor time. Delete it to measure anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from dllama._kernels import cpu
+from dllama.model.weight_types import WeightType
+from dllama.runtime.speed import NodeSpeed, measure
+
+log = logging.getLogger("dllama.engine")
+
+MOST_BYTES = 1 << 16  # of a file
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def node_speed(types: Iterable[WeightType], threads: int) -> NodeSpeed:
+    """Return the speed of this machine, as it was measured once; what is missing is measured.
+
+    Args:
+        types: of weights.
+        threads: that compute.
+    """
+    wanted = list(dict.fromkeys(types))
+    path = speed_file(threads)
+    kept = _read(path, threads)
+    missing = [kind for kind in wanted if kept is None or kind not in kept.kernels]
+    if missing or kept is None:
+        log.info("measuring the kernels of this machine, once")
+        found = measure(missing, threads)
+        kernels = {**(kept.kernels if kept else {}), **found.kernels}
+        kept = NodeSpeed(threads, found.stage, kernels)
+        _write(path, kept)
+    return NodeSpeed(threads, kept.stage, {kind: kept.kernels[kind] for kind in wanted})
+
+
+def speed_file(threads: int) -> Path:
+    """Return the file in which the speed of this machine is kept."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    key = hashlib.sha256(json.dumps(_machine(threads)).encode()).hexdigest()
+    return Path(root, "dllama", f"speed-{key[:16]}.json")
+
+
+def _machine(threads: int) -> list[object]:
+    """What a measurement depends on."""
+    return [
+        version("dllama"), platform.node(), _model(), len(cpu.allowed()), _limits(), cpu.isa(),
+        threads,
+    ]  # fmt: skip
+
+
+def _model() -> str:
+    """The processor as Linux calls it; "" if it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    names = ("model name", "CPU part", "CPU implementer")
+    return "; ".join(sorted({line for line in lines if line.startswith(names)}))
+
+
+def _limits() -> list[str]:
+    """The limits of processor time of this process and those around it, as Linux tells them."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        folder = CGROUPS / (controllers and "cpu")
+        for inner in (Path(path), *Path(path).parents):
+            for name in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
+                with contextlib.suppress(OSError):
+                    found.append((folder / str(inner).lstrip("/") / name).read_text().strip())
+    return found
+
+
+def _read(path: Path, threads: int) -> NodeSpeed | None:
+    """Return what a file holds, None if there is none or it is broken."""
+    try:
+        with path.open("rb") as file:
+            speed = NodeSpeed.from_json(json.loads(file.read(MOST_BYTES)))
+        if speed.threads != threads:
+            raise ValueError(f"threads: found {speed.threads}, expected {threads}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s: measured anew: %s", path, error)
+        return None
+    return speed
+
+
+def _write(path: Path, speed: NodeSpeed) -> None:
+    """Write a file, whole or not at all; where that cannot be, the next start measures again."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(json.dumps(speed.as_json()) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s: not kept: %s", path, error.strerror)
