@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dllama import options
 from dllama._kernels import cpu
 from dllama.checks import shown
+from dllama.cluster.auto_shares import fit
 from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
 from dllama.draft_model import Drafts, drafts_of, model_drafts
@@ -72,7 +73,7 @@ class LLM:
         discover: bool = options.DISCOVER.default,
         transport: str | None = options.TRANSPORT.default,
         threads: int | Sequence[int | None] | None = options.THREADS.default,
-        shares: Sequence[float] | None = options.SHARES.default,
+        shares: Sequence[float] | str | None = options.SHARES.default,
         buffer: str | None = options.BUFFER.default,
         all_reduce: str = options.ALL_REDUCE.default,
         timeout: float = options.TIMEOUT.default,
@@ -97,12 +98,13 @@ class LLM:
         with open_model(model, options.REQUANTISE.require(requantise)) as stored:
             self.model_path, self.spec = stored.path, stored.spec
             self.name = model_name(self.model_path)
-            self._config = RunConfig.of(
+            layout, self._config = fit(stored, layout, shares, RunConfig.of(
                 self.spec, self.nodes, shares=shares, buffer=buffer, all_reduce=all_reduce,
                 timeout=timeout, max_seq_len=max_seq_len, contexts=contexts, parallel=parallel,
                 kv_cache=kv_cache, batch_size=batch_size,
                 drafted=most if self._drafting or str(draft) != "none" else 0,
-            )  # fmt: skip
+            ))  # fmt: skip
+            self.nodes, self.workers = layout.world_size, layout.addresses  # who takes part
             layout.check_sums(self._config.all_reduce)
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences.of(self.spec, self._config)
@@ -204,8 +206,7 @@ class LLM:
     def interrupt(self) -> None:
         """Make all texts end after the next pass, with the tokens that it brings.
 
-        Call it from another thread or a signal handler. What is not evaluated of a prompt by then
-        remains pending. If no text is being generated, nothing happens.
+        Call it from another thread or a signal handler. The rest of a prompt remains pending.
         """
         self._scheduler.interrupt()
         if self._text is not None:
@@ -316,8 +317,7 @@ class LLM:
     ) -> Iterator[tuple[int, Token]]:
         """Generate several texts at once, `parallel` of them in a pass.
 
-        Each has the tokens that it has alone in an empty sequence. The current sequence stays as it
-        is. Arguments are checked when this is called.
+        Each has the tokens that it has alone, and the current sequence stays. It checks arguments.
 
         Args:
             prompts: texts or token ids, none of them empty.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from dllama import options
 from dllama._kernels.ops.kv_cache import block_positions
+from dllama.checks import shown
 from dllama.errors import ConfigError, ProtocolError
 from dllama.graph.kv_layers import kv_layers
 from dllama.model.file import tensor_table
@@ -60,7 +61,7 @@ class RunConfig:
         spec: ModelSpec,
         nodes: int,
         *,
-        shares: Sequence[float] | None = None,
+        shares: Sequence[float] | str | None = None,
         buffer: str | None = None,
         all_reduce: str | None = None,
         timeout: float | None = None,
@@ -134,7 +135,7 @@ class RunConfig:
 
 # What each field may be in a message.
 FIELDS = (
-    options.SHARES,
+    options.GIVEN_SHARES,
     replace(options.MAX_SEQ_LEN, name="seq_len", most=(1 << 31) - 1),
     replace(options.KV_CACHE, choices=tuple(NUMBERS)),
     replace(options.BATCH_SIZE, name="batch"),
@@ -214,15 +215,17 @@ def _kv_type(kv_cache: str, spec: ModelSpec) -> str:
     return "f32" if spec.weight_type is WeightType.F32 else "f16"
 
 
-def _node_shares(shares: Sequence[float] | None, nodes: int) -> tuple[float, ...]:
-    """Return one share for each node, equal ones unless they are given."""
-    if shares is None:
+def _node_shares(shares: Sequence[float] | str | None, nodes: int) -> tuple[float, ...]:
+    """Return one share for each node, equal ones unless they are given. Auto is for later."""
+    if shares is None or shares == options.SHARES.word:
         return (1.0,) * nodes
+    if isinstance(shares, str):
+        raise ConfigError(f"shares is {shown(shares)}, expected {options.SHARES.expected}")
     if len(shares) != nodes:
         raise ConfigError(f"shares are {list(shares)}, expected {nodes}, one for each node")
     try:
-        return tuple(options.SHARES.check(share) for share in shares)
+        return tuple(options.GIVEN_SHARES.check(share) for share in shares)
     except ValueError:
         raise ConfigError(
-            f"shares are {list(shares)}, expected for each {options.SHARES.expected}"
+            f"shares are {list(shares)}, expected for each {options.GIVEN_SHARES.expected}"
         ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,6 +108,16 @@ class Layout:
             raise ConfigError(
                 f"all_reduce is {all_reduce}, which needs --transport mpi and all ranks as nodes"
             )
+
+    def only(self, ranks: Sequence[int]) -> Layout:
+        """Return the layout without all workers but those of some ranks."""
+        workers = [rank - 1 for rank in ranks if rank]
+        return replace(
+            self,
+            addresses=tuple(self.addresses[worker] for worker in workers),
+            names=tuple(self.names[worker] for worker in workers) if self.names else (),
+            threads=tuple(self.threads[rank] for rank in ranks),
+        )
 
     @property
     def world_size(self) -> int:

@@ -49,6 +49,7 @@ class Kind(IntEnum):
     BYE = 12  # root to worker: empty, the session ends
     ABOUT = 13  # to a worker: JSON, a question about itself, the only message on its link
     WEIGHTS = 14  # worker to root: JSON, how far it has read the weights that it keeps
+    SPEED = 15  # JSON, asks a worker how fast it is, and its reply; nothing else is on their link
 
 
 class Want(IntEnum):

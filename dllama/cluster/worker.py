@@ -10,9 +10,10 @@ import logging
 import queue
 import threading
 import time
+from typing import Any
 
 from dllama._kernels.comm.link import Link
-from dllama.cluster import about, protocol
+from dllama.cluster import about, protocol, speeds
 from dllama.cluster.about import About
 from dllama.cluster.acceptor import Acceptor
 from dllama.cluster.kept_weights import KeptWeights
@@ -29,7 +30,7 @@ log = logging.getLogger("dllama.worker")
 
 TICK = 0.25  # seconds between looks at whether the worker was stopped
 GREETING = 5.0  # seconds that a stranger has in all to say who it is and what it wants
-FIRST = (Kind.JOIN, Kind.PEER, Kind.ABOUT)  # what a connection may begin with
+FIRST = (Kind.JOIN, Kind.PEER, Kind.ABOUT, Kind.SPEED)  # what a connection may begin with
 LEAVING = 0.5  # seconds at most that a root waits for one that leaves, and who leaves for its disk
 WRITING = 60.0  # seconds at most that a worker whose only root has left waits for its disk
 FIRST_ROOT = 60.0  # seconds that a worker for one root waits for it
@@ -161,6 +162,9 @@ class Worker:
             self._invited(link, join)
         elif kind == Kind.PEER:
             self._meeting.join(link, content, max(0.0, end - time.monotonic()))
+        elif kind == Kind.SPEED:
+            self._lobby.leave(link)
+            self._measure(link, content)
         else:
             about.tell(link, content, About.here(self.name, self._threads, self._root))
             link.close()
@@ -171,10 +175,24 @@ class Worker:
         with contextlib.suppress(DllamaError):
             protocol.send_json(link, Kind.ERROR, {"message": str(error)})
 
+    def _measure(self, link: Link, content: dict[str, Any]) -> None:
+        """Say how fast this worker is, unless it serves a root, whom measuring would slow down."""
+        speeds.question_of(content, link.peer)
+        self._take(LEAVING)
+        try:
+            speeds.tell(link, content, self.name, self._threads)
+        finally:
+            self._busy.release()
+        link.close()
+
+    def _take(self, seconds: float) -> None:
+        """Begin to serve a root; ProtocolError if there is one that stays longer."""
+        if not self._busy.acquire(timeout=seconds):
+            raise ProtocolError("this worker serves another root")
+
     def _invited(self, link: Link, join: Join) -> None:
         """Take a root unless there is one that stays."""
-        if not self._busy.acquire(timeout=min(LEAVING, join.config.timeout / 2)):
-            raise ProtocolError("this worker serves another root")
+        self._take(min(LEAVING, join.config.timeout / 2))
         self._root = join.name
         self._meeting.begin(join.session, join.rank, self.name)
         self._roots.put((link, join))

@@ -101,8 +101,15 @@ ALL_REDUCE = Option(
     otherwise="auto, by size and number of nodes",
 )  # fmt: skip
 SHARES = Option(
-    "shares", float, "how much of the model each node holds, the root first", metavar="A,B,...",
-    least=1e-6, most=1e6, commas=True, otherwise="equal shares",
+    "shares", float, "how much of the model each node holds, the root first; auto: by measured "
+    "speed, without nodes that slow all down", metavar="{auto,A,B,...}", least=1e-6, most=1e6,
+    commas=True, word="auto",
+    otherwise="auto if the speeds of workers that already run differ by more than 10 %, else "
+    "equal shares",
+)  # fmt: skip
+GIVEN_SHARES = replace(
+    SHARES, help="how much of the model each node holds, the root first", metavar="A,B,...",
+    word="", otherwise="equal shares",
 )  # fmt: skip
 TIMEOUT = Option(
     "timeout", float, "seconds after which a node that does not reply is given up", default=5.0,
@@ -367,17 +374,9 @@ LOG_QUIET = replace(QUIET, help="log warnings only")
 
 # `dllama info`: what the memory of a node depends on.
 INFO_OPTIONS = (
-    REQUANTISE,
-    MAX_SEQ_LEN,
-    KV_CACHE,
-    THREADS,
-    NODES,
-    BUFFER,
-    ALL_REDUCE,
-    SHARES,
-    CONTEXTS,
+    REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS, NODES, BUFFER, ALL_REDUCE, GIVEN_SHARES, CONTEXTS,
     PARALLEL,
-)
+)  # fmt: skip
 
 # `dllama plan`: what is described or measured, and what is generated.
 CLUSTER = Option(

@@ -12,7 +12,7 @@ import yaml
 from dllama.checks import shown
 from dllama.errors import ConfigError, FormatError, InputError
 from dllama.json_file import read_json_if_any
-from dllama.options import LAST, MEAN, SHARES, THREADS
+from dllama.options import GIVEN_SHARES, LAST, MEAN, THREADS
 from dllama.options.option import Option
 
 MAX_DEPTH = 16
@@ -92,7 +92,7 @@ def entries(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
 NODE_OPTIONS = (
     Option("address", str, "where a worker listens"),
     THREADS,
-    replace(SHARES, name="share", commas=False),
+    replace(GIVEN_SHARES, name="share", commas=False),
 )
 
 
@@ -134,7 +134,7 @@ def value_of(option: Option, node: yaml.Node, where: str) -> Any:
     try:
         loader = yaml.SafeLoader("")
         value = loader.construct_object(node, deep=True)
-        one = option.is_list and not isinstance(value, list)
+        one = option.is_list and not isinstance(value, list) and value != (option.word or None)
         return option.take([value] if one else value)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{where}: {error}") from error

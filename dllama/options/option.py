@@ -36,6 +36,7 @@ class Option:
         commas: its value is a list, with commas between the items.
         short: a one-letter flag such as -m, "" for none.
         python: what LLM() takes besides, for its documentation.
+        word: a word that may stand in place of the value, "" for none.
         test: raises ValueError for a value (of a list: an item) that it does not take.
     """
 
@@ -54,6 +55,7 @@ class Option:
     commas: bool = False
     short: str = ""
     python: str = ""
+    word: str = ""
     test: Callable[[Any], object] = bool
 
     @property
@@ -69,6 +71,8 @@ class Option:
     @property
     def expected(self) -> str:
         """What a value (of a list: an item) must be, for messages."""
+        if self.word:
+            return f"{self.word} or {replace(self, word='').expected}"
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         return checks.expected_text(NOUNS[self.type], self.least, self.most, self.above)
@@ -90,6 +94,8 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value that a word of the command line stands for; ValueError if it is none."""
+        if self.word and text == self.word:
+            return text
         if self.commas:
             return [replace(self, commas=False).parse(part) for part in text.split(",")]
         try:
@@ -108,6 +114,8 @@ class Option:
 
     def take(self, value: object) -> Any:
         """The whole value, a list where the option is one; ValueError if it does not fit."""
+        if self.word and value == self.word:
+            return value
         if not self.is_list:
             return self.check(value)
         if not isinstance(value, (list, tuple)):

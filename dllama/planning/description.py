@@ -11,7 +11,7 @@ import yaml
 
 from dllama.errors import ConfigError
 from dllama.model.weight_types import WeightType
-from dllama.options import MAX_NODES, SHARES, THREADS
+from dllama.options import GIVEN_SHARES, MAX_NODES, THREADS
 from dllama.options.files import entries, value_of
 from dllama.options.option import Option
 from dllama.planning.timing import LinkSpeed
@@ -55,7 +55,7 @@ NODE = (
     _quantity("compute", COMPUTE, "multiply-adds of the kernels for a prompt"),
     _quantity("stage", TIME, "what each stage of a pass takes besides"),
     THREADS,
-    replace(SHARES, name="share", commas=False),
+    replace(GIVEN_SHARES, name="share", commas=False),
 )
 LINK = (
     _quantity("rate", RATE, "of a node in each direction"),

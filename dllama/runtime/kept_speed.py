@@ -40,8 +40,9 @@ def node_speed(types: Iterable[WeightType], threads: int) -> NodeSpeed:
     if missing or kept is None:
         log.info("measuring the kernels of this machine, once")
         found = measure(missing, threads)
-        kernels = {**(kept.kernels if kept else {}), **found.kernels}
-        kept = NodeSpeed(threads, found.stage, kernels)
+        kept = _read(path, threads)  # another process may have measured the same meanwhile
+        kernels = {**found.kernels, **(kept.kernels if kept else {})}
+        kept = NodeSpeed(threads, kept.stage if kept else found.stage, kernels)
         _write(path, kept)
     return NodeSpeed(threads, kept.stage, {kind: kept.kernels[kind] for kind in wanted})
 
@@ -100,7 +101,7 @@ def _read(path: Path, threads: int) -> NodeSpeed | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: measured anew: %s", path, error)
+        log.warning("%s: measuring anew: %s", path, error)
         return None
     return speed
 

@@ -69,7 +69,10 @@ def fails(capsys):
         (("run", "--prompt", "a", "--prompt-file", "b"), "--prompt and --prompt-file: only one"),
         (("run", "--nodes", "9"), "nodes is 9, expected at most 8: the model has 8 query heads"),
         (("run", "--nodes", "0"), "--nodes: found 0"),
-        (("run", "--shares", "1,x"), "--shares: found 'x', expected a number from 1e-06 to 1e+06"),
+        (
+            ("run", "--shares", "1,x"),
+            "--shares: found 'x', expected auto or a number from 1e-06 to 1e+06",
+        ),
         (("run", "--shares", "1,2"), "shares are [1.0, 2.0], expected 1"),
         (("run", "--workers", "here"), "address is 'here', expected HOST:PORT"),
         (("run", "--transport", "pigeon"), "transport is 'pigeon', expected one of blocking"),

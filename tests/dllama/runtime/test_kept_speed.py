@@ -63,7 +63,7 @@ def test_a_broken_file_is_measured_anew(measured, caplog, content):
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     node_speed([WeightType.Q40], 2)
-    assert f"{path}: measured anew: " in caplog.text
+    assert f"{path}: measuring anew: " in caplog.text
     assert NodeSpeed.from_json(json.loads(path.read_text())).threads == 2
     node_speed([WeightType.Q40], 2)
     assert len(measured) == 1
@@ -73,6 +73,20 @@ def test_a_file_of_other_threads_is_measured_anew(measured):
     node_speed([WeightType.Q40], 1)
     speed_file(1).replace(speed_file(2))
     assert node_speed([WeightType.Q40], 2).threads == 2
+    assert len(measured) == 2
+
+
+def test_what_another_process_has_kept_meanwhile_counts(measured, monkeypatch):
+    own = kept_speed.measure
+
+    def slow(types, threads):
+        with monkeypatch.context() as inner:
+            inner.setattr(kept_speed, "measure", own)
+            node_speed(types, threads)
+        return own(types, threads)
+
+    monkeypatch.setattr(kept_speed, "measure", slow)
+    assert node_speed([WeightType.Q40], 2).kernels[WeightType.Q40].bandwidth == 1e9
     assert len(measured) == 2
 
 

@@ -1,0 +1,122 @@
+"""What a worker tells about its speed, and what both sides make of nonsense."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hostile import GREETING, IDS, WORKER, Between, frame, root_of
+
+import dllama
+from dllama import transports
+from dllama.cluster import speeds
+from dllama.cluster.layout import Layout
+from dllama.cluster.protocol import HEADER, HELLO, Kind
+from dllama.cluster.speeds import measure_nodes
+from dllama.model.weight_types import WeightType
+from dllama.runtime.speed import KernelSpeed, NodeSpeed
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch):
+    """Speeds that are made up: in proportion to threads. The list has what was asked for."""
+    calls = []
+
+    def node_speed(types, threads):
+        calls.append((list(types), threads))
+        speed = KernelSpeed(1e10 * threads, 1e11)
+        return NodeSpeed(threads, 1e-6, dict.fromkeys(types, speed))
+
+    monkeypatch.setattr(speeds, "node_speed", node_speed)
+    return calls
+
+
+def layout(*addresses: str, threads: int = 0) -> Layout:
+    each = (3, *[threads] * len(addresses))
+    return Layout(transports.get("blocking"), addresses, None, each)
+
+
+def test_every_node_tells_its_speed_and_memory(served, asked):
+    served._worker.name = "pi-2"
+    root, worker = measure_nodes(layout(served.address), [WeightType.Q40, WeightType.F16], 5.0)
+    assert (root.name, worker.name) == ("root", "pi-2")
+    assert (root.speed.threads, worker.speed.threads) == (3, 1)
+    assert set(worker.speed.kernels) == {WeightType.Q40, WeightType.F16}
+    assert worker.memory > 1 << 20
+    assert sorted(threads for _, threads in asked) == [1, 3]
+    measure_nodes(layout(served.address, threads=2), [WeightType.Q40], 5.0)
+    assert ([WeightType.Q40], 2) in asked
+    assert served.complaints(0) == []
+
+
+def test_a_run_takes_shares_by_speed(served, expected, caplog):
+    with root_of(served.address, threads=3) as llm:
+        assert llm._config.shares == pytest.approx((0.75, 0.25), abs=0.1)
+        error = np.abs(llm.eval(IDS) - expected).max()
+        assert error < 0.05 * expected.std()
+    assert "by measured speed (root 30.0 GB/s, 127.0.0.1:" in caplog.text
+
+
+def test_a_worker_does_not_measure_for_another_root(served, asked):
+    with root_of(served.address):
+        asked.clear()
+        with pytest.raises(dllama.NodeError, match=r"worker 1 .* serves another root"):
+            measure_nodes(layout(served.address), [WeightType.Q40], 5.0)
+    assert asked == []
+
+
+QUESTION = {"threads": 0, "types": ["q40"], "name": "pi"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("threads", -1), ("threads", 1 << 20), ("threads", None), ("types", "q40"),
+        ("types", ["q99"]), ("types", None), ("name", 7),
+    ],
+)  # fmt: skip
+def test_a_worker_refuses_other_questions(served, asked, field, value):
+    content = {**QUESTION, field: value}
+    reply = served.hear(GREETING + frame(Kind.SPEED, content))[HELLO.size :]
+    assert HEADER.unpack(reply[: HEADER.size])[0] == Kind.ERROR
+    assert field in json.loads(reply[HEADER.size :])["message"]
+    assert (len(served.complaints()), asked) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", 7), ("memory", -1), ("memory", 1 << 70), ("speed", None), ("speed", {"threads": 1})],
+)
+def test_a_root_refuses_wrong_replies(served, field, value):
+    def change(sender, kind, content):
+        if sender != WORKER or kind != Kind.SPEED:
+            return None
+        return frame(kind, {**json.loads(content), field: value})
+
+    with (
+        Between(served.address, change) as between,
+        pytest.raises(dllama.ProtocolError, match=r"^worker 1 \(127") as error,
+    ):
+        measure_nodes(layout(between.address), [WeightType.Q40], 5.0)
+    assert between.address in str(error.value)
+
+
+def test_a_speed_that_was_not_told_is_missing(served):
+    def change(sender, kind, content):
+        if sender != WORKER or kind != Kind.SPEED:
+            return None
+        speed = json.loads(content)["speed"]
+        return frame(kind, {**json.loads(content), "speed": {**speed, "kernels": []}})
+
+    with (
+        Between(served.address, change) as between,
+        pytest.raises(dllama.ProtocolError, match="the speed of q40 is missing"),
+    ):
+        measure_nodes(layout(between.address), [WeightType.Q40], 5.0)
+
+
+def test_a_worker_that_is_not_there_is_named(served):
+    served.stop()
+    with pytest.raises(dllama.TransportError, match="worker 1: "):
+        measure_nodes(layout(served.address), [WeightType.Q40], 1.0)
