@@ -229,6 +229,9 @@ class Worker:
 
 
 def _left(link: Link, error: DllamaError) -> bool:
-    """Whether a node died while it connected. Its session, if it has one, complains about that."""
+    """Whether a node died while it connected. Its session, if it has one, complains about that.
+
+    It may have died before its Hello. Who looks whether the port is open does the same, often.
+    """
     gone = isinstance(error, TransportError) and not isinstance(error, TransportTimeoutError)
-    return gone and link.received_bytes >= protocol.HELLO.size
+    return gone and not 0 < link.received_bytes < protocol.HELLO.size
