@@ -68,7 +68,7 @@ class LLM:
         *,
         tokenizer: str | Path | None = options.TOKENIZER.default,
         requantise: bool = options.REQUANTISE.default,
-        nodes: int = options.NODES.default,
+        nodes: int | str = options.NODES.default,
         workers: Sequence[str] = (),
         discover: bool = options.DISCOVER.default,
         transport: str | None = options.TRANSPORT.default,
@@ -90,21 +90,20 @@ class LLM:
         progress: bool | Progress = options.PROGRESS.default,
     ) -> None:
         layout = Layout.of(nodes, workers, transport, threads, secret_file, discover, plain)
-        self.nodes, self.workers = layout.world_size, layout.addresses
-        self.threads = layout.threads[0]
-        self.transport: str | None = layout.transport.name if layout.transport else None
-        log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
         most = options.DRAFT_TOKENS.argument(draft_tokens)
         with open_model(model, options.REQUANTISE.require(requantise)) as stored:
             self.model_path, self.spec = stored.path, stored.spec
             self.name = model_name(self.model_path)
             layout, self._config = fit(stored, layout, shares, RunConfig.of(
-                self.spec, self.nodes, shares=shares, buffer=buffer, all_reduce=all_reduce,
+                self.spec, layout.world_size, shares=shares, buffer=buffer, all_reduce=all_reduce,
                 timeout=timeout, max_seq_len=max_seq_len, contexts=contexts, parallel=parallel,
                 kv_cache=kv_cache, batch_size=batch_size,
                 drafted=most if self._drafting or str(draft) != "none" else 0,
             ))  # fmt: skip
             self.nodes, self.workers = layout.world_size, layout.addresses  # who takes part
+            self.threads = layout.threads[0]
+            self.transport: str | None = layout.transport.name if layout.transport else None
+            log.info("kernels for %s, %d threads", cpu.isa(), self.threads)
             layout.check_sums(self._config.all_reduce)
             self.buffer, self.seq_len = self._config.buffer, self._config.seq_len
             self._sequences = Sequences.of(self.spec, self._config)

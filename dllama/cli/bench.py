@@ -30,6 +30,7 @@ from dllama.options import (
     DRAFT_OPTIONS,
     MODEL,
     MODEL_OPTIONS,
+    NODES,
     REPEATS,
     REPORT_OPTIONS,
     SAMPLING_OPTIONS,
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     for name in NAMES:
         if name in values and not isinstance(values[name], list):
             values[name] = [values[name]]
+    if NODES.word in values.get("nodes", ()):
+        raise ConfigError("nodes is auto, expected numbers to compare")
     for name in ("json", "csv", "plot", "trace"):
         check_output(values.get(name))
     if "plot" in values and find_spec("matplotlib") is None:

@@ -15,6 +15,7 @@ from dllama import __version__, transports
 from dllama._kernels import cpu
 from dllama.checks import is_flag
 from dllama.cli.parser import add_command, add_options
+from dllama.cluster.domains import domain_cores
 from dllama.cluster.layout import node_count, thread_count
 from dllama.graph.shard import Shard, kv_heads_of, split
 from dllama.model.spec import ModelSpec
@@ -84,7 +85,17 @@ def _machine() -> Rows:
     yield "kernels", f"{cpu.isa()} (available: {', '.join(cpu.available())})"
     yield "openmp", "yes" if cpu.openmp() else "no, kernels run on one thread"
     yield "threads", f"{cpu.default_threads()} by default"
+    yield "numa domains", _domains()
     yield "transports", ", ".join(transports.names())
+
+
+def _domains() -> str:
+    """The NUMA domains, and what --nodes auto does about them."""
+    sizes = [len(cores) for cores in domain_cores()]
+    if len(sizes) == 1:
+        return "1"
+    cores = ", ".join(map(str, sizes))
+    return f"{len(sizes)}, of {cores} cores: --nodes auto tries a node for each"
 
 
 def _header(file: StoredModel) -> Rows:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dllama.cluster.auto_nodes import settle
 from dllama.cluster.layout import Layout
 from dllama.cluster.shares import best_shares, differ, words
 from dllama.cluster.speeds import Measured, measure_nodes
@@ -54,7 +55,8 @@ def fit(
 ) -> tuple[Layout, RunConfig]:
     """Return who takes part and with which shares, by the measured speed of all nodes.
 
-    Nodes of this machine are equal, and shares that are given stay.
+    Nodes of this machine are equal, and shares that are given stay. See `settle` for a number of
+    nodes that is not settled.
 
     Args:
         model: the open model.
@@ -67,8 +69,10 @@ def fit(
         TransportError, AuthenticationError, ProtocolError: a worker cannot be reached, refuses or
             fails; the message names it.
     """
+    if layout.alone and shares not in (None, SHARES.word):
+        raise ConfigError("nodes is auto, so shares cannot be given")
     if not layout.addresses or shares not in (None, SHARES.word):
-        return layout, config
+        return settle(model, layout, config)
     if layout.transport and layout.transport.launched():
         if shares is None:
             return layout, config

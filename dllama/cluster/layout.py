@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dllama import options, transports
 from dllama._kernels import cpu
+from dllama.cluster.domains import domain_cores
 from dllama.cluster.secrets import VARIABLE, check_length, read_secret
 from dllama.errors import ConfigError
 from dllama.run_config import OF_TRANSPORT
@@ -36,6 +37,8 @@ class Layout:
         names: of the workers, where they are known.
         whole: whether these are all nodes that a launcher started.
         plain: nodes do without TLS.
+        alone: threads of one process on this machine that may turn out faster than these nodes; 0
+            if that is settled.
     """
 
     transport: Transport | None
@@ -46,11 +49,12 @@ class Layout:
     names: tuple[str, ...] = ()
     whole: bool = False
     plain: bool = False
+    alone: int = 0
 
     @classmethod
     def of(
         cls,
-        nodes: int,
+        nodes: int | str,
         workers: Sequence[str],
         transport: str | None,
         threads: int | Sequence[int | None] | None,
@@ -64,6 +68,8 @@ class Layout:
             ConfigError: an option is wrong.
             TransportError: too few workers are found.
         """
+        if nodes == options.NODES.word:
+            return cls._of_domains(workers, transport, threads, discover)
         found: list[Found] = []
         if options.DISCOVER.argument(discover):
             found = found_workers(nodes, workers, transport, secret_file, plain)
@@ -82,6 +88,32 @@ class Layout:
         names = tuple(one.name for one in found)
         plain = options.PLAIN.require(plain)
         return cls(chosen, tuple(workers), secret, tuple(by_rank), names=names, plain=plain)
+
+    @classmethod
+    def _of_domains(
+        cls,
+        workers: Sequence[str],
+        transport: str | None,
+        threads: int | Sequence[int | None] | None,
+        discover: bool,
+    ) -> Layout:
+        """Return a node for each NUMA domain, if there are several."""
+        chosen = transports.get(transport or LOCAL_TRANSPORT)
+        if workers or options.DISCOVER.argument(discover) or chosen.launched():
+            raise ConfigError(
+                "nodes is auto, which is for this machine alone, without workers, discover or "
+                "a launcher such as mpirun"
+            )
+        if isinstance(threads, Sequence):
+            raise ConfigError(
+                f"threads are {list(threads)}, expected one number for all nodes, since nodes is "
+                "auto"
+            )
+        total, parts = thread_count(threads), domain_cores()
+        each = min(total // len(parts), *map(len, parts)) if len(parts) > 1 else 0
+        if each == 0:
+            return cls(None, threads=(total,))
+        return cls(chosen, threads=(each,) * len(parts), alone=total)
 
     @classmethod
     def _launched(
@@ -126,7 +158,7 @@ class Layout:
 
 
 def found_workers(
-    nodes: int | None,
+    nodes: int | str | None,
     workers: Sequence[str],
     transport: str | None,
     secret_file: str | Path | None,
@@ -154,7 +186,7 @@ def _giver(secret_file: str | Path | None) -> str:
     return f"secret_file {secret_file}" if secret_file else VARIABLE
 
 
-def node_count(nodes: int, workers: Sequence[str]) -> int:
+def node_count(nodes: int | str, workers: Sequence[str]) -> int:
     """Return how many nodes there are: the workers and this one, or `nodes` on this machine."""
     count: int = options.NODES.argument(nodes)
     if workers and count not in (1, len(workers) + 1):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from dllama._kernels import cpu
+from dllama.cluster.domains import divide_cores
 from dllama.errors import TransportError
 from dllama.scratch import Scratch
 from dllama.transports import Transport
@@ -49,11 +50,11 @@ class LocalWorkers:
         self._sockets = Scratch(Path(tempfile.gettempdir()), ".dllama-")
         try:
             for rank in range(1, len(threads)):
-                self._processes.append(self._start(rank, transport, threads[rank]))
-                _pin(self._processes[-1].pid, sets[rank] if sets else None)
+                own = sets[rank] if sets else None
+                self._processes.append(self._start(rank, transport, threads[rank], own))
             end = time.monotonic() + STARTING
             self.addresses = [self._address(process, end) for process in self._processes]
-            _pin(0, sets[0] if sets else None)
+            _pin(sets[0] if sets else None)
         except BaseException:
             self.stop(wait=False)
             raise
@@ -72,7 +73,7 @@ class LocalWorkers:
         finally:  # after another signal, too
             self._kill()
         if self._processes:
-            _pin(0, self._before)
+            _pin(self._before)
         for log in self._logs:
             log.close()
         self._processes = []
@@ -96,22 +97,31 @@ class LocalWorkers:
         """Return the process ids, by rank from 1 on."""
         return [process.pid for process in self._processes]
 
-    def _start(self, rank: int, transport: Transport, threads: int) -> subprocess.Popen[str]:
-        """Start a worker that Ctrl-C does not reach: the root ends it."""
+    def _start(
+        self, rank: int, transport: Transport, threads: int, cpus: Sequence[int] | None
+    ) -> subprocess.Popen[str]:
+        """Start a worker that Ctrl-C does not reach: the root ends it.
+
+        It has the CPUs of the thread that starts it, so that all of its memory is near them.
+        """
         address = transport.local_address(self._sockets.path, rank)
         command = [sys.executable, "-c", START.format(path=sys.path), "worker", "--once", "--quiet"]
         command += ["--listen", address, "--threads", str(threads)]
         environment = {**os.environ, "DLLAMA_SECRET": self.secret.decode()}
         self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 (in stop)
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._logs[-1],
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
+        _pin(cpus)
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._logs[-1],
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
+        finally:
+            _pin(self._before)
 
     def _address(self, process: subprocess.Popen[str], end: float) -> str:
         """Wait for a worker's first line, and return the address in it."""
@@ -128,18 +138,8 @@ class LocalWorkers:
         raise TransportError(f"local worker {rank} did not start: {why}")
 
 
-def divide_cores(threads: Sequence[int]) -> list[list[int]] | None:
-    """Return CPU numbers for every node, disjoint; None if there are fewer cores than threads."""
-    cores = cpu.cores()
-    if sum(threads) > len(cores) or not hasattr(os, "sched_setaffinity"):
-        return None
-    ends = [sum(threads[: rank + 1]) for rank in range(len(threads))]
-    by_rank = [cores[end - count : end] for end, count in zip(ends, threads, strict=True)]
-    return [[number for core in own for number in core] for own in by_rank]
-
-
-def _pin(pid: int, cpus: Sequence[int] | None) -> None:
-    """Keep a process (0: this one) on some CPUs, if the system allows it."""
+def _pin(cpus: Sequence[int] | None) -> None:
+    """Keep this thread on some CPUs, if the system allows it."""
     if cpus and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
-            os.sched_setaffinity(pid, cpus)
+            os.sched_setaffinity(0, cpus)

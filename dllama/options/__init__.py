@@ -72,9 +72,14 @@ BATCH_SIZE = Option(
 )
 
 # Several nodes.
-NODES = Option(
-    "nodes", int, "split the model over this many processes on this machine; with --discover, over "
-    "this many machines", default=1, metavar="N", least=1, most=MAX_NODES,
+GIVEN_NODES = Option(
+    "nodes", int, "split the model over this many processes on this machine", default=1,
+    metavar="N", least=1, most=MAX_NODES,
+)  # fmt: skip
+NODES = replace(
+    GIVEN_NODES, word="auto", metavar="{auto,N}",
+    help=f"{GIVEN_NODES.help}; auto: one for each NUMA domain, if that measures faster than one "
+    "process (--threads is then of all together); with --discover, over this many machines",
 )  # fmt: skip
 WORKERS = Option(
     "workers", str, "split the model over workers that already run", metavar="ADDRESS",
@@ -274,13 +279,9 @@ TRACE = Option(
     metavar="FILE",
 )  # fmt: skip
 WINDOW = Option(
-    "context",
-    int,
-    "tokens of a window",
-    metavar="N",
-    least=2,
+    "context", int, "tokens of a window", metavar="N", least=2,
     otherwise=f"{DEFAULT_WINDOW}, or the model's",
-)
+)  # fmt: skip
 AGAINST = Option(
     "against", str, "another model with the same tokens, or the same one with its default "
     "--kv-cache: also print how far the first is from it",
@@ -347,7 +348,7 @@ COMPARED_TRANSPORT = replace(
 )  # fmt: skip
 COMPARED_OPTIONS = (
     replace(
-        NODES, help="numbers of nodes", default=None, several=True, commas=True,
+        GIVEN_NODES, help="numbers of nodes", default=None, several=True, commas=True,
         otherwise="1,2,4, or what --workers give",
     ),
     COMPARED_TRANSPORT,
@@ -374,8 +375,8 @@ LOG_QUIET = replace(QUIET, help="log warnings only")
 
 # `dllama info`: what the memory of a node depends on.
 INFO_OPTIONS = (
-    REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS, NODES, BUFFER, ALL_REDUCE, GIVEN_SHARES, CONTEXTS,
-    PARALLEL,
+    REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS, GIVEN_NODES, BUFFER, ALL_REDUCE, GIVEN_SHARES,
+    CONTEXTS, PARALLEL,
 )  # fmt: skip
 
 # `dllama plan`: what is described or measured, and what is generated.
@@ -383,7 +384,7 @@ CLUSTER = Option(
     "cluster", str, "a YAML file that describes nodes and links", metavar="FILE",
 )  # fmt: skip
 PLAN_NODES = replace(
-    NODES, help="measure this machine and predict so many nodes on it", default=None
+    GIVEN_NODES, help="measure this machine and predict so many nodes on it", default=None
 )
 PLANNED_OPTIONS = (
     replace(PROMPT_TOKENS, default=512, otherwise=""),
@@ -391,5 +392,7 @@ PLANNED_OPTIONS = (
     PARALLEL,
 )
 PLAN_OPTIONS = tuple(
-    PLAN_NODES if option is NODES else option for option in INFO_OPTIONS if option is not PARALLEL
+    PLAN_NODES if option is GIVEN_NODES else option
+    for option in INFO_OPTIONS
+    if option is not PARALLEL
 )

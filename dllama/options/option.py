@@ -128,6 +128,8 @@ class Option:
 
     def require(self, value: object) -> Any:
         """As `argument`, but None is an error too."""
+        if self.word and value == self.word:
+            return value
         if not self._holds(value):
             raise ConfigError(f"{self.name} is {shown(value)}, expected {self.expected}")
         return self.type(value)

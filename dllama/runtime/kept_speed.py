@@ -7,10 +7,7 @@ and one set of kernels, under one limit of processor time. Delete it to measure 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
-import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -18,11 +15,11 @@ from pathlib import Path
 
 from dllama._kernels import cpu
 from dllama.model.weight_types import WeightType
+from dllama.runtime.kept_file import kept_path, read_kept, write_kept
 from dllama.runtime.speed import NodeSpeed, measure
 
 log = logging.getLogger("dllama.engine")
 
-MOST_BYTES = 1 << 16  # of a file
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -35,30 +32,34 @@ def node_speed(types: Iterable[WeightType], threads: int) -> NodeSpeed:
     """
     wanted = list(dict.fromkeys(types))
     path = speed_file(threads)
-    kept = _read(path, threads)
+
+    def parse(content: object) -> NodeSpeed:
+        speed = NodeSpeed.from_json(content)
+        if speed.threads != threads:
+            raise ValueError(f"threads: found {speed.threads}, expected {threads}")
+        return speed
+
+    kept = read_kept(path, parse)
     missing = [kind for kind in wanted if kept is None or kind not in kept.kernels]
     if missing or kept is None:
         log.info("measuring the kernels of this machine, once")
         found = measure(missing, threads)
-        kept = _read(path, threads)  # another process may have measured the same meanwhile
+        kept = read_kept(path, parse)  # another process may have measured the same meanwhile
         kernels = {**found.kernels, **(kept.kernels if kept else {})}
         kept = NodeSpeed(threads, kept.stage if kept else found.stage, kernels)
-        _write(path, kept)
+        write_kept(path, kept.as_json())
     return NodeSpeed(threads, kept.stage, {kind: kept.kernels[kind] for kind in wanted})
 
 
 def speed_file(threads: int) -> Path:
     """Return the file in which the speed of this machine is kept."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    key = hashlib.sha256(json.dumps(_machine(threads)).encode()).hexdigest()
-    return Path(root, "dllama", f"speed-{key[:16]}.json")
+    return kept_path("speed", [*machine(), threads])
 
 
-def _machine(threads: int) -> list[object]:
-    """What a measurement depends on."""
+def machine() -> list[object]:
+    """Return what any measurement depends on."""
     return [
-        version("dllama"), platform.node(), _model(), len(cpu.allowed()), _limits(), cpu.isa(),
-        threads,
+        version("dllama"), platform.node(), _model(), len(cpu.allowed()), _limits(), cpu.isa()
     ]  # fmt: skip
 
 
@@ -89,32 +90,3 @@ def _limits() -> list[str]:
                 with contextlib.suppress(OSError):
                     found.append((folder / str(inner).lstrip("/") / name).read_text().strip())
     return found
-
-
-def _read(path: Path, threads: int) -> NodeSpeed | None:
-    """Return what a file holds, None if there is none or it is broken."""
-    try:
-        with path.open("rb") as file:
-            speed = NodeSpeed.from_json(json.loads(file.read(MOST_BYTES)))
-        if speed.threads != threads:
-            raise ValueError(f"threads: found {speed.threads}, expected {threads}")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: measuring anew: %s", path, error)
-        return None
-    return speed
-
-
-def _write(path: Path, speed: NodeSpeed) -> None:
-    """Write a file, whole or not at all; where that cannot be, the next start measures again."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps(speed.as_json()) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("%s: not kept: %s", path, error.strerror)

@@ -15,7 +15,6 @@ import pytest
 import dllama
 from dllama import transports
 from dllama.cluster.layout import node_threads
-from dllama.cluster.local import divide_cores
 from dllama.model.file import ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
@@ -345,12 +344,6 @@ def test_the_command_line_and_a_file(workers, tmp_path):
     trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {event["pid"] for event in trace} == {0, 1, 2}
     assert {event["cat"] for event in trace if event["ph"] == "X"} == {"inference", "transfer"}
-
-
-def test_cores_are_divided():
-    assert divide_cores([10_000, 1]) is None
-    sets = divide_cores([1])
-    assert sets is None or len(sets) == 1
 
 
 def test_threads_of_nodes():
