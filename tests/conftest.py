@@ -19,6 +19,7 @@ from standing import StandingWorkers
 
 from dllama.converter import convert
 from dllama.model.weight_types import WeightType
+from dllama.runtime import speed
 from dllama.runtime.kept_speed import speed_file
 from dllama.runtime.speed import KernelSpeed, NodeSpeed
 
@@ -109,3 +110,11 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingWorke
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def quick_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure little of the kernels, for a short time."""
+    quick = {"LEAST_BYTES": 1 << 16, "PASS_BYTES": 1 << 14, "CACHES": 0, "ROWS": 64, "COLUMNS": 512}
+    for name, value in {**quick, "SHORT": 0.001, "LONG": 0.002}.items():
+        monkeypatch.setattr(speed, name, value)

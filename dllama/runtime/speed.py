@@ -187,21 +187,28 @@ def _seconds(parts: Sequence[Sequence[PackedMatrix]], rows: int, threads: int) -
     ids, spans = np.zeros(rows, np.int32), [(rows, 0, (), False, 0, 0)]
     for executor in executors:  # warm up
         executor.run(ids, spans, ())
-    found: list[float] = []
-    for _ in range(ROUNDS):
-        times: list[float] = []
-        while not _enough(times):
-            begin = time.perf_counter()
-            executors[len(times) % len(executors)].run(ids, spans, ())
-            times.append(time.perf_counter() - begin)
-        found.append(sustained(times))
-    return min(found)
+    return min(_round(executors, (ids, spans, ())) for _ in range(ROUNDS))
 
 
-def _enough(times: Sequence[float]) -> bool:
-    """Whether a measurement can end."""
+def _round(executors: Sequence[Executor], work: tuple[Any, ...]) -> float:
+    """Measure how long a pass takes, once."""
+    times: list[float] = []
+    _repeat(executors, work, times, SHORT)
+    if _pauses(times):
+        _repeat(executors, work, times, LONG)
+    return sustained(times)
+
+
+def _repeat(
+    executors: Sequence[Executor], work: tuple[Any, ...], times: list[float], seconds: float
+) -> None:
+    """Add the times of passes, until they are so many seconds and enough for pauses to show."""
     total = sum(times)
-    return total > LONG or (total > SHORT and len(times) > PAUSES and not _pauses(times))
+    while total <= seconds or (len(times) <= PAUSES and total <= LONG):
+        begin = time.perf_counter()
+        executors[len(times) % len(executors)].run(*work)
+        times.append(time.perf_counter() - begin)
+        total += times[-1]
 
 
 def _pauses(times: Sequence[float]) -> list[int]:

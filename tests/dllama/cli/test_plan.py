@@ -81,6 +81,7 @@ def test_slow_nodes_get_less(cluster, tmp_path):
     assert [one["share"] for one in given["nodes"]] == [0.5, 0.25, 0.25]
 
 
+@pytest.mark.usefixtures("quick_speed")
 def test_this_machine(tmp_path):
     found = planned(tmp_path, "--nodes", "2", "--threads", "1", "--prompt-tokens", "8")
     assert [one["nodes"] for one in found["table"]] == [1, 2]

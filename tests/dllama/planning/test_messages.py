@@ -34,9 +34,11 @@ def predicted(spec, config, shape, embedded):
         ("olmo2", {"nodes": 3}),
     ],
 )
-def test_equal_those_that_the_root_counts(converted, name, options):
+def test_equal_those_that_the_root_counts(converted, standing, name, options):
     model = name and converted(name, "q80")
-    with dllama.LLM(model, threads=1, **options) as llm:
+    others = {key: value for key, value in options.items() if key != "nodes"}
+    workers = standing(options["nodes"] - 1)
+    with dllama.LLM(model, threads=1, workers=workers, transport="unix", **others) as llm:
         list(llm.generate(range(1, PROMPT + 1), TOKENS, temperature=0.0, ignore_eos=True))
         steps, spec = llm.stats.steps, llm.spec
         config = RunConfig.of(spec, **options)

@@ -41,19 +41,7 @@ def test_a_few_late_passes_are_chance():
     assert sustained([1.0, 1.1, 9.0, 1.0, 0.9, 1.1, 5.0, 1.0]) == pytest.approx(1.05)
 
 
-@pytest.fixture
-def _quick(monkeypatch):
-    """Measure little, for a short time."""
-    monkeypatch.setattr(speed, "LEAST_BYTES", 1 << 16)
-    monkeypatch.setattr(speed, "PASS_BYTES", 1 << 14)
-    monkeypatch.setattr(speed, "CACHES", 0)
-    monkeypatch.setattr(speed, "SHORT", 0.001)
-    monkeypatch.setattr(speed, "LONG", 0.002)
-    monkeypatch.setattr(speed, "ROWS", 64)
-    monkeypatch.setattr(speed, "COLUMNS", 512)
-
-
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("quick_speed")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_weight_type_can_be_measured(threads):
     found = measure(WeightType, threads)
