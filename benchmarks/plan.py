@@ -5,7 +5,8 @@
 Every node gets its own network namespace; a bridge joins them, and both directions of every link
 are limited. Nodes have one thread each. If there are more than processors, they share these: a
 node's speed is then that of a processor, divided by the nodes on it. All speeds and the latency of
-a link are measured first, and nothing is fitted afterwards. Prediction and measurement take turns.
+a link are measured first; the constants of dllama/planning stay. Predictions and measurements take
+turns.
 
 Needs root, and the programs ip and tc (iproute2).
 """

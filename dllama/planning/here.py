@@ -21,7 +21,8 @@ from dllama.cluster.layout import LOCAL_TRANSPORT, thread_count
 from dllama.model.weight_types import WeightType
 from dllama.planning.description import Machine
 from dllama.planning.timing import LinkSpeed
-from dllama.runtime.speed import KernelSpeed, NodeSpeed, measure
+from dllama.runtime.kept_speed import node_speed
+from dllama.runtime.speed import KernelSpeed, NodeSpeed
 
 ALONE = LinkSpeed(1.0, 0.0)  # of a node without others; nobody uses it
 TIMEOUT = 5.0  # seconds without a byte
@@ -39,25 +40,19 @@ class ThisMachine:
 
     def __init__(self, types: Iterable[WeightType], threads: int | None) -> None:
         self._types, self._threads = list(types), threads
-        self._measured: dict[int, NodeSpeed] = {}
 
     def __call__(self, count: int) -> list[Machine]:
-        """So many nodes; what was not measured yet is measured."""
+        """So many nodes; what was never measured is measured, and kept."""
         threads = thread_count(self._threads, count)
-        whole = self._speed(min(count * threads, len(cpu.cores())))
+        whole = node_speed(self._types, min(count * threads, len(cpu.cores())))
         kernels = {
             kind: KernelSpeed(one.bandwidth / count, one.compute / count)
             for kind, one in whole.kernels.items()
         }
-        stage = measure((), threads).stage
+        stage = node_speed((), threads).stage
         link = self._link if count > 1 else ALONE
         speed = NodeSpeed(threads, stage, kernels)
         return [Machine(f"node {rank}", speed, link, None, threads) for rank in range(count)]
-
-    def _speed(self, threads: int) -> NodeSpeed:
-        if threads not in self._measured:
-            self._measured[threads] = measure(self._types, threads)
-        return self._measured[threads]
 
     @cached_property
     def _link(self) -> LinkSpeed:

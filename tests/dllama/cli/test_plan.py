@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 
 import pytest
 
@@ -86,6 +87,29 @@ def test_this_machine(tmp_path):
     found = planned(tmp_path, "--nodes", "2", "--threads", "1", "--prompt-tokens", "8")
     assert [one["nodes"] for one in found["table"]] == [1, 2]
     assert found["ms"]["latency"] > 0
+
+
+def test_this_machine_is_not_measured_again(tmp_path, monkeypatch):
+    def measure(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("dllama.runtime.kept_speed.measure", measure)
+    found = planned(tmp_path, "--nodes", "1", "--threads", "1", "--prompt-tokens", "8")
+    assert found["tokens_per_s"] > 0
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")
+def test_a_picture_needs_matplotlib(cluster, tmp_path, capsys):
+    assert main(["plan", "--cluster", str(cluster), "--plot", str(tmp_path / "plan.png")]) == 2
+    assert "pip install 'dllama[plot]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_picture(cluster, tmp_path, capsys):
+    path = tmp_path / "plan.png"
+    assert main(["plan", "--cluster", str(cluster), "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
