@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,6 +17,31 @@ from dllama.transports.sockets import connect_tcp, network_of
 
 CALM = 20.0  # a timeout that nothing should reach
 SOON = 2.5  # seconds that a busy machine may add to any time limit
+
+LEAVING = """
+import ctypes, sys, threading, time
+from dllama import transports
+blocking = transports.get("blocking")
+for _ in range(5):  # at several moments, one of which is the wrong one
+    listener = blocking.listen("127.0.0.1:0")
+    link = blocking.connect(listener.address, 20.0)
+    link.timeout = 20.0
+    listener.accept(20.0).detach().detach()  # open as long as the process lives
+    recv = sys.argv[1] == "recv"
+    wait, argument = (link.recv_into, bytearray(1)) if recv else (link.wait, 20.0)
+    threading.Thread(target=wait, args=[argument], daemon=True).start()
+    time.sleep(0.02)
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.sleep, None)  # sleeps for the exit status, once Python has ended
+sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="on_exit is a function of glibc")
+@pytest.mark.parametrize("wait", ["recv", "wait"])
+def test_a_thread_that_waits_does_not_crash_a_process_that_ends(wait):
+    done = subprocess.run([sys.executable, "-c", LEAVING, wait], timeout=CALM)
+    assert done.returncode == 1
 
 
 def test_the_network_of_an_address():

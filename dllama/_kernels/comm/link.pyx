@@ -22,6 +22,10 @@ cdef extern from "errno.h" nogil:
     int ETIME
     int ETIMEDOUT
 
+cdef extern from "Python.h" nogil:
+    # Not so while the process ends: then a daemon thread that takes the GIL may crash it.
+    int Py_IsInitialized()
+
 cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
@@ -239,7 +243,7 @@ cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit
                 events = DL_WRITE if sending else DL_READ
                 events |= DL_IDLE if now > begin + EAGER or link.crowded else 0
                 link.ops.wait(&link, &events, 1, min(end - now, latest - now, LOOK))
-                if now > begin + LOOK:
+                if now > begin + LOOK and Py_IsInitialized():
                     with gil:
                         _heed_signals(link, done)
     return error
@@ -269,7 +273,7 @@ cdef int _readable(dl_link *link, int64_t limit) except -1:
             link.ops.wait(&link, &events, 1, 0 if now < eager else max(0, min(limit - now, LOOK)))
             if events & DL_READ or now >= limit:
                 return events & DL_READ
-            if now > LOOK:
+            if now > LOOK and Py_IsInitialized():
                 with gil:
                     _heed_signals(link, 0)
 
