@@ -5,8 +5,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 SANITIZED := build/sanitized
 TYPED := build/typed
+SECONDS ?= 3600
+SEED ?= $$(date +%s)
 
-.PHONY: help install test build debug sanitize lint bench wheels clean
+.PHONY: help install test build debug sanitize lint bench wheels soak clean
 
 help:
 	@echo "install   create $(VENV), build and install dllama there"
@@ -17,6 +19,7 @@ help:
 	@echo "lint      check style and types"
 	@echo "bench     time the kernels"
 	@echo "wheels    build and check wheels for x86-64 and aarch64 (PYTHON: for which Python)"
+	@echo "soak      try bad input and faults for SECONDS=$(SECONDS) (KINDS: which)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +59,9 @@ bench:
 
 wheels:
 	PYTHON=$(PYTHON) .ci/wheels
+
+soak:
+	$(BIN)/python tests/hostile/soak.py --seconds $(SECONDS) --seed $(SEED) $(KINDS)
 
 clean:
 	rm -rf build dist *.egg-info

@@ -23,9 +23,15 @@ The command line prints any of them as one line and exits with status 1
 
 from __future__ import annotations
 
+MOST = 2000  # characters of a message; what comes from a file may be of any length
+
 
 class DllamaError(Exception):
-    """Base of all errors that dllama raises on purpose."""
+    """Base of all errors that dllama raises on purpose; a long message lacks its middle."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[5 - MOST // 2 :]}"
 
 
 class ConfigError(DllamaError, ValueError):

@@ -28,6 +28,7 @@ log = logging.getLogger("dllama.convert")
 
 THETA = 10000.0  # of RoPE, if no key says another
 # Keys that must say the size of a head, and those that are compared with something else.
+HEADS = "attention.head_count"
 HEAD_SIZES = ("attention.key_length", "attention.value_length")
 ROTATED = "rope.dimension_count"
 SCALE = "attention.scale"
@@ -71,6 +72,9 @@ def read_config(arch: Arch, given: Given, factors: Factors) -> Config:
     }
     config["num_hidden_layers"] -= _predictors(arch, config, given)
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    if not config["head_dim"]:
+        heads, most = config["num_attention_heads"], config["hidden_size"]
+        raise FormatError(given.path, given.key(HEADS), heads, f"an integer up to {most}")
     if arch.rope is None:
         config["rope_scaling"] = read_scaling(arch, config, given, factors)
     config |= {name: _is_present(part, given) for name, part in arch.present.items()}

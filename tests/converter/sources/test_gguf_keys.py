@@ -219,6 +219,11 @@ def test_the_tokenizer_comes_from_the_file(model, path):
         dllama.LLM(path)
 
 
+def test_more_heads_than_columns_are_refused(model):
+    with pytest.raises(FormatError, match=r"llama\.attention\.head_count is 2147483647, expected"):
+        model({"llama.attention.head_count": 2**31 - 1})
+
+
 def outcome(path):
     """None for an error that names the file, else logits and what a text becomes."""
     try:
