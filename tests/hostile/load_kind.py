@@ -46,6 +46,8 @@ class Worker:
 class Load(Kind):
     """Each trial is some time of work, and then a worker that dies."""
 
+    seconds = PERIOD + 3 * BACK + STARTING
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._workers = [Worker(folder), Worker(folder)]

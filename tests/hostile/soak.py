@@ -40,7 +40,6 @@ import talk_kinds
 
 KINDS = {**file_kinds.KINDS, **talk_kinds.KINDS, **http_kind.KINDS, **kill_kind.KINDS,
          **load_kind.KINDS}  # fmt: skip
-TRIAL_SECONDS = 60.0  # for one trial; those that start processes wait for less in each step
 STARTING = 180.0  # seconds until the first trial of a kind ends
 MEMORY = 6 << 30  # bytes of addresses that a process may have
 LEAVING = 20.0  # seconds that a child has to end
@@ -112,7 +111,7 @@ class Child:
     """A child process that does trials, and what it says."""
 
     def __init__(self, kind: str, seed: int, trials: int, folder: Path) -> None:
-        self.seed, self.folder = seed, folder
+        self.seed, self.folder, self._limit = seed, folder, KINDS[kind].seconds
         folder.mkdir(parents=True, exist_ok=True)
         self._log = (folder / "log").open("w+")
         numbers = [str(seed), str(trials)]
@@ -143,7 +142,7 @@ class Child:
                 break
             said = json.loads(line)
             yield said
-            number, limit = said.get("number", number) + 1, TRIAL_SECONDS
+            number, limit = said.get("number", number) + 1, self._limit
             if time.monotonic() > end and not asked:
                 self.process.send_signal(signal.SIGTERM)
                 asked = True

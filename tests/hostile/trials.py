@@ -24,7 +24,12 @@ class Kind(abc.ABC):
 
     Args:
         folder: where they may write.
+
+    Attributes:
+        seconds: that a trial may take. Those that start processes wait for less in each step.
     """
+
+    seconds = 60.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
