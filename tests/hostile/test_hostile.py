@@ -14,9 +14,10 @@ from dllama.errors import FormatError
 
 TRIALS = {
     "models": 150, "tokenizers": 20, "gguf": 50, "checkpoints": 25, "configs": 80, "templates": 30,
-    "sessions": 5, "strangers": 50, "http": 40, "kills": 1,
+    "strangers": 40, "http": 40,
 }  # fmt: skip
-SLOW = ("sessions", "strangers", "http", "kills")  # they start processes
+SLOW = ("strangers", "http")  # they start processes
+TIMED = {"sessions", "kills", "load"}  # what a busy machine may make too late
 
 
 @pytest.mark.parametrize(
@@ -29,8 +30,8 @@ def test_no_trial_fails(kind, tmp_path):
     assert counts.trials == TRIALS[kind]
 
 
-def test_every_kind_is_tried_here_but_that_which_takes_minutes():
-    assert {*soak.KINDS} - {*TRIALS} == {"load"}
+def test_every_kind_is_tried_here_but_those_that_measure_time():
+    assert {*soak.KINDS} - {*TRIALS} == TIMED
 
 
 def test_the_same_number_does_the_same_damage():
