@@ -5,8 +5,8 @@
         nodes[0].run([sys.executable, "-m", "dllama", "run", "--workers", nodes[1].address()])
 
 Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed. They
-are removed at the end, with the processes that still run in them, unless this process is killed
-(SIGKILL). Benchmarks and tests use it.
+are removed at the end, with the processes that still run in them, unless a signal ends this process
+at once: SIGKILL, or SIGTERM and SIGHUP where nothing handles them. Benchmarks and tests use it.
 """
 
 from __future__ import annotations

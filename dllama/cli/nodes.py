@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Listen for some seconds, and print a table."""
+    """Listen for some seconds, and print a table, then why workers cannot be used."""
     from dllama.cluster import discovery, interfaces  # whose libraries take a while to load
 
     check_output(args.json)
@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
     chosen = {one.name: one for one in discovery.choose(told, secret, args.plain)}
     found = [chosen.get(one.name, one) for one in found]
     print(_table(found))
+    for one in found:
+        if one.about is None:
+            print(one.why)
     if args.json:
         write_json(args.json, {"nodes": [_as_json(one) for one in found]})
     return 0

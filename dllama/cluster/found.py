@@ -22,7 +22,7 @@ OTHERS = 1.0  # seconds that other addresses of a worker have after the first ha
 PROBES = 2  # the faster counts
 
 FREE, BUSY, NO_REPLY = "free", "busy", "no reply"
-ANOTHER_SECRET, ANOTHER_VERSION = "another secret", "another version"
+ANOTHER_SECRET, ANOTHER_PROTOCOL = "another secret", "another protocol"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Found:
     Args:
         name: under which it is announced.
         address: to connect to.
-        state: FREE, BUSY, NO_REPLY, ANOTHER_SECRET or ANOTHER_VERSION.
+        state: FREE, BUSY, NO_REPLY, ANOTHER_SECRET or ANOTHER_PROTOCOL.
         why: in a sentence, where it cannot be used.
         here: whether it runs on this machine.
         about: what it tells; None if it did not prove the secret.
@@ -158,5 +158,5 @@ def _refused(heard: Heard, address: str, errors: Sequence[DllamaError]) -> Found
         if isinstance(error, AuthenticationError):
             return replace(none, state=ANOTHER_SECRET, why=str(error))
         if isinstance(error, ProtocolError):
-            none = replace(none, state=ANOTHER_VERSION, why=str(error))
+            none = replace(none, state=ANOTHER_PROTOCOL, why=str(error))
     return none
