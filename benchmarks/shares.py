@@ -2,10 +2,10 @@
 
     sudo python benchmarks/shares.py --model small.m --quotas 0.8 0.4 0.4
 
-Every node gets its own network namespace, and a cgroup with a quota of processor time. For each
-split of the query heads in which faster nodes hold at least as many as slower ones, `dllama bench`
-generates tokens; nodes hold the same part of everything else. The last line compares auto with the
-best of them.
+Every node gets its own network namespace, a cgroup with a quota of processor time, and a processor,
+which workers share if there are few. For each split of the query heads in which faster nodes hold
+at least as many as slower ones, `dllama bench` generates tokens; nodes hold the same part of
+everything else. Auto runs first and last, and its mean is compared with the best of the others.
 
 Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed, and
 they are removed at the end unless the script itself is killed (SIGKILL).
@@ -17,12 +17,14 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from support.networks import Cable, NetworkError, Node, missing, network
 
@@ -45,7 +47,7 @@ def main() -> None:
     add("--least", type=float, default=0.6, help="shares below this part of a node's quota, and "
         "above its inverse, are not tried")  # fmt: skip
     add("--steps", type=int, default=48)
-    add("--repeats", type=int, default=1)
+    add("--repeats", type=int, default=3, help="of which the median counts")
     args = parser.parse_args()
     if (lacking := missing(quotas=True)) is not None:
         sys.exit(f"shares.py: {lacking}")
@@ -63,16 +65,20 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     cable = Cable(rate=args.rate)
     with network(len(args.quotas), cable, quotas=args.quotas) as nodes:
         workers = [start(node, folder) for node in nodes[1:]]
-        results = {}
-        for shares in ["auto", *(",".join(map(str, one)) for one in splits(heads, args))]:
-            results[shares], said = run(nodes, shares, args, folder)
-            print(f"{shares:12} {results[shares]:7.2f} tokens/s  {said}".rstrip(), flush=True)
+        results: dict[str, list[float]] = {}
+        all_shares = [",".join(map(str, one)) for one in splits(heads, args)]
+        for shares in ["auto", *all_shares, "auto"]:
+            rate, said = run(nodes, shares, args, folder)
+            results.setdefault(shares, []).append(rate)
+            print(f"{shares:12} {rate:7.2f} tokens/s  {said}".rstrip(), flush=True)
         for worker in workers:
             worker.terminate()
-    auto = results.pop("auto")
-    best = max(results, key=lambda shares: results[shares])
-    print(f"auto {auto:.2f} tokens/s, the best ({best}) {results[best]:.2f}: "
-          f"{auto / results[best]:.3f}")  # fmt: skip
+    means = {shares: statistics.mean(rates) for shares, rates in results.items()}
+    auto = means.pop("auto")
+    best = max(means, key=lambda shares: means[shares])
+    print(
+        f"auto {auto:.2f} tokens/s, the best ({best}) {means[best]:.2f}: {auto / means[best]:.3f}"
+    )
 
 
 def splits(heads: int, args: argparse.Namespace) -> Iterator[tuple[int, ...]]:
@@ -97,7 +103,7 @@ def start(node: Node, folder: Path) -> subprocess.Popen[str]:
     """Start a worker, and wait until it listens."""
     words = [*DLLAMA, "worker", "--listen", f"{node.address()}:{PORT}", "--insecure",
              "--threads", "1", "--name", f"node-{node.rank}", "--quiet"]  # fmt: skip
-    process = node.popen(words, stdout=subprocess.PIPE, env=environment(node, folder))
+    process = node.popen(words, stdout=subprocess.PIPE, **options(node, folder))
     assert process.stdout is not None
     begin = time.monotonic()
     if not process.stdout.readline() or time.monotonic() > begin + STARTING:
@@ -105,9 +111,17 @@ def start(node: Node, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def environment(node: Node, folder: Path) -> dict[str, str]:
-    """The environment of a node, with a place of its own where it keeps its measured speed."""
-    return {**os.environ, "XDG_CACHE_HOME": str(folder / str(node.rank)), "PYTHONUNBUFFERED": "1"}
+def options(node: Node, folder: Path) -> dict[str, Any]:
+    """How the processes of a node start: on a processor, with a place for its measured speed.
+
+    The root has the first processor. A quota is lost in part where a thread changes processors.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    cpu = cpus[0 if node.rank == 0 else 1 + (node.rank - 1) % (len(cpus) - 1)]
+    return {
+        "env": {**os.environ, "XDG_CACHE_HOME": str(folder / str(node.rank))},
+        "preexec_fn": lambda: os.sched_setaffinity(0, [cpu]),
+    }
 
 
 def run(
@@ -120,7 +134,7 @@ def run(
              "--transport", "blocking", "--threads", "1", "--shares", shares,
              "--prompt-tokens", "8", "--steps", str(args.steps), "--repeats", str(args.repeats),
              "--timeout", "30", "--json", str(result)]  # fmt: skip
-    done = nodes[0].run(words, RUNNING, env=environment(nodes[0], folder))
+    done = nodes[0].run(words, RUNNING, **options(nodes[0], folder))
     if done.returncode:
         sys.exit(f"shares.py: {' '.join(words)}: {done.stderr.strip()}")
     said = [
