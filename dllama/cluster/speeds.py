@@ -1,12 +1,14 @@
 """How fast the nodes of a cluster are: a root asks each worker, over a connection of its own.
 
 A worker measures its kernels when it is asked first, and keeps what it found. It does not measure
-while it serves a root.
+while it serves a root. Until it has an answer it says so several times per timeout of the root, with
+an empty message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,18 @@ from dllama._kernels.comm.link import Link
 from dllama.cluster import names, protocol
 from dllama.cluster.about import About
 from dllama.cluster.at_once import at_once
+from dllama.cluster.background import background
 from dllama.cluster.layout import Layout
 from dllama.cluster.protocol import Kind
 from dllama.errors import ProtocolError, TransportError
 from dllama.model.weight_types import WeightType
-from dllama.options import MAX_THREADS
+from dllama.options import MAX_THREADS, TIMEOUT
 from dllama.options.option import Option, checked
 from dllama.runtime.kept_speed import node_speed
 from dllama.runtime.speed import NodeSpeed
 
 MEASURING = 60.0  # seconds that a worker may take to measure
+SIGNS = 4  # signs of life within a timeout of the root
 PAGE = 4096  # bytes
 
 
@@ -48,6 +52,7 @@ QUESTION = (
     Option("types", str, "of weights", several=True,
            choices=tuple(kind.name.lower() for kind in WeightType)),
     Option("name", str, "of the root"),
+    TIMEOUT,
 )  # fmt: skip
 MEMORY = Option("memory", int, "bytes for a model", least=0, most=1 << 60)
 NAME = Option("name", str, "of the worker")
@@ -93,10 +98,12 @@ def _ask(
         protocol.greet(link, layout.secret, caller=True, plain=layout.plain)
         kinds = [kind.name.lower() for kind in types]
         question = {"threads": layout.threads[rank], "types": kinds, "name": names.host_name()}
-        protocol.send_json(link, Kind.SPEED, question)
-        link.timeout = MEASURING
+        protocol.send_json(link, Kind.SPEED, {**question, "timeout": timeout})
         link.allow(MEASURING)
-        return _reply(protocol.receive_json(link, Kind.SPEED), link.peer, address, types)
+        content: dict[str, Any] = {}
+        while not content:
+            content = protocol.receive_json(link, Kind.SPEED)
+        return _reply(content, link.peer, address, types)
 
 
 def _reply(
@@ -124,10 +131,12 @@ def tell(link: Link, content: dict[str, Any], name: str, threads: int) -> None:
     """
     values = question_of(content, link.peer)
     types = [WeightType[one.upper()] for one in values["types"]]
-    link.timeout = MEASURING
+    link.timeout = values["timeout"]
     link.allow(MEASURING)
-    speed = node_speed(types, values["threads"] or threads)
-    reply = {"name": name, "memory": own_memory(), "speed": speed.as_json()}
+    speed = background(node_speed, types, values["threads"] or threads)
+    while not wait([speed], link.timeout / SIGNS).done:
+        protocol.send_json(link, Kind.SPEED, {})
+    reply = {"name": name, "memory": own_memory(), "speed": speed.result().as_json()}
     protocol.send_json(link, Kind.SPEED, reply)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -66,14 +68,14 @@ def test_a_worker_does_not_measure_for_another_root(served, asked):
     assert asked == []
 
 
-QUESTION = {"threads": 0, "types": ["q40"], "name": "pi"}
+QUESTION = {"threads": 0, "types": ["q40"], "name": "pi", "timeout": 5.0}
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("threads", -1), ("threads", 1 << 20), ("threads", None), ("types", "q40"),
-        ("types", ["q99"]), ("types", None), ("name", 7),
+        ("types", ["q99"]), ("types", None), ("name", 7), ("timeout", 0),
     ],
 )  # fmt: skip
 def test_a_worker_refuses_other_questions(served, asked, field, value):
@@ -114,6 +116,37 @@ def test_a_speed_that_was_not_told_is_missing(served):
         pytest.raises(dllama.ProtocolError, match="the speed of q40 is missing"),
     ):
         measure_nodes(layout(between.address), [WeightType.Q40], 5.0)
+
+
+def test_a_worker_may_measure_for_longer_than_the_timeout(served, monkeypatch):
+    told = speeds.node_speed
+
+    def slow(types, threads):
+        time.sleep(0.7)
+        return told(types, threads)
+
+    monkeypatch.setattr(speeds, "node_speed", slow)
+    assert len(measure_nodes(layout(served.address), [WeightType.Q40], 0.4)) == 2
+
+
+def test_a_worker_that_falls_silent_while_it_measures_is_named(served, monkeypatch):
+    told, noticed = speeds.node_speed, threading.Event()
+
+    def stuck(types, threads):
+        if threads == 1:  # the worker
+            noticed.wait(10)
+        return told(types, threads)
+
+    def change(sender, kind, content):
+        return b"" if (sender, kind) == (WORKER, Kind.SPEED) else None
+
+    monkeypatch.setattr(speeds, "node_speed", stuck)
+    with (
+        Between(served.address, change) as between,
+        pytest.raises(dllama.TransportTimeoutError, match=r"worker 1 .* 0.4 s"),
+    ):
+        measure_nodes(layout(between.address), [WeightType.Q40], 0.4)
+    noticed.set()
 
 
 def test_a_worker_that_is_not_there_is_named(served):
