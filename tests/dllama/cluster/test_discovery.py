@@ -101,7 +101,9 @@ def test_free_busy_and_foreign_workers_and_one_that_comes_later(tmp_path):
         }
         assert found[0]["about"]["busy"] is True
         assert found[2]["about"] is None
-        assert [line.split()[0] for line in out.splitlines()] == ["name", "pi-1", "pi-2", "pi-3"]
+        *table, why = out.splitlines()
+        assert [line.split()[0] for line in table] == ["name", "pi-1", "pi-2", "pi-3"]
+        assert "pi-3 (10.77.0.3:9999) has another secret" in why
         gone = ended(command(root, *RUN))
         assert gone[:2] == (1, "")
         assert gone[2].startswith("dllama: error: no workers found: listened 2.5 s for _dllama")
