@@ -30,6 +30,7 @@ DEBUG = os.environ.get("DLLAMA_DEBUG") == "1"
 OPENMP = os.environ.get("DLLAMA_NO_OPENMP") != "1"
 SANITIZE = os.environ.get("DLLAMA_SANITIZE", "")
 SHARED = "dllama._kernels._cyutility"
+LONGEST = ["dllama._kernels.ops.matmul", "dllama._kernels.ops.kv_cache"]  # to compile: first
 
 
 def openmp_flags(compiler) -> list[str]:
@@ -115,6 +116,7 @@ class BuildExt(build_ext):
             shared_utility_qualified_name=SHARED,
             quiet=True,
         )
+        self.extensions.sort(key=lambda extension: extension.name not in LONGEST)
         sources = {extension.name: extension.sources for extension in translated}
         sources[SHARED] = [shared_code(self.build_temp)]
         for extension in self.extensions:
