@@ -1,8 +1,8 @@
 """How fast the nodes of a cluster are: a root asks each worker, over a connection of its own.
 
 A worker measures its kernels when it is asked first, and keeps what it found. It does not measure
-while it serves a root. Until it has an answer it says so several times per timeout of the root, with
-an empty message.
+while it serves a root. Until it has an answer it says so several times per timeout of the root,
+with an empty message.
 """
 
 from __future__ import annotations
