@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -104,6 +105,14 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingWorke
     workers = StandingWorkers(tmp_path_factory.mktemp("standing"))
     yield workers
     workers.close()
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """Commands that run in this process set the levels of dllama's loggers: forget them."""
+    yield
+    for name in ("dllama", "dllama.engine", "dllama.worker", "dllama.serve"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dllama.cluster.auto_nodes import settle
 from dllama.cluster.layout import Layout
 from dllama.cluster.shares import best_shares, differ, words
 from dllama.cluster.speeds import Measured, measure_nodes
-from dllama.errors import ConfigError
+from dllama.errors import ConfigError, NodeError
 from dllama.graph.graph import Graph
 from dllama.graph.shard import Shard, split
 from dllama.model.stored_model import StoredModel
@@ -77,7 +77,13 @@ def fit(
         if shares is None:
             return layout, config
         raise ConfigError(f"shares is auto, which transport {layout.transport.name} cannot do")
-    nodes = measure_nodes(layout, weight_types(model), config.timeout)
+    try:
+        nodes = measure_nodes(layout, weight_types(model), config.timeout)
+    except NodeError as error:
+        if shares is not None:
+            raise
+        log.warning("equal shares: %s", error)
+        return layout, config
     chooser = Chooser(model, config, layout.threads, nodes)
     if shares is None and not differ(chooser.speeds, ALIKE):
         return layout, config

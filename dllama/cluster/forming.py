@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dllama._kernels.comm.link import Link
-from dllama.checks import shown
+from dllama.checks import is_flag, shown
 from dllama.cluster import names, protocol
 from dllama.cluster.at_once import at_once
 from dllama.cluster.coordinator import Coordinator
@@ -259,7 +259,7 @@ class _Forming:
         while True:
             content = protocol.receive_json(member.control, Kind.WEIGHTS)
             have, now = content.get("have"), content.get("loaded")
-            if isinstance(have, bool):
+            if is_flag(have):
                 moved((nbytes if have else 0) - done)
                 return have
             if not isinstance(now, int) or not done < now <= nbytes:

@@ -61,7 +61,7 @@ def test_a_worker_that_dribbles_at_the_start_is_given_up(first):
     with dribbling(first) as address:
         begin = time.monotonic()
         with pytest.raises(TransportTimeoutError, match=r"not done within 0\.4 s"):
-            dllama.LLM(workers=[address], threads=1, timeout=0.4)
+            dllama.LLM(workers=[address], threads=1, shares=[1, 1], timeout=0.4)
         assert time.monotonic() - begin < 0.4 + SOON
 
 

@@ -149,6 +149,21 @@ def test_a_worker_that_falls_silent_while_it_measures_is_named(served, monkeypat
     noticed.set()
 
 
+def test_shares_are_equal_if_a_worker_cannot_measure(served, expected, monkeypatch, caplog):
+    told = speeds.node_speed
+
+    def cannot(types, threads):
+        if threads == 1:  # the worker
+            raise MemoryError
+        return told(types, threads)
+
+    monkeypatch.setattr(speeds, "node_speed", cannot)
+    with root_of(served.address, threads=3) as llm:
+        assert np.abs(llm.eval(IDS) - expected).max() < 0.05 * expected.std()
+    assert "equal shares: worker 1" in caplog.text
+    assert "the kernels cannot be measured: MemoryError()" in caplog.text
+
+
 def test_a_worker_that_is_not_there_is_named(served):
     served.stop()
     with pytest.raises(dllama.TransportError, match="worker 1: "):

@@ -63,7 +63,7 @@ def test_stranger_in_place_of_a_worker_is_named(start, expected, greeting, error
     with stranger(greeting) as address:
         begin = time.monotonic()
         with pytest.raises(error, match=f"{name(2, address)}.*{words}") as held:
-            dllama.LLM(workers=[worker.address, address], threads=1, timeout=0.5)
+            dllama.LLM(workers=[worker.address, address], threads=1, shares=[1, 1, 1], timeout=0.5)
         assert time.monotonic() - begin < 0.5 + SOON
     check_service([worker], expected, seconds=AT_ONCE)
     assert held.value is not None
