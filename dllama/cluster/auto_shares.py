@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from dllama.cluster.auto_nodes import settle
 from dllama.cluster.layout import Layout
 from dllama.cluster.shares import best_shares, differ, words
-from dllama.cluster.speeds import Measured, measure_nodes
-from dllama.errors import ConfigError, NodeError
+from dllama.cluster.speeds import Measured, UnmeasuredError, measure_nodes
+from dllama.errors import ConfigError
 from dllama.graph.graph import Graph
 from dllama.graph.shard import Shard, split
 from dllama.model.stored_model import StoredModel
@@ -79,7 +79,7 @@ def fit(
         raise ConfigError(f"shares is auto, which transport {layout.transport.name} cannot do")
     try:
         nodes = measure_nodes(layout, weight_types(model), config.timeout)
-    except NodeError as error:
+    except UnmeasuredError as error:
         if shares is not None:
             raise
         log.warning("equal shares: %s", error)

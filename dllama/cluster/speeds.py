@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dllama._kernels.comm.link import Link
+from dllama.checks import shown
 from dllama.cluster import names, protocol
 from dllama.cluster.about import About
 from dllama.cluster.at_once import at_once
@@ -30,6 +31,10 @@ from dllama.runtime.speed import NodeSpeed
 MEASURING = 60.0  # seconds that a worker may take to measure
 SIGNS = 4  # signs of life within a timeout of the root
 PAGE = 4096  # bytes
+
+
+class UnmeasuredError(ProtocolError):
+    """A worker cannot measure its kernels, for want of memory or files."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ def _reply(
     content: dict[str, Any], peer: str, address: str, types: Sequence[WeightType]
 ) -> Measured:
     """Check a worker's reply; ProtocolError names the worker and what is wrong."""
+    if "failed" in content:
+        raise UnmeasuredError(f"{peer} cannot measure its kernels: {shown(content['failed'])}")
     try:
         speed = NodeSpeed.from_json(content.get("speed"))
         values = checked((NAME, MEMORY), content)
@@ -136,7 +143,10 @@ def tell(link: Link, content: dict[str, Any], name: str, threads: int) -> None:
     speed = background(node_speed, types, values["threads"] or threads)
     while not wait([speed], link.timeout / SIGNS).done:
         protocol.send_json(link, Kind.SPEED, {})
-    reply = {"name": name, "memory": own_memory(), "speed": speed.result().as_json()}
+    if error := speed.exception():
+        reply: dict[str, Any] = {"failed": repr(error)}
+    else:
+        reply = {"name": name, "memory": own_memory(), "speed": speed.result().as_json()}
     protocol.send_json(link, Kind.SPEED, reply)
 
 

@@ -127,7 +127,8 @@ def wait_until(condition, seconds: float) -> bool:
 
 def check_service(workers, expected, seconds=TIMEOUT + AT_ONCE, **options) -> None:
     """Check that workers serve a root correctly, once they have noticed the end of another one."""
-    options = {"threads": 1, "timeout": CALM, "buffer": "f32", **options}
+    shares = [1.0] * (len(workers) + 1)  # who measures needs memory, files and time
+    options = {"threads": 1, "timeout": CALM, "buffer": "f32", "shares": shares, **options}
     end = time.monotonic() + seconds
     while True:
         try:

@@ -161,7 +161,7 @@ def test_shares_are_equal_if_a_worker_cannot_measure(served, expected, monkeypat
     with root_of(served.address, threads=3) as llm:
         assert np.abs(llm.eval(IDS) - expected).max() < 0.05 * expected.std()
     assert "equal shares: worker 1" in caplog.text
-    assert "the kernels cannot be measured: MemoryError()" in caplog.text
+    assert "cannot measure its kernels: 'MemoryError()'" in caplog.text
 
 
 def test_a_worker_that_is_not_there_is_named(served):
