@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -60,7 +61,11 @@ class WorkerProcess:
         return self._address
 
     def signal(self, number: int) -> None:
+        """Send a signal. SIGSTOP has stopped the process on return."""
         self._process.send_signal(number)
+        state = Path(f"/proc/{self._process.pid}/stat")
+        while number == signal.SIGSTOP and state.read_text().rsplit(")", 1)[1].split()[0] != "T":
+            time.sleep(0.001)
 
     def alive(self) -> bool:
         return self._process.poll() is None
