@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import threading
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from dllama.cluster.messages import DIGEST
 from dllama.cluster.weight_transfer import model_digest
 from dllama.graph.graph import Graph
 from dllama.model.stored_model import StoredModel
+from dllama.runtime.kept_file import cache_folder
 from dllama.scratch import Scratch
 
 MOST = 1000  # notes
@@ -28,9 +28,8 @@ _lock = threading.Lock()
 
 
 def notes_file() -> Path:
-    """Return where notes are: in the user's folder for what may be lost."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "dllama" / "sent.json"
+    """Return where notes are."""
+    return cache_folder() / "sent.json"
 
 
 class SentWeights:

@@ -19,11 +19,15 @@ MOST_BYTES = 1 << 16  # of a file
 T = TypeVar("T")
 
 
+def cache_folder() -> Path:
+    """Return dllama's folder among those of the user for what may be lost."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dllama"
+
+
 def kept_path(kind: str, key: Sequence[object]) -> Path:
     """Return the path of a file; kind: of measurement, key: all that it depends on, as JSON."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    return Path(root, "dllama", f"{kind}-{digest[:16]}.json")
+    return cache_folder() / f"{kind}-{digest[:16]}.json"
 
 
 def read_kept(path: Path, parse: Callable[[object], T]) -> T | None:
