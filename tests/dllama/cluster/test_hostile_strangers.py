@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import socket
@@ -14,6 +13,7 @@ from hostile import CALM, GREETING, HUGE, LITTLE, SOON, Between, Served, frame, 
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from mutations import changed
 
 from dllama.cluster import worker
 from dllama.cluster.protocol import HEADER, HELLO, Kind
@@ -101,16 +101,6 @@ def test_data_link_for_a_session_that_has_ended(served):
     reply = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": 0}))
     assert len(reply) == HELLO.size  # and the end
     assert served.complaints(0) == []
-
-
-def changed(join: dict, path: tuple[str, ...], value) -> dict:
-    """Return a JOIN with another value of a field."""
-    join = copy.deepcopy(join)
-    inner = join
-    for name in path[:-1]:
-        inner = inner[name]
-    inner[path[-1]] = value
-    return join
 
 
 def check_refusal(served: Served, join: dict) -> None:
