@@ -102,7 +102,7 @@ class ShardFolder:
         """Remove what was not used for longest; OSError if that is not enough."""
         if nbytes > self._most:
             raise OSError(None, f"{nbytes / GB:.2f} GB are more than {self._most / GB:g} GB")
-        written = sum(_size(path) for path in self.path.glob(f"{PREFIX}*/*"))
+        written = sum(map(_written, self.path.glob(f"{PREFIX}*")))
         files = sorted(self.path.glob(f"*{SUFFIX}"), key=_used)
         sizes = [_size(path) for path in files]
         over = written + sum(sizes) + nbytes - self._most
@@ -206,6 +206,13 @@ def _size(path: Path) -> int:
     """Return the size of a file, 0 if it has just gone."""
     with suppress(OSError):
         return path.lstat().st_size
+    return 0
+
+
+def _written(folder: Path) -> int:
+    """Return the size of what is being written in a folder, 0 if it has just gone."""
+    with suppress(OSError):
+        return sum(map(_size, folder.iterdir()))
     return 0
 
 

@@ -56,9 +56,10 @@ def names(path: Path) -> list[str]:
 
 def held(path: Path) -> int:
     sizes = 0
-    for one in path.glob("**/*"):
-        with contextlib.suppress(FileNotFoundError):
-            sizes += one.stat().st_size if one.is_file() else 0
+    for folder, _, files in os.walk(path):  # folders may go meanwhile
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                sizes += Path(folder, name).stat().st_size
     return sizes
 
 
