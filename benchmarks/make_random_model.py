@@ -65,8 +65,11 @@ def main() -> None:
     parser.add_argument("--m", type=Path, metavar="FILE")
     parser.add_argument("--gguf", type=Path, metavar="FILE")
     parser.add_argument("--hugging-face", type=Path, metavar="FOLDER")
+    parser.add_argument("--layers", type=int, help="fewer than the model has")
+    parser.add_argument("--kv-heads", type=int, help="others than the model has")
+    parser.add_argument("--vocabulary", type=int, help="another size than the model's")
     args = parser.parse_args()
-    model = SHAPES[args.shape]
+    model = cut(SHAPES[args.shape], args)
     if model.n_experts and (args.gguf or args.hugging_face):
         parser.error(f"{args.shape} is only written as --m")
     if args.m:
@@ -75,6 +78,14 @@ def main() -> None:
         write_gguf(args.gguf, model)
     if args.hugging_face:
         write_hugging_face(args.hugging_face, model)
+
+
+def cut(model: ModelSpec, args: argparse.Namespace) -> ModelSpec:
+    """The shape with what the command line says."""
+    asked = {
+        "n_layers": args.layers, "n_kv_heads": args.kv_heads, "vocab_size": args.vocabulary
+    }  # fmt: skip
+    return replace(model, **{name: value for name, value in asked.items() if value})
 
 
 def blocks(index: int, info: TensorInfo) -> Iterator[np.ndarray]:

@@ -1,11 +1,13 @@
 """Compare `--shares auto` with all shares of whole heads, on nodes of different speed.
 
     sudo python benchmarks/shares.py --model small.m --quotas 0.8 0.4 0.4
+    sudo python benchmarks/shares.py --model small.m --quotas 0.8 0.4 0.4 --only 16,8,8 17,8,7
 
 Every node gets its own network namespace, a cgroup with a quota of processor time, and a processor,
 which workers share if there are few. For each split of the query heads in which faster nodes hold
 at least as many as slower ones, `dllama bench` generates tokens; nodes hold the same part of
-everything else. Auto runs first and last, and its mean is compared with the best of the others.
+everything else. Auto runs first and last. The best of many that vary is best by chance too, so run
+again with --only: auto and these shares take turns, and medians count.
 
 Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed, and
 they are removed at the end unless the script itself is killed (SIGKILL).
@@ -46,6 +48,8 @@ def main() -> None:
     add("--rate", type=float, help="Mbit/s of every link (default: no limit)")
     add("--least", type=float, default=0.6, help="shares below this part of a node's quota, and "
         "above its inverse, are not tried")  # fmt: skip
+    add("--only", nargs="+", metavar="HEADS", help="shares to try besides auto, in turns")
+    add("--turns", type=int, default=3, help="with --only")
     add("--steps", type=int, default=48)
     add("--repeats", type=int, default=3, help="of which the median counts")
     args = parser.parse_args()
@@ -66,19 +70,25 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     with network(len(args.quotas), cable, quotas=args.quotas) as nodes:
         workers = [start(node, folder) for node in nodes[1:]]
         results: dict[str, list[float]] = {}
-        all_shares = [",".join(map(str, one)) for one in splits(heads, args)]
-        for shares in ["auto", *all_shares, "auto"]:
+        for shares in order(heads, args):
             rate, said = run(nodes, shares, args, folder)
             results.setdefault(shares, []).append(rate)
             print(f"{shares:12} {rate:7.2f} tokens/s  {said}".rstrip(), flush=True)
         for worker in workers:
             worker.terminate()
-    means = {shares: statistics.mean(rates) for shares, rates in results.items()}
-    auto = means.pop("auto")
-    best = max(means, key=lambda shares: means[shares])
+    rates = {shares: statistics.median(found) for shares, found in results.items()}
+    auto = rates.pop("auto")
+    best = max(rates, key=lambda shares: rates[shares])
     print(
-        f"auto {auto:.2f} tokens/s, the best ({best}) {means[best]:.2f}: {auto / means[best]:.3f}"
+        f"auto {auto:.2f} tokens/s, the best ({best}) {rates[best]:.2f}: {auto / rates[best]:.3f}"
     )
+
+
+def order(heads: int, args: argparse.Namespace) -> list[str]:
+    """The shares of all runs."""
+    if args.only:
+        return ["auto", *args.only] * args.turns
+    return ["auto", *(",".join(map(str, one)) for one in splits(heads, args)), "auto"]
 
 
 def splits(heads: int, args: argparse.Namespace) -> Iterator[tuple[int, ...]]:

@@ -29,7 +29,10 @@ LEAVING = 5.0  # seconds that a process may take to terminate
 MAX_NODES = 250
 SWITCH = "switch"
 CGROUPS = Path("/sys/fs/cgroup")
-PERIOD = 20_000  # microseconds in which a quota of processor time is used up
+# Microseconds in which a quota of processor time is used up. A node that has used it stands still
+# until the period ends, so short ones make it look slow. Linux throttles at ticks, which may be 4 ms
+# apart, and refuses a quota of less than 1 ms.
+PERIOD, LEAST_QUOTA = 5_000, 1_000
 # A link may send at once what its rate allows in this time. Timers are late, especially on virtual
 # machines, so a shorter time costs speed. A longer one lets short messages pass without a limit.
 BURST = 32e-6  # seconds
@@ -188,13 +191,14 @@ def _sysctl(key: str, value: int) -> str:
 @contextlib.contextmanager
 def _cgroup(name: str, processors: float) -> Iterator[Path]:
     """Make a cgroup with a quota of processor time; version 1 or 2 of cgroups."""
-    quota = int(processors * PERIOD)
+    period = max(PERIOD, int(LEAST_QUOTA / processors) + 1)
+    quota = max(LEAST_QUOTA, int(processors * period))
     if (CGROUPS / "cpu" / "cpu.cfs_quota_us").exists() or not (CGROUPS / "cgroup.procs").exists():
         folder = CGROUPS / "cpu" / name
-        limits = {"cpu.cfs_period_us": f"{PERIOD}", "cpu.cfs_quota_us": f"{quota}"}
+        limits = {"cpu.cfs_period_us": f"{period}", "cpu.cfs_quota_us": f"{quota}"}
     else:
         folder = CGROUPS / name
-        limits = {"cpu.max": f"{quota} {PERIOD}"}
+        limits = {"cpu.max": f"{quota} {period}"}
         (CGROUPS / "cgroup.subtree_control").write_text("+cpu")
     folder.mkdir()
     try:
