@@ -77,7 +77,7 @@ def main() -> None:
 def star(nodes: int, row: int) -> Round:
     """The root sends a row to each worker; a round in the other direction takes as long."""
     workers = nodes - 1
-    return Round((workers * row, *[0] * workers), (0, *[row] * workers), workers)
+    return Round((workers * row, *[0] * workers), (0, *[row] * workers), (workers, *[1] * workers))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def keep_speeds() -> None:
     for threads in range(1, 9):
         path = speed_file(threads)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(NodeSpeed(threads, 1e-6, kernels).as_json()))
+        path.write_text(json.dumps(NodeSpeed(threads, 1e-6, 1e-5, kernels).as_json()))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from dllama.cluster.auto_nodes import settle
 from dllama.cluster.layout import Layout
@@ -16,10 +17,10 @@ from dllama.graph.shard import Shard, split
 from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
 from dllama.options import SHARES
-from dllama.planning.messages import control, rounds_of
-from dllama.planning.timing import PASS, LinkSpeed, round_seconds, work_seconds
-from dllama.planning.work import Shape, split_work, transfers
-from dllama.run_config import NUMBERS, RunConfig
+from dllama.planning.messages import Round
+from dllama.planning.timing import PASS, LinkSpeed, node_seconds, round_seconds, rounds_between
+from dllama.planning.work import Shape
+from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
 from dllama.runtime.node import graph_of
 
@@ -30,6 +31,7 @@ SLOW = 0.5  # a node below this part of the fastest one's speed may be left out
 GAIN = 1.1  # if a token is faster without it by this factor
 NEAR = 0.5  # of its memory: if a node's weights take less, the rest fits too
 TOKEN = Shape(rows=1, context=256)  # the pass by whose time shares are chosen
+EMBEDDED = 4  # bytes of a number of an embedding, at most
 # How nodes are taken to be connected. It counts where a node may be left out.
 LINK = LinkSpeed(rate=125e6, latency=100e-6)
 OVER = 1e3  # seconds of a token that a byte too much for each byte of memory counts as
@@ -121,9 +123,9 @@ class Chooser:
     ) -> None:
         self._model, self._config, self._threads, self._nodes = model, config, threads, nodes
         self._known: dict[object, tuple[list[float], float]] = {}
-        self._transfers: dict[int, float] = {}
+        self._rounds: dict[int, list[list[Round]]] = {}
         whole = graph_of(model.spec, replace(config, shares=(1.0,)), 0, model.path)
-        self.speeds = [1 / sum(self._working(whole, node)) for node in nodes]
+        self.speeds = [1 / sum(self._working(whole, node, 1)) for node in nodes]
         self._main = _most_read(whole)
 
     def rate(self, rank: int) -> str:
@@ -166,22 +168,23 @@ class Chooser:
         return working + self._transferring(len(ranks)) + sum(over for _, over in found)
 
     def _transferring(self, count: int) -> float:
-        """Seconds that some nodes do not compute in a pass. Shares change little about it."""
-        if count not in self._transfers:
+        """Seconds that some nodes do not work in a pass."""
+        rounds = chain(*self._between(count))
+        return PASS + sum(round_seconds(one, [LINK] * count).total for one in rounds)
+
+    def _between(self, count: int) -> list[list[Round]]:
+        """What some nodes send. Shares change little about it."""
+        if count not in self._rounds:
             config = replace(self._config, shares=(1.0,) * count)
             graph = graph_of(self._model.spec, config, 0, self._model.path)
-            rounds = [
-                one for task in transfers(graph) for one in rounds_of(task, graph, config, 1, 4)
-            ]
-            rounds += control(graph.spec, config, TOKEN)
-            seconds = (round_seconds(one, [LINK] * count).total for one in rounds)
-            self._transfers[count] = PASS + sum(seconds)
-        return self._transfers[count]
+            self._rounds[count] = rounds_between(graph, config, TOKEN, EMBEDDED)
+        return self._rounds[count]
 
-    def _working(self, graph: Graph, node: Measured) -> list[float]:
-        """Seconds of each piece of work of a node between transfers."""
-        works = split_work(graph, TOKEN, NUMBERS[self._config.kv_cache])
-        return [work_seconds(work, node.speed).total for work in works]
+    def _working(self, graph: Graph, node: Measured, count: int) -> list[float]:
+        """Seconds of each piece of work of one of some nodes between transfers."""
+        between, rank = self._between(count), graph.shard.rank
+        found = node_seconds(graph, rank, between, node.speed, self._config, TOKEN)
+        return [one.total for one in found]
 
     def _node(self, node: int, shard: Shard, config: RunConfig) -> tuple[list[float], float]:
         """Seconds of a node's work between transfers, and for memory that it lacks."""
@@ -190,7 +193,7 @@ class Chooser:
         key = str((node, shard.world_size, shard.heads, networks, shard.vocab, linear))
         if key not in self._known:
             graph = graph_of(self._model.spec, config, shard.rank, self._model.path)
-            parts = self._working(graph, self._nodes[node])
+            parts = self._working(graph, self._nodes[node], shard.world_size)
             self._known[key] = parts, self._lacking(node, graph, config)
         return self._known[key]
 

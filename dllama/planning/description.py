@@ -20,6 +20,8 @@ from dllama.runtime.speed import KernelSpeed, NodeSpeed
 
 # What a stage takes where a description does not say it: seconds, on a Raspberry Pi or a PC.
 STAGE = 2e-6
+# And a message: seconds, on one core of Zen 4.
+MESSAGE = 10e-6
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,13 @@ NODE = (
     _quantity("bandwidth", BANDWIDTH, "of weights that the kernels read for a token"),
     _quantity("compute", COMPUTE, "multiply-adds of the kernels for a prompt"),
     _quantity("stage", TIME, "what each stage of a pass takes besides"),
+    _quantity("message", TIME, "of a processor for a short message, at both ends together"),
     THREADS,
     replace(GIVEN_SHARES, name="share", commas=False),
 )
 LINK = (
     _quantity("rate", RATE, "of a node in each direction"),
-    _quantity("latency", TIME, "of a short message, one way"),
+    _quantity("latency", TIME, "of a short message, one way, besides"),
 )
 LINK_KEY = "link"
 
@@ -102,11 +105,14 @@ def _machines(node: yaml.Node, path: Path, common: LinkSpeed | None) -> list[Mac
     if link is None:
         raise ConfigError(f"{_line(path, node)}: a node without a link, as there is none for all")
     kernel = KernelSpeed(BANDWIDTH.parse(values["bandwidth"]), COMPUTE.parse(values["compute"]))
-    stage = TIME.parse(values["stage"]) if "stage" in values else STAGE
+    stage, message = [
+        TIME.parse(values[name]) if name in values else usual
+        for name, usual in (("stage", STAGE), ("message", MESSAGE))
+    ]
     threads = values.get("threads", 1)
     machine = Machine(
         values.get("name", "node"),
-        NodeSpeed(threads, stage, dict.fromkeys(WeightType, kernel)),
+        NodeSpeed(threads, stage, message, dict.fromkeys(WeightType, kernel)),
         link,
         MEMORY.parse(values["memory"]) if "memory" in values else None,
         threads,

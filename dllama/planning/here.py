@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from dllama.model.weight_types import WeightType
 from dllama.planning.description import Machine
 from dllama.planning.timing import LinkSpeed
 from dllama.runtime.kept_speed import node_speed
-from dllama.runtime.speed import KernelSpeed, NodeSpeed
+from dllama.runtime.speed import KernelSpeed
 
 ALONE = LinkSpeed(1.0, 0.0)  # of a node without others; nobody uses it
 TIMEOUT = 5.0  # seconds without a byte
@@ -49,18 +50,21 @@ class ThisMachine:
             kind: KernelSpeed(one.bandwidth / count, one.compute / count)
             for kind, one in whole.kernels.items()
         }
-        stage = node_speed((), threads).stage
-        link = self._link if count > 1 else ALONE
-        speed = NodeSpeed(threads, stage, kernels)
+        speed = replace(node_speed((), threads), kernels=kernels)
+        link = self._link(speed.message) if count > 1 else ALONE
         return [Machine(f"node {rank}", speed, link, None, threads) for rank in range(count)]
 
+    def _link(self, message: float) -> LinkSpeed:
+        """The link between two nodes whose processors take so long for a message."""
+        return replace(self._whole, latency=max(0.0, self._whole.latency - message))
+
     @cached_property
-    def _link(self) -> LinkSpeed:
+    def _whole(self) -> LinkSpeed:
         return measure_link(LOCAL_TRANSPORT)
 
 
 def measure_link(name: str) -> LinkSpeed:
-    """Measure a transport between two threads of this machine."""
+    """Measure a transport between two threads of this machine; its latency has all of a message."""
     transport = transports.get(name)
     with (
         tempfile.TemporaryDirectory(prefix="dllama-") as folder,

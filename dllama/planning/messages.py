@@ -26,17 +26,17 @@ FLOAT = 4  # bytes
 
 
 class Round(NamedTuple):
-    """Bytes by rank, and to or from how many nodes.
+    """Bytes and messages by rank.
 
     Args:
         sent: by each node.
         received: by each node.
-        peers: most nodes that one node sends to or receives from.
+        peers: how many nodes each sends to or receives from, whichever are more.
     """
 
     sent: tuple[int, ...]
     received: tuple[int, ...]
-    peers: int
+    peers: tuple[int, ...]
 
 
 def rounds_of(task: Task, graph: Graph, config: RunConfig, rows: int, embedded: int) -> list[Round]:
@@ -63,7 +63,8 @@ def broadcast(nbytes: int, nodes: int) -> list[Round]:
     """The root sends a piece to each other node, and these exchange their pieces."""
     ends = [nbytes * max(0, rank - 1) // (nodes - 1) for rank in range(nodes + 1)]
     pieces = [end - begin for begin, end in pairwise(ends)]
-    first = Round((nbytes, *(0 for _ in pieces[1:])), tuple(pieces), nodes - 1)
+    peers = (nodes - 1, *(1 for _ in pieces[1:]))
+    first = Round((nbytes, *(0 for _ in pieces[1:])), tuple(pieces), peers)
     return [first] if nodes == 2 else [first, _to_all(pieces[1:], root=True)]
 
 
@@ -89,7 +90,7 @@ def all_reduce(
     scattered = Round(
         tuple(rows * count * (row - chunk) for count, chunk in zip(sums, chunks, strict=True)),
         tuple(rows * (total - count) * chunk for count, chunk in zip(sums, chunks, strict=True)),
-        nodes - 1,
+        (nodes - 1,) * nodes,
     )
     return [scattered, _to_all([rows * chunk for chunk in chunks])]
 
@@ -100,7 +101,7 @@ def _to_all(pieces: Sequence[int], root: bool = False) -> Round:
     return Round(
         (*before, *(count * piece for piece in pieces)),
         (*before, *(total - piece for piece in pieces)),
-        count,
+        (*before, *(count for _ in pieces)),
     )
 
 
@@ -115,9 +116,8 @@ def control(spec: ModelSpec, config: RunConfig, shape: Shape) -> list[Round]:
     run = Run(Batch(spans, range(shape.wanted)), 0, Want.TOP).pack()
     told, answered = protocol.HEADER.size + len(run), protocol.HEADER.size + shape.wanted * TOP.size
     workers = config.world_size - 1
+    none, peers = (0,) * workers, (workers, *[1] * workers)
     return [
-        Round((workers * told, *(0 for _ in range(workers))), (0, *[told] * workers), workers),
-        Round(
-            (0, *[answered] * workers), (workers * answered, *(0 for _ in range(workers))), workers
-        ),
+        Round((workers * told, *none), (0, *[told] * workers), peers),
+        Round((0, *[answered] * workers), (workers * answered, *none), peers),
     ]

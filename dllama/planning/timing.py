@@ -2,13 +2,15 @@
 
 Nodes work at the same time and meet in every transfer. So a pass takes, for each piece of work
 between two transfers, the time of the slowest node, and for each round of a transfer, one latency
-and the time in which the busiest link sends or receives its bytes. Nothing overlaps.
+and the time in which the busiest link sends or receives its bytes. A node's work includes its
+processor's part of messages. Nothing overlaps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from dllama.graph.graph import Graph
@@ -47,6 +49,10 @@ class Speed(Protocol):
         """Seconds that each stage takes besides."""
 
     @property
+    def message(self) -> float:
+        """Seconds of a processor that a short message takes, at both ends together."""
+
+    @property
     def kernels(self) -> Mapping[WeightType, Kernel]:
         """By weight type, at least one."""
 
@@ -57,7 +63,8 @@ class LinkSpeed:
 
     Args:
         rate: bytes per second, in each direction.
-        latency: seconds from the call that sends a short message until another node has it.
+        latency: seconds of a short message from one program to another, without those that
+            processors work for it.
         packet: bytes that a packet has besides; 0 for what is no network.
     """
 
@@ -80,6 +87,7 @@ class Seconds:
         compute: multiply-adds, where these take longer than reading.
         rate: bytes on links.
         latency: messages on their way.
+        messages: what processors do for messages.
         overhead: everything else.
     """
 
@@ -87,6 +95,7 @@ class Seconds:
     compute: float = 0.0
     rate: float = 0.0
     latency: float = 0.0
+    messages: float = 0.0
     overhead: float = 0.0
 
     def __add__(self, other: Seconds) -> Seconds:
@@ -101,17 +110,17 @@ class Seconds:
 
     @property
     def inference(self) -> float:
-        """Those that the slowest nodes compute."""
+        """Those of computing, on the slowest nodes."""
         return self.memory + self.compute + self.overhead
 
     @property
     def transfer(self) -> float:
-        """Those of links."""
-        return self.rate + self.latency
+        """Those of transfers."""
+        return self.rate + self.latency + self.messages
 
     @property
     def bound(self) -> str:
-        """What most of them are spent on: memory, compute, rate or latency."""
+        """What most of them are spent on: memory, compute, rate, latency or messages."""
         parts = {name: value for name, value in vars(self).items() if name != "overhead"}
         return max(parts, key=lambda name: parts[name])
 
@@ -122,7 +131,7 @@ class PassTime:
 
     Args:
         seconds: from its beginning to its end.
-        nodes: seconds that each node computes, by rank.
+        nodes: seconds that each node computes and sends or receives messages, by rank.
         sent: bytes that each node sends in transfers.
         received: bytes that each node receives in transfers.
     """
@@ -151,29 +160,71 @@ def pass_time(
         shape: of the pass.
         embedded: bytes in which the root sends a number of an embedding, 2 or 4.
     """
-    kv_type = NUMBERS[config.kv_cache]
-    works = [split_work(graph, shape, kv_type) for graph in graphs]
-    computed = [
-        [work_seconds(work, speed) for work in parts]
-        for parts, speed in zip(works, speeds, strict=True)
+    between = rounds_between(graphs[0], config, shape, embedded)
+    works = [
+        node_seconds(graph, rank, between, speed, config, shape)
+        for rank, (graph, speed) in enumerate(zip(graphs, speeds, strict=True))
     ]
     seconds = Seconds(overhead=PASS)
-    for together in zip(*computed, strict=True):
+    for together in zip(*works, strict=True):
         seconds += max(together, key=lambda one: one.total)
-    rounds = [
-        one
-        for task in (transfers(graphs[0]) if len(graphs) > 1 else ())
-        for one in rounds_of(task, graphs[0], config, shape.rows, embedded)
-    ]
-    told = control(graphs[0].spec, config, shape) if len(graphs) > 1 else []
-    for one in (*rounds, *told):
+    for one in chain(*between):
         seconds += round_seconds(one, links)
+    rounds = [*chain(*between[1:-1])]
     return PassTime(
         seconds,
-        tuple(sum(one.total for one in parts) for parts in computed),
+        tuple(sum(one.total for one in parts) for parts in works),
         tuple(sum(one.sent[rank] for one in rounds) for rank in range(len(graphs))),
         tuple(sum(one.received[rank] for one in rounds) for rank in range(len(graphs))),
     )
+
+
+def rounds_between(
+    graph: Graph, config: RunConfig, shape: Shape, embedded: int
+) -> list[list[Round]]:
+    """What nodes send before, in and after the transfers of a pass.
+
+    Args:
+        graph: of any node.
+        config: what nodes agree on.
+        shape: of the pass.
+        embedded: bytes in which the root sends a number of an embedding, 2 or 4.
+
+    Returns:
+        The rounds of what the root tells, of each transfer, and of what workers answer.
+    """
+    if config.world_size == 1:
+        return [[], []]
+    told, answered = control(graph.spec, config, shape)
+    sent = [rounds_of(task, graph, config, shape.rows, embedded) for task in transfers(graph)]
+    return [[told], *sent, [answered]]
+
+
+def node_seconds(
+    graph: Graph,
+    rank: int,
+    between: Sequence[Sequence[Round]],
+    speed: Speed,
+    config: RunConfig,
+    shape: Shape,
+) -> list[Seconds]:
+    """The time of a node's work before, between and after its transfers, messages included.
+
+    Args:
+        graph: of the node.
+        rank: of the node.
+        between: as rounds_between gives it; its last messages belong to the last work.
+        speed: of the node.
+        config: what nodes agree on.
+        shape: of the pass.
+    """
+    works = split_work(graph, shape, NUMBERS[config.kv_cache])
+    counts = [sum(one.peers[rank] for one in rounds) for rounds in between]
+    counts[-2:] = [sum(counts[-2:])]
+    return [
+        work_seconds(work, speed) + Seconds(messages=count * speed.message)
+        for work, count in zip(works, counts, strict=True)
+    ]
 
 
 def work_seconds(work: Work, speed: Speed) -> Seconds:
@@ -201,9 +252,9 @@ def _reached(speed: Speed, kind: WeightType) -> tuple[float, float]:
 
 
 def round_seconds(one: Round, links: Sequence[LinkSpeed]) -> Seconds:
-    """The time of a round of a transfer."""
+    """The time of a round of a transfer, without what nodes do for it."""
     busiest = max(
-        link.seconds(max(sent, received), one.peers)
-        for sent, received, link in zip(one.sent, one.received, links, strict=True)
+        link.seconds(max(sent, received), peers)
+        for sent, received, peers, link in zip(*one, links, strict=True)
     )
     return Seconds(rate=busiest, latency=max(link.latency for link in links))

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import platform
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dllama.runtime.speed import NodeSpeed, measure
 
 log = logging.getLogger("dllama.engine")
 
+FORMAT = 2  # of a file: 2 has messages
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -46,14 +48,14 @@ def node_speed(types: Iterable[WeightType], threads: int) -> NodeSpeed:
         found = measure(missing, threads)
         kept = read_kept(path, parse)  # another process may have measured the same meanwhile
         kernels = {**found.kernels, **(kept.kernels if kept else {})}
-        kept = NodeSpeed(threads, kept.stage if kept else found.stage, kernels)
+        kept = replace(kept or found, kernels=kernels)
         write_kept(path, kept.as_json())
-    return NodeSpeed(threads, kept.stage, {kind: kept.kernels[kind] for kind in wanted})
+    return replace(kept, kernels={kind: kept.kernels[kind] for kind in wanted})
 
 
 def speed_file(threads: int) -> Path:
     """Return the file in which the speed of this machine is kept."""
-    return kept_path("speed", [*machine(), threads])
+    return kept_path("speed", [FORMAT, *machine(), threads])
 
 
 def machine() -> list[object]:

@@ -6,11 +6,9 @@ second with one row. A prompt multiplies many rows at a time: its time follows f
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,8 @@ from dllama.checks import shown
 from dllama.graph.graph import Buffer, CacheShape, Task
 from dllama.model.weight_types import WeightType
 from dllama.options.option import Option, checked
+from dllama.runtime.message_time import message_seconds
+from dllama.runtime.pauses import PAUSES, pauses, sustained
 
 ROWS, COLUMNS = 2048, 4096  # of a matrix
 BATCH = 64  # rows of a batch of a prompt; more are not faster
@@ -32,7 +32,6 @@ CACHES = 4  # the matrices take this many times the bytes of the last cache
 LEAST_BYTES, MOST_BYTES = 64 << 20, 512 << 20
 SHORT, LONG = 0.15, 0.6  # seconds of a measurement, and of one that finds pauses
 ROUNDS = 2  # measurements; the fastest counts, since other programs only slow a machine down
-PAUSES = 3  # fewer are chance; a limit of the system on processor time makes one every 100 ms
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,13 @@ class NodeSpeed:
     Args:
         threads: that computed.
         stage: seconds that each stage of a pass takes besides: handing items to threads.
+        message: seconds of a processor that a short message takes, at both ends together.
         kernels: by weight type.
     """
 
     threads: int
     stage: float
+    message: float
     kernels: Mapping[WeightType, KernelSpeed]
 
     def as_json(self) -> dict[str, Any]:
@@ -69,7 +70,8 @@ class NodeSpeed:
             {"type": kind.name.lower(), "bandwidth": one.bandwidth, "compute": one.compute}
             for kind, one in self.kernels.items()
         ]
-        return {"threads": self.threads, "stage": self.stage, "kernels": kernels}
+        own = {"threads": self.threads, "stage": self.stage, "message": self.message}
+        return {**own, "kernels": kernels}
 
     @classmethod
     def from_json(cls, content: object) -> NodeSpeed:
@@ -86,6 +88,7 @@ class NodeSpeed:
 FIELDS = (
     Option("threads", int, "that computed", least=1),
     Option("stage", float, "seconds of a stage", least=0, most=1),
+    Option("message", float, "seconds of a message", least=0, most=1),
 )
 KERNEL_FIELDS = (
     Option("type", str, "of weights", choices=tuple(kind.name.lower() for kind in WeightType)),
@@ -103,15 +106,15 @@ def _object(content: object) -> dict[str, Any]:
 def measure(types: Iterable[WeightType], threads: int) -> NodeSpeed:
     """Measure the kernels of this machine.
 
-    It takes less than a second for each type, or 2.5 where the system limits processor time, and
-    64 to 512 MiB of memory. The rates are those that last: pauses count.
+    It takes less than a second for each type, or 2.5 where the system limits processor time, 0.3 s
+    for messages, and 64 to 512 MiB of memory. The rates are those that last: pauses count.
 
     Args:
         types: of weights.
         threads: that compute.
     """
     kernels = {kind: _kernel_speed(kind, threads) for kind in dict.fromkeys(types)}
-    return NodeSpeed(threads, _stage_seconds(threads), kernels)
+    return NodeSpeed(threads, _stage_seconds(threads), message_seconds(2 * SHORT), kernels)
 
 
 def _kernel_speed(kind: WeightType, threads: int) -> KernelSpeed:
@@ -194,7 +197,7 @@ def _round(executors: Sequence[Executor], work: tuple[Any, ...]) -> float:
     """Measure how long a pass takes, once."""
     times: list[float] = []
     _repeat(executors, work, times, SHORT)
-    if _pauses(times):
+    if pauses(times):
         _repeat(executors, work, times, LONG)
     return sustained(times)
 
@@ -209,29 +212,6 @@ def _repeat(
         executors[len(times) % len(executors)].run(*work)
         times.append(time.perf_counter() - begin)
         total += times[-1]
-
-
-def _pauses(times: Sequence[float]) -> list[int]:
-    """Which passes took far longer than the quick ones, if these are not chance."""
-    quick = sorted(times)[len(times) // 4]
-    found = [number for number, seconds in enumerate(times) if seconds > 2 * quick]
-    return found if len(found) >= PAUSES else []
-
-
-def sustained(times: Sequence[float]) -> float:
-    """Return the seconds that a pass takes in the long run.
-
-    A system that limits processor time lets threads run, and then makes them pause. So passes with
-    pauses count, and a whole number of times that these come around.
-
-    Args:
-        times: seconds of consecutive passes.
-    """
-    pauses = _pauses(times)
-    if not pauses:
-        return statistics.median(times)
-    ends = list(accumulate(times))
-    return (ends[pauses[-1]] - ends[pauses[0]]) / (pauses[-1] - pauses[0])
 
 
 def _room() -> int:

@@ -29,9 +29,9 @@ LARGE = replace(
 )  # fmt: skip
 
 
-def node(gigabytes: float, name: str = "pi", memory: int = 0) -> Measured:
+def node(gigabytes: float, name: str = "pi", memory: int = 0, message: float = 0.0) -> Measured:
     kernels = {WeightType.Q40: KernelSpeed(gigabytes * 1e9, gigabytes * 4e9)}
-    return Measured(name, NodeSpeed(1, 1e-6, kernels), memory)
+    return Measured(name, NodeSpeed(1, 1e-6, message, kernels), memory)
 
 
 def chooser(spec, speeds) -> Chooser:
@@ -76,6 +76,16 @@ def test_as_good_as_all_shares_of_a_model(speeds):
 def test_twice_the_speed_gets_twice_the_share():
     choice = chooser(LARGE, (20, 10, 10)).choose()
     assert choice.shares == pytest.approx((0.5, 0.25, 0.25), abs=0.02)
+
+
+def test_a_node_whose_messages_take_longer_gets_less():
+    """Each node works as long as the others: what it spends on messages is taken off its share."""
+    model, config = SimpleNamespace(spec=LARGE, path="a model"), RunConfig.of(LARGE, 3)
+    nodes = [node(20, message=1e-5), node(10, message=2e-5), node(10, message=2e-5)]
+    shares = Chooser(model, config, [1] * 3, nodes).choose().shares
+    even = chooser(LARGE, (20, 10, 10)).choose().shares
+    assert shares[0] > even[0] + 0.03
+    assert shares[1] == pytest.approx(shares[2], abs=0.02)
 
 
 def test_a_slow_node_is_left_out(caplog):

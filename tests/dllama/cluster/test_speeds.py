@@ -28,7 +28,7 @@ def asked(monkeypatch):
     def node_speed(types, threads):
         calls.append((list(types), threads))
         speed = KernelSpeed(1e10 * threads, 1e11)
-        return NodeSpeed(threads, 1e-6, dict.fromkeys(types, speed))
+        return NodeSpeed(threads, 1e-6, 1e-5, dict.fromkeys(types, speed))
 
     monkeypatch.setattr(speeds, "node_speed", node_speed)
     return calls

@@ -23,6 +23,7 @@ class Kernel:
 @dataclass(frozen=True)
 class Speed:
     stage: float = 1e-6
+    message: float = 0.0
     kernels: dict = field(default_factory=lambda: {WeightType.Q40: Kernel()})
 
 
@@ -94,6 +95,21 @@ def test_what_is_faster_never_takes_longer(shape, nodes):
     assert time(nodes, shape=shape, link=LinkSpeed(250e6, 1e-4)).seconds.total < base
     assert time(nodes, shape=shape, link=LinkSpeed(125e6, 5e-5)).seconds.total < base
     assert time(nodes, shape=Shape(shape.rows, 100)).seconds.total > base
+
+
+def test_messages_take_time_of_processors():
+    busy = Speed(message=1e-5)
+    told, layers, answered = 1, 1 + 2 * 2, 1
+    for nodes in (2, 4):  # the root exchanges as many messages in a round as there are workers
+        found = time(nodes, speeds=[busy] * nodes, all_reduce="exchange")
+        rounds = told + layers + answered + (nodes > 2)  # workers pass on pieces of the embedding
+        peers = nodes - 1
+        assert found.seconds.messages <= rounds * peers * busy.message
+        assert found.seconds.messages >= 2 * 2 * peers * busy.message
+        assert time(nodes, all_reduce="exchange").seconds.messages == 0
+    one_busy = time(2, speeds=[busy, Speed()])
+    assert one_busy.seconds.total == pytest.approx(time(2, speeds=[busy] * 2).seconds.total)
+    assert time(1, speeds=[busy]).seconds.messages == 0
 
 
 def test_a_slow_node_delays_all():

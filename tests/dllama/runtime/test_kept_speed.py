@@ -20,7 +20,7 @@ def measured(monkeypatch, tmp_path):
     def measure(types, threads):
         asked.append(list(types))
         speed = KernelSpeed(1e9 * len(asked), 2e9)
-        return NodeSpeed(threads, 1e-6 * len(asked), dict.fromkeys(types, speed))
+        return NodeSpeed(threads, 1e-6 * len(asked), 1e-5, dict.fromkeys(types, speed))
 
     monkeypatch.setattr(kept_speed, "measure", measure)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))

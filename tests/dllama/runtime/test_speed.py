@@ -7,10 +7,11 @@ import pytest
 
 from dllama.model.weight_types import WeightType
 from dllama.runtime import speed
-from dllama.runtime.speed import KernelSpeed, NodeSpeed, measure, sustained
+from dllama.runtime.pauses import sustained
+from dllama.runtime.speed import KernelSpeed, NodeSpeed, measure
 
 Q40 = KernelSpeed(9e9, 34e9)
-PI = NodeSpeed(4, 2e-6, {WeightType.Q40: Q40, WeightType.F32: KernelSpeed(1e10, 1.5e10)})
+PI = NodeSpeed(4, 2e-6, 1e-5, {WeightType.Q40: Q40, WeightType.F32: KernelSpeed(1e10, 1.5e10)})
 
 
 def limited(length: int, run: int, period: int, begin: int, count: int) -> list[float]:
@@ -47,6 +48,7 @@ def test_every_weight_type_can_be_measured(threads):
     found = measure(WeightType, threads)
     assert found.threads == threads
     assert 0 < found.stage < 1
+    assert 1e-7 < found.message < 1
     assert set(found.kernels) == set(WeightType)
     assert all(one.bandwidth > 1e6 and one.compute > 1e6 for one in found.kernels.values())
 
@@ -69,6 +71,7 @@ def test_json_says_the_same():
         ({"threads": 0}, "threads: found 0"),
         ({"threads": None}, "threads: found None"),
         ({"stage": float("nan")}, "stage: found nan"),
+        ({"message": None}, "message: found None"),
         ({"kernels": {}}, "kernels: found {}"),
         ({"kernels": [7]}, "found 7, expected an object"),
         ({"kernels": [{"type": "q99", "bandwidth": 1, "compute": 1}]}, "type: found 'q99'"),
