@@ -30,8 +30,8 @@ MAX_NODES = 250
 SWITCH = "switch"
 CGROUPS = Path("/sys/fs/cgroup")
 # Microseconds in which a quota of processor time is used up. A node that has used it stands still
-# until the period ends, so short ones make it look slow. Linux throttles at ticks, which may be 4 ms
-# apart, and refuses a quota of less than 1 ms.
+# until the period ends, so short ones make it look slow. Linux throttles at ticks, which may be
+# 4 ms apart, and refuses a quota of less than 1 ms.
 PERIOD, LEAST_QUOTA = 5_000, 1_000
 # A link may send at once what its rate allows in this time. Timers are late, especially on virtual
 # machines, so a shorter time costs speed. A longer one lets short messages pass without a limit.
