@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 from contextlib import closing
 from importlib.util import find_spec
 from typing import Any
@@ -91,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
             "--cors-origins *: pages of all web sites could use the server: give --api-key-file, "
             "or --insecure"
         )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while the model is loaded
     _serve(values, address, key)
     return 0
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from dllama import transports
 from dllama.cli.addresses import check_guarded
 from dllama.cli.parser import add_command, add_option
+from dllama.cli.signals import ENDING
 from dllama.cluster.layout import thread_count
 from dllama.cluster.names import host_name
 from dllama.cluster.secrets import read_secret
@@ -51,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Listen until Ctrl-C or SIGTERM."""
+    """Listen until Ctrl-C, SIGTERM or SIGHUP."""
     logging.getLogger("dllama").setLevel(logging.WARNING if args.quiet else logging.INFO)
     secret = read_secret(args.secret_file)
     threads = thread_count(args.threads)
@@ -72,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def heed_signals(worker: Worker) -> None:
-    """Stop a worker when Ctrl-C or SIGTERM comes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: worker.stop())
+    """Stop a worker when Ctrl-C, SIGTERM or SIGHUP comes; not SIGHUP if nohup has it ignored."""
+    for number in (signal.SIGINT, *ENDING):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: worker.stop())
 
 
 def everywhere() -> str:

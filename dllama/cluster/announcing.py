@@ -102,7 +102,7 @@ class Announcement:
         try:
             zeroconf = open_multicast(places)
         except (Error, OSError) as error:
-            log.warning("not announced: %s", error)
+            log.warning("not announced: %s", str(error) or type(error).__name__)
             return None
         addresses = [ipaddress.ip_address(ip).packed for one in places for ip in one.addresses]
         info = ServiceInfo(
@@ -112,7 +112,7 @@ class Announcement:
         try:
             zeroconf.register_service(info, allow_name_change=True)
         except (Error, OSError) as error:
-            log.warning("not announced: %s", error or type(error).__name__)
+            log.warning("not announced: %s", str(error) or type(error).__name__)
             _end(zeroconf)
             return None
         self._renamed(instance(info.name))

@@ -171,7 +171,7 @@ class Worker:
 
     def _refuse(self, link: Link, error: DllamaError) -> None:
         """Say why."""
-        log.warning("%s: refused: %s", link.peer, error)
+        log.warning("refused: %s", _told(link, error))
         with contextlib.suppress(DllamaError):
             protocol.send_json(link, Kind.ERROR, {"message": str(error)})
 
@@ -217,7 +217,7 @@ class Worker:
             self._failed = False
             log.info("%s left after %.1f s", root.peer, time.monotonic() - begin)
         except (DllamaError, MemoryError, OSError) as error:
-            log.warning("session of %s ended: %s", root.peer, error or "out of memory")
+            log.warning("session ended: %s", _told(root, error))
             session.report(error)
         except Exception as error:  # a bug here, or a model that passed the checks
             log.exception("session of %s ended", root.peer)
@@ -226,6 +226,12 @@ class Worker:
             session.close()
             self._root = None
             self._busy.release()
+
+
+def _told(link: Link, error: BaseException) -> str:
+    """Return an error as the log has it: it names the other side once. Most errors do already."""
+    text = str(error) or "out of memory"
+    return text if text.startswith(link.peer) else f"{link.peer}: {text}"
 
 
 def _left(link: Link, error: DllamaError) -> bool:

@@ -114,8 +114,8 @@ def serve(
 ) -> None:
     """Load the model and serve requests until SIGINT or SIGTERM.
 
-    Clients can connect while the model is loaded. Call it from the main thread. The first signal
-    lets the running job finish in time; a second one interrupts it.
+    Clients can connect while the model is loaded. Call it from the main thread. Once requests are
+    accepted, the first signal lets the running job finish in time; a second one interrupts it.
 
     Args:
         dispatcher: loads the model and runs the jobs.
@@ -125,7 +125,8 @@ def serve(
         ready: called once requests are accepted.
 
     Raises:
-        KeyboardInterrupt: a signal came while the model was loaded.
+        KeyboardInterrupt: SIGINT came while the model was loaded. Other signals do then what they
+            did before the call.
     """
     http = HttpServer(app, listener, dispatcher.stop)
 
@@ -133,22 +134,22 @@ def serve(
         http.leave()
         dispatcher.stop()
 
-    with _signals(leave, lambda: dispatcher.opening):
-        http.start()
-        try:
-            dispatcher.load(prepare)
+    http.start()
+    try:
+        dispatcher.load(prepare)
+        with _signals(leave, lambda: dispatcher.opening):
             ready()
             with contextlib.suppress(KeyboardInterrupt):  # raised by `handle`
                 dispatcher.run()
-        finally:
-            http.stop()
+    finally:
+        http.stop()
 
 
 @contextlib.contextmanager
 def _signals(leave: Callable[[], None], opening: Callable[[], bool]) -> Iterator[None]:
     """Call `leave` in a thread of its own on SIGINT and SIGTERM.
 
-    While the main thread opens the model, which may take long, also interrupt that.
+    While the main thread opens the model again, which may take long, also interrupt that.
     """
 
     def handle(number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -52,6 +53,18 @@ def test_ctrl_c_ends_it_behind_the_running_answer():
     assert (process.returncode, out, err) == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_while_the_model_is_loaded(number, status, monkeypatch):
+    def load(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(LIMIT)
+
+    monkeypatch.setattr(serve, "open_model", load)
+    assert main(["serve", "--listen", "127.0.0.1:0", "--quiet"]) == status
+
+
 def test_options_and_a_file_of_options(tmp_path):
     (tmp_path / "key").write_text("open-sesame-please\n")
     config = tmp_path / "serve.yaml"
@@ -70,7 +83,6 @@ def test_options_and_a_file_of_options(tmp_path):
 
 def test_a_public_address_needs_a_key_or_a_word(capsys, monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert main(["serve", "--listen", "0.0.0.0:0"]) == 2
     assert "give --api-key-file, or --insecure" in capsys.readouterr().err
     assert main(["serve", "--listen", "0.0.0.0:0", "--insecure", "--model", "missing"]) == 1
@@ -99,7 +111,6 @@ def test_a_public_address_needs_a_key_or_a_word(capsys, monkeypatch):
     ],
 )
 def test_what_cannot_be_served(words, status, message, capsys, monkeypatch):
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert main(["serve", "--listen", "127.0.0.1:0", *words]) == status
     err = capsys.readouterr().err
     *usage, line = err.splitlines()

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 import dllama
-from dllama.cli import main
+from dllama.cli import main, worker
+from dllama.cli.signals import ENDING
 from dllama.transports import is_public
 
 LIMIT = 60
@@ -28,7 +29,7 @@ def start(*words, **environment):
     return process, line.removeprefix("listening at ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_removes_its_socket(number, tmp_path):
     process, address = start("--listen", f"unix:{tmp_path}/socket")
     assert address == f"unix:{tmp_path}/socket"
@@ -36,6 +37,18 @@ def test_a_signal_ends_it_and_removes_its_socket(number, tmp_path):
     out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, out, err) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        worker.heed_signals(None)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert callable(signal.getsignal(signal.SIGTERM))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_once(tmp_path):

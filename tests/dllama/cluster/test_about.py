@@ -47,7 +47,8 @@ def test_names_are_in_messages_of_both_sides(served, caplog):
         llm.ping()
     llm.close()
     (complaint,) = served.complaints()
-    assert f"root ({names.host_name()}, 127.0.0.1:" in complaint
+    assert complaint.startswith(f"session ended: root ({names.host_name()}, 127.0.0.1:")
+    assert complaint.count("127.0.0.1") == 1
 
 
 @pytest.mark.parametrize("fill", [-1, MAX_FILL + 1, 10**30, "1", None, True, 1.0])
