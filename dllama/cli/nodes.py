@@ -18,8 +18,10 @@ EXAMPLES = """\
 dllama nodes
 dllama nodes --secret-file secret.txt --json nodes.json"""
 
-HEADINGS = ("name", "address", "state", "cores", "memory", "available", "kernels", "version")
-NUMBERS = ("cores", "memory", "available")
+HEADINGS = (
+    "name", "address", "state", "cores", "memory", "available", "bandwidth", "kernels", "version",
+)  # fmt: skip
+NUMBERS = ("cores", "memory", "available", "bandwidth")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -89,5 +91,10 @@ def _row(one: Any) -> tuple[str, ...]:
     if one.about is None:
         return one.name, one.address, state, *["-"] * (len(HEADINGS) - 3)
     about = one.about
-    sizes = size(about.memory), size(about.available)
+    sizes = size(about.memory), size(about.available), _rate(about.bandwidth)
     return one.name, one.address, state, str(about.cores), *sizes, about.kernels, about.version
+
+
+def _rate(bandwidth: float) -> str:
+    """Bytes per second in GB/s; a dash for what was not measured."""
+    return f"{bandwidth / 1e9:.1f} GB/s" if bandwidth else "-"

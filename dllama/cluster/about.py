@@ -15,6 +15,7 @@ from dllama.cluster.protocol import Kind
 from dllama.errors import ProtocolError
 from dllama.options import MAX_THREADS
 from dllama.options.option import Option, checked
+from dllama.runtime.kept_speed import kept_speed
 
 MEMINFO = Path("/proc/meminfo")
 MAX_FILL = 1 << 18  # bytes
@@ -32,6 +33,8 @@ class About:
         memory: bytes of the machine.
         available: bytes of it that programs can still have.
         kernels: the instruction set that they use.
+        bandwidth: bytes of weights per second that they read for a token, of the weight type that
+            they read fastest; 0 if that was not measured yet.
         busy: whether it serves a root.
         root: name of that root, "" for none.
     """
@@ -43,13 +46,16 @@ class About:
     memory: int
     available: int
     kernels: str
+    bandwidth: float
     busy: bool
     root: str
 
     @classmethod
     def here(cls, name: str, threads: int, root: str | None) -> About:
         """Return what is true of this process; root: that it serves, None for none."""
-        found = _memory()
+        found = memory()
+        kept = kept_speed(threads)
+        bandwidths = [one.bandwidth for one in kept.kernels.values()] if kept else []
         return cls(
             name=name,
             version=version("dllama"),
@@ -58,6 +64,7 @@ class About:
             memory=found.get("MemTotal", 0),
             available=found.get("MemAvailable", 0),
             kernels=cpu.isa(),
+            bandwidth=max(bandwidths, default=0.0),
             busy=root is not None,
             root=root or "",
         )
@@ -88,6 +95,7 @@ FIELDS = (
     Option("memory", int, "bytes of the machine", least=0, most=1 << 60),
     Option("available", int, "bytes that programs can still have", least=0, most=1 << 60),
     Option("kernels", str, "their instruction set"),
+    Option("bandwidth", float, "bytes per second", least=0, most=1e18),
     Option("busy", bool, "whether it serves a root"),
     Option("root", str, "the name of that root"),
 )
@@ -115,8 +123,8 @@ def tell(link: Link, content: dict[str, Any], about: About) -> None:
     protocol.send_json(link, Kind.REPLY, {**about.as_json(), "fill": "x" * fill})
 
 
-def _memory() -> dict[str, int]:
-    """Return bytes by name, as Linux tells them; {} on other systems."""
+def memory() -> dict[str, int]:
+    """Return bytes of this machine by name, as Linux tells them; {} on other systems."""
     try:
         lines = MEMINFO.read_text().splitlines()
     except OSError:

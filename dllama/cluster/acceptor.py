@@ -86,6 +86,7 @@ class Acceptor:
         with contextlib.suppress(MemoryError):
             now = time.monotonic()
             if now > self._silent_until:
-                log.error("%s: connections are slow until this is over", str(error) or "out of memory")
+                told = str(error) or "out of memory"
+                log.error("%s: connections are slow until this is over", told)
                 self._silent_until = now + SILENCE
         self._stopped.wait(BACKOFF)

@@ -16,7 +16,7 @@ from typing import Any
 from dllama._kernels.comm.link import Link
 from dllama.checks import shown
 from dllama.cluster import names, protocol
-from dllama.cluster.about import About
+from dllama.cluster.about import memory
 from dllama.cluster.at_once import at_once
 from dllama.cluster.background import background
 from dllama.cluster.layout import Layout
@@ -160,7 +160,7 @@ def question_of(content: dict[str, Any], peer: str) -> dict[str, Any]:
 
 def own_memory() -> int:
     """Bytes that this process can have for a model: those that are free, and those that it has."""
-    free = About.here("", 1, None).available
+    free = memory().get("MemAvailable", 0)
     try:
         return free + PAGE * int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

@@ -43,7 +43,7 @@ def read_kept(path: Path, parse: Callable[[object], T]) -> T | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: measuring anew: %s", path, error)
+        log.warning("%s: to be measured anew: %s", path, error)
         return None
 
 

@@ -33,7 +33,20 @@ def node_speed(types: Iterable[WeightType], threads: int) -> NodeSpeed:
         threads: that compute.
     """
     wanted = list(dict.fromkeys(types))
-    path = speed_file(threads)
+    kept = kept_speed(threads)
+    missing = [kind for kind in wanted if kept is None or kind not in kept.kernels]
+    if missing or kept is None:
+        log.info("measuring the kernels of this machine, once")
+        found = measure(missing, threads)
+        kept = kept_speed(threads)  # another process may have measured the same meanwhile
+        kernels = {**found.kernels, **(kept.kernels if kept else {})}
+        kept = replace(kept or found, kernels=kernels)
+        write_kept(speed_file(threads), kept.as_json())
+    return replace(kept, kernels={kind: kept.kernels[kind] for kind in wanted})
+
+
+def kept_speed(threads: int) -> NodeSpeed | None:
+    """Return what was measured with so many threads; None if nothing was. It measures nothing."""
 
     def parse(content: object) -> NodeSpeed:
         speed = NodeSpeed.from_json(content)
@@ -41,16 +54,7 @@ def node_speed(types: Iterable[WeightType], threads: int) -> NodeSpeed:
             raise ValueError(f"threads: found {speed.threads}, expected {threads}")
         return speed
 
-    kept = read_kept(path, parse)
-    missing = [kind for kind in wanted if kept is None or kind not in kept.kernels]
-    if missing or kept is None:
-        log.info("measuring the kernels of this machine, once")
-        found = measure(missing, threads)
-        kept = read_kept(path, parse)  # another process may have measured the same meanwhile
-        kernels = {**found.kernels, **(kept.kernels if kept else {})}
-        kept = replace(kept or found, kernels=kernels)
-        write_kept(path, kept.as_json())
-    return replace(kept, kernels={kind: kept.kernels[kind] for kind in wanted})
+    return read_kept(speed_file(threads), parse)
 
 
 def speed_file(threads: int) -> Path:

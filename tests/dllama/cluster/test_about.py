@@ -13,6 +13,10 @@ from dllama._kernels import cpu
 from dllama.cluster import about, names, protocol
 from dllama.cluster.about import MAX_FILL, About
 from dllama.cluster.protocol import HEADER, HELLO, Kind
+from dllama.model.weight_types import WeightType
+from dllama.runtime.kept_file import write_kept
+from dllama.runtime.kept_speed import speed_file
+from dllama.runtime.speed import KernelSpeed, NodeSpeed
 
 SECRET = b"a secret of 19 bytes"
 
@@ -35,6 +39,20 @@ def test_a_worker_tells_what_it_has_and_whom_it_serves(served):
         busy = told(served.address, MAX_FILL)
         assert (busy.busy, busy.root) == (True, names.host_name())
     assert served.complaints(0) == []
+
+
+def test_a_worker_tells_the_speed_that_it_has_kept(served, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert told(served.address).bandwidth == 0
+    assert not list(tmp_path.rglob("*.json"))
+    kernels = {
+        kind: KernelSpeed(bandwidth, 1e11)
+        for kind, bandwidth in ((WeightType.Q40, 8e9), (WeightType.Q80, 9e9), (WeightType.F32, 7e9))
+    }
+    write_kept(speed_file(1), NodeSpeed(1, 1e-6, kernels).as_json())
+    assert told(served.address).bandwidth == 9e9
+    speed_file(1).write_text("{}")
+    assert told(served.address).bandwidth == 0
 
 
 def test_names_are_in_messages_of_both_sides(served, caplog):
@@ -66,6 +84,7 @@ def test_a_worker_refuses_other_questions(served, fill):
     [
         ("name", 7), ("cores", 0), ("cores", "4"), ("threads", 1 << 20), ("memory", -1),
         ("available", 1 << 70), ("busy", 1), ("root", None), ("kernels", []),
+        ("bandwidth", -1.0), ("bandwidth", None), ("bandwidth", 1e19),
     ],
 )  # fmt: skip
 def test_a_caller_refuses_wrong_replies(served, field, value):

@@ -63,7 +63,7 @@ def test_a_broken_file_is_measured_anew(measured, caplog, content):
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     node_speed([WeightType.Q40], 2)
-    assert f"{path}: measuring anew: " in caplog.text
+    assert f"{path}: to be measured anew: " in caplog.text
     assert NodeSpeed.from_json(json.loads(path.read_text())).threads == 2
     node_speed([WeightType.Q40], 2)
     assert len(measured) == 1
