@@ -116,7 +116,7 @@ class Announcement:
             _end(zeroconf)
             return None
         self._renamed(instance(info.name))
-        log.info("announced as %s at %s", instance(info.name), ", ".join(map(str, places)))
+        log.info("announced as %s at %s", instance(info.name), names.listed([*map(str, places)]))
         return zeroconf
 
 

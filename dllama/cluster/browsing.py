@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from zeroconf import (
 )
 
 from dllama.cluster.announcing import SERVICE, instance, open_multicast
-from dllama.cluster.interfaces import LINK_LOCAL, Interface, kind_of
+from dllama.cluster.interfaces import LINK_LOCAL, Interface, is_of_a_machine, kind_of
 from dllama.errors import TransportError
 
 RESOLVING = 1500  # milliseconds in which an announced worker has to say where it is
@@ -79,19 +79,26 @@ class Ear:
             return None
         if not known or not info.port or not instance(name):
             return None
-        return Heard(instance(name), self._hosts(info), info.port)
+        return Heard(instance(name), hosts_of(info, self._places), info.port)
 
-    def _hosts(self, info: ServiceInfo) -> tuple[str, ...]:
-        """Return the addresses of a worker; link-local ones if there are no others.
 
-        An announcement does not tell the zone of a link-local address, so all are tried.
-        """
-        bare = {host.partition("%")[0] for host in info.parsed_scoped_addresses()}
-        found = sorted(host for host in bare if kind_of(host) != LINK_LOCAL)
-        if not found:
-            own = [one.name for one in self._places if any(":" in ip for ip in one.addresses)]
-            found = [f"{host}%{name}" for host in sorted(bare) for name in own]
-        return tuple(found[:MAX_ADDRESSES])
+def hosts_of(info: ServiceInfo, places: Iterable[Interface]) -> tuple[str, ...]:
+    """Return the addresses of a worker; link-local ones if there are no others.
+
+    An announcement does not tell the zone of a link-local address, so those of all interfaces are
+    tried. It may claim addresses that no other machine can have; they are left out.
+
+    Args:
+        info: what is announced.
+        places: interfaces of this machine.
+    """
+    claimed = {host.partition("%")[0] for host in info.parsed_scoped_addresses()}
+    bare = sorted(filter(is_of_a_machine, claimed))
+    found = [host for host in bare if kind_of(host) != LINK_LOCAL]
+    if not found:
+        own = [one.name for one in places if any(":" in ip for ip in one.addresses)]
+        found = [f"{host}%{name}" for host in bare for name in own]
+    return tuple(found[:MAX_ADDRESSES])
 
 
 @contextmanager

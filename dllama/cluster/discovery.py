@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from dllama.cluster import names
 from dllama.cluster.background import background
 from dllama.cluster.browsing import Heard, listening
 from dllama.cluster.found import BUSY, FREE, Found, Path, meet, seconds_of
@@ -47,8 +48,10 @@ def find_workers(
     others = [_unusable(one) for one in found if one not in free]
     if len(free) < (wanted or 1):
         raise TransportError(too_few(len(free), wanted, others, places))
-    for line in others:
+    for line in others[: names.LISTED]:
         log.warning("%s: not used", line)
+    if len(others) > names.LISTED:
+        log.warning("%d more announced workers: not used", len(others) - names.LISTED)
     return choose(free[:wanted], secret, plain)
 
 
@@ -146,10 +149,10 @@ def too_few(
         return "no workers found: no network interface of this machine leads to others"
     none = "no usable workers" if others else "no workers"
     number = f"{count} of {wanted} workers" if count else none
-    where = ", ".join(map(str, places))
+    where = names.listed([*map(str, places)])
     text = f"{number} found: listened {LISTENING:g} s for _dllama._tcp on {where}"
     if others:
-        return f"{text}; not usable: {'; '.join(others)}"
+        return f"{text}; not usable: {names.listed(others, '; ')}"
     return (
         f"{text}. Does `dllama worker --announce` run on the others, with the same secret? Where a "
         f"network blocks multicast, --workers ADDRESS names them"

@@ -13,6 +13,7 @@ from dllama.cluster.about import MAX_FILL, About
 from dllama.cluster.background import background
 from dllama.cluster.browsing import Heard
 from dllama.cluster.interfaces import Interface, is_here, kind_of, towards
+from dllama.cluster.protocol import PlainError, StrangerError, VersionError
 from dllama.errors import AuthenticationError, DllamaError, ProtocolError
 from dllama.transports.sockets import format_tcp
 
@@ -22,7 +23,16 @@ OTHERS = 1.0  # seconds that other addresses of a worker have after the first ha
 PROBES = 2  # the faster counts
 
 FREE, BUSY, NO_REPLY = "free", "busy", "no reply"
-ANOTHER_SECRET, ANOTHER_PROTOCOL = "another secret", "another protocol"
+ANOTHER_SECRET, ANOTHER_VERSION = "another secret", "another version"
+ANOTHER_PROTOCOL, ONE_PLAIN, WRONG_REPLY = "another protocol", "TLS differs", "wrong reply"
+# What errors make of a worker, the most telling first.
+STATES: Sequence[tuple[type[DllamaError], str]] = (
+    (AuthenticationError, ANOTHER_SECRET),
+    (VersionError, ANOTHER_VERSION),
+    (PlainError, ONE_PLAIN),
+    (StrangerError, ANOTHER_PROTOCOL),
+    (ProtocolError, WRONG_REPLY),
+)
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,10 @@ class Found:
     Args:
         name: under which it is announced.
         address: to connect to.
-        state: FREE, BUSY, NO_REPLY, ANOTHER_SECRET or ANOTHER_PROTOCOL.
+        state: FREE, BUSY, NO_REPLY, or one of STATES.
         why: in a sentence, where it cannot be used.
         here: whether it runs on this machine.
-        about: what it tells; None if it did not prove the secret.
+        about: what it tells; None if it cannot be used.
         paths: all that lead to it.
     """
 
@@ -76,7 +86,9 @@ def meet(heard: Heard, secret: bytes | None, places: list[Interface], plain: boo
     """Ask an announced worker about itself, at all its addresses at the same time."""
     hosts = {format_tcp(host, heard.port): host for host in heard.hosts}
     if not hosts:
-        return Found(heard.name, "?", NO_REPLY, f"{heard.name} is announced without an address")
+        return Found(
+            heard.name, "?", NO_REPLY, f"{heard.name} is announced without a usable address"
+        )
     answers = _answers(
         {background(talk, heard.name, address, secret, plain): address for address in hosts}
     )
@@ -154,9 +166,8 @@ def _refused(heard: Heard, address: str, errors: Sequence[DllamaError]) -> Found
     none = Found(heard.name, address, NO_REPLY, f"{label}: another worker has this address")
     if errors:
         none = replace(none, why=f"{label}: {errors[0]}")
-    for error in errors:
-        if isinstance(error, AuthenticationError):
-            return replace(none, state=ANOTHER_SECRET, why=str(error))
-        if isinstance(error, ProtocolError):
-            none = replace(none, state=ANOTHER_PROTOCOL, why=str(error))
+    for kind, state in STATES:
+        for error in errors:
+            if isinstance(error, kind):
+                return replace(none, state=state, why=str(error))
     return none

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import ifaddr
 
+from dllama.cluster import names
+
 DEVICES = Path("/sys/class/net")
 IPV4, IPV6, LINK_LOCAL = "IPv4", "IPv6", "link-local IPv6"  # the better first
 KINDS = (IPV4, IPV6, LINK_LOCAL)
@@ -30,7 +32,7 @@ class Interface:
     addresses: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(self.addresses)})"
+        return f"{self.name} ({names.listed(self.addresses)})"
 
 
 def interfaces() -> list[Interface]:
@@ -58,6 +60,14 @@ def kind_of(host: str) -> str:
     if address.version == 4:
         return IPV4
     return LINK_LOCAL if address.is_link_local else IPV6
+
+
+def is_of_a_machine(host: str) -> bool:
+    """Whether an IP address can be another machine's: no loopback, multicast or broadcast."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.version == 6 and address.ipv4_mapped is not None
+    special = address.is_loopback or address.is_multicast or address.is_unspecified
+    return not (mapped or special or address.is_reserved)  # reserved: broadcast is, too
 
 
 def towards(host: str, known: list[Interface]) -> Interface | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 MOST = 63  # bytes: the longest label of a domain name
+LISTED = 8  # nodes that a line lists
 OTHERS = "-_ "  # that may be in a name, besides letters and digits
 
 
@@ -15,6 +17,12 @@ def clean(name: object, others: str = OTHERS) -> str:
     while len(kept.encode(errors="replace")) > MOST:
         kept = kept[:-1]
     return kept
+
+
+def listed(texts: Sequence[str], between: str = ", ") -> str:
+    """Return texts in a line; of many, the first ones, and how many more there are."""
+    more = len(texts) - LISTED
+    return between.join([*texts[:LISTED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def host_name() -> str:

@@ -68,6 +68,18 @@ class Flag(IntFlag):
     ASKS_TLS = 4  # it does not go on without
 
 
+class StrangerError(ProtocolError):
+    """The other side speaks another protocol than dllama's."""
+
+
+class VersionError(ProtocolError):
+    """The other side speaks another version of the protocol."""
+
+
+class PlainError(ProtocolError):
+    """One side does without TLS, and the other one asks for it."""
+
+
 def greet(link: Link, secret: bytes | None, caller: bool, plain: bool = False) -> None:
     """Exchange Hellos, encrypt the link, and exchange proofs. After an error, close the link.
 
@@ -81,7 +93,9 @@ def greet(link: Link, secret: bytes | None, caller: bool, plain: bool = False) -
         plain: do without TLS.
 
     Raises:
-        ProtocolError: the other side is no node, or has another version, or only one side is plain.
+        StrangerError, VersionError, PlainError: the other side is no node, has another version, or
+            only one side is plain.
+        ProtocolError: the other side sent something else that is not allowed.
         AuthenticationError: one side has no secret, or another one, or somebody is in between.
         TransportError: the link failed.
     """
@@ -100,13 +114,13 @@ def greet(link: Link, secret: bytes | None, caller: bool, plain: bool = False) -
 
 
 def _encrypted(link: Link, ours: Flag, theirs: Flag) -> bool:
-    """Whether to use TLS; ProtocolError if one side asks for it and the other one is plain."""
+    """Whether to use TLS; PlainError if one side asks for it and the other one is plain."""
     for asks, can, text in (
         (theirs, ours, "asks for TLS, this node was started with --plain"),
         (ours, theirs, "was started with --plain, this node asks for TLS"),
     ):
         if asks & Flag.ASKS_TLS and not can & Flag.TLS:
-            raise ProtocolError(f"{link.peer} {text}: give --plain everywhere or nowhere")
+            raise PlainError(f"{link.peer} {text}: give --plain everywhere or nowhere")
     return bool((ours | theirs) & Flag.ASKS_TLS)
 
 
@@ -135,11 +149,11 @@ def _read_hello(link: Link) -> tuple[bytes, Flag]:
     raw = bytearray(HELLO.size)
     link.recv_into(memoryview(raw)[: len(MAGIC)])
     if raw[: len(MAGIC)] != MAGIC:
-        raise ProtocolError(f"{link.peer} does not speak dllama's protocol")
+        raise StrangerError(f"{link.peer} does not speak dllama's protocol")
     link.recv_into(memoryview(raw)[len(MAGIC) :])
     _, version, flags, _ = HELLO.unpack(raw)
     if version != VERSION:
-        raise ProtocolError(
+        raise VersionError(
             f"{link.peer} speaks version {version} of the protocol, this node {VERSION}: "
             f"run the same version of dllama everywhere"
         )

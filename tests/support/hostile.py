@@ -192,6 +192,32 @@ class Cut:
         self.at = at
 
 
+@contextlib.contextmanager
+def stranger(greeting: bytes | None):
+    """Yield the address of a listener that sends some bytes to everybody; None: nothing."""
+    taken = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(server.accept()[0])
+                taken[-1].sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        if greeting is not None:
+            thread.start()
+        try:
+            yield "{}:{}".format(*server.getsockname())
+        finally:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            if greeting is not None:
+                thread.join(5)
+            for connection in taken:
+                connection.close()
+
+
 def read(source: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 
 import pytest
+from hostile import frame, stranger
+from zeroconf import ServiceInfo
 
 import dllama
 from dllama import transports
 from dllama.cluster import discovery, found
-from dllama.cluster.browsing import Heard
+from dllama.cluster.announcing import SERVICE
+from dllama.cluster.browsing import Heard, hosts_of
 from dllama.cluster.found import ANOTHER_SECRET, FREE, NO_REPLY, Found, Path, meet
-from dllama.cluster.interfaces import IPV4, IPV6, Interface, interfaces, is_here, kind_of, towards
+from dllama.cluster.interfaces import (
+    IPV4,
+    IPV6,
+    Interface,
+    interfaces,
+    is_here,
+    is_of_a_machine,
+    kind_of,
+    towards,
+)
+from dllama.cluster.protocol import HELLO, MAGIC, VERSION, Flag, Kind
 from dllama.cluster.session import in_zone_of
 
 HERE = [Interface("lo", 1, ("127.0.0.1", "::1"))]
+
+
+def hello(flags: int = 0, version: int = VERSION) -> bytes:
+    return HELLO.pack(MAGIC, version, flags, bytes(16))
 
 
 @pytest.fixture
@@ -48,7 +66,68 @@ def test_what_is_announced_and_not_there():
     one = meet(Heard("pi-2", ("127.0.0.1",), free), None, HERE)
     assert (one.state, one.about) == (NO_REPLY, None)
     assert "Connection refused" in one.why
-    assert meet(Heard("pi-2", (), 1), None, HERE).why == "pi-2 is announced without an address"
+    none = meet(Heard("pi-2", (), 1), None, HERE)
+    assert none.why == "pi-2 is announced without a usable address"
+
+
+@pytest.mark.parametrize(
+    ("greeting", "plain", "state", "words"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", False, "another protocol", "does not speak"),
+        (hello(version=VERSION - 1), False, "another version", f"version {VERSION - 1}"),
+        (hello(Flag.TLS | Flag.ASKS_TLS), True, "TLS differs", "--plain everywhere or nowhere"),
+        (hello() + frame(Kind.ERROR, {"message": "no"}), False, "wrong reply", "no"),
+        (hello() + frame(Kind.REPLY, {}), False, "wrong reply", "name"),
+    ],
+)
+def test_each_reason_why_a_service_is_no_worker_to_use(greeting, plain, state, words):
+    with stranger(greeting) as address:
+        port = int(address.rpartition(":")[2])
+        one = meet(Heard("pi-2", ("127.0.0.1",), port), None, HERE, plain)
+    assert (one.state, one.about) == (state, None)
+    assert one.why.startswith(f"pi-2 ({address})")
+    assert words in one.why
+
+
+def test_a_flood_of_hostile_services_makes_a_short_error(monkeypatch, caplog):
+    many = [
+        Found(f"pi-{n}", f"10.0.0.2:{n}", NO_REPLY, f"pi-{n} (10.0.0.2:{n}): connecting failed")
+        for n in range(2000)
+    ]
+    monkeypatch.setattr(discovery, "interfaces", lambda: HERE)
+    monkeypatch.setattr(discovery, "listen", lambda *_: many)
+    with pytest.raises(dllama.TransportError) as error:
+        dllama.LLM(discover=True)
+    assert str(error.value).endswith("pi-7 (10.0.0.2:7): connecting failed; and 1992 more")
+    assert len(str(error.value)) < 600
+    many.append(Found("pi", "10.0.0.3:1", FREE))
+    assert discovery.find_workers(None) == many[-1:]
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 9
+    assert lines[-1] == "1992 more announced workers: not used"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("10.0.0.2", True), ("169.254.0.2", True), ("192.0.2.1", True), ("8.8.8.8", True),
+        ("fd77::2", True), ("fe80::2%eth0", True), ("2001:db8::2", True), ("2a00::2", True),
+        ("127.0.0.1", False), ("127.9.9.9", False), ("::1", False), ("::ffff:127.0.0.1", False),
+        ("::ffff:10.0.0.2", False), ("64:ff9b::7f00:1", False), ("0.0.0.0", False), ("::", False),
+        ("224.0.0.251", False), ("ff02::fb", False), ("255.255.255.255", False),
+        ("240.0.0.1", False),
+    ],
+)  # fmt: skip
+def test_addresses_that_no_other_machine_has_are_not_asked(host, expected):
+    info = ServiceInfo(
+        SERVICE, f"pi-2.{SERVICE}", 9999, server="pi.local.",
+        addresses=[ip_address(one.partition("%")[0]).packed for one in (host, "10.0.0.3")],
+    )  # fmt: skip
+    places = [Interface("eth0", 2, ("10.0.0.1", "fe80::1"))]
+    bare = {one.partition("%")[0] for one in hosts_of(info, places)}
+    wanted = {host.partition("%")[0]} if expected and not host.startswith("fe80") else set()
+    assert bare == wanted | {"10.0.0.3"}
+    assert is_of_a_machine(host) == expected
 
 
 def worker(name: str, *paths: tuple[str, str]) -> Found:

@@ -11,7 +11,7 @@ from between import LIMIT, Impostor, Tap, own_host, wire
 
 from dllama import transports
 from dllama.cluster import protocol
-from dllama.cluster.protocol import HELLO, Flag
+from dllama.cluster.protocol import HELLO, Flag, PlainError
 from dllama.errors import (
     AuthenticationError,
     DllamaError,
@@ -96,7 +96,7 @@ def test_a_plain_node_and_one_that_asks_for_tls_name_each_other(caller):
         errors = greet(near, far, plain=(caller, not caller))
         names = ["worker 1", "the root"] if caller else ["the root", "worker 1"]
         said = errors if caller else errors[::-1]
-        assert [type(error) for error in said] == [ProtocolError] * 2
+        assert [type(error) for error in said] == [PlainError] * 2
         assert str(said[0]).startswith(f"{names[0]} asks for TLS, this node was started with --pl")
         assert str(said[1]).startswith(f"{names[1]} was started with --plain, this node asks for T")
         assert all(str(error).endswith("give --plain everywhere or nowhere") for error in said)
