@@ -1,4 +1,7 @@
-"""Workers that are found in networks of namespaces: which, where, and what runs on them."""
+"""Workers that are found in networks of namespaces: which, where, and what runs on them.
+
+There is much waiting in that, so everything happens at the same time, each in its own network.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from namespaces import Cable, Node, need_namespaces, network
@@ -20,12 +25,29 @@ pytestmark = pytest.mark.slow
 SECRET, OTHER = "a secret of 19 bytes", "another of 19 bytes"
 LIMIT = 60.0  # seconds that anything may take on a busy machine
 RUN = ("run", "--discover", "--threads", "1", "--temperature", "0")
+# A root that listens for as long as it takes to ask twice.
+ROOT = """
+import sys
+from dllama.cluster import discovery
+from dllama.cli import main
+discovery.LISTENING = 1.5
+sys.exit(main())
+"""
+# Keeps a speed, in a namespace since what limits a process looks different there.
+KEEP = """
+from dllama.model.weight_types import WeightType
+from dllama.runtime.kept_file import write_kept
+from dllama.runtime.kept_speed import speed_file
+from dllama.runtime.speed import KernelSpeed, NodeSpeed
+speed = NodeSpeed(1, 1e-6, dict.fromkeys(WeightType, KernelSpeed(9e9, 1e11)))
+write_kept(speed_file(1), speed.as_json())
+"""
 
 
-def command(node: Node, *words, secret: str = SECRET) -> subprocess.Popen:
+def command(node: Node, *words, secret: str = SECRET, start=("-c", ROOT)) -> subprocess.Popen:
     """Start a command of dllama on a node."""
     return node.popen(
-        [sys.executable, "-m", "dllama", *words],
+        [sys.executable, *start, *words],
         env={**os.environ, "DLLAMA_SECRET": secret},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -41,7 +63,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
 def worker(node: Node, name: str, secret: str = SECRET) -> subprocess.Popen:
     """Start a worker that announces itself."""
     words = ("worker", "--announce", "--name", name, "--threads", "1")
-    return command(node, *words, secret=secret)
+    return command(node, *words, secret=secret, start=("-m", "dllama"))
 
 
 def wait_for(process: subprocess.Popen, words: str) -> str:
@@ -66,20 +88,37 @@ def stopping(*processes: subprocess.Popen):
             process.communicate(timeout=LIMIT)
 
 
-def test_free_busy_and_foreign_workers_and_one_that_comes_later(tmp_path):
+def test_workers_that_are_found(tmp_path, monkeypatch):
     need_namespaces()
-    with network(4, Cable(rate=10), Cable()) as (root, *others):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with network(1) as (node,):
+        assert node.run([sys.executable, "-c", KEEP], LIMIT).returncode == 0
+    with ThreadPoolExecutor() as threads:
+        scenarios = [
+            threads.submit(free_busy_and_foreign_workers_and_one_that_comes_later, tmp_path),
+            threads.submit(a_network_with_link_local_addresses_alone),
+            threads.submit(a_network_with_other_ipv6_addresses),
+            threads.submit(a_server_goes_on_with_the_workers_that_are_there),
+        ]
+    for scenario in scenarios:
+        scenario.result()
+
+
+def free_busy_and_foreign_workers_and_one_that_comes_later(folder: Path):
+    with network(4, Cable(rate=25), Cable()) as (root, *others):
         first, foreign = worker(others[0], "pi-2"), worker(others[1], "pi-3", OTHER)
         later = worker(others[2], "pi-1")
         later.send_signal(signal.SIGSTOP)
         with stopping(first, foreign, later):
             wait_for(first, "announced as pi-2")
             wait_for(foreign, "announced as pi-3")
-            status, _, err = ended(command(root, *RUN, "--steps", "2"))
-            assert (status, "2 nodes over blocking" in err) == (0, True), err
-            assert "\nworkers     pi-2 (10.77." in err
-            assert "warning: pi-3 (10.77.0.3:9999) has another secret" in err
+            run = command(root, *RUN, "--steps", "2")
+            wait_for(first, "rank 1 of 2 nodes")
             later.send_signal(signal.SIGCONT)
+            status, _, err = ended(run)
+            assert (status, "2 nodes over blocking" in err) == (0, True), err
+            assert "warning: pi-3 (10.77.0.3:9999) has another secret" in err
+            assert "\nworkers     pi-2 (10.77." in err
             wait_for(later, "announced as pi-1")
             words = ("--steps", "500", "--ignore-eos", "--nodes", "3", "--timeout", "60", "--quiet")
             run = command(root, *RUN, *words)
@@ -89,29 +128,29 @@ def test_free_busy_and_foreign_workers_and_one_that_comes_later(tmp_path):
                 assert ", 10.77.1.1:" in (line := wait_for(first, "rank 2 of 3 nodes")), line
                 run.stdout.read(1)
                 run.send_signal(signal.SIGSTOP)  # in the middle of its text
-                file = tmp_path / "nodes.json"
-                status, out, err = ended(command(root, "nodes", "--json", str(file)))
+                table(root, folder / "nodes.json")
                 run.send_signal(signal.SIGCONT)
-        assert status == 0, err
-        found = json.loads(file.read_text())["nodes"]
-        assert {one["name"]: (one["address"], one["state"]) for one in found} == {
-            "pi-1": ("10.77.1.4:9999", BUSY),
-            "pi-2": ("10.77.1.2:9999", BUSY),
-            "pi-3": ("10.77.0.3:9999", ANOTHER_SECRET),
-        }
-        assert found[0]["about"]["busy"] is True
-        assert found[2]["about"] is None
-        *table, why = out.splitlines()
-        assert [line.split()[0] for line in table] == ["name", "pi-1", "pi-2", "pi-3"]
-        assert "pi-3 (10.77.0.3:9999) has another secret" in why
-        gone = ended(command(root, *RUN))
-        assert gone[:2] == (1, "")
-        assert gone[2].startswith("dllama: error: no workers found: listened 2.5 s for _dllama")
-        assert "eth0 (10.77.0.1), eth1 (10.77.1.1)" in gone[2]
 
 
-def test_a_network_with_link_local_addresses_alone():
-    need_namespaces()
+def table(root: Node, file: Path):
+    """Check what `dllama nodes` shows of two busy workers and a foreign one."""
+    status, out, err = ended(command(root, "nodes", "--json", str(file)))
+    assert status == 0, err
+    found = json.loads(file.read_text())["nodes"]
+    assert {one["name"]: (one["address"], one["state"]) for one in found} == {
+        "pi-1": ("10.77.1.4:9999", BUSY),
+        "pi-2": ("10.77.1.2:9999", BUSY),
+        "pi-3": ("10.77.0.3:9999", ANOTHER_SECRET),
+    }
+    assert found[0]["about"]["busy"] is True
+    assert found[0]["about"]["bandwidth"] == 9e9
+    assert found[2]["about"] is None
+    *rows, why = out.splitlines()
+    assert [row.split()[0] for row in rows] == ["name", "pi-1", "pi-2", "pi-3"]
+    assert "pi-3 (10.77.0.3:9999) has another secret" in why
+
+
+def a_network_with_link_local_addresses_alone():
     with network(3, Cable(ipv4=False, ipv6=True, private=False)) as (root, *others):
         one, two = worker(others[0], "same"), None
         with stopping(one):
@@ -120,13 +159,26 @@ def test_a_network_with_link_local_addresses_alone():
             with stopping(two):
                 wait_for(two, "announced as same-2 at")
                 status, out, err = ended(command(root, *RUN, "--steps", "3", "--nodes", "3"))
+        assert status == 0, err
+        assert "3 nodes over blocking" in err
+        assert out.startswith("MACBETH:")
+        gone = ended(command(root, *RUN))
+        assert gone[:2] == (1, "")
+        assert gone[2].startswith("dllama: error: no workers found: listened 1.5 s for _dllama")
+        assert "_dllama._tcp on eth0 (fe80::" in gone[2]
+
+
+def a_network_with_other_ipv6_addresses():
+    with network(2, Cable(ipv4=False, ipv6=True)) as (root, other):
+        one = worker(other, "pi-2")
+        with stopping(one):
+            wait_for(one, "announced as pi-2 at")
+            status, _, err = ended(command(root, *RUN, "--steps", "2", "--nodes", "2"))
     assert status == 0, err
-    assert "3 nodes over blocking" in err
-    assert out.startswith("MACBETH:")
+    assert "\nworkers     pi-2 ([fd77::2]:9999)" in err
 
 
-def test_a_server_goes_on_with_the_workers_that_are_there():
-    need_namespaces()
+def a_server_goes_on_with_the_workers_that_are_there():
     with network(3) as (root, *others):
         workers = [worker(node, f"pi-{rank}") for rank, node in enumerate(others, 1)]
         for process in workers:

@@ -94,12 +94,14 @@ def test_a_flood_of_hostile_services_makes_a_short_error(monkeypatch, caplog):
         Found(f"pi-{n}", f"10.0.0.2:{n}", NO_REPLY, f"pi-{n} (10.0.0.2:{n}): connecting failed")
         for n in range(2000)
     ]
-    monkeypatch.setattr(discovery, "interfaces", lambda: HERE)
+    eth = Interface("eth0", 2, ("10.0.0.1", "fe80::1"))
+    monkeypatch.setattr(discovery, "interfaces", lambda: [eth, *HERE])
     monkeypatch.setattr(discovery, "listen", lambda *_: many)
     with pytest.raises(dllama.TransportError) as error:
         dllama.LLM(discover=True)
     assert str(error.value).endswith("pi-7 (10.0.0.2:7): connecting failed; and 1992 more")
-    assert len(str(error.value)) < 600
+    assert "_dllama._tcp on eth0 (10.0.0.1, fe80::1), lo (127.0.0.1, ::1); not" in str(error.value)
+    assert len(str(error.value)) < 700
     many.append(Found("pi", "10.0.0.3:1", FREE))
     assert discovery.find_workers(None) == many[-1:]
     lines = [record.getMessage() for record in caplog.records]
