@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from zeroconf import (
-    DNSQuestionType,
-    Error,
-    ServiceBrowser,
-    ServiceInfo,
-    ServiceStateChange,
-    Zeroconf,
-)
+from zeroconf import DNSQuestionType, Error, ServiceBrowser, ServiceInfo, Zeroconf
 
 from dllama.cluster.announcing import SERVICE, instance, open_multicast
 from dllama.cluster.interfaces import LINK_LOCAL, Interface, is_of_a_machine, kind_of
+from dllama.cluster.senders import Crowd, Senders
 from dllama.errors import TransportError
 
 RESOLVING = 1500  # milliseconds in which an announced worker has to say where it is
 # Replies go to all, since several programs of a machine share the port of multicast DNS, and only
 # one of them would get a reply to the machine.
 QUESTION = DNSQuestionType.QM
-MAX_HEARD = 256  # workers
 MAX_ADDRESSES = 8  # of a worker
 
 
@@ -47,28 +38,19 @@ class Heard:
 class Ear:
     """Hears of workers; made by `listening`."""
 
-    def __init__(self, zeroconf: Zeroconf, places: list[Interface]) -> None:
+    def __init__(self, zeroconf: Zeroconf, senders: Senders, places: list[Interface]) -> None:
         self._zeroconf = zeroconf
+        self._senders = senders
         self._places = places
-        self._names: queue.Queue[str] = queue.Queue()
-        self._known: set[str] = set()
-        ServiceBrowser(zeroconf, SERVICE, handlers=[self._changed], question_type=QUESTION)
-
-    def _changed(self, name: str, state_change: ServiceStateChange, **_: Any) -> None:
-        if state_change is ServiceStateChange.Added:
-            self._names.put(name)
+        self._crowd = Crowd()
+        # It asks for services, several times.
+        ServiceBrowser(zeroconf, SERVICE, handlers=[lambda **_: None], question_type=QUESTION)
 
     def names(self, seconds: float) -> Iterator[str]:
         """Yield names of services that were not heard of before, waiting for the first."""
-        try:
-            name = self._names.get(timeout=seconds)
-            while True:
-                if name not in self._known and len(self._known) < MAX_HEARD:
-                    self._known.add(name)
-                    yield name
-                name = self._names.get_nowait()
-        except queue.Empty:
-            return
+        for name, sender in self._senders.heard(seconds):
+            if self._crowd.admits(name, sender):
+                yield name
 
     def resolve(self, name: str) -> Heard | None:
         """Return where a worker is; None if it does not say so in time, or has no name."""
@@ -104,11 +86,10 @@ def hosts_of(info: ServiceInfo, places: Iterable[Interface]) -> tuple[str, ...]:
 @contextmanager
 def listening(places: list[Interface]) -> Iterator[Ear]:
     """Listen on interfaces during a `with` block; TransportError if that cannot be done."""
-    try:
-        zeroconf = open_multicast(places)
-    except (Error, OSError) as error:
-        raise TransportError(f"listening for workers: {error}") from error
-    try:
-        yield Ear(zeroconf, places)
-    finally:
-        zeroconf.close()
+    with ExitStack() as stack:
+        try:
+            senders = stack.enter_context(closing(Senders(SERVICE, places)))
+            zeroconf = stack.enter_context(open_multicast(places))
+        except (Error, OSError) as error:
+            raise TransportError(f"listening for workers: {error}") from error
+        yield Ear(zeroconf, senders, places)
