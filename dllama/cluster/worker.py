@@ -229,9 +229,9 @@ class Worker:
 
 
 def _told(link: Link, error: BaseException) -> str:
-    """Return an error as the log has it: it names the other side once. Most errors do already."""
+    """Return an error as the log has it: it names the other side, as most errors do already."""
     text = str(error) or "out of memory"
-    return text if text.startswith(link.peer) else f"{link.peer}: {text}"
+    return text if link.peer in text else f"{link.peer}: {text}"
 
 
 def _left(link: Link, error: DllamaError) -> bool:
