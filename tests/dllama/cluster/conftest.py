@@ -13,7 +13,7 @@ import threading
 import uuid
 
 import pytest
-from failing import IDS, WorkerProcess, marked
+from failing import IDS, WorkerProcess, marked, wait_until
 from hostile import CALM, Between, Served, talk
 
 import dllama
@@ -102,6 +102,7 @@ def conversation():
     thread.start()
     with listener, Between(listener.address, record) as between:
         talk(between.address, timeout=CALM)
+        assert wait_until(lambda: peer._root is None, CALM)  # or it tells the root that it stops
         peer.stop()
         thread.join(10)
     assert {kind for _, kind, _ in messages} >= set(Kind) - {Kind.ERROR, Kind.ABOUT, Kind.WEIGHTS}
