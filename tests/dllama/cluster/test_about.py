@@ -49,7 +49,7 @@ def test_a_worker_tells_the_speed_that_it_has_kept(served, monkeypatch, tmp_path
         kind: KernelSpeed(bandwidth, 1e11)
         for kind, bandwidth in ((WeightType.Q40, 8e9), (WeightType.Q80, 9e9), (WeightType.F32, 7e9))
     }
-    write_kept(speed_file(1), NodeSpeed(1, 1e-6, kernels).as_json())
+    write_kept(speed_file(1), NodeSpeed(1, 1e-6, 1e-5, kernels).as_json())
     assert told(served.address).bandwidth == 9e9
     speed_file(1).write_text("{}")
     assert told(served.address).bandwidth == 0

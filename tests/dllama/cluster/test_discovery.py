@@ -40,7 +40,7 @@ from dllama.model.weight_types import WeightType
 from dllama.runtime.kept_file import write_kept
 from dllama.runtime.kept_speed import speed_file
 from dllama.runtime.speed import KernelSpeed, NodeSpeed
-speed = NodeSpeed(1, 1e-6, dict.fromkeys(WeightType, KernelSpeed(9e9, 1e11)))
+speed = NodeSpeed(1, 1e-6, 1e-5, dict.fromkeys(WeightType, KernelSpeed(9e9, 1e11)))
 write_kept(speed_file(1), speed.as_json())
 """
 
