@@ -74,18 +74,18 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
 
-def entries(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
-    """The keys and values of a YAML file."""
+def entries(path: Path, what: str = "config") -> list[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values of a YAML file; messages say what it is."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise InputError(f"config {path}: {error.strerror}") from error
+        raise InputError(f"{what} {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path}: not YAML: {error}") from error
+        raise ConfigError(f"{what} {path}: not YAML: {error}") from error
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"config {path}: found no keys, expected lines of the form key: value")
+        raise ConfigError(f"{what} {path}: found no keys, expected lines of the form key: value")
     return list(root.value)
 
 

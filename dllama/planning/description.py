@@ -65,6 +65,7 @@ LINK = (
     _quantity("latency", TIME, "of a short message, one way, besides"),
 )
 LINK_KEY = "link"
+WHAT = "cluster description"  # how messages call the file
 
 
 def read_cluster(path: Path) -> list[Machine]:
@@ -75,7 +76,7 @@ def read_cluster(path: Path) -> list[Machine]:
         InputError: it cannot be read.
     """
     found: dict[str, yaml.Node] = {}
-    for key, node in entries(path):
+    for key, node in entries(path, WHAT):
         if key.value not in ("nodes", LINK_KEY) or key.value in found:
             raise ConfigError(
                 f"{_line(path, key)}: {key.value}: expected nodes and link, each once"
@@ -83,20 +84,25 @@ def read_cluster(path: Path) -> list[Machine]:
         found[key.value] = node
     nodes = found.get("nodes")
     if not isinstance(nodes, yaml.SequenceNode) or not nodes.value:
-        raise ConfigError(f"config {path}: nodes: expected a list of nodes")
+        raise ConfigError(f"{WHAT} {path}: nodes: expected a list of nodes")
     common = _link(found[LINK_KEY], path) if LINK_KEY in found else None
-    machines = [one for node in nodes.value for one in _machines(node, path, common)]
+    machines: dict[str, Machine] = {}
+    for node in nodes.value:
+        for machine in _machines(node, path, common, len(machines)):
+            if machine.name in machines:
+                raise ConfigError(f"{_line(path, node)}: there is another node {machine.name}")
+            machines[machine.name] = machine
     if len(machines) > MAX_NODES:
-        raise ConfigError(f"config {path}: {len(machines)} nodes, expected at most {MAX_NODES}")
-    return machines
+        raise ConfigError(f"{WHAT} {path}: {len(machines)} nodes, expected at most {MAX_NODES}")
+    return [*machines.values()]
 
 
 def _line(path: Path, node: yaml.Node) -> str:
-    return f"config {path}, line {node.start_mark.line + 1}"
+    return f"{WHAT} {path}, line {node.start_mark.line + 1}"
 
 
-def _machines(node: yaml.Node, path: Path, common: LinkSpeed | None) -> list[Machine]:
-    """The nodes of an entry, which all have the same description."""
+def _machines(node: yaml.Node, path: Path, common: LinkSpeed | None, before: int) -> list[Machine]:
+    """The nodes of an entry after some others; they all have the same description."""
     values, own = _mapping(node, path, NODE, "a node")
     for name in ("bandwidth", "compute"):
         if name not in values:
@@ -111,7 +117,7 @@ def _machines(node: yaml.Node, path: Path, common: LinkSpeed | None) -> list[Mac
     ]
     threads = values.get("threads", 1)
     machine = Machine(
-        values.get("name", "node"),
+        values.get("name", f"node-{before + 1}"),
         NodeSpeed(threads, stage, message, dict.fromkeys(WeightType, kernel)),
         link,
         MEMORY.parse(values["memory"]) if "memory" in values else None,
@@ -119,8 +125,10 @@ def _machines(node: yaml.Node, path: Path, common: LinkSpeed | None) -> list[Mac
         values.get("share"),
     )
     count = values.get("count", 1)
-    names = [f"{machine.name}-{number}" for number in range(1, count + 1)]
-    return [replace(machine, name=name) for name in names] if count > 1 else [machine]
+    if count == 1:
+        return [machine]
+    start, name = (1, machine.name) if "name" in values else (before + 1, "node")
+    return [replace(machine, name=f"{name}-{start + number}") for number in range(count)]
 
 
 def _link(node: yaml.Node, path: Path) -> LinkSpeed:

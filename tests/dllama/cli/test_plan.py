@@ -117,7 +117,7 @@ def test_a_picture(cluster, tmp_path, capsys):
     [
         ([], "expected either --cluster FILE or --nodes N"),
         (["--nodes", "2", "--cluster", "x"], "expected either --cluster FILE or --nodes N"),
-        (["--cluster", "nothing.yaml"], "config nothing.yaml: No such file"),
+        (["--cluster", "nothing.yaml"], "cluster description nothing.yaml: No such file"),
         (["--nodes", "2", "--weights", "q40"], "weights is for a config.json"),
         (["--nodes", "2", "--prompt-tokens", "0"], "expected an integer"),
     ],

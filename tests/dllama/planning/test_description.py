@@ -49,11 +49,12 @@ def test_nodes_of_a_description(tmp_path):
     assert (root.name, root.memory, root.threads, root.share) == ("pi", 8e9, 4, None)
     assert (root.link.rate, root.link.latency) == (125e6, pytest.approx(80e-6))
     assert root.speed.kernels[WeightType.Q40].bandwidth == 9e9
-    assert [one.name for one in others] == ["node-1", "node-2"]
+    assert [one.name for one in others] == ["node-2", "node-3"]
 
 
 def test_a_node_may_have_a_link_and_a_share_of_its_own(tmp_path):
     own = NODE.replace("}", ", share: 2, link: {rate: 100 Mbit/s, latency: 1 ms}}")
+    own = own.replace("pi", "pi-2")
     first, second = cluster(tmp_path, f"nodes: [{NODE}, {own}]\n{LINK}\n")
     assert (second.link, second.share) == (LinkSpeed(12.5e6, 1e-3), 2.0)
     assert first.link.rate == 125e6
@@ -74,13 +75,16 @@ def test_a_node_may_have_a_link_and_a_share_of_its_own(tmp_path):
         (f"nodes: [{NODE.replace('9 GB/s', '9 GB')}]\n{LINK}", "bandwidth: found '9 GB'"),
         (f"nodes: [{NODE.replace('name', 'nome')}]\n{LINK}", "nome: expected each of name,"),
         (f"nodes: [{NODE.replace('}', ', count: 999}')}]\n{LINK}", "count: found 999, expected"),
-        ("nodes:\n" + f"- {NODE.replace('}', ', count: 200}')}\n" * 2 + LINK,
+        ("nodes:\n" + "- {bandwidth: 9 GB/s, compute: 9 GMAC/s, count: 200}\n" * 2 + LINK,
          "400 nodes, expected at most 256"),
+        (f"nodes:\n- {NODE}\n- {NODE}\n{LINK}", "line 3: there is another node pi$"),
+        ("nodes:\n" + f"- {NODE.replace('}', ', count: 2}')}\n" * 2 + LINK,
+         "line 3: there is another node pi-1$"),
         ("nodes: [", "not YAML"),
     ],
 )  # fmt: skip
 def test_wrong_descriptions_name_file_line_and_key(tmp_path, text, words):
-    with pytest.raises(ConfigError, match=rf"config .*cluster\.yaml.*{words}"):
+    with pytest.raises(ConfigError, match=rf"^cluster description .*cluster\.yaml.*{words}"):
         cluster(tmp_path, text)
 
 
