@@ -44,6 +44,12 @@ SHAPES = {
     "llama-3.2-1b": spec(2048, 8192, 16, 32, 8, 64, 128256, 8192, 500000.0,
                          RopeScaling(32.0, 1.0, 4.0, 8192)),
     "llama-2-7b": spec(4096, 11008, 32, 32, 32, 128, 32000, 4096),
+    # A small mixture of experts; only as --m.
+    "moe-200m": ModelSpec(
+        Arch.QWEN3_MOE, 1024, 3072, 6, 16, 4, 64, 8192, 4096, WeightType.Q40,
+        rope_theta=1e6, rope_type=RopeType.FALCON, norm_epsilon=1e-6,
+        n_experts=16, n_active_experts=4, moe_hidden_dim=512, qk_norm=QKNorm.HEAD,
+    ),
     # Three of the 48 layers of Qwen3 30B-A3B, and a fifth of its vocabulary; only as --m.
     "qwen3-30b-a3b-cut": ModelSpec(
         Arch.QWEN3_MOE, 2048, 6144, 3, 32, 4, 128, 32000, 4096, WeightType.Q40,
@@ -97,7 +103,8 @@ def blocks(index: int, info: TensorInfo) -> Iterator[np.ndarray]:
         if len(info.shape) == 1:
             yield np.ones(n, np.float32).view(np.uint8)
         elif info.weight_type is WeightType.F32:
-            yield rng.standard_normal(n, np.float32).view(np.uint8)
+            short = rng.standard_normal(n, np.float32).astype(np.float16)  # as of published models
+            yield short.astype(np.float32).view(np.uint8)
         else:
             scale = np.float16(1 / (4.6 * np.sqrt(info.shape[1])))
             run = rng.integers(0, 256, (n // 32, 18), dtype=np.uint8)

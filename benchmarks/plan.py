@@ -3,10 +3,11 @@
     sudo python benchmarks/plan.py --model tiny.m --nodes 2 --rate 100 300 1000
 
 Every node gets its own network namespace; a bridge joins them, and both directions of every link
-are limited. Nodes have one thread each. If there are more than processors, they share these: a
-node's speed is then that of a processor, divided by the nodes on it. All speeds and the latency of
-a link are measured first; the constants of dllama/planning stay. Predictions and measurements take
-turns.
+are limited. Nodes have one thread each, on one processor; if there are more than processors, they
+share these, and sleep where they wait. What a prediction needs is measured as for machines that are
+there: the speed of every node, all at the same time, and rate and latency of links while all nodes
+use theirs. The latency is the mean of what is found before and after the run, since it changes from
+minute to minute. The constants of dllama/planning stay. Shares are those that the prediction takes.
 
 Needs root, and the programs ip and tc (iproute2).
 """
@@ -19,6 +20,8 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,36 +32,42 @@ from networks import Cable, Node, missing, network
 
 import dllama
 from dllama import transports
+from dllama._kernels.comm.link import Link
+from dllama.cluster.auto_shares import weight_types
 from dllama.errors import TransportError
+from dllama.model.weight_types import WeightType
 from dllama.model_path import open_model
 from dllama.planning.description import Machine
-from dllama.planning.here import TIMEOUT, exchange
-from dllama.planning.plan import Planner, Texts
+from dllama.planning.here import LONG, SHORT, TIMEOUT, exchange
+from dllama.planning.plan import Planner, Prediction, Texts
 from dllama.planning.timing import LinkSpeed
-from dllama.run_config import RunConfig
-from dllama.runtime.node import graph_of
-from dllama.runtime.speed import KernelSpeed, NodeSpeed, measure
+from dllama.runtime.speed import NodeSpeed, measure
 
 PORT, PROBE = 9999, 9998
-TRANSPORT = "blocking"  # nodes that share a processor must not poll
-PACKET = 66  # bytes that tbf counts of a packet besides: Ethernet, IP and TCP without a preamble
 # Bytes that tbf lets pass at once, before it limits the rate: few, so that messages of a token are
-# limited too, but what the rate allows in 32 microseconds, since timers are late.
-LEAST_BURST, BURST_SECONDS = 2048, 32e-6
+# limited too, but what the rate allows in 128 microseconds, since timers are late.
+LEAST_BURST, BURST_SECONDS = 4096, 128e-6
 RUN = 120.0  # seconds
-THIS = [sys.executable, __file__]
+THIS = [sys.executable, str(Path(__file__).resolve())]
 
 
+@dataclass(frozen=True)
 class Bucket(LinkSpeed):
-    """A link that tbf limits: unlike a cable, it delays only what exceeds the burst."""
+    """A link that tbf limits: unlike a cable, it delays only what exceeds the burst.
+
+    It refills while nodes compute. See `limited` for passes that are too short for that.
+    """
+
+    burst: int = 0  # bytes
 
     def seconds(self, nbytes: int, peers: int) -> float:
-        return max(0.0, super().seconds(nbytes, peers) - burst(self.rate) / self.rate)
+        return super().seconds(max(0, nbytes - self.burst), peers)
 
 
-def burst(rate: float) -> int:
-    """Bytes that pass at once, for a rate in bytes per second."""
-    return max(LEAST_BURST, int(rate * BURST_SECONDS))
+def limited(predicted: Prediction, link: LinkSpeed) -> float:
+    """Seconds of a token: no less than all of its bytes take at the rate of the link."""
+    moved = max((*predicted.token.sent, *predicted.token.received))
+    return max(predicted.token.seconds.total, moved / link.rate)
 
 
 def main() -> None:
@@ -83,12 +92,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--nodes", type=int, default=2)
     add("--rate", type=float, nargs="+", default=[1000.0], metavar="MBIT", help="of every link")
     add("--delay", type=float, default=0.0, metavar="MS", help="one way (needs netem)")
-    add("--shares", help="of the nodes, with commas between")
+    add("--shares", help="of the nodes, with commas between (default: what suits their speeds)")
     add("--prompt-tokens", type=int, default=256)
     add("--steps", type=int, default=48)
     add("--repeats", type=int, default=3)
     add("--json", metavar="FILE", help="add the rows to FILE, one JSON object a line")
     add("--role", choices=ROLES, help=argparse.SUPPRESS)
+    add("--transport", help=argparse.SUPPRESS)
     add("--address", help=argparse.SUPPRESS)
     add("--workers", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -98,94 +108,136 @@ def compare(args: argparse.Namespace, rate: float) -> None:
     """Predict and measure one cluster, and print a row."""
     processors = sorted(os.sched_getaffinity(0))
     places = [processors[rank % len(processors)] for rank in range(args.nodes)]
-    cable = Cable(rate=rate, delay=args.delay, burst=burst(rate * 1e6 / 8))
+    free = max(LEAST_BURST, int(rate * 1e6 / 8 * BURST_SECONDS))
+    cable = Cable(rate=rate, delay=args.delay, burst=free)
+    args.transport = "nonblocking" if args.nodes <= len(processors) else "blocking"
     with network(args.nodes, cable) as nodes:
-        link = measured_link(nodes, places, rate)
-        predicted = predict(args, places, link)
-        found = run_cluster(args, nodes, places)
+        speeds = measured_speeds(args, nodes, places)
+        before = measured_link(args, nodes, places, speeds, free)
+        predicted = predict(args, speeds, before)
+        words = ",".join(f"{share:.4f}" for share in predicted.shares)
+        found = run_cluster(args, words, nodes, places)
+        after = measured_link(args, nodes, places, speeds, free)
+    mean = replace(before, latency=(before.latency + after.latency) / 2)
+    predicted = predict(args, speeds, mean)
+    guesses = [1 / limited(predicted, mean), predicted.prompt_tokens_per_s]
     row = {
         "model": Path(args.model or "demo").stem, "nodes": args.nodes, "rate": rate,
-        "shares": args.shares, "latency_us": 1e6 * link.latency,
-        "predicted": [predicted.tokens_per_s, predicted.prompt_tokens_per_s], "measured": found,
+        "shares": words, "predicted": guesses, "measured": found,
+        "links": [vars(before), vars(after)], "speeds": [one.as_json() for one in speeds],
+        "ms": vars(predicted.token.seconds), "prompt_ms": vars(predicted.prompt),
     }  # fmt: skip
     cells = [
         f"{guess:.2f}  {true:.2f}  {guess / true:.2f}"
-        for guess, true in zip(row["predicted"], found, strict=True)
+        for guess, true in zip(guesses, found, strict=True)
     ]
     print(
-        row["model"], args.nodes, f"{rate:g}", *cells, f"({link.latency * 1e6:.0f} us)", flush=True
-    )
+        row["model"], args.nodes, f"{rate:g}", *cells,
+        f"({mean.latency * 1e6:.0f} us, {mean.rate * 8e-6:.0f} Mbit/s)", flush=True,
+    )  # fmt: skip
     if args.json:
         with Path(args.json).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
 
-def measured_link(nodes: list[Node], places: list[int], rate: float) -> LinkSpeed:
-    """Measure the latency of a short message between two nodes."""
-    where = ["--address", f"{nodes[1].address()}:{PROBE}"]
-    listener = nodes[1].popen([*THIS, "--role", "listen", *where], stdout=-3, **on(places[1]))
-    try:
-        done = nodes[0].run([*THIS, "--role", "connect", *where], RUN, **on(places[0]))
-        listener.wait(RUN)
-    finally:
-        listener.kill()
-    if done.returncode:
-        sys.exit(f"plan.py: the link could not be measured: {done.stderr[-300:]}")
-    return Bucket(rate * 1e6 / 8, json.loads(done.stdout)["latency"], PACKET)
+def measured_link(
+    args: argparse.Namespace, nodes: list[Node], places: list[int], speeds: list[NodeSpeed],
+    free: int,
+) -> LinkSpeed:  # fmt: skip
+    """Measure an exchange between all nodes, of short messages and of long ones.
+
+    So many bytes of each node are free, as they pass before the rate is limited.
+    """
+    peers = len(nodes) - 1
+    if not peers:
+        return LinkSpeed(1.0, 0.0)
+    addresses = [f"{node.address()}:{PROBE}" for node in nodes]
+    words = [*THIS, "--role", "link", "--transport", args.transport, "--workers", *addresses]
+    started = [
+        node.popen([*words, "--address", str(rank)], stdout=-1, **on(place))
+        for rank, (node, place) in enumerate(zip(nodes, places, strict=True))
+    ]
+    found = [json.loads(one.communicate(timeout=RUN)[0]) for one in started]
+    short, long = (max(one[name] for one in found) for name in ("short", "long"))
+    worked = peers * max(one.message for one in speeds)
+    rate = (peers * 4 * LONG - free) / (long - short)
+    return Bucket(rate, max(0.0, short - worked), 0, free)
 
 
-def listen(args: argparse.Namespace) -> dict[str, float]:
-    with transports.get(TRANSPORT).listen(args.address) as listener:
-        link = listener.accept(RUN)
-    assert link is not None
-    exchange(link, 1)
-    return {}
+def link(args: argparse.Namespace) -> dict[str, float]:
+    """Connect to nodes of lower rank, and let the others connect."""
+    rank, transport = int(args.address), transports.get(args.transport)
+    links: list[Link | None] = [None] * len(args.workers)
+    with transport.listen(args.workers[rank]) as listener:
+        for other, address in enumerate(args.workers[:rank]):
+            links[other] = one = patient(partial(transport.connect, address, TIMEOUT))
+            one.send(bytes([rank]))
+        for _ in args.workers[rank + 1 :]:
+            one, name = listener.accept(RUN), bytearray(1)
+            one.recv_into(name)
+            links[name[0]] = one
+    return {"short": exchange(links, rank, SHORT), "long": exchange(links, rank, LONG)}
 
 
-def connect(args: argparse.Namespace) -> dict[str, float]:
-    """Connect to the listener, which may not be there yet."""
+def patient(connect: Callable[[], Link]) -> Link:
+    """Connect to a listener that may not be there yet."""
     end = time.monotonic() + TIMEOUT
     while True:
         try:
-            link = transports.get(TRANSPORT).connect(args.address, TIMEOUT)
-            return {"latency": exchange(link, 0)}
+            return connect()
         except TransportError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
 
 
-def predict(args: argparse.Namespace, places: list[int], link: LinkSpeed) -> Any:
-    """Measure this machine's processors, all at once, and predict."""
+def measured_speeds(
+    args: argparse.Namespace, nodes: list[Node], places: list[int]
+) -> list[NodeSpeed]:
+    """Measure all nodes at the same time, as they work at the same time."""
     with open_model(args.model) as model:
-        graph = graph_of(model.spec, RunConfig.of(model.spec, 1), 0)
-        types = sorted({matrix.weight_type for matrix in graph.matrices})
-        used = len(set(places))
-        whole = measure(types, used)
-        crowds = [places.count(place) for place in places]
-        machines = [
-            Machine(f"node {rank}", part(whole, used * crowd), link)
-            for rank, crowd in enumerate(crowds)
-        ]
+        kinds = ",".join(kind.name for kind in weight_types(model))
+    command = [*THIS, "--role", "speed", "--address", kinds]
+    started = [
+        node.popen(command, stdin=-1, stdout=-1, **on(place))
+        for node, place in zip(nodes, places, strict=True)
+    ]
+    for one in started:
+        one.stdout.readline()
+    for one in started:
+        one.stdin.write("begin\n")
+        one.stdin.flush()
+    lines = [one.stdout.readline() for one in started]
+    for one in started:
+        one.kill()
+    return [NodeSpeed.from_json(json.loads(line)) for line in lines]
+
+
+def speed(args: argparse.Namespace) -> None:
+    """Measure when told so, and keep the processor busy for those who still measure."""
+    kinds = [WeightType[name] for name in args.address.split(",")]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(measure(kinds, 1).as_json()), flush=True)
+    while True:
+        measure(kinds, 1)
+
+
+def predict(args: argparse.Namespace, speeds: list[NodeSpeed], link: LinkSpeed) -> Prediction:
+    with open_model(args.model) as model:
+        machines = [Machine(f"node {rank}", one, link) for rank, one in enumerate(speeds)]
         shares = [float(share) for share in args.shares.split(",")] if args.shares else None
         planner = Planner(model, Texts(args.prompt_tokens, args.steps), {})
-        return planner.predict(machines, shares or [1.0] * args.nodes)
+        return planner.predict(machines, shares)
 
 
-def part(whole: NodeSpeed, divisor: int) -> NodeSpeed:
-    """One of several nodes that share what was measured."""
-    kernels = {
-        kind: KernelSpeed(one.bandwidth / divisor, one.compute / divisor)
-        for kind, one in whole.kernels.items()
-    }
-    return NodeSpeed(1, measure((), 1).stage, kernels)
-
-
-def run_cluster(args: argparse.Namespace, nodes: list[Node], places: list[int]) -> list[float]:
+def run_cluster(
+    args: argparse.Namespace, shares: str, nodes: list[Node], places: list[int]
+) -> list[float]:
     """Run the cluster; median tokens per second and prompt tokens per second."""
     workers = []
     for node, place in zip(nodes[1:], places[1:], strict=True):
-        command = [sys.executable, "-m", "dllama", "worker", "--insecure", "--quiet", *PLAIN]
+        command = [sys.executable, "-m", "dllama", "worker", "--insecure", "--quiet"]
         command += ["--threads", "1", "--listen", f"{node.address()}:{PORT}"]
         workers.append(node.popen(command, stdout=-1, **on(place)))
     for worker in workers:
@@ -193,7 +245,7 @@ def run_cluster(args: argparse.Namespace, nodes: list[Node], places: list[int]) 
     words = ["--prompt-tokens", args.prompt_tokens, "--steps", args.steps]
     words += ["--repeats", args.repeats, "--workers", *(f"{n.address()}:{PORT}" for n in nodes[1:])]
     words += ["--model", args.model] if args.model else []
-    words += ["--shares", args.shares] if args.shares else []
+    words += ["--shares", shares, "--transport", args.transport]
     done = nodes[0].run([*THIS, "--role", "root", *words], RUN, **on(places[0]))
     if done.returncode:
         sys.exit(f"plan.py: the root failed: {done.stderr[-300:]}")
@@ -202,11 +254,9 @@ def run_cluster(args: argparse.Namespace, nodes: list[Node], places: list[int]) 
 
 def root(args: argparse.Namespace) -> list[float]:
     """Generate several times, after a warm-up."""
-    shares = [float(share) for share in args.shares.split(",")] if args.shares else None
-    with dllama.LLM(
-        args.model, workers=args.workers, transport=TRANSPORT, threads=1, timeout=60.0,
-        shares=shares or [1.0] * (len(args.workers) + 1), **({"plain": True} if PLAIN else {}),
-    ) as llm:  # fmt: skip
+    workers = {"workers": args.workers, "transport": args.transport} if args.workers else {}
+    shares = [float(share) for share in args.shares.split(",")] if args.workers else None
+    with dllama.LLM(args.model, threads=1, timeout=60.0, shares=shares, **workers) as llm:
         ids = [1 + n % (llm.spec.vocab_size - 1) for n in range(args.prompt_tokens)]
         found = []
         for repeat in range(args.repeats + 1):
@@ -225,8 +275,7 @@ def on(processor: int) -> dict[str, Any]:
     return {"preexec_fn": partial(os.sched_setaffinity, 0, {processor})}
 
 
-PLAIN: list[str] = []
-ROLES = {"listen": listen, "connect": connect, "root": root}
+ROLES = {"link": link, "speed": speed, "root": root}
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,14 @@ from dllama.model.stored_model import StoredModel
 from dllama.model.weight_types import WeightType
 from dllama.options import SHARES
 from dllama.planning.messages import Round
-from dllama.planning.timing import PASS, LinkSpeed, node_seconds, round_seconds, rounds_between
+from dllama.planning.timing import (
+    PASS,
+    TELLING,
+    LinkSpeed,
+    node_seconds,
+    round_seconds,
+    rounds_between,
+)
 from dllama.planning.work import Shape
 from dllama.run_config import RunConfig
 from dllama.runtime.footprint import footprint
@@ -170,7 +177,7 @@ class Chooser:
     def _transferring(self, count: int) -> float:
         """Seconds that some nodes do not work in a pass."""
         rounds = chain(*self._between(count))
-        return PASS + sum(round_seconds(one, [LINK] * count).total for one in rounds)
+        return PASS + TELLING + sum(round_seconds(one, [LINK] * count).total for one in rounds)
 
     def _between(self, count: int) -> list[list[Round]]:
         """What some nodes send. Shares change little about it."""

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -27,8 +27,8 @@ from dllama.runtime.speed import KernelSpeed
 
 ALONE = LinkSpeed(1.0, 0.0)  # of a node without others; nobody uses it
 TIMEOUT = 5.0  # seconds without a byte
-SHORT, LONG = 64, 1 << 20  # numbers of a message
-TIMES = {SHORT: 300, LONG: 9}
+SHORT, LONG = 64, 1 << 14  # numbers of a message: of few, and of many as for a prompt
+TIMES = {SHORT: 300, LONG: 31}
 
 
 class ThisMachine:
@@ -80,26 +80,25 @@ def measure_link(name: str) -> LinkSpeed:
 
 def _both(other: ThreadPoolExecutor, near: Link, far: Link, numbers: int) -> float:
     """Seconds of an all-reduce between this thread and another one."""
-    begun = other.submit(exchange, far, 1, numbers)
-    found = exchange(near, 0, numbers)
+    begun = other.submit(exchange, [far, None], 1, numbers)
+    found = exchange([None, near], 0, numbers)
     begun.result(2 * TIMEOUT)
     return found
 
 
-def exchange(link: Link, rank: int, numbers: int = SHORT) -> float:
-    """Measure an all-reduce of two nodes, which both call this.
+def exchange(links: Sequence[Link | None], rank: int, numbers: int = SHORT) -> float:
+    """Measure an all-reduce of nodes, which all call this.
 
     Args:
-        link: to the other node.
-        rank: of this node, 0 or 1.
-        numbers: float32, that each sends to the other: SHORT or LONG.
+        links: to the other nodes by rank; None for this one.
+        rank: of this node.
+        numbers: float32, that each sends to each other one: SHORT or LONG.
 
     Returns:
         Seconds, the median of many.
     """
-    links: list[Link | None] = [None, link] if rank == 0 else [link, None]
     communicator = Communicator(
-        links, rank, dim=numbers, max_rows=1, wire="f32", algorithm="exchange",
+        list(links), rank, dim=numbers, max_rows=1, wire="f32", algorithm="exchange",
         timeout=TIMEOUT,
     )  # fmt: skip
     row, total = np.zeros((1, numbers), np.float32), np.zeros((1, numbers), np.float32)

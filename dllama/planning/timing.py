@@ -25,6 +25,8 @@ ATTENTION = 0.2
 NUMBERS_WRITTEN = 0.0075
 # Seconds that a pass takes beside its stages: planning it, entering the kernels, choosing a token.
 PASS = 150e-6
+# And more where workers are told about a pass and reply: 100 to 150 us with the built-in model.
+TELLING = 120e-6
 # What Ethernet, IP and TCP add to a packet, and what a packet carries: bytes.
 PACKET, PAYLOAD = 90, 1448
 
@@ -165,7 +167,7 @@ def pass_time(
         node_seconds(graph, rank, between, speed, config, shape)
         for rank, (graph, speed) in enumerate(zip(graphs, speeds, strict=True))
     ]
-    seconds = Seconds(overhead=PASS)
+    seconds = Seconds(overhead=PASS + (TELLING if len(graphs) > 1 else 0.0))
     for together in zip(*works, strict=True):
         seconds += max(together, key=lambda one: one.total)
     for one in chain(*between):
