@@ -25,7 +25,9 @@ from dllama.options import (
     WORKERS,
 )
 from dllama.options.option import Option
+from dllama.options.planning import LATENCY, LINK_RATE
 from dllama.options.workers import NAME, WORKER_LISTEN
+from dllama.planning.units import RATE, TIME
 from dllama.text.template_variables import parse_variables
 from dllama.transports.sockets import parse_tcp, parse_unix
 
@@ -212,6 +214,8 @@ TESTS: dict[Option, Callable[[str], object]] = {
     WORKER_LISTEN: check_address,
     NAME: check_node_name,
     TEMPLATE_KWARGS: parse_variables,
+    LINK_RATE: RATE.parse,
+    LATENCY: TIME.parse,
 }
 
 

@@ -13,33 +13,50 @@ from dllama.cli.files import check_output, write_json
 from dllama.cli.info import size
 from dllama.cli.parser import add_command, add_option, add_options
 from dllama.cli.plot import plot_plan
+from dllama.cluster.auto_shares import weight_types
+from dllama.cluster.layout import Layout
 from dllama.errors import ConfigError
 from dllama.model.stored_model import StoredModel
 from dllama.model_path import planned_model
-from dllama.options import (
+from dllama.options import JSON, MODEL, PLOT, TIMEOUT
+from dllama.options.conversion import PLANNED_WEIGHTS
+from dllama.options.planning import (
     CLUSTER,
-    JSON,
-    MODEL,
+    FINDING_OPTIONS,
+    PLAN_DISCOVER,
     PLAN_OPTIONS,
     PLANNED_OPTIONS,
-    PLOT,
 )
-from dllama.options.conversion import PLANNED_WEIGHTS
-from dllama.planning.description import read_cluster
+from dllama.planning.description import MESSAGE, STAGE, Machine, read_cluster
+from dllama.planning.discovered import measured_machines
 from dllama.planning.here import ThisMachine
-from dllama.planning.plan import Cluster, Planner, Prediction, Texts, best, described
+from dllama.planning.plan import Cluster, Planner, Prediction, Sources, Texts, best, described
 from dllama.planning.timing import Seconds
-from dllama.run_config import RunConfig
-from dllama.runtime.node import graph_of
+from dllama.planning.units import RATE, TIME
 
 EXAMPLES = """\
 dllama plan llama --cluster cluster.yaml
 dllama plan llama --nodes 4 --threads 1
+dllama plan llama --discover --secret-file secret.txt --rate "1 Gbit/s"
 dllama plan Llama-3.1-405B/config.json --weights q40 --cluster cluster.yaml --json plan.json"""
 ASSUMES = (
     "Assumed: all nodes work at the same time and wait for the slowest in every transfer; nothing "
     "overlaps; the likeliest token is taken; experts are equally likely; links carry nothing else."
 )
+# Where the figures of nodes come from that are described, and of those on this machine.
+GIVEN = {
+    "speeds": f"given; where the file does not say it, a stage takes {1e6 * STAGE:g} us and a "
+    f"message {1e6 * MESSAGE:g} us, assumed",
+    "memory": "given, or as much as the model needs",
+    "rate": "given",
+    "latency": "given",
+}
+HERE = {
+    "speeds": "measured: those of this machine, divided among the nodes",
+    "memory": "as much as the model needs",
+    "rate": "measured between two threads of this machine",
+    "latency": "measured between two threads of this machine",
+}
 HEADINGS = ("nodes", "tokens/s", "bound by", "prompt t/s", "bound by", "memory", "")
 
 
@@ -54,7 +71,7 @@ def add_parser(subparsers: Any) -> None:
     )
     groups = {
         "model": (MODEL,),
-        "cluster": (CLUSTER, *PLAN_OPTIONS),
+        "cluster": (CLUSTER, PLAN_DISCOVER, *FINDING_OPTIONS, *PLAN_OPTIONS),
         "text": PLANNED_OPTIONS,
         "report": (JSON, PLOT),
     }
@@ -64,35 +81,55 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what the nodes will do, a table over their number, and what would help."""
-    if (args.cluster is None) == (args.nodes is None):
-        raise ConfigError("expected either --cluster FILE or --nodes N")
+    _check(args)
     for path in (args.json, args.plot):
         check_output(path)
     if args.plot and find_spec("matplotlib") is None:
         raise ConfigError("--plot needs matplotlib: pip install 'dllama[plot]'")
     with planned_model(args.model, args.weights, bool(args.requantise)) as model:
-        cluster, count = _cluster(args, model)
+        cluster, count, sources = _cluster(args, model)
         planner = Planner(model, _texts(args), _settings(args))
         asked = planner.predict(cluster(count), args.shares)
         table = planner.table(cluster, count) if args.shares is None else [asked]
         changes = planner.changes(cluster, count) if args.shares is None else {}
-    print("\n".join(_report(asked, table, changes)))
+    print("\n".join(_report(asked, table, changes, sources)))
     if args.json:
-        write_json(args.json, _as_json(asked, table, changes))
+        write_json(args.json, {**_as_json(asked, table, changes), "sources": sources})
     if args.plot:
         plot_plan(args.plot, table)
     return 0
 
 
-def _cluster(args: argparse.Namespace, model: StoredModel) -> tuple[Cluster, int]:
-    """The nodes that are described, or those of this machine, and how many."""
+def _check(args: argparse.Namespace) -> None:
+    """ConfigError unless it is clear which nodes are meant."""
+    if args.cluster is not None and args.discover:
+        raise ConfigError("--cluster and --discover: only one of the two can be given")
+    if (args.cluster is None) == (args.nodes is None) and not args.discover:
+        raise ConfigError("expected either --cluster FILE, --nodes N or --discover")
+    for option in () if args.discover else FINDING_OPTIONS:
+        if getattr(args, option.name) is not None:
+            raise ConfigError(f"{option.flag} goes with --discover alone")
+
+
+def _cluster(args: argparse.Namespace, model: StoredModel) -> tuple[Cluster, int, Sources]:
+    """The nodes, how many, and where their figures come from."""
     if args.cluster is not None:
         found = read_cluster(Path(args.cluster))
         machines = [replace(one, threads=args.threads or one.threads) for one in found]
-        return described(machines), len(machines)
-    graph = graph_of(model.spec, RunConfig.of(model.spec, 1), 0, model.path)
-    types = sorted({matrix.weight_type for matrix in graph.matrices})
-    return ThisMachine(types, args.threads), args.nodes
+        return described(machines), len(machines), GIVEN
+    if args.discover:
+        machines, sources = _discovered(args, model)
+        return described(machines), len(machines), sources
+    return ThisMachine(weight_types(model), args.threads), args.nodes, HERE
+
+
+def _discovered(args: argparse.Namespace, model: StoredModel) -> tuple[list[Machine], Sources]:
+    """This machine and the workers of the network, as they are."""
+    nodes, plain = args.nodes or 1, bool(args.plain)
+    layout = Layout.of(nodes, (), None, args.threads, args.secret_file, True, plain)
+    timeout = TIMEOUT.argument(args.timeout)
+    rate, latency = args.rate and RATE.parse(args.rate), args.latency and TIME.parse(args.latency)
+    return measured_machines(layout, weight_types(model), timeout, rate, latency)
 
 
 def _texts(args: argparse.Namespace) -> Texts:
@@ -107,7 +144,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(
-    asked: Prediction, table: Sequence[Prediction], changes: dict[str, Prediction]
+    asked: Prediction,
+    table: Sequence[Prediction],
+    changes: dict[str, Prediction],
+    sources: Sources,
 ) -> Iterator[str]:
     """The lines of the report."""
     yield from _nodes(asked)
@@ -125,6 +165,7 @@ def _report(
         prompt = one.prompt_tokens_per_s / asked.prompt_tokens_per_s - 1
         yield f"with {what}: {more:+.0%} tokens/s, {prompt:+.0%} prompt tokens/s"
     yield ""
+    yield from _aligned([*sources.items()])
     yield ASSUMES
 
 

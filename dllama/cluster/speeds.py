@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,13 @@ class Measured:
         name: what messages call it.
         speed: of its kernels.
         memory: bytes that it can have for a model; 0 if it does not know.
+        round_trip: seconds from the root's system to its and back; None if that is not known.
     """
 
     name: str
     speed: NodeSpeed
     memory: int
+    round_trip: float | None = None
 
 
 QUESTION = (
@@ -98,7 +100,8 @@ def _ask(
         raise type(error)(f"worker {rank}: {error}") from error
     with link:
         links.append(link)
-        link.peer, link.timeout = names.worker(rank, "", address), timeout
+        name = layout.names[rank - 1] if layout.names else ""
+        link.peer, link.timeout = names.worker(rank, name, address), timeout
         link.allow(timeout)
         protocol.greet(link, layout.secret, caller=True, plain=layout.plain)
         kinds = [kind.name.lower() for kind in types]
@@ -108,7 +111,8 @@ def _ask(
         content: dict[str, Any] = {}
         while not content:
             content = protocol.receive_json(link, Kind.SPEED)
-        return _reply(content, link.peer, address, types)
+        found = _reply(content, link.peer, address, types)
+        return replace(found, round_trip=link.round_trip)
 
 
 def _reply(

@@ -378,21 +378,3 @@ INFO_OPTIONS = (
     REQUANTISE, MAX_SEQ_LEN, KV_CACHE, THREADS, GIVEN_NODES, BUFFER, ALL_REDUCE, GIVEN_SHARES,
     CONTEXTS, PARALLEL,
 )  # fmt: skip
-
-# `dllama plan`: what is described or measured, and what is generated.
-CLUSTER = Option(
-    "cluster", str, "a YAML file that describes nodes and links", metavar="FILE",
-)  # fmt: skip
-PLAN_NODES = replace(
-    GIVEN_NODES, help="measure this machine and predict so many nodes on it", default=None
-)
-PLANNED_OPTIONS = (
-    replace(PROMPT_TOKENS, default=512, otherwise=""),
-    replace(STEPS, least=1, default=128, otherwise=""),
-    PARALLEL,
-)
-PLAN_OPTIONS = tuple(
-    PLAN_NODES if option is GIVEN_NODES else option
-    for option in INFO_OPTIONS
-    if option is not PARALLEL
-)

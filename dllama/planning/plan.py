@@ -24,6 +24,8 @@ MOST_LISTED = 8  # numbers of nodes that a table has one by one; then powers of 
 SWITCHES = (1e8, 1e9, 2.5e9, 1e10, 2.5e10, 1e11, 4e11)
 # Gives so many nodes of a cluster, the root first.
 Cluster = Callable[[int], list[Machine]]
+# What a plan rests on, and where it comes from.
+Sources = dict[str, str]
 # Embeddings of these types have numbers that the root sends in 16 bits: published models do.
 SHORT_EMBEDDINGS = (WeightType.F32, WeightType.F16, WeightType.BF16)
 
@@ -113,6 +115,9 @@ class Prediction:
             "memory": sum(self.memory[rank].values()),
             **self.memory[rank],
             "share": self.shares[rank] / sum(self.shares),
+            "threads": self.machines[rank].threads,
+            "rate": self.machines[rank].link.rate,
+            "latency_ms": 1e3 * self.machines[rank].link.latency,
             "ms": 1e3 * self.token.nodes[rank],
             "prompt_ms": 1e3 * self.prompt_nodes[rank],
             "sent_bytes": self.token.sent[rank],

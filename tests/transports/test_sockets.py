@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from dllama import transports
 from dllama.errors import TransportError, TransportTimeoutError
 from dllama.transports.blocking import BlockingLink
 from dllama.transports.sockets import connect_tcp, network_of
@@ -51,6 +52,18 @@ def test_the_network_of_an_address():
     assert network_of("fe80::1%eth0") == "fe80::/64"
     assert network_of("unix:/run/x.sock") == "unix:/run/x.sock"
     assert network_of("") == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others do not tell it")
+def test_the_round_trip_of_a_link(tmp_path):
+    for name, known in (("blocking", True), ("unix", False)):
+        transport = transports.get(name)
+        with transport.listen(transport.local_address(tmp_path, 0)) as listener:
+            link = transport.connect(listener.address, CALM)
+        assert (link.round_trip is not None) == known
+        assert not known or 0 < link.round_trip < CALM
+        link.close()
+        assert link.round_trip is None
 
 
 def test_a_silent_name_server_takes_no_longer_than_the_timeout(monkeypatch):

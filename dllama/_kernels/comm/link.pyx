@@ -8,6 +8,7 @@ import ipaddress
 import math
 import os
 import socket as sockets
+import sys
 import time
 
 from dllama.errors import TransportError, TransportTimeoutError
@@ -34,6 +35,9 @@ cdef int64_t EAGER = 1000000
 
 # Nanoseconds of a wait after which signals are heeded.
 cdef int64_t LOOK = 100000000
+
+# Where Linux's struct tcp_info has tcpi_min_rtt, in microseconds, and what that is before any.
+MIN_RTT, UNKNOWN_RTT = 148, 0xFFFFFFFF
 
 
 cdef class Link:
@@ -123,6 +127,13 @@ cdef class Link:
         return True
 
     @property
+    def round_trip(self):
+        """Seconds of the fastest round trip so far, between the systems of both ends; None where
+        that is not known. Of use for TCP on Linux alone.
+        """
+        return None
+
+    @property
     def failed(self):
         """Whether the link was closed or has failed."""
         return self.hot.error != 0
@@ -199,6 +210,17 @@ cdef class SocketLink(Link):
             return self._socket.family != sockets.AF_UNIX and not _loopback(self._socket.getpeername())
         except (OSError, AttributeError):  # disconnected, or closed
             return True
+
+    @property
+    def round_trip(self):
+        if not sys.platform.startswith("linux"):
+            return None
+        try:
+            told = self._socket.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, MIN_RTT + 4)
+        except (OSError, AttributeError):  # no TCP, or closed
+            return None
+        least = int.from_bytes(told[MIN_RTT:], sys.byteorder)
+        return 1e-6 * least if len(told) == MIN_RTT + 4 and least < UNKNOWN_RTT else None
 
     def detach(self):
         """Return the socket for use by another link, and close this one."""

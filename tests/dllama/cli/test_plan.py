@@ -7,8 +7,12 @@ import re
 from importlib.util import find_spec
 
 import pytest
+from hostile import Served
 
 from dllama.cli import main
+from dllama.cluster import discovery, worker
+from dllama.cluster.found import FREE, Found
+from dllama.cluster.interfaces import Interface
 from dllama.converter import convert
 
 NODE = "  - {name: pi-%d, memory: 8 GB, bandwidth: 9 GB/s, compute: 34 GMAC/s, threads: 1}\n"
@@ -33,7 +37,8 @@ def planned(folder, *words):
 
 def test_figures(cluster, tmp_path, capsys):
     found = planned(tmp_path, "--cluster", cluster)
-    assert found.keys() == KEYS | {"nodes", "ms", "prompt_ms", "table", "changes", "assumes"}
+    others = {"nodes", "ms", "prompt_ms", "table", "changes", "assumes", "sources"}
+    assert found.keys() == KEYS | others
     assert [one["name"] for one in found["nodes"]] == ["pi-1", "pi-2", "pi-3"]
     assert {"memory", "share", "ms", "prompt_ms"} <= found["nodes"][0].keys()
     assert sum(one["share"] for one in found["nodes"]) == pytest.approx(1)
@@ -43,6 +48,7 @@ def test_figures(cluster, tmp_path, capsys):
     assert found["bound"] == "latency"
     changes = found["changes"]
     assert changes.keys() == {"one more node", "a switch of 2.5 Gbit/s", "half the latency"}
+    assert found["sources"]["rate"] == "given"
     assert changes["half the latency"]["tokens_per_s"] > 1.3 * found["tokens_per_s"]
     out = capsys.readouterr().out
     assert "with half the latency: +" in out
@@ -98,6 +104,50 @@ def test_this_machine_is_not_measured_again(tmp_path, monkeypatch):
     assert found["tokens_per_s"] > 0
 
 
+@pytest.fixture
+def workers(caplog, monkeypatch):
+    """Two workers in this process that discovery finds."""
+    monkeypatch.setattr(worker, "TICK", 0.02)
+    started = [Served(caplog, name=f"pi-{number}") for number in (1, 2)]
+    found = [Found("pi", one.address, FREE) for one in started]
+    monkeypatch.setattr(discovery, "find_workers", lambda _secret, wanted, *_: found[:wanted])
+    yield
+    for one in started:
+        one.stop()
+
+
+@pytest.mark.usefixtures("workers")
+def test_workers_that_are_found(tmp_path, capsys):
+    short = ("--discover", "--threads", "2", "--prompt-tokens", "8")
+    found = planned(tmp_path, *short)
+    nodes = found["nodes"]
+    assert [one["threads"] for one in nodes] == [2, 1, 1]
+    assert [one["name"] for one in nodes] == ["root", "pi-1", "pi-2"]
+    assert [one["nodes"] for one in found["table"]] == [1, 2, 3]
+    assert {one["rate"] for one in nodes} == {125e6}
+    assert all(0 < one["latency_ms"] < 50 for one in nodes)
+    out = capsys.readouterr().out
+    assert re.search("^rate +1 Gbit/s, assumed$", out, re.M)
+    assert re.search(r"^latency .* us, measured: half of TCP's round trip", out, re.M)
+    assert not re.search(r"^root .* - ", out, re.M)  # its memory is known
+    slow = planned(tmp_path, *short, "--nodes", "2", "--rate", "10 Mbit/s", "--latency", "1 ms")
+    assert {(one["rate"], one["latency_ms"]) for one in slow["nodes"]} == {(1.25e6, 1.0)}
+    assert slow["sources"]["rate"] == "0.01 Gbit/s, given"
+    assert slow["sources"]["latency"] == "1000 us, given"
+    assert slow["tokens_per_s"] < found["table"][1]["tokens_per_s"]
+
+
+def test_no_workers_are_found(monkeypatch, capsys):
+    monkeypatch.setattr(discovery, "interfaces", lambda: [Interface("eth0", 2, ("10.0.0.1",))])
+    monkeypatch.setattr(discovery, "listen", lambda *_: [])
+    said = []
+    for command in ("run", "plan"):
+        assert main([command, "--discover"]) == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert said[0].startswith("dllama: error: no workers found: listened 2.5 s for _dllama._tcp")
+
+
 @pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")
 def test_a_picture_needs_matplotlib(cluster, tmp_path, capsys):
     assert main(["plan", "--cluster", str(cluster), "--plot", str(tmp_path / "plan.png")]) == 2
@@ -115,8 +165,13 @@ def test_a_picture(cluster, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "expected either --cluster FILE or --nodes N"),
-        (["--nodes", "2", "--cluster", "x"], "expected either --cluster FILE or --nodes N"),
+        ([], "expected either --cluster FILE, --nodes N or --discover"),
+        (["--nodes", "2", "--cluster", "x"], "expected either --cluster FILE, --nodes N or"),
+        (["--discover", "--cluster", "x"], "--cluster and --discover: only one of the two"),
+        (["--nodes", "2", "--rate", "1 Gbit/s"], "--rate goes with --discover alone"),
+        (["--nodes", "2", "--plain"], "--plain goes with --discover alone"),
+        (["--discover", "--rate", "1 MB"], "expected e.g. 1 Gbit/s"),
+        (["--discover", "--nodes", "300"], "expected an integer"),
         (["--cluster", "nothing.yaml"], "cluster description nothing.yaml: No such file"),
         (["--nodes", "2", "--weights", "q40"], "weights is for a config.json"),
         (["--nodes", "2", "--prompt-tokens", "0"], "expected an integer"),

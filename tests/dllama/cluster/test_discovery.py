@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,8 +201,13 @@ def a_network_with_other_ipv6_addresses_and_a_flood_of_announcements():
         with stopping(one, hostile.popen([sys.executable, "-S", "-c", FLOOD])):
             wait_for(one, "announced as pi-2 at")
             status, _, err = ended(command(root, *RUN, "--steps", "2", "--nodes", "2"))
+            words = ("--discover", "--nodes", "2", "--threads", "1", "--prompt-tokens", "8")
+            plan = ended(command(root, "plan", *words))
     assert status == 0, err
     assert "\nworkers     pi-2 ([fd77::2]:9999)" in err
+    assert plan[0] == 0, plan
+    assert re.search("^(pi-2|root and 1 more) ", plan[1], re.M)  # as they are alike
+    assert re.search(r"^latency .* us, measured: ", plan[1], re.M)
 
 
 def a_server_goes_on_with_the_workers_that_are_there():

@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
-from hostile import GREETING, IDS, WORKER, Between, frame, root_of
+from hostile import GREETING, IDS, WORKER, Between, frame, root_of, stranger
 
 import dllama
 from dllama import transports
-from dllama.cluster import speeds
+from dllama.cli import main
+from dllama.cluster import discovery, protocol, speeds
+from dllama.cluster.found import FREE, Found
 from dllama.cluster.layout import Layout
 from dllama.cluster.protocol import HEADER, HELLO, Kind
 from dllama.cluster.speeds import measure_nodes
@@ -162,6 +164,31 @@ def test_shares_are_equal_if_a_worker_cannot_measure(served, expected, monkeypat
         assert np.abs(llm.eval(IDS) - expected).max() < 0.05 * expected.std()
     assert "equal shares: worker 1" in caplog.text
     assert "cannot measure its kernels: 'MemoryError()'" in caplog.text
+
+
+def test_a_plan_names_a_worker_that_cannot_measure(served, monkeypatch, capsys):
+    def cannot(types, threads):
+        raise MemoryError
+
+    monkeypatch.setattr(speeds, "node_speed", cannot)
+    assert planned_with(served.address, monkeypatch) == 1
+    said = f"error: worker 1 (pi-2, {served.address}) cannot measure its kernels: 'MemoryError()'"
+    assert said in capsys.readouterr().err
+
+
+def test_a_plan_names_a_worker_of_another_version(monkeypatch, capsys):
+    hello = HELLO.pack(protocol.MAGIC, protocol.VERSION - 1, 0, bytes(16))
+    with stranger(hello) as address:
+        assert planned_with(address, monkeypatch) == 1
+    said = f"error: worker 1 (pi-2, {address}) speaks version {protocol.VERSION - 1} of the"
+    assert said in capsys.readouterr().err
+
+
+def planned_with(address: str, monkeypatch) -> int:
+    """The status of a plan with a worker that was found."""
+    found = Found("pi-2", address, FREE)
+    monkeypatch.setattr(discovery, "find_workers", lambda *_: [found])
+    return main(["plan", "--discover", "--threads", "3"])
 
 
 def test_a_worker_that_is_not_there_is_named(served):

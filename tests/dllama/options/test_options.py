@@ -15,6 +15,7 @@ from dllama import cli, options
 from dllama._kernels.comm.communicator import ALGORITHMS, WIRES
 from dllama.cli.options import LLM_ARGUMENTS
 from dllama.errors import ConfigError, ProtocolError
+from dllama.options import planning
 from dllama.options.files import read_config
 from dllama.options.option import Option
 from dllama.run_config import FIELDS, NUMBERS, RunConfig
@@ -24,7 +25,11 @@ from dllama.sampling.sampler import SamplerConfig
     action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)
 )
 COMMANDS = SUBPARSERS.choices
-VALUES = [value if isinstance(value, tuple) else (value,) for value in vars(options).values()]
+VALUES = [
+    value if isinstance(value, tuple) else (value,)
+    for module in (options, planning)
+    for value in vars(module).values()
+]
 LISTED = {option for values in VALUES for option in values if isinstance(option, Option)}
 # What an option takes, where any text does not do.
 TEXTS = {"transport": "unix", "workers": "127.0.0.1:9999", "listen": "127.0.0.1:8080",
