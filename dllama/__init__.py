@@ -5,6 +5,7 @@ with dllama.LLM("model-folder") as llm:
         print(token.text, end="", flush=True)
 """
 
+from dllama.engine import LLM
 from dllama.errors import (
     AuthenticationError,
     ConfigError,
@@ -22,12 +23,9 @@ from dllama.errors import (
     TransportTimeoutError,
     UnsupportedError,
 )
-
-__version__ = "0.1.0"
-
-from dllama.engine import LLM
 from dllama.scheduling.generation import Generation
 from dllama.text.stream import Token
+from dllama.version import __version__
 
 __all__ = [
     "LLM",

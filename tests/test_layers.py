@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the bottom up. Packages and modules on one line may import each other.
 LAYERS = """
-    errors progress scratch
+    errors progress scratch version
     git_lfs checks json_file
     options
     _kernels

@@ -7,6 +7,7 @@ entry is the name of the transport, its object an instance of Transport (dllama.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -27,8 +28,14 @@ DEFAULT_SCHEME = "tcp"
 
 def names() -> list[str]:
     """Return the names of all installed transports, the built-in ones first."""
+    return list(_each_name())
+
+
+def _each_name() -> Iterator[str]:
+    """Yield all names; other packages are searched only after the names of this one."""
     own = (*BUILTIN, *LAUNCHED)
-    return [*own, *sorted({entry.name for entry in entry_points(group=GROUP)} - set(own))]
+    yield from own
+    yield from sorted({entry.name for entry in entry_points(group=GROUP)} - set(own))
 
 
 def get(name: str) -> Transport:
@@ -55,7 +62,7 @@ def scheme_of(address: str) -> str:
 def of_address(address: str) -> Transport:
     """Return the first transport for the scheme of an address; ConfigError if there is none."""
     scheme = scheme_of(address)
-    for name in names():
+    for name in _each_name():
         if (transport := get(name)).scheme == scheme:
             return transport
     raise ConfigError(f"address is {address!r}: no transport has the scheme {scheme!r}")

@@ -66,7 +66,8 @@ def sources_of(
     """Where each tensor of a model is, with its factor; FormatError names a field of the config."""
     factors = family.factors(config, path) if hasattr(family, "factors") else {}
     for source in family.sources(spec):
-        yield replace(source, factor=factors.get(source.name.rpartition(".")[2], 1.0))
+        factor = factors.get(source.name.rpartition(".")[2])
+        yield source if factor is None else replace(source, factor=factor)
 
 
 def of_config(config: Config, path: object) -> ModuleType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dllama.errors import ProtocolError
 from dllama.options import MAX_THREADS
 from dllama.options.option import Option, checked
 from dllama.runtime.kept_speed import kept_speed
+from dllama.version import __version__
 
 MEMINFO = Path("/proc/meminfo")
 MAX_FILL = 1 << 18  # bytes
@@ -58,7 +58,7 @@ class About:
         bandwidths = [one.bandwidth for one in kept.kernels.values()] if kept else []
         return cls(
             name=name,
-            version=version("dllama"),
+            version=__version__,
             cores=len(cpu.cores()),
             threads=threads,
             memory=found.get("MemTotal", 0),

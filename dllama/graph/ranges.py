@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 
@@ -15,6 +16,11 @@ def deal(count: int, shares: Sequence[float], least: int = 0) -> list[range]:
         shares: positive numbers.
         least: fewest numbers of a range.
     """
+    return list(_dealt(count, tuple(shares), least))
+
+
+@lru_cache(maxsize=4096)  # layers are cut alike, by every node
+def _dealt(count: int, shares: tuple[float, ...], least: int) -> tuple[range, ...]:
     *sums, total = accumulate(map(Fraction, shares))
     borders = [0]
     for index, before in enumerate(sums, 1):
@@ -22,4 +28,4 @@ def deal(count: int, shares: Sequence[float], least: int = 0) -> list[range]:
         reserved = least * (len(shares) - index)
         borders.append(max(borders[-1] + least, min(border, count - reserved)))
     borders.append(count)
-    return [range(a, b) for a, b in pairwise(borders)]
+    return tuple(range(a, b) for a, b in pairwise(borders))

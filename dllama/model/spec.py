@@ -6,7 +6,6 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 from dllama.model.kinds import Arch, HiddenAct, QKNorm, RopeScaling, RopeType
 from dllama.model.layer import Attention, Layer, Linear, Rope, Ssm
@@ -25,6 +24,8 @@ def usual_qk_norm(arch: Arch) -> QKNorm:
 
 def typed_name(tensor: str) -> str:
     """The name that ModelSpec.tensor_types uses for a tensor: experts of a layer share one."""
+    if ".experts." not in tensor:  # of most
+        return tensor
     return re.sub(r"\.experts\.\d+\.", ".experts.", tensor)
 
 
@@ -274,22 +275,18 @@ class ModelSpec:
     def _each_layer(self) -> tuple[Layer, ...]:
         windowed, dense, linear = map(frozenset, (self.windowed, self.dense, self.linear))
         no_rope = frozenset(self.no_rope)
-        return tuple(
-            self._layers[
+        kinds = [
+            (
                 layer in windowed,
                 layer not in no_rope,
                 self.n_experts > 0 and layer not in dense,
                 layer in linear,
                 layer >= self.first_kv_shared,
-            ]
+            )
             for layer in range(self.n_layers)
-        )
-
-    @cached_property
-    def _layers(self) -> dict[tuple[bool, ...], Layer]:
-        """The blocks of layers: whether they have a window, RoPE, experts, linear attention, keys
-        and values of an earlier layer."""
-        return {kind: self._layer_of(*kind) for kind in product((False, True), repeat=5)}
+        ]
+        layers = {kind: self._layer_of(*kind) for kind in set(kinds)}
+        return tuple(layers[kind] for kind in kinds)
 
     @property
     def first_kv_shared(self) -> int:

@@ -11,13 +11,13 @@ import logging
 import platform
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from dllama._kernels import cpu
 from dllama.model.weight_types import WeightType
 from dllama.runtime.kept_file import kept_path, read_kept, write_kept
 from dllama.runtime.speed import NodeSpeed, measure
+from dllama.version import __version__
 
 log = logging.getLogger("dllama.engine")
 
@@ -65,7 +65,7 @@ def speed_file(threads: int) -> Path:
 def machine() -> list[object]:
     """Return what any measurement depends on."""
     return [
-        version("dllama"), platform.node(), _model(), len(cpu.allowed()), _limits(), cpu.isa()
+        __version__, platform.node(), _model(), len(cpu.allowed()), _limits(), cpu.isa()
     ]  # fmt: skip
 
 

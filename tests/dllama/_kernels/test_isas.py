@@ -45,7 +45,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tool in (CROSS, QEMU):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
-    return build(CROSS, KERNELS, tmp_path_factory.mktemp("arm") / "compare", "-O1", "-static")
+    return build(CROSS, KERNELS, tmp_path_factory.mktemp("arm") / "compare", "-static")
 
 
 @pytest.mark.slow
