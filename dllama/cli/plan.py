@@ -18,7 +18,7 @@ from dllama.cluster.layout import Layout
 from dllama.errors import ConfigError
 from dllama.model.stored_model import StoredModel
 from dllama.model_path import planned_model
-from dllama.options import JSON, MODEL, PLOT, TIMEOUT
+from dllama.options import JSON, MODEL, PLOT
 from dllama.options.conversion import PLANNED_WEIGHTS
 from dllama.options.planning import (
     CLUSTER,
@@ -33,6 +33,7 @@ from dllama.planning.here import ThisMachine
 from dllama.planning.plan import Cluster, Planner, Prediction, Sources, Texts, best, described
 from dllama.planning.timing import Seconds
 from dllama.planning.units import RATE, TIME
+from dllama.run_config import RunConfig
 
 EXAMPLES = """\
 dllama plan llama --cluster cluster.yaml
@@ -50,12 +51,14 @@ GIVEN = {
     "memory": "given, or as much as the model needs",
     "rate": "given",
     "latency": "given",
+    "shares": "given, or what suits the speeds",
 }
 HERE = {
     "speeds": "measured: those of this machine, divided among the nodes",
     "memory": "as much as the model needs",
     "rate": "measured between two threads of this machine",
     "latency": "measured between two threads of this machine",
+    "shares": "given, or equal",
 }
 HEADINGS = ("nodes", "tokens/s", "bound by", "prompt t/s", "bound by", "memory", "")
 
@@ -127,9 +130,9 @@ def _discovered(args: argparse.Namespace, model: StoredModel) -> tuple[list[Mach
     """This machine and the workers of the network, as they are."""
     nodes, plain = args.nodes or 1, bool(args.plain)
     layout = Layout.of(nodes, (), None, args.threads, args.secret_file, True, plain)
-    timeout = TIMEOUT.argument(args.timeout)
+    config = RunConfig.of(model.spec, layout.world_size, **_settings(args))
     rate, latency = args.rate and RATE.parse(args.rate), args.latency and TIME.parse(args.latency)
-    return measured_machines(layout, weight_types(model), timeout, rate, latency)
+    return measured_machines(model, layout, config, rate, latency, choose=args.shares is None)
 
 
 def _texts(args: argparse.Namespace) -> Texts:
@@ -139,7 +142,9 @@ def _texts(args: argparse.Namespace) -> Texts:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of RunConfig.of."""
-    names = ("buffer", "all_reduce", "max_seq_len", "contexts", "kv_cache", "parallel")
+    names = (
+        "buffer", "all_reduce", "max_seq_len", "contexts", "kv_cache", "parallel", "timeout",
+    )  # fmt: skip
     return {name: vars(args)[name] for name in names if vars(args)[name] is not None}
 
 

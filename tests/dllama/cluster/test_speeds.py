@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 
@@ -166,6 +167,19 @@ def test_shares_are_equal_if_a_worker_cannot_measure(served, expected, monkeypat
     assert "cannot measure its kernels: 'MemoryError()'" in caplog.text
 
 
+def test_a_plan_takes_the_shares_of_a_run(served, monkeypatch, tmp_path, capsys):
+    plan = tmp_path / "plan.json"
+    assert planned_with(served.address, monkeypatch, "--json", str(plan)) == 0
+    shares = [one["share"] for one in json.loads(plan.read_text())["nodes"]]
+    assert "shares   by measured speed" in capsys.readouterr().out
+    with root_of(served.address, threads=3, buffer=None, max_seq_len=None) as llm:
+        assert llm._config.shares == pytest.approx(shares)
+    assert planned_with(served.address, monkeypatch, "--shares", "1,1") == 0
+    out = capsys.readouterr().out
+    assert "shares   given" in out
+    assert re.search("^root +50.0%", out, re.M)
+
+
 def test_a_plan_names_a_worker_that_cannot_measure(served, monkeypatch, capsys):
     def cannot(types, threads):
         raise MemoryError
@@ -184,11 +198,11 @@ def test_a_plan_names_a_worker_of_another_version(monkeypatch, capsys):
     assert said in capsys.readouterr().err
 
 
-def planned_with(address: str, monkeypatch) -> int:
+def planned_with(address: str, monkeypatch, *words: str) -> int:
     """The status of a plan with a worker that was found."""
     found = Found("pi-2", address, FREE)
     monkeypatch.setattr(discovery, "find_workers", lambda *_: [found])
-    return main(["plan", "--discover", "--threads", "3"])
+    return main(["plan", "--discover", "--threads", "3", *words])
 
 
 def test_a_worker_that_is_not_there_is_named(served):
