@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -16,13 +15,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import pytest
 from chat_model import make
+from made_speeds import keep_speeds
 from standing import StandingWorkers
 
 from dllama.converter import convert
-from dllama.model.weight_types import WeightType
 from dllama.runtime import speed
-from dllama.runtime.kept_speed import speed_file
-from dllama.runtime.speed import KernelSpeed, NodeSpeed
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DATA = Path(__file__).parent / "data"
@@ -49,15 +46,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         keep_speeds()
         yield
-
-
-def keep_speeds() -> None:
-    """Note that this machine has the same speed with all threads, so that no test measures it."""
-    kernels = dict.fromkeys(WeightType, KernelSpeed(1e10, 1e11))
-    for threads in range(1, 9):
-        path = speed_file(threads)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(NodeSpeed(threads, 1e-6, 1e-5, kernels).as_json()))
 
 
 @pytest.fixture(scope="session", autouse=True)

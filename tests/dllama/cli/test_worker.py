@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from made_speeds import keep_speeds
 
 import dllama
 from dllama.cli import main, worker
@@ -113,6 +114,7 @@ def test_an_address_in_use(tmp_path):
 
 def test_weights_on_disk_are_not_sent_to_a_new_worker(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+    keep_speeds()
     words = ["--listen", f"unix:{tmp_path}/socket", "--cache", f"{tmp_path}/shards", "--once"]
     sent = []
     for _ in range(2):

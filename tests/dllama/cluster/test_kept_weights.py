@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from hostile import CALM, IDS, ROOT, WORKER, Between, Served, frame, instead, root_of
+from made_speeds import keep_speeds
 
 import dllama
 from dllama.cluster import kept_weights, sent_weights
@@ -22,6 +23,7 @@ from dllama.cluster.shard_folder import ShardFolder
 def start(caplog, tmp_path, monkeypatch):
     """start() returns a new worker that keeps shards in a folder; those before it end."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+    keep_speeds()
     monkeypatch.setattr(sent_weights, "_noted", {})
     with contextlib.ExitStack() as ends:
 
