@@ -104,7 +104,7 @@ class BuildExt(build_ext):
         """Translate all .pyx, then compile them."""
         shared = openmp_flags(self.compiler) + sanitizer_flags()
         for extension in self.extensions:
-            extension.extra_compile_args += shared + (["-O1", "-g"] if DEBUG else ["-O3", "-g0"])
+            extension.extra_compile_args += shared + (["-Og", "-g"] if DEBUG else ["-O3", "-g0"])
             extension.extra_link_args += shared
         # Before compiling starts: Cython is not safe in the threads that compile.
         translated = cythonize(
