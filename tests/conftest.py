@@ -8,9 +8,10 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before OpenMP is loaded. Several processes test at once, so a thread that waits for another had
-# better leave it the CPU.
+# Before OpenMP and NumPy are loaded. Several processes test at once, so a thread that waits for
+# another had better leave it the CPU, and NumPy needs no threads of its own.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
