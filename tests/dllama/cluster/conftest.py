@@ -13,7 +13,7 @@ import threading
 import uuid
 
 import pytest
-from failing import IDS, WorkerProcess, marked, wait_until
+from failing import IDS, SOON, WorkerProcess, marked, wait_until
 from hostile import CALM, Between, Served, talk
 
 import dllama
@@ -69,6 +69,7 @@ def local_run(tmp_path):
         )
 
     yield run
+    wait_until(lambda: not marked(mark), SOON)  # workers notice that their root has ended
     left, files = marked(mark), list(tmp_path.iterdir())
     for pid in left:
         with contextlib.suppress(OSError):

@@ -32,6 +32,7 @@ from dllama.model_path import DEMO
 
 pytestmark = pytest.mark.slow
 
+BUSY = "serves another root"  # says a worker that has not noticed the kill yet
 KILLS = int(os.environ.get("DLLAMA_KILLS", "5"))
 
 
@@ -106,4 +107,5 @@ def test_root_killed_at_any_moment(start, expected, model):
         except Exception as error:
             pytest.fail(f"{case}: then {error!r}")
         complaints = [worker.complaints() for worker in workers]
-        assert all(len(lines) <= round + 1 for lines in complaints), f"{case}: {complaints}"
+        ends = [[line for line in lines if BUSY not in line] for lines in complaints]
+        assert all(len(lines) <= round + 1 for lines in ends), f"{case}: {complaints}"
