@@ -107,5 +107,7 @@ def test_root_killed_at_any_moment(start, expected, model):
         except Exception as error:
             pytest.fail(f"{case}: then {error!r}")
         complaints = [worker.complaints() for worker in workers]
-        ends = [[line for line in lines if BUSY not in line] for lines in complaints]
-        assert all(len(lines) <= round + 1 for lines in ends), f"{case}: {complaints}"
+        # A root that one worker refuses takes its leave of the other.
+        refused = sum(BUSY in line for lines in complaints for line in lines)
+        most = round + 1 + refused
+        assert all(len(lines) <= most for lines in complaints), f"{case}: {complaints}"
