@@ -151,8 +151,14 @@ class Http(Kind):
         return 200 <= status < 300
 
     def _check_error(self, said: bytes) -> None:
-        """Raise a Fault unless the body of an error is JSON."""
-        body = said.partition(b"\r\n\r\n")[2]
+        """Raise a Fault unless the body of an error is JSON.
+
+        What is behind the length that a damaged request names begins another one, which gets a
+        response of its own.
+        """
+        head, _, body = said.partition(b"\r\n\r\n")
+        if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)", head):
+            body = body[: int(length[1])]
         try:
             json.loads(body)
         except ValueError:

@@ -42,6 +42,7 @@ KINDS = {**file_kinds.KINDS, **talk_kinds.KINDS, **http_kind.KINDS, **kill_kind.
          **load_kind.KINDS}  # fmt: skip
 STARTING = 180.0  # seconds until the first trial of a kind ends
 MEMORY = 6 << 30  # bytes of addresses that a process may have
+KEPT = "kept"  # folder in which a child leaves what failed trials read
 LEAVING = 20.0  # seconds that a child has to end
 
 
@@ -76,7 +77,10 @@ def child(kind: str, seed: int, trials: int, folder: Path) -> None:
     shared = KINDS[kind](folder)
     try:
         for number in range(seed, seed + trials):
-            say(number=number, **result(shared, number))
+            ended = result(shared, number)
+            if "fault" in ended and (folder / "case").is_dir():  # the next trial empties it
+                shutil.copytree(folder / "case", folder / KEPT / str(number))
+            say(number=number, **ended)
             if stopped:
                 break
     finally:
@@ -205,8 +209,10 @@ def count(counts: Counts, kind: str, said: dict[str, Any], folder: Path, keep: P
     if keep is not None:
         target = keep / f"{kind}-{number}"
         shutil.rmtree(target, ignore_errors=True)
-        if (folder / "case").is_dir():
-            shutil.copytree(folder / "case", target)
+        kept = folder / KEPT / str(number)
+        case = kept if kept.is_dir() else folder / "case"  # of a crash or a hang
+        if case.is_dir():
+            shutil.copytree(case, target)
         target.mkdir(parents=True, exist_ok=True)
         (target / "fault.txt").write_text(fault)
 
