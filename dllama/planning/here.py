@@ -23,6 +23,7 @@ from dllama.model.weight_types import WeightType
 from dllama.planning.description import Machine
 from dllama.planning.timing import LinkSpeed
 from dllama.runtime.kept_speed import node_speed
+from dllama.runtime.message_time import both_ends
 from dllama.runtime.speed import KernelSpeed
 
 ALONE = LinkSpeed(1.0, 0.0)  # of a node without others; nobody uses it
@@ -66,13 +67,8 @@ class ThisMachine:
 def measure_link(name: str) -> LinkSpeed:
     """Measure a transport between two threads of this machine; its latency has all of a message."""
     transport = transports.get(name)
-    with (
-        tempfile.TemporaryDirectory(prefix="dllama-") as folder,
-        transport.listen(transport.local_address(Path(folder), 0)) as listener,
-    ):
-        near = transport.connect(listener.address, TIMEOUT)
-        far = listener.accept(TIMEOUT)
-    assert far is not None
+    with tempfile.TemporaryDirectory(prefix="dllama-") as folder:
+        near, far = both_ends(transport, transport.local_address(Path(folder), 0))
     with contextlib.closing(near), contextlib.closing(far), ThreadPoolExecutor(1) as other:
         latency, whole = [_both(other, near, far, numbers) for numbers in (SHORT, LONG)]
     return LinkSpeed(4 * LONG / max(whole - latency, 1e-9), latency, 0)

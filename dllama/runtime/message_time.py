@@ -11,6 +11,7 @@ from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
 from dllama.runtime.pauses import sustained
+from dllama.transports import Transport
 
 TIMEOUT = 5.0  # seconds without a byte
 NBYTES = 1024  # of a message, about those of a token's row
@@ -26,16 +27,26 @@ def message_seconds(seconds: float) -> float:
     Args:
         seconds: that the measurement takes.
     """
-    transport = transports.get("blocking")
-    with transport.listen("127.0.0.1:0") as listener:
-        near = transport.connect(listener.address, TIMEOUT)
-        far = listener.accept(TIMEOUT)
-    assert far is not None
+    near, far = both_ends(transports.get("blocking"), "127.0.0.1:0")
     with ThreadPoolExecutor(2) as threads, contextlib.closing(near), contextlib.closing(far):
         echo = threads.submit(_echo, far)
         times = threads.submit(_call, near, seconds).result()
         echo.result()
     return sustained(times) / (2 * TRIPS)
+
+
+def both_ends(transport: Transport, address: str) -> tuple[Link, Link]:
+    """Connect this process to itself; return both ends.
+
+    Args:
+        transport: that connects.
+        address: to listen at meanwhile.
+    """
+    with transport.listen(address) as listener:
+        near = transport.connect(listener.address, TIMEOUT)
+        far = listener.accept(TIMEOUT)
+    assert far is not None
+    return near, far
 
 
 def _call(link: Link, seconds: float) -> list[float]:
