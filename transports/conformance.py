@@ -181,6 +181,14 @@ class Conformance:
             assert 0.15 < time.monotonic() - begin < BUSY
             near.close()
 
+    def test_of_two_limits_the_earlier_one_is_named(self, tmp_path: Path) -> None:
+        """However late it is when the link looks at them."""
+        with self.pair(tmp_path) as (near, _):
+            near.timeout = 0.0
+            near.allow(0.3, time.monotonic() - LIMIT)
+            with raises(TransportTimeoutError, "not done within 0.3 s"):
+                near.recv_into(bytearray(1))
+
     def test_signals_are_heeded(self, tmp_path: Path) -> None:
         def heed(*_: object) -> None:
             raise InterruptedError

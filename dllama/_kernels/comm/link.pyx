@@ -243,7 +243,8 @@ cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit
 
     Args:
         limit: nanoseconds without progress.
-        latest: when to give up even if there is progress.
+        latest: when to give up even if there is progress. The error is that of the limit that was
+            reached first, however late this thread looks.
     """
     cdef int64_t done = 0, moved, begin, now, end
     cdef int events, error = 0
@@ -260,7 +261,7 @@ cdef int _move(dl_link *link, char *data, int64_t n, bint sending, int64_t limit
             if moved:
                 begin, end = now, now + limit
             if done < n and now >= min(end, latest):
-                error = link.error = -ETIMEDOUT if now >= end else -ETIME
+                error = link.error = -ETIMEDOUT if end < latest else -ETIME
             elif not moved:
                 events = DL_WRITE if sending else DL_READ
                 events |= DL_IDLE if now > begin + EAGER or link.crowded else 0

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("greeting", "error", "words"),
     [
-        (None, TransportTimeoutError, "(not done within|no byte moved for) 0.5 s"),
-        (protocol.MAGIC[:5], TransportTimeoutError, "(not done within|no byte moved for) 0.5 s"),
+        (None, TransportTimeoutError, "not done within 0.5 s"),
+        (protocol.MAGIC[:5], TransportTimeoutError, "not done within 0.5 s"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", dllama.ProtocolError, "does not speak dllama's"),
         (bytes(100), dllama.ProtocolError, "does not speak dllama's"),
         (
