@@ -37,7 +37,7 @@ def node_speed(types: Iterable[WeightType], threads: int) -> NodeSpeed:
     missing = [kind for kind in wanted if kept is None or kind not in kept.kernels]
     if missing or kept is None:
         log.info("measuring the kernels of this machine, once")
-        found = measure(missing, threads)
+        found = measure(missing, threads, kept)
         kept = kept_speed(threads)  # another process may have measured the same meanwhile
         kernels = {**found.kernels, **(kept.kernels if kept else {})}
         kept = replace(kept or found, kernels=kernels)

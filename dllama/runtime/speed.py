@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,8 @@ def _object(content: object) -> dict[str, Any]:
     return content
 
 
-def measure(types: Iterable[WeightType], threads: int) -> NodeSpeed:
-    """Measure the kernels of this machine.
+def measure(types: Iterable[WeightType], threads: int, known: NodeSpeed | None = None) -> NodeSpeed:
+    """Measure the kernels of this machine, but for what is known.
 
     It takes less than a second for each type, or 2.5 where the system limits processor time, 0.3 s
     for messages, and 64 to 512 MiB of memory. The rates are those that last: pauses count.
@@ -112,8 +112,13 @@ def measure(types: Iterable[WeightType], threads: int) -> NodeSpeed:
     Args:
         types: of weights.
         threads: that compute.
+        known: what was measured before with as many threads. The result has it, too.
     """
-    kernels = {kind: _kernel_speed(kind, threads) for kind in dict.fromkeys(types)}
+    kernels = dict(known.kernels) if known else {}
+    new = [kind for kind in dict.fromkeys(types) if kind not in kernels]
+    kernels.update((kind, _kernel_speed(kind, threads)) for kind in new)
+    if known:
+        return replace(known, kernels=kernels)
     return NodeSpeed(threads, _stage_seconds(threads), message_seconds(2 * SHORT), kernels)
 
 

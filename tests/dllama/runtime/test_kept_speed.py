@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dllama.model.weight_types import WeightType
-from dllama.runtime import kept_speed
+from dllama.runtime import kept_speed, speed
 from dllama.runtime.kept_speed import node_speed, speed_file
 from dllama.runtime.speed import KernelSpeed, NodeSpeed
 
@@ -17,7 +17,7 @@ def measured(monkeypatch, tmp_path):
     """The types of each measurement, which is made up: every one is faster than the last."""
     asked = []
 
-    def measure(types, threads):
+    def measure(types, threads, known):
         asked.append(list(types))
         speed = KernelSpeed(1e9 * len(asked), 2e9)
         return NodeSpeed(threads, 1e-6 * len(asked), 1e-5, dict.fromkeys(types, speed))
@@ -41,6 +41,22 @@ def test_measures_only_types_that_are_missing(measured):
     assert measured == [[WeightType.Q40], [WeightType.Q6K]]
     assert found.kernels[WeightType.Q40].bandwidth == 1e9
     assert found.kernels[WeightType.Q6K].bandwidth == 2e9
+
+
+def test_stages_and_messages_are_measured_once(monkeypatch, tmp_path):
+    taken = []
+
+    def taking(what, result):
+        return lambda *_: taken.append(what) or result
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(speed, "_kernel_speed", taking("kernel", KernelSpeed(1e9, 2e9)))
+    monkeypatch.setattr(speed, "_stage_seconds", taking("stage", 1e-6))
+    monkeypatch.setattr(speed, "message_seconds", taking("message", 1e-5))
+    node_speed([WeightType.Q40], 2)
+    found = node_speed([WeightType.Q40, WeightType.Q6K], 2)
+    assert taken == ["kernel", "stage", "message", "kernel"]
+    assert (found.stage, found.message, len(found.kernels)) == (1e-6, 1e-5, 2)
 
 
 def test_threads_and_kernels_have_files_of_their_own(measured, monkeypatch):
@@ -79,11 +95,11 @@ def test_a_file_of_other_threads_is_measured_anew(measured):
 def test_what_another_process_has_kept_meanwhile_counts(measured, monkeypatch):
     own = kept_speed.measure
 
-    def slow(types, threads):
+    def slow(types, threads, known):
         with monkeypatch.context() as inner:
             inner.setattr(kept_speed, "measure", own)
             node_speed(types, threads)
-        return own(types, threads)
+        return own(types, threads, known)
 
     monkeypatch.setattr(kept_speed, "measure", slow)
     assert node_speed([WeightType.Q40], 2).kernels[WeightType.Q40].bandwidth == 1e9
