@@ -1,7 +1,8 @@
 """Which machine announces which services: the answers of multicast DNS with their senders.
 
-zeroconf does not tell senders, so this reads the same packets. A sender can be forged, too, but not
-by only making up announcements.
+zeroconf does not tell senders, so this reads the same packets. A sender is the source address of a
+packet. It can be forged, too, but not by only making up announcements; docs/security.md says what
+that leads to.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -73,6 +74,24 @@ def test_a_shard_is_read_as_it_was_written(tmp_path, caplog):
         assert file.read() == content
     assert folder.path.stat().st_mode & 0o077 == 0
     assert not caplog.messages
+
+
+def test_only_its_user_reads_a_shard(tmp_path):
+    """From the first byte on, in a folder that others may read, and without help of a umask."""
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    try:
+        folder = ShardFolder(tmp_path, 2 * SIZE)
+        new = folder.new(SIZE)
+        (scratch,) = tmp_path.glob(f"{shard_folder.PREFIX}*")
+        modes = {stat.S_IMODE(one.stat().st_mode) for one in (scratch, *scratch.iterdir())}
+        new.abandon()
+        new.wait(10)
+        digest = put(folder, 1)
+    finally:
+        os.umask(before)
+    assert modes == {0o700, 0o600}
+    assert stat.S_IMODE((tmp_path / f"{digest}.shard").stat().st_mode) == 0o600
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path):
