@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,9 +26,17 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from support.networks import MAX_NODES, Cable, NetworkError, Node, missing, network
+from support.networks import (
+    MAX_NODES,
+    Cable,
+    NetworkError,
+    Node,
+    exit_on_signals,
+    missing,
+    network,
+)
 
 import dllama
 
@@ -72,9 +79,8 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args)))
         return
+    exit_on_signals()
     check_system(args)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
     try:
         samples = run_all(args)
     except (BenchmarkError, NetworkError) as error:
@@ -140,13 +146,6 @@ def check_system(args: argparse.Namespace) -> None:
     lack = missing(delay=args.delay > 0)
     if lack:
         sys.exit(f"network_modes.py: {lack}")
-
-
-def leave(number: int, frame: object) -> NoReturn:
-    """Exit on a signal; later signals do not disturb the cleanup."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 def run_all(args: argparse.Namespace) -> list[Sample]:

@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-from networks import Cable, Node, missing, network
+from networks import Cable, Node, exit_on_signals, missing, network
 
 import dllama
 from dllama import transports
@@ -75,6 +75,7 @@ def main() -> None:
     if args.role:
         print(json.dumps(ROLES[args.role](args)))
         return
+    exit_on_signals()
     if reason := missing(delay=args.delay > 0):
         sys.exit(f"plan.py: {reason}")
     print("model  nodes  Mbit/s  tokens/s: predicted  measured  ratio  "

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.networks import Cable, NetworkError, Node, missing, network
+from support.networks import Cable, NetworkError, Node, exit_on_signals, missing, network
 
 from dllama.model_path import open_model
 
@@ -53,6 +53,7 @@ def main() -> None:
     add("--steps", type=int, default=48)
     add("--repeats", type=int, default=3, help="of which the median counts")
     args = parser.parse_args()
+    exit_on_signals()
     if (lacking := missing(quotas=True)) is not None:
         sys.exit(f"shares.py: {lacking}")
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.networks import Cable, Node, missing, network
+from support.networks import Cable, Node, exit_on_signals, missing, network
 
 PORT = 9999
 LIMIT = 600.0  # seconds
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000.0, metavar="MBIT")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    exit_on_signals()
     if reason := missing():
         sys.exit(f"worker_cache.py: {reason}")
     times: dict[str, list[float]] = {}

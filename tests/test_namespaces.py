@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import select
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import networks
 import pytest
 from namespaces import Cable, need_namespaces, network
 
@@ -32,6 +39,18 @@ while time.monotonic() < end:
     pass
 print(time.process_time())
 """
+BENCHMARK = """
+import tempfile, time
+from networks import exit_on_signals, network
+exit_on_signals()
+with tempfile.TemporaryDirectory() as folder, network(2, quotas=(1, 1)) as nodes:
+    process = nodes[1].popen(["sh", "-c", "echo; sleep 60"], stdout=-1)
+    process.stdout.readline()
+    print(folder, process.pid, *(node.name for node in nodes), *(node.cgroup for node in nodes))
+    print(flush=True)
+    time.sleep(60)
+"""
+BENCHMARKS = Path(networks.__file__).parents[1]
 
 
 def transfer(sender, receiver, address: str, family: str, size: int) -> float:
@@ -49,6 +68,13 @@ def transfer(sender, receiver, address: str, family: str, size: int) -> float:
 
 def namespaces() -> str:
     return subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there that has not ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    return False
 
 
 def test_nodes_reach_each_other_over_all_cables_within_their_rates():
@@ -74,13 +100,40 @@ def test_nothing_is_left_behind_after_a_failure():
 
     def fail():
         with network(2, quotas=(1, 1)) as nodes:
-            left.extend([nodes, nodes[0].popen(["sleep", "60"])])
+            process = nodes[0].popen(["sh", "-c", "echo; sleep 60"], stdout=subprocess.PIPE)
+            left.extend([nodes, process])
+            assert process.stdout.readline() == "\n"  # it is in its namespace
             assert all(node.name in namespaces() for node in nodes)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     nodes, process = left
-    assert process.wait(5) == -9
+    with process:
+        assert process.wait(5) == -9
     assert not any(node.name in namespaces() for node in nodes)
     assert not nodes[0].cgroup.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_nothing_is_left_behind_after_a_signal(number):
+    need_namespaces(quotas=True)
+    command = [sys.executable, "-c", BENCHMARK]
+    environment = {**os.environ, "PYTHONPATH": str(Path(networks.__file__).parent)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert select.select([process.stdout], [], [], 30)[0]
+        folder, pid, one, other, *cgroups = process.stdout.readline().split()
+        assert {one, other} < set(namespaces().split())
+        process.send_signal(number)
+        process.send_signal(number)  # does not disturb the cleanup
+        assert process.wait(30) == 128 + number
+    assert not {one, other, f"{one[:-1]}switch"} & set(namespaces().split())
+    assert not any(Path(path).exists() for path in (folder, *cgroups))
+    assert not running(int(pid))
+
+
+def test_all_benchmarks_with_networks_heed_signals():
+    sources = [path.read_text() for path in BENCHMARKS.glob("*.py")]
+    made = [source for source in sources if re.search(r"\bnetwork\(", source)]
+    assert len(made) >= 4
+    assert all(re.search(r"^    exit_on_signals\(\)$", source, re.M) for source in made)

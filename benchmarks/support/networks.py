@@ -6,7 +6,8 @@
 
 Needs root, and the programs ip and tc (iproute2). Nothing outside the namespaces is changed. They
 are removed at the end, with the processes that still run in them, unless a signal ends this process
-at once: SIGKILL, or SIGTERM and SIGHUP where nothing handles them. Benchmarks and tests use it.
+at once: SIGKILL, or SIGTERM and SIGHUP where nothing handles them. Benchmarks and tests use it;
+benchmarks call exit_on_signals first.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 COMMAND = 30.0  # seconds that a call of ip or tc may take
 LEAVING = 5.0  # seconds that a process may take to terminate
 MAX_NODES = 250
 SWITCH = "switch"
 CGROUPS = Path("/sys/fs/cgroup")
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Microseconds in which a quota of processor time is used up. A node that has used it stands still
 # until the period ends, so short ones make it look slow. Linux throttles at ticks, which may be
 # 4 ms apart, and refuses a quota of less than 1 ms.
@@ -108,6 +111,20 @@ class Node:
     def set_link(self, up: bool, cable: int = 0) -> None:
         """Plug a cable in or out."""
         _run("ip", "-n", self.name, "link", "set", f"eth{cable}", "up" if up else "down")
+
+
+def exit_on_signals() -> None:
+    """Exit as Python does on Ctrl-C, SIGTERM and SIGHUP, so that what was made is removed."""
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _exit)
+
+
+def _exit(number: int, frame: object) -> NoReturn:
+    """Exit on a signal; later signals do not disturb the cleanup."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def missing(quotas: bool = False, delay: bool = False) -> str | None:
