@@ -39,7 +39,7 @@ GAIN = 1.1  # if a token is faster without it by this factor
 NEAR = 0.5  # of its memory: if a node's weights take less, the rest fits too
 TOKEN = Shape(rows=1, context=256)  # the pass by whose time shares are chosen
 EMBEDDED = 4  # bytes of a number of an embedding, at most
-# How nodes are taken to be connected. It counts where a node may be left out.
+# How nodes are taken to be connected, where nobody knows. It counts where a node may be left out.
 LINK = LinkSpeed(rate=125e6, latency=100e-6)
 OVER = 1e3  # seconds of a token that a byte too much for each byte of memory counts as
 
@@ -172,12 +172,14 @@ class Chooser:
         found = [self._node(node, shard, config) for node, shard in zip(ranks, shards, strict=True)]
         together = zip(*(parts for parts, _ in found), strict=True)
         working: float = sum(max(parts) for parts in together)
-        return working + self._transferring(len(ranks)) + sum(over for _, over in found)
+        return working + self._transferring(ranks) + sum(over for _, over in found)
 
-    def _transferring(self, count: int) -> float:
+    def _transferring(self, ranks: Sequence[int]) -> float:
         """Seconds that some nodes do not work in a pass."""
-        rounds = chain(*self._between(count))
-        return PASS + TELLING + sum(round_seconds(one, [LINK] * count).total for one in rounds)
+        links = [_link(self._nodes[rank]) for rank in ranks[1:]]
+        links.insert(0, min(links, key=lambda link: link.latency, default=LINK))  # the root's
+        rounds = chain(*self._between(len(ranks)))
+        return PASS + TELLING + sum(round_seconds(one, links).total for one in rounds)
 
     def _between(self, count: int) -> list[list[Round]]:
         """What some nodes send. Shares change little about it."""
@@ -213,6 +215,13 @@ class Chooser:
         threads, rank = self._threads[node] or 1, graph.shard.rank
         needed = sum(footprint(self._model, config, threads=threads, rank=rank).values())
         return OVER * max(0.0, needed / memory - 1)
+
+
+def _link(worker: Measured) -> LinkSpeed:
+    """How a worker is connected: half of its round trip is the latency, where that is known."""
+    if worker.round_trip is None:
+        return LINK
+    return replace(LINK, latency=worker.round_trip / 2)
 
 
 def _most_read(graph: Graph) -> WeightType:

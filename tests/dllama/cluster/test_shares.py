@@ -100,6 +100,17 @@ def test_a_node_of_half_the_speed_stays(caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    ("round_trip", "ranks"), [(None, (0, 1, 2)), (2e-4, (0, 1, 2)), (4e-3, (0, 2))]
+)
+def test_a_node_that_is_slow_and_far_away_is_left_out(round_trip, ranks):
+    """Alone, its speed would not do. Without a measured latency it is taken to be near."""
+    nodes = [replace(node(one), round_trip=2e-4) for one in (1, 0.45, 1)]
+    nodes[1] = replace(nodes[1], round_trip=round_trip)
+    model, config = SimpleNamespace(spec=LARGE, path="a model"), RunConfig.of(LARGE, 3)
+    assert Chooser(model, config, [1] * 3, nodes).choose().ranks == ranks
+
+
 def test_the_root_and_a_worker_stay():
     assert chooser(LARGE, (0.1, 10, 10)).choose().ranks == (0, 1, 2)
     assert chooser(LARGE, (10, 0.1)).choose().ranks == (0, 1)
