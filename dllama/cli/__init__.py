@@ -28,6 +28,7 @@ COMMANDS = (
     "run", "chat", "serve", "worker", "nodes", "convert", "pull", "bench", "plan", "perplexity",
     "info", "secret",
 )  # fmt: skip
+SERVICES = ("serve", "worker")  # which only a signal ends: that is no failure, whenever it comes
 DESCRIPTION = "Run Llama-family language models on several ordinary CPU machines at once."
 EPILOG = """\
 examples:
@@ -41,9 +42,9 @@ examples:
 
 Each command explains itself: dllama COMMAND --help
 
-exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated
+exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated (serve and worker: 0)
 """
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class LineFormatter(logging.Formatter):
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 or 129 ended by SIGTERM
-        or SIGHUP.
+        or SIGHUP. Services are done when a signal ends them.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("dllama: %(levelname)s: %(message)s"))
@@ -91,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with ending_raises():
             return _run(words)
-    except Terminated as ended:
-        return 128 + ended.number
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except (Terminated, KeyboardInterrupt) as ended:
+        return _ended(words, ended)
     except BrokenPipeError:
         _abandon_stdout()  # the reader of the output has gone; there is nobody to tell
         return FAILED
     except Exception as error:
+        if isinstance(error.__cause__, (Terminated, KeyboardInterrupt)):
+            return _ended(words, error.__cause__)  # so does Python 3.11 with those in __set_name__
         if "--debug" in words:
             raise
         return _report(error, launched.leaves_it_to_others(words))
@@ -106,12 +107,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     """Run one command, and return its exit status."""
-    command = next((word for word in words if not word.startswith("-")), None)
+    command = _command(words)
     args = parser([command] if command in COMMANDS else COMMANDS).parse_args(words)
     cpu.isa()  # a wrong DLLAMA_ISA is an error of every command
     status = launched.run(args)
     sys.stdout.flush()
     return status
+
+
+def _command(words: list[str]) -> str | None:
+    """The word that should be a command, if there is one."""
+    return next((word for word in words if not word.startswith("-")), None)
+
+
+def _ended(words: list[str], ended: Terminated | KeyboardInterrupt) -> int:
+    """Return the exit status of a command that a signal ended."""
+    if _command(words) in SERVICES:
+        return DONE
+    return 128 + ended.number if isinstance(ended, Terminated) else INTERRUPTED
 
 
 def _report(error: Exception, silent: bool = False) -> int:

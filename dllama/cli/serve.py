@@ -75,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer requests until Ctrl-C or SIGTERM."""
+    """Answer requests until Ctrl-C, SIGTERM or SIGHUP."""
     values = {SERVED.name: SERVED.default, **settings(args, (*ONE_OF, *PLACES))}
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:

@@ -82,7 +82,7 @@ class HttpServer:
         self._server = uvicorn.Server(config)
         self._listener = listener
         self._failed = failed
-        self._thread = threading.Thread(target=self._run, name="http")
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
         """Start listening."""
@@ -94,9 +94,10 @@ class HttpServer:
         self._server.should_exit = True
 
     def stop(self) -> None:
-        """Call `leave` and wait for the end."""
+        """Call `leave` and wait for the end, if a signal has not cut the start short."""
         self.leave()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -112,7 +113,7 @@ def serve(
     prepare: Callable[[LLM], None],
     ready: Callable[[], None],
 ) -> None:
-    """Load the model and serve requests until SIGINT or SIGTERM.
+    """Load the model and serve requests until SIGINT, SIGTERM or SIGHUP.
 
     Clients can connect while the model is loaded. Call it from the main thread. Once requests are
     accepted, the first signal lets the running job finish in time; a second one interrupts it.
@@ -134,8 +135,8 @@ def serve(
         http.leave()
         dispatcher.stop()
 
-    http.start()
     try:
+        http.start()
         dispatcher.load(prepare)
         with _signals(leave, lambda: dispatcher.opening):
             ready()
@@ -147,7 +148,7 @@ def serve(
 
 @contextlib.contextmanager
 def _signals(leave: Callable[[], None], opening: Callable[[], bool]) -> Iterator[None]:
-    """Call `leave` in a thread of its own on SIGINT and SIGTERM.
+    """Call `leave` in a thread of its own on SIGINT, SIGTERM, and SIGHUP unless nohup ignores it.
 
     While the main thread opens the model again, which may take long, also interrupt that.
     """
@@ -159,7 +160,10 @@ def _signals(leave: Callable[[], None], opening: Callable[[], bool]) -> Iterator
         if opening():
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -9,12 +9,14 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
 import pytest
 
 from dllama.cli import main, serve
+from dllama.server.http import service
 
 LIMIT = 60
 KEY = "DLLAMA_API_KEY"
@@ -41,28 +43,42 @@ def complete(url, key="", **fields):
     return urllib.request.urlopen(asked, timeout=LIMIT)
 
 
-def test_ctrl_c_ends_it_behind_the_running_answer():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_after_the_running_answer(number):
     process, url = start("--listen", "127.0.0.1:0")
     with complete(url, stream=True, max_tokens=300, ignore_eos=True) as answer:
         assert answer.readline() == b": waiting\n"
         while not answer.readline().startswith(b"data: "):
             pass
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert answer.read().rstrip().endswith(b"data: [DONE]")
     out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, out, err) == (0, "", "")
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_a_signal_while_the_model_is_loaded(number, status, monkeypatch):
-    def load(*_):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("where", ["open_model", "settings"], ids=["loading", "starting"])
+def test_a_signal_while_it_starts(where, number, monkeypatch):
+    def interrupted(*_):
         os.kill(os.getpid(), number)
         time.sleep(LIMIT)
 
-    monkeypatch.setattr(serve, "open_model", load)
-    assert main(["serve", "--listen", "127.0.0.1:0", "--quiet"]) == status
+    monkeypatch.setattr(serve, where, interrupted)
+    assert main(["serve", "--listen", "127.0.0.1:0", "--quiet"]) == 0
+
+
+def test_a_signal_while_its_thread_starts(monkeypatch):
+    """The thread ends, too: the process would wait for it."""
+    start = service.HttpServer.start
+
+    def interrupted(http):
+        start(http)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(LIMIT)
+
+    monkeypatch.setattr(service.HttpServer, "start", interrupted)
+    assert main(["serve", "--listen", "127.0.0.1:0", "--quiet"]) == 0
+    assert "http" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_options_and_a_file_of_options(tmp_path):

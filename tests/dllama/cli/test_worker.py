@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from made_speeds import keep_speeds
 
 import dllama
-from dllama.cli import main, worker
+from dllama.cli import launched, main, worker
 from dllama.cli.signals import ENDING
 from dllama.transports import is_public
 
@@ -38,6 +39,33 @@ def test_a_signal_ends_it_and_removes_its_socket(number, tmp_path):
     out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, out, err) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("where", ["read_secret", "Worker"])
+def test_a_signal_before_it_listens(where, number, monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), number)
+        time.sleep(LIMIT)
+
+    monkeypatch.setattr(worker, where, interrupted)
+    assert main(["worker", "--listen", f"unix:{tmp_path}/socket"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("command", "status"), [("worker", 0), ("secret", 143)])
+def test_a_signal_while_python_makes_a_class(command, status, monkeypatch, capsys):
+    """Whose exception Python wraps in another one, before 3.12."""
+
+    class Interrupts:
+        def __set_name__(self, *_):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(LIMIT)
+
+    monkeypatch.setattr(launched, "run", lambda args: type("New", (), {"field": Interrupts()}))
+    assert main([command]) == status
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_hangup_that_is_ignored_stays_ignored():
