@@ -63,7 +63,7 @@ def test_every_weight_is_held_once(data, spec):
     nodes = data.draw(st.integers(1, min(spec.n_heads, spec.vocab_size)))
     shares = data.draw(st.lists(st.floats(0.1, 10), min_size=nodes, max_size=nodes))
     table = tensor_table(spec, 0)
-    holders = {name: np.zeros(info.shape, int) for name, info in table.items()}
+    holders = {name: np.zeros(info.shape, np.int8) for name, info in table.items()}
     for rank in range(nodes):
         graph = graph_of(spec, run_config_of(shares), rank)
         for matrix in graph.matrices:
