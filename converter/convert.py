@@ -36,12 +36,12 @@ from dllama.converter.sources.stored import BLOCKS, Stored
 from dllama.converter.tensors import find_tensors, is_tied, tie_warnings
 from dllama.converter.tokenizers.folder import convert_tokenizer
 from dllama.errors import ConfigError, FormatError, OutputError, UnsupportedError
-from dllama.model.file import ModelWriter, tensor_table
+from dllama.model.file import ModelWriter
 from dllama.model.header import read_header, write_header
 from dllama.model.header_checks import check_spec
 from dllama.model.spec import ModelSpec, typed_name
 from dllama.model.stored_model import decode
-from dllama.model.tensors import with_types
+from dllama.model.tensors import all_tensors, with_types
 from dllama.model.weight_types import WeightType
 from dllama.options import MAX_THREADS, THREADS
 from dllama.scratch import Scratch, put
@@ -118,7 +118,7 @@ def convert(
     sources = families.sources_of(family, spec, checkpoint.config, checkpoint.config_path)
     tensors = find_tensors(checkpoint, sources)
     spec = replace(spec, tied=is_tied(tensors) and stored_once(wanted, output_weights))
-    names = tensor_table(spec, 0)
+    names = {tensor.name for tensor in all_tensors(spec)}
     tensors = [(source, stored) for source, stored in tensors if source.name in names]
     spec = with_recipe(spec, wanted) if wanted else with_own_types(spec, _kept(tensors))
     if wanted and not weights:
@@ -126,6 +126,7 @@ def convert(
     if output_weights:
         spec = with_output(spec, WeightType[output_weights.upper()])
     check_spec(spec, checkpoint.config_path)
+    _check_shapes(tensors, spec)
     _check_space(target, spec)
     with _replaced(target) as temporary:
         warnings = convert_tokenizer(checkpoint.tokenizer(), temporary, spec.vocab_size)
@@ -203,20 +204,20 @@ def _requantised(
     checkpoint: Checkpoint, tensors: list[tuple[Source, Stored]], spec: ModelSpec
 ) -> list[str]:
     """Return a warning if quantised matrices are written in another quantisation."""
-    table = tensor_table(spec, 0)
+    kinds = {tensor.name: tensor.weight_type for tensor in all_tensors(spec)}
     found = [
         stored.lossy or stored.dtype.lower()
         for source, stored in tensors
-        if table[source.name].weight_type.block_size > 1
+        if kinds[source.name].block_size > 1
         and (stored.lossy or stored.dtype in BLOCKS)
-        and BLOCKS.get(stored.dtype) is not table[source.name].weight_type
+        and BLOCKS.get(stored.dtype) is not kinds[source.name]
     ]
     if not found:
         return []
-    kinds = ", ".join(sorted(set(found)))
+    lossy = ", ".join(sorted(set(found)))
     name = "other types" if spec.tensor_types else spec.weight_type.name.lower()
     lose = "1 tensor loses" if len(found) == 1 else f"{len(found)} tensors lose"
-    return [f"{checkpoint.path}: {lose} accuracy from {kinds} to {name}"]
+    return [f"{checkpoint.path}: {lose} accuracy from {lossy} to {name}"]
 
 
 def _write_model(
@@ -239,9 +240,6 @@ def _write_model(
         ) as bar,
     ):
         for source, stored in tensors:
-            expected = writer.tensors[source.name].shape
-            if stored.shape != expected:
-                raise FormatError(stored.path, f"shape of {stored.name}", stored.shape, expected)
             columns = columns_of(importance, spec, source.name)
             for rows in _runs(source, stored):
                 _write_rows(writer, source, stored, rows, columns)
@@ -311,9 +309,17 @@ def checked_output(output: Path, source: Path | None = None) -> Path:
     return output
 
 
+def _check_shapes(tensors: list[tuple[Source, Stored]], spec: ModelSpec) -> None:
+    """FormatError, before anything is written, if a tensor has a shape that the model lacks."""
+    expected = {tensor.name: tensor.shape for tensor in all_tensors(spec)}
+    for source, stored in tensors:
+        if stored.shape != (shape := expected[source.name]):
+            raise FormatError(stored.path, f"shape of {stored.name}", stored.shape, shape)
+
+
 def _check_space(target: Path, spec: ModelSpec) -> None:
     """Raise OutputError if the disk is too full for the model file."""
-    needed = sum(info.nbytes for info in tensor_table(spec, 0).values())
+    needed = sum(tensor.nbytes for tensor in all_tensors(spec))
     folder = target.resolve()
     while not folder.exists():
         folder = folder.parent

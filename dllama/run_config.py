@@ -10,9 +10,8 @@ from dllama._kernels.ops.kv_cache import block_positions
 from dllama.checks import shown
 from dllama.errors import ConfigError, ProtocolError
 from dllama.graph.kv_layers import kv_layers
-from dllama.model.file import tensor_table
 from dllama.model.spec import ModelSpec
-from dllama.model.tensors import typed
+from dllama.model.tensors import all_tensors, typed
 from dllama.model.weight_types import WeightType
 from dllama.options.option import checked
 
@@ -178,7 +177,7 @@ def context_count(
         for one, most in caches
     )
     states = sum(one.state_bytes(spec, lag) * most for one, most in caches)
-    model = sum(info.nbytes for info in tensor_table(spec, 0).values())
+    model = sum(tensor.nbytes for tensor in all_tensors(spec))
     room = max(model // CONTEXTS_DIVISOR, CONTEXTS_BYTES)
     return max(1, min(parallel, room // (keys + states)))
 

@@ -20,7 +20,7 @@ from dllama.errors import FormatError, ModelError, OutputError
 from dllama.model.header import MAX_HEADER, read_header, write_header
 from dllama.model.spec import ModelSpec
 from dllama.model.stored_model import StoredModel, decode
-from dllama.model.tensors import Tensor, tensors
+from dllama.model.tensors import Tensor, all_tensors
 from dllama.model.weight_types import WeightType
 
 Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
@@ -37,7 +37,7 @@ def tensor_table(spec: ModelSpec, header_size: int) -> dict[str, TensorInfo]:
     """All tensors of a model file by name, in the order of the file."""
     table: dict[str, TensorInfo] = {}
     offset = header_size
-    for tensor in tensors(spec):
+    for tensor in all_tensors(spec):
         table[tensor.name] = TensorInfo(tensor.name, tensor.shape, tensor.weight_type, offset)
         offset += tensor.nbytes
     return table

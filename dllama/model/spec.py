@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,9 +23,9 @@ def usual_qk_norm(arch: Arch) -> QKNorm:
 
 def typed_name(tensor: str) -> str:
     """The name that ModelSpec.tensor_types uses for a tensor: experts of a layer share one."""
-    if ".experts." not in tensor:  # of most
-        return tensor
-    return re.sub(r"\.experts\.\d+\.", ".experts.", tensor)
+    at, _, rest = tensor.partition(".experts.")
+    expert, _, name = rest.partition(".")
+    return f"{at}.experts.{name}" if expert.isdecimal() else tensor
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import groupby
 
 from dllama.model.layer import Attention, Layer, Linear
@@ -27,7 +28,7 @@ class Tensor:
     shape: tuple[int, ...]
     weight_type: WeightType
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes in a file."""
         return self.weight_type.nbytes(math.prod(self.shape))
@@ -37,6 +38,12 @@ def tensors(spec: ModelSpec) -> Iterator[Tensor]:
     """All tensors in the order of the file."""
     for name, shape in _shapes(spec):
         yield Tensor(name, shape, spec.type_of(name) if len(shape) == 2 else WeightType.F32)
+
+
+@lru_cache(maxsize=2)
+def all_tensors(spec: ModelSpec) -> tuple[Tensor, ...]:
+    """The same at once, which is kept: several parts of a start and of a conversion ask for it."""
+    return tuple(tensors(spec))
 
 
 def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -3,53 +3,53 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any
 
 
 class WeightType(IntEnum):
-    """How numbers are stored. The values are those of model files."""
+    """How numbers are stored. The values are those of model files.
 
-    F32 = 0
-    F16 = 1
-    Q40 = 2
-    Q80 = 3
-    BF16 = 4
-    Q41 = 5
-    Q50 = 6
-    Q51 = 7
-    Q2K = 8
-    Q3K = 9
-    Q4K = 10
-    Q5K = 11
-    Q6K = 12
-    IQ4NL = 13
-    IQ4XS = 14
-    MXFP4 = 15
+    Attributes:
+        block_size: numbers in a block. A row of a tensor is a whole number of blocks.
+        block_bytes: bytes of a block in a file.
+        quantised: whether matmuls with these weights read their input as Q80 blocks, not as
+            float32.
+        encoded: whether numbers can be converted to it without a search for scales.
+    """
 
-    @property
-    def block_size(self) -> int:
-        """Numbers in a block. A row of a tensor is a whole number of blocks."""
-        return _ROWS[self].block_size
+    block_size: int
+    block_bytes: int
+    quantised: bool
+    encoded: bool
+
+    def __new__(cls, value: int, *row: Any) -> WeightType:
+        """A row of the table: the number of the type, and the attributes in their order."""
+        self = int.__new__(cls, value)
+        self._value_ = value
+        self.block_size, self.block_bytes, self.quantised, self.encoded = row
+        return self
+
+    F32 = 0, 1, 4, False, True
+    F16 = 1, 1, 2, False, True
+    Q40 = 2, 32, 18, True, True
+    Q80 = 3, 32, 34, True, True
+    BF16 = 4, 1, 2, False, True
+    Q41 = 5, 32, 20, True, False
+    Q50 = 6, 32, 22, True, False
+    Q51 = 7, 32, 24, True, False
+    Q2K = 8, 256, 84, True, False
+    Q3K = 9, 256, 110, True, False
+    Q4K = 10, 256, 144, True, False
+    Q5K = 11, 256, 176, True, False
+    Q6K = 12, 256, 210, True, False
+    IQ4NL = 13, 32, 18, True, False
+    IQ4XS = 14, 256, 136, True, False
+    MXFP4 = 15, 32, 17, True, False
 
     @property
     def unit(self) -> int:
         """Columns at whose multiples nodes can cut a row."""
         return min(32, self.block_size)
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of a block in a file."""
-        return _ROWS[self].block_bytes
-
-    @property
-    def quantised(self) -> bool:
-        """Whether matmuls with these weights read their input as Q80 blocks, not as float32."""
-        return _ROWS[self].quantised
-
-    @property
-    def encoded(self) -> bool:
-        """Whether numbers can be converted to it without a search for scales."""
-        return _ROWS[self].encoded
 
     @property
     def searched(self) -> bool:
@@ -70,32 +70,6 @@ class WeightType(IntEnum):
         """Bytes of `count` numbers; `count` is a multiple of `block_size`."""
         return count // self.block_size * self.block_bytes
 
-
-class _Row(NamedTuple):
-    block_size: int
-    block_bytes: int
-    quantised: bool
-    encoded: bool
-
-
-_ROWS = {
-    WeightType.F32: _Row(1, 4, False, True),
-    WeightType.F16: _Row(1, 2, False, True),
-    WeightType.Q40: _Row(32, 18, True, True),
-    WeightType.Q80: _Row(32, 34, True, True),
-    WeightType.BF16: _Row(1, 2, False, True),
-    WeightType.Q41: _Row(32, 20, True, False),
-    WeightType.Q50: _Row(32, 22, True, False),
-    WeightType.Q51: _Row(32, 24, True, False),
-    WeightType.Q2K: _Row(256, 84, True, False),
-    WeightType.Q3K: _Row(256, 110, True, False),
-    WeightType.Q4K: _Row(256, 144, True, False),
-    WeightType.Q5K: _Row(256, 176, True, False),
-    WeightType.Q6K: _Row(256, 210, True, False),
-    WeightType.IQ4NL: _Row(32, 18, True, False),
-    WeightType.IQ4XS: _Row(256, 136, True, False),
-    WeightType.MXFP4: _Row(32, 17, True, False),
-}
 
 _SEARCHED = {
     WeightType.Q40, WeightType.Q41, WeightType.Q50, WeightType.Q51, WeightType.IQ4NL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -54,6 +55,13 @@ def folder(fixtures, tmp_path):
 @pytest.fixture
 def tied(fixtures, tmp_path):
     return Folder(fixtures / "llama31-tied", tmp_path)
+
+
+def test_shapes_are_checked_before_anything_is_written(folder, monkeypatch):
+    monkeypatch.setattr(sys.modules["dllama.converter.convert"], "ModelWriter", None)
+    folder.tensors["model.norm.weight"] = folder.tensors["model.norm.weight"][:-1].copy()
+    with pytest.raises(FormatError, match=r"shape of model\.norm\.weight is \(127,\)"):
+        folder.convert()
 
 
 @pytest.mark.parametrize(
