@@ -7,6 +7,9 @@ from dllama._kernels.memory cimport Memory
 from dllama._kernels.packed cimport PackedMatrix
 
 
+cdef extern from "simd/cpu.h" nogil:
+    int dl_ahead(int64_t n)
+
 cdef extern from "simd/matmul.h" nogil:
     enum:
         DL_TILE_TOKENS
@@ -22,6 +25,7 @@ cdef extern from "simd/matmul.h" nogil:
         const float *d
         int64_t skip
         int64_t headers
+        int64_t ahead
         const int32_t *s
         const int32_t *h
         const float *x

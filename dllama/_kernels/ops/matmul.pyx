@@ -128,7 +128,7 @@ cdef int64_t tile_rows(const Matmul *m, int64_t left) noexcept nogil:
 
 cdef void point(const Matmul *m, dl_tile *tile, int64_t t, int64_t n) noexcept nogil:
     cdef int64_t before = t * m.k // 32
-    tile.ldx, tile.skip, tile.headers = m.k, m.skip, m.headers
+    tile.ldx, tile.skip, tile.headers, tile.ahead = m.k, m.skip, m.headers, dl_ahead(n)
     if m.quantised:
         tile.q = m.src.q + 32 * before
         tile.d = m.src.d + before

@@ -46,6 +46,7 @@ typedef struct { int32_t columns; int16_t adds, ends; } dl_segment;
 typedef struct {
     const uint8_t *w;           /* the panel */
     int64_t skip, headers;      /* as in dl_panel_headers, and what that returns */
+    int64_t ahead;              /* dl_ahead of n */
     const int8_t *q;            /* quantised activations */
     const float *d;
     const int32_t *s, *h;
@@ -60,12 +61,10 @@ typedef struct {
 
 typedef void (*dl_tile_fn)(const dl_tile *, int n);
 
-/* Asks for the next bytes of a panel while n tokens are multiplied with those at p. A few tokens follow
- * the processor's own fetching; asking further ahead disturbs it (measured on Zen 4 only). */
-DL_INLINE void dl_fetch(const uint8_t *p, const int bytes, int n)
+/* Asks for the bytes that lie `ahead` behind a block at p. */
+DL_INLINE void dl_fetch(const uint8_t *p, const int bytes, int64_t ahead)
 {
-    p += !DL_X86 ? 2048 : n <= 4 ? 256 : 3072;
-    DL_UNROLL for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
+    DL_UNROLL for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + ahead + at);
 }
 
 /* Bytes from one panel of k columns to the next, rounded up to cache lines. */

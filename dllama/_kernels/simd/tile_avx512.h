@@ -49,7 +49,7 @@ DL_INLINE void dl_unpack_q80_avx512(const uint8_t *w, __m512i *v)
             for (int b = g->columns / 32; b > 0; b--) {                                          \
                 __m512i v[8];                                                                    \
                 unpack(w + DL_SCALES, v);                                                        \
-                dl_fetch(w, block_bytes, n);                                                     \
+                dl_fetch(w, block_bytes, t->ahead);                                              \
                 __m512 scale = v16_load_half_avx512((const uint16_t *)w);                        \
                 DL_UNROLL for (int i = 0; i < n; i++) {                                          \
                     __m512i dot = _mm512_set1_epi32(s[i] * (1 << (shift)));                      \

@@ -24,7 +24,7 @@ typedef struct {
             VT acc[DL_TILE_TOKENS];                                                \
             DL_UNROLL for (int i = 0; i < vectors(n); i++) acc[i] = V(set1)(0.0f); \
             for (int i = g->columns / 32; i > 0; i--) {                            \
-                dl_fetch(b.w, block_bytes, n);                                     \
+                dl_fetch(b.w, block_bytes, t->ahead);                              \
                 block(&b, n, acc);                                                 \
                 b.w += (block_bytes), b.scales += (block_bytes) / 2;               \
                 b.x += 32 * n, b.d += n, b.s += n;                                 \

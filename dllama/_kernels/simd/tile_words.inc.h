@@ -57,7 +57,7 @@ static __attribute__((noinline)) void DL_FN(dl_words_done)(DL_VFN(dl_sums) *sums
             if (!one) for (int i = 0; i < DL_WORD_VECTORS(n); i++) acc[i] = only;               \
             for (int64_t end = column + g->columns; column < end; column += 32) {               \
                 dl_words w;                                                                     \
-                dl_fetch(p, packed, n);                                                         \
+                dl_fetch(p, packed, t->ahead);                                                  \
                 DL_VFN(dl_words_##name)(t->w + column / DL_SUPER_BLOCK * (header), p, &w);      \
                 if (one) DL_FN(dl_add_words)(&b, &w, 1, halves, mins, &only);                   \
                 else if (each == n) DL_ADD_TOKENS(form, &b, &w, n, acc);                        \
