@@ -127,12 +127,14 @@ def _run_c(name: str, *arguments: str) -> float:
 
 
 def weight_bytes(model: str) -> int:
-    """Return the bytes that a token reads: all matrices, the embedding only as a tied output."""
+    """Return the bytes of matrices that a token reads: of routed experts the part that it takes, of
+    the embedding all if it is the output too, else nothing."""
     from dllama.model_path import open_model
 
     with open_model(model) as file:
-        return sum(
-            tensor.weight_type.nbytes(tensor.shape[0] * tensor.shape[1])
-            for tensor in file.tensors.values()
-            if len(tensor.shape) == 2 and (tensor.name != "embedding" or file.spec.tied)
-        )
+        read = {False: 0, True: 0}  # by whether the matrix belongs to an expert
+        for tensor in file.tensors.values():
+            if len(tensor.shape) == 2 and (tensor.name != "embedding" or file.spec.tied):
+                nbytes = tensor.weight_type.nbytes(tensor.shape[0] * tensor.shape[1])
+                read[".experts." in tensor.name] += nbytes
+        return read[False] + read[True] * file.spec.n_active_experts // max(1, file.spec.n_experts)
