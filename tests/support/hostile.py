@@ -60,6 +60,13 @@ class Served:
         assert all(record.exc_info is None for record in found), found
         return [record.getMessage() for record in found]
 
+    def is_free(self, seconds: float = TIMEOUT + SOON) -> None:
+        """Wait until it serves no root, and has told what it has to about all who came."""
+        end = time.monotonic() + seconds
+        while self._worker._busy.locked() or self._worker._lobby._since:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
     def _found(self) -> list[logging.LogRecord]:
         return [r for r in self._caplog.records if r.levelno >= logging.WARNING]
 
