@@ -13,11 +13,12 @@ from dllama._kernels.comm.link import Link
 from dllama.checks import shown
 from dllama.cluster import names, protocol
 from dllama.cluster.protocol import Kind
-from dllama.errors import ProtocolError, TransportError, TransportTimeoutError
+from dllama.errors import ProtocolError, TransportTimeoutError
 
 log = logging.getLogger("dllama.worker")
 
-LOOK = 0.005  # seconds between looks at whether the root is still there
+LOOK = 0.005  # seconds between calls of `check`
+GLANCE = 0.05  # seconds between looks at whether a node that is early is still there
 REMEMBERED = 16  # sessions that have ended
 
 
@@ -60,7 +61,7 @@ class Meeting:
         """Hand over the data link of another node and reply with ACCEPT.
 
         Args:
-            link: greeted; closed if its session has ended already.
+            link: greeted; closed if its session has ended already, or if the node gave up.
             content: of the node's PEER.
             timeout: seconds to wait for the session to begin.
 
@@ -70,41 +71,45 @@ class Meeting:
         session, rank = content.get("session"), content.get("rank")
         if not session or type(session) is not str or type(rank) is not int:
             raise ProtocolError(f"{link.peer}: session {shown(session)}, rank {shown(rank)}")
+        end = time.monotonic() + timeout
         with self._changed:
-            known = self._changed.wait_for(
-                lambda: session == self._session or session in self._ended, timeout
-            )
+            while not self._knows(session) and (left := end - time.monotonic()) > 0:
+                if link.ended():
+                    log.info("%s left: the session it was to join has not begun", link.peer)
+                    link.close()
+                    return
+                self._changed.wait(min(left, GLANCE))
             if session in self._ended:
                 log.info("%s is late: the session it was to join has ended", link.peer)
                 link.close()
                 return
-            if not known or rank not in self._ranks or rank in self._links:
+            if session != self._session or rank not in self._ranks or rank in self._links:
                 raise ProtocolError(f"{link.peer} wants to join a session that is not here")
             protocol.send_json(link, Kind.ACCEPT, {"name": self._name})
             self._links[rank] = link, names.clean(content.get("name"))
             self._changed.notify_all()
 
+    def _knows(self, session: str) -> bool:
+        """Whether a session has begun."""
+        return session == self._session or session in self._ended
+
     def wait(
-        self, root: Link, timeout: float, since: float, check: Callable[[], object]
+        self, timeout: float, since: float, check: Callable[[], object]
     ) -> dict[int, tuple[Link, str]]:
         """Return the data links of all nodes of lower rank, and their names, by rank.
 
         Args:
-            root: control link of the root.
             timeout: seconds to wait.
             since: when they began, in seconds of time.monotonic().
             check: called all the time meanwhile; its errors pass through.
 
         Raises:
             TransportTimeoutError: a node is late.
-            TransportError: the root has gone.
         """
         end = since + timeout
         with self._changed:
             while missing := set(self._ranks) - set(self._links):
                 check()
-                if root.ended():
-                    raise TransportError(f"{root.peer} has gone: the connection is closed")
                 if time.monotonic() >= end:
                     raise TransportTimeoutError(
                         f"rank {min(missing)} did not connect within {timeout:g} s"

@@ -8,6 +8,7 @@ import math
 import re
 import threading
 import time
+from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,22 @@ from dllama import transports
 from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
 from dllama.cluster import names, protocol
+from dllama.cluster.background import background
 from dllama.cluster.kept_weights import KeptWeights
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind, Want
 from dllama.cluster.run_message import Run, most_bytes
-from dllama.errors import DllamaError, ProtocolError, TransportTimeoutError
+from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.sampling.remote import reply, top_message
 from dllama.sampling.shard import Shard
-from dllama.transports import tls
+from dllama.transports import Transport, tls
 
 log = logging.getLogger("dllama.worker")
 
 TICK = 0.1  # seconds between looks at whether the worker was stopped
+LOOK = 0.005  # seconds between looks at whether the root is still there, while others are awaited
 SOON = 0.005  # seconds in which the next pass usually comes
 ZONE = re.compile(r"%[^\]]+(?=\])")  # of a link-local address
 PIECE = 4096  # bytes to read at a time when nobody wants them
@@ -74,6 +77,9 @@ class Session:
         self._name = name
         self._threads = join.threads if join.threads and cpu.openmp() else threads
         self._links: list[Link | None] = [None] * join.config.world_size
+        self._connected: Future[None] = Future()
+        self._connected.set_result(None)  # nobody connects yet
+        self._closed = False
         self._node: Node | None = None
         self._shards: list[Shard] = []  # of the last pass, one for each wanted row
         self._since = time.monotonic()
@@ -130,31 +136,34 @@ class Session:
                     self._root.recv_into(bytearray(PIECE))
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, those that are being made as soon as they are there."""
+        self._closed = True
         self._root.close()
         for link in self._links:
             if link is not None:
-                link.close()
+                link.interrupt()
+        self._connected.add_done_callback(self._close_links)
         self._meeting.end(self._join.session)
 
+    def _close_links(self, _: object) -> None:
+        """Close the links to other nodes, which no thread uses any more."""
+        for link in self._links:
+            if link is not None:
+                link.close()
+
     def _connect(self) -> None:
-        """Connect to nodes of higher rank, and wait for those of lower rank, all in one timeout."""
+        """Connect to nodes of higher rank, and wait for those of lower rank, all in one timeout.
+
+        It ends at once if the root goes meanwhile, or if the worker is stopped.
+        """
         join, timeout = self._join, self._join.config.timeout
         transport = transports.get(join.transport)
-        for rank in range(join.rank + 1, join.config.world_size):
-            self._check()
-            address = in_zone_of(self._root.peer, join.addresses[rank])
-            link = transport.connect(address, max(SOON, self._since + timeout - time.monotonic()))
-            self._links[rank] = link
-            link.peer, link.timeout = names.worker(rank, "", address), timeout
-            link.allow(timeout, self._since)
-            protocol.greet(link, self._secret, caller=True, plain=self._plain)
-            content = {"session": join.session, "rank": join.rank, "name": self._name}
-            protocol.send_json(link, Kind.PEER, content)
-            name = names.clean(protocol.receive_json(link, Kind.ACCEPT).get("name"))
-            link.peer = names.worker(rank, name, address)
-            link.allow(math.inf)
-        met = self._meeting.wait(self._root, timeout, self._since, self._check)
+        if join.rank + 1 < join.config.world_size:
+            self._connected = background(self._reach, transport, self._root.peer)
+        while not wait([self._connected], LOOK).done:
+            self._look()
+        self._connected.result()
+        met = self._meeting.wait(timeout, self._since, self._look)
         for rank, (made, name) in met.items():
             made.peer = names.worker(rank, name, join.addresses[rank]) if rank else "the root"
             self._links[rank] = tls.adopt(transport, made)
@@ -165,6 +174,30 @@ class Session:
         for one in [*self._links, self._root]:
             if one is not None:
                 one.crowded = join.crowded
+
+    def _reach(self, transport: Transport, root: str) -> None:
+        """Connect to nodes of higher rank; root: what it is called, with its address."""
+        join, timeout = self._join, self._join.config.timeout
+        for rank in range(join.rank + 1, join.config.world_size):
+            address = in_zone_of(root, join.addresses[rank])
+            link = transport.connect(address, max(SOON, self._since + timeout - time.monotonic()))
+            self._links[rank] = link
+            if self._closed:
+                return
+            link.peer, link.timeout = names.worker(rank, "", address), timeout
+            link.allow(timeout, self._since)
+            protocol.greet(link, self._secret, caller=True, plain=self._plain)
+            content = {"session": join.session, "rank": join.rank, "name": self._name}
+            protocol.send_json(link, Kind.PEER, content)
+            name = names.clean(protocol.receive_json(link, Kind.ACCEPT).get("name"))
+            link.peer = names.worker(rank, name, address)
+            link.allow(math.inf)
+
+    def _look(self) -> None:
+        """Raise an error if the root has gone or the worker was stopped."""
+        self._check()
+        if self._root.ended():
+            raise TransportError(f"{self._root.peer} has gone: the connection is closed")
 
     def _check(self) -> None:
         """Raise ProtocolError if the worker was stopped."""

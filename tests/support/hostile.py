@@ -225,6 +225,15 @@ def stranger(greeting: bytes | None):
                 connection.close()
 
 
+def connect(address: str) -> socket.socket:
+    """Connect to a worker without a secret, and exchange Hellos."""
+    host, port = address.split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection.sendall(GREETING)
+    read(connection, HELLO.size)
+    return connection
+
+
 def read(source: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:

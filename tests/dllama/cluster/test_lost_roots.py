@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from between import wire
 from failing import (
     AT_ONCE,
     CALM,
@@ -27,13 +32,17 @@ from failing import (
     name,
     wait_until,
 )
+from hostile import connect, frame, read, stranger
 
 import dllama
 from dllama import transports
+from dllama.cluster.meeting import Meeting
+from dllama.cluster.protocol import HEADER, Kind
 from dllama.cluster.worker import Worker
 from dllama.model_path import DEMO
 
 pytestmark = pytest.mark.slow
+SECOND = 1.0
 
 
 def test_workers_outlive_a_root_killed_in_a_token(start, expected):
@@ -47,6 +56,49 @@ def test_workers_outlive_a_root_killed_in_a_token(start, expected):
         check_service(workers, expected)
         for worker in workers:
             assert len(worker.complaints()) == count
+
+
+@contextlib.contextmanager
+def full():
+    """Yield the address of a listener that has no place for a connection, so that callers wait."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        stack.enter_context(socket.create_connection(server.getsockname()))
+        yield "{}:{}".format(*server.getsockname())
+
+
+@pytest.mark.parametrize("other", [partial(stranger, None), full], ids=["greeting", "connecting"])
+def test_a_root_that_goes_while_a_worker_waits_for_another(start, expected, invitation, other):
+    """The worker does not wait any longer, and is free for the next root."""
+    (worker,) = start()
+    with other() as silent:
+        join = {**invitation, "addresses": ["", worker.address, silent]}
+        join["config"] = {**join["config"], "timeout": CALM, "shares": [1.0, 1.0, 1.0]}
+        with connect(worker.address) as control:
+            control.sendall(frame(Kind.JOIN, join))
+            kind, length = HEADER.unpack(read(control, HEADER.size))
+            read(control, length)
+            assert kind == Kind.ACCEPT
+            time.sleep(0.2)
+            begin = time.monotonic()
+        check_service([worker], expected, seconds=SECOND + SOON)
+        assert time.monotonic() - begin < SECOND + AT_ONCE
+    (line,) = worker.complaints()
+    assert line.endswith("has gone: the connection is closed")
+
+
+def test_a_node_that_left_before_its_session_began_is_no_complaint(caplog):
+    caplog.set_level(logging.INFO, "dllama.worker")
+    meeting = Meeting()
+    with wire("127.0.0.1") as (near, far):
+        near.close()
+        begin = time.monotonic()
+        meeting.join(far, {"session": "a", "rank": 1, "name": ""}, CALM)
+        assert time.monotonic() - begin < AT_ONCE
+        assert far.failed
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert record.getMessage().endswith("left: the session it was to join has not begun")
 
 
 def test_local_workers_leave_when_their_root_is_killed(tmp_path):

@@ -33,6 +33,7 @@ from dllama.model_path import DEMO
 pytestmark = pytest.mark.slow
 
 BUSY = "serves another root"  # says a worker that has not noticed the kill yet
+NOTICED = ("the connection is closed", "given up, as another node failed")  # say those that have
 KILLS = int(os.environ.get("DLLAMA_KILLS", "5"))
 
 
@@ -111,3 +112,5 @@ def test_root_killed_at_any_moment(start, expected, model):
         refused = sum(BUSY in line for lines in complaints for line in lines)
         most = round + 1 + refused
         assert all(len(lines) <= most for lines in complaints), f"{case}: {complaints}"
+        ends = [line for lines in complaints for line in lines if BUSY not in line]
+        assert all(line.endswith(NOTICED) for line in ends), f"{case}: {complaints}"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 
 import pytest
 from failing import CALM, IDS, SOON, Later, addresses, talk, wait_until
-from hostile import GREETING, ROOT, Between, frame, read
+from hostile import ROOT, Between, connect, frame, read
 
 import dllama
-from dllama.cluster.protocol import HEADER, HELLO, Kind
+from dllama.cluster.protocol import HEADER, Kind
 
 pytestmark = pytest.mark.slow
 SECOND = 1.0
@@ -25,14 +24,6 @@ def ends(process, number: int = signal.SIGTERM) -> None:
     assert wait_until(lambda: not process.alive(), SECOND + SOON)
     assert time.monotonic() - begin < SECOND + SOON
     assert process._process.wait() == 0
-
-
-def connect(address: str) -> socket.socket:
-    host, port = address.split(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
-    connection.sendall(GREETING)
-    read(connection, HELLO.size)
-    return connection
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
