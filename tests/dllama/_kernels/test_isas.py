@@ -45,7 +45,8 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tool in (CROSS, QEMU):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
-    return build(CROSS, KERNELS, tmp_path_factory.mktemp("arm") / "compare", "-static")
+    # Emulated, unoptimised code takes longer than the compiler needs to optimise it a little.
+    return build(CROSS, KERNELS, tmp_path_factory.mktemp("arm") / "compare", "-static", "-Og")
 
 
 @pytest.mark.slow
