@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,6 +83,7 @@ class Root:
             self._local = LocalWorkers(layout.transport, layout.threads)
             addresses, secret = self._local.addresses, self._local.secret
             crowded = sum(layout.threads) > len(cpu.cores())
+        crowded |= os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
         coordinator = form_cluster(
             addresses,
             layout.names,

@@ -62,15 +62,17 @@ static inline void dl_socket_sleep(dl_link *const *links, int *events, int n, in
 }
 
 /* Return soon and report everything as ready, since trying is as cheap as asking. Sleep only if
- * nothing is urgent. If the wait is long already, yield: the peer may need this very processor. */
+ * nothing is urgent. If the wait is long already, yield: the peer may need this very processor. In a
+ * crowd it does: who then ran for long is a peer, and no peer should wait for one that polls. */
 static inline void dl_socket_spin(dl_link *const *links, int *events, int n, int64_t nanoseconds)
 {
-    if (n > 0 && events[0] & DL_IDLE) {
+    int crowded = n > 0 && links[0]->crowded;
+    if (n > 0 && (events[0] & DL_IDLE || (crowded && dl_yield()))) {
         dl_socket_sleep(links, events, n, nanoseconds);
         return;
     }
-    if (n > 0 && (links[0]->crowded || events[0] & DL_LATE)) sched_yield();
-    else for (int i = 0; i < 8; i++) dl_pause();
+    if (n > 0 && !crowded && events[0] & DL_LATE) sched_yield();
+    else if (!crowded) for (int i = 0; i < 8; i++) dl_pause();
     for (int i = 0; i < n; i++) events[i] &= DL_READ | DL_WRITE;
 }
 

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import dllama
 from dllama import transports
+from dllama.cluster import root
 from dllama.cluster.layout import node_threads
+from dllama.errors import TransportError
 from dllama.model.file import ModelWriter
 from dllama.model.spec import Arch, ModelSpec
 from dllama.model.weight_types import WeightType
@@ -58,7 +61,9 @@ def same_up_to_near_ties(ids, logits, found):
 @pytest.mark.parametrize("all_reduce", ["exchange", "two-step"])
 @pytest.mark.parametrize("nodes", range(2, 9))
 @pytest.mark.parametrize("transport", transports.BUILTIN)
-def test_the_text_of_one_node(standing, macbeth, transport, nodes, all_reduce):
+def test_the_text_of_one_node(standing, macbeth, monkeypatch, transport, nodes, all_reduce):
+    if nodes == 2:  # polls, while more nodes leave the processors to others
+        monkeypatch.delenv("OMP_WAIT_POLICY")
     prompt, ids, logits = macbeth
     options = {"transport": transport, "all_reduce": all_reduce, "buffer": "f32", "threads": 1}
     with dllama.LLM(workers=standing(nodes - 1, transport), **options) as llm:
@@ -67,6 +72,26 @@ def test_the_text_of_one_node(standing, macbeth, transport, nodes, all_reduce):
         result = llm.eval(prompt)
     np.testing.assert_array_equal(result, logits[:PROMPT])
     assert found == ids
+
+
+@pytest.mark.parametrize(
+    ("policy", "nodes", "crowded"),
+    [("passive", 2, True), ("PASSIVE", 2, True), ("active", 2, False), ("active", 3, True)],
+)
+def test_nodes_that_share_processors(monkeypatch, policy, nodes, crowded):
+    seen = []
+
+    def form(*_, crowded, **__):
+        seen.append(crowded)
+        raise TransportError("no cluster")
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    monkeypatch.setattr(root.cpu, "cores", lambda: [0, 1])
+    monkeypatch.setattr(root, "LocalWorkers", lambda *_: Mock(addresses=["unix:/x"]))
+    monkeypatch.setattr(root, "form_cluster", form)
+    with pytest.raises(TransportError, match="no cluster"):
+        dllama.LLM(nodes=nodes, threads=1)
+    assert seen == [crowded]
 
 
 @pytest.mark.parametrize(("buffer", "most"), [("q80", 0.001), ("q60", 0.02), ("f16", 0.001)])
