@@ -5,7 +5,9 @@ with dllama.LLM("model-folder") as llm:
         print(token.text, end="", flush=True)
 """
 
-from dllama.engine import LLM
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dllama.errors import (
     AuthenticationError,
     ConfigError,
@@ -23,9 +25,12 @@ from dllama.errors import (
     TransportTimeoutError,
     UnsupportedError,
 )
-from dllama.scheduling.generation import Generation
-from dllama.text.stream import Token
 from dllama.version import __version__
+
+if TYPE_CHECKING:
+    from dllama.engine import LLM
+    from dllama.scheduling.generation import Generation
+    from dllama.text.stream import Token
 
 __all__ = [
     "LLM",
@@ -48,3 +53,23 @@ __all__ = [
     "UnsupportedError",
     "__version__",
 ]
+
+# Imported when they are first used: most commands, workers among them, need less than an engine.
+_LATER = {
+    "LLM": "dllama.engine",
+    "Generation": "dllama.scheduling.generation",
+    "Token": "dllama.text.stream",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of _LATER."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """All names, whether they were used or not."""
+    return sorted({*globals(), *_LATER})

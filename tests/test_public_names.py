@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import dllama
 
@@ -33,6 +35,18 @@ def test_exported_names():
     assert set(dllama.__all__) == NAMES
     for name in NAMES:
         assert hasattr(dllama, name)
+    assert set(dir(dllama)) >= NAMES
+    assert not hasattr(dllama, "Sampler")
+
+
+def test_the_start_of_a_worker_loads_no_engine():
+    """Nor other libraries that take a while to load and that a worker does not need."""
+    code = "import sys, dllama.cli.worker; print(*{name.partition('.')[0] for name in sys.modules})"
+    code += "; assert 'dllama.engine' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"dllama", "numpy"} <= loaded
+    assert not loaded & {"tokenizers", "tqdm", "yaml", "zeroconf"}
 
 
 def test_all_errors_are_in_one_tree():

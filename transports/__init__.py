@@ -9,11 +9,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from dllama.errors import ConfigError
 from dllama.transports.base import Launched, Listener, Transport
 from dllama.transports.sockets import parse_tcp
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 __all__ = [
     "BUILTIN", "LAUNCHED", "Launched", "Listener", "Transport", "get", "is_public", "names",
@@ -35,20 +38,27 @@ def _each_name() -> Iterator[str]:
     """Yield all names; other packages are searched only after the names of this one."""
     own = (*BUILTIN, *LAUNCHED)
     yield from own
-    yield from sorted({entry.name for entry in entry_points(group=GROUP)} - set(own))
+    yield from sorted({entry.name for entry in _entries()} - set(own))
 
 
 def get(name: str) -> Transport:
     """Return the transport with a name; ConfigError lists the names that exist."""
     if name in (*BUILTIN, *LAUNCHED):
         return _checked(import_module(f"{__name__}.{name}").TRANSPORT, name)
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in _entries().select(name=name):
         try:
             found = entry.load()
         except Exception as error:
             raise ConfigError(f"transport {name}: cannot load {entry.value}: {error}") from error
         return _checked(found, name)
     raise ConfigError(f"transport is {name!r}, expected one of {', '.join(names())}")
+
+
+def _entries() -> EntryPoints:
+    """Return the transports of other packages."""
+    from importlib.metadata import entry_points  # takes a while to load
+
+    return entry_points(group=GROUP)
 
 
 def scheme_of(address: str) -> str:

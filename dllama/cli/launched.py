@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 from dllama import transports
-from dllama.cli.options import settings
 from dllama.cli.worker import heed_signals, serve
 from dllama.cluster.layout import thread_count
 from dllama.cluster.worker import Worker
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     transport = _transport(args)
     started = transport.launched() if transport else None
     if transport and started and started.rank:
-        return _work(transport, started, settings(args).get("threads"))
+        return _work(transport, started, _settings(args).get("threads"))
     status: int = args.run(args)
     return status
 
@@ -56,11 +55,18 @@ def _transport(args: argparse.Namespace) -> Transport | None:
     """The transport of a command, if a launcher starts its nodes."""
     if TRANSPORT.name not in (option.name for option in getattr(args, "known", ())):
         return None
-    chosen = settings(args).get(TRANSPORT.name) or []
+    chosen = _settings(args).get(TRANSPORT.name) or []
     for name in [chosen] if isinstance(chosen, str) else chosen:
         if name in transports.LAUNCHED:
             return transports.get(name)
     return None
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of options that are given."""
+    from dllama.cli.options import settings  # whose libraries take a while to load
+
+    return settings(args)
 
 
 def _work(transport: Transport, started: Launched, threads: Any) -> int:

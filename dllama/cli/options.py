@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dllama import LLM
+import dllama
 from dllama.cli.parser import tested
 from dllama.model_path import DEMO, model_folder
 from dllama.options import (
@@ -70,7 +70,7 @@ def _without_ranks(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
+def sampling(llm: dllama.LLM, values: dict[str, Any]) -> dict[str, Any]:
     """How to sample: the options that are given, else the defaults of the model's folder."""
     folder = model_folder(llm.model_path)
     defaults = {} if folder is None else generation_defaults(folder, SAMPLING_OPTIONS)
@@ -81,7 +81,7 @@ def sampling(llm: LLM, values: dict[str, Any]) -> dict[str, Any]:
     return defaults | given
 
 
-def template_name(llm: LLM, values: dict[str, Any]) -> str | None:
+def template_name(llm: dllama.LLM, values: dict[str, Any]) -> str | None:
     """The template for ChatTemplate.of: the one that is given; else plain for the demo model."""
     default = PLAIN if llm.model_path.parent == DEMO else None
     return values.get("template", default)
@@ -92,8 +92,8 @@ def template_variables(values: dict[str, Any]) -> dict[str, Any]:
     return parse_variables(values.get("template_kwargs", "{}"))
 
 
-def open_model(values: dict[str, Any], report: Report = nobody) -> LLM:
+def open_model(values: dict[str, Any], report: Report = nobody) -> dllama.LLM:
     """Open the model that the options ask for; report: as in Progress."""
     arguments = {name: values[name] for name in LLM_ARGUMENTS if name in values}
     progress = Progress(not values.get("quiet", False), report)
-    return LLM(**arguments, trace="trace" in values, progress=progress)
+    return dllama.LLM(**arguments, trace="trace" in values, progress=progress)
