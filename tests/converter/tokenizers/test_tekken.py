@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ SPECIAL = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]"}
 COUNT, SIZE = 10, 600
 
 
+@cache
 def ranks() -> dict[bytes, int]:
     """All bytes, and the best pairs of a text, merged one after the other."""
     tokens = {bytes([byte]): byte for byte in range(256)}
@@ -50,12 +52,9 @@ def merged(word: tuple[bytes, ...], new: bytes) -> tuple[bytes, ...]:
     return tuple(out)
 
 
-RANKS = ranks()
-
-
 def expected(text: str) -> list[int]:
     """Merge the pair of the lowest rank until there is none, as tiktoken does."""
-    known = {token: rank for token, rank in RANKS.items() if rank < SIZE - COUNT}
+    known = {token: rank for token, rank in ranks().items() if rank < SIZE - COUNT}
     ids = []
     for word in re.findall(PATTERN, text):
         pieces = [bytes([byte]) for byte in word.encode()]
@@ -73,7 +72,7 @@ def content(**changes: object) -> dict[str, object]:
     """The contents of a tekken.json."""
     vocab = [
         {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": None}
-        for token, rank in RANKS.items()
+        for token, rank in ranks().items()
     ]
     config = {
         "pattern": PATTERN, "num_vocab_tokens": len(vocab), "default_vocab_size": SIZE,
@@ -117,7 +116,7 @@ def test_special_tokens_that_a_file_does_not_list(source, count):
     assert names[19:21] == (["[TOOL_CONTENT]", "<SPECIAL_20>"] if count > COUNT else [])
     assert (found.config.bos_id, found.config.eos_ids) == (1, (2,))
     ids = found.tokenizer.encode("[INST]a[/INST]", add_special_tokens=False).ids
-    assert ids == [3, RANKS[b"a"] + count, 4]
+    assert ids == [3, ranks()[b"a"] + count, 4]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import anthropic
 import pydantic
 import pytest
 from serving import LIMIT, http
@@ -22,6 +21,8 @@ class Person(pydantic.BaseModel):
 @pytest.fixture
 def claude(server):
     """Anthropic's client, connected to the server."""
+    import anthropic  # takes a second, which only those who run these tests need
+
     with anthropic.Anthropic(
         base_url=server.url, api_key="none", max_retries=0, timeout=LIMIT
     ) as made:
@@ -131,7 +132,9 @@ def test_tokens_are_counted(messages):
 
 
 def test_errors(messages, server):
-    with pytest.raises(anthropic.NotFoundError, match="'other' does not exist"):
+    from anthropic import NotFoundError
+
+    with pytest.raises(NotFoundError, match="'other' does not exist"):
         messages.create(model="other", max_tokens=1, messages=ASKED)
     for path in ("messages", "messages/count_tokens"):
         status, _, raw = http(f"{server.url}/v1/{path}", {"messages": []})
