@@ -50,6 +50,7 @@ def play(*command: str) -> None:
     assert done.stdout == f"{command[-1]} passes\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_every_item_is_done_once_and_in_order(tmp_path, threads):
     play(str(build(tmp_path, "gcc", "-O2")), str(threads), "4000")
@@ -92,7 +93,6 @@ def test_many_threads_on_one_core_give_the_same_bits():
 
 def members() -> set[str]:
     """The threads of teams in this process."""
-    gc.collect()
     names = {task.name: (task / "comm").read_text() for task in TASKS.iterdir()}
     return {number for number, name in names.items() if name == "dllama\n"}
 
@@ -109,6 +109,7 @@ def wait(condition: Callable[[], bool]) -> bool:
 @pytest.mark.skipif(not cpu.openmp(), reason="one thread without OpenMP")
 def test_threads_end_with_the_model():
     """They may begin after the first pass, which does not wait for them."""
+    gc.collect()  # models of earlier tests
     before = members()
     llm = dllama.LLM(threads=7, max_seq_len=64)
     llm.eval([1])
