@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,15 @@ class GgufFile:
         self.paired = arch.paired
         self._experts = given.get("expert_count", 0)
         self.tensors: Mapping[str, Stored] = dict(self._renamed(stored))
-        self.absent = dict(self._absent())
 
     def tokenizer(self) -> SourceTokenizer:
         """Return the tokenizer in the metadata."""
         return read_tokenizer(self.path, self._metadata)
+
+    @cached_property
+    def absent(self) -> dict[str, DllamaError]:
+        """Errors of missing tensors, by Hugging Face's names, if one is asked for."""
+        return dict(self._absent())
 
     def _absent(self) -> Iterator[tuple[str, DllamaError]]:
         """Yield Hugging Face's names of missing tensors, and errors with GGUF's names."""

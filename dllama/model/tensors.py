@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -228,20 +228,26 @@ def width_of(spec: ModelSpec, name: str) -> int:
     """Columns of the matrix that `typed` calls by this name."""
     if name.endswith(".shared.down"):
         return spec.shared_hidden_dim
+    last = name.rpartition(".")[2]
+    if last not in _WIDTHS:  # most
+        return spec.dim
     layer = spec.layer(int(name.split(".")[1])) if name.startswith("layers.") else spec.layer(0)
-    if name.endswith(".down"):
-        beside = layer.beside and not name.endswith(".experts.down")
-        return layer.beside if beside else layer.width
-    widths = {
-        "layer_embedding": spec.n_layers * spec.layer_input_dim,
-        "layer_input_up": spec.layer_input_dim,
-        "o": spec.n_heads * layer.attention.values,
-        "linear_o": spec.linear_sizes.values,
-        "q_b": spec.q_latent_dim,
-        "k_b": spec.plain_dim,
-        "v_b": spec.kv_latent_dim,
-    }
-    return widths.get(name.rpartition(".")[2], spec.dim)
+    if last == "down" and layer.beside and not name.endswith(".experts.down"):
+        return layer.beside
+    return _WIDTHS[last](spec, layer)
+
+
+# Columns of the matrices that do not read the residual stream, by the last word of their names.
+_WIDTHS: dict[str, Callable[[ModelSpec, Layer], int]] = {
+    "down": lambda spec, layer: layer.width,
+    "layer_embedding": lambda spec, layer: spec.n_layers * spec.layer_input_dim,
+    "layer_input_up": lambda spec, layer: spec.layer_input_dim,
+    "o": lambda spec, layer: spec.n_heads * layer.attention.values,
+    "linear_o": lambda spec, layer: spec.linear_sizes.values,
+    "q_b": lambda spec, layer: spec.q_latent_dim,
+    "k_b": lambda spec, layer: spec.plain_dim,
+    "v_b": lambda spec, layer: spec.kv_latent_dim,
+}
 
 
 def with_types(spec: ModelSpec, types: Mapping[str, WeightType]) -> ModelSpec:
