@@ -33,7 +33,7 @@ from networks import Cable, Node, exit_on_signals, missing, network
 import dllama
 from dllama import transports
 from dllama._kernels.comm.link import Link
-from dllama.cluster.auto_shares import weight_types
+from dllama.cluster.speed.auto_shares import weight_types
 from dllama.errors import TransportError
 from dllama.model.weight_types import WeightType
 from dllama.model_path import open_model

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dllama import options
 from dllama._kernels import cpu
 from dllama.checks import shown
-from dllama.cluster.auto_shares import fit
 from dllama.cluster.layout import Layout
 from dllama.cluster.root import Root
+from dllama.cluster.speed.auto_shares import fit
 from dllama.draft_model import Drafts, drafts_of, model_drafts
 from dllama.drafts import Costs
 from dllama.errors import ConfigError

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Listen for some seconds, and print a table, then why workers cannot be used."""
-    from dllama.cluster import discovery, interfaces  # whose libraries take a while to load
+    from dllama.cluster.finding import discovery, interfaces  # whose libraries take a while to load
 
     check_output(args.json)
     secret = read_secret(args.secret_file)

@@ -13,8 +13,8 @@ from dllama.cli.files import check_output, write_json
 from dllama.cli.info import size
 from dllama.cli.parser import add_command, add_option, add_options
 from dllama.cli.plot import plot_plan
-from dllama.cluster.auto_shares import weight_types
 from dllama.cluster.layout import Layout
+from dllama.cluster.speed.auto_shares import weight_types
 from dllama.errors import ConfigError
 from dllama.model.stored_model import StoredModel
 from dllama.model_path import planned_model

@@ -19,7 +19,7 @@ from dllama.cli.signals import ENDING
 from dllama.cluster.layout import thread_count
 from dllama.cluster.names import host_name
 from dllama.cluster.secrets import read_secret
-from dllama.cluster.shard_folder import ShardFolder
+from dllama.cluster.weights.shard_folder import ShardFolder
 from dllama.cluster.worker import Worker
 from dllama.errors import ConfigError
 from dllama.options.workers import WORKER_LISTEN, WORKER_OPTIONS
@@ -87,7 +87,9 @@ def everywhere() -> str:
 
 def _announcement(worker: Worker, listener: Listener) -> AbstractContextManager[object]:
     """Announce a worker, whose name may change by that."""
-    from dllama.cluster.announcing import Announcement  # whose library takes a while to load
+    from dllama.cluster.finding.announcing import (
+        Announcement,  # whose library takes a while to load
+    )
 
     def renamed(name: str) -> None:
         worker.name = name

@@ -19,8 +19,8 @@ from dllama.cluster.coordinator import Coordinator
 from dllama.cluster.member import Member
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind
-from dllama.cluster.sent_weights import SentWeights
-from dllama.cluster.weight_transfer import nobody, send_weights
+from dllama.cluster.weights.sent_weights import SentWeights
+from dllama.cluster.weights.weight_transfer import nobody, send_weights
 from dllama.errors import ProtocolError, TransportError, TransportTimeoutError
 from dllama.graph.graph import Graph
 from dllama.graph.weights import graph_nbytes

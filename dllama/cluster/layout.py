@@ -17,7 +17,7 @@ from dllama.run_config import OF_TRANSPORT
 from dllama.transports import Launched, Transport
 
 if TYPE_CHECKING:
-    from dllama.cluster.found import Found
+    from dllama.cluster.finding.found import Found
 
 log = logging.getLogger("dllama.engine")
 
@@ -170,7 +170,7 @@ def found_workers(
         ConfigError: another option does not go with it.
         TransportError: there are none, or fewer than `nodes` says.
     """
-    from dllama.cluster.discovery import find_workers  # whose library takes a while to load
+    from dllama.cluster.finding.discovery import find_workers  # whose library takes a while to load
 
     if workers:
         raise ConfigError("workers and discover: only one of the two can be given")

@@ -18,11 +18,11 @@ from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
 from dllama.cluster import names, protocol
 from dllama.cluster.background import background
-from dllama.cluster.kept_weights import KeptWeights
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind, Want
 from dllama.cluster.run_message import Run, most_bytes
+from dllama.cluster.weights.kept_weights import KeptWeights
 from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.runtime.node import Node, communicator_of, graph_of
 from dllama.sampling.remote import reply, top_message

@@ -13,16 +13,17 @@ import time
 from typing import Any
 
 from dllama._kernels.comm.link import Link
-from dllama.cluster import about, protocol, speeds
+from dllama.cluster import about, protocol
 from dllama.cluster.about import About
 from dllama.cluster.acceptor import Acceptor
-from dllama.cluster.kept_weights import KeptWeights
 from dllama.cluster.lobby import Lobby
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind
 from dllama.cluster.session import Session
-from dllama.cluster.shard_folder import ShardFolder
+from dllama.cluster.speed import speeds
+from dllama.cluster.weights.kept_weights import KeptWeights
+from dllama.cluster.weights.shard_folder import ShardFolder
 from dllama.errors import DllamaError, ProtocolError, TransportError, TransportTimeoutError
 from dllama.transports import Listener
 

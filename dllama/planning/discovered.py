@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dllama.cluster.auto_shares import ALIKE, LINK, Chooser, weight_types
 from dllama.cluster.layout import Layout
-from dllama.cluster.shares import differ
-from dllama.cluster.speeds import Measured, measure_nodes
+from dllama.cluster.speed.auto_shares import ALIKE, LINK, Chooser, weight_types
+from dllama.cluster.speed.shares import differ
+from dllama.cluster.speed.speeds import Measured, measure_nodes
 from dllama.model.stored_model import StoredModel
 from dllama.planning.description import Machine
 from dllama.planning.plan import Sources

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from dllama.cli import main
-from dllama.cluster import discovery, interfaces
 from dllama.cluster.about import About
-from dllama.cluster.found import ANOTHER_SECRET, BUSY, FREE, Found
-from dllama.cluster.interfaces import Interface
+from dllama.cluster.finding import discovery, interfaces
+from dllama.cluster.finding.found import ANOTHER_SECRET, BUSY, FREE, Found
+from dllama.cluster.finding.interfaces import Interface
 
 PI = About("pi-1", "1.2.3", 4, 4, 8 * 10**9, 7 * 10**9, "neon", 9.04e9, False, "")
 

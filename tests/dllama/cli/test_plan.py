@@ -10,9 +10,10 @@ import pytest
 from hostile import Served
 
 from dllama.cli import main
-from dllama.cluster import discovery, worker
-from dllama.cluster.found import FREE, Found
-from dllama.cluster.interfaces import Interface
+from dllama.cluster import worker
+from dllama.cluster.finding import discovery
+from dllama.cluster.finding.found import FREE, Found
+from dllama.cluster.finding.interfaces import Interface
 from dllama.converter import convert
 
 NODE = "  - {name: pi-%d, memory: 8 GB, bandwidth: 9 GB/s, compute: 34 GMAC/s, threads: 1}\n"

@@ -17,7 +17,7 @@ from namespaces import need_namespaces, network
 import dllama
 from dllama.cluster import forming
 from dllama.cluster.protocol import HELLO, Kind
-from dllama.cluster.weight_transfer import send_weights
+from dllama.cluster.weights.weight_transfer import send_weights
 from dllama.errors import TransportTimeoutError
 from dllama.model_path import DEMO
 

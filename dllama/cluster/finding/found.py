@@ -11,8 +11,8 @@ from dllama import transports
 from dllama.cluster import about, protocol
 from dllama.cluster.about import MAX_FILL, About
 from dllama.cluster.background import background
-from dllama.cluster.browsing import Heard
-from dllama.cluster.interfaces import Interface, is_here, kind_of, towards
+from dllama.cluster.finding.browsing import Heard
+from dllama.cluster.finding.interfaces import Interface, is_here, kind_of, towards
 from dllama.cluster.protocol import PlainError, StrangerError, VersionError
 from dllama.errors import AuthenticationError, DllamaError, ProtocolError
 from dllama.transports.sockets import format_tcp

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from dllama.cluster.auto_nodes import settle
 from dllama.cluster.layout import Layout
-from dllama.cluster.shares import best_shares, differ, words
-from dllama.cluster.speeds import Measured, UnmeasuredError, measure_nodes
+from dllama.cluster.speed.auto_nodes import settle
+from dllama.cluster.speed.shares import best_shares, differ, words
+from dllama.cluster.speed.speeds import Measured, UnmeasuredError, measure_nodes
 from dllama.errors import ConfigError
 from dllama.graph.graph import Graph
 from dllama.graph.shard import Shard, split

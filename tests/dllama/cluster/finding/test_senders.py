@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from zeroconf import DNSOutgoing, DNSPointer
 
-from dllama.cluster.announcing import SERVICE
-from dllama.cluster.senders import MAX_OF_ONE, MAX_SERVICES, Crowd, pointers
+from dllama.cluster.finding.announcing import SERVICE
+from dllama.cluster.finding.senders import MAX_OF_ONE, MAX_SERVICES, Crowd, pointers
 
 PTR, CLASS, RESPONSE = 12, 1, 0x8400
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from zeroconf import DNSQuestionType, Error, ServiceBrowser, ServiceInfo, Zeroconf
 
-from dllama.cluster.announcing import SERVICE, instance, open_multicast
-from dllama.cluster.interfaces import LINK_LOCAL, Interface, is_of_a_machine, kind_of
-from dllama.cluster.senders import Crowd, Senders
+from dllama.cluster.finding.announcing import SERVICE, instance, open_multicast
+from dllama.cluster.finding.interfaces import LINK_LOCAL, Interface, is_of_a_machine, kind_of
+from dllama.cluster.finding.senders import Crowd, Senders
 from dllama.errors import TransportError
 
 RESOLVING = 1500  # milliseconds in which an announced worker has to say where it is

@@ -14,9 +14,9 @@ from hostile import CALM, IDS, ROOT, WORKER, Between, Served, frame, instead, ro
 from made_speeds import keep_speeds
 
 import dllama
-from dllama.cluster import kept_weights, sent_weights
 from dllama.cluster.protocol import Kind
-from dllama.cluster.shard_folder import ShardFolder
+from dllama.cluster.weights import kept_weights, sent_weights
+from dllama.cluster.weights.shard_folder import ShardFolder
 
 
 @pytest.fixture

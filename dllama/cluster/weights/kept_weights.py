@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from dllama._kernels.comm.link import Link
 from dllama.cluster import protocol
 from dllama.cluster.protocol import Kind
-from dllama.cluster.shard_folder import NewShard, ShardFolder
-from dllama.cluster.weight_transfer import LinkSource, ShardSource, pieces
+from dllama.cluster.weights.shard_folder import NewShard, ShardFolder
+from dllama.cluster.weights.weight_transfer import LinkSource, ShardSource, pieces
 from dllama.errors import FormatError
 from dllama.graph.graph import Graph, TensorSlice
 from dllama.graph.weights import Weights, graph_nbytes, load

@@ -11,11 +11,11 @@ from zeroconf import ServiceInfo
 
 import dllama
 from dllama import transports
-from dllama.cluster import discovery, found
-from dllama.cluster.announcing import SERVICE
-from dllama.cluster.browsing import Heard, hosts_of
-from dllama.cluster.found import ANOTHER_SECRET, FREE, NO_REPLY, Found, Path, meet
-from dllama.cluster.interfaces import (
+from dllama.cluster.finding import discovery, found
+from dllama.cluster.finding.announcing import SERVICE
+from dllama.cluster.finding.browsing import Heard, hosts_of
+from dllama.cluster.finding.found import ANOTHER_SECRET, FREE, NO_REPLY, Found, Path, meet
+from dllama.cluster.finding.interfaces import (
     IPV4,
     IPV6,
     Interface,

@@ -14,11 +14,13 @@ from hostile import GREETING, IDS, WORKER, Between, frame, root_of, stranger
 import dllama
 from dllama import transports
 from dllama.cli import main
-from dllama.cluster import discovery, protocol, speeds
-from dllama.cluster.found import FREE, Found
+from dllama.cluster import protocol
+from dllama.cluster.finding import discovery
+from dllama.cluster.finding.found import FREE, Found
 from dllama.cluster.layout import Layout
 from dllama.cluster.protocol import HEADER, HELLO, Kind
-from dllama.cluster.speeds import measure_nodes
+from dllama.cluster.speed import speeds
+from dllama.cluster.speed.speeds import measure_nodes
 from dllama.model.weight_types import WeightType
 from dllama.runtime.speed import KernelSpeed, NodeSpeed
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from zeroconf import Error, InterfaceChoice, IPVersion, ServiceInfo, Zeroconf
 
 from dllama.cluster import names
-from dllama.cluster.interfaces import Interface, interfaces
+from dllama.cluster.finding.interfaces import Interface, interfaces
 from dllama.cluster.protocol import VERSION
 from dllama.transports.sockets import parse_tcp
 

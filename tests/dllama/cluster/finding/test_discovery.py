@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from namespaces import Cable, Node, need_namespaces, network
 
-from dllama.cluster.found import ANOTHER_SECRET, BUSY
+from dllama.cluster.finding.found import ANOTHER_SECRET, BUSY
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ RUN = ("run", "--discover", "--threads", "1", "--temperature", "0")
 # A root that listens for as long as it takes to ask twice.
 ROOT = """
 import sys
-from dllama.cluster import discovery
+from dllama.cluster.finding import discovery
 from dllama.cli import main
 discovery.LISTENING = 1.5
 sys.exit(main())

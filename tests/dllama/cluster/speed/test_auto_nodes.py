@@ -11,9 +11,10 @@ import pytest
 
 import dllama
 from dllama.cli import main
-from dllama.cluster import auto_nodes, domains
-from dllama.cluster.auto_nodes import Rates
+from dllama.cluster import domains
 from dllama.cluster.layout import Layout
+from dllama.cluster.speed import auto_nodes
+from dllama.cluster.speed.auto_nodes import Rates
 from dllama.errors import ConfigError
 
 PROMPT = "MACBETH:\n"

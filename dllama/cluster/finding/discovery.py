@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from dllama.cluster import names
 from dllama.cluster.background import background
-from dllama.cluster.browsing import Heard, listening
-from dllama.cluster.found import BUSY, FREE, Found, Path, meet, seconds_of
-from dllama.cluster.interfaces import KINDS, Interface, interfaces
+from dllama.cluster.finding.browsing import Heard, listening
+from dllama.cluster.finding.found import BUSY, FREE, Found, Path, meet, seconds_of
+from dllama.cluster.finding.interfaces import KINDS, Interface, interfaces
 from dllama.cluster.secrets import check_length
 from dllama.errors import TransportError
 

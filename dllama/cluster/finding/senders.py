@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from zeroconf import DNSIncoming, DNSPointer  # type: ignore[attr-defined]
 
-from dllama.cluster.interfaces import Interface
+from dllama.cluster.finding.interfaces import Interface
 
 PORT = 5353
 GROUP4, GROUP6 = "224.0.0.251", "ff02::fb"

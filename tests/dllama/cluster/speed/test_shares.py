@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 from small_spec import SPEC
 
-from dllama.cluster import auto_shares
-from dllama.cluster.auto_shares import Chooser, fit
 from dllama.cluster.layout import Layout
-from dllama.cluster.shares import best_shares, differ, shares_of, words
-from dllama.cluster.speeds import Measured
+from dllama.cluster.speed import auto_shares
+from dllama.cluster.speed.auto_shares import Chooser, fit
+from dllama.cluster.speed.shares import best_shares, differ, shares_of, words
+from dllama.cluster.speed.speeds import Measured
 from dllama.errors import ConfigError
 from dllama.graph.ranges import deal
 from dllama.model.weight_types import WeightType

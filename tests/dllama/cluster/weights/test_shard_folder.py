@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dllama.cluster import shard_folder
-from dllama.cluster.shard_folder import ShardFolder
+from dllama.cluster.weights import shard_folder
+from dllama.cluster.weights.shard_folder import ShardFolder
 
 SIZE = 100_000
 KILLED = """
 import os, pathlib, signal, sys, time
-from dllama.cluster.shard_folder import ShardFolder
+from dllama.cluster.weights.shard_folder import ShardFolder
 new = ShardFolder(pathlib.Path(sys.argv[1]), 1 << 20).new(200_000)
 new.add(memoryview(bytes(100_000)))
 time.sleep(0.1)

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from dllama.cluster.messages import DIGEST
-from dllama.cluster.weight_transfer import model_digest
+from dllama.cluster.weights.weight_transfer import model_digest
 from dllama.graph.graph import Graph
 from dllama.model.stored_model import StoredModel
 from dllama.runtime.kept_file import cache_folder

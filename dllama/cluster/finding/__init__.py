@@ -1,0 +1,1 @@
+"""Workers that are found on the local network, by multicast DNS."""

@@ -1,0 +1,1 @@
+"""How fast nodes are, and what each therefore holds."""

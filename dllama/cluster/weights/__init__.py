@@ -1,0 +1,1 @@
+"""Weights on their way to workers, and what is kept of them."""
