@@ -76,8 +76,11 @@ class Served:
             error = np.abs(llm.eval(IDS) - expected).max()
         assert error < 0.05 * expected.std()
 
-    def hear(self, data: bytes) -> bytes:
-        """Send data, and return everything that the worker sends until it disconnects."""
+    def hear(self, data: bytes, stay: bool = False) -> bytes:
+        """Send data, and return everything that the worker sends until it disconnects.
+
+        Unless we stay, the worker sees us leave.
+        """
         host, port = self.address.split(":")
         said = b""
         with (
@@ -85,8 +88,9 @@ class Served:
             socket.create_connection((host, int(port)), timeout=10) as connection,
         ):
             connection.sendall(data)
-            with contextlib.suppress(OSError):  # it may have disconnected already
-                connection.shutdown(socket.SHUT_WR)
+            if not stay:
+                with contextlib.suppress(OSError):  # it may have disconnected already
+                    connection.shutdown(socket.SHUT_WR)
             while got := connection.recv(1 << 16):
                 said += got
         return said

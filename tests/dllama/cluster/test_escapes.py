@@ -41,7 +41,7 @@ def test_texts_of_an_invitation(served, invitation, field, text):
     ],
 )
 def test_texts_of_other_first_messages(served, kind, content):
-    reply = served.hear(GREETING + frame(kind, content))
+    reply = served.hear(GREETING + frame(kind, content), stay=kind is Kind.PEER)
     (line,) = served.complaints()
     assert printable(line)
     assert printable(reply[len(GREETING) + HEADER.size :].decode())

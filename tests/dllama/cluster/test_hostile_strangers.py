@@ -82,7 +82,8 @@ def test_silence_and_half_a_greeting_are_given_up(served, expected, monkeypatch)
 @pytest.mark.parametrize("rank", [0, -1, 10**30, True, "0", None, 1.5, []])
 def test_data_link_for_no_session(served, session, rank, monkeypatch):
     monkeypatch.setattr(worker, "GREETING", 0.3)
-    reply = served.hear(GREETING + frame(Kind.PEER, {"session": session, "rank": rank}))
+    data = GREETING + frame(Kind.PEER, {"session": session, "rank": rank})
+    reply = served.hear(data, stay=True)
     assert HEADER.unpack(reply[HELLO.size : HELLO.size + HEADER.size])[0] == Kind.ERROR
     assert len(served.complaints()) == 1
 
