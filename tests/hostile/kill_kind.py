@@ -45,12 +45,14 @@ class Kills(Kind):
         workers = self._workers[: rng.choice(NODES) - 1]
         victim, fault = rng.choice(workers), rng.choice([self._kill, self._stop, self._pause])
         delay = rng.uniform(0.0, 0.06 if rng.random() < 0.5 else 0.5)
-        pause = rng.choice([0.05, 0.5])
-        with Later(delay, lambda: fault(victim, pause)) as later:
-            good = accepted(lambda: self._work(workers, delay), _name(workers.index(victim) + 1))
-            ended = time.monotonic()
+        pause, name = rng.choice([0.05, 0.5]), f"worker {workers.index(victim) + 1}"
+        try:
+            with Later(delay, lambda: fault(victim, pause)) as later:
+                good = accepted(lambda: self._work(workers, delay), name)
+                ended = time.monotonic()
+        finally:
+            self._mend(victim)  # also for the trials that follow a fault
         late = ended - later.at
-        self._mend(victim)
         if fault != self._pause and good and later.at < ended:
             raise Fault(f"{fault.__name__} after {delay:.4f} s was not noticed")
         if not good and late > TIMEOUT + SOON + pause:
@@ -95,10 +97,6 @@ class Kills(Kind):
             lines = worker.complaints()
             worker.stop()
             check_text("\n".join(lines))
-
-
-def _name(rank: int) -> str:
-    return f"worker {rank}"
 
 
 KINDS = {"kills": Kills}
