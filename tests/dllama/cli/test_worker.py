@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 from made_speeds import keep_speeds
@@ -65,6 +66,23 @@ def test_a_signal_while_python_makes_a_class(command, status, monkeypatch, capsy
 
     monkeypatch.setattr(launched, "run", lambda args: type("New", (), {"field": Interrupts()}))
     assert main([command]) == status
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_where_python_ignores_exceptions(number, monkeypatch, capsys):
+    """It is not lost."""
+
+    def collected(_):
+        os.kill(os.getpid(), number)
+        time.sleep(LIMIT)
+
+    def run(args):
+        _kept = weakref.ref(set(), collected)
+        time.sleep(LIMIT)
+
+    monkeypatch.setattr(launched, "run", run)
+    assert main(["worker"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
