@@ -61,13 +61,14 @@ _LATER = {
     "Token": "dllama.text.stream",
 }
 
+if not TYPE_CHECKING:  # which would take every name for one of this module
 
-def __getattr__(name: str) -> Any:
-    """Import a name of _LATER."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LATER[name]), name)
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a name of _LATER."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_LATER[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:

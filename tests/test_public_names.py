@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import runpy
 import subprocess
 import sys
+import typing
 
 import dllama
 
@@ -37,6 +39,14 @@ def test_exported_names():
         assert hasattr(dllama, name)
     assert set(dir(dllama)) >= NAMES
     assert not hasattr(dllama, "Sampler")
+
+
+def test_type_checkers_see_the_same_names(monkeypatch):
+    """And no __getattr__, with which they would accept any other."""
+    monkeypatch.setattr(typing, "TYPE_CHECKING", True)
+    seen = runpy.run_path(dllama.__file__)
+    assert seen.keys() >= NAMES
+    assert "__getattr__" not in seen
 
 
 def test_the_start_of_a_worker_loads_no_engine():
