@@ -87,9 +87,8 @@ def everywhere() -> str:
 
 def _announcement(worker: Worker, listener: Listener) -> AbstractContextManager[object]:
     """Announce a worker, whose name may change by that."""
-    from dllama.cluster.finding.announcing import (
-        Announcement,  # whose library takes a while to load
-    )
+    # Its library takes a while to load.
+    from dllama.cluster.finding.announcing import Announcement
 
     def renamed(name: str) -> None:
         worker.name = name
