@@ -68,8 +68,9 @@ DL_INLINE int dl_cpuid(void)
 
 DL_INLINE int dl_has(int feature) { return dl_cpuid() >> feature & 1; }
 
-/* How many bytes of weights to ask for ahead of those that n tokens are multiplied with. Less than
- * that disturbs the processor's own fetching, which a few tokens follow; measured on Zen 4 and Zen 5. */
+/* How many bytes of weights to ask for ahead of those that n tokens are multiplied with. On Zen 4 a few
+ * tokens follow the processor's own fetching, which more disturbs; on Zen 5 less is slower for any
+ * number. Others, where it was not measured, do as Zen 4. */
 DL_INLINE int dl_ahead(int64_t n) { return dl_has(DL_IS_ZEN5) ? 6144 : n <= 4 ? 256 : 3072; }
 
 DL_INLINE int dl_has_avx2(void) { return dl_has(DL_HAS_AVX2) && dl_has(DL_HAS_FMA) && dl_has(DL_HAS_F16C); }
