@@ -36,7 +36,11 @@ LOOK = 0.005  # seconds between looks at whether the root is still there, while 
 SOON = 0.005  # seconds in which the next pass usually comes
 ZONE = re.compile(r"%[^\]]+(?=\])")  # of a link-local address
 PIECE = 4096  # bytes to read at a time when nobody wants them
+# Threads that connect, also those of sessions that have ended: they end within those' timeouts.
+CONNECTING = 8
 FAREWELL = 0.25  # seconds that a root has to read why a worker leaves that was stopped
+
+_places = threading.BoundedSemaphore(CONNECTING)
 
 
 class Session:
@@ -159,7 +163,7 @@ class Session:
         join, timeout = self._join, self._join.config.timeout
         transport = transports.get(join.transport)
         if join.rank + 1 < join.config.world_size:
-            self._connected = background(self._reach, transport, self._root.peer)
+            self._connected = self._connecting(transport)
         while not wait([self._connected], LOOK).done:
             self._look()
         self._connected.result()
@@ -174,6 +178,18 @@ class Session:
         for one in [*self._links, self._root]:
             if one is not None:
                 one.crowded = join.crowded
+
+    def _connecting(self, transport: Transport) -> Future[None]:
+        """Begin to connect to nodes of higher rank, once few threads of earlier sessions do."""
+        while not _places.acquire(timeout=LOOK):
+            self._look()
+        try:
+            connected = background(self._reach, transport, self._root.peer)
+        except BaseException:
+            _places.release()
+            raise
+        connected.add_done_callback(lambda _: _places.release())
+        return connected
 
     def _reach(self, transport: Transport, root: str) -> None:
         """Connect to nodes of higher rank; root: what it is called, with its address."""

@@ -36,6 +36,7 @@ from hostile import connect, frame, read, stranger
 
 import dllama
 from dllama import transports
+from dllama.cluster import session
 from dllama.cluster.meeting import Meeting
 from dllama.cluster.protocol import HEADER, Kind
 from dllama.cluster.worker import Worker
@@ -67,24 +68,43 @@ def full():
         yield "{}:{}".format(*server.getsockname())
 
 
+def abandoned(address, invitation, silent, timeout):
+    """Invite a worker to a session with a node that does not answer, and leave it to that."""
+    join = {**invitation, "addresses": ["", address, silent]}
+    join["config"] = {**join["config"], "timeout": timeout, "shares": [1.0, 1.0, 1.0]}
+    with connect(address) as control:
+        control.sendall(frame(Kind.JOIN, join))
+        kind, length = HEADER.unpack(read(control, HEADER.size))
+        read(control, length)
+        assert kind == Kind.ACCEPT
+        time.sleep(0.2)
+
+
 @pytest.mark.parametrize("other", [partial(stranger, None), full], ids=["greeting", "connecting"])
 def test_a_root_that_goes_while_a_worker_waits_for_another(start, expected, invitation, other):
     """The worker does not wait any longer, and is free for the next root."""
     (worker,) = start()
     with other() as silent:
-        join = {**invitation, "addresses": ["", worker.address, silent]}
-        join["config"] = {**join["config"], "timeout": CALM, "shares": [1.0, 1.0, 1.0]}
-        with connect(worker.address) as control:
-            control.sendall(frame(Kind.JOIN, join))
-            kind, length = HEADER.unpack(read(control, HEADER.size))
-            read(control, length)
-            assert kind == Kind.ACCEPT
-            time.sleep(0.2)
-            begin = time.monotonic()
+        abandoned(worker.address, invitation, silent, CALM)
+        begin = time.monotonic()
         check_service([worker], expected, seconds=SECOND + SOON)
         assert time.monotonic() - begin < SECOND + AT_ONCE
     (line,) = worker.complaints()
     assert line.endswith("has gone: the connection is closed")
+
+
+def test_roots_that_come_and_go_leave_few_threads(served, expected, invitation, monkeypatch):
+    """Each leaves one that connects until the root's timeout."""
+    monkeypatch.setattr(session, "_places", threading.BoundedSemaphore(2))
+    before = threading.active_count()
+    with full() as silent:
+        for _ in range(4):
+            abandoned(served.address, invitation, silent, CALM)
+            served.is_free()
+        assert before < threading.active_count() <= before + 2
+    assert len(served.complaints(4)) == 4
+    assert wait_until(lambda: threading.active_count() == before, CALM + SOON)
+    served.check(expected)
 
 
 def test_a_node_that_left_before_its_session_began_is_no_complaint(caplog):
