@@ -10,6 +10,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ MODELS = (
 IDS = range(3, 90)
 IDS_OF = {"glm4_moe": range(3, 120)}
 DROPPED = object()
+TYPES = {np.dtype(np.float16): "F16", np.dtype(np.float32): "F32", np.dtype(np.uint8): "U8"}
 
 # Fields of the fixtures that say nothing about the logits.
 SILENT = {
@@ -219,10 +221,16 @@ class Model:
     def _write(self, config, tensors):
         """Write what differs from what the folder has."""
         if config is not self._there[0]:
-            (self._source / "config.json").write_text(json.dumps(config))
+            self._fresh("config.json").write_text(json.dumps(config))
         if tensors is not self._there[1]:
-            save_file(tensors, self._source / "model.safetensors")
+            write_tensors(tensors, self._fresh("model.safetensors"))
         self._there = config, tensors
+
+    def _fresh(self, name):
+        """A path with no file. ext4 waits for the disk if a file is cut to nothing instead."""
+        path = self._source / name
+        path.unlink()
+        return path
 
     def is_silent(self, caplog, config=None, tensors=None):
         """Whether a change gives the same logits without an error or a warning."""
@@ -261,6 +269,20 @@ class Model:
         for each in ropes.values():  # one of each kind of layers; theta is that of the last
             value |= each if isinstance(each, dict) else {}
         return key in found and found[key] == value[key]
+
+
+def write_tensors(tensors, path):
+    """Write a file as save_file does, which looks up the type of every tensor each time."""
+    by_size = sorted(tensors.items(), key=lambda item: -item[1].itemsize)  # so all are aligned
+    ends = [*accumulate(tensor.nbytes for _, tensor in by_size)]
+    header = {
+        name: {"dtype": TYPES[tensor.dtype], "shape": tensor.shape, "data_offsets": [begin, end]}
+        for (name, tensor), begin, end in zip(by_size, [0, *ends], ends, strict=False)
+    }
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with path.open("wb") as file:
+        file.writelines([len(raw).to_bytes(8, "little"), raw, *(one for _, one in by_size)])
 
 
 def others(value: object) -> Iterator[object]:
