@@ -50,6 +50,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_loss_of_power() -> Iterator[None]:
+    """Do not wait for the disk: what tests write need not outlive this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses a closed file too
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
     """Make child processes react to Ctrl-C, which a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
