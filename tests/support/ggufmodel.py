@@ -91,6 +91,7 @@ def write(
     metadata: dict[str, Any],
 ) -> None:
     """Write a file with any tensors. Metadata has full keys; tuples become arrays of integers."""
+    path.unlink(missing_ok=True)  # ext4 waits for the disk if a file is cut to nothing instead
     writer = gguf.GGUFWriter(path, arch)
     for key, value in metadata.items():
         if isinstance(value, bool):

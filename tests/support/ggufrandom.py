@@ -56,7 +56,8 @@ def _set_scales(rng: np.random.Generator, raw: NDArray[np.uint8], kind: str) -> 
             raw[..., at : at + 2] = numbers[..., None].view(np.uint8)
 
     put(np.ones(raw.shape[:-1]))
-    spread = gguf.dequantize(raw.reshape(-1, raw.shape[-1]), Type[kind]).std()
+    one_row = raw.reshape(1, -1)  # because gguf decodes a few rows at a time
+    spread = gguf.dequantize(one_row, Type[kind]).std()
     put(SPREAD / spread * rng.uniform(0.5, 1.5, raw.shape[:-1]))
 
 
