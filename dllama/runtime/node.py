@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,13 @@ def graph_of(spec: ModelSpec, config: RunConfig, rank: int, path: object = "mode
         UnsupportedError: the model is of no family.
     """
     check_supported(spec, path)
-    return build(spec, sharding.split(spec, config.shares, config.exact)[rank])
+    return _built(spec, config.shares, config.exact, rank)
+
+
+@lru_cache(maxsize=4)
+def _built(spec: ModelSpec, shares: tuple[float, ...], exact: bool, rank: int) -> Graph:
+    """The same, which is kept: several parts of a start ask for it."""
+    return build(spec, sharding.split(spec, shares, exact)[rank])
 
 
 def communicator_of(
