@@ -17,6 +17,7 @@ MAGIC = 0x567124
 OLD_MAGIC = 0x567123
 MAX_VOCAB = 1 << 24
 MAX_HEADER = 8 + 8 * 64
+ENTRY = struct.Struct("<fI")  # of a token: its score and its length
 
 
 class Key(IntEnum):
@@ -149,20 +150,31 @@ class _Reader:
         if 8 * count > len(self._data):
             raise self._error("vocab_size", count, f"at most {len(self._data) // 8} in this file")
         vocab, scores = [], []
+        data, at = self._data, self._at
         for index in range(count):
-            score, length = struct.unpack("<fI", self._take(8, f"token {index}"))
+            if at + ENTRY.size > len(data):
+                raise self._cut_off(at, ENTRY.size, f"token {index}")
+            score, length = ENTRY.unpack_from(data, at)
             if math.isnan(score):
                 raise self._error(f"score of token {index}", score, "a number")
-            vocab.append(self._take(length, f"token {index}"))
+            at += ENTRY.size
+            if at + length > len(data):
+                raise self._cut_off(at, length, f"token {index}")
+            vocab.append(data[at : at + length])
             scores.append(score)
+            at += length
+        self._at = at
         return vocab, scores
 
     def _take(self, count: int, what: str) -> bytes:
         if count > len(self._data) - self._at:
-            left = f"{len(self._data) - self._at} bytes before the end"
-            raise self._error(f"{what} (the file is cut off)", left, f"{count} bytes")
+            raise self._cut_off(self._at, count, what)
         self._at += count
         return self._data[self._at - count : self._at]
+
+    def _cut_off(self, at: int, count: int, what: str) -> FormatError:
+        left = f"{len(self._data) - at} bytes before the end"
+        return self._error(f"{what} (the file is cut off)", left, f"{count} bytes")
 
     def _check_ids(self, bos: int, eos: list[int], count: int) -> None:
         for name, value in [("bos_id", bos), *(("eos id", value) for value in eos)]:
