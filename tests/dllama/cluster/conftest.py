@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -20,6 +21,9 @@ import dllama
 from dllama import transports
 from dllama.cluster import session, worker
 from dllama.cluster.protocol import Kind
+from dllama.text.tokenizer import Tokenizer
+
+tokenizer_beside = functools.cache(Tokenizer.beside)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,8 @@ def served(caplog, monkeypatch):
     monkeypatch.setattr(worker, "GREETING", 2.0)
     for module in (worker, session):
         monkeypatch.setattr(module, "TICK", 0.02)
+    # Reading it takes a root as long as all the rest, and these tests open hundreds.
+    monkeypatch.setattr(Tokenizer, "beside", tokenizer_beside)
     caplog.set_level(logging.WARNING, "dllama.worker")
     one = Served(caplog)
     yield one
