@@ -10,7 +10,7 @@ from dllama.model.spec import HiddenAct, ModelSpec, QKNorm, RopeType
 from dllama.model.weight_types import WeightType
 
 from . import delta, ops
-from .quants import Weight, dense, through_q80
+from .quants import Weight, dense, through_q80, widened
 
 Tensors = Mapping[str, Weight]
 
@@ -206,6 +206,9 @@ def _feed_forward(weights, spec, x, noise):
 def _experts(weights, spec, x, noise):
     """A mixture of experts on x (T, dim), token by token, before the residual sum: (T, dim)."""
     beside = "router_norm" in weights
+    weights = weights | {
+        name: widened(weight) for name, weight in weights.items() if name.startswith("experts.")
+    }
     h = noise(_norm(weights, "experts_norm" if beside else "ffn_norm", spec, x))
     routed = _norm(weights, "router_norm", spec, x) if beside else h
     scores = ops.matmul(routed, weights["router"]) + weights.get("router_bias", 0.0)

@@ -39,7 +39,7 @@ def matmul(x: ArrayLike, weight: Weight) -> Array:
     numbers = np.asarray(x, np.float64)
     if isinstance(weight, Blocks | Decoded):
         numbers = quantise_q80(np.asarray(x)).dequantise().astype(np.float64)
-    return numbers @ dense(weight).astype(np.float64).T
+    return numbers @ np.asarray(dense(weight), np.float64).T
 
 
 def heads_matmul(x: ArrayLike, weight: Weight) -> Array:

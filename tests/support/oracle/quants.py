@@ -123,16 +123,16 @@ def _scales(data: NDArray[np.uint8]) -> NDArray[np.float16]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A quantised matrix of which only the numbers are known: float32 (rows, columns)."""
+    """A quantised matrix of which only the numbers are known: floats (rows, columns)."""
 
-    numbers: NDArray[np.float32]
+    numbers: NDArray[np.floating]
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
         return self.numbers.shape[0], self.numbers.shape[1]
 
-    def dequantise(self) -> NDArray[np.float32]:
+    def dequantise(self) -> NDArray[np.floating]:
         """The numbers."""
         return self.numbers
 
@@ -143,6 +143,12 @@ Weight = NDArray[np.floating] | Blocks | Decoded
 def dense(weight: Weight) -> NDArray[np.floating]:
     """The numbers of a stored matrix."""
     return weight.dequantise() if isinstance(weight, Blocks | Decoded) else weight
+
+
+def widened(weight: Weight) -> Weight:
+    """The same numbers in float64, so that products with few rows need not convert them."""
+    numbers = dense(weight).astype(np.float64)
+    return Decoded(numbers) if isinstance(weight, Blocks | Decoded) else numbers
 
 
 class Stored(NamedTuple):
