@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
+import sys
 from contextlib import closing
 from importlib.util import find_spec
 from typing import Any
@@ -44,6 +46,11 @@ from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")
 
+# Large answers are made beside others, and beside /health. These wait for the thread whose turn it
+# is, for 5 ms by default, and for the collection of cycles, which reads all of a large answer.
+TURN = 0.0005  # seconds
+COLLECTIONS = (100_000, 50, 100)  # as in gc.set_threshold
+
 # If the command line has one of these, the file's are ignored.
 PLACES = ((LISTEN.name, HOST.name), (LISTEN.name, PORT.name))
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")  # of the extra `serve`
@@ -76,6 +83,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer requests until Ctrl-C, SIGTERM or SIGHUP."""
+    sys.setswitchinterval(TURN)
+    gc.set_threshold(*COLLECTIONS)
     values = {SERVED.name: SERVED.default, **settings(args, (*ONE_OF, *PLACES))}
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
