@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import sys
 from contextlib import closing
@@ -46,10 +45,9 @@ from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")
 
-# Large answers are made beside others, and beside /health. These wait for the thread whose turn it
-# is, for 5 ms by default, and for the collection of cycles, which reads all of a large answer.
-TURN = 0.0005  # seconds
-COLLECTIONS = (100_000, 50, 100)  # as in gc.set_threshold
+# Seconds for which a thread has its turn, 0.005 by default. /health and other requests wait for the
+# threads that make large answers.
+TURN = 0.0005
 
 # If the command line has one of these, the file's are ignored.
 PLACES = ((LISTEN.name, HOST.name), (LISTEN.name, PORT.name))
@@ -84,7 +82,6 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer requests until Ctrl-C, SIGTERM or SIGHUP."""
     sys.setswitchinterval(TURN)
-    gc.set_threshold(*COLLECTIONS)
     values = {SERVED.name: SERVED.default, **settings(args, (*ONE_OF, *PLACES))}
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
