@@ -17,7 +17,7 @@ from dllama.errors import ProtocolError, TransportTimeoutError
 
 log = logging.getLogger("dllama.worker")
 
-LOOK = 0.005  # seconds between calls of `check`
+LOOK = 0.005  # seconds between looks at whether the root is still there, while nodes are awaited
 GLANCE = 0.05  # seconds between looks at whether a node that is early is still there
 REMEMBERED = 16  # sessions that have ended
 

@@ -18,7 +18,7 @@ from dllama._kernels import cpu
 from dllama._kernels.comm.link import Link
 from dllama.cluster import names, protocol
 from dllama.cluster.background import background
-from dllama.cluster.meeting import Meeting
+from dllama.cluster.meeting import LOOK, Meeting
 from dllama.cluster.messages import Join
 from dllama.cluster.protocol import Kind, Want
 from dllama.cluster.run_message import Run, most_bytes
@@ -32,7 +32,6 @@ from dllama.transports import Transport, tls
 log = logging.getLogger("dllama.worker")
 
 TICK = 0.1  # seconds between looks at whether the worker was stopped
-LOOK = 0.005  # seconds between looks at whether the root is still there, while others are awaited
 SOON = 0.005  # seconds in which the next pass usually comes
 ZONE = re.compile(r"%[^\]]+(?=\])")  # of a link-local address
 PIECE = 4096  # bytes to read at a time when nobody wants them
