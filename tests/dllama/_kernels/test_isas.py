@@ -7,6 +7,7 @@ does not support them (isas/emulated*.h).
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -84,3 +85,11 @@ def test_x86(tmp_path):
     program = build(compiler, tmp_path, tmp_path / "compare")
     isas = ["avx2", "avxvnni", "avx512"]
     assert run(str(program), *isas) == isas
+
+
+def test_avx512_is_emulated():
+    """The kernels use no instruction that other processors cannot emulate, wherever this runs."""
+    kernels = "".join(header.read_text() for header in (KERNELS / "simd").glob("*.h"))
+    emulation = (HERE / "emulated_avx512.h").read_text()
+    used = set(re.findall(r"\b_mm512_\w+", kernels))
+    assert used == set(re.findall(r"^#define (_mm512_\w+)", emulation, re.MULTILINE))

@@ -24,6 +24,7 @@ DL_TWO(min_ps, __m512, _mm256_min_ps)
 DL_TWO(and_si512, __m512i, _mm256_and_si256)
 DL_TWO(xor_si512, __m512i, _mm256_xor_si256)
 DL_TWO(add_epi32, __m512i, _mm256_add_epi32)
+DL_TWO(shuffle_epi8, __m512i, _mm256_shuffle_epi8)
 
 DL_NEW(set1_ps, __m512)(float f) { return (__m512){_mm256_set1_ps(f), _mm256_set1_ps(f)}; }
 DL_NEW(setzero_ps, __m512)(void) { return dl_emulated_set1_ps(0.0f); }
@@ -36,6 +37,13 @@ DL_NEW(loadu_si512, __m512i)(const void *p)
     const __m256i *v = p;
     return (__m512i){_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
 }
+DL_NEW(storeu_si512, void)(void *p, __m512i x)
+{
+    __m256i *v = p;
+    _mm256_storeu_si256(v, x.a), _mm256_storeu_si256(v + 1, x.b);
+}
+DL_NEW(broadcast_i32x4, __m512i)(__m128i x)
+{ return (__m512i){_mm256_broadcastsi128_si256(x), _mm256_broadcastsi128_si256(x)}; }
 DL_NEW(fmadd_ps, __m512)(__m512 x, __m512 y, __m512 z)
 { return (__m512){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 DL_NEW(cvtph_ps, __m512)(__m256i h)
@@ -85,6 +93,15 @@ DL_NEW(cvtepi8_epi16, __m512i)(__m256i x)
     return (__m512i){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)),
                      _mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1))};
 }
+DL_NEW(cvtepu16_epi32, __m512i)(__m256i x)
+{
+    return (__m512i){_mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)),
+                     _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1))};
+}
+DL_NEW(cvtepu8_epi32, __m512i)(__m128i x)
+{ return (__m512i){_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))}; }
+DL_NEW(cvtepi8_epi32, __m512i)(__m128i x)
+{ return (__m512i){_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))}; }
 DL_NEW(dpwssd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 {
     return (__m512i){_mm256_add_epi32(x.a, _mm256_madd_epi16(y.a, z.a)),
@@ -116,6 +133,8 @@ DL_NEW(dpbusd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 #define _mm512_xor_si512 dl_emulated_xor_si512
 #undef _mm512_add_epi32
 #define _mm512_add_epi32 dl_emulated_add_epi32
+#undef _mm512_shuffle_epi8
+#define _mm512_shuffle_epi8 dl_emulated_shuffle_epi8
 #undef _mm512_set1_ps
 #define _mm512_set1_ps dl_emulated_set1_ps
 #undef _mm512_setzero_ps
@@ -130,6 +149,10 @@ DL_NEW(dpbusd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 #define _mm512_storeu_ps dl_emulated_storeu_ps
 #undef _mm512_loadu_si512
 #define _mm512_loadu_si512 dl_emulated_loadu_si512
+#undef _mm512_storeu_si512
+#define _mm512_storeu_si512 dl_emulated_storeu_si512
+#undef _mm512_broadcast_i32x4
+#define _mm512_broadcast_i32x4 dl_emulated_broadcast_i32x4
 #undef _mm512_fmadd_ps
 #define _mm512_fmadd_ps dl_emulated_fmadd_ps
 #undef _mm512_cvtph_ps
@@ -166,6 +189,12 @@ DL_NEW(dpbusd_epi32, __m512i)(__m512i x, __m512i y, __m512i z)
 #define _mm512_cvtsepi32_epi16 dl_emulated_cvtsepi32_epi16
 #undef _mm512_cvtepi8_epi16
 #define _mm512_cvtepi8_epi16 dl_emulated_cvtepi8_epi16
+#undef _mm512_cvtepu16_epi32
+#define _mm512_cvtepu16_epi32 dl_emulated_cvtepu16_epi32
+#undef _mm512_cvtepu8_epi32
+#define _mm512_cvtepu8_epi32 dl_emulated_cvtepu8_epi32
+#undef _mm512_cvtepi8_epi32
+#define _mm512_cvtepi8_epi32 dl_emulated_cvtepi8_epi32
 #undef _mm512_dpwssd_epi32
 #define _mm512_dpwssd_epi32 dl_emulated_dpwssd_epi32
 #undef _mm512_dpbusd_epi32
