@@ -95,10 +95,10 @@ DL_INLINE void dl_tile_q80_n_avx2(const dl_tile *t, const int n)
         DL_UNROLL for (int i = 0; i < n; i++) acc[i] = v16_set1_avx2(0.0f);
         for (int b = g->columns / 32; b > 0; b--) {
             v16_avx2 scale = v16_load_half_avx2((const uint16_t *)w);
-            dl_fetch(w, dl_packed_q80, t->ahead);
             __m256i p[DL_TILE_TOKENS], r[DL_TILE_TOKENS];
             DL_UNROLL for (int i = 0; i < n; i++) p[i] = r[i] = _mm256_setzero_si256();
             DL_UNROLL for (int j = 0; j < 8; j++) {
+                dl_fetch_part(w, dl_packed_q80, t->ahead, j);
                 __m256i v0 = _mm256_loadu_si256((const __m256i *)(w + DL_SCALES + 64 * j));
                 __m256i v1 = _mm256_loadu_si256((const __m256i *)(w + DL_SCALES + 64 * j + 32));
                 DL_UNROLL for (int i = 0; i < n; i++) {
