@@ -124,3 +124,12 @@ def test_kubernetes_accepts_the_manifest():
         str(DEPLOY / "kubernetes.yaml"),
     ]
     subprocess.run(words, check=True)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("check_jsonschema") is None,
+    reason="needs the package check-jsonschema",
+)
+def test_the_schema_of_compose_accepts_the_file():
+    words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    subprocess.run([*words, str(DEPLOY / "compose.yaml")], check=True)
