@@ -1,7 +1,8 @@
-"""Compare the two TCP transports, or one with TLS and without, over slow links on one machine.
+"""Compare the two TCP transports, one with TLS and without, or MPI, over slow links on one machine.
 
     sudo python benchmarks/network_modes.py --model tiny.m --threads 1 --json samples.json
     sudo python benchmarks/network_modes.py --model tiny.m --nodes 2 --tls nonblocking
+    sudo python benchmarks/network_modes.py --model tiny.m --nodes 2 --mpi "$(which mpirun)"
 
 Every node gets its own network namespace. A bridge joins them, and --rate limits both directions of
 every link. The machine's cores are divided among the nodes, so that each is like a machine of its
@@ -28,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from support.mpi_hosts import Job, mpi_hosts
 from support.networks import (
     MAX_NODES,
     Cable,
@@ -42,6 +44,7 @@ import dllama
 
 MODES = ("blocking", "nonblocking")
 WITH_TLS = ("plain", "TLS")
+WITH_MPI = ("plain", "MPI")  # nonblocking, and what mpirun starts
 MACHINES = ("idle", "loaded")
 # Label, key of a sample, and the factor from its unit to the table's.
 MEASURES = (
@@ -111,6 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--tokens", type=between(1, 1 << 20), default=64, help="decoded after the first one")
     add("--machines", nargs="+", choices=MACHINES, default=MACHINES)
     add("--tls", choices=MODES, help="compare this transport with TLS and without")
+    add("--mpi", metavar="MPIRUN", help="compare nonblocking without TLS and MPI, by this launcher")
     add("--all-reduce", default="auto", help="auto, exchange or two-step")
     add("--buffer", help="q80, f32 or f16 (default: as the weights are)")
     add("--timeout", type=positive, default=600.0, metavar="S", help="seconds for one run")
@@ -121,7 +125,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def cases(args: argparse.Namespace) -> tuple[str, str]:
     """Return what is compared."""
-    return WITH_TLS if args.tls else MODES
+    return WITH_TLS if args.tls else WITH_MPI if args.mpi else MODES
+
+
+def ports(args: argparse.Namespace) -> dict[str, int]:
+    """Return where workers listen, by what they speak."""
+    spoken = WITH_TLS if args.tls else WITH_MPI[:1] if args.mpi else WITH_TLS[1:]
+    return {case: PORTS[case] for case in spoken}
 
 
 def between(least: int, most: int) -> Callable[[str], int]:
@@ -192,13 +202,13 @@ def cluster(args: argparse.Namespace) -> Iterator[Root]:
     with network(args.nodes, cable) as nodes, contextlib.ExitStack() as stack:
         workers = [
             (node.rank, stack.enter_context(worker(node, cores[node.rank], args, port, case)))
-            for case, port in PORTS.items()
+            for case, port in ports(args).items()
             for node in nodes[1:]
-            if args.tls or case == "TLS"
         ]
         for rank, process in workers:
             await_worker(process, rank)
-        yield Root(nodes[0], cores[0], args)
+        job = stack.enter_context(mpi_hosts(nodes, args.mpi)) if args.mpi else None
+        yield Root(nodes[0], cores, args, job)
 
 
 def divide_cores(nodes: int, threads: int) -> list[Cores]:
@@ -272,16 +282,22 @@ def busy_cores() -> Iterator[None]:
 class Root:
     """Runs this script again in the root's namespace, as the root of a cluster."""
 
-    def __init__(self, node: Node, cores: Cores, args: argparse.Namespace) -> None:
+    def __init__(
+        self, node: Node, cores: list[Cores], args: argparse.Namespace, job: Job | None
+    ) -> None:
         self._node = node
         self._cores = cores
         self._args = args
+        self._job = job
 
     def sample(self, mode: str) -> Sample:
         """Run once in a new process; BenchmarkError if it fails or takes too long."""
         command = [sys.executable, __file__, *options(self._args), "--measure", mode]
         try:
-            done = self._node.run(command, self._args.timeout, **on(self._cores))
+            if self._job is not None and mode == "MPI":
+                done = self._run_ranks(self._job, command)
+            else:
+                done = self._node.run(command, self._args.timeout, **on(self._cores[0]))
         except subprocess.TimeoutExpired:
             raise BenchmarkError(f"{mode}: no result in {self._args.timeout:g} s") from None
         if done.returncode != 0:
@@ -289,10 +305,34 @@ class Root:
         sample: Sample = json.loads(done.stdout)
         return sample
 
+    def _run_ranks(self, job: Job, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command as rank 0 of a job whose other ranks are workers."""
+        threads = str(self._args.threads)
+        worker = [sys.executable, "-m", "dllama", "worker", "--listen", "mpi://self"]
+        words: list[str] = []
+        for rank, cores in enumerate(self._cores):
+            program = [*worker, "--threads", threads] if rank else command
+            words += [":"] if rank else []
+            words += ["-n", "1", "taskset", "-c", ",".join(map(str, sorted(cores))), *program]
+        return subprocess.run(
+            job.command(*words), capture_output=True, text=True, check=False,
+            timeout=self._args.timeout, env=job.environment,
+        )  # fmt: skip
+
 
 def options(args: argparse.Namespace) -> list[str]:
     """Return the arguments that the root's process needs."""
-    names = ("model", "tls", "nodes", "threads", "prompt_tokens", "tokens", "all_reduce", "buffer")
+    names = (
+        "model",
+        "tls",
+        "mpi",
+        "nodes",
+        "threads",
+        "prompt_tokens",
+        "tokens",
+        "all_reduce",
+        "buffer",
+    )
     given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
@@ -301,8 +341,11 @@ def measure(args: argparse.Namespace) -> Sample:
     """Run a prompt and decode, after a warm-up; this runs in the root's process."""
     port = PORTS["plain" if args.measure == "plain" else "TLS"]
     workers = [f"{Node('', rank, None).address()}:{port}" for rank in range(1, args.nodes)]
+    transport = args.tls or ("nonblocking" if args.mpi else args.measure)
+    if args.measure == "MPI":
+        workers, transport = [], "mpi"
     with dllama.LLM(
-        args.model, workers=workers, transport=args.tls or args.measure, threads=args.threads,
+        args.model, workers=workers, transport=transport, threads=args.threads,
         all_reduce=args.all_reduce, buffer=args.buffer, plain=args.measure == "plain",
     ) as llm:  # fmt: skip
         prompt = [1 + index % (llm.spec.vocab_size - 1) for index in range(args.prompt_tokens)]
