@@ -302,7 +302,9 @@ class Root:
             raise BenchmarkError(f"{mode}: no result in {self._args.timeout:g} s") from None
         if done.returncode != 0:
             raise BenchmarkError(f"{mode}: {last_line(done.stderr)}")
-        sample: Sample = json.loads(done.stdout)
+        # Ranks that are workers say on the same stream where they listen.
+        (result,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+        sample: Sample = json.loads(result)
         return sample
 
     def _run_ranks(self, job: Job, command: list[str]) -> subprocess.CompletedProcess[str]:
