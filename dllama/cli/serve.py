@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from contextlib import closing
 from importlib.util import find_spec
 from typing import Any
@@ -45,10 +44,6 @@ from dllama.transports.sockets import format_tcp, parse_tcp
 
 log = logging.getLogger("dllama.server")
 
-# Seconds for which a thread has its turn, 0.005 by default. /health and other requests wait for the
-# threads that make large answers.
-TURN = 0.0005
-
 # If the command line has one of these, the file's are ignored.
 PLACES = ((LISTEN.name, HOST.name), (LISTEN.name, PORT.name))
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")  # of the extra `serve`
@@ -81,7 +76,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer requests until Ctrl-C, SIGTERM or SIGHUP."""
-    sys.setswitchinterval(TURN)
     values = {SERVED.name: SERVED.default, **settings(args, (*ONE_OF, *PLACES))}
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -109,7 +103,9 @@ def _serve(values: dict[str, Any], address: str, key: bytes | None) -> None:
     from dllama.server.queue.dispatcher import Dispatcher
     from dllama.server.queue.metrics import Metrics
     from dllama.server.served import Served
+    from dllama.server.turns import keep_short
 
+    keep_short()
     metrics = Metrics()
     limit = values.get("queue", QUEUE.default)
     dispatcher = Dispatcher(lambda: open_model(values, dispatcher.status.report), metrics, limit)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from dllama.server.response_format import ResponseFormat
 
 Event = Token | Done | Place | ApiError
 QUIET = 10.0  # seconds without a piece after which a stream says that it waits
+AT_ONCE = 256  # events of a request that are handled before others have their turn
 
 
 class Text(NamedTuple):
@@ -33,19 +35,27 @@ class Text(NamedTuple):
 class Delivery:
     """The events of the jobs of a request. Create it in the event loop; any thread may fill it.
 
+    The loop is woken once for all events that it has not seen yet: a pass over a prompt can bring
+    thousands.
+
     Args:
         jobs: how many there are.
     """
 
     def __init__(self, jobs: int = 1) -> None:
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._events: deque[tuple[int, Event]] = deque()
+        self._arrived = asyncio.Event()
+        self._told = False  # whether `_arrived` is set or will be
         self._left = jobs
 
     def put(self, job: int, event: Event) -> None:
         """Add an event of a job. It is dropped if the event loop has ended."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
+        self._events.append((job, event))
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._arrived.set)
 
     async def events(self) -> AsyncIterator[tuple[int, Token | Done | Place] | None]:
         """Yield events with the numbers of their jobs, until all of these are done.
@@ -56,17 +66,25 @@ class Delivery:
             ApiError: a job failed.
         """
         while self._left:
-            waiting = asyncio.ensure_future(self._events.get())
-            try:
-                while not (await asyncio.wait({waiting}, timeout=QUIET))[0]:
-                    yield None
-            finally:
-                waiting.cancel()
-            job, event = waiting.result()
-            if isinstance(event, ApiError):
-                raise event
-            self._left -= isinstance(event, Done)
-            yield job, event
+            if not self._events and not await self._some():
+                yield None
+            for _ in range(min(len(self._events), AT_ONCE)):
+                job, event = self._events.popleft()
+                if isinstance(event, ApiError):
+                    raise event
+                self._left -= isinstance(event, Done)
+                yield job, event
+            await asyncio.sleep(0)  # other requests have their turn
+
+    async def _some(self) -> bool:
+        """Wait until something may have arrived; False: nothing has for a while."""
+        try:
+            await asyncio.wait_for(self._arrived.wait(), QUIET)
+        except asyncio.TimeoutError:
+            return False
+        self._arrived.clear()
+        self._told = False  # before events are looked at: what comes after that is told again
+        return True
 
 
 class UnwantedError(Exception):

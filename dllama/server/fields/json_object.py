@@ -159,8 +159,8 @@ def short(name: str) -> str:
 
 
 def is_ids(value: object) -> TypeGuard[list[int]]:
-    """Whether a value is a list of integers, as token ids are."""
-    return isinstance(value, list) and all(map(is_integer, value))
+    """Whether a value from JSON is a list of integers, as token ids are."""
+    return isinstance(value, list) and set(map(type, value)) <= {int}
 
 
 def wrong(name: str, value: object, expected: str) -> ApiError:

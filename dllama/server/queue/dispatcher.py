@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -314,6 +315,7 @@ class Dispatcher:
         """Check that all workers are alive, or try to reconnect a lost cluster."""
         try:
             if self._model is None:
+                gc.collect()  # the error refers to the lost model and its buffers, and they to it
                 log.warning("%d nodes are connected again", self._open().nodes)
                 self._set_state(State.READY)
             else:
@@ -345,7 +347,8 @@ class Dispatcher:
         self._nodes = nodes_without(self._nodes, getattr(error, "rank", None))
         before, self.status.lost = self.status.lost, str(error)
         if self._model is not None:
-            log.warning("%s: rejecting requests until the nodes are connected again", error)
+            why = self.status.lost
+            log.warning("%s: rejecting requests until the nodes are connected again", why)
             self._metrics.lost.inc()
             self._model.close()
             self._model, self._lost = None, time.monotonic()

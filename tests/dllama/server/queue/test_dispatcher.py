@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 from serving import LIMIT, Gate, GatedLLM, wait_until
 
 from dllama import Token
+from dllama.errors import TransportError
 from dllama.server.problems import ApiError
+from dllama.server.queue import dispatcher as dispatcher_module
 from dllama.server.queue.dispatcher import Dispatcher
 from dllama.server.queue.jobs import Done, Job
 from dllama.server.queue.metrics import Metrics
@@ -20,10 +24,11 @@ PROMPT = (5, 9, 17)
 class Desk:
     """A dispatcher in a thread, and what it delivers, in order: (name of the job, event)."""
 
-    def __init__(self, limit=8, grace=LIMIT) -> None:
+    def __init__(self, limit=8, grace=LIMIT, open_model=None) -> None:
         self.gate = Gate()
         self.events = []
-        self.dispatcher = Dispatcher(lambda: GatedLLM(self.gate), Metrics(), limit, grace)
+        open_model = open_model or (lambda: GatedLLM(self.gate))
+        self.dispatcher = Dispatcher(open_model, Metrics(), limit, grace)
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -206,3 +211,35 @@ def test_a_job_that_fails_costs_that_job_alone(caplog):
     assert desk.of("a")[-1].status == 500
     assert "a request failed" in caplog.text
     assert desk.of("b")[-1] == Done("length", cached=0, generated=3, prompt=3)
+
+
+class LostLLM(GatedLLM):
+    """A model that fails with an error that refers to it, as it refers to the error."""
+
+    def step(self):
+        self.error = TransportError("gone")
+        raise self.error
+
+
+def test_a_lost_model_is_gone_before_the_next_one_comes(monkeypatch):
+    """So that there is room for the buffers of that one."""
+    monkeypatch.setattr(dispatcher_module, "RETRY", 0.01)
+    opened, left = [], []
+
+    def open_model():
+        left.extend(model for one in opened if (model := one()) is not None)
+        made = (GatedLLM if opened else LostLLM)(desk.gate)
+        opened.append(weakref.ref(made))
+        return made
+
+    desk = Desk(open_model=open_model)
+    gc.disable()
+    try:
+        with desk:
+            desk.submit("a")
+            desk.wait("a")
+            wait_until(lambda: desk.dispatcher.state is State.READY and len(opened) == 2)
+    finally:
+        gc.enable()
+    assert desk.of("a")[-1].status == 503
+    assert left == []
