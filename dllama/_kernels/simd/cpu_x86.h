@@ -14,6 +14,7 @@ enum {
     DL_HAS_AVX512BW, DL_HAS_AVX512VL, DL_HAS_AVX512DQ, DL_HAS_AVX512VNNI, DL_HAS_AVX512BF16,
     DL_HAS_AVXVNNI, DL_FEATURES,
     DL_KNOWN = DL_FEATURES, /* cpuid was read */
+    DL_IS_ZEN4,
     DL_IS_ZEN5,             /* or a later processor of AMD */
 };
 
@@ -42,10 +43,12 @@ DL_INLINE int dl_read_cpuid(void)
     if (__get_cpuid(1, &a, &b, &c, &d)) leaf1 = c;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) most = a, b7 = b, c7 = c;
     if (most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) a71 = a;
-    unsigned saved = dl_saved(leaf1), zen5 = dl_amd_family() >= 0x1a;
+    unsigned saved = dl_saved(leaf1), family = dl_amd_family();
+    unsigned zen4 = family == 0x19 && b7 >> 16 & 1, zen5 = family >= 0x1a; /* Zen 3 has no AVX-512 */
     unsigned avx = (saved & 0x6) == 0x6, avx512 = (saved & 0xe6) == 0xe6;
 #define DL_BIT(feature, word, bit, on) ((int)((word) >> (bit) & (on)) << (feature))
-    return 1 << DL_KNOWN | (int)zen5 << DL_IS_ZEN5 | DL_BIT(DL_HAS_SSE41, leaf1, 19, 1u) | DL_BIT(DL_HAS_AVX, leaf1, 28, avx)
+    return 1 << DL_KNOWN | (int)zen4 << DL_IS_ZEN4 | (int)zen5 << DL_IS_ZEN5
+        | DL_BIT(DL_HAS_SSE41, leaf1, 19, 1u) | DL_BIT(DL_HAS_AVX, leaf1, 28, avx)
         | DL_BIT(DL_HAS_AVX2, b7, 5, avx) | DL_BIT(DL_HAS_FMA, leaf1, 12, avx)
         | DL_BIT(DL_HAS_F16C, leaf1, 29, avx) | DL_BIT(DL_HAS_AVX512F, b7, 16, avx512)
         | DL_BIT(DL_HAS_AVX512BW, b7, 30, avx512) | DL_BIT(DL_HAS_AVX512VL, b7, 31, avx512)
@@ -69,9 +72,13 @@ DL_INLINE int dl_cpuid(void)
 DL_INLINE int dl_has(int feature) { return dl_cpuid() >> feature & 1; }
 
 /* How many bytes of weights to ask for ahead of those that n tokens are multiplied with. On Zen 4 a few
- * tokens follow the processor's own fetching, which more disturbs; on Zen 5 less is slower for any
- * number. Others, where it was not measured, do as Zen 4. */
-DL_INLINE int dl_ahead(int64_t n) { return dl_has(DL_IS_ZEN5) ? 6144 : n <= 4 ? 256 : 3072; }
+ * tokens follow the processor's own fetching, which more disturbs; on Zen 3 and Zen 5 less is slower for
+ * any number. Others, where it was not measured, do as Zen 3. */
+DL_INLINE int dl_ahead(int64_t n)
+{
+    if (dl_has(DL_IS_ZEN5)) return 6144;
+    return n <= 4 && dl_has(DL_IS_ZEN4) ? 256 : 3072;
+}
 
 DL_INLINE int dl_has_avx2(void) { return dl_has(DL_HAS_AVX2) && dl_has(DL_HAS_FMA) && dl_has(DL_HAS_F16C); }
 
