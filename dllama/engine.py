@@ -99,6 +99,7 @@ class LLM:
                 timeout=timeout, max_seq_len=max_seq_len, contexts=contexts, parallel=parallel,
                 kv_cache=kv_cache, batch_size=batch_size,
                 drafted=most if self._drafting or str(draft) != "none" else 0,
+                halves=bool(layout.addresses),
             ))  # fmt: skip
             self.nodes, self.workers = layout.world_size, layout.addresses  # who takes part
             self.threads = layout.threads[0]

@@ -13,7 +13,7 @@ from dllama.graph.kv_layers import kv_layers
 from dllama.model.spec import ModelSpec
 from dllama.model.tensors import all_tensors, typed
 from dllama.model.weight_types import WeightType
-from dllama.options.option import checked
+from dllama.options.option import Option, checked
 
 # Numbers of the KV cache.
 NUMBERS = {"f32": WeightType.F32, "f16": WeightType.F16, "q80": WeightType.Q80}
@@ -40,6 +40,9 @@ class RunConfig:
         contexts: for how many sequences of full length there are KV blocks.
         parallel: most sequences in a pass.
         lag: most ids of a text that its states have not taken in, since they were drafted.
+        halves: whether the halves of a long pass take turns, so that one computes while the other
+            is sent. Nodes that share a machine wait for processors, not for links, so they do
+            without.
     """
 
     shares: tuple[float, ...]
@@ -53,6 +56,7 @@ class RunConfig:
     contexts: int = 1
     parallel: int = options.PARALLEL.default
     lag: int = 0
+    halves: bool = True
 
     @classmethod
     def of(
@@ -70,6 +74,7 @@ class RunConfig:
         kv_cache: str | None = None,
         batch_size: int | None = None,
         drafted: int = 0,
+        halves: bool = True,
     ) -> RunConfig:
         """Return what options mean for a model.
 
@@ -77,6 +82,7 @@ class RunConfig:
             spec: of the model.
             nodes: how many; there are as many shares.
             drafted: most ids that a pass evaluates and that may turn out wrong.
+            halves: as above; of no account on one node.
 
         The other arguments are options of LLM(); None stands for the default.
 
@@ -100,6 +106,7 @@ class RunConfig:
             contexts=context_count(contexts, parallel, spec, seq_len, kv_type, batch, lag),
             parallel=parallel,
             lag=lag,
+            halves=halves and options.ALL_REDUCE.argument(all_reduce) != OF_TRANSPORT,
         )
 
     @classmethod
@@ -145,6 +152,7 @@ FIELDS = (
     replace(options.CONTEXTS, default=1),
     options.PARALLEL,
     replace(options.DRAFT_TOKENS, name="lag", least=0, default=0),
+    Option("halves", bool, "whether the halves of a long pass take turns", default=True),
 )
 assert [option.name for option in FIELDS] == [field.name for field in fields(RunConfig)]
 

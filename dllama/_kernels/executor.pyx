@@ -12,15 +12,18 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 import numpy as np
 
 from dllama._kernels.comm.communicator cimport Communicator
+from dllama._kernels.comm.exchange cimport Peers, advance
+from dllama._kernels.halves cimport Halves
 from dllama._kernels.memory cimport Memory
-from dllama._kernels.op cimport MAX_STAGES, Bindings, Op, Pass, Stage
-from dllama._kernels.ops.attention cimport PARTIAL_ROWS, splits
+from dllama._kernels.op cimport Bindings, Pass, first_half
+from dllama._kernels.ops.attention cimport keep_partials
 from dllama._kernels.ops.elementwise cimport Rows, dl_span, float_kernels
 from dllama._kernels.ops.kv_cache cimport Cache, KVCache
 from dllama._kernels.ops.moe cimport Routes
+from dllama._kernels.steps cimport Step, Steps
 from dllama._kernels.team cimport Team, start
 
-from dllama._kernels.op_table import OPS
+from dllama._kernels.interleave import LEAST_ROWS
 from dllama._kernels.ops.states import StateCache
 from dllama._kernels.ops.kv_cache import block_positions
 from dllama._kernels.tasks import Kind, Storage
@@ -33,11 +36,15 @@ cdef extern from "threads.h" nogil:
     int64_t dl_now()
 
 
+# Fewest rows of a batch whose halves take turns.
+cdef int64_t LEAST_HALVED = LEAST_ROWS
+
+
 # What the threads of a pass work on.
 cdef struct Run:
     Pass shared
-    const Stage *stages
-    int64_t n_stages
+    const Step *steps
+    Peers *peers                    # NULL on one node
     float *scratch                  # [threads][scratch_width]
     int64_t scratch_width
     void *executor
@@ -61,6 +68,7 @@ cdef class Executor:
         sequences: most sequences in a batch.
         lag: most positions of a sequence that its states have not taken in.
         communicator: links to the other nodes; None on one node.
+        halves: whether the halves of a large batch take turns (interleave.py), the same on all nodes.
 
     Raises:
         KeyError: a task names a buffer, matrix or vector that does not exist.
@@ -69,12 +77,12 @@ cdef class Executor:
 
     cdef Run run_
     cdef Team team
-    cdef Memory stages, scratch
-    cdef Memory positions, lengthened, row_blocks, wanted, spans, tables
+    cdef Steps steps
+    cdef Memory scratch, positions, lengthened, row_blocks, wanted, spans, tables
     cdef Bindings bindings
-    cdef list ops                   # keeps alive what the stages point to
+    cdef Halves halves              # None: no pass is halved
+    cdef bint halved                # the last pass was
     cdef object final_norm          # that of the wanted rows
-    cdef list stage_tasks           # the task of each stage
     cdef tuple caches               # KVCache or StateCache of each shape in graph.caches
     cdef list windows               # of the caches; 0: no window
     cdef Communicator communicator
@@ -88,11 +96,13 @@ cdef class Executor:
 
     def __init__(self, graph, dict matrices, dict vectors, dict embeddings, *, int threads,
                  int64_t max_rows, int64_t max_logits, int64_t max_positions, int kv_type,
-                 kv_blocks, int64_t sequences=1, int64_t lag=0, Communicator communicator=None):
+                 kv_blocks, int64_t sequences=1, int64_t lag=0, Communicator communicator=None,
+                 bint halves=False):
         self.lag = lag
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
         self.max_logits, self.sequences, self.vocab_size = max_logits, sequences, graph.vocab_size
         self.communicator = communicator
+        self.run_.peers = NULL if communicator is None else &communicator.peers
         size = block_positions(max_positions)
         self.table_size = (max_positions + size - 1) // size
         self.caches = tuple(
@@ -107,10 +117,16 @@ cdef class Executor:
             max_positions=max_positions, table_size=self.table_size)
         self.logits = self.bindings.floats("logits")
         self.local_vocab = self.bindings.rows("logits").k
-        self._bind(graph.tasks)
+        self.steps = Steps(len(graph.tasks))
+        self.steps.bind(self.bindings, graph.tasks, &self.run_.shared)
+        norms = (op for op, task in zip(self.steps.ops, graph.tasks) if task.op == "norm" and task.tail)
+        self.final_norm = next(norms, None)
+        if halves and first_half(max_rows):
+            self.halves = Halves(max_rows, max_logits, sequences)
+            self.steps.bind_halves(self.bindings, graph, self.halves, &self.run_.shared)
         self._allocate()
         self.run_.executor = <void *> self
-        self.team = start(threads, self.run_.n_stages, _count, _item, _look, &self.run_)
+        self.team = start(threads, self.steps.count, _count, _item, _look, &self.run_)
 
     def _cache(self, shape, int64_t positions, int64_t blocks, int kv_type):
         if shape.delta is not None:
@@ -124,30 +140,10 @@ cdef class Executor:
             return Routes(rows, **vars(buffer.routing))
         return Rows(rows, buffer.width, buffer.storage == Storage.Q80)
 
-    cdef int _bind(self, tasks) except -1:
-        """Make the op of every task, and list their stages."""
-        cdef Stage *stages
-        cdef Op op
-        cdef int s
-        self.ops, self.stage_tasks = [], []
-        self.stages = Memory(max(1, len(tasks)) * MAX_STAGES * sizeof(Stage))
-        stages = <Stage *> self.stages.data
-        self.run_.stages, self.run_.scratch_width = stages, 16
-        for task in tasks:
-            op = OPS[task.op](self.bindings, task)
-            self.ops.append(op)
-            if task.op == "norm" and task.tail:
-                self.final_norm = op
-            self.run_.scratch_width = max(self.run_.scratch_width, (op.scratch + 15) // 16 * 16)
-            for s in range(op.n_stages):
-                stages[self.run_.n_stages] = op.stages[s]
-                self.run_.n_stages += 1
-                self.stage_tasks.append(task)
-        return 0
-
     cdef int _allocate(self) except -1:
         """Allocate what a pass needs besides the buffers of its tasks."""
         cdef Run *run = &self.run_
+        run.steps, run.scratch_width = self.steps.all, self.steps.scratch
         self.scratch = Memory(self.threads * run.scratch_width * sizeof(float))
         self.positions = Memory(self.max_rows * sizeof(int32_t))
         self.lengthened = Memory(self.max_rows)
@@ -161,7 +157,6 @@ cdef class Executor:
         run.shared.batch.positions = <int32_t *> self.positions.data
         run.shared.batch.lengthened = <uint8_t *> self.lengthened.data
         run.shared.batch.blocks = <int32_t *> self.row_blocks.data
-        run.shared.batch.wanted = <int32_t *> self.wanted.data
         run.shared.batch.spans = <dl_span *> self.spans.data
         return 0
 
@@ -188,7 +183,7 @@ cdef class Executor:
             What a signal handler raises: the batch is not evaluated; with other nodes, the executor
                 cannot be used any more.
         """
-        cdef int64_t T = ids.shape[0], t
+        cdef int64_t T = ids.shape[0], t, begin, end
         cdef Run *run = &self.run_
         cdef int cache, source, target
         if not 1 <= T <= self.max_rows:
@@ -210,8 +205,11 @@ cdef class Executor:
         self.began = dl_now()
         if self.communicator is not None:
             self.communicator.peers.look, self.communicator.peers.work = _look, run
+        self.halved = self.halves is not None and T >= LEAST_HALVED and self.halves.halve(&run.shared)
+        begin = self.steps.whole if self.halved else 0
+        end = self.steps.count if self.halved else self.steps.whole
         with nogil:
-            self.team.run()
+            self.team.run(begin, end)
         if self.communicator is not None:
             self.communicator.peers.look = NULL
         if self.interruption is not None:
@@ -248,10 +246,7 @@ cdef class Executor:
                 self._set_blocks(t, table + t * self.table_size, first, count, position, lag, blocks[t])
             span.first, span.count, span.position, span.blocks = first, count, position, table
             span.lag, span.tentative = lag, tentative
-            span.partials = -1
-            if splits(count, position) and partials + count <= PARTIAL_ROWS:
-                span.partials = partials
-                partials += count
+            partials = keep_partials(span, partials)
             first += count
             span += 1
             table += len(self.caches) * self.table_size
@@ -291,7 +286,7 @@ cdef class Executor:
             if not least <= row < T:
                 raise ValueError(f"logits of row {row}, expected {least} to {T - 1}, ascending")
             rows[n], least = <int32_t> row, row + 1
-        self.run_.shared.batch.n_wanted = len(wanted)
+        self.run_.shared.batch.wanted, self.run_.shared.batch.n_wanted = rows, len(wanted)
         return 0
 
     def states(self, rows):
@@ -309,29 +304,34 @@ cdef class Executor:
         wanted = np.array(rows, np.int64)
         if ((wanted < 0) | (wanted >= self.run_.shared.batch.rows)).any():
             raise ValueError(f"there are {self.run_.shared.batch.rows} rows, not {list(rows)}")
+        if self.halved:
+            wanted = np.array([self.halves.place(row) for row in wanted], np.int64)
         return self.final_norm.of_rows(wanted)
 
     def tasks(self):
-        """The task of each stage, in the order of milliseconds()."""
-        return list(self.stage_tasks)
+        """The task of each stage, in the order of milliseconds(), and the half of the batch that it
+        works on: 0 or 1, or None for all rows."""
+        return list(self.steps.labels)
 
     def milliseconds(self):
         """Wall-clock milliseconds of each stage of the last pass: float64 (stages,)."""
-        cdef double[::1] times = np.empty(self.run_.n_stages)
+        cdef double[::1] times = np.zeros(self.steps.count)
         cdef int64_t s
-        for s in range(self.run_.n_stages):
-            times[s] = self.team.nanoseconds(s) / 1e6
+        for s in range(self.steps.count):
+            if (s >= self.steps.whole) == self.halved:
+                times[s] = self.team.nanoseconds(s) / 1e6
         return np.asarray(times)
 
     def transfers(self):
         """Whether each stage is a transfer: bool (stages,)."""
-        return np.array([task.kind is Kind.TRANSFER for task in self.stage_tasks])
+        return np.array([task.kind is Kind.TRANSFER for task, _ in self.steps.labels])
 
     def memory(self):
         """Bytes reserved for the KV cache and for all buffers: {"kv_cache": n, "buffers": n}."""
-        own = (self.stages, self.team, self.scratch, self.positions, self.lengthened,
+        own = (self.steps.memory, self.team, self.scratch, self.positions, self.lengthened,
                self.row_blocks, self.wanted, self.spans, self.tables)
         others = self.bindings.nbytes + sum(memory.nbytes for memory in own)
+        others += self.halves.nbytes if self.halves is not None else 0
         others += self.communicator.nbytes if self.communicator is not None else 0
         return {"kv_cache": sum(cache.nbytes for cache in self.caches), "buffers": others}
 
@@ -356,13 +356,16 @@ cdef int _heed_signals(Executor executor) noexcept:
 
 
 cdef int64_t _count(void *work, int64_t s) noexcept nogil:
-    """The items of stage s in this pass."""
+    """The items of stage s in this pass. Between stages, exchanges that have begun go on."""
     cdef const Run *run = <const Run *> work
-    return run.stages[s].items(&run.shared, run.stages[s].op)
+    cdef const Step *step = &run.steps[s]
+    if run.peers != NULL and run.peers.n_ended < run.peers.n_begun:
+        advance(run.peers)  # a failure is found again where the exchange ends
+    return step.stage.items(step.run, step.stage.op)
 
 
 cdef int _item(void *work, int64_t s, int64_t i, int thread) noexcept nogil:
     """Do item i of stage s."""
     cdef const Run *run = <const Run *> work
-    cdef const Stage *stage = &run.stages[s]
-    return stage.item(&run.shared, stage.op, i, run.scratch + thread * run.scratch_width)
+    cdef const Step *step = &run.steps[s]
+    return step.stage.item(step.run, step.stage.op, i, run.scratch + thread * run.scratch_width)

@@ -16,6 +16,7 @@ cdef struct Pass:
     int threads
     const dl_floats *floats
     int encoding                    # how a broadcast sends rows (comm/broadcast.pxd)
+    bint halved                     # the rows are a half of a batch (halves.pxd)
 
 # op: the struct that the stage was made with.
 ctypedef int64_t (*items_fn)(const Pass *run, const void *op) noexcept nogil
@@ -31,7 +32,7 @@ cdef struct Stage:
     const void *op
 
 cdef enum:
-    MAX_STAGES = 5
+    MAX_STAGES = 7
 
 
 # A task bound to its buffers and weights. A subclass has its struct as an attribute, and keeps
@@ -53,7 +54,10 @@ cdef class Bindings:
     cdef readonly tuple caches      # KVCache or StateCache of each kind of layer
     cdef readonly object communicator
     cdef readonly int threads
-    cdef readonly int64_t max_rows, max_positions
+    cdef readonly int64_t max_rows  # of the buffers
+    cdef readonly int64_t first     # row of the batch's buffers that is the first one of these
+    cdef readonly int64_t batch_rows    # most rows of a batch; of a whole one if these are of a half
+    cdef readonly int64_t max_positions
     cdef readonly int64_t table_size  # KV blocks of the longest sequence
     cdef dict _shared               # objects that several ops use
     # The rows of a buffer.
@@ -64,6 +68,10 @@ cdef class Bindings:
     cdef const float *vector(self, str name, int64_t length) except? NULL
     # The object for a key; the first op that asks makes it.
     cdef object shared(self, object key, object make)
+
+# Rows of the buffers that the first half of a batch has; whole tiles, so that both halves are aligned.
+cdef inline int64_t first_half(int64_t max_rows) noexcept nogil:
+    return (max_rows // 2 + 31) // 32 * 32 if max_rows >= 64 else 0
 
 # How many rows a task works on; tail: only those whose logits are wanted.
 cdef inline int64_t rows_of(const Pass *run, bint tail) noexcept nogil:

@@ -48,8 +48,18 @@ cdef class Bindings:
         self.buffers, self.matrices, self.vectors = buffers, matrices, vectors
         self.embeddings, self.caches, self.communicator = embeddings, caches, communicator
         self.threads, self.max_rows, self.max_positions = threads, max_rows, max_positions
-        self.table_size = table_size
+        self.first, self.batch_rows, self.table_size = 0, max_rows, table_size
         self._shared = {}
+
+    def part(self, int64_t first, int64_t count, names):
+        """The same for some rows of the buffers of these names."""
+        cdef Bindings part = Bindings(
+            buffers={name: self.buffers[name].part(first, count, self.max_rows) for name in names},
+            matrices=self.matrices, vectors=self.vectors, embeddings=self.embeddings,
+            caches=self.caches, communicator=self.communicator, threads=self.threads, max_rows=count,
+            max_positions=self.max_positions, table_size=self.table_size)
+        part.first, part.batch_rows, part._shared = first, self.batch_rows, self._shared
+        return part
 
     cdef const dl_rows *rows(self, str name) except NULL:
         return &(<Rows?> self.buffers[name]).view

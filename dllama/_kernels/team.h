@@ -74,7 +74,7 @@ typedef struct dl_team {
     int started;           /* members that run */
     int ends;
     pid_t process;         /* where the members run */
-    int64_t stages;
+    int64_t stages, end;   /* in all; those of this pass end before `end` */
     dl_share *shares;      /* [stages][threads] */
     dl_stage *progress;    /* [stages] */
     dl_member *members;    /* [threads - 1] */
@@ -175,9 +175,9 @@ static inline uint64_t dl_wait(dl_team *t, uint64_t seen, int looks)
 static inline void dl_open(dl_team *t, int64_t stage)
 {
     int64_t items = 0;
-    for (; stage < t->stages && (items = t->count(t->work, stage)) == 0; stage++)
+    for (; stage < t->end && (items = t->count(t->work, stage)) == 0; stage++)
         t->progress[stage].nanoseconds = 0;
-    dl_publish(t, dl_pack(t->pass, stage, items));
+    dl_publish(t, dl_pack(t->pass, stage < t->end ? stage : t->stages, items));
 }
 
 /* Close a stage that is done, and open the next. */
@@ -214,16 +214,17 @@ static inline void dl_do_stage(dl_team *t, int thread, uint64_t open)
         dl_close(t, stage);
 }
 
-/* Run a pass. Returns when its last stage is done, or one in which an item has failed or the calling
- * thread has seen that the pass is to end. */
-static inline void dl_team_run(dl_team *t)
+/* Run a pass of stages `begin` to `end` - 1. Returns when the last of them is done, or one in which an
+ * item has failed or the calling thread has seen that the pass is to end. */
+static inline void dl_team_run(dl_team *t, int64_t begin, int64_t end)
 {
     uint64_t open;
     if (t->process != getpid()) t->sleepers = 0; /* after a fork: this thread is alone */
     t->failed = 0;
+    t->end = end;
     t->opened = t->looked = dl_now();
     __atomic_store_n(&t->pass, t->pass + 1, __ATOMIC_RELAXED);
-    dl_open(t, 0);
+    dl_open(t, begin);
     open = __atomic_load_n(&t->open, __ATOMIC_ACQUIRE);
     while (dl_stage_of(open) != t->stages) {
         dl_do_stage(t, 0, open);

@@ -31,7 +31,7 @@ cdef extern from "team.h" nogil:
     enum:
         DL_STAGE_BITS
     int dl_team_start(dl_team *t)
-    void dl_team_run(dl_team *t)
+    void dl_team_run(dl_team *t, int64_t begin, int64_t end)
     void dl_team_stop(dl_team *t)
 
 
@@ -41,8 +41,8 @@ cdef class Team:
     cdef dl_team *team              # NULL if the threads do not run
     cdef Memory _team, _shares, _progress, _members
     cdef readonly int64_t nbytes
-    # Run a pass; one at a time. A stage has fewer than 2^26 items.
-    cdef void run(self) noexcept nogil
+    # Run a pass of stages begin to end - 1; one at a time. A stage has fewer than 2^26 items.
+    cdef void run(self, int64_t begin, int64_t end) noexcept nogil
     # The time of a stage of the last pass.
     cdef int64_t nanoseconds(self, int64_t stage) noexcept
 

@@ -16,8 +16,8 @@ cdef extern from "threads.h" nogil:
 cdef class Team:
     """See team.pxd."""
 
-    cdef void run(self) noexcept nogil:
-        dl_team_run(self.team)
+    cdef void run(self, int64_t begin, int64_t end) noexcept nogil:
+        dl_team_run(self.team, begin, end)
 
     cdef int64_t nanoseconds(self, int64_t stage) noexcept:
         return self.team.progress[stage].nanoseconds

@@ -21,7 +21,7 @@ from dllama.checks import one_line
 from dllama.errors import AuthenticationError, NodeError, ProtocolError
 from dllama.transports import tls
 
-VERSION = 10
+VERSION = 11
 MAGIC = b"dllama\r\n"
 HELLO = struct.Struct("<8sHH16s")
 HEADER = struct.Struct("<II")

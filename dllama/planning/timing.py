@@ -3,7 +3,8 @@
 Nodes work at the same time and meet in every transfer. So a pass takes, for each piece of work
 between two transfers, the time of the slowest node, and for each round of a transfer, one latency
 and the time in which the busiest link sends or receives its bytes. A node's work includes its
-processor's part of messages. Nothing overlaps.
+processor's part of messages. An all-reduce of many rows overlaps with the work around it
+(_kernels/interleave.py); nothing else does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
+from dllama._kernels.interleave import LEAST_ROWS
 from dllama.graph.graph import Graph
 from dllama.model.weight_types import WeightType
 from dllama.planning.messages import Round, control, rounds_of
@@ -104,6 +106,10 @@ class Seconds:
         mine, others = vars(self), vars(other)
         return Seconds(**{name: mine[name] + others[name] for name in mine})
 
+    def times(self, factor: float) -> Seconds:
+        """A part of each."""
+        return Seconds(**{name: factor * value for name, value in vars(self).items()})
+
     @property
     def total(self) -> float:
         """All of them."""
@@ -168,10 +174,11 @@ def pass_time(
         for rank, (graph, speed) in enumerate(zip(graphs, speeds, strict=True))
     ]
     seconds = Seconds(overhead=PASS + (TELLING if len(graphs) > 1 else 0.0))
-    for together in zip(*works, strict=True):
-        seconds += max(together, key=lambda one: one.total)
-    for one in chain(*between):
-        seconds += round_seconds(one, links)
+    slowest = [max(parts, key=lambda one: one.total) for parts in zip(*works, strict=True)]
+    sent = [sum((round_seconds(one, links) for one in rounds), Seconds()) for rounds in between]
+    if config.halves and shape.rows >= LEAST_ROWS and any(link.packet for link in links):
+        sent = _exposed(graphs[0], sent, slowest)
+    seconds = sum((*slowest, *sent), seconds)
     rounds = [*chain(*between[1:-1])]
     return PassTime(
         seconds,
@@ -179,6 +186,25 @@ def pass_time(
         tuple(sum(one.sent[rank] for one in rounds) for rank in range(len(graphs))),
         tuple(sum(one.received[rank] for one in rounds) for rank in range(len(graphs))),
     )
+
+
+def _exposed(graph: Graph, sent: list[Seconds], works: list[Seconds]) -> list[Seconds]:
+    """What all-reduces take longer than the work that hides them.
+
+    Each half of one has the time of half of the work before it, or after it. Nothing follows the
+    last.
+
+    Args:
+        graph: of any node.
+        sent: what is sent before, in and after the transfers.
+        works: of the slowest nodes, before, between and after transfers.
+    """
+    hiding = [*(one.total for one in works[:-1]), 0.0]
+    for at, task in enumerate(transfers(graph), 1):
+        if task.op == "all_reduce" and sent[at].total:
+            left = sum(max(0.0, sent[at].total - one) for one in hiding[at - 1 : at + 1]) / 2
+            sent[at] = sent[at].times(left / sent[at].total)
+    return sent
 
 
 def rounds_between(

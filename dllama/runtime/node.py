@@ -21,6 +21,7 @@ from dllama.run_config import NUMBERS, RunConfig
 from dllama.runtime.batch import Batch
 from dllama.runtime.block_pool import pools
 
+HALVES = (", first half", ", second half")  # of the rows of a pass
 MEMORY = ("weights", "kv_cache", "buffers")  # what takes memory
 
 
@@ -123,6 +124,7 @@ class Node:
             lag=config.lag,
             kv_blocks=[pool.count for pool in pools(graph.spec, config)],
             communicator=communicator,
+            halves=communicator is not None and config.halves,
         )
         self._transfers = self._executor.transfers()
         self.logits: NDArray[np.float32] = np.empty((0, len(self.shard.vocab)), np.float32)
@@ -171,6 +173,9 @@ class Node:
     def labels(self) -> list[tuple[str, str]]:
         """Return (name, kind) for each stage of a timeline; the kind is inference or transfer."""
         return [
-            (f"{task.op} {task.weight or task.layer}", task.kind.name.lower())
-            for task in self._executor.tasks()
+            (
+                f"{task.op} {task.weight or task.layer}{'' if half is None else HALVES[half]}",
+                task.kind.name.lower(),
+            )
+            for task, half in self._executor.tasks()
         ]

@@ -34,7 +34,8 @@ cdef class Additions:
 # all-reduce of the pass adds it to what it sends (error feedback, Seide et al. 2014). So errors do
 # not add up over layers. What rounding takes from a sum is carried by the node whose chunk it is in.
 # Stages, one after the other: pack items, first exchange, reduce
-# items, second exchange (only if two_step), unpack items.
+# items, second exchange (only if two_step), unpack items. An exchange may begin earlier than its end
+# is waited for.
 cdef struct AllReduce:
     Peers *peers
     const dl_wire_fns *fns
@@ -54,6 +55,7 @@ cdef struct AllReduce:
     float *dst                      # [T][dim]
     float *carry                    # [T][dim]; NULL: nothing is carried
     bint begins                     # the pass has carried nothing before
+    int64_t *begun                  # exchanges that have ended when the last one of this memory has
 
 # Bytes of all rows up to which an exchange is faster than two-step, for n nodes with `sums` in all.
 cdef int64_t most_exchanged(int64_t n, int64_t sums) noexcept nogil
@@ -61,9 +63,12 @@ cdef int64_t sums_of(const AllReduce *a, int rank) noexcept nogil
 cdef bint two_step(const AllReduce *a, int64_t T) noexcept nogil
 cdef int64_t pack_items(const AllReduce *a, int64_t T) noexcept nogil
 cdef void pack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil
+cdef int begin_first(const AllReduce *a, int64_t T) noexcept nogil
 cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil
 cdef int64_t reduce_items(const AllReduce *a, int64_t T) noexcept nogil
 cdef void reduce_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil
+cdef int begin_second(const AllReduce *a, int64_t T) noexcept nogil
 cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil
+cdef int end_exchange(const AllReduce *a) noexcept nogil
 cdef int64_t unpack_items(const AllReduce *a, int64_t T) noexcept nogil
 cdef void unpack_item(const AllReduce *a, int64_t T, int64_t i) noexcept nogil

@@ -9,7 +9,9 @@ the result has the bits of a single node.
 
 from libc.stdint cimport INT64_MAX
 
-from dllama._kernels.comm.exchange cimport MOST_NODES, exchange, transport_sum
+from dllama._kernels.comm.exchange cimport (
+    MOST_NODES, begin_exchange, end_exchanges, transport_sum,
+)
 from dllama._kernels.comm.wire cimport DL_STRIP, dl_wire_bytes
 
 # Most sums that wait to be added: the depth of the tree.
@@ -130,6 +132,17 @@ cdef inline uint8_t *_received(const AllReduce *a, int rank, int64_t T, bint chu
 
 
 cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
+    if a.algorithm == OF_TRANSPORT:
+        return transport_sum(a.peers, a.src if sums_of(a, a.peers.rank) else NULL,
+                             <float *> a.received, T * a.dim)
+    return begin_first(a, T) or end_exchange(a)
+
+
+cdef int end_exchange(const AllReduce *a) noexcept nogil:
+    return end_exchanges(a.peers, a.begun[0])
+
+
+cdef int begin_first(const AllReduce *a, int64_t T) noexcept nogil:
     """Send everything to every node, or to each node its chunk."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
@@ -138,15 +151,14 @@ cdef int first_exchange(const AllReduce *a, int64_t T) noexcept nogil:
     cdef int64_t rows = T * sums_of(a, a.peers.rank)
     cdef int r, n = a.peers.world_size
     cdef bint chunked = two_step(a, T)
-    if a.algorithm == OF_TRANSPORT:
-        return transport_sum(a.peers, a.src if rows else NULL, <float *> a.received, T * a.dim)
     for r in range(n):
         out[r] = a.packed + (rows * a.offsets[r] if chunked else 0)
         out_bytes[r] = rows * (_row_bytes(a, r) if chunked else a.offsets[n])
         into[r] = _received(a, r, T, chunked)
         into_bytes[r] = T * sums_of(a, r) * (
             _row_bytes(a, a.peers.rank) if chunked else a.offsets[n])
-    return exchange(a.peers, out, out_bytes, into, into_bytes)
+    a.begun[0] = begin_exchange(a.peers, out, out_bytes, into, into_bytes)
+    return -1 if a.begun[0] < 0 else 0
 
 
 cdef int64_t reduce_items(const AllReduce *a, int64_t T) noexcept nogil:
@@ -224,6 +236,10 @@ cdef inline void _add(float *x, const float *y, int64_t count) noexcept nogil:
 
 
 cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
+    return begin_second(a, T) or end_exchange(a)
+
+
+cdef int begin_second(const AllReduce *a, int64_t T) noexcept nogil:
     """Send the result of this node's chunk to all others."""
     cdef const uint8_t *out[MOST_NODES]
     cdef uint8_t *into[MOST_NODES]
@@ -235,7 +251,8 @@ cdef int second_exchange(const AllReduce *a, int64_t T) noexcept nogil:
         out_bytes[r] = T * _row_bytes(a, a.peers.rank)
         into[r] = a.packed + T * a.offsets[r]
         into_bytes[r] = T * _row_bytes(a, r)
-    return exchange(a.peers, out, out_bytes, into, into_bytes)
+    a.begun[0] = begin_exchange(a.peers, out, out_bytes, into, into_bytes)
+    return -1 if a.begun[0] < 0 else 0
 
 
 cdef int64_t unpack_items(const AllReduce *a, int64_t T) noexcept nogil:

@@ -8,6 +8,7 @@ from dllama._kernels.comm.allreduce cimport (
 )
 from dllama._kernels.comm.broadcast cimport AS_FLOAT, exact_encoding, receive_row, send_row, spread
 from dllama._kernels.ops.elementwise cimport dl_isa
+from dllama._kernels.op cimport first_half
 from dllama._kernels.comm.link cimport Link, failure
 from dllama._kernels.comm.wire cimport dl_wire, dl_wire_bytes, dl_wire_f32, dl_wire_fns, dl_wire_of
 from dllama._kernels.comm.exchange cimport MOST_NODES, Failure
@@ -108,7 +109,7 @@ cdef class Communicator:
 
     def _allocate(self, int n, int64_t broadcast):
         """Cut dim into n chunks of whole blocks, and allocate memory for messages."""
-        cdef int64_t most, widest = 0
+        cdef int64_t first = first_half(self.max_rows)
         cdef int64_t *borders
         cdef int64_t *offsets
         cdef int r
@@ -117,25 +118,27 @@ cdef class Communicator:
         for r, border in enumerate(chunk_borders(self.dim, n)):
             borders[r] = border
             offsets[r] = dl_wire_bytes(self.wire, borders[r])
-            widest = max(widest, offsets[r] - offsets[r - 1] if r else 0)
-        most = max(1, self._most_sums[self.peers.rank]) * offsets[n]
-        most = max(most, 4 * broadcast)  # a broadcast uses the same memory
-        self._packed = Memory(self.max_rows * most)
-        self._received = Memory(self._receives(n, offsets[n], widest))
-        self._reduced = Memory(self.max_rows * widest)
+            self._widest = max(self._widest, offsets[r] - offsets[r - 1] if r else 0)
+        self._most = max(1, self._most_sums[self.peers.rank]) * offsets[n]
+        self._most = max(self._most, 4 * broadcast)  # a broadcast uses the same memory
+        self._packed = Memory(self.max_rows * self._most)
+        self._received = Memory(max(
+            self._receives(self.max_rows), self._receives(first) + self._receives(self.max_rows - first)))
+        self._reduced = Memory(self.max_rows * self._widest)
         self._carry = Memory(0 if self.wire == dl_wire_f32 else self.max_rows * self.dim * 4)
 
-    cdef int64_t _receives(self, int64_t n, int64_t row, int64_t widest):
+    cdef int64_t _receives(self, int64_t rows):
         """Most bytes that a first exchange receives: whole rows, or rows of the widest chunk."""
+        cdef int64_t n = self.peers.world_size, row = (<int64_t *> self._offsets.data)[n]
         cdef int64_t total = sum(self._most_sums), most = 0, sums
         if self.algorithm == OF_TRANSPORT:
-            return self.max_rows * row
+            return rows * row
         if self.algorithm != EXCHANGE:
-            most = total * self.max_rows * widest
+            most = total * rows * self._widest
         if self.algorithm != TWO_STEP:
             for sums in range(1, total + 1):
                 limit = INT64_MAX if self.algorithm == EXCHANGE else most_exchanged(n, sums)
-                most = max(most, sums * min(self.max_rows * row, limit))
+                most = max(most, sums * min(rows * row, limit))
         return most
 
     @property
@@ -191,7 +194,7 @@ cdef class Communicator:
         return exact_encoding(&x[0, 0], x.shape[0] * x.shape[1])
 
     cdef int all_reduce_job(self, AllReduce *a, Additions additions, const float *src,
-                            int64_t sum_stride, float *dst, bint store) except -1:
+                            int64_t sum_stride, float *dst, bint store, int64_t first=0) except -1:
         cdef int r
         a.first_sum, a.adds = additions.first_sums(), additions.adds()
         if additions.world_size != self.peers.world_size or any(
@@ -203,17 +206,20 @@ cdef class Communicator:
         a.src, a.sum_stride, a.dst = src, sum_stride, dst
         a.borders = <int64_t *> self._borders.data
         a.offsets = <int64_t *> self._offsets.data
-        a.packed, a.received = <uint8_t *> self._packed.data, <uint8_t *> self._received.data
-        a.reduced = <uint8_t *> self._reduced.data
+        a.packed = <uint8_t *> self._packed.data + first * self._most
+        a.received = <uint8_t *> self._received.data + (self._receives(first) if first else 0)
+        a.reduced = <uint8_t *> self._reduced.data + first * self._widest
+        a.begun = &self._begun[1 if first else 0]
         a.carry, a.begins = NULL, False
         return 0
 
     cdef float *carry(self) except? NULL:
         return NULL if self.wire == dl_wire_f32 else self._carry.floats()
 
-    cdef Broadcast broadcast_job(self, float *x, int64_t dim) noexcept:
+    cdef Broadcast broadcast_job(self, float *x, int64_t dim, int64_t first=0) noexcept:
         cdef Broadcast b
-        b.peers, b.dim, b.packed, b.x = &self.peers, dim, <uint8_t *> self._packed.data, x
+        b.peers, b.dim, b.x = &self.peers, dim, x
+        b.packed = <uint8_t *> self._packed.data + first * self._most
         return b
 
     def all_reduce(self, const float[:, ::1] src, float[:, ::1] dst, adds=None,

@@ -16,6 +16,19 @@ cdef struct Failure:
     bint sending
 
 
+# An exchange that has begun: by rank, what is sent and received.
+cdef struct Exchange:
+    const uint8_t *out[MOST_NODES]
+    int64_t out_bytes[MOST_NODES]
+    int64_t sent[MOST_NODES]
+    uint8_t *into[MOST_NODES]
+    int64_t into_bytes[MOST_NODES]
+    int64_t got[MOST_NODES]
+
+# Most exchanges that have begun and not ended.
+cdef enum:
+    MOST_BEGUN = 2
+
 # The links of a node, and what its exchanges share.
 cdef struct Peers:
     int world_size, rank
@@ -28,7 +41,22 @@ cdef struct Peers:
     void *work                      # for look
     int64_t patience                # nanoseconds without a byte before an exchange fails
     Failure failure
+    Exchange begun[MOST_BEGUN]      # exchange number n is begun[n % MOST_BEGUN]
+    int64_t n_begun, n_ended        # exchanges end in the order in which they began
 
+
+# Begin an exchange, as described below, and send what links take now. Memory must stay as it is until
+# end_exchanges has been called. All nodes begin exchanges in the same order. Returns the number of
+# exchanges begun so far, or -1 with peers.failure set.
+cdef int64_t begin_exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_bytes,
+                            uint8_t *const *into, const int64_t *into_bytes) noexcept nogil
+
+# Wait until so many exchanges have ended. Returns 0, or -1 with peers.failure set.
+cdef int end_exchanges(Peers *peers, int64_t count) noexcept nogil
+
+# Send and receive what links take and have now, for exchanges that have begun. Returns 0, or -1 with
+# peers.failure set.
+cdef int advance(Peers *peers) noexcept nogil
 
 # Send out[r] to and receive into[r] from every other rank r, all at once. Sizes are in bytes and
 # may be 0. Returns 0, or -1 with peers.failure set.

@@ -1,6 +1,7 @@
 """Exchanges: a node sends to and receives from all others at once, over any transport.
 
-One loop serves all peers, so that no order of sends and receives can deadlock.
+One loop serves all peers, so that no order of sends and receives can deadlock. An exchange may begin
+long before its end is waited for: links carry its bytes while the threads compute.
 """
 
 from dllama._kernels.comm.link cimport (
@@ -37,34 +38,91 @@ cdef int64_t LATE = 30000
 
 cdef int exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_bytes,
               uint8_t *const *into, const int64_t *into_bytes) noexcept nogil:
-    cdef int64_t sent[MOST_NODES]
-    cdef int64_t got[MOST_NODES]
-    cdef int64_t moved, progress, left, now = dl_now(), end = now + peers.patience
-    cdef int64_t looked = now
-    cdef int r, rounds = 0, interrupted = 0
+    cdef int64_t count = begin_exchange(peers, out, out_bytes, into, into_bytes)
+    return -1 if count < 0 else end_exchanges(peers, count)
+
+
+cdef int64_t begin_exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_bytes,
+                            uint8_t *const *into, const int64_t *into_bytes) noexcept nogil:
+    cdef Exchange *one = _numbered(peers, peers.n_begun)
+    cdef int r
+    if end_exchanges(peers, peers.n_begun + 1 - MOST_BEGUN):
+        return -1
     for r in range(peers.world_size):
-        sent[r], got[r] = 0, 0
-    while True:
-        progress, left = 0, 0
-        for r in range(peers.world_size):
-            if r == peers.rank:
-                continue
-            if sent[r] < out_bytes[r]:
-                moved = dl_link_send(peers.links[r], out[r] + sent[r], out_bytes[r] - sent[r])
+        one.out[r], one.out_bytes[r], one.sent[r] = out[r], out_bytes[r], 0
+        one.into[r], one.into_bytes[r], one.got[r] = into[r], into_bytes[r], 0
+        if r == peers.rank:
+            one.out_bytes[r] = one.into_bytes[r] = 0
+    peers.n_begun += 1
+    return -1 if advance(peers) else peers.n_begun
+
+
+cdef inline Exchange *_numbered(Peers *peers, int64_t number) noexcept nogil:
+    return &peers.begun[number % MOST_BEGUN]
+
+
+cdef inline int64_t _unsent(const Exchange *one, int r) noexcept nogil:
+    return one.out_bytes[r] - one.sent[r]
+
+
+cdef inline int64_t _awaited(const Exchange *one, int r) noexcept nogil:
+    return one.into_bytes[r] - one.got[r]
+
+
+cdef int advance(Peers *peers) noexcept nogil:
+    return -1 if _advance(peers) < 0 else 0
+
+
+cdef int64_t _advance(Peers *peers) noexcept nogil:
+    """The same. Returns how many bytes were moved."""
+    cdef int64_t number, moved, progress = 0
+    cdef Exchange *one
+    cdef int r
+    for r in range(peers.world_size):
+        for number in range(peers.n_ended, peers.n_begun):
+            one = _numbered(peers, number)
+            if _unsent(one, r):
+                moved = dl_link_send(peers.links[r], one.out[r] + one.sent[r], _unsent(one, r))
                 if moved < 0:
                     return _fail(peers, <int> moved, r, True)
-                sent[r] += moved
+                one.sent[r] += moved
                 progress += moved
-                left += out_bytes[r] - sent[r]
-            if got[r] < into_bytes[r]:
-                moved = dl_link_recv(peers.links[r], into[r] + got[r], into_bytes[r] - got[r])
+                if _unsent(one, r):
+                    break
+        for number in range(peers.n_ended, peers.n_begun):
+            one = _numbered(peers, number)
+            if _awaited(one, r):
+                moved = dl_link_recv(peers.links[r], one.into[r] + one.got[r], _awaited(one, r))
                 if moved < 0:
                     return _fail(peers, <int> moved, r, False)
-                got[r] += moved
+                one.got[r] += moved
                 progress += moved
-                left += into_bytes[r] - got[r]
-        if left == 0:
+                if _awaited(one, r):
+                    break
+    return progress
+
+
+cdef inline bint _is_left(const Exchange *one, int world_size) noexcept nogil:
+    """Whether an exchange has not ended."""
+    cdef int r
+    for r in range(world_size):
+        if _unsent(one, r) or _awaited(one, r):
+            return True
+    return False
+
+
+cdef int end_exchanges(Peers *peers, int64_t count) noexcept nogil:
+    cdef int64_t progress, now = dl_now(), end = now + peers.patience, looked = now
+    cdef int rounds = 0, interrupted = 0
+    while True:
+        while peers.n_ended < count and not _is_left(
+                _numbered(peers, peers.n_ended), peers.world_size):
+            peers.n_ended += 1
+        if peers.n_ended >= count:
             return 0
+        progress = _advance(peers)
+        if progress < 0:
+            return -1
         rounds += 1
         if progress:
             end = 0  # the time limit starts again at the next look at the clock
@@ -78,8 +136,8 @@ cdef int exchange(Peers *peers, const uint8_t *const *out, const int64_t *out_by
         if interrupted or peers.interrupted:
             return _fail(peers, -EINTR, 0 if peers.rank else 1, False)
         if now >= end:
-            return _late(peers, sent, out_bytes, got, into_bytes)
-        if _await(peers, sent, out_bytes, got, into_bytes, end - now, rounds % LOOK == 0):
+            return _late(peers)
+        if _await(peers, end - now, rounds % LOOK == 0):
             return -1
 
 
@@ -88,21 +146,31 @@ cdef int _fail(Peers *peers, int error, int rank, bint sending) noexcept nogil:
     return -1
 
 
-cdef int _late(Peers *peers, const int64_t *sent, const int64_t *out_bytes, const int64_t *got,
-               const int64_t *into_bytes) noexcept nogil:
+cdef int _late(Peers *peers) noexcept nogil:
     """Blame the first node that has not sent its bytes, or else that has not taken ours."""
+    cdef const Exchange *one = _numbered(peers, peers.n_ended)
     cdef int r
     for r in range(peers.world_size):
-        if r != peers.rank and got[r] < into_bytes[r]:
+        if _awaited(one, r):
             return _fail(peers, -ETIMEDOUT, r, False)
     for r in range(peers.world_size):
-        if r != peers.rank and sent[r] < out_bytes[r]:
+        if _unsent(one, r):
             return _fail(peers, -ETIMEDOUT, r, True)
     return 0
 
 
-cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, const int64_t *got,
-                const int64_t *into_bytes, int64_t limit, bint look) noexcept nogil:
+cdef inline int _asked(Peers *peers, int r) noexcept nogil:
+    """What to wait for on a link: bytes of the oldest exchange, room for those of any."""
+    cdef const Exchange *one = _numbered(peers, peers.n_ended)
+    cdef int asked = DL_READ if _awaited(one, r) else 0
+    cdef int64_t number
+    for number in range(peers.n_ended, peers.n_begun):
+        if _unsent(_numbered(peers, number), r):
+            asked |= DL_WRITE
+    return asked
+
+
+cdef int _await(Peers *peers, int64_t limit, bint look) noexcept nogil:
     """Wait until some link of the exchange may be ready. -1 if a control link has ended."""
     cdef dl_link *links[2 * MOST_NODES]
     cdef int events[2 * MOST_NODES]
@@ -111,10 +179,7 @@ cdef int _await(Peers *peers, const int64_t *sent, const int64_t *out_bytes, con
     if waited > LATE:
         hint = DL_IDLE if waited > URGENT else DL_LATE
     for r in range(peers.world_size):
-        if r == peers.rank:
-            continue
-        asked = DL_READ if got[r] < into_bytes[r] else 0
-        asked |= DL_WRITE if sent[r] < out_bytes[r] else 0
+        asked = _asked(peers, r)
         if asked:
             links[n], events[n] = peers.links[r], asked | hint
             n += 1

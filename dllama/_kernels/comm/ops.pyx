@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
 from dllama._kernels.comm.allreduce cimport (
-    Additions, AllReduce, first_exchange, pack_item, pack_items, reduce_item, reduce_items,
-    second_exchange, two_step, unpack_item, unpack_items,
+    Additions, AllReduce, begin_first, begin_second, end_exchange, first_exchange, pack_item,
+    pack_items, reduce_item, reduce_items, second_exchange, two_step, unpack_item, unpack_items,
 )
 from dllama._kernels.comm.broadcast cimport Broadcast, receive_row, send_row, spread
 from dllama._kernels.comm.communicator cimport Communicator
@@ -48,7 +48,7 @@ cdef class BroadcastOp(Op):
 
     def __init__(self, Bindings b, task):
         self.communicator = b.communicator
-        self.op = self.communicator.broadcast_job(b.floats(task.dst), b.rows(task.dst).k)
+        self.op = self.communicator.broadcast_job(b.floats(task.dst), b.rows(task.dst).k, b.first)
         self.stage(send_items, send_item, &self.op)
         self.stage(one_item, spread_item, &self.op)
         self.stage(receive_items, receive_item, &self.op)
@@ -138,12 +138,33 @@ cdef int all_pack_item(const Pass *run, const void *op, int64_t i, float *scratc
     return 0
 
 
+# The rows of a half begin an exchange in one stage and end it in a later one; the stages of the other
+# half lie between. An all-reduce without a second exchange ends its only one where that would end.
+cdef inline bint _is_late(const Pass *run, const AllReduce *a) noexcept nogil:
+    return run.halved and not two_step(a, run.batch.rows)
+
+
+cdef int64_t begin_items(const Pass *run, const void *op) noexcept nogil:
+    return 1 if run.halved else 0
+
+
+cdef int begin_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    return begin_first(<const AllReduce *> op, run.batch.rows)
+
+
+cdef int64_t first_items(const Pass *run, const void *op) noexcept nogil:
+    return 0 if _is_late(run, <const AllReduce *> op) else 1
+
+
 cdef int first_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    if run.halved:
+        return end_exchange(<const AllReduce *> op)
     return first_exchange(<const AllReduce *> op, run.batch.rows)
 
 
 cdef int64_t all_reduce_items(const Pass *run, const void *op) noexcept nogil:
-    return reduce_items(<const AllReduce *> op, run.batch.rows)
+    cdef const AllReduce *a = <const AllReduce *> op
+    return 0 if _is_late(run, a) else reduce_items(a, run.batch.rows)
 
 
 cdef int all_reduce_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
@@ -151,20 +172,32 @@ cdef int all_reduce_item(const Pass *run, const void *op, int64_t i, float *scra
     return 0
 
 
+cdef int64_t begin_second_items(const Pass *run, const void *op) noexcept nogil:
+    return 1 if run.halved and two_step(<const AllReduce *> op, run.batch.rows) else 0
+
+
+cdef int begin_second_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    return begin_second(<const AllReduce *> op, run.batch.rows)
+
+
 cdef int64_t second_items(const Pass *run, const void *op) noexcept nogil:
-    return 1 if two_step(<const AllReduce *> op, run.batch.rows) else 0
+    return 1 if run.halved or two_step(<const AllReduce *> op, run.batch.rows) else 0
 
 
 cdef int second_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
+    if run.halved:
+        return end_exchange(<const AllReduce *> op)
     return second_exchange(<const AllReduce *> op, run.batch.rows)
 
 
 cdef int64_t all_unpack_items(const Pass *run, const void *op) noexcept nogil:
-    return unpack_items(<const AllReduce *> op, run.batch.rows)
+    cdef const AllReduce *a = <const AllReduce *> op
+    return (reduce_items if _is_late(run, a) else unpack_items)(a, run.batch.rows)
 
 
 cdef int all_unpack_item(const Pass *run, const void *op, int64_t i, float *scratch) noexcept nogil:
-    unpack_item(<const AllReduce *> op, run.batch.rows, i)
+    cdef const AllReduce *a = <const AllReduce *> op
+    (reduce_item if _is_late(run, a) else unpack_item)(a, run.batch.rows, i)
     return 0
 
 
@@ -178,11 +211,15 @@ cdef class AllReduceOp(Op):
     def __init__(self, Bindings b, task):
         self.communicator, self.additions = b.communicator, Additions(task.adds)
         self.communicator.all_reduce_job(&self.op, self.additions, b.floats(task.src), b.max_rows,
-                                         b.floats(task.dst), task.then == Then.STORE)
+                                         b.floats(task.dst), task.then == Then.STORE, b.first)
         if task.then == Then.ADD and max(map(len, task.adds)) == 1:
             self.op.carry, self.op.begins = self.communicator.carry(), task.begins
+            if self.op.carry != NULL:
+                self.op.carry += b.first * self.op.dim
         self.stage(all_pack_items, all_pack_item, &self.op)
-        self.stage(one_item, first_item, &self.op)
+        self.stage(begin_items, begin_item, &self.op)
+        self.stage(first_items, first_item, &self.op)
         self.stage(all_reduce_items, all_reduce_item, &self.op)
+        self.stage(begin_second_items, begin_second_item, &self.op)
         self.stage(second_items, second_item, &self.op)
         self.stage(all_unpack_items, all_unpack_item, &self.op)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from dllama._kernels.ops.elementwise cimport dl_batch
+from dllama._kernels.ops.elementwise cimport dl_batch, dl_span
 from dllama._kernels.ops.kv_cache cimport DL_KV_BLOCK, KVBlocks, dl_attention, dl_partial
 
 
@@ -16,6 +16,14 @@ cdef enum:
 # Whether the blocks of a span become items of their own: few rows, more than one block.
 cdef inline bint splits(int64_t count, int64_t position) noexcept nogil:
     return count <= SPLIT_ROWS and position + count > DL_KV_BLOCK
+
+# Set whether a span keeps partials, after so many rows that do. Returns how many do then.
+cdef inline int64_t keep_partials(dl_span *span, int64_t partials) noexcept nogil:
+    if not splits(span.count, span.position) or partials + span.count > PARTIAL_ROWS:
+        span.partials = -1
+        return partials
+    span.partials = partials
+    return partials + span.count
 
 cdef struct Heads:
     int64_t count, kv_count         # query heads and KV heads of this node

@@ -81,7 +81,7 @@ cdef class LatentOp(Op):
         rope = task.heads.rope
         self.cache = b.caches[task.heads.cache]
         r.cache, r.layer = &self.cache.view, task.heads.cache_layer
-        r.blocks = <int64_t> task.heads.cache * b.max_rows
+        r.blocks = <int64_t> task.heads.cache * b.batch_rows
         r.floats, r.epsilon, r.heads = attention_kernels(), task.epsilon, task.heads.count
         r.rotated = r.cache.size - r.cache.value_size
         self.turns = rope_cache(b, rope.frequencies, b.max_positions, rope.factor)

@@ -70,6 +70,12 @@ cdef class Routes:
         r.weights = <float *> (r.hit + experts)
         r.factors = r.weights + N
 
+    def part(self, int64_t first, int64_t count, int64_t of):
+        """The same for `count` rows, in memory of its own: entries are sorted over all rows."""
+        cdef Routing *r = &self.view
+        return Routes(count, r.experts, r.taken, r.normalised, r.sigmoid, r.groups, r.groups_taken,
+                      r.group_best, r.scale)
+
     @property
     def nbytes(self):
         """Bytes allocated."""

@@ -245,7 +245,7 @@ cdef class RopeOp(Op):
         r.qkv, r.ld = b.floats(task.src), b.rows(task.src).k
         r.heads = heads_of(task.heads)
         r.kv, r.layer = &self.cache.view, task.heads.cache_layer
-        r.blocks = <int64_t> task.heads.cache * b.max_rows
+        r.blocks = <int64_t> task.heads.cache * b.batch_rows
         r.floats, r.epsilon = attention_kernels(), task.epsilon
         r.centred = task.centred
         if task.squares:

@@ -89,6 +89,31 @@ def test_killed_worker_is_named_at_once(start, expected, transport, rank):
         assert len(worker.complaints()) <= 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_worker_that_is_lost_while_halves_take_turns_is_named(start, rank, number):
+    """One exchange after another has begun and not ended."""
+    workers = start(2)
+    victim, ids = workers[rank - 1], [*range(256)]
+    with dllama.LLM(workers=addresses(workers), threads=1, timeout=TIMEOUT) as llm:
+        llm.eval(ids)
+        with (
+            Later(0.1, lambda: victim.signal(number)) as lost,
+            pytest.raises(dllama.TransportError, match=name(rank, victim.address)),
+        ):
+            evaluate(llm, ids)
+        assert time.monotonic() - lost.at < AT_ONCE
+    victim.signal(signal.SIGCONT)
+
+
+def evaluate(llm, ids, seconds=30.0):
+    """Evaluate a batch again and again until an error is raised."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        llm.reset()
+        llm.eval(ids)
+
+
 @pytest.mark.parametrize("rank", [1, 2])
 def test_killed_local_worker_is_named_and_nothing_is_left(rank, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

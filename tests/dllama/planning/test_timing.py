@@ -118,3 +118,18 @@ def test_a_slow_node_delays_all():
     fewer = time(2, speeds=[Speed(), slow], shares=[3, 1])
     assert even.nodes[1] > even.nodes[0]
     assert fewer.seconds.total < even.seconds.total
+
+
+def test_work_hides_all_reduces_of_long_passes():
+    """Nothing of the last one's second half is hidden, and nothing where a pass is short."""
+    shape = Shape(128, 128)
+    for rate in (1e12, 125e6, 1e6):
+        link = LinkSpeed(rate, 1e-6)
+        apart, taken = (time(4, link=link, shape=shape, halves=halves) for halves in (False, True))
+        longer = max(apart.seconds.inference, apart.seconds.transfer)
+        assert longer < taken.seconds.total < apart.seconds.total
+        assert taken.seconds.inference == pytest.approx(apart.seconds.inference)
+    short = Shape(63, 63)
+    assert time(4, shape=short) == time(4, shape=short, halves=False)
+    here = LinkSpeed(125e6, 1e-6, packet=0)
+    assert time(4, link=here, shape=shape) == time(4, link=here, shape=shape, halves=False)

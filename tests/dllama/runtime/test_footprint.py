@@ -37,7 +37,7 @@ def test_equals_the_memory_of_every_node(all_reduce):
     with dllama.LLM(nodes=3, threads=1, shares=(2, 1, 1), all_reduce=all_reduce) as llm:
         expected = [llm.memory(rank) for rank in range(3)]
     with open_model(None) as file:
-        config = RunConfig.of(file.spec, 3, shares=(2, 1, 1), all_reduce=all_reduce)
+        config = RunConfig.of(file.spec, 3, shares=(2, 1, 1), all_reduce=all_reduce, halves=False)
         found = [footprint(file, config, threads=1, rank=rank) for rank in range(3)]
     assert found == expected
 

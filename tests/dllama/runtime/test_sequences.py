@@ -309,9 +309,9 @@ def test_memory_is_that_of_all_contexts(converted):
     with dllama.LLM(folder, nodes=2, threads=1, contexts=3) as llm:
         memory = [llm.memory(rank) for rank in range(2)]
     with ModelFile.open(folder / "model.m") as file:
-        config = RunConfig.of(file.spec, 2, contexts=3)
+        config = RunConfig.of(file.spec, 2, contexts=3, halves=False)
         assert [footprint(file, config, threads=1, rank=rank) for rank in range(2)] == memory
-        one = footprint(file, RunConfig.of(file.spec, 2), threads=1)
+        one = footprint(file, RunConfig.of(file.spec, 2, halves=False), threads=1)
     assert memory[0]["kv_cache"] == 3 * one["kv_cache"]
     assert memory[0]["buffers"] == one["buffers"]
 

@@ -83,7 +83,7 @@ int main(int argc, char **argv)
             w->counts[s] = draw & 16 ? small : many;
         }
         w->fails = draw % 8 == 0 ? (int64_t)(draw >> 8 & 0xffff) % STAGES : STAGES;
-        dl_team_run(t);
+        dl_team_run(t, 0, t->stages);
         for (int s = 0; s < STAGES; s++)
             for (int64_t i = s == w->fails ? w->counts[s] : 0; i < w->counts[s]; i++)
                 if ((w->did[s][i] == w->pass) != (s < w->fails || !w->counts[w->fails]))
