@@ -50,6 +50,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def heeded_hangups() -> None:
+    """Heed SIGHUP, also if the tests run under nohup: what they start would ignore it too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_loss_of_power() -> Iterator[None]:
     """Do not wait for the disk: what tests write need not outlive this machine."""
     with pytest.MonkeyPatch.context() as patch:
