@@ -68,7 +68,7 @@ def local_run(tmp_path):
         return subprocess.Popen(
             [*command, "--steps", "480", "--ignore-eos"],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, "TMPDIR": str(tmp_path), "DLLAMA_TEST_MARK": mark},
         )
 
