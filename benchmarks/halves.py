@@ -84,8 +84,8 @@ def measure(args: argparse.Namespace) -> list[list[float]]:
     return pairs[1:]
 
 
-def _config(made, halves, *words, **options):
-    return made(*words, **{**options, "halves": halves})
+def _config(made, turns, /, *words, **options):
+    return made(*words, **{**options, "halves": turns})
 
 
 def speed(llm: dllama.LLM, tokens: int) -> float:
