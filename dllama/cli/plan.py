@@ -145,7 +145,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     names = (
         "buffer", "all_reduce", "max_seq_len", "contexts", "kv_cache", "parallel", "timeout",
     )  # fmt: skip
-    return {name: vars(args)[name] for name in names if vars(args)[name] is not None}
+    given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
+    return {**given, "halves": args.cluster is not None or args.discover}
 
 
 def _report(

@@ -176,7 +176,7 @@ def pass_time(
     seconds = Seconds(overhead=PASS + (TELLING if len(graphs) > 1 else 0.0))
     slowest = [max(parts, key=lambda one: one.total) for parts in zip(*works, strict=True)]
     sent = [sum((round_seconds(one, links) for one in rounds), Seconds()) for rounds in between]
-    if config.halves and shape.rows >= LEAST_ROWS and any(link.packet for link in links):
+    if config.halves and shape.rows >= LEAST_ROWS:
         sent = _exposed(graphs[0], sent, slowest)
     seconds = sum((*slowest, *sent), seconds)
     rounds = [*chain(*between[1:-1])]

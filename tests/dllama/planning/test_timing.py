@@ -131,5 +131,3 @@ def test_work_hides_all_reduces_of_long_passes():
         assert taken.seconds.inference == pytest.approx(apart.seconds.inference)
     short = Shape(63, 63)
     assert time(4, shape=short) == time(4, shape=short, halves=False)
-    here = LinkSpeed(125e6, 1e-6, packet=0)
-    assert time(4, link=here, shape=shape) == time(4, link=here, shape=shape, halves=False)
