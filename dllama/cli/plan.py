@@ -146,7 +146,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "buffer", "all_reduce", "max_seq_len", "contexts", "kv_cache", "parallel", "timeout",
     )  # fmt: skip
     given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
-    return {**given, "halves": args.cluster is not None or args.discover}
+    return {**given, "halves": bool(args.cluster or args.discover)}
 
 
 def _report(

@@ -347,7 +347,7 @@ class Dispatcher:
         self._nodes = nodes_without(self._nodes, getattr(error, "rank", None))
         before, self.status.lost = self.status.lost, str(error)
         if self._model is not None:
-            why = self.status.lost
+            why = self.status.lost  # not the error: a log that keeps it would keep the model
             log.warning("%s: rejecting requests until the nodes are connected again", why)
             self._metrics.lost.inc()
             self._model.close()
